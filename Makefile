@@ -1,0 +1,61 @@
+# `make demo` runs the main job and `make test` the tests, on any machine with Python 3.11+ and make.
+# Each first makes .venv with the pinned packages of constraints.txt, unless that is done already.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two of everything suits a small machine: tests run side by side, each with one thread of torch.
+JOBS ?= 2
+PYTEST_ARGS ?= -n $(JOBS)
+
+.PHONY: demo test lint types format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/atograph compress examples/digits.py --flops 0.3 --epochs 30 --baseline --force
+
+test: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# passes/ is atograph.passes once installed; links lay it out that way for the type checker.
+types: $(VENV)/.installed
+	@rm -rf build/types && mkdir -p build/types/atograph
+	@ln -s $(CURDIR)/atograph/* $(CURDIR)/passes build/types/atograph/
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# PYTHON=/path/to/python makes the environment with that one; otherwise the first that is new enough.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@python=""; \
+	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			python="$$candidate"; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "make: atograph needs Python 3.11 or newer, and there is none on the PATH." >&2; \
+		echo "make: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	$(PIP) --version >/dev/null 2>&1 || "$$python" -m venv --clear $(VENV) || { \
+		echo "make: $$python cannot make a virtual environment (on Debian: apt-get install python3-venv)." >&2; \
+		exit 1; \
+	}
+	@echo "Installing the packages of constraints.txt into $(VENV), which takes a few minutes ..."
+	@$(PIP) install -q -c constraints.txt -e '.[examples,dev]'
+	@touch $@
+
+# torchvision goes in without its dependencies: it would ask for a torch of its own, though only its models are used.
+$(VENV)/.installed-for-tests: $(VENV)/.installed
+	@$(PIP) install -q -c constraints.txt pillow
+	@$(PIP) install -q -c constraints.txt --no-deps torchvision
+	@touch $@

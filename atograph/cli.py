@@ -1,0 +1,111 @@
+"""The command line. Nothing heavy is imported before a command runs: ``atograph --help`` answers at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atograph.command import running
+
+app = typer.Typer(
+    name="atograph",
+    help="Make PyTorch networks physically smaller, and prove that they still compute the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="model.py, package.module, or either:factory.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Handed to each function of SPEC that has a parameter `data`."),
+]
+
+
+@app.command(short_help="Train, prune, prove and export.")
+def compress(
+    spec: SpecArgument,
+    flops: Annotated[float | None, typer.Option(help="Share of the dense FLOPs to keep: 0.3 keeps 30 %.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the dense parameters to keep.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
+    data: DataOption = None,
+    init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    floor: Annotated[float | None, typer.Option(help="Least share of a group's units that stays.")] = None,
+    round_to: Annotated[int | None, typer.Option(help="Kept units of a group come in multiples of this.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also train the dense network the same way, to compare.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the closing table only.")] = False,
+) -> None:
+    """Train the model of SPEC so that a part becomes zero, remove it, prove that nothing changed, export.
+
+    SPEC is a file or module that defines model() and train_data(), an iterable of batches. It may define
+    val_data(), example_inputs(), loss(model, batch), metric(model, batch) and optimizer(params).
+
+    The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json and log.csv.
+    """
+    given = {"epochs": epochs, "lr": lr, "device": device, "seed": seed, "floor": floor, "round_to": round_to}
+    from atograph import command_compress
+
+    with running(quiet=quiet) as console:
+        command_compress.compress(
+            spec,
+            flops=flops,
+            params=params,
+            out=out,
+            force=force,
+            data=data,
+            init=init,
+            given=given,
+            assignments=set_ or [],
+            baseline=baseline,
+            opset=opset,
+            console=console,
+        )
+
+
+@app.command(short_help="Run a pipeline of passes and print the program.")
+def opt(
+    spec: SpecArgument,
+    passes: Annotated[str, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')],
+    print_after_all: Annotated[bool, typer.Option("--print-after-all", help="Print after every pass.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the text there instead of printing it.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Capture the model of SPEC, run a pipeline of passes over it, and print its textual form."""
+    from atograph import command_opt
+
+    with running() as console:
+        command_opt.opt(spec, passes=passes, print_after_all=print_after_all, out=out, data=data, console=console)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"atograph {installed('atograph')}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The console script: like Ctrl-C, a polite kill unwinds the run, so that nothing half-written stays."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    app()

@@ -1,0 +1,43 @@
+"""How a command runs: with a console, and with a message and an exit code for every way to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from atograph.passes.errors import InternalError, UserError
+
+if TYPE_CHECKING:
+    from atograph.console import Console
+
+EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
+
+
+@contextmanager
+def running(*, quiet: bool = False) -> Iterator[Console]:
+    """Give a command its console, and turn what it raises into a message on standard error and an exit code.
+
+    A `UserError` is one paragraph and 2, after the user's own traceback where their code raised; an
+    `InternalError` is 70; Ctrl-C tells how far the run was, and is 130. Any other exception is a bug, and is
+    shown in full by Python.
+    """
+    from atograph.console import Console
+    from atograph.user_code import UserCodeError
+
+    console = Console(quiet=quiet)
+    try:
+        yield console
+    except UserError as error:
+        if isinstance(error, UserCodeError):
+            console.error(error.traceback)
+        console.error(f"error: {error}")
+        raise typer.Exit(EXIT_USER) from None
+    except InternalError as error:
+        console.error("\n".join((str(error), *getattr(error, "__notes__", ()))))
+        raise typer.Exit(EXIT_INTERNAL) from None
+    except KeyboardInterrupt:
+        console.error(f"interrupted ({console.state}): nothing was written, and an earlier run is as it was.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None

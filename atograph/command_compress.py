@@ -1,0 +1,108 @@
+"""``atograph compress``: from what was typed to a finished run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.console import Console
+    from atograph.train.settings import TrainSettings
+
+
+def compress(
+    text: str,
+    *,
+    flops: float | None,
+    params: float | None,
+    out: Path | None,
+    force: bool,
+    data: Path | None,
+    init: Path | None,
+    given: Mapping[str, Any],
+    assignments: Sequence[str],
+    baseline: bool,
+    opset: int | None,
+    console: Console,
+) -> None:
+    """Check what was typed before any work, then run it and print the closing table."""
+    if flops is None and params is None:
+        raise UserError(
+            "say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs, --params 0.3 of the weights."
+        )
+    for option, share in (("--flops", flops), ("--params", params)):
+        check_share(option, share)
+    settings = train_settings({**given, "flops": flops}, assignments)
+
+    from atograph.spec import load_spec
+
+    console.phase("loading the file")
+    spec = load_spec(text, data=data)
+    spec.require_training()
+    folder = Path("runs", spec.name) if out is None else out
+
+    from atograph.compress import compress_spec
+
+    result = compress_spec(
+        spec,
+        flops=flops,
+        params=params,
+        out=folder,
+        force=force,
+        init=init,
+        settings=settings,
+        floor=settings.floor,
+        round_to=settings.round_to,
+        baseline=baseline,
+        opset=opset,
+        console=console,
+    )
+    console.report(result.report)
+    console.say(f"written to {folder}")
+
+
+def check_share(option: str, share: float | None) -> None:
+    """Refuse a budget that is no share of the dense network."""
+    if share is not None and not (math.isfinite(share) and 0 < share <= 1):
+        raise UserError(
+            f"{option} {share:g} is out of range: it is the share to keep, above 0 and at most 1.",
+            hint=f"{option} 0.3 keeps 30 % and removes 70 %.",
+        )
+
+
+def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> TrainSettings:
+    """The training's settings from the options that were given (not None) and from ``KEY=VALUE`` texts."""
+    from pydantic import ValidationError
+
+    from atograph.train.settings import TrainSettings
+
+    values = {name: value for name, value in given.items() if value is not None}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment} is not of the form KEY=VALUE.")
+        if key not in TrainSettings.model_fields:
+            known = ", ".join(sorted(TrainSettings.model_fields))
+            raise UserError(f"--set {assignment}: there is no setting `{key}`.", hint=f"There are: {known}.")
+        if key in values:
+            raise UserError(f"--set {assignment}: `{key}` was given twice.")
+        values[key] = None if value == "none" and _takes_none(key) else value
+    try:
+        return TrainSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"training setting {place}: {message}." if place else f"training settings: {message}."
+        ) from error
+
+
+def _takes_none(key: str) -> bool:
+    from atograph.train.settings import TrainSettings
+
+    return TrainSettings.model_fields[key].default is None

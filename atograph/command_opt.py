@@ -1,0 +1,78 @@
+"""``atograph opt``: run any pipeline of passes over the user's model, and print what it made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.console import Console
+    from atograph.passes.base import Pass
+    from atograph.passes.plan import Plan
+    from atograph.passes.program import Program
+
+
+def opt(
+    text: str, *, passes: str, print_after_all: bool, out: Path | None, data: Path | None, console: Console
+) -> None:
+    """Print the program after the pipeline, or after each of its passes."""
+    from atograph.example_inputs import check_accepts
+    from atograph.passes.pipeline import Pipeline
+    from atograph.passes.plan import Plan
+    from atograph.spec import load_spec
+
+    pipeline = Pipeline.parse(passes, readers={Plan: _read_plan})
+    spec = load_spec(text, data=data)
+    model, inputs = spec.model(), spec.inputs()
+    check_accepts(model, inputs, where=spec.where)
+
+    from atograph.capture import capture
+
+    texts: list[str] = []
+
+    def note(each: Pass, program: Program) -> None:
+        texts.append(f"after {each.name}:\n{_program_text(program)}")
+        if out is None:  # at once, so that what came before a pass that fails is on the screen
+            typer.echo(texts[-1])
+
+    captured = capture(model, inputs.args, inputs.kwargs)
+    program = pipeline.run(captured, after=note if print_after_all else None)
+    if not print_after_all:
+        texts.append(_program_text(program))
+        if out is None:
+            typer.echo(texts[-1], nl=False)
+    if out is not None:
+        _write_text(out, "\n".join(texts))
+        console.say(f"written to {out}")
+
+
+def _program_text(program: Program) -> str:
+    from atograph.passes.groups import Groups
+    from atograph.passes.text import format_groups, format_program
+
+    groups = program.facts.get(Groups)
+    return format_program(program) + (format_groups(groups) if groups is not None else "")
+
+
+def _read_plan(name: str) -> Plan:
+    from atograph.passes.plan import Plan
+
+    try:
+        return Plan.from_json(Path(name).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the plan: {error.strerror}.", where=name) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write there: {error.strerror}.", where=str(path)) from error

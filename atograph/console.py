@@ -1,0 +1,168 @@
+"""What a person sees of a run: progress bars on a terminal, plain lines in a pipe, one table at the end."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from atograph import figures
+from atograph.report_table import closing_table
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from atograph.report import Report
+    from atograph.train.progress import EpochRow, Progress
+
+_PIPE_WIDTH = 110
+
+
+class Console:
+    """Prints what a run tells, and remembers how far it is.
+
+    Args:
+        quiet: print warnings and the closing table only.
+        out: standard output unless given.
+        err: for warnings and errors; standard error unless given.
+    """
+
+    def __init__(self, *, quiet: bool = False, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
+        self.quiet = quiet
+        self._out = _rich(out, stderr=False)
+        self._err = _rich(err, stderr=True)
+        self._phase = "before the start"
+
+    @property
+    def live(self) -> bool:
+        """Whether bars can be drawn: standard output is a terminal."""
+        return self._out.is_terminal and not self.quiet
+
+    @property
+    def state(self) -> str:
+        """How far the run is, for a message about its end: ``training, epoch 3 of 10, step 17``."""
+        return self._phase
+
+    def phase(self, name: str) -> None:
+        """Note that a part of the work begins, such as ``tracing``: it is what `state` tells."""
+        self._phase = name
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+        if not self.quiet:
+            self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know, quiet or not."""
+        self._err.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def error(self, text: str) -> None:
+        """One paragraph, or a traceback, as it stands."""
+        self._err.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+
+    def budget(self, share: float, dense_flops: float, smallest: float) -> None:
+        """Say a FLOPs budget back in both directions (shares of ``dense_flops``)."""
+        self.say(f"budget: {figures.budget(share, dense_flops / 2, smallest, unit='MACs')}")
+
+    def params_budget(self, share: float, dense_params: int, smallest: float) -> None:
+        """Say a budget of parameters back in both directions (shares of ``dense_params``)."""
+        self.say(f"budget: {figures.budget(share, dense_params, smallest, unit='parameters')}")
+
+    def progress(self, label: str) -> Progress:
+        """A receiver for one training run's events; ``label`` tells the runs of one command apart."""
+        return BarProgress(self, self._out, label) if self.live else LineProgress(self, label)
+
+    def report(self, report: Report) -> None:
+        """The closing table."""
+        self._out.print(closing_table(report))
+
+
+class LineProgress:
+    """One line for each epoch."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._console, self._label = console, label
+        self._epochs = 0
+        self._seconds = 0.0
+
+    def start(self, epochs: int, steps_per_epoch: int | None) -> None:
+        """Training begins."""
+        self._epochs, self._seconds = epochs, 0.0
+        self._console.phase(f"{self._label}, epoch 1 of {epochs}")
+
+    def step(self, epoch: int, step: int, loss: float, flops_share: float) -> None:
+        """One optimiser step is done."""
+        self._console.phase(f"{self._label}, epoch {epoch} of {self._epochs}, step {step}")
+
+    def epoch(self, row: EpochRow) -> None:
+        """One epoch is done."""
+        self._seconds += row.seconds
+        left = self._seconds / row.epoch * (self._epochs - row.epoch)
+        self._console.say(f"{self._label}  {epoch_line(row, self._epochs)}  left {figures.clock(left)}")
+
+    def stop(self) -> None:
+        """No more events."""
+
+
+class BarProgress(LineProgress):
+    """The same lines above a bar that moves with each step."""
+
+    def __init__(self, console: Console, out: RichConsole, label: str) -> None:
+        super().__init__(console, label)
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[news]}"),
+            TimeElapsedColumn(),
+            TextColumn("left {task.fields[left]}"),
+            console=out,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._steps: int | None = None
+
+    def start(self, epochs: int, steps_per_epoch: int | None) -> None:
+        """Draw the bar; it counts steps where their number is known, else epochs."""
+        super().start(epochs, steps_per_epoch)
+        self._steps = steps_per_epoch
+        total = epochs * (steps_per_epoch or 1)
+        self._task = self._bars.add_task(self._label, total=total, news="", left="-:--")
+        self._bars.start()
+
+    def step(self, epoch: int, step: int, loss: float, flops_share: float) -> None:
+        """Move the bar."""
+        super().step(epoch, step, loss, flops_share)
+        if self._task is None:
+            return
+        task = self._bars.tasks[0]
+        done = (epoch - 1) * self._steps + step if self._steps else epoch - 1
+        left = (task.elapsed or 0.0) / done * ((task.total or 0) - done) if done else None
+        self._bars.update(
+            self._task,
+            completed=done,
+            news=f"epoch {epoch}  loss {loss:.4f}  FLOPs {figures.percent(flops_share)}",
+            left="-:--" if left is None else figures.clock(left),
+        )
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bars.stop()
+
+
+def epoch_line(row: EpochRow, epochs: int) -> str:
+    """``epoch  3/10  loss 0.4123  metric 0.9512  FLOPs 31.2 %  zeroed 84.1 %  2.3 s``."""
+    metric = "     -" if row.metric is None else f"{row.metric:6.4f}"
+    return (
+        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.loss:.4f}  metric {metric}  "
+        f"FLOPs {figures.percent(row.flops):>7}  zeroed {figures.percent(row.zeroed):>7}  {row.seconds:.1f} s"
+    )
+
+
+def _rich(file: IO[str] | None, *, stderr: bool) -> RichConsole:
+    console = RichConsole(file=file, stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console = RichConsole(file=file, stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+    return console

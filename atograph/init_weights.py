@@ -1,0 +1,94 @@
+"""Initial weights from a file: all of them or none, and plain tensors only."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from atograph.passes.errors import UserError
+
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_NESTS = ("state_dict", "model_state_dict", "model")
+_SHOWN = 3
+
+
+def load_init(model: nn.Module, path: Path) -> None:
+    """Load the parameters and buffers of ``model`` from a ``.safetensors`` or ``.pt`` file.
+
+    A ``.pt`` file holds a state dict, or a dict with one under ``state_dict``, ``model_state_dict`` or
+    ``model``. Tied parameters may stand in the file under one of their names only.
+
+    Raises:
+        UserError: the file cannot be read, holds more than plain tensors, or does not fit; nothing is loaded.
+    """
+    state = read_tensors(path)
+    named = model.state_dict(keep_vars=True)  # the parameters themselves: tied ones are one object
+    own = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    given_ids = {id(own[name]) for name in state if name in own}
+    missing = [name for name, tensor in own.items() if name not in state and id(tensor) not in given_ids]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} (file {list(state[name].shape)}, model {list(own[name].shape)})"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    complaints = [
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if complaints:
+        raise UserError(
+            f"the weights do not fit the model: {'; '.join(complaints)}.",
+            where=str(path),
+            hint="Nothing was loaded.",
+        )
+    model.load_state_dict(state, strict=False)  # strict in all but the second names of tied parameters
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors in a file, on the CPU.
+
+    Raises:
+        UserError: see `load_init`.
+    """
+    where = str(path)
+    if not path.is_file():
+        raise UserError("no such file.", where=where)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"not a safetensors file: {error}.", where=where) from error
+    if path.suffix not in _PICKLED:
+        raise UserError(f"weights come as .safetensors or {', '.join(_PICKLED)}, not as `{path.suffix}`.", where=where)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            "the file is a pickle that holds more than plain tensors, and loading it could run any code.",
+            where=where,
+            hint="Save the weights alone: torch.save(model.state_dict(), FILE).",
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"not a file that torch.load can read: {reason}.", where=where) from error
+    return _plain(content, where)
+
+
+def _plain(content: object, where: str) -> dict[str, Tensor]:
+    for nest in _NESTS:
+        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            content = content[nest]
+    if not isinstance(content, Mapping):
+        raise UserError(f"the file holds a {type(content).__name__}, not a state dict.", where=where)
+    others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise UserError(f"the state dict holds other things than tensors: {', '.join(others[:_SHOWN])}.", where=where)
+    return {str(name): value for name, value in content.items()}

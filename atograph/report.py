@@ -1,0 +1,124 @@
+"""What a run found out: the record that `report.json` holds and the closing table is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atograph.passes.errors import UserError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(_Record):
+    """What was asked for and what came out, as shares of the dense model's total."""
+
+    kind: Literal["flops", "params"]
+    asked: Share
+    reached: Share
+    smallest: Share
+
+
+class Size(_Record):
+    """What one network costs."""
+
+    flops: int
+    """On a batch of one, as `torch.utils.flop_counter` counts: two per multiply-accumulate."""
+    params: int
+    bytes: int
+    """Of its ONNX file."""
+
+
+class Metrics(_Record):
+    """The validation metric of each form of the network; None where it was not measured."""
+
+    name: str = "top-1"
+    dense: float | None = None
+    """The dense network trained the same way (``--baseline``)."""
+    masked: float | None = None
+    """The trained network with its masked groups at zero."""
+    slim: float | None = None
+    onnx: float | None = None
+    """The slim network in ONNX Runtime."""
+
+
+class Latency(_Record):
+    """Median milliseconds per call in ONNX Runtime on the CPU."""
+
+    batch: int
+    threads: int
+    dense: float
+    slim: float
+
+
+class Comparison(_Record):
+    """Largest differences on real inputs at one batch size, relative to the reference's largest value."""
+
+    batch: int
+    masked_slim: float
+    """Masked dense program against slim program."""
+    slim_onnx: float
+    """Slim program against ONNX Runtime."""
+    tolerance: float
+    moved: float
+    """Unmasked against masked: how far the plan moved the output. At zero the comparison shows nothing."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether both differences are within the tolerance."""
+        return self.masked_slim <= self.tolerance and self.slim_onnx <= self.tolerance
+
+
+class FrozenGroup(_Record):
+    """A group that could not be pruned."""
+
+    group: str
+    units: int
+    reason: str
+    where: str
+
+
+class Report(_Record):
+    """Everything about one finished run."""
+
+    format: Literal["atograph report 1"] = "atograph report 1"
+    spec: str
+    """As given on the command line."""
+    name: str
+    versions: dict[str, str]
+    seed: int
+    device: str
+    settings: dict[str, object] = Field(default_factory=dict)
+    budget: Budget
+    dense: Size
+    slim: Size
+    groups: int
+    """Prunable groups (axes)."""
+    metrics: Metrics
+    latency_ms: Latency | None = None
+    certificate: list[Comparison]
+    frozen: list[FrozenGroup]
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file cannot be read or is no report of atograph's.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"not a report of atograph: {first}.", where=str(path)) from error

@@ -1,0 +1,150 @@
+"""A run's folder appears complete or not at all, and never takes the place of something that is no run."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from atograph.passes.errors import UserError
+
+
+class RunFolder:
+    """Write into a hidden folder beside ``out``; on success it becomes ``out`` in one rename.
+
+        with RunFolder(Path("runs/digits"), force=False) as folder:
+            (folder / "plan.json").write_text(...)
+
+    An exception in the block, an interrupt included, leaves nothing behind and a former run as it was.
+
+    Args:
+        out: the folder to be; missing parents are made.
+        force: replace a former run.
+
+    Raises:
+        UserError: at once, before any work: ``out`` is there and may not be replaced. Only a folder whose
+            ``report.json`` is atograph's is ever replaced, and only by ``force``; an empty one is just used.
+    """
+
+    def __init__(self, out: Path, *, force: bool = False) -> None:
+        self.out = Path(out)
+        self._target = self.out.resolve()  # a link to a folder stays a link
+        self._force = force
+        self._folder: Path | None = None
+        self._made_parents: list[Path] = []
+        self._check()
+
+    def __enter__(self) -> Path:
+        """The hidden folder to write into."""
+        parent = self._target.parent
+        missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+        try:
+            for folder in reversed(missing):
+                folder.mkdir()
+                self._made_parents.append(folder)
+            folder = parent / f".{self._target.name}.{secrets.token_hex(4)}.tmp"
+            folder.mkdir()  # not mkdtemp: its mode, for one's eyes only, would stay with the run
+            self._folder = folder
+        except OSError as error:
+            self._discard()
+            raise UserError(f"cannot write there: {error.strerror}.", where=str(self.out)) from error
+        return self._folder
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Keep the folder under its name, or drop it."""
+        if kind is not None:
+            self._discard()
+            return
+        assert self._folder is not None
+        try:
+            _sync(self._folder)
+            self._check()
+            self._swap(self._folder)
+        except (OSError, UserError) as failure:
+            raise UserError(
+                f"the run is finished but could not be put in place ({failure}).",
+                where=str(self.out),
+                hint=f"It is complete in {self._folder}; move it yourself.",
+            ) from failure
+        except BaseException:
+            self._discard()
+            raise
+
+    def _check(self) -> None:
+        out = self._target
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise UserError("is a file, not a folder for a run.", where=str(self.out), hint="Name another --out.")
+        if not any(out.iterdir()):
+            return
+        if not _is_run(out):
+            raise UserError(
+                "the folder is not empty and holds no run of atograph, so it is never replaced.",
+                where=str(self.out),
+                hint="Name another --out.",
+            )
+        if Path.cwd().is_relative_to(out):
+            raise UserError("the folder holds the working directory.", where=str(self.out), hint="Name another --out.")
+        if not self._force:
+            raise UserError(
+                "a run is there already.",
+                where=str(self.out),
+                hint="Replace it with --force, or name another --out.",
+            )
+
+    def _swap(self, folder: Path) -> None:
+        if not self._target.exists() or not any(self._target.iterdir()):
+            folder.rename(self._target)  # POSIX: takes the place of an empty folder
+        else:
+            aside = folder.with_name(f"{folder.name}.replaced")
+            try:
+                self._target.rename(aside)
+                folder.rename(self._target)
+            except BaseException:
+                if aside.exists() and not self._target.exists():
+                    aside.rename(self._target)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+        _sync_folder(self._target.parent)
+
+    def _discard(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in reversed(self._made_parents):
+            try:
+                folder.rmdir()
+            except OSError:  # someone else put something there meanwhile
+                break
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and str(report.get("format", "")).startswith("atograph report")
+
+
+def _sync(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

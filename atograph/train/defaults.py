@@ -1,0 +1,124 @@
+"""The loss and the metric of a task that brings none: classification on the usual forms of batches and
+outputs.
+
+Batches: ``(inputs, targets)``, ``(input, ..., targets)``, or a dict that is the model's keyword arguments. Of
+an output that is not one tensor, the logits are its ``logits`` or ``out`` (named tuple, dict, or object), or
+else its first tensor; auxiliary heads take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atograph.passes.errors import UserError
+from atograph.train.batches import describe, tensors
+
+LABELS = ("labels", "label", "targets", "target")
+OWN_LOSS = "define loss(model, batch) for it."
+
+
+def named(output: Any, name: str) -> Any:
+    """``output[name]`` or ``output.name``, None without it."""
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The tensor of a model's output that holds the logits (see the module's docstring).
+
+    Raises:
+        UserError: the output has no tensor.
+    """
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "out"):
+        if isinstance(value := named(output, name), Tensor):
+            return value
+    first = next(tensors(output), None)
+    if first is None:
+        raise UserError(
+            f"the model's output, {describe(output)}, holds no tensor.", hint=OWN_LOSS.capitalize()
+        )
+    return first
+
+
+def split(batch: Any) -> tuple[Any, Tensor | None]:
+    """Take a batch apart into the model's inputs and the targets (None: there are none to be seen)."""
+    if isinstance(batch, Mapping):
+        return batch, next((batch[name] for name in LABELS if isinstance(batch.get(name), Tensor)), None)
+    if isinstance(batch, (list, tuple)) and len(batch) >= 2 and isinstance(batch[-1], Tensor):
+        inputs = batch[0] if len(batch) == 2 else tuple(batch[:-1])
+        return inputs, batch[-1]
+    return batch, None
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """``model(**inputs)`` of a dict, ``model(*inputs)`` of a list or tuple, ``model(inputs)`` of the rest."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (list, tuple)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
+
+    Raises:
+        UserError: the shapes or types do not fit together.
+    """
+    if targets.is_floating_point():
+        fits = targets.shape == logits.shape
+    else:
+        fits = logits.ndim == targets.ndim + 1 and targets.shape == logits.shape[:1] + logits.shape[2:]
+        targets = targets.long()
+    if not fits:
+        raise UserError(
+            f"the default loss is cross-entropy, which does not fit logits {describe(logits)} with targets "
+            f"{describe(targets)}.",
+            hint=OWN_LOSS.capitalize(),
+        )
+    return nn.functional.cross_entropy(logits, targets)
+
+
+def default_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Loss of one batch: the output's own ``loss`` for a dict batch, or else cross-entropy with the targets.
+
+    Raises:
+        UserError: neither can be had from this batch and this output.
+    """
+    inputs, targets = split(batch)
+    output = call(model, inputs)
+    if isinstance(batch, Mapping) and isinstance(loss := named(output, "loss"), Tensor):
+        return loss
+    if targets is None:
+        wanted = (
+            "a loss in the output or labels in the batch"
+            if isinstance(batch, Mapping)
+            else "(inputs, targets)"
+        )
+        raise UserError(
+            f"the default loss needs {wanted}, but a batch is {describe(batch)}.", hint=OWN_LOSS.capitalize()
+        )
+    return cross_entropy(logits_of(output), targets)
+
+
+def default_metric(model: nn.Module, batch: Any) -> Tensor | None:
+    """Top-1 accuracy of one batch, over all positions of dense targets but those marked -100; None where it
+    makes none.
+
+    It makes none without integer class targets of the logits' shape [N, C, ...] without C (regression, soft
+    labels, sequence models, whose logits put C last).
+    """
+    inputs, targets = split(batch)
+    if targets is None or targets.is_floating_point() or targets.dtype is torch.bool:
+        return None
+    logits = logits_of(call(model, inputs))
+    if logits.ndim != targets.ndim + 1 or targets.shape != logits.shape[:1] + logits.shape[2:]:
+        return None
+    counted = targets != -100
+    right = (logits.argmax(dim=1) == targets) & counted
+    return right.sum() / counted.sum().clamp(min=1)

@@ -1,0 +1,80 @@
+"""What the training needs to know of a graph: structural types, so that tests need no compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+
+class Slice(Protocol):
+    """One parameter dimension of a group's zeroing set."""
+
+    @property
+    def parameter(self) -> str:
+        """Its fully qualified name."""
+
+    @property
+    def dim(self) -> int:
+        """The dimension that the units lie along."""
+
+    @property
+    def units(self) -> Tensor:
+        """LongTensor[shape[dim]]: the unit that each index belongs to, -1 where it belongs to none."""
+
+
+class Group(Protocol):
+    """A family of zero-invariant groups: the units of one axis."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique within the graph."""
+
+    @property
+    def size(self) -> int:
+        """How many units."""
+
+    @property
+    def zeroing(self) -> Sequence[Slice]:
+        """The parameter slices that are zero when a unit is removed."""
+
+
+class Cost(Protocol):
+    """FLOPs as a function of how many units stay."""
+
+    def flops(self, kept: Mapping[str, Any]) -> Any:
+        """Total FLOPs at ``kept`` units per group (a number or a 0-dim tensor; missing: all)."""
+
+
+class Plan(Protocol):
+    """Which units stay."""
+
+    @property
+    def kept(self) -> Mapping[str, tuple[int, ...]]:
+        """Unit indices per group; a group that is missing keeps all of them."""
+
+
+P = TypeVar("P", bound=Plan)
+P_co = TypeVar("P_co", bound=Plan, covariant=True)
+
+
+class Graph(Protocol[P_co]):
+    """A traced model."""
+
+    @property
+    def prunable(self) -> Sequence[Group]:
+        """The groups whose units may go."""
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the dense model on a batch of one."""
+
+    @property
+    def cost(self) -> Cost:
+        """The cost model."""
+
+    def plan_from_scores(
+        self, scores: Mapping[str, Tensor], flops: float = ..., floor: float = ..., round_to: int = ...
+    ) -> P_co:
+        """Keep the highest scores, Tensor[size] per group, within a share ``flops`` of the dense FLOPs."""

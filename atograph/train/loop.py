@@ -1,0 +1,98 @@
+"""The two ways to train: Auto-Train-Once, and the dense baseline with the same recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic
+
+from torch import nn
+
+from atograph.train.fit import Fit, Hook
+from atograph.train.interfaces import Graph, P
+from atograph.train.progress import EpochRow, Progress, Silent
+from atograph.train.pruner import Pruner
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+
+
+@dataclass(frozen=True)
+class DenseTrained:
+    """A plain training run: the model (trained in place), its epochs, its metric in the end."""
+
+    model: nn.Module
+    history: list[EpochRow]
+    metric: float | None
+
+
+@dataclass(frozen=True)
+class Trained(Generic[P]):
+    """An Auto-Train-Once run.
+
+    Attributes:
+        model: trained in place; every masked group is exactly zero.
+        plan: the final mask, within the budget.
+        history: one row per epoch.
+        metric_dense: of the whole network when the mask was frozen (part-trained; `dense_training` gives a
+            baseline).
+        metric_before_zeroing, metric_after_zeroing: around the moment where what was left of the masked
+            groups was set to zero; equal where the projection had done all of it.
+        metric_masked: in the end.
+        All metrics are on the validation data; None without it, or where the metric makes no sense.
+    """
+
+    model: nn.Module
+    plan: P
+    history: list[EpochRow]
+    metric_dense: float | None
+    metric_before_zeroing: float | None
+    metric_after_zeroing: float | None
+    metric_masked: float | None
+
+
+def auto_train_once(
+    model: nn.Module, graph: Graph[P], task: Task, settings: TrainSettings, progress: Progress | None = None
+) -> Trained[P]:
+    """Train a model and prune it to ``settings.flops`` of its FLOPs in the same run (Auto-Train-Once).
+
+    Args:
+        model: the dense model; trained in place, given back on the device and in the modes in which it came.
+        graph: the trace of that model.
+        task: data, loss, metric, optimiser.
+        settings: every choice, with its source.
+        progress: receives the events; None for silence.
+
+    Raises:
+        UserError: data, loss, device or budget cannot be used, or the training diverged (the model then has
+            the weights of the last good epoch).
+    """
+    fit = Fit(model, task, settings, progress or Silent())
+    made: list[Pruner[P]] = []
+
+    def hook(run: Fit) -> Hook:
+        made.append(Pruner(run, graph))
+        return made[0]
+
+    fit.run(hook)
+    pruner = made[0]
+    return Trained(
+        model,
+        pruner.plan,
+        fit.history,
+        pruner.metric_dense,
+        pruner.before_zero,
+        pruner.after_zero,
+        fit.history[-1].metric,
+    )
+
+
+def dense_training(
+    model: nn.Module, task: Task, settings: TrainSettings, progress: Progress | None = None
+) -> DenseTrained:
+    """Train a model with the same data order, rates and epochs but without masks: the baseline.
+
+    Raises:
+        UserError: as `auto_train_once`, the budget aside.
+    """
+    fit = Fit(model, task, settings, progress or Silent())
+    fit.run(lambda run: Hook())
+    return DenseTrained(model, fit.history, fit.history[-1].metric)

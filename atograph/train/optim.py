@@ -1,0 +1,67 @@
+"""The default optimiser."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from atograph.passes.errors import UserError
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+
+
+def default_lr(optimizer: str, batch: int) -> float:
+    """Peak rate for a batch size: linear in it for SGD (0.1 at 256), a square root for AdamW (0.002 at 64).
+
+    The linear rule is Goyal et al., arXiv 1706.02677, the square root Malladi et al., arXiv 2205.10782; both
+    are kept within a factor of four of their reference point.
+    """
+    if optimizer == "sgd":
+        return 0.1 * min(max(batch / 256, 0.25), 4.0)
+    return 0.002 * min(max(math.sqrt(batch / 64), 0.25), 4.0)
+
+
+def make_optimizer(
+    model: nn.Module, task: Task, settings: TrainSettings, batch: int
+) -> torch.optim.Optimizer:
+    """The task's optimiser, or else the settings' with weight decay on parameters of two or more dimensions.
+
+    Raises:
+        UserError: the model has nothing to train, or the task's function returns no optimiser.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError("the model has no parameter that requires a gradient.")
+    if task.optimizer is not None:
+        made = task.optimizer(trained)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UserError(f"optimizer(params) must return a torch optimiser, got {type(made).__name__}.")
+        return made
+    lr = settings.lr if settings.lr is not None else default_lr(settings.optimizer, batch)
+    decay = settings.weight_decay
+    if decay is None:
+        decay = 5e-4 if settings.optimizer == "sgd" else 0.05
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+class Rates:
+    """Scales every rate of an optimiser from the value it was made with."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def set(self, factor: float) -> float:
+        """Set all rates to ``factor`` times their peak; give the first one (the projection's η)."""
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.peaks[0] * factor

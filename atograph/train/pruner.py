@@ -1,0 +1,119 @@
+"""Pruning while training: the phases of the mask, and the projection of what it masks."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+import torch
+
+from atograph.passes.errors import UserError
+from atograph.train.fit import Fit, Hook, Pruned
+from atograph.train.interfaces import Graph, P
+from atograph.train.masks import UnitMap
+from atograph.train.pool import Pool
+from atograph.train.project import family_shares, project, zeroed_share
+from atograph.train.schedule import controller_interval, strength
+from atograph.train.search import MaskSearch
+
+
+class Pruner(Hook, Generic[P]):
+    """The hook of Auto-Train-Once.
+
+    Phases, by fraction of the training: warm-up (dense; batches are set aside for the controller) -> search
+    (controller steps; the mask is read anew each epoch) -> from `projection_start`, what is masked shrinks ->
+    frozen (the mask is final, λ rises) -> zero (what is masked is exactly zero and held there).
+    """
+
+    def __init__(self, fit: Fit, graph: Graph[P]) -> None:
+        self.fit, self.settings, self.graph = fit, fit.settings, graph
+        if not graph.prunable:
+            raise UserError(
+                "the model has nothing that can be pruned.",
+                hint="`graph.groups` gives the reason for each axis.",
+            )
+        self.units = UnitMap(graph.prunable, fit.model, fit.device)
+        self.search = MaskSearch(fit.model, graph, fit.task, self.units, self.settings)
+        self.plan = self.search.plan()  # a budget out of reach shows before the first step
+        self.masking = self.frozen = self.zero = False
+        self.lam = 0.0
+        self.mask = torch.ones(self.units.total, device=fit.device)
+        self.shares = torch.zeros_like(self.mask)
+        self.pool = Pool(fit.task, self.settings, fit.clock, fit.device)
+        self.steps = 0
+        self.metric_dense: float | None = None
+        self.before_zero: float | None = None
+        self.after_zero: float | None = None
+
+    def epoch_start(self, t: float) -> None:
+        """Read the mask anew, unless it is frozen."""
+        self.search.losses.clear()
+        if t >= self.settings.controller_start and not self.frozen:
+            self._read_mask()
+
+    def before_step(self, t: float, batch: Any) -> None:
+        """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
+        settings = self.settings
+        if t >= settings.freeze and not self.frozen:
+            self._freeze()
+        if t >= settings.zero and not self.zero:
+            self._zero()
+        if t < settings.controller_start:
+            self.pool.offer(batch)
+        elif not self.frozen:
+            if settings.controller and self.steps % controller_interval(settings, self.fit.clock) == 0:
+                self.search.step(self.pool.take(otherwise=batch))
+            if t >= settings.projection_start and not self.masking:
+                self._read_mask()
+            self.steps += 1
+
+    def after_step(self, t: float, lr: float) -> None:
+        """Project what is masked, or hold it at zero (momentum would move it)."""
+        if self.zero:
+            self.units.scale_(self.mask)
+            return
+        self.lam = strength(self.settings, t)
+        if self.lam > 0.0 and self.flops_share < 1.0:
+            left = None
+            if self.frozen and self.settings.paced:
+                left = self.fit.clock.steps_between(t, self.settings.zero)
+            project(self.units, self.mask, self.shares, lr, self.lam, left)
+
+    def finish(self) -> None:
+        """Make sure that the mask is final and what it masks exactly zero, whatever the schedule was."""
+        if not self.frozen:
+            self._freeze()
+        if not self.zero:
+            self._zero()
+
+    def pruned(self) -> Pruned:
+        """How far the pruning is."""
+        losses = self.search.losses
+        mean = sum(losses) / len(losses) if losses else None
+        return Pruned(zeroed_share(self.units, self.mask), self.lam, mean)
+
+    def _read_mask(self) -> None:
+        self.search.refresh_prior()
+        self.plan = self.search.plan()
+        self.masking = True
+        self.mask = self.units.mask_of(self.plan)
+        self.shares = family_shares(self.units, self.mask)
+        kept = {name: int(part.sum()) for name, part in self.units.split(self.mask).items()}
+        self.flops_share = float(self.graph.cost.flops(kept)) / self.graph.flops
+
+    def _freeze(self) -> None:
+        self.metric_dense = self._metric()
+        self._read_mask()
+        self.frozen = True
+
+    def _zero(self) -> None:
+        done = zeroed_share(self.units, self.mask) == 1.0
+        self.before_zero = self._metric()
+        self.units.scale_(self.mask)
+        self.after_zero = self.before_zero if done else self._metric()
+        self.zero, self.lam = True, 0.0
+
+    def _metric(self) -> float | None:
+        """On the validation data, or else on the batches that were set aside."""
+        fit = self.fit
+        data = self.pool.batches if fit.task.val_data is None else fit.task.val_data
+        return fit.task.evaluate(fit.model, data, fit.device)

@@ -1,0 +1,106 @@
+"""The search for the mask: controller steps on data set aside, and scores that become plans."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from atograph.train.controller import Controller, logistic_noise, straight_through
+from atograph.train.interfaces import Graph, P
+from atograph.train.masks import UnitMap
+from atograph.train.prior import magnitude
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task, eval_mode
+
+
+class MaskSearch(Generic[P]):
+    """Owns the controller and its optimiser; changes no weight of the model.
+
+    Args:
+        model: on its training device.
+        graph: of that model.
+        task: its loss is the controller's.
+        units: of the graph's prunable groups.
+        settings: see there.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph[P], task: Task, units: UnitMap, settings: TrainSettings
+    ) -> None:
+        self.graph, self.task, self.units, self.settings = graph, task, units, settings
+        self.objective = _Objective(model, task)
+        device = units.family.device
+        self.controller = Controller(units.sizes, settings.seed).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.controller.parameters(),
+            lr=settings.controller_lr,
+            weight_decay=settings.controller_weight_decay,
+        )
+        self.noise = torch.Generator().manual_seed(settings.seed)
+        self.prior = torch.full((units.total,), settings.offset, device=device)
+        self.losses: list[float] = []
+        self.refresh_prior()
+
+    def step(self, batch: Any) -> None:
+        """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3)."""
+        settings, units = self.settings, self.units
+        noise = logistic_noise(units.total, self.noise).to(self.prior.device)
+        mask = straight_through(self.controller() + self.prior + noise, settings.temperature)
+        with eval_mode(self.objective):
+            task_loss = functional_call(
+                self.objective, {f"model.{n}": v for n, v in units.masked(mask).items()}, (batch,)
+            )
+        kept = {name: part.sum() for name, part in units.split(mask).items()}
+        share = torch.as_tensor(self.graph.cost.flops(kept)) / (settings.flops * self.graph.flops)
+        loss = task_loss + settings.gamma * share.clamp(min=1e-6).log().abs()
+        if not bool(torch.isfinite(loss)):
+            return  # a mask that breaks the model (overflow, say) teaches nothing
+        weights = list(self.controller.parameters())
+        # Not loss.backward(): that would leave gradients in the model's parameters.
+        for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = grad
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        self.optimizer.step()
+        self.losses.append(float(loss.detach()))
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Tensor[total]: the logits without noise; higher is kept."""
+        return self.controller() + self.prior if self.settings.controller else self.prior
+
+    def plan(self, scores: Tensor | None = None) -> P:
+        """The plan of ``scores`` [total] (None: the controller's, `scores`), exactly within the budget.
+
+        Raises:
+            UserError: the budget is out of reach.
+        """
+        scores = self.scores() if scores is None else scores
+        parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
+        settings = self.settings
+        return self.graph.plan_from_scores(
+            parts, flops=settings.flops, floor=settings.floor, round_to=settings.round_to
+        )
+
+    def refresh_prior(self) -> None:
+        """Take the prior anew from the weights as they are, with zero where its own plan cuts."""
+        if self.settings.prior == "none":
+            return
+        prior = magnitude(self.units)
+        kept = int(self.units.mask_of(self.plan(prior)).sum())
+        cut = prior.sort(descending=True).values[max(kept - 1, 0)]
+        self.prior = (prior - cut) * self.settings.prior_scale
+
+
+class _Objective(nn.Module):
+    """The task's loss as a module, so that `functional_call` reaches the model inside it."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Any) -> Tensor:
+        """Task loss of one batch."""
+        return self.task.checked_loss(self.model, batch)

@@ -1,0 +1,106 @@
+"""Every choice of the training, in one frozen, checked record."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class TrainSettings(BaseModel):
+    """Options of `auto_train_once` and `dense_training`.
+
+    Moments of the schedule are fractions of the whole training, so the same defaults serve ten epochs on a
+    CPU and three hundred on a GPU. "Paper" is Wu et al., CVPR 2024, arXiv 2403.14729; "authors' code" is the
+    code released with it. Where a default departs from both, the text says why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flops: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Share of the model's total FLOPs that the final mask keeps (authors' code: of the prunable ones)."""
+    floor: Fraction = 0.0
+    """Least share of each family's units that stays; one unit stays in any case."""
+    round_to: Annotated[int, Field(ge=1)] = 1
+    """Kept units of a family come in multiples of this (8 suits tensor cores)."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"
+    """``auto`` (the first CUDA device, or else the CPU), or any name that `torch.device` takes."""
+
+    # The weights.
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Used when the task brings no optimiser: SGD with Nesterov momentum 0.9 (as the paper), or AdamW."""
+    lr: Positive | None = None
+    """Peak rate; None: by the batch size, see `optim.default_lr`."""
+    weight_decay: NotNegative | None = None
+    """None: 5e-4 (SGD) or 0.05 (AdamW). Never applied to parameters of one dimension (norms, biases)."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """The rate after the warm-up; it also scales the rates of an optimiser that the task brings."""
+    warmup: Fraction = 0.05
+    """Share of the training in which the rate climbs linearly from near zero."""
+
+    # The search for the mask.
+    controller: bool = True
+    """False: no controller; the mask follows the prior alone (magnitude pruning within the same schedule)."""
+    controller_start: Fraction = 0.1
+    """T_w: the controller's first step (paper: 10 %)."""
+    controller_interval: Annotated[int, Field(ge=1)] = 20
+    """Training steps between two controller steps (authors' code: 20)."""
+    controller_min_steps: Annotated[int, Field(ge=0)] = 40
+    """A short run steps the controller more often, so that it steps this often in its phase, where it can."""
+    controller_lr: Positive = 1e-3
+    """Rate of the controller's AdamW (paper)."""
+    controller_weight_decay: NotNegative = 1e-2
+    """Weight decay of the controller's AdamW (authors' code)."""
+    controller_data: Literal["train", "val"] = "train"
+    """What the controller learns from: training batches set aside during the warm-up (authors' code: a fixed
+    5 % of the training set), or ``val``, the task's validation data: no longer independent of the mask
+    then."""
+    controller_batches: Annotated[int, Field(ge=1)] = 16
+    """Most batches that are set aside (in main memory)."""
+    temperature: Positive = 0.4
+    """T of the Gumbel-sigmoid (authors' code)."""
+    offset: float = 3.0
+    """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
+    gamma: NotNegative = 8.0
+    """Weight of |log(F(mask) / target)| (authors' code: 2 × 4)."""
+    prior: Literal["magnitude", "none"] = "magnitude"
+    """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. ``magnitude``,
+    ours: it learns a correction to the group magnitudes, centred on the budget, so that a run too short to
+    teach it much ends at magnitude pruning and not at a random mask."""
+    prior_scale: Positive = 3.0
+    """Logits per standard deviation of the prior; the noise has one of 1.8."""
+
+    # The projection.
+    projection_start: Fraction = 0.2
+    """T_start: from here every optimiser step is followed by the projection (paper: 20 %)."""
+    freeze: Fraction = 0.3
+    """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
+    zero: Fraction = 0.45
+    """From here on everything masked is exactly zero and is held there."""
+    lambda_start: NotNegative = 10.0
+    """λ until the freeze (authors' code: 10)."""
+    lambda_freeze: Positive = 100.0
+    """λ right after the freeze; it rises geometrically to `lambda_end` until `zero`."""
+    lambda_end: Positive = 1000.0
+    """λ in the end (authors' code: 1000 from the freeze on)."""
+    paced: bool = True
+    """After the freeze, shrink each masked group by at least its norm over the steps left until `zero`. With
+    λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
+    once."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TrainSettings:
+        """The search starts before the freeze, the freeze comes before `zero`, and so does the projection."""
+        if not self.controller_start <= self.freeze <= self.zero:
+            moments = f"{self.controller_start:g}, {self.freeze:g}, {self.zero:g}"
+            raise ValueError(f"controller_start <= freeze <= zero must hold, got {moments}")
+        if self.projection_start > self.zero:
+            raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
+        return self

@@ -1,0 +1,149 @@
+"""What is trained: data, loss, metric, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atograph.passes.errors import UserError
+from atograph.train.batches import batch_size, describe, to_device
+from atograph.train.defaults import default_loss, default_metric
+from atograph.train.seeding import own_randomness
+
+Loss = Callable[[nn.Module, Any], Tensor]
+Metric = Callable[[nn.Module, Any], "float | Tensor | None"]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Task:
+    """Data and what to do with a batch.
+
+    Args:
+        train_data: an iterable of batches that can be iterated again for each epoch (a DataLoader, a list).
+        val_data: the same for validation, or None.
+        loss: ``loss(model, batch)`` -> scalar tensor; None: see `defaults.default_loss`.
+        metric: ``metric(model, batch)`` -> mean over the batch; None: top-1 accuracy,
+            `defaults.default_metric`.
+        optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
+
+    Raises:
+        UserError: data that can be iterated once only.
+    """
+
+    def __init__(
+        self,
+        train_data: Iterable[Any],
+        val_data: Iterable[Any] | None = None,
+        *,
+        loss: Loss | None = None,
+        metric: Metric | None = None,
+        optimizer: MakeOptimizer | None = None,
+    ) -> None:
+        self.train_data = reiterable(train_data, "train_data")
+        self.val_data = None if val_data is None else reiterable(val_data, "val_data")
+        self.loss: Loss = loss or default_loss
+        self.metric: Metric = metric or default_metric
+        self.optimizer = optimizer
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Number of training batches, None where the data has no length."""
+        try:
+            return len(self.train_data)  # type: ignore[arg-type]
+        except TypeError:  # no __len__, or a DataLoader over a dataset without one
+            return None
+
+    def first_batch(self) -> Any:
+        """The first training batch; the data order of the training is as if it had not been asked for.
+
+        Raises:
+            UserError: the data is empty.
+        """
+        with own_randomness():
+            for batch in self.train_data:
+                return batch
+        raise UserError("the training data has no batches.", where="train_data")
+
+    def checked_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The loss of one batch.
+
+        Raises:
+            UserError: it is not one number.
+        """
+        loss = self.loss(model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise UserError(f"loss(model, batch) must return a scalar tensor, got {describe(loss)}.")
+        return loss.reshape(())
+
+    def check(self, model: nn.Module, device: torch.device) -> int:
+        """Try the first batch in eval mode, without gradients; give the batch size.
+
+        Raises:
+            UserError: the model or the loss rejects the batch; the original error is its cause.
+        """
+        batch = self.first_batch()
+        try:
+            with torch.no_grad(), own_randomness(), eval_mode(model):
+                self.checked_loss(model, to_device(batch, device))
+        except UserError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: " + str(error).strip().partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"the model or the loss rejects the first batch, {describe(batch)}: {text}.",
+                where="train_data",
+                hint="Check the batch's shapes and types against what the model takes.",
+            ) from error
+        return batch_size(batch)
+
+    def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
+        """Mean of the metric over ``data``, weighted by batch size; None without data or without a metric.
+
+        In eval mode, without gradients; the random state of the training is left as it was.
+        """
+        if data is None:
+            return None
+        total, count = 0.0, 0
+        with torch.no_grad(), own_randomness(), eval_mode(model):
+            for batch in data:
+                value = self.metric(model, to_device(batch, device))
+                if value is not None:
+                    size = batch_size(batch)
+                    total, count = total + float(value) * size, count + size
+        return total / count if count else None
+
+
+class eval_mode:
+    """Context: every module in eval mode, each as before afterwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modes: list[tuple[nn.Module, bool]] = []
+
+    def __enter__(self) -> None:
+        self.modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+
+    def __exit__(self, *exc: object) -> None:
+        for module, training in self.modes:
+            module.training = training
+
+
+def reiterable(data: Iterable[Any], name: str) -> Iterable[Any]:
+    """The data, if it can be iterated more than once.
+
+    Raises:
+        UserError: it is an iterator (a generator, zip, map ...), which one pass uses up, or no iterable.
+    """
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise UserError(f"must be an iterable of batches, got {type(data).__name__}.", where=name)
+    if isinstance(data, Iterator):
+        raise UserError(
+            f"can be iterated only once ({type(data).__name__}), but every epoch needs it again.",
+            where=name,
+            hint="Give a DataLoader, a list of batches, or an object whose __iter__ starts anew.",
+        )
+    return data

@@ -1,0 +1,69 @@
+"""What a pass is: a frozen dataclass with a kebab-case name; its fields are its options."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from atograph.passes.errors import InternalError
+from atograph.passes.program import Program
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+
+@dataclass(frozen=True)
+class Pass(PassBase):
+    """A pass over a `Program`, in the protocol of `torch.fx.passes`: called with a program, it gives a `PassResult`."""
+
+    name: ClassVar[str]
+
+    def __call__(self, graph_module: fx.GraphModule) -> PassResult:
+        """Run the pass.
+
+        Raises:
+            InternalError: what it was given is not a `Program`.
+        """
+        if not isinstance(graph_module, Program):
+            raise InternalError(f"pass '{self.name}' was given a {type(graph_module).__name__}, not a Program.")
+        self.requires(graph_module)
+        result = self.call(graph_module)
+        # torch.fx's PassBase would check the input here; a postcondition is about the result
+        self.ensures(result.graph_module)
+        return result
+
+    @abc.abstractmethod
+    def call(self, graph_module: Program) -> PassResult:
+        """Run the pass without its checks."""
+
+
+@dataclass(frozen=True)
+class AnalysisPass(Pass):
+    """A pass that leaves its result among the program's facts and changes nothing else."""
+
+    @abc.abstractmethod
+    def analyse(self, program: Program) -> Any:
+        """The result; kept as ``program.facts[type(result)]``."""
+
+    def call(self, graph_module: Program) -> PassResult:
+        """Run the analysis and keep its result."""
+        fact = self.analyse(graph_module)
+        graph_module.facts[type(fact)] = fact
+        return PassResult(graph_module, False)
+
+
+@dataclass(frozen=True)
+class RewritePass(Pass):
+    """A pass that gives a new program (or the very same object where there was nothing to do)."""
+
+    @abc.abstractmethod
+    def rewrite(self, program: Program) -> Program:
+        """The rewritten program; the one given is left as it is."""
+
+    def call(self, graph_module: Program) -> PassResult:
+        """Run the rewrite and make sure that its input was left alone."""
+        before = len(graph_module.graph.nodes)
+        result = self.rewrite(graph_module)
+        if result is not graph_module and len(graph_module.graph.nodes) != before:
+            raise InternalError(f"the rewrite '{self.name}' changed the program that it was given.")
+        return PassResult(result, result is not graph_module)

@@ -1,0 +1,106 @@
+"""``plan-magnitude`` and ``plan-random``: choose a plan without training, and leave it on the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from atograph.passes.base import AnalysisPass
+from atograph.passes.cost import CostModel
+from atograph.passes.errors import UserError
+from atograph.passes.groups import Group, Groups
+from atograph.passes.plan import Plan, plan_from_scores, random_plan, smallest
+from atograph.passes.program import Program
+
+
+def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """‖x_g‖₂ of every unit over its zeroing set; shape ``[group.size]``, float64."""
+    squares = torch.zeros(group.size + 1, dtype=torch.float64)
+    for part in group.zeroing:
+        value = state[part.parameter].detach().double().cpu()
+        others = [d for d in range(value.dim()) if d != part.dim]
+        along = value.square().sum(dim=others) if others else value.square()
+        squares.index_add_(0, torch.where(part.units < 0, group.size, part.units), along)
+    return squares[:-1].sqrt()
+
+
+def magnitude_scores(groups: Groups, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each unit's norm relative to the mean of its group, so that groups of different make can be compared.
+
+    Source: the normalisation of DepGraph (Fang et al., CVPR 2023), by the mean.
+    """
+    scores = {}
+    for group in groups.prunable:
+        norms = group_norms(group, state)
+        scores[group.name] = norms / norms.mean().clamp_min(torch.finfo(torch.float64).tiny)
+    return scores
+
+
+@dataclass(frozen=True)
+class PlanMagnitude(AnalysisPass):
+    """Keep the units of largest relative norm within a budget.
+
+    Options:
+        flops: share of the dense FLOPs to keep.
+        floor: share of each group that stays at least.
+        round-to: kept counts are multiples of this.
+    """
+
+    name = "plan-magnitude"
+    flops: float
+    floor: float = 0.05
+    round_to: int = 1
+
+    def analyse(self, program: Program) -> Plan:
+        """The plan."""
+        groups, cost = program.fact(Groups), program.fact(CostModel)
+        scores = magnitude_scores(groups, program.state)
+        check_budget(self.flops, groups, cost, self.floor, self.round_to)
+        budget = self.flops * cost.flops()
+        return plan_from_scores(groups, cost.flops, scores, budget, floor=self.floor, round_to=self.round_to)
+
+
+@dataclass(frozen=True)
+class PlanRandom(AnalysisPass):
+    """Keep a random share of the units of every group; for tests of everything that comes after.
+
+    Options:
+        keep: share of each group that stays.
+        seed: of the random numbers.
+    """
+
+    name = "plan-random"
+    keep: float = 0.5
+    seed: int = 0
+
+    def analyse(self, program: Program) -> Plan:
+        """The plan."""
+        if not 0 < self.keep <= 1:
+            raise UserError(f"keep must be above 0 and at most 1, not {self.keep:g}.")
+        return random_plan(program.fact(Groups), self.seed, self.keep)
+
+
+def check_budget(
+    share: float, groups: Groups, cost: CostModel, floor: float, round_to: int, what: str = "flops"
+) -> None:
+    """Refuse a budget that no plan can meet.
+
+    Raises:
+        UserError: naming the smallest budget that can be met, or why nothing can be pruned.
+    """
+    if not 0 < share <= 1:
+        raise UserError(
+            f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
+        )
+    if not groups.prunable:
+        reasons = "; ".join(dict.fromkeys(f"{g.name}: {g.frozen}" for g in groups)) or "the model has no parameters"
+        raise UserError(f"nothing in this model can be pruned ({reasons}).")
+    total = getattr(cost, what)
+    least = smallest(groups, total, floor, round_to) / total()
+    if share < least:
+        raise UserError(
+            f"the budget of {share:.1%} of the {what} is out of reach: the smallest reachable is {least:.1%}, "
+            f"with at least {floor:.0%} of each group kept.",
+            hint="Ask for more, or lower the floor.",
+        )

@@ -1,0 +1,33 @@
+"""The two ways to fail: the user's input (`UserError`) and our own bug (`InternalError`)."""
+
+from __future__ import annotations
+
+
+class AtographError(Exception):
+    """Base of every error that atograph raises on purpose."""
+
+
+class UserError(AtographError):
+    """Something the user gave (file, model, data, budget, plan) cannot be used as it is.
+
+    Args:
+        message: what is wrong, in one sentence.
+        where: the file, module, node or source line it is about.
+        hint: what the user can do about it.
+
+    ``str(error)`` is the one paragraph that the command line prints before it exits with code 2.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.message, self.where, self.hint = message, where, hint
+        parts = [f"{where}: {message}" if where else message, hint]
+        super().__init__(" ".join(part for part in parts if part))
+
+
+class InternalError(AtographError):
+    """An invariant of atograph itself is broken: never the user's fault, always worth a report."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"internal error: {message} This is a bug in atograph; please report it with the model that shows it."
+        )

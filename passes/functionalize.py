@@ -1,0 +1,96 @@
+"""``functionalize``: in-place ops become the functional ones, so that a value never changes after its node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from atograph.passes.base import RewritePass
+from atograph.passes.program import Program, copy_graph
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Functionalize(RewritePass):
+    """Replace ``relu_`` by ``relu`` and so on.
+
+    A write that no other live view can see is replaced node by node, which leaves all other ops whole. Where a view
+    of the written tensor is still read, torch's own functionalisation (`ExportedProgram.run_decompositions`) takes
+    over.
+    """
+
+    name = "functionalize"
+
+    def rewrite(self, program: Program) -> Program:
+        """The same program without in-place ops."""
+        if not any(_written(node) is not None for node in program.graph.nodes):
+            return program
+        graph, _nodes = copy_graph(program.graph)
+        for node in list(graph.nodes):
+            target = _written(node)
+            if target is None:
+                continue
+            functional = _functional(node.target)
+            if functional is None or _seen_by_others(node, target):
+                return Program.of(program.exported().run_decompositions({}))
+            node.target = functional
+            order = {other: index for index, other in enumerate(graph.nodes)}
+            target.replace_all_uses_with(
+                node, delete_user_cb=lambda user, node=node, order=order: order[user] > order[node]
+            )
+        return program.rewritten(graph, program.state)
+
+
+def _written(node: fx.Node) -> fx.Node | None:
+    """The node whose value an in-place op writes; None for a functional op."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return None
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, fx.Node):
+            return value
+    return None
+
+
+def _functional(target: Any) -> Any:
+    """``aten.relu_.default`` → ``aten.relu.default``; None where there is no such op with the same arguments."""
+    namespace, name = target._schema.name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    if not name.endswith("_") or packet is None:
+        return None
+    overload = getattr(packet, target._overloadname, None)
+    if overload is None or _argument_types(overload) != _argument_types(target):
+        return None
+    return overload
+
+
+def _argument_types(overload: Any) -> list[str]:
+    return [str(argument.type) for argument in overload._schema.arguments]
+
+
+def _aliases(node: fx.Node) -> Iterator[fx.Node]:
+    """Inputs and users of a node that may share its memory."""
+    for other in [*node.all_input_nodes, *node.users]:
+        view = other if node in other.all_input_nodes else node
+        schema = getattr(view.target, "_schema", None)
+        if (schema is not None and any(result.alias_info is not None for result in schema.returns)) or (
+            schema is None and view.op == "call_function"
+        ):
+            yield other
+
+
+def _seen_by_others(write: fx.Node, target: fx.Node) -> bool:
+    """Whether memory that ``write`` changes is read after it through another node than ``target``, or before it is a
+    placeholder (a parameter or an input that is mutated)."""
+    order = {node: index for index, node in enumerate(write.graph.nodes)}
+    seen, queue = {target, write}, [target]
+    while queue:
+        for alias in _aliases(queue.pop()):
+            if alias in seen or order[alias] > order[write]:
+                continue
+            if alias.op == "placeholder" or any(order[user] > order[write] for user in alias.users):
+                return True
+            seen.add(alias)
+            queue.append(alias)
+    return target.op == "placeholder"

@@ -1,0 +1,127 @@
+"""``find-groups``: the zero-invariant groups (ZIGs) of a program, one family of them per axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from atograph.passes.base import AnalysisPass
+from atograph.passes.dims import Axis, axes_of, placements
+from atograph.passes.errors import UserError
+from atograph.passes.infer_axes import Axes
+from atograph.passes.program import Program
+from atograph.passes.reason import Reason
+from atograph.passes.slices import Slice
+from atograph.passes.zero import ZeroSets, prove
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One axis of the program: a family of ZIGs, one for each of its units.
+
+    Attributes:
+        name: ``g0``, ``g1``, ... in the order of the parameters.
+        size: number of units.
+        members: every parameter dimension that holds the axis.
+        consumers: the members that are summed over along the axis (input channels); the others produce it.
+        zeroing: the parameter slices which, once zero, make a unit removable (empty for a frozen group).
+        frozen: why no unit of it may go; None for a prunable group.
+        axis: the axis itself.
+    """
+
+    name: str
+    size: int
+    members: tuple[tuple[str, int], ...]
+    consumers: frozenset[tuple[str, int]]
+    zeroing: tuple[Slice, ...]
+    frozen: Reason | None
+    axis: Axis
+
+    def __str__(self) -> str:
+        """``g0  64 units  producers → consumers``; a consumer that has to be zero as well is marked with ``*``."""
+        zeroed = {(part.parameter, part.dim) for part in self.zeroing}
+        sides: tuple[list[str], list[str]] = ([], [])
+        for parameter, dim in self.members:
+            consumes = (parameter, dim) in self.consumers
+            mark = "*" if consumes and (parameter, dim) in zeroed else ""
+            sides[consumes].append(f"{parameter}[{dim}]{mark}")
+        text = f"{self.name}  {self.size} units  " + " → ".join(", ".join(side) for side in sides if side)
+        return text if self.frozen is None else f"{text}  frozen: {self.frozen}"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a program, in order."""
+
+    made_by: ClassVar[str] = "find-groups"
+    listed: tuple[Group, ...]
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.listed)
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __getitem__(self, name: str) -> Group:
+        """The group called ``name``.
+
+        Raises:
+            UserError: there is no such group.
+        """
+        for group in self.listed:
+            if group.name == name:
+                return group
+        raise UserError(f"there is no group '{name}'.", hint=f"This program has {len(self)} groups, g0 and up.")
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that are not frozen."""
+        return tuple(group for group in self.listed if group.frozen is None)
+
+    def by_axis(self) -> dict[Axis, Group]:
+        """Axis → its group."""
+        return {group.axis: group for group in self.listed}
+
+
+@dataclass(frozen=True)
+class FindGroups(AnalysisPass):
+    """Prove which axes are zero-invariant and collect their members.
+
+    Every axis that stands in a parameter's dims becomes a group, but for structural ones (kernel sizes).
+    """
+
+    name = "find-groups"
+
+    def analyse(self, program: Program) -> Groups:
+        """The groups of a program whose axes have been inferred."""
+        axes = program.fact(Axes)
+        zero_sets = prove(program, axes)
+        program.facts[ZeroSets] = zero_sets
+        members: dict[Axis, dict[tuple[str, int], None]] = {}
+        parameters = program.parameter_names()
+        names = {}
+        for node, name in program.state_nodes():
+            names[node] = name
+            if name not in parameters:
+                continue
+            for index, dim in enumerate(axes.shape(node)):
+                for axis in axes_of(dim):
+                    if axis.frozen is None or not axis.frozen.structural:
+                        members.setdefault(axis, {})[name, index] = None
+        listed = []
+        for number, (axis, found) in enumerate(members.items()):
+            slices = tuple(
+                Slice(
+                    parameter=names[node],
+                    dim=dim,
+                    length=axes.shape(node)[dim].size,
+                    size=axis.size,
+                    **place._asdict(),
+                )
+                for node, dim in zero_sets.sites.get(axis, ())
+                for place in placements(axes.shape(node)[dim], axis)
+            )
+            consumers = frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ()))
+            listed.append(Group(f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis))
+        return Groups(tuple(listed))

@@ -1,0 +1,118 @@
+"""``infer-axes``: give every dimension of every tensor an expression over axes, by unification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from atograph.passes.base import AnalysisPass
+from atograph.passes.dims import ONE, Axis, Shape, axes_of, dim_of, resolve
+from atograph.passes.errors import AtographError, InternalError
+from atograph.passes.program import Program
+from atograph.passes.reason import Reason, module_of, reason_at
+from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, rule_for
+from atograph.passes.sizes import Symbols
+from atograph.passes.unify import freeze
+from torch import fx
+
+
+@dataclass
+class Axes:
+    """The result of axis inference.
+
+    Attributes:
+        shapes: for each node the shape of each of its tensor outputs.
+        effects: for each op node what its rule said.
+        symbols: how symbolic sizes are encoded.
+        unknown: the ops that have no rule, by name, with the number of nodes that each froze.
+    """
+
+    made_by: ClassVar[str] = "infer-axes"
+    shapes: dict[fx.Node, tuple[Shape, ...]] = field(default_factory=dict)
+    effects: dict[fx.Node, Effect] = field(default_factory=dict)
+    symbols: Symbols = field(default_factory=Symbols)
+    unknown: dict[str, int] = field(default_factory=dict)
+
+    def shape(self, node: fx.Node, output: int = 0) -> Shape:
+        """The resolved shape of a tensor."""
+        return tuple(resolve(dim) for dim in self.shapes[node][output])
+
+
+@dataclass(frozen=True)
+class InferAxes(AnalysisPass):
+    """Run every node's rule once, in order."""
+
+    name = "infer-axes"
+
+    def analyse(self, program: Program) -> Axes:
+        """Infer the axes of a functional program."""
+        axes = Axes()
+        state = set(program.state_names())
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                axes.shapes[node] = _placeholder(node, axes.symbols, is_input=node.name not in state)
+            elif node.op == "output":
+                _freeze_outputs(node, axes)
+            elif node.op == "call_function":
+                _apply_rule(node, axes)
+        for node, shapes in axes.shapes.items():
+            for shape in shapes:
+                for dim in shape:
+                    _freeze_repeated(node, resolve(dim))
+        return axes
+
+
+def _placeholder(node: fx.Node, symbols: Symbols, *, is_input: bool) -> tuple[Shape, ...]:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return ()
+    reason = Reason("model input", node.name) if is_input else None
+    sizes = [symbols.encode(size) for size in value.shape]
+    return (tuple(ONE if size == 1 else dim_of(Axis(size, reason)) for size in sizes),)
+
+
+def _freeze_outputs(node: fx.Node, axes: Axes) -> None:
+    for result in node.all_input_nodes:
+        for shape in axes.shapes.get(result, ()):
+            for dim in shape:
+                freeze(dim, Reason("model output", result.name, module_of(result)))
+
+
+def _apply_rule(node: fx.Node, axes: Axes) -> None:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else [value]
+    if not any(isinstance(v, torch.Tensor) for v in values):
+        return  # arithmetic on symbolic sizes
+    op = Op(node, axes.shapes, axes.symbols)
+    rule = rule_for(node.target)
+    if rule is None:
+        name = str(node.target)
+        axes.unknown[name] = axes.unknown.get(name, 0) + 1
+        effect = frozen_effect(op, f"no rule for the op {name}")
+    else:
+        try:
+            effect = rule(op)
+        except Unsupported as limit:
+            effect = frozen_effect(op, f"{limit} is not covered by the rule of {node.target}")
+        except AtographError:
+            raise
+        except Exception as error:
+            raise InternalError(f"the rule of {node.target} failed on node {node.name}: {error!r}.") from error
+    for index, shape in enumerate(effect.outs):
+        inferred = tuple(dim.size for dim in shape)
+        if isinstance(values[index], torch.Tensor) and shape != () and inferred != op.out_sizes(index):
+            raise InternalError(
+                f"the rule of {node.target} infers {inferred} for node {node.name}, captured as {op.out_sizes(index)}."
+            )
+    axes.shapes[node], axes.effects[node] = effect.outs, effect
+
+
+def _freeze_repeated(node: fx.Node, dim: object) -> None:
+    """An axis that multiplies itself has no unit that can go alone."""
+    for term in dim.terms:  # type: ignore[attr-defined]
+        inside = [axis for factor in term for axis in axes_of(dim_of(factor) if isinstance(factor, Axis) else factor)]
+        if len(set(map(id, inside))) != len(inside):
+            for axis in inside:
+                if inside.count(axis) > 1:
+                    freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))

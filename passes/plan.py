@@ -1,0 +1,211 @@
+"""A plan: the units that each group keeps. Data only; it is written as JSON and read back with validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from math import ceil
+from typing import Annotated, Self
+
+import torch
+from atograph.passes.errors import UserError
+from atograph.passes.groups import Group, Groups
+from atograph.passes.slices import Slice
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Unit = Annotated[int, Field(ge=0)]
+
+
+class Plan(BaseModel):
+    """Which units of which group stay.
+
+    Attributes:
+        kept: group name → sorted unit indices that stay; a group that is not listed stays whole.
+        sizes: group name → number of units of the dense model, for the same groups.
+        zeroing: group name → the parameter slices that are zero where a unit is dropped.
+        fingerprint: identifies the groups of the model that the plan was made for.
+        version: of this file format.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = Field(default=1, ge=1, le=1)
+    fingerprint: str
+    sizes: dict[str, Annotated[int, Field(ge=1)]]
+    kept: dict[str, tuple[Unit, ...]]
+    zeroing: dict[str, tuple[Slice, ...]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.kept.keys() == self.sizes.keys() == self.zeroing.keys():
+            raise ValueError("'kept', 'sizes' and 'zeroing' name different groups")
+        for name, units in self.kept.items():
+            if not units:
+                raise ValueError(f"group {name} keeps no unit")
+            if list(units) != sorted(set(units)) or units[-1] >= self.sizes[name]:
+                raise ValueError(f"the units of group {name} are not increasing indices below {self.sizes[name]}")
+            for part in self.zeroing[name]:
+                last = part.offset + (part.outer - 1) * part.stride + part.size * part.inner
+                if part.size != self.sizes[name] or last > part.length:
+                    raise ValueError(f"a slice of {part.parameter} does not fit group {name}")
+        return self
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Group name → number of units that stay: what the cost model takes."""
+        return {name: len(units) for name, units in self.kept.items()}
+
+    def mask(self, group: str) -> torch.Tensor:
+        """1.0 for each unit of a listed group that stays, else 0.0; shape ``[size]``."""
+        mask = torch.zeros(self.sizes[group])
+        mask[list(self.kept[group])] = 1.0
+        return mask
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            UserError: the text is no plan.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"this is not a valid plan: {where + ': ' if where else ''}{first['msg']}.",
+                hint="A plan is the plan.json that `atograph compress` writes.",
+            ) from None
+
+    def check(self, groups: Groups) -> None:
+        """Make sure that the plan fits a program.
+
+        Raises:
+            UserError: naming the first group that differs.
+        """
+        for name, size in self.sizes.items():
+            group = groups[name]
+            if group.size != size:
+                raise UserError(f"the plan is for another model: its group {name} has {size} units, here it has "
+                                f"{group.size} ({group}).")  # fmt: skip
+            if group.frozen is not None and len(self.kept[name]) < size:
+                raise UserError(f"the plan removes units of group {name}, which is frozen here: {group.frozen}.")
+        if self.fingerprint != fingerprint(groups):
+            raise UserError("the plan is for another model: the groups have the same sizes but other members.")
+
+
+def fingerprint(groups: Groups) -> str:
+    """A digest of the groups: names, sizes, members, and which of them are frozen."""
+    lines = (f"{g.name} {g.size} {g.members} {g.frozen is None}" for g in groups)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
+    """A plan that keeps the given units; prunable groups that are not mentioned stay whole.
+
+    Raises:
+        UserError: a group does not exist or is frozen, or a unit is out of range.
+    """
+    chosen = {group.name: tuple(range(group.size)) for group in groups.prunable}
+    for name, units in kept.items():
+        group, listed = groups[name], tuple(sorted({int(unit) for unit in units}))
+        if group.frozen is not None and len(listed) < group.size:
+            raise UserError(f"group {name} cannot be pruned: {group.frozen}.")
+        if not listed or listed[0] < 0 or listed[-1] >= group.size:
+            raise UserError(f"group {name} has the units 0 to {group.size - 1}, and at least one has to stay.")
+        if group.frozen is None:
+            chosen[name] = listed
+    return Plan(
+        fingerprint=fingerprint(groups),
+        sizes={group.name: group.size for group in groups.prunable},
+        kept=chosen,
+        zeroing={group.name: group.zeroing for group in groups.prunable},
+    )
+
+
+def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
+    """A plan that keeps a random share ``keep`` of every prunable group (at least one unit)."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {
+        group.name: torch.randperm(group.size, generator=generator)[: max(1, round(keep * group.size))].tolist()
+        for group in groups.prunable
+    }
+    return plan_of(groups, kept)
+
+
+def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
+    """How many units of a group stay at least: a share ``floor``, one unit, one multiple of ``round_to``."""
+    return min(group.size, round_to * max(1, ceil(ceil(floor * group.size) / round_to)))
+
+
+def smallest(groups: Groups, cost: Callable[[Mapping[str, int]], int], floor: float = 0.0, round_to: int = 1) -> int:
+    """The smallest cost that any plan reaches under a floor."""
+    return cost({group.name: least_kept(group, floor, round_to) for group in groups.prunable})
+
+
+def plan_from_scores(
+    groups: Groups,
+    cost: Callable[[Mapping[str, int]], int],
+    scores: Mapping[str, torch.Tensor],
+    budget: float,
+    *,
+    floor: float = 0.0,
+    round_to: int = 1,
+) -> Plan:
+    """The plan that keeps the best-scored units over all groups within a budget.
+
+    Each group's units are ranked by score and taken in blocks of ``round_to``. One threshold over all blocks is found
+    by bisection; what it leaves of the budget is then filled with the best blocks that still fit. Costs are products
+    of counts with non-negative coefficients, so a block that does not fit once never fits later.
+
+    Args:
+        groups: the program's groups.
+        cost: counts → cost (`CostModel.flops` or ``.params``).
+        scores: group name → score of each unit, shape ``[size]``; higher stays longer. Missing groups stay whole.
+        budget: the largest cost allowed, absolute.
+        floor: share of each group that stays at least.
+        round_to: kept counts are multiples of this (or the whole group).
+
+    Raises:
+        UserError: the budget is out of reach.
+    """
+    ranked, blocks, counts = {}, [], {}
+    for order, group in enumerate(groups.prunable):
+        if group.name not in scores:
+            counts[group.name] = group.size
+            continue
+        values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
+        ranked[group.name] = units.tolist()
+        least = counts[group.name] = least_kept(group, floor, round_to)
+        for start in range(least, group.size, round_to):
+            size = min(round_to, group.size - start)
+            blocks.append((-float(values[start : start + size].mean()), order, start, group.name, size))
+    blocks.sort()
+    reachable = cost(counts)
+    if reachable > budget:
+        raise UserError(f"the budget of {budget:.4g} is out of reach: the smallest possible is {reachable:.4g}.")
+
+    def with_first(number: int) -> dict[str, int]:
+        taken = dict(counts)
+        for _score, _order, _start, name, size in blocks[:number]:
+            taken[name] += size
+        return taken
+
+    low, high = 0, len(blocks)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if cost(with_first(middle)) <= budget else (low, middle - 1)
+    counts, full = with_first(low), set()
+    for _score, _order, _start, name, size in blocks[low:]:
+        if name not in full:
+            trial = counts | {name: counts[name] + size}
+            if cost(trial) <= budget:
+                counts = trial
+            else:
+                full.add(name)
+    return plan_of(groups, {name: units[: counts[name]] for name, units in ranked.items()})

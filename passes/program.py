@@ -1,0 +1,144 @@
+"""The program that passes work on: a `torch.fx.GraphModule` with parameters as graph inputs, their values beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from atograph.passes.errors import UserError
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind
+
+T = TypeVar("T")
+
+_STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+class Program(fx.GraphModule):
+    """A captured program: the graph of a `torch.export.ExportedProgram`, its state, and what analyses found out.
+
+    Parameters, buffers and constants are placeholders of the graph; ``state`` maps their names in the user's model
+    to tensors. ``facts`` holds one result per analysis, by type; a rewrite returns a program without facts.
+    """
+
+    source: ExportedProgram
+    state: dict[str, torch.Tensor]
+    facts: dict[type, Any]
+
+    @classmethod
+    def of(cls, exported: ExportedProgram) -> Program:
+        """The program of an `ExportedProgram`, which is left as it is."""
+        state = {**exported.state_dict, **exported.constants}
+        return cls._build(exported, exported.graph, state)
+
+    @classmethod
+    def _build(cls, source: ExportedProgram, graph: fx.Graph, state: Mapping[str, Any]) -> Program:
+        copied, _nodes = copy_graph(graph)
+        program = cls(source.graph_module, copied)
+        program.source, program.facts = source, {}
+        program.state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        program.drop_unused_state()
+        return program
+
+    def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
+        """A new program with this one's signature, another graph and other tensors."""
+        return Program._build(self.source, graph, state)
+
+    def drop_unused_state(self) -> None:
+        """Remove the placeholders of parameters and buffers that no node reads (an auxiliary head in eval mode)."""
+        names = self.state_names()
+        for node in list(self.graph.nodes):
+            if node.op == "placeholder" and node.name in names and not node.users:
+                self.graph.erase_node(node)
+        self.recompile()
+        used = set(self.state_names().values())
+        self.state = {name: value for name, value in self.state.items() if name in used}
+
+    @property
+    def signature(self) -> ExportGraphSignature:
+        """The signature at capture; it may list state that the program has dropped since."""
+        return self.source.graph_signature
+
+    def state_names(self) -> dict[str, str]:
+        """Placeholder name → name in the user's model, for parameters, buffers and constants still in the graph."""
+        present = {node.name for node in self.graph.nodes if node.op == "placeholder"}
+        return {
+            spec.arg.name: str(spec.target)
+            for spec in self.signature.input_specs
+            if spec.kind in _STATE_KINDS and spec.arg.name in present
+        }
+
+    def parameter_names(self) -> set[str]:
+        """Names (in the user's model) of the parameters, without buffers and constants."""
+        listed = set(self.state_names().values())
+        return {name for name in self.signature.parameters if name in listed}
+
+    def state_nodes(self) -> Iterator[tuple[fx.Node, str]]:
+        """Each state placeholder with its name in the user's model, in order."""
+        names = self.state_names()
+        for node in self.graph.nodes:
+            if node.op == "placeholder" and node.name in names:
+                yield node, names[node.name]
+
+    def input_nodes(self) -> list[fx.Node]:
+        """The placeholders of the user's own inputs."""
+        names = self.state_names()
+        return [n for n in self.graph.nodes if n.op == "placeholder" and n.name not in names]
+
+    @property
+    def output_node(self) -> fx.Node:
+        """The node that returns."""
+        return next(iter(reversed(self.graph.nodes)))
+
+    def fact(self, kind: type[T]) -> T:
+        """The result of an analysis.
+
+        Raises:
+            UserError: the analysis has not run on this program.
+        """
+        if kind not in self.facts:
+            name = getattr(kind, "made_by", kind.__name__)
+            raise UserError(f"this needs the result of the pass '{name}', which has not run on the program.",
+                            hint=f"Put '{name}' before it in the pipeline.")  # fmt: skip
+        found: T = self.facts[kind]
+        return found
+
+    def exported(self) -> ExportedProgram:
+        """The program as a `torch.export.ExportedProgram`: runs, saves, and exports like any other."""
+        graph, _nodes = copy_graph(self.graph)
+        names = self.state_names()
+        specs = [s for s in self.signature.input_specs if s.kind not in _STATE_KINDS or s.arg.name in names]
+        signature = ExportGraphSignature(input_specs=specs, output_specs=list(self.signature.output_specs))
+        constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()}
+        kept = set(names.values())
+        return ExportedProgram(
+            root=fx.GraphModule(self.source.graph_module, graph),
+            graph=graph,
+            graph_signature=signature,
+            state_dict={name: value for name, value in self.state.items() if name not in constants},
+            range_constraints=self.source.range_constraints,
+            module_call_graph=self.source.module_call_graph,
+            example_inputs=self.source.example_inputs,
+            constants={
+                name: value for name, value in constants.items() if name in kept or not isinstance(value, torch.Tensor)
+            },
+            verifiers=self.source.verifiers,
+        )
+
+
+def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy of a graph that shares no node with it, and the map from old nodes to new ones."""
+    copied, nodes = fx.Graph(), {}
+    for node in graph.nodes:
+        nodes[node] = copy_node(copied, node, nodes)
+    return copied, nodes
+
+
+def copy_node(graph: fx.Graph, node: fx.Node, nodes: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    """A copy of a node in another graph; ``nodes`` maps the nodes that it reads."""
+    copied = graph.node_copy(node, lambda old: nodes[old])
+    if node.op == "placeholder":  # fx would rename one that is called like a Python builtin; the signature knows it
+        copied.name = node.name
+    return copied

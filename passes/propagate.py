@@ -1,0 +1,56 @@
+"""Shapes and types of every value, derived anew on fake tensors instead of patched."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import torch
+from atograph.passes.errors import InternalError
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+
+def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
+    """Recompute ``meta["val"]`` of every node.
+
+    Args:
+        graph: a graph of op calls; user inputs keep the fake tensors that they were captured with.
+        state: placeholder name → tensor whose shape and type the placeholder takes.
+
+    Raises:
+        InternalError: an op does not accept the shapes that it now gets.
+    """
+    mode = _mode_of(graph)
+    # a size that an op looks at while it runs here must not become a constant of the program
+    symbols = mode.shape_env
+    with mode, torch.no_grad(), symbols.suppress_guards() if symbols is not None else nullcontext():
+        for node in graph.nodes:
+            if node.op == "placeholder" and node.name in state:
+                old, new = node.meta.get("val"), state[node.name]
+                if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
+                    fake = torch.empty(new.shape, dtype=new.dtype, device=new.device)
+                    node.meta["val"] = torch.nn.Parameter(fake) if isinstance(new, torch.nn.Parameter) else fake
+            elif node.op == "call_function" and _runs_alone(node):
+                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+                try:
+                    node.meta["val"] = node.target(*args, **kwargs)
+                except Exception as error:
+                    raise InternalError(
+                        f"after a rewrite, {node.target} (node {node.name}) no longer accepts its inputs: {error}"
+                    ) from error
+            node.meta.pop("tensor_meta", None)
+
+
+def _runs_alone(node: fx.Node) -> bool:
+    return (
+        isinstance(node.target, torch._ops.OpOverload) or getattr(operator, node.target.__name__, None) is node.target
+    )  # type: ignore[union-attr]
+
+
+def _mode_of(graph: fx.Graph) -> FakeTensorMode:
+    for node in graph.nodes:
+        if isinstance(node.meta.get("val"), FakeTensor):
+            return node.meta["val"].fake_mode  # type: ignore[no-any-return]
+    return FakeTensorMode()

@@ -1,0 +1,58 @@
+"""Why something cannot be pruned: a sentence, and the place in the user's program that it is about."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from torch import fx
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
+_LIBRARY = ("torch/", "torch\\")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an axis is frozen.
+
+    Attributes:
+        text: the reason, for example ``"softmax over this axis"``.
+        node: name of the graph node that froze it (empty for a parameter or a user's own wish).
+        module: qualified name of the module that issued the node (empty for the root).
+        source: ``file:line`` of the call in the user's code (empty where unknown).
+        structural: true for dimensions that nobody would prune (kernel sizes, spatial sizes, the batch);
+            those are not listed as groups.
+    """
+
+    text: str
+    node: str = ""
+    module: str = ""
+    source: str = ""
+    structural: bool = False
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.module or self.node, self.source) if part)
+        return f"{self.text} ({where})" if where else self.text
+
+
+def reason_at(node: fx.Node, text: str, *, structural: bool = False) -> Reason:
+    """A reason that points at ``node``: its name, the module that issued it and the user's source line."""
+    return Reason(text, node.name, module_of(node), source_of(node), structural)
+
+
+def module_of(node: fx.Node) -> str:
+    """Qualified name of the innermost module whose ``forward`` issued the node; empty for the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [name for name, _type in stack.values()]
+    return str(names[-1]) if names and not str(names[-1]).startswith("_empty_nn_module_stack") else ""
+
+
+def source_of(node: fx.Node) -> str:
+    """``file:line`` of the innermost frame outside torch that issued the node; empty where unknown."""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    for frame in reversed(frames):
+        path = frame["file"].replace("\\", "/")
+        if "/torch/" not in path and not path.startswith(_LIBRARY):
+            return f"{PurePath(path).name}:{frame['line']}"
+    return ""

@@ -1,0 +1,20 @@
+"""Op knowledge: one table of rules. Importing this package fills it; `rule` adds a row for an op of your own."""
+
+from atograph.passes.rules import linear, norm, pointwise, reduce, shape
+from atograph.passes.rules.table import Effect, Op, Rule, Unsupported, frozen_effect, rule, rule_for, targets
+
+__all__ = [
+    "Effect",
+    "Op",
+    "Rule",
+    "Unsupported",
+    "frozen_effect",
+    "linear",
+    "norm",
+    "pointwise",
+    "reduce",
+    "rule",
+    "rule_for",
+    "shape",
+    "targets",
+]

@@ -1,0 +1,165 @@
+"""Ops that multiply and contract: convolutions, linear layers, matrix products, embeddings."""
+
+from __future__ import annotations
+
+import torch
+from atograph.passes.dims import ONE, Shape, product
+from atograph.passes.flow import Affine, Contraction, Link, Operand
+from atograph.passes.rules.pointwise import broadcast, right_aligned
+from atograph.passes.rules.table import Effect, Op, rule
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+# The formulas of torch.utils.flop_counter themselves, without the wrapper that would replace a tensor by its shape.
+_convolution_flops = flop_registry[aten.convolution].__wrapped__
+_bmm_flops = flop_registry[aten.bmm].__wrapped__
+_mm_flops = flop_registry[aten.mm].__wrapped__
+
+
+def _bias(op: Op, channel: int) -> tuple[tuple[Operand, ...], ...]:
+    """The bias as one more product of an affine flow; none where there is no bias."""
+    return ((op.operand("bias", {0: channel}),),) if op.has("bias") else ()
+
+
+# out[n, g·o] = Σ_i x[n, g·i] w[g·o, i]: depthwise is i = 1, a plain convolution g = 1
+@rule(
+    aten.conv1d.default, aten.conv1d.padding,
+    aten.conv2d.default, aten.conv2d.padding,
+    aten.conv3d.default, aten.conv3d.padding,
+)  # fmt: skip
+def convolution(op: Op) -> Effect:
+    """Convolution: grouped, depthwise or plain."""
+    return _convolution(op, transposed=False)
+
+
+# the same with w[g·i, o]
+@rule(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def transposed_convolution(op: Op) -> Effect:
+    """Transposed convolution."""
+    return _convolution(op, transposed=True)
+
+
+def _convolution(op: Op, *, transposed: bool) -> Effect:
+    x, w = op.shape("input"), op.shape("weight")
+    spatial = len(w) - 2
+    batched = len(x) == spatial + 2
+    channel = 1 if batched else 0
+    groups = int(op["groups"])
+    group = op.fresh(groups)
+    for kernel in w[2:]:
+        op.freeze(kernel, "kernel size", structural=True)
+    for size in x[channel + 1 :]:
+        op.freeze(size, "spatial size of a convolution", structural=True)
+    if transposed:
+        outer, inner = op.fresh(w[0].size // groups), w[1]
+        op.unify(w[0], product([group, outer]))
+        contracted, out_channel, w_contracted = outer, product([group, inner]), 0
+        w_links = [Link(0, channel, via=group), Link(1, channel)]
+    else:
+        outer = op.fresh(w[0].size // groups)
+        op.unify(w[0], product([group, outer]))
+        contracted, out_channel, w_contracted = w[1], w[0], 1
+        w_links = [Link(0, channel)]
+    op.unify(x[channel], product([group, contracted]))
+    if op.has("bias"):
+        op.unify(op.shape("bias")[0], out_channel)
+    x_links = [Link(channel, channel, via=group)] + ([Link(0, 0)] if batched else [])
+    sizes = op.out_sizes()
+    out = (*x[:channel], out_channel, *(op.fixed(size) for size in sizes[channel + 1 :]))
+    lead: Shape = () if batched else (ONE,)
+    return Effect(
+        outs=(out,),
+        flow=Affine(
+            products=((op.operand("input", x_links), op.operand("weight", w_links)), *_bias(op, channel)),
+            contractions=(Contraction(((op["input"], channel), (op["weight"], w_contracted)), contracted),),
+        ),
+        sizes={"groups": group},
+        flops=lambda at: _convolution_flops(
+            at(lead + x), at(w), None, None, None, None, transposed, out_shape=at(lead + out)
+        ),
+    )
+
+
+# out[..., o] = Σ_i x[..., i] w[o, i]
+@rule(aten.linear.default)
+def linear(op: Op) -> Effect:
+    """Fully connected layer."""
+    x, w = op.shape("input"), op.shape("weight")
+    op.unify(x[-1], w[-1])
+    last = len(x) - 1
+    out = (*x[:-1], w[0]) if len(w) == 2 else x[:-1]
+    products: tuple[tuple[Operand, ...], ...] = (
+        (
+            op.operand("input", {i: i for i in range(last)}),
+            op.operand("weight", {0: last} if len(w) == 2 else {}),
+        ),
+    )
+    if op.has("bias") and op.shape("bias"):
+        op.unify(op.shape("bias")[0], w[0])
+        products += _bias(op, last)
+    contraction = Contraction(((op["input"], last), (op["weight"], len(w) - 1)), w[-1])
+    rows = product(x[:-1])
+    return Effect(
+        outs=(out,),
+        flow=Affine(products, (contraction,)),
+        flops=lambda at: _mm_flops(at((rows, x[-1])), at((w[-1], w[0] if len(w) == 2 else ONE))),
+    )
+
+
+# out[..., m, n] = Σ_k a[..., m, k] b[..., k, n], batch dims broadcast
+@rule(aten.matmul.default, aten.mm.default, aten.bmm.default)
+def matmul(op: Op) -> Effect:
+    """Matrix products of two activations, or of an activation and a raw parameter."""
+    left, right = op.node.args[0], op.node.args[1]
+    assert isinstance(left, torch.fx.Node) and isinstance(right, torch.fx.Node)
+    a, b = op.shape(left), op.shape(right)
+    rows: Shape = a[-2:-1] if len(a) > 1 else ()
+    columns: Shape = b[-1:] if len(b) > 1 else ()
+    contracted_b = len(b) - 2 if len(b) > 1 else 0
+    op.unify(a[-1], b[contracted_b])
+    lead = broadcast(op, [a[:-2], b[:-2]])
+    out = (*lead, *rows, *columns)
+    a_links = right_aligned(len(a) - 2, len(lead)) if len(a) > 1 else {}
+    b_links = right_aligned(len(b) - 2, len(lead)) if len(b) > 1 else {}
+    if rows:
+        a_links[len(a) - 2] = len(lead)
+    if columns:
+        b_links[len(b) - 1] = len(out) - 1
+    return Effect(
+        outs=(out,),
+        flow=Affine(
+            products=((op.operand(left, a_links), op.operand(right, b_links)),),
+            contractions=(Contraction(((left, len(a) - 1), (right, contracted_b)), a[-1]),),
+        ),
+        flops=lambda at: _bmm_flops(
+            at((product(lead), product(rows), a[-1])), at((product(lead), a[-1], product(columns)))
+        ),
+    )
+
+
+# out[m, n] = bias[n] + Σ_k a[m, k] b[k, n]
+@rule(aten.addmm.default)
+def addmm(op: Op) -> Effect:
+    """Matrix product plus a bias."""
+    bias, a, b = op.shape("self"), op.shape("mat1"), op.shape("mat2")
+    op.unify(a[1], b[0])
+    broadcast(op, [bias, (a[0], b[1])])
+    links = right_aligned(len(bias), 2)
+    return Effect(
+        outs=((a[0], b[1]),),
+        flow=Affine(
+            products=((op.operand("mat1", {0: 0}), op.operand("mat2", {1: 1})), (op.operand("self", links),)),
+            contractions=(Contraction(((op["mat1"], 1), (op["mat2"], 0)), a[1]),),
+        ),
+        flops=lambda at: _mm_flops(at(a), at(b)),
+    )
+
+
+# out[..., d] = w[index[...], d]: the vocabulary is indexed by data
+@rule(aten.embedding.default)
+def embedding(op: Op) -> Effect:
+    """Table look-up."""
+    w, index = op.shape("weight"), op.shape("indices")
+    op.freeze(w[0], "rows are chosen by index")
+    return Effect(outs=((*index, w[1]),), flow=Affine(((op.operand("weight", {1: len(index)}),),)))

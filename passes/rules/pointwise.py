@@ -1,0 +1,89 @@
+"""Elementwise ops: one general rule for everything torch tags as pointwise, a row for each op that absorbs zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from atograph.passes.dims import ONE, Shape
+from atograph.passes.flow import Map
+from atograph.passes.rules.table import Effect, Op, rule
+from torch import fx
+
+aten = torch.ops.aten
+
+
+def right_aligned(rank: int, out_rank: int) -> dict[int, int]:
+    """Which input dim lands on which output dim under broadcasting."""
+    return {i: out_rank - rank + i for i in range(rank)}
+
+
+def broadcast(op: Op, shapes: Sequence[Shape]) -> Shape:
+    """The broadcast shape of ``shapes``: dims that meet are unified, a dim of size 1 gives way to a larger one."""
+    rank = max((len(shape) for shape in shapes), default=0)
+    out = []
+    for position in range(-rank, 0):
+        meeting = [shape[position] for shape in shapes if len(shape) >= -position]
+        wide = [dim for dim in meeting if dim.size != 1] or meeting
+        for dim in wide[1:]:
+            op.unify(wide[0], dim)
+        if wide[0].size != 1:
+            for dim in meeting:
+                if dim.size == 1 and dim != ONE:
+                    op.unify(dim, ONE)
+        out.append(wide[0])
+    return tuple(out)
+
+
+def elementwise(op: Op, absorbing: tuple[fx.Node, ...] = ()) -> Effect:
+    """The effect of an elementwise op over all of its tensor inputs."""
+    nodes = op.tensors()
+    out = broadcast(op, [op.shape(node) for node in nodes])
+    operands = tuple(op.operand(node, right_aligned(len(op.shape(node)), len(out))) for node in nodes)
+    return Effect(outs=(out,) * op.out_count(), flow=Map(operands, absorbing))
+
+
+# f(x, y, ...): whatever torch itself tags as pointwise; the proof evaluates the op on constants
+@rule(torch.Tag.pointwise)
+def pointwise(op: Op) -> Effect:
+    """Any elementwise op."""
+    return elementwise(op)
+
+
+# 0 · y = 0
+@rule(aten.mul.Tensor, aten.mul.Scalar)
+def multiply(op: Op) -> Effect:
+    """Elementwise product."""
+    return elementwise(op, absorbing=tuple(op.tensors()))
+
+
+# 0 / y = 0; what divides is not known to be zero
+@rule(aten.div.Tensor, aten.div.Tensor_mode, aten.div.Scalar)
+def divide(op: Op) -> Effect:
+    """Elementwise quotient."""
+    numerator = op["self"]
+    return elementwise(op, absorbing=(numerator,) if isinstance(numerator, fx.Node) else ())
+
+
+# elementwise ops that torch does not tag so
+@rule(
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.to.dtype, aten.to.device,
+    aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.hardswish.default,
+    aten.log_sigmoid.default, aten.floor_divide.default, aten.contiguous.default, aten.detach.default,
+    aten.alias.default, aten.detach_.default, aten.lift_fresh_copy.default,
+)  # fmt: skip
+def untagged(op: Op) -> Effect:
+    """Elementwise, though not tagged."""
+    return elementwise(op)
+
+
+# prelu(0) = 0; one slope per channel (dimension 1), or one for all
+@rule(aten.prelu.default)
+def prelu(op: Op) -> Effect:
+    """Leaky rectifier with learned slopes."""
+    x, slope = op.shape("self"), op.shape("weight")
+    links = {}
+    if slope and slope[0].size != 1:
+        op.unify(slope[0], x[1])
+        links = {0: 1}
+    return Effect((x,), Map((op.operand("self"), op.operand("weight", links)), absorbing=(op["self"],)))

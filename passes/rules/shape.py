@@ -1,0 +1,331 @@
+"""Ops that move data: reshape, permute, concatenate, cut, expand, index by constants."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from atograph.passes.dims import ONE, Dim, Shape, concat, product
+from atograph.passes.flow import Affine, Keep, Link
+from atograph.passes.rules.pointwise import broadcast, right_aligned
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from torch import fx
+
+aten = torch.ops.aten
+
+
+# the elements in memory order stay; dims split and merge as products
+@rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+def view(op: Op) -> Effect:
+    """Reshape."""
+    name = "size" if "size" in op._args else "shape"
+    effect = _reshape(op, op.shape("self"), op.out_sizes())
+    return Effect(effect.outs, effect.flow, sizes={name: effect.outs[0]})
+
+
+# dims start..end become one product
+@rule(aten.flatten.using_ints)
+def flatten(op: Op) -> Effect:
+    """Flatten a run of dims."""
+    return _reshape(op, op.shape("self"), op.out_sizes())
+
+
+# one dim becomes a product
+@rule(aten.unflatten.int)
+def unflatten(op: Op) -> Effect:
+    """Split one dim."""
+    effect = _reshape(op, op.shape("self"), op.out_sizes())
+    at, count = op.axis(), len(op["sizes"])
+    return Effect(effect.outs, effect.flow, sizes={"sizes": effect.outs[0][at : at + count]})
+
+
+def _reshape(op: Op, dims: Shape, sizes: Sequence[int]) -> Effect:
+    """Match input dims and output sizes in the smallest blocks of equal size, and unify block by block."""
+    outs: list[Dim] = []
+    links: list[Link] = []
+    i = j = 0
+    while i < len(dims) or j < len(sizes):
+        first, left, right = i, 1, 1
+        start = j
+        if i < len(dims):
+            left, i = dims[i].size, i + 1
+        if j < len(sizes):
+            right, j = sizes[j], j + 1
+        while left != right:
+            if (left < right and i < len(dims)) or j == len(sizes):
+                left, i = left * dims[i].size, i + 1
+            else:
+                right, j = right * sizes[j], j + 1
+        block, targets = dims[first:i], sizes[start:j]
+        if len(targets) == 1 and all(dim == ONE for dim in block[1:]) and block:
+            outs.append(block[0])
+        elif len(targets) == 1:
+            outs.append(product(block))
+        else:
+            fresh = [op.fresh(size) for size in targets]
+            op.unify(product(block), product(fresh))
+            outs.extend(fresh)
+        links.extend(Link(s, t) for s in range(first, i) for t in range(start, j))
+    return Effect((tuple(outs),), Keep((op.operand(op.tensors()[0], links),)))
+
+
+def _rearranged(op: Op, order: Sequence[int | None]) -> Effect:
+    """The output's dims are the input's in this order; None is a new dim of size 1."""
+    x = op.shape("self")
+    out = tuple(ONE if source is None else x[source] for source in order)
+    links = {source: target for target, source in enumerate(order) if source is not None}
+    return Effect((out,), Keep((op.operand("self", links),)))
+
+
+# out dims = in dims, reordered
+@rule(aten.permute.default)
+def permute(op: Op) -> Effect:
+    """Reorder dims."""
+    rank = len(op.shape("self"))
+    return _rearranged(op, [int(d) % rank for d in op["dims"]])
+
+
+# two dims swap places
+@rule(aten.transpose.int, aten.swapaxes.default)
+def transpose(op: Op) -> Effect:
+    """Swap two dims."""
+    rank = len(op.shape("self"))
+    names = ("dim0", "dim1") if "dim0" in op._args else ("axis0", "axis1")
+    order = list(range(rank))
+    a, b = (int(op[name]) % rank for name in names)
+    order[a], order[b] = order[b], order[a]
+    return _rearranged(op, order)
+
+
+# the same for matrices
+@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
+def matrix_transpose(op: Op) -> Effect:
+    """Swap the last two dims, or reverse all of them (numpy_T)."""
+    rank = len(op.shape("self"))
+    order = list(range(rank))
+    if op.node.target is aten.numpy_T.default:
+        order.reverse()
+    elif rank > 1:
+        order[-2:] = [rank - 1, rank - 2]
+    return _rearranged(op, order)
+
+
+# dims come in another order by name of source and destination
+@rule(aten.movedim.int, aten.movedim.intlist)
+def movedim(op: Op) -> Effect:
+    """Move dims to new places."""
+    rank = len(op.shape("self"))
+    pairs = [
+        [int(d) % rank for d in (value if isinstance(value, (list, tuple)) else [value])]
+        for value in (op["source"], op["destination"])
+    ]
+    order = [d for d in range(rank) if d not in pairs[0]]
+    for source, destination in sorted(zip(*pairs, strict=True), key=lambda pair: pair[1]):
+        order.insert(destination, source)
+    return _rearranged(op, order)
+
+
+# a new dim of size 1
+@rule(aten.unsqueeze.default)
+def unsqueeze(op: Op) -> Effect:
+    """Insert a dim of size 1."""
+    rank = len(op.shape("self"))
+    order: list[int | None] = list(range(rank))
+    order.insert(op.axis(rank=rank + 1), None)
+    return _rearranged(op, order)
+
+
+# dims of size 1 go; a unit axis among them can never be removed
+@rule(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+def squeeze(op: Op) -> Effect:
+    """Drop dims of size 1."""
+    x = op.shape("self")
+    chosen = op["dim"] if op.has("dim") else range(len(x))
+    chosen = {int(d) % len(x) for d in (chosen if isinstance(chosen, (list, tuple, range)) else [chosen])}
+    gone = {d for d in chosen if x[d].size == 1}
+    for d in gone:
+        op.unify(x[d], ONE)
+    return _rearranged(op, [d for d in range(len(x)) if d not in gone])
+
+
+# a dim of size 1 is repeated: the copies form an axis of their own
+@rule(aten.expand.default)
+def expand(op: Op) -> Effect:
+    """Broadcast to a larger shape."""
+    x, sizes = op.shape("self"), op.out_sizes()
+    padded = (ONE,) * (len(sizes) - len(x)) + x
+    out = tuple(dim if dim.size == size else op.fresh(size) for dim, size in zip(padded, sizes, strict=True))
+    return Effect((out,), Keep((op.operand("self", right_aligned(len(x), len(out))),)), sizes={"size": out})
+
+
+# the shape of another tensor
+@rule(aten.expand_as.default)
+def expand_as(op: Op) -> Effect:
+    """Broadcast to the shape of ``other``."""
+    x, other = op.shape("self"), op.shape("other")
+    out = broadcast(op, [x, other])
+    return Effect((out,), Keep((op.operand("self", right_aligned(len(x), len(out))),)))
+
+
+# the cat dim is the sum of the inputs' dims; all others are shared
+@rule(aten.cat.default)
+def cat(op: Op) -> Effect:
+    """Concatenate along a dim."""
+    nodes = [node for node in op["tensors"] if op.shape(node) and op.shape(node)[0].size != 0]
+    shapes = [op.shape(node) for node in nodes]
+    rank = len(shapes[0])
+    at = int(op["dim"]) % rank
+    for shape in shapes[1:]:
+        for d in range(rank):
+            if d != at:
+                op.unify(shapes[0][d], shape[d])
+    out = tuple(concat([shape[d] for shape in shapes]) if d == at else shapes[0][d] for d in range(rank))
+    return Effect((out,), Keep(tuple(op.operand(node) for node in nodes)))
+
+
+# a new dim that tells the inputs apart; they all share the others
+@rule(aten.stack.default)
+def stack(op: Op) -> Effect:
+    """Concatenate along a new dim."""
+    nodes = list(op["tensors"])
+    shapes = [op.shape(node) for node in nodes]
+    rank = len(shapes[0]) + 1
+    at = int(op["dim"]) % rank
+    for shape in shapes[1:]:
+        for a, b in zip(shapes[0], shape, strict=True):
+            op.unify(a, b)
+    inner = shapes[0]
+    out = (*inner[:at], op.fixed(len(nodes), "stacked tensors", structural=False), *inner[at:])
+    links = {d: d + (d >= at) for d in range(len(inner))}
+    return Effect((out,), Keep(tuple(op.operand(node, links) for node in nodes)))
+
+
+# a run of indices is cut out of the dim
+@rule(aten.slice.Tensor)
+def slice_(op: Op) -> Effect:
+    """Slice with constant bounds."""
+    x, at = op.shape("self"), op.axis()
+    size = op.out_sizes()[at]
+    if size == x[at].size:
+        return Effect((x,), Keep((op.operand("self"),)))
+    if int(op["step"]) != 1:
+        raise Unsupported("a slice with a step")
+    start = op.size(op["start"]) if op.has("start") else 0
+    start = start + x[at].size if start < 0 else start
+    before, rest = op.cut(x[at], start)
+    kept, _after = op.cut(rest, size)
+    out = (*x[:at], kept, *x[at + 1 :])
+    return Effect((out,), Keep((op.operand("self"),)), sizes={"start": before, "end": concat([before, kept])})
+
+
+# one index is taken out: that unit stays
+@rule(aten.select.int)
+def select(op: Op) -> Effect:
+    """Take one index of a dim."""
+    x, at = op.shape("self"), op.axis()
+    index = op.size(op["index"])
+    before, rest = op.cut(x[at], index + x[at].size if index < 0 else index)
+    unit, _after = op.cut(rest, 1)
+    op.unify(unit, ONE)
+    links = {d: d - (d > at) for d in range(len(x)) if d != at}
+    return Effect(((*x[:at], *x[at + 1 :]),), Keep((op.operand("self", links),)), sizes={"index": before})
+
+
+# every index becomes a tensor of its own: none may go
+@rule(aten.unbind.int)
+def unbind(op: Op) -> Effect:
+    """Take a dim apart."""
+    x, at = op.shape("self"), op.axis()
+    op.freeze(x[at], "each index along it is used on its own")
+    count = op.out_count()
+    links = [Link(d, d - (d > at), output=i) for d in range(len(x)) if d != at for i in range(count)]
+    return Effect(((*x[:at], *x[at + 1 :]),) * count, Keep((op.operand("self", links),)))
+
+
+# the dim is cut into pieces; equal pieces become listed sizes once they differ
+@rule(aten.split_with_sizes.default, aten.split.sizes, aten.split.Tensor, aten.chunk.default)
+def split(op: Op) -> Effect:
+    """Cut a dim into pieces."""
+    x, at = op.shape("self"), op.axis()
+    pieces, rest = [], x[at]
+    for index in range(op.out_count()):
+        piece, rest = op.cut(rest, op.out_sizes(index)[at])
+        pieces.append(piece)
+    outs = tuple((*x[:at], piece, *x[at + 1 :]) for piece in pieces)
+    links = [Link(d, d, output=i) for d in range(len(x)) for i in range(len(pieces))]
+
+    def lower(lowering: Any) -> fx.Node:
+        sizes = [lowering.size(piece) for piece in pieces]
+        return lowering.call(aten.split_with_sizes.default, op["self"], sizes, at)  # type: ignore[no-any-return]
+
+    return Effect(outs, Keep((op.operand("self", links),)), lower=lower)
+
+
+# picks one output of an op with several
+@rule(operator.getitem)
+def getitem(op: Op) -> Effect:
+    """One of several outputs."""
+    source, index = op.node.args
+    assert isinstance(source, fx.Node) and isinstance(index, int)
+    shape = op._shapes[source][index]
+    links = [Link(d, d) for d in range(len(shape))]
+    return Effect((shape,), Keep((op.operand(source, links),)))
+
+
+# zeros (or a constant) are put around; a padded dim is not prunable
+@rule(
+    aten.pad.default,
+    aten.constant_pad_nd.default,
+    aten.reflection_pad2d.default,
+    aten.replication_pad2d.default,
+)
+def pad(op: Op) -> Effect:
+    """Padding of trailing dims."""
+    x = op.shape("self")
+    name = "pad" if "pad" in op._args else "padding"
+    padded = len(op[name]) // 2
+    out = list(x)
+    for d in range(len(x) - padded, len(x)):
+        if op.out_sizes()[d] != x[d].size:
+            op.freeze(x[d], "a padded dimension")
+            out[d] = op.fixed(op.out_sizes()[d], "a padded dimension")
+    constant = op._args.get("mode", "constant") == "constant" and "reflection" not in str(op.node.target)
+    fill = float(op._args.get("value") or 0.0) if constant else None
+    return Effect((tuple(out),), Keep((op.operand("self"),), fill=fill))
+
+
+# (b, c·r², h, w) → (b, c, h·r, w·r): the r² stays, c is an axis
+@rule(aten.pixel_shuffle.default)
+def pixel_shuffle(op: Op) -> Effect:
+    """Depth to space."""
+    return _pixel(op, shrink=True)
+
+
+# (b, c, h·r, w·r) → (b, c·r², h, w)
+@rule(aten.pixel_unshuffle.default)
+def pixel_unshuffle(op: Op) -> Effect:
+    """Space to depth."""
+    return _pixel(op, shrink=False)
+
+
+def _pixel(op: Op, *, shrink: bool) -> Effect:
+    x, sizes = op.shape("self"), op.out_sizes()
+    inner = op.fixed(int(op._args.get("upscale_factor") or op["downscale_factor"]) ** 2, "pixel shuffle")
+    for dim in x[-2:]:
+        op.freeze(dim, "spatial size", structural=True)
+    if shrink:
+        channel = op.fresh(sizes[-3])
+        op.unify(x[-3], product([channel, inner]))
+    else:
+        channel = product([x[-3], inner])
+    out = (*x[:-3], channel, op.fixed(sizes[-2]), op.fixed(sizes[-1]))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x) - 2)}),)))
+
+
+# a tensor filled with one value: its shape may follow other dims
+@rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)
+def filled_like(op: Op) -> Effect:
+    """A constant of the shape of another tensor."""
+    return Effect((op.shape("self"),), Affine(((),)))

@@ -1,0 +1,190 @@
+"""The table of op rules: what is known of an op, and how a rule says it.
+
+A rule is a function ``rule(op: Op) -> Effect`` registered with ``@rule(overload, ...)``. It runs once, during axis
+inference, and leaves everything that later passes need: the output's dims, the flow of zeros, the arguments that
+restate sizes, the FLOPs formula, and what the rewrite does when a width has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from atograph.passes.dims import ONE, Axis, Dim, Shape, dim_of
+from atograph.passes.errors import InternalError
+from atograph.passes.flow import Flow, Link, Operand, Unknown
+from atograph.passes.reason import Reason, reason_at
+from atograph.passes.sizes import Symbols
+from atograph.passes.unify import cut, freeze, unify
+from torch import fx
+
+Count: TypeAlias = Callable[[Shape], tuple[Any, ...]]
+"""Evaluates a shape at some counts of kept units."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one node does to dims.
+
+    Attributes:
+        outs: the shape of each tensor output, in order.
+        flow: how zeros pass through.
+        sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
+        flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
+        lower: rewrites the node in the slim program when one of its dims has shrunk (see `slim.Lowering`).
+    """
+
+    outs: tuple[Shape, ...]
+    flow: Flow
+    sizes: Mapping[str, Dim | Sequence[Dim | None]] = field(default_factory=dict)
+    flops: Callable[[Count], Any] | None = None
+    lower: Callable[[Any], fx.Node] | None = None
+
+
+class Unsupported(Exception):
+    """Raised by a rule for a form of its op that it does not cover: the node is frozen with this text."""
+
+
+class Op:
+    """A node as its rule sees it: arguments by schema name, dims by argument, and the verbs of inference."""
+
+    def __init__(self, node: fx.Node, shapes: Mapping[fx.Node, tuple[Shape, ...]], symbols: Symbols) -> None:
+        self.node = node
+        self.symbols = symbols
+        self._shapes = shapes
+        self._args = _bind_arguments(node)
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument called ``name`` in the op's schema, its default where it is not given."""
+        return self._args[name]
+
+    def has(self, name: str) -> bool:
+        """Whether the op has such an argument, and it is not None."""
+        return self._args.get(name) is not None
+
+    def shape(self, argument: str | fx.Node) -> Shape:
+        """The dims of a tensor argument."""
+        node = self._args[argument] if isinstance(argument, str) else argument
+        return self._shapes[node][0]
+
+    def tensors(self) -> list[fx.Node]:
+        """All tensor inputs, in order."""
+        return [node for node in self.node.all_input_nodes if self._shapes.get(node)]
+
+    def axis(self, name: str = "dim", rank: int | None = None) -> int:
+        """A dimension argument, counted from the front."""
+        rank = len(self.shape(self.tensors()[0])) if rank is None else rank
+        return int(self._args[name]) % rank
+
+    def out_sizes(self, index: int = 0) -> tuple[int, ...]:
+        """The (encoded) sizes of an output, as captured."""
+        value = self.node.meta["val"]
+        value = value[index] if isinstance(value, (tuple, list)) else value
+        return tuple(self.symbols.encode(size) for size in value.shape)
+
+    def out_count(self) -> int:
+        """Number of tensor outputs."""
+        value = self.node.meta["val"]
+        return len(value) if isinstance(value, (tuple, list)) else 1
+
+    def size(self, value: int | torch.SymInt | fx.Node) -> int:
+        """A size argument as an encoded integer."""
+        return self.symbols.encode(value.meta["val"] if isinstance(value, fx.Node) else value)
+
+    def fresh(self, size: int) -> Dim:
+        """A dim of its own, free to be pruned until something says otherwise."""
+        return ONE if size == 1 else dim_of(Axis(size))
+
+    def fixed(self, size: int, text: str = "spatial size", *, structural: bool = True) -> Dim:
+        """A dim that never changes."""
+        return ONE if size == 1 else dim_of(Axis(size, reason_at(self.node, text, structural=structural)))
+
+    def unify(self, a: Dim, b: Dim) -> None:
+        """Make two dims the same."""
+        unify(a, b, self.reason("these widths cannot be aligned unit by unit"))
+
+    def freeze(self, dim: Dim, text: str, *, structural: bool = False) -> None:
+        """No unit of ``dim`` may go, because of ``text``."""
+        freeze(dim, reason_at(self.node, text, structural=structural))
+
+    def cut(self, dim: Dim, at: int) -> tuple[Dim, Dim]:
+        """Cut a dim in two after ``at`` indices."""
+        return cut(dim, at, self.reason("this slice cannot be aligned unit by unit"))
+
+    def reason(self, text: str) -> Reason:
+        """A reason that points at this node."""
+        return reason_at(self.node, text)
+
+    def operand(self, argument: str | fx.Node, links: Mapping[int, int] | Iterable[Link] | None = None) -> Operand:
+        """An operand with its links (``{input dim: output dim}``); by default each dim lands on itself."""
+        node = self._args[argument] if isinstance(argument, str) else argument
+        if links is None:
+            links = {i: i for i in range(len(self.shape(node)))}
+        if isinstance(links, Mapping):
+            links = [Link(source, target) for source, target in links.items()]
+        return Operand(node, tuple(links))
+
+
+Rule: TypeAlias = Callable[[Op], Effect]
+
+_TABLE: dict[Any, Rule] = {}
+
+
+def rule(*targets: Any) -> Callable[[Rule], Rule]:
+    """Register a rule for op overloads (``torch.ops.aten.relu.default``) or Python functions that stand in graphs.
+
+    Raises:
+        InternalError: a target has a rule already.
+    """
+
+    def register(function: Rule) -> Rule:
+        for target in targets:
+            if target in _TABLE:
+                raise InternalError(f"{target} has two op rules.")
+            _TABLE[target] = function
+        return function
+
+    return register
+
+
+def rule_for(target: Any) -> Rule | None:
+    """The rule of an op: its row in the table, or the general one of pointwise ops; None if there is none."""
+    if target in _TABLE:
+        return _TABLE[target]
+    if isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
+        return _TABLE[torch.Tag.pointwise]
+    return None
+
+
+def targets() -> list[Any]:
+    """Every op that has a row of its own, in the order of the table."""
+    return list(_TABLE)
+
+
+def frozen_effect(op: Op, text: str) -> Effect:
+    """The effect of an op that nobody understands: it freezes all that it touches."""
+    for node in op.tensors():
+        for shape in op._shapes[node]:
+            for dim in shape:
+                op.freeze(dim, text)
+    outs = tuple(
+        tuple(op.fixed(size, text, structural=False) for size in op.out_sizes(index)) for index in range(op.out_count())
+    )
+    return Effect(outs, Unknown())
+
+
+def _bind_arguments(node: fx.Node) -> dict[str, Any]:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)
+    bound: dict[str, Any] = {}
+    for index, argument in enumerate(target._schema.arguments):
+        if index < len(node.args):
+            bound[argument.name] = node.args[index]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value if argument.has_default_value() else None
+    return bound

@@ -1,0 +1,51 @@
+"""Which part of a parameter belongs to which unit of a group: data that a plan file can carry."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class Slice(BaseModel):
+    """The indices of one parameter dimension that belong to a group.
+
+    Unit ``u`` of the group lies at ``offset + o * stride + u * inner + i`` for every ``o < outer`` and ``i < inner``.
+
+    Attributes:
+        parameter: its name in the user's model.
+        dim: the dimension that carries the group's axis.
+        length: size of that dimension.
+        size: number of units of the group.
+        offset, outer, stride, inner: where the units lie, see above.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameter: str
+    dim: _Count
+    length: _Positive
+    size: _Positive
+    offset: _Count = 0
+    outer: _Positive = 1
+    stride: _Positive
+    inner: _Positive = 1
+
+    @cached_property
+    def units(self) -> torch.Tensor:
+        """int64 ``[length]``: the unit that each index belongs to, -1 where it belongs to none."""
+        units = torch.full((self.length,), -1)
+        o, u, i = torch.meshgrid(
+            torch.arange(self.outer), torch.arange(self.size), torch.arange(self.inner), indexing="ij"
+        )
+        units[(self.offset + o * self.stride + u * self.inner + i).reshape(-1)] = u.reshape(-1)
+        return units
+
+    def mask(self, units: torch.Tensor) -> torch.Tensor:
+        """Spread a mask over units (shape ``[size]``) along the dimension (shape ``[length]``)."""
+        return torch.cat([units, units.new_ones(1)])[self.units]

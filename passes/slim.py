@@ -1,0 +1,200 @@
+"""``slim``: remove the units that a plan drops. Shapes are derived again from the axes, never patched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from atograph.passes.base import RewritePass
+from atograph.passes.dims import Axis, Dim, Indices, axes_of, evaluate, kept_indices, resolve
+from atograph.passes.errors import InternalError, UserError
+from atograph.passes.groups import Groups
+from atograph.passes.infer_axes import Axes
+from atograph.passes.plan import Plan
+from atograph.passes.program import Program, copy_node
+from atograph.passes.propagate import propagate
+from atograph.passes.sizes import Symbols
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Slim(RewritePass):
+    """Slice every parameter and buffer, and print every argument that restates a size again.
+
+    Options:
+        plan: the plan to carry out; without it, the plan that an earlier pass left on the program.
+    """
+
+    name = "slim"
+    plan: Plan | None = None
+
+    def rewrite(self, program: Program) -> Program:
+        """The program without the units that the plan drops.
+
+        Raises:
+            UserError: the plan does not fit the program.
+        """
+        plan = self.plan or program.facts.get(Plan)
+        if plan is None:
+            raise UserError("the pass 'slim' has no plan.", hint="Write slim{plan=plan.json}.")
+        axes, groups = program.fact(Axes), program.fact(Groups)
+        plan.check(groups)
+        kept = {
+            group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
+            for group in groups.prunable
+            if len(plan.kept.get(group.name, range(group.size))) < group.size
+        }
+        if not kept:
+            return program
+        return _Rewrite(program, axes, kept).run()
+
+
+class Kept:
+    """Which units of each axis stay, and what follows for dims."""
+
+    def __init__(self, kept: dict[Axis, Indices], symbols: Symbols) -> None:
+        self._kept, self.symbols = kept, symbols
+
+    def shrinks(self, dim: Dim) -> bool:
+        """Whether the dim loses any index."""
+        return any(axis in self._kept for axis in axes_of(resolve(dim)))
+
+    def size(self, dim: Dim) -> int:
+        """The dim's new size (encoded)."""
+        return int(evaluate(resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
+
+    def indices(self, dim: Dim) -> Indices:
+        """The indices along the dim that stay."""
+        return kept_indices(resolve(dim), lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
+
+    def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
+        """The part of a state tensor that stays; a parameter stays a parameter."""
+        sliced = tensor.detach()
+        for index, dim in enumerate(shape):
+            if self.shrinks(dim):
+                indices = torch.from_numpy(self.indices(dim)).to(tensor.device)
+                sliced = sliced.index_select(index, indices)
+        if sliced is tensor or sliced.shape == tensor.shape:
+            return tensor
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad) if is_parameter else sliced
+
+
+class Lowering:
+    """What a rule's ``lower`` works with: the node, the new graph, and the new sizes."""
+
+    def __init__(self, node: fx.Node, rewrite: _Rewrite) -> None:
+        self.node, self._rewrite = node, rewrite
+
+    def value(self, old: fx.Node) -> fx.Node:
+        """The new program's node for an old one."""
+        return self._rewrite.nodes[old]
+
+    def size(self, dim: Dim) -> Any:
+        """A dim's new size: an int, or a node that computes it where it is symbolic."""
+        return self._rewrite.printed(self._rewrite.kept.size(dim))
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new op node; old nodes among its arguments are mapped."""
+        nodes = self._rewrite.nodes
+        mapped = fx.map_arg((args, kwargs), lambda n: nodes.get(n, n))
+        made = self._rewrite.graph.call_function(target, *mapped)
+        made.meta = {k: v for k, v in self.node.meta.items() if k in ("nn_module_stack", "stack_trace", "custom")}
+        return made
+
+    def unchanged(self) -> fx.Node:
+        """The same op on the new values, with its sizes printed again."""
+        return self._rewrite.copy(self.node)
+
+
+class _Rewrite:
+    def __init__(self, program: Program, axes: Axes, kept: dict[Axis, Indices]) -> None:
+        self.program, self.axes, self.kept = program, axes, Kept(kept, axes.symbols)
+        self.graph = fx.Graph()
+        self.nodes: dict[fx.Node, fx.Node] = {}
+
+    def run(self) -> Program:
+        state = {
+            name: self.kept.slice(self.program.state[name], self.axes.shape(node))
+            for node, name in self.program.state_nodes()
+        }
+        for node in self.program.graph.nodes:
+            effect = self.axes.effects.get(node)
+            if effect is not None and effect.lower is not None and self._touched(node):
+                self.nodes[node] = effect.lower(Lowering(node, self))
+            else:
+                self.nodes[node] = self.copy(node)
+        self.graph.eliminate_dead_code()
+        names = self.program.state_names()
+        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()})
+        self._check_shapes()
+        return self.program.rewritten(self.graph, state)
+
+    def _touched(self, node: fx.Node) -> bool:
+        involved = [node, *node.all_input_nodes]
+        return any(self.kept.shrinks(dim) for n in involved for shape in self.axes.shapes.get(n, ()) for dim in shape)
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        copied = copy_node(self.graph, node, self.nodes)
+        effect = self.axes.effects.get(node)
+        for name, dims in effect.sizes.items() if effect is not None else ():
+            self._print_size(node, copied, name, dims)
+        return copied
+
+    def _print_size(self, node: fx.Node, copied: fx.Node, name: str, dims: Dim | Sequence[Dim | None]) -> None:
+        """Print one argument again, where a dim in it shrinks."""
+        each = [dims] if isinstance(dims, Dim) else list(dims)
+        if not any(dim is not None and self.kept.shrinks(dim) for dim in each):
+            return
+        position = next(i for i, a in enumerate(node.target._schema.arguments) if a.name == name)  # type: ignore[union-attr]
+        old = copied.args[position] if position < len(copied.args) else copied.kwargs.get(name)
+        new: Any = [
+            before
+            if dim is None or before == -1 or not self.kept.shrinks(dim)
+            else self.printed(self.kept.size(dim), copied)
+            for before, dim in zip(old if isinstance(old, (list, tuple)) else [old], each, strict=True)
+        ]
+        new = new[0] if isinstance(dims, Dim) else new
+        if position < len(copied.args):
+            copied.update_arg(position, new)
+        else:
+            copied.update_kwarg(name, new)
+
+    def printed(self, size: int, before: fx.Node | None = None) -> Any:
+        """An encoded size as an argument: an int, or arithmetic on symbolic sizes put before a node."""
+        if not self.axes.symbols.is_symbolic(size):
+            return size
+        with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
+            found = self.axes.symbols.substitute(size, lambda expr: fx.Proxy(self._symbol(expr)))
+        return found.node
+
+    def _symbol(self, expr: sympy.Basic) -> fx.Node:
+        """A node of the new graph that holds a symbol's value."""
+        for node in self.program.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt) and value.node.expr == expr and node in self.nodes:
+                return self.nodes[node]
+        for node in self.program.input_nodes():
+            for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                if isinstance(size, torch.SymInt) and size.node.expr == expr:
+                    return self.graph.call_function(torch.ops.aten.sym_size.int, (self.nodes[node], index))
+        raise InternalError(f"no value of the program holds the symbolic size {expr}.")
+
+    def _check_shapes(self) -> None:
+        """Every value's shape must be the one that its axes give."""
+        alive = set(self.graph.nodes)
+        for node, new in self.nodes.items():
+            if new not in alive or node not in self.axes.shapes:
+                continue
+            values = new.meta["val"] if isinstance(new.meta["val"], (tuple, list)) else [new.meta["val"]]
+            for value, shape in zip(values, self.axes.shapes[node], strict=False):
+                if not isinstance(value, torch.Tensor) or shape == ():
+                    continue
+                found = [self.axes.symbols.encode(size) for size in value.shape]
+                wanted = [self.kept.size(dim) for dim in shape]
+                if found != wanted:
+                    raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")

@@ -1,0 +1,172 @@
+"""Unification of dims: the one operation that axis inference consists of.
+
+`unify(a, b)` makes two dims the same, as in type inference: equal axes are merged, a sum aligned with a finer sum cuts
+an axis in two, a product aligned with a finer product factors it. What cannot be aligned is frozen with the reason.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+from atograph.passes.dims import ONE, Axis, Dim, Factor, Term, axes_of, dim_of, product, resolve, term_size
+from atograph.passes.reason import Reason
+
+
+class _Misaligned(Exception):
+    """Two dims have no common refinement that this algorithm finds."""
+
+
+def freeze(dim: Dim, reason: Reason) -> None:
+    """Freeze every axis of ``dim``; one that is frozen already keeps its first reason, unless that is structural."""
+    for axis in axes_of(resolve(dim)):
+        if axis.frozen is None or (axis.frozen.structural and not reason.structural):
+            axis.frozen = reason
+
+
+def unify(a: Dim, b: Dim, reason: Reason) -> None:
+    """Make ``a`` and ``b`` the same dim; where that is impossible freeze both, for ``reason``.
+
+    Sizes must agree; a caller that finds them different has met an op that it does not understand, and freezes.
+    """
+    a, b = resolve(a), resolve(b)
+    if a == b:
+        return
+    try:
+        _unify(a, b)
+    except _Misaligned:
+        freeze(a, reason)
+        freeze(b, reason)
+
+
+def cut(dim: Dim, at: int, reason: Reason) -> tuple[Dim, Dim]:
+    """Cut ``dim`` after ``at`` indices into two parts; where it cannot be cut, freeze it and return frozen parts."""
+    dim = resolve(dim)
+    if at == 0 or at == dim.size:
+        empty = Dim(())
+        return (empty, dim) if at == 0 else (dim, empty)
+    try:
+        return _cut(dim, at)
+    except _Misaligned:
+        freeze(dim, reason)
+        return dim_of(Axis(at, reason)), dim_of(Axis(dim.size - at, reason))
+
+
+def _unify(a: Dim, b: Dim) -> None:
+    while True:
+        a, b = resolve(a), resolve(b)
+        if a == b:
+            return None
+        if a.size != b.size:
+            raise _Misaligned
+        first_a, first_b = a.terms[0], b.terms[0]
+        if a.terms == (first_a,) and _is_axis(first_a):
+            return _bind(first_a[0], b)
+        if b.terms == (first_b,) and _is_axis(first_b):
+            return _bind(first_b[0], a)
+        size_a, size_b = term_size(first_a), term_size(first_b)
+        if size_a == size_b:
+            _unify_terms(first_a, first_b)
+            a, b = Dim(a.terms[1:]), Dim(b.terms[1:])
+            if not a.terms and not b.terms:
+                return None
+        elif size_a < size_b:
+            _cut(Dim((first_b,)), size_a)
+        else:
+            _cut(Dim((first_a,)), size_b)
+
+
+def _is_axis(term: Term) -> bool:
+    return len(term) == 1 and isinstance(term[0], Axis)
+
+
+def _bind(axis: Factor, dim: Dim) -> None:
+    """Bind a free axis to what it turned out to be. Frozenness passes to the parts, and from a lone axis back."""
+    assert isinstance(axis, Axis)
+    inner = list(axes_of(dim))
+    if axis in inner:  # x = x × 1: the unit axes around it can never go
+        if dim.terms == ((axis,),):
+            return
+        for other in inner:
+            if other is not axis and other.size == 1:
+                other.bound = ONE
+        if resolve(dim) != dim_of(axis):
+            raise _Misaligned
+        return
+    if axis.frozen:
+        freeze(dim, axis.frozen)
+    axis.bound = dim
+
+
+def _unify_terms(a: Term, b: Term) -> None:
+    """Two products of equal size, aligned from the innermost factor outwards."""
+    left, right = list(a), list(b)
+    while left and right:
+        x, y = left.pop(), right.pop()
+        if x.size == y.size:
+            _unify(_as_dim(x), _as_dim(y))
+        else:
+            step = min(x.size, y.size) if max(x.size, y.size) % min(x.size, y.size) == 0 else gcd(x.size, y.size)
+            if step == 1:
+                raise _Misaligned
+            for stack, factor in ((left, x), (right, y)):
+                stack.extend([factor] if factor.size == step else _factor(factor, step))
+        left, right = _refresh(left), _refresh(right)
+    for unit in left + right:  # only factors of size 1 are left over: a unit that is always there
+        _unify(_as_dim(unit), ONE)
+
+
+def _refresh(factors: list[Factor]) -> list[Factor]:
+    """The factors after bindings changed: as one resolved product, where that is still a single product."""
+    dim = resolve(Dim((tuple(factors),)))
+    if len(dim.terms) == 1:
+        return list(dim.terms[0])
+    return [dim]
+
+
+def _as_dim(factor: Factor) -> Dim:
+    return dim_of(factor) if isinstance(factor, Axis) else factor
+
+
+def _factor(factor: Factor, inner: int) -> list[Factor]:
+    """Split a factor into (rest, inner factor of size ``inner``)."""
+    if isinstance(factor, Axis):
+        rest, last = Axis(factor.size // inner), Axis(inner)
+        _bind(factor, Dim(((rest, last),)))
+        return [rest, last]
+    # (a + b) = (a' + b') × c, if every term has the same inner factor c
+    last, outer = Axis(inner), []
+    for term in factor.terms:
+        size = term_size(term)
+        if size % inner:
+            raise _Misaligned
+        rest = Axis(size // inner)
+        outer.append(dim_of(rest))
+        _unify(Dim((term,)), Dim(((rest, last),)))
+    return [Dim(tuple(term for dim in outer for term in resolve(dim).terms)), last]
+
+
+def _cut(dim: Dim, at: int) -> tuple[Dim, Dim]:
+    """Cut a resolved dim; ``0 < at < dim.size``."""
+    before: list[Term] = []
+    terms = list(dim.terms)
+    while terms and at >= term_size(terms[0]):
+        at -= term_size(terms[0])
+        before.append(terms.pop(0))
+    if at == 0:
+        return Dim(tuple(before)), Dim(tuple(terms))
+    head, *rest = terms[0]
+    if isinstance(head, Dim):
+        low, high = _cut(product([head, *map(_as_dim, rest)]), at)
+    else:
+        inner = term_size(rest)
+        whole, part = divmod(at, inner)
+        if part == 0:
+            first, second = Axis(whole), Axis(head.size - whole)
+            _bind(head, Dim(((first,), (second,))))
+        else:  # the cut goes through one unit of the outer axis: that unit stays, and the inner product is cut
+            pieces = [Axis(n) for n in (whole, 1, head.size - whole - 1) if n]
+            _bind(head, Dim(tuple((piece,) for piece in pieces)))
+            _unify(dim_of(pieces[1 if whole else 0]), ONE)
+            _cut(resolve(product([_as_dim(f) for f in rest])), part)
+        return _cut(resolve(Dim((*before, *terms))), sum(map(term_size, before)) + at)
+    return Dim((*before, *low.terms)), Dim((*high.terms, *terms[1:]))
