@@ -103,6 +103,10 @@ class Report(_Record):
     metrics: Metrics
     latency_ms: Latency | None = None
     certificate: list[Comparison]
+    float64: float | None = None
+    """Largest relative difference of masked and slim in float64; None for a model that only runs in float32."""
+    module: str
+    """``slim``, or why the user's own module could not be made slim."""
     frozen: list[FrozenGroup]
     seconds: float
 

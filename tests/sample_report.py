@@ -21,6 +21,8 @@ REPORT = Report.model_validate(
             {"batch": 2, "masked_slim": 3.1e-7, "slim_onnx": 4.2e-7, "tolerance": 1e-4, "moved": 0.52},
             {"batch": 5, "masked_slim": 3.3e-4, "slim_onnx": 4.4e-7, "tolerance": 1e-4, "moved": 0.61},
         ],
+        "float64": 4.1e-16,
+        "module": "slim",
         "frozen": [
             {"group": "g1", "units": 10, "reason": "an output of the model", "where": "head.weight[0]"},
             {"group": "g2", "units": 1, "reason": "an input of the model", "where": "stem.0.weight[1]"},

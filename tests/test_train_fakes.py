@@ -65,9 +65,7 @@ class FakeGraph:
         kept = {group.name: group.size for group in self.prunable}
         least = {group.name: max(1, int(floor * group.size)) for group in self.prunable}
         gone: dict[str, set[int]] = {name: set() for name in kept}
-        ranked = sorted(
-            (float(s), name, unit) for name, part in scores.items() for unit, s in enumerate(part)
-        )
+        ranked = sorted((float(s), name, unit) for name, part in scores.items() for unit, s in enumerate(part))
         for _, name, unit in ranked:
             if self.cost.flops(kept) <= flops * self.flops:
                 break
@@ -76,9 +74,7 @@ class FakeGraph:
                 gone[name].add(unit)
         if self.cost.flops(kept) > flops * self.flops:
             raise UserError("the budget is out of reach.")
-        return FakePlan(
-            {g.name: tuple(u for u in range(g.size) if u not in gone[g.name]) for g in self.prunable}
-        )
+        return FakePlan({g.name: tuple(u for u in range(g.size) if u not in gone[g.name]) for g in self.prunable})
 
 
 def whole(parameter: str, dim: int, size: int) -> FakeSlice:

@@ -17,9 +17,9 @@ from atograph.train.task import Task
 class Pool:
     """Up to ``settings.controller_batches`` batches in main memory, handed out in turn.
 
-    They are validation batches where the settings say so and there are some, or else training batches that `offer`
-    sets aside: every k-th of the warm-up, so that they spread over it. Those are trained on, too: the controller's
-    data is a fixed slice of the training data, as in the authors' code.
+    They are validation batches where the settings say so and there are some, or else training batches that
+    `offer` sets aside: every k-th of the warm-up, so that they spread over it. Those are trained on, too: the
+    controller's data is a fixed slice of the training data, as in the authors' code.
     """
 
     def __init__(self, task: Task, settings: TrainSettings, clock: Clock, device: torch.device) -> None:

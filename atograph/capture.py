@@ -1,0 +1,113 @@
+"""Capture: a model and example inputs become a `Program`, with a dynamic batch and in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils import _pytree as pytree
+
+from atograph.passes.errors import UserError
+from atograph.passes.functionalize import Functionalize
+from atograph.passes.program import Program
+from atograph.passes.verify import verify
+from atograph.user_code import line_of_user
+
+
+def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Program:
+    """Capture a model with `torch.export`, and make the program functional.
+
+    The first dimension of every input tensor that is as long as the first one's is the batch, and stays dynamic.
+    An example batch of 1 is repeated, because torch.export would take 1 for a constant. The model is left
+    as it is: weights, buffers, and the training flag of every module.
+
+    Args:
+        model: any module.
+        args: positional example inputs, of any pytree shape.
+        kwargs: keyword example inputs.
+
+    Raises:
+        UserError: torch.export refuses the model; with its reason, the user's line, and what to try.
+    """
+    program = Program.of(export(model, args, dict(kwargs or {})))
+    functional = Functionalize()(program).graph_module
+    assert isinstance(functional, Program)
+    verify(functional)
+    return functional
+
+
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """`torch.export.export` with a dynamic batch, in eval mode, the model untouched."""
+    repeated_args, repeated_kwargs = repeat_single((args, kwargs))
+    with eval_mode(model), torch.no_grad():
+        try:
+            return _export(model, repeated_args, repeated_kwargs)
+        except Exception as error:
+            if repeated_args is not args:
+                try:  # a model that really wants a batch of one
+                    return _export(model, args, kwargs)
+                except Exception:
+                    pass
+            raise _refused(error) from error
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    dynamic, batch = ShapesCollection(), batch_of((args, kwargs))
+    for tensor in {id(t): t for t in _tensors((args, kwargs))}.values():
+        if tensor.dim() and tensor.shape[0] == batch:
+            dynamic[tensor] = {0: Dim.AUTO}
+    shapes = dynamic.dynamic_shapes(model, args, kwargs)
+    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _tensors(inputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+
+
+def batch_of(inputs: Any) -> int | None:
+    """The batch size of some inputs: the first dimension of their first tensor; None where there is none."""
+    return next((int(t.shape[0]) for t in _tensors(inputs) if t.dim()), None)
+
+
+def with_batch(inputs: Any, size: int) -> Any:
+    """The same inputs with another batch size, by repeating or dropping samples."""
+    batch = batch_of(inputs)
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.dim() or leaf.shape[0] != batch:
+            return leaf
+        return leaf[torch.arange(size, device=leaf.device) % leaf.shape[0]]
+
+    return pytree.tree_map(resize, inputs)
+
+
+def repeat_single(inputs: Any) -> Any:
+    """A batch of one sample made two; anything else as it is."""
+    return with_batch(inputs, 2) if batch_of(inputs) == 1 else inputs
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and afterwards as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _refused(error: Exception) -> UserError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines[0] if lines else "no reason given").rstrip(".")
+    at = line_of_user(error)
+    return UserError(
+        f"torch.export cannot capture this model: {type(error).__name__}: {reason[:400]}" + (f" (at {at})." if at else "."),
+        hint="Branches on tensor values and calls into other libraries cannot be captured; see torch.export's "
+        "programming model, or freeze the decision in an attribute before atograph sees the model.",
+    )

@@ -1,0 +1,130 @@
+"""The certificate: masked dense network = slim program = ONNX Runtime, on real inputs, at two batch sizes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from atograph.capture import batch_of, eval_mode, with_batch
+from atograph.example_inputs import Inputs
+from atograph.passes.errors import InternalError
+from atograph.passes.plan import Plan
+from atograph.report import Comparison
+from atograph.slim_module import relative_difference, tensors_of
+from atograph.slimming import Slim
+
+TOLERANCE = 1e-4
+"""Largest relative difference between float32 programs that sum in another order."""
+
+EXACT = 1e-9
+"""The same in float64: there masked and slim agree to rounding."""
+
+
+def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
+    """Compare the three forms at a batch of one and at the batch of ``inputs``.
+
+    Args:
+        masked: the dense network on the CPU with the plan's zeroing sets at zero.
+        slim: what was made of it.
+        onnx_model: the exported file.
+        inputs: real ones, a batch of two or more.
+
+    Raises:
+        InternalError: a difference is above the tolerance.
+    """
+    revived = _revived(masked, slim.plan)
+    entries = []
+    for size in sorted({1, batch_of(inputs) or 1}):
+        args, kwargs = with_batch(tuple(inputs), size)
+        with eval_mode(masked), eval_mode(revived), torch.no_grad():
+            reference = tensors_of(masked(*args, **kwargs))
+            found = tensors_of(slim(*args, **kwargs))
+            entry = Comparison(
+                batch=size,
+                masked_slim=_largest(reference, found),
+                slim_onnx=_largest(found, tensors_of(onnx_model(*args, **kwargs))),
+                tolerance=TOLERANCE,
+                moved=_largest(reference, tensors_of(revived(*args, **kwargs))),
+            )
+        if not entry.holds:
+            raise InternalError(
+                f"the certificate failed at a batch of {size}: masked and slim differ by {entry.masked_slim:.1e}, "
+                f"slim and ONNX Runtime by {entry.slim_onnx:.1e}, allowed are {TOLERANCE:.0e} (relative)."
+            )
+        entries.append(entry)
+    return entries
+
+
+def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
+    """The largest relative difference between masked and slim in float64; None for a model that only runs in float32.
+
+    Raises:
+        InternalError: it is above `EXACT`.
+    """
+    double = pytree.tree_map(
+        lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf, tuple(inputs)
+    )
+    args, kwargs = double
+    wide = copy.deepcopy(masked).double()
+    try:
+        with eval_mode(wide), torch.no_grad():
+            reference = tensors_of(wide(*args, **kwargs))
+            found = tensors_of(slim.double()(*args, **kwargs))
+    except RuntimeError:  # the model itself casts to float32 somewhere
+        return None
+    difference = _largest(reference, found)
+    single = any(t.dtype == torch.float32 for t in (*reference, *found)) or _casts(slim)
+    if difference > (TOLERANCE if single else EXACT):
+        raise InternalError(f"in float64 the masked and the slim network differ by {difference:.1e} (relative).")
+    return difference
+
+
+def _casts(slim: Slim) -> bool:
+    """Whether the program casts to a narrower float by itself, so that float64 inputs do not stay so."""
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+    return any(
+        value in narrow
+        for node in slim.passes_program.graph.nodes
+        for value in [*node.args, *node.kwargs.values()]
+        if isinstance(value, torch.dtype)
+    )
+
+
+def _largest(reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
+    if len(reference) != len(found) or any(a.shape != b.shape for a, b in zip(reference, found, strict=True)):
+        raise InternalError("two forms of the network give outputs of different number or shape.")
+    return max((relative_difference(a, b) for a, b in zip(reference, found, strict=True)), default=0.0)
+
+
+def _revived(masked: nn.Module, plan: Plan) -> nn.Module:
+    """The masked network with noise, of the scale of what stayed, where the plan has zeros: if this did not change the
+    output, the comparison would show nothing."""
+    revived = copy.deepcopy(masked)
+    parameters = dict(revived.named_parameters(remove_duplicate=False))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, slices in plan.zeroing.items():
+            units = plan.mask(name)
+            for part in slices:
+                parameter = parameters[part.parameter]
+                shape = [-1 if d == part.dim else 1 for d in range(parameter.dim())]
+                dropped = (part.mask(units) == 0).reshape(shape)
+                scale = parameter.std(correction=0) + 1e-3
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+                parameter.copy_(torch.where(dropped, noise * scale, parameter))
+    return revived
+
+
+def counted_flops(run: Callable[..., Any], inputs: Inputs) -> int:
+    """FLOPs of one sample as `torch.utils.flop_counter` counts them while a program runs on two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    args, kwargs = with_batch(tuple(inputs), 2)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run(*args, **kwargs)
+    return counter.get_total_flops() // 2

@@ -1,0 +1,293 @@
+"""The main job: train under a budget, prune, prove, export, write the run's folder."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from atograph.capture import repeat_single
+from atograph.certificate import certify, counted_flops, exactness
+from atograph.console import Console
+from atograph.example_inputs import Inputs, as_inputs, check_accepts, inputs_of_batch
+from atograph.graph import Graph, trace
+from atograph.init_weights import load_init
+from atograph.latency import measure_latency
+from atograph.masking import zero_
+from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.passes.choose import check_budget
+from atograph.passes.errors import InternalError
+from atograph.passes.plan import Plan
+from atograph.report import Budget, FrozenGroup, Latency, Metrics, Report, Size
+from atograph.run_folder import RunFolder
+from atograph.slimming import Slim, slim
+from atograph.train.fit import Diverged, pick_device
+from atograph.train.loop import Trained, auto_train_once, dense_training
+from atograph.train.progress import EpochRow
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+
+if TYPE_CHECKING:
+    from atograph.spec import Spec
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: the trained dense network; its masked groups are exactly zero.
+        plan: the units that stayed.
+        slim: the slim model.
+        report: what was measured.
+        history: one row per epoch.
+        folder: where the files are; None if none were asked for.
+    """
+
+    model: nn.Module
+    plan: Plan
+    slim: Slim
+    report: Report
+    history: list[EpochRow]
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one run needs, whether it came from a file or from Python."""
+
+    name: str
+    where: str
+    model: nn.Module
+    inputs: Inputs
+    task: Task
+    settings: TrainSettings
+    baseline: bool
+    opset: int | None
+
+
+def compress(
+    model: nn.Module,
+    train_data: Iterable[Any],
+    *,
+    example_inputs: Any = None,
+    flops: float = 0.5,
+    val_data: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    baseline: bool = False,
+    opset: int | None = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> Result:
+    """Train a model to a FLOPs budget, make it physically smaller, and prove that nothing changed.
+
+    Args:
+        model: trained in place.
+        train_data: batches, readable once per epoch (a DataLoader, a list).
+        example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
+            the inputs in the first training batch.
+        flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %.
+        val_data: batches that metrics are measured on.
+        loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
+            ``loss`` of a dict batch's output.
+        metric: ``metric(model, batch)``, a mean over the batch; by default top-1 accuracy.
+        optimizer: ``optimizer(params)``; by default SGD with Nesterov momentum, or ``optimizer="adamw"`` in Python's
+            settings (`TrainSettings.optimizer`).
+        out: folder of the run; None writes nothing.
+        force: replace a run that is there.
+        baseline: train a copy without pruning first, for comparison.
+        opset: ONNX opset; None leaves it to torch.
+        quiet: print nothing.
+        **settings: any field of `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...).
+
+    Raises:
+        UserError: model, data, budget or folder cannot be used, or the training diverged.
+        InternalError: the certificate failed.
+    """
+    task = Task(train_data, val_data, loss=loss, metric=metric, optimizer=optimizer)
+    inputs = (
+        inputs_of_batch(task.first_batch())
+        if example_inputs is None
+        else as_inputs(example_inputs, where="example_inputs")
+    )
+    job = Job(
+        name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
+        settings=TrainSettings(flops=flops, **settings), baseline=baseline, opset=opset,
+    )  # fmt: skip
+    return run(job, out=None if out is None else Path(out), force=force, console=Console(quiet=quiet))
+
+
+def compress_spec(
+    spec: Spec,
+    *,
+    out: Path,
+    force: bool,
+    init: Path | None,
+    settings: TrainSettings,
+    baseline: bool,
+    opset: int | None,
+    console: Console,
+) -> Result:
+    """`compress` for a file: what ``atograph compress`` does.
+
+    Args:
+        spec: the loaded file.
+        out: the run's folder.
+        force: replace a run that is there.
+        init: initial weights.
+        settings: of the training, the budget included.
+        baseline: train the dense network the same way first, for comparison.
+        opset: ONNX opset; None leaves it to torch.
+        console: what the user sees.
+
+    Raises:
+        UserError: as `compress`.
+    """
+    RunFolder(out, force=force)  # refuse before any work
+    console.phase("making the model")
+    model = spec.model()
+    if init is not None:
+        load_init(model, init)
+    job = Job(
+        name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
+        task=Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer),
+        settings=settings, baseline=baseline, opset=opset,
+    )  # fmt: skip
+    return run(job, out=out, force=force, console=console)
+
+
+def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
+    """Carry a job out; the folder appears when all of it has succeeded."""
+    started = time.monotonic()
+    folder = None if out is None else RunFolder(out, force=force)
+    check_accepts(job.model, job.inputs, where=job.where)
+    console.phase("tracing")
+    graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
+    settings = job.settings
+    check_budget(settings.flops, graph.groups, graph.cost, settings.floor, settings.round_to)
+    smallest = graph.smallest(settings.floor, settings.round_to) / graph.flops
+    console.budget(settings.flops, graph.flops, smallest)
+    try:
+        dense_metric = _baseline(job, console) if job.baseline else None
+        trained = auto_train_once(job.model, graph, job.task, settings, console.progress("training"))
+    except Diverged as error:
+        raise error.saved_beside(out) from None
+    plan = trained.plan
+    console.phase("slimming")
+    zero_(job.model, plan)
+    slimmed = slim(graph, plan)
+    with nullcontext() if folder is None else folder as place, TemporaryDirectory() as scratch:
+        files = Path(scratch) if place is None else place
+        console.phase("exporting")
+        slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset)
+        dense_onnx = export_onnx(graph.program.exported(), Path(scratch) / "dense.onnx", opset=job.opset)
+        report = _measure(job, graph, slimmed, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console)
+        if place is not None:
+            slimmed.save(place)
+            report.save(place / "report.json")
+            _write_log(place / "log.csv", trained.history)
+    return Result(job.model, plan, slimmed, report, trained.history, out)
+
+
+def _baseline(job: Job, console: Console) -> float | None:
+    model = copy.deepcopy(job.model)
+    return dense_training(model, job.task, job.settings, console.progress("dense baseline")).metric
+
+
+def _measure(
+    job: Job,
+    graph: Graph,
+    slimmed: Slim,
+    files: tuple[Path, Path],
+    dense_metric: float | None,
+    trained: Trained[Plan],
+    smallest: float,
+    started: float,
+    console: Console,
+) -> Report:
+    console.phase("proving")
+    inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
+    dense_onnx, slim_onnx = (
+        OnnxModel(path, program, threads=1)
+        for path, program in zip(files, (graph.program.exported(), slimmed.program), strict=True)
+    )
+    certificate = certify(job.model, slimmed, slim_onnx, inputs)
+    difference = exactness(job.model, slimmed, inputs)
+    counted = counted_flops(job.model, inputs), counted_flops(slimmed, inputs)
+    if counted != (graph.flops, slimmed.flops):
+        raise InternalError(
+            f"the cost model says {graph.flops:,} FLOPs dense and {slimmed.flops:,} slim, flop_counter counts "
+            f"{counted[0]:,} and {counted[1]:,}."
+        )
+    console.phase("measuring")
+    cpu = pick_device("cpu")
+    slim_metric, onnx_metric = (
+        job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
+    )
+    latency: Latency = measure_latency(dense_onnx, slim_onnx, inputs)
+    why = slimmed.why_no_module
+    if why:
+        console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
+    settings = job.settings
+    return Report(
+        spec=job.where,
+        name=job.name,
+        versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
+        seed=settings.seed,
+        device=str(pick_device(settings.device)),
+        settings=settings.model_dump(),
+        budget=Budget(
+            kind="flops", asked=settings.flops, reached=slimmed.flops / graph.flops, smallest=smallest
+        ),
+        dense=Size(flops=graph.flops, params=graph.params, bytes=files[0].stat().st_size),
+        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
+        groups=len(graph.prunable),
+        metrics=Metrics(dense=dense_metric, masked=trained.metric_masked, slim=slim_metric, onnx=onnx_metric),
+        latency_ms=latency,
+        certificate=certificate,
+        float64=difference,
+        module=f"not slim: {why}" if why else "slim",
+        frozen=[
+            FrozenGroup(
+                group=group.name,
+                units=group.size,
+                reason=group.frozen.text,
+                where=", ".join(part for part in (group.frozen.module or group.frozen.node, group.frozen.source) if part),
+            )
+            for group in graph.groups
+            if group.frozen is not None
+        ],
+        seconds=time.monotonic() - started,
+    )
+
+
+def inputs_of(job: Job) -> Inputs:
+    """Real inputs: those of a validation batch, or else of a training batch; the example inputs where they differ in form."""
+    data = job.task.train_data if job.task.val_data is None else job.task.val_data
+    batch = next(iter(data))
+    try:
+        real = inputs_of_batch(batch)
+    except Exception:  # a batch of the user's own form: the example inputs are real enough
+        return job.inputs
+    same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
+    return real if same_form else job.inputs
+
+
+def _write_log(path: Path, history: list[EpochRow]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(asdict(history[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in history)

@@ -1,0 +1,175 @@
+"""What `trace` gives: the groups of a model, what they cost, and plans over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from atograph.capture import capture
+from atograph.passes.choose import check_budget, magnitude_scores
+from atograph.passes.cost import CostModel
+from atograph.passes.errors import UserError
+from atograph.passes.groups import Group, Groups
+from atograph.passes.pipeline import ANALYSE, Pipeline
+from atograph.passes.plan import Plan, plan_from_scores, plan_of, random_plan, smallest
+from atograph.passes.program import Program
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+class Graph:
+    """A captured model with its zero-invariant groups.
+
+    Attributes:
+        program: the captured program, with every analysis among its facts.
+        groups: one `Group` per axis of the parameters.
+        cost: FLOPs and parameters at any counts of kept units.
+        model: the module that was traced, untouched; None if there was none.
+    """
+
+    def __init__(self, program: Program, model: nn.Module | None = None) -> None:
+        self.program = program
+        self.model = model
+        self.groups: Groups = program.fact(Groups)
+        self.cost: CostModel = program.fact(CostModel)
+
+    def read_weights(self) -> None:
+        """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers."""
+        current = dict(self.model.state_dict(keep_vars=True)) if self.model is not None else {}
+        for name, value in self.program.state.items():
+            self.program.state[name] = current.get(name, value)
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that are not frozen."""
+        return self.groups.prunable
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for a batch of one, as `torch.utils.flop_counter` counts them."""
+        return int(self.cost.flops())
+
+    @property
+    def params(self) -> int:
+        """Number of parameters that the captured program reads."""
+        return int(self.cost.params())
+
+    def __str__(self) -> str:
+        units = sum(group.size for group in self.prunable)
+        head = (
+            f"{len(self.groups)} groups, {len(self.prunable)} of them prunable with {units:,} units; "
+            f"{self.flops:,} FLOPs, {self.params:,} parameters"
+        )
+        return "\n".join([head, *(f"  {group}" for group in self.groups)])
+
+    def plan(
+        self,
+        flops: float | None = None,
+        *,
+        params: float | None = None,
+        random: int | None = None,
+        keep: float = 0.5,
+        kept: Mapping[str, Iterable[int]] | None = None,
+        floor: float = 0.05,
+        round_to: int = 1,
+    ) -> Plan:
+        """Choose the units that stay, in one of four ways.
+
+        Args:
+            flops: the largest share of the dense FLOPs to keep; units of small norm go first.
+            params: the same for parameters.
+            random: a seed; keep a random share ``keep`` of every prunable group.
+            keep: see ``random``.
+            kept: group name → units that stay; groups that are not named stay whole.
+            floor: share of each group that stays at least (with ``flops`` and ``params``).
+            round_to: kept counts are multiples of this (with ``flops`` and ``params``).
+
+        Raises:
+            UserError: not exactly one way is given, or the budget or a group is out of reach.
+        """
+        if sum(way is not None for way in (flops, params, random, kept)) != 1:
+            raise UserError("plan() takes exactly one of flops=, params=, random= and kept=.")
+        if random is not None:
+            if not 0 < keep <= 1:
+                raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
+            return random_plan(self.groups, random, keep)
+        if kept is not None:
+            return plan_of(self.groups, kept)
+        self.read_weights()
+        scores = magnitude_scores(self.groups, self.program.state)
+        return self.plan_from_scores(scores, flops=flops, params=params, floor=floor, round_to=round_to)
+
+    def plan_from_scores(
+        self,
+        scores: Mapping[str, torch.Tensor],
+        flops: float | None = None,
+        floor: float = 0.05,
+        round_to: int = 1,
+        *,
+        params: float | None = None,
+    ) -> Plan:
+        """The plan that keeps the highest scores within a budget, by one threshold over all groups.
+
+        Args:
+            scores: group name → score per unit, shape ``[size]``; a group without scores stays whole.
+            flops: the largest share of the dense FLOPs to keep, or
+            params: of the parameters.
+            floor: share of each group that stays at least.
+            round_to: kept counts are multiples of this.
+
+        Raises:
+            UserError: the budget is out of reach.
+        """
+        what, share = ("flops", flops) if flops is not None else ("params", params)
+        if share is None:
+            raise UserError("plan_from_scores() takes one of flops= and params=.")
+        check_budget(share, self.groups, self.cost, floor, round_to, what)
+        total = getattr(self.cost, what)
+        return plan_from_scores(self.groups, total, scores, share * total(), floor=floor, round_to=round_to)
+
+    def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:
+        """The smallest FLOPs that a plan can reach."""
+        return smallest(self.groups, self.cost.flops, floor, round_to)
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The dependency graph: parameter → group that it produces, group → parameter that consumes it.
+
+        Nodes carry ``kind`` (``"group"`` or ``"parameter"``); groups ``size``, ``prunable`` and ``reason``, parameters
+        ``shape``. Edges carry ``dim`` and ``zeroed`` (whether that slice belongs to the zeroing set). All of them are plain
+        strings, numbers and booleans, so the graph can be written as GraphML.
+        """
+        import networkx as nx
+
+        graph = nx.MultiDiGraph()
+        for group in self.groups:
+            reason = "" if group.frozen is None else str(group.frozen)
+            graph.add_node(group.name, kind="group", size=group.size, prunable=not reason, reason=reason)
+            zeroed = {(part.parameter, part.dim) for part in group.zeroing}
+            for parameter, dim in group.members:
+                shape = "×".join(map(str, self.program.state[parameter].shape))
+                graph.add_node(parameter, kind="parameter", shape=shape)
+                ends = (parameter, group.name)
+                if (parameter, dim) in group.consumers:
+                    ends = (group.name, parameter)
+                graph.add_edge(*ends, dim=dim, zeroed=(parameter, dim) in zeroed)
+        return graph
+
+
+def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """Capture a model and find its zero-invariant groups.
+
+    Args:
+        model: any module; it is left as it is.
+        args: example inputs, a tuple; a lone tensor stands for a tuple of one. Tensors have the batch first.
+        kwargs: keyword example inputs.
+
+    Raises:
+        UserError: torch.export refuses the model.
+    """
+    positional = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
+    program = Pipeline.parse(ANALYSE).run(capture(model, positional, kwargs))
+    return Graph(program, model)

@@ -1,0 +1,133 @@
+"""What slimming gives: the physically smaller program, and the user's own module made smaller where that is possible."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from atograph.graph import Graph
+from atograph.passes.pipeline import Pipeline
+from atograph.passes.plan import Plan
+from atograph.passes.program import Program
+from atograph.passes.slim import Slim as SlimPass
+from atograph.slim_module import NotRepaired, slim_module
+
+
+class Slim:
+    """A slim model.
+
+    Attributes:
+        program: the slim `torch.export.ExportedProgram`; always there.
+        plan: what was kept.
+        flops: FLOPs of the slim program for a batch of one.
+        params: its number of parameters.
+        passes_program: the slim program in the form that passes work on.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, slimmed: Program) -> None:
+        self._graph, self.plan, self.passes_program = graph, plan, slimmed
+        self.flops = int(graph.cost.flops(plan.counts))
+        self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
+
+    @cached_property
+    def program(self) -> ExportedProgram:
+        """The slim program."""
+        return self.passes_program.exported()
+
+    @cached_property
+    def _callable(self) -> nn.Module:
+        return self.program.module(check_guards=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the slim program on inputs like those of the model."""
+        return self._callable(*args, **kwargs)
+
+    def as_module(self) -> nn.Module:
+        """The slim program as a module that runs it; its train() and eval() change nothing."""
+        return _Runner(self)
+
+    def double(self) -> nn.Module:
+        """A copy of the slim program in float64, to run."""
+        return copy.deepcopy(self._callable).double()
+
+    @cached_property
+    def _module(self) -> tuple[nn.Module | None, str]:
+        if self._graph.model is None:
+            return None, "the graph was not traced from a module"
+        try:
+            return slim_module(self._graph.model, self.passes_program, self._callable), ""
+        except NotRepaired as reason:
+            return None, str(reason)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The user's own module made slim, checked against the program; None where ``why_no_module`` says why."""
+        return self._module[0]
+
+    @property
+    def why_no_module(self) -> str:
+        """Why there is no slim module; empty if there is one."""
+        return self._module[1]
+
+    def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Path:
+        """Export to ONNX with a dynamic batch.
+
+        Raises:
+            UserError: torch.onnx cannot express the program.
+        """
+        from atograph.onnx_export import export_onnx
+
+        return export_onnx(self.program, Path(path), opset=opset)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder."""
+        from safetensors.torch import save_file
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        torch.export.save(self.program, target / "slim.pt2")
+        state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
+        save_file(_unshared(state), target / "slim.safetensors")
+        (target / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
+        return target
+
+
+class _Runner(nn.Module):
+    def __init__(self, model: Slim) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model(*args, **kwargs)
+
+
+def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """safetensors refuses tensors that share memory: tied weights are written once per name."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in state.items():
+        pointer = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if pointer in seen else value
+        seen.add(pointer)
+    return result
+
+
+def slim(graph: Graph, plan: Plan) -> Slim:
+    """Remove what a plan drops.
+
+    Args:
+        graph: of the model, as `trace` gave it; the weights are read from it now.
+        plan: made by ``graph.plan(...)`` or read from a file.
+
+    Raises:
+        UserError: the plan is for another model.
+    """
+    graph.read_weights()
+    slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
+    return Slim(graph, plan, slimmed)
