@@ -107,7 +107,8 @@ def _refused(error: Exception) -> UserError:
     reason = (lines[0] if lines else "no reason given").rstrip(".")
     at = line_of_user(error)
     return UserError(
-        f"torch.export cannot capture this model: {type(error).__name__}: {reason[:400]}" + (f" (at {at})." if at else "."),
+        f"torch.export cannot capture this model: {type(error).__name__}: {reason[:400]}"
+        + (f" (at {at})." if at else "."),
         hint="Branches on tensor values and calls into other libraries cannot be captured; see torch.export's "
         "programming model, or freeze the decision in an attribute before atograph sees the model.",
     )

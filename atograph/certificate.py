@@ -67,7 +67,8 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
         InternalError: it is above `EXACT`.
     """
     double = pytree.tree_map(
-        lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf, tuple(inputs)
+        lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf,
+        tuple(inputs),
     )
     args, kwargs = double
     wide = copy.deepcopy(masked).double()

@@ -31,7 +31,6 @@ DataOption = Annotated[
 def compress(
     spec: SpecArgument,
     flops: Annotated[float | None, typer.Option(help="Share of the dense FLOPs to keep: 0.3 keeps 30 %.")] = None,
-    params: Annotated[float | None, typer.Option(help="Share of the dense parameters to keep.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     data: DataOption = None,
@@ -66,7 +65,6 @@ def compress(
         command_compress.compress(
             spec,
             flops=flops,
-            params=params,
             out=out,
             force=force,
             data=data,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ def compress(
     text: str,
     *,
     flops: float | None,
-    params: float | None,
     out: Path | None,
     force: bool,
     data: Path | None,
@@ -30,12 +28,9 @@ def compress(
     console: Console,
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
-    if flops is None and params is None:
-        raise UserError(
-            "say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs, --params 0.3 of the weights."
-        )
-    for option, share in (("--flops", flops), ("--params", params)):
-        check_share(option, share)
+    if flops is None:
+        raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
+    check_share("--flops", flops)
     settings = train_settings({**given, "flops": flops}, assignments)
 
     from atograph.spec import load_spec
@@ -45,18 +40,14 @@ def compress(
     spec.require_training()
     folder = Path("runs", spec.name) if out is None else out
 
-    from atograph.compress import compress_spec
+    from atograph.compression import compress_spec
 
     result = compress_spec(
         spec,
-        flops=flops,
-        params=params,
         out=folder,
         force=force,
         init=init,
         settings=settings,
-        floor=settings.floor,
-        round_to=settings.round_to,
         baseline=baseline,
         opset=opset,
         console=console,
@@ -65,9 +56,9 @@ def compress(
     console.say(f"written to {folder}")
 
 
-def check_share(option: str, share: float | None) -> None:
+def check_share(option: str, share: float) -> None:
     """Refuse a budget that is no share of the dense network."""
-    if share is not None and not (math.isfinite(share) and 0 < share <= 1):
+    if not 0 < share <= 1:  # false for NaN
         raise UserError(
             f"{option} {share:g} is out of range: it is the share to keep, above 0 and at most 1.",
             hint=f"{option} 0.3 keeps 30 % and removes 70 %.",

@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
 from torch import nn
 
-from atograph.capture import repeat_single
+from atograph.capture import batch_of, repeat_single
 from atograph.certificate import certify, counted_flops, exactness
 from atograph.console import Console
 from atograph.example_inputs import Inputs, as_inputs, check_accepts, inputs_of_batch
@@ -25,9 +26,9 @@ from atograph.latency import measure_latency
 from atograph.masking import zero_
 from atograph.onnx_export import OnnxModel, export_onnx
 from atograph.passes.choose import check_budget
-from atograph.passes.errors import InternalError
+from atograph.passes.errors import InternalError, UserError
 from atograph.passes.plan import Plan
-from atograph.report import Budget, FrozenGroup, Latency, Metrics, Report, Size
+from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
 from atograph.run_folder import RunFolder
 from atograph.slimming import Slim, slim
 from atograph.train.fit import Diverged, pick_device
@@ -184,7 +185,9 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
         dense_metric = _baseline(job, console) if job.baseline else None
         trained = auto_train_once(job.model, graph, job.task, settings, console.progress("training"))
     except Diverged as error:
-        raise error.saved_beside(out) from None
+        if out is None or not error.epochs:
+            raise
+        raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
     plan = trained.plan
     console.phase("slimming")
     zero_(job.model, plan)
@@ -194,12 +197,21 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
         console.phase("exporting")
         slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset)
         dense_onnx = export_onnx(graph.program.exported(), Path(scratch) / "dense.onnx", opset=job.opset)
-        report = _measure(job, graph, slimmed, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console)
+        report = _measure(
+            job, graph, slimmed, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console
+        )
         if place is not None:
             slimmed.save(place)
             report.save(place / "report.json")
             _write_log(place / "log.csv", trained.history)
     return Result(job.model, plan, slimmed, report, trained.history, out)
+
+
+def _with_checkpoint(error: Diverged, path: Path) -> UserError:
+    """Save the last good weights beside the folder that the run would have had, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in error.weights.items()}, path)
+    return UserError(error.message, where=error.where, hint=f"They are saved in {path}, for --init. {error.hint}")
 
 
 def _baseline(job: Job, console: Console) -> float | None:
@@ -237,7 +249,10 @@ def _measure(
     slim_metric, onnx_metric = (
         job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
     )
-    latency: Latency = measure_latency(dense_onnx, slim_onnx, inputs)
+    sizes = sorted({1, batch_of(tuple(inputs)) or 1})
+    latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
+    if all(entry.slim > entry.dense for entry in latency):
+        console.warn("the slim model is not faster here; kept widths in multiples of 8 often help: --round-to 8.")
     why = slimmed.why_no_module
     if why:
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
@@ -249,9 +264,7 @@ def _measure(
         seed=settings.seed,
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),
-        budget=Budget(
-            kind="flops", asked=settings.flops, reached=slimmed.flops / graph.flops, smallest=smallest
-        ),
+        budget=Budget(kind="flops", asked=settings.flops, reached=slimmed.flops / graph.flops, smallest=smallest),
         dense=Size(flops=graph.flops, params=graph.params, bytes=files[0].stat().st_size),
         slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
         groups=len(graph.prunable),
@@ -265,7 +278,9 @@ def _measure(
                 group=group.name,
                 units=group.size,
                 reason=group.frozen.text,
-                where=", ".join(part for part in (group.frozen.module or group.frozen.node, group.frozen.source) if part),
+                where=", ".join(
+                    part for part in (group.frozen.module or group.frozen.node, group.frozen.source) if part
+                ),
             )
             for group in graph.groups
             if group.frozen is not None
@@ -275,7 +290,7 @@ def _measure(
 
 
 def inputs_of(job: Job) -> Inputs:
-    """Real inputs: those of a validation batch, or else of a training batch; the example inputs where they differ in form."""
+    """Real inputs, from a validation or a training batch; the example inputs where a batch has another form."""
     data = job.task.train_data if job.task.val_data is None else job.task.val_data
     batch = next(iter(data))
     try:

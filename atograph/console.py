@@ -66,10 +66,6 @@ class Console:
         """Say a FLOPs budget back in both directions (shares of ``dense_flops``)."""
         self.say(f"budget: {figures.budget(share, dense_flops / 2, smallest, unit='MACs')}")
 
-    def params_budget(self, share: float, dense_params: int, smallest: float) -> None:
-        """Say a budget of parameters back in both directions (shares of ``dense_params``)."""
-        self.say(f"budget: {figures.budget(share, dense_params, smallest, unit='parameters')}")
-
     def progress(self, label: str) -> Progress:
         """A receiver for one training run's events; ``label`` tells the runs of one command apart."""
         return BarProgress(self, self._out, label) if self.live else LineProgress(self, label)

@@ -139,8 +139,8 @@ class Graph:
         """The dependency graph: parameter → group that it produces, group → parameter that consumes it.
 
         Nodes carry ``kind`` (``"group"`` or ``"parameter"``); groups ``size``, ``prunable`` and ``reason``, parameters
-        ``shape``. Edges carry ``dim`` and ``zeroed`` (whether that slice belongs to the zeroing set). All of them are plain
-        strings, numbers and booleans, so the graph can be written as GraphML.
+        ``shape``. Edges carry ``dim`` and ``zeroed`` (whether that slice belongs to the zeroing set). All of them are
+        plain strings, numbers and booleans, so the graph can be written as GraphML.
         """
         import networkx as nx
 

@@ -13,7 +13,9 @@ from atograph.onnx_export import OnnxModel
 from atograph.report import Latency
 
 
-def measure_latency(dense: OnnxModel, slim: OnnxModel, inputs: Inputs, *, batch: int = 1, seconds: float = 3.0) -> Latency:
+def measure_latency(
+    dense: OnnxModel, slim: OnnxModel, inputs: Inputs, *, batch: int = 1, seconds: float = 1.0
+) -> Latency:
     """Median milliseconds per call of both models.
 
     Args:

@@ -101,7 +101,7 @@ class Report(_Record):
     groups: int
     """Prunable groups (axes)."""
     metrics: Metrics
-    latency_ms: Latency | None = None
+    latency_ms: list[Latency] = Field(default_factory=list)
     certificate: list[Comparison]
     float64: float | None = None
     """Largest relative difference of masked and slim in float64; None for a model that only runs in float32."""

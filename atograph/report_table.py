@@ -50,8 +50,7 @@ def _costs(report: Report) -> Table:
         *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),
         "",
     )
-    if report.latency_ms is not None:
-        speed = report.latency_ms
+    for speed in report.latency_ms:
         name = f"ORT ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
         ratio = _ratio(speed.slim, speed.dense)
         dense_ms, slim_ms = figures.three_digits(speed.dense), figures.three_digits(speed.slim)
@@ -60,11 +59,11 @@ def _costs(report: Report) -> Table:
 
 
 def _certificate(entries: Sequence[Comparison]) -> Table:
-    table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "plan moved", "", numbers=4)
+    table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "what was zeroed weighs", "", numbers=4)
     for entry in entries:
         verdict = "equal" if entry.holds else "NOT EQUAL"
-        values = (entry.masked_slim, entry.slim_onnx, entry.tolerance, entry.moved)
-        table.add_row(f"batch of {entry.batch}", *(f"{value:.1e}" for value in values), verdict)
+        values = (entry.masked_slim, entry.slim_onnx, entry.tolerance)
+        table.add_row(f"batch of {entry.batch}", *(f"{value:.1e}" for value in values), _share(entry.moved), verdict)
     return table
 
 
@@ -89,6 +88,11 @@ def _table(*headings: str, numbers: int) -> Table:
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if 0 < index <= numbers else "left", overflow="fold")
     return table
+
+
+def _share(moved: float) -> str:
+    """How far the output moves if what was zeroed comes back as noise; beyond 100 % the figure says no more."""
+    return figures.percent(moved) if moved <= 1 else "> 100 %"
 
 
 def _ratio(after: float, before: float) -> str:

@@ -46,9 +46,7 @@ def slim_module(model: nn.Module, slimmed: Program, reference: Callable[..., Any
 def _replace_state(module: nn.Module, slimmed: Program) -> None:
     """Put the slim tensors in, under every name that a tied tensor has."""
     names = {name: id(value) for name, value in _named_state(module)}
-    replacement = {
-        names[name]: value.detach().clone() for name, value in slimmed.state.items() if name in names
-    }
+    replacement = {names[name]: value.detach().clone() for name, value in slimmed.state.items() if name in names}
     for name, identity in names.items():
         if identity not in replacement:
             continue

@@ -1,8 +1,7 @@
-"""What slimming gives: the physically smaller program, and the user's own module made smaller where that is possible."""
+"""What slimming gives: the physically smaller program, and the user's own module made smaller where possible."""
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,9 @@ class Slim:
 
     def double(self) -> nn.Module:
         """A copy of the slim program in float64, to run."""
-        return copy.deepcopy(self._callable).double()
+        state = {name: value.detach().clone() for name, value in self.passes_program.state.items()}
+        own = self.passes_program.rewritten(self.passes_program.graph, state)
+        return own.exported().module(check_guards=False).double()
 
     @cached_property
     def _module(self) -> tuple[nn.Module | None, str]:

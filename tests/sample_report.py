@@ -16,7 +16,7 @@ REPORT = Report.model_validate(
         "slim": {"flops": 988_000, "params": 51_234, "bytes": 215_000},
         "groups": 9,
         "metrics": {"dense": 0.987, "masked": 0.9815, "slim": 0.9815, "onnx": 0.9815},
-        "latency_ms": {"batch": 1, "threads": 1, "dense": 0.2137, "slim": 0.0914},
+        "latency_ms": [{"batch": 1, "threads": 1, "dense": 0.2137, "slim": 0.0914}],
         "certificate": [
             {"batch": 2, "masked_slim": 3.1e-7, "slim_onnx": 4.2e-7, "tolerance": 1e-4, "moved": 0.52},
             {"batch": 5, "masked_slim": 3.3e-4, "slim_onnx": 4.4e-7, "tolerance": 1e-4, "moved": 0.61},

@@ -39,9 +39,7 @@ def logits_of(output: Any) -> Tensor:
             return value
     first = next(tensors(output), None)
     if first is None:
-        raise UserError(
-            f"the model's output, {describe(output)}, holds no tensor.", hint=OWN_LOSS.capitalize()
-        )
+        raise UserError(f"the model's output, {describe(output)}, holds no tensor.", hint=OWN_LOSS.capitalize())
     return first
 
 
@@ -95,11 +93,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     if isinstance(batch, Mapping) and isinstance(loss := named(output, "loss"), Tensor):
         return loss
     if targets is None:
-        wanted = (
-            "a loss in the output or labels in the batch"
-            if isinstance(batch, Mapping)
-            else "(inputs, targets)"
-        )
+        wanted = "a loss in the output or labels in the batch" if isinstance(batch, Mapping) else "(inputs, targets)"
         raise UserError(
             f"the default loss needs {wanted}, but a batch is {describe(batch)}.", hint=OWN_LOSS.capitalize()
         )

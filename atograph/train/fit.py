@@ -56,6 +56,26 @@ class Hook:
         """The last step is done."""
 
 
+class Diverged(UserError):
+    """A loss or weights that are not finite.
+
+    Attributes:
+        weights: state of the model at the end of the last good epoch, on the CPU; the model holds it again.
+        epochs: how many good epochs there were.
+    """
+
+    def __init__(self, what: str, *, where: str, last: EpochRow | None, weights: dict[str, Tensor]) -> None:
+        self.weights, self.epochs = weights, 0 if last is None else last.epoch
+        kept = "its initial weights (no epoch was finished)"
+        if last is not None:
+            kept = f"the weights of the end of epoch {last.epoch} (loss {last.loss:.4g})"
+        super().__init__(
+            f"training diverged with {what}; the model holds {kept}.",
+            where=where,
+            hint="Try a lower rate (lr), a longer warm-up, or look for bad values in the data.",
+        )
+
+
 def pick_device(name: str) -> torch.device:
     """The device of a setting; ``auto`` is the first CUDA device, or else the CPU.
 
@@ -177,13 +197,5 @@ class Fit:
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.model.load_state_dict(self.good, strict=False)
-        if self.history:
-            last = self.history[-1]
-            kept = f"the weights of the end of epoch {last.epoch} (loss {last.loss:.4g})"
-        else:
-            kept = "its initial weights (no epoch was finished)"
-        raise UserError(
-            f"training diverged with {what}; the model holds {kept}.",
-            where=f"epoch {epoch + 1}, step {step + 1}",
-            hint="Try a lower rate (lr), a longer warm-up, or look for bad values in the data.",
-        )
+        last = self.history[-1] if self.history else None
+        raise Diverged(what, where=f"epoch {epoch + 1}, step {step + 1}", last=last, weights=self.good)

@@ -37,9 +37,7 @@ class UnitMap:
         self.total = sum(self.sizes)
         self.family = torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.long)).to(device)
         known = dict(model.named_parameters(remove_duplicate=False))
-        first = {
-            id(parameter): name for name, parameter in model.named_parameters()
-        }  # one name for tied weights
+        first = {id(parameter): name for name, parameter in model.named_parameters()}  # one name for tied weights
         found: dict[tuple[str, int], list[Tensor]] = {}
         offset = 0
         for group in groups:
@@ -47,8 +45,7 @@ class UnitMap:
                 shape = known[piece.parameter].shape if piece.parameter in known else torch.Size()
                 if piece.dim >= len(shape) or len(piece.units) != shape[piece.dim]:
                     raise InternalError(
-                        f"{group.name}: no dimension {piece.dim} of {len(piece.units)} indices in "
-                        f"{piece.parameter}."
+                        f"{group.name}: no dimension {piece.dim} of {len(piece.units)} indices in {piece.parameter}."
                     )
                 units = piece.units.cpu()
                 index = torch.where(units >= 0, units + offset, self.total)

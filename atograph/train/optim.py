@@ -23,9 +23,7 @@ def default_lr(optimizer: str, batch: int) -> float:
     return 0.002 * min(max(math.sqrt(batch / 64), 0.25), 4.0)
 
 
-def make_optimizer(
-    model: nn.Module, task: Task, settings: TrainSettings, batch: int
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, task: Task, settings: TrainSettings, batch: int) -> torch.optim.Optimizer:
     """The task's optimiser, or else the settings' with weight decay on parameters of two or more dimensions.
 
     Raises:

@@ -29,18 +29,14 @@ class Pool:
         self.closed = settings.controller_data == "val" and task.val_data is not None
         if self.closed and task.val_data is not None:
             with own_randomness():
-                self.batches = [
-                    keep_copy(batch) for batch in islice(task.val_data, settings.controller_batches)
-                ]
+                self.batches = [keep_copy(batch) for batch in islice(task.val_data, settings.controller_batches)]
 
     def offer(self, batch: Any) -> None:
         """A batch of the warm-up passes by; copy it if its turn has come."""
         if self.closed or len(self.batches) >= self.settings.controller_batches:
             return
         steps = self.clock.steps_between(0.0, self.settings.controller_start)
-        every = (
-            self.settings.controller_interval if steps is None else steps // self.settings.controller_batches
-        )
+        every = self.settings.controller_interval if steps is None else steps // self.settings.controller_batches
         if self.offered % max(every, 1) == 0:
             self.batches.append(keep_copy(batch))
         self.offered += 1

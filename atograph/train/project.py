@@ -15,9 +15,7 @@ def family_shares(units: UnitMap, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def project(
-    units: UnitMap, mask: Tensor, shares: Tensor, lr: float, lam: float, steps_left: int | None = None
-) -> None:
+def project(units: UnitMap, mask: Tensor, shares: Tensor, lr: float, lam: float, steps_left: int | None = None) -> None:
     """Shrink each masked group in place: x_g <- x_g · max(0, 1 − η·λ·r / ‖x_g‖).
 
     Args:

@@ -27,9 +27,7 @@ class MaskSearch(Generic[P]):
         settings: see there.
     """
 
-    def __init__(
-        self, model: nn.Module, graph: Graph[P], task: Task, units: UnitMap, settings: TrainSettings
-    ) -> None:
+    def __init__(self, model: nn.Module, graph: Graph[P], task: Task, units: UnitMap, settings: TrainSettings) -> None:
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
         self.objective = _Objective(model, task)
         device = units.family.device

@@ -23,7 +23,7 @@ class TrainSettings(BaseModel):
 
     flops: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     """Share of the model's total FLOPs that the final mask keeps (authors' code: of the prunable ones)."""
-    floor: Fraction = 0.0
+    floor: Fraction = 0.05
     """Least share of each family's units that stays; one unit stays in any case."""
     round_to: Annotated[int, Field(ge=1)] = 1
     """Kept units of a family come in multiples of this (8 suits tensor cores)."""
