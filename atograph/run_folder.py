@@ -132,8 +132,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
+    mode = folder.stat().st_mode & 0o666
     for path in sorted(folder.rglob("*")):
         if path.is_file():
+            path.chmod(mode)  # some writers make files that only their owner can read
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):

@@ -33,12 +33,15 @@ def test_a_run_appears_at_the_end_and_complete(tmp_path: Path) -> None:
         (folder / "report.json").write_text(OURS)
         (folder / "sub").mkdir()
         (folder / "sub" / "a.txt").write_text("a")
+        (folder / "sub" / "a.txt").chmod(0o600)
         assert not out.exists() and folder.parent == out.parent and folder.name.startswith(".digits.")
     assert content(out) == {"report.json": OURS, "sub/a.txt": "a"}
     assert names(out.parent) == ["digits"]
     plain = tmp_path / "plain"
     plain.mkdir()
+    (plain / "file").write_text("")
     assert out.stat().st_mode == plain.stat().st_mode
+    assert (out / "sub" / "a.txt").stat().st_mode == (plain / "file").stat().st_mode
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, UserError])

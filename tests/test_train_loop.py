@@ -94,7 +94,7 @@ def test_the_history() -> None:
 
 def test_it_learns_nearly_as_well_as_dense_training() -> None:
     train, val = digits()
-    settings = TrainSettings(flops=0.4, epochs=8, device="cpu")
+    settings = TrainSettings(flops=0.4, epochs=8, lr=0.2, device="cpu")
     dense = dense_training(fresh(), Task(Shuffled(train), val), settings)
     pruned = auto_train_once(fresh(), two_convs_graph(), Task(Shuffled(train), val), settings)
     assert dense.metric is not None and dense.metric > 0.9
