@@ -34,6 +34,7 @@ from atograph.slimming import Slim, slim
 from atograph.train.fit import Diverged, pick_device
 from atograph.train.loop import Trained, auto_train_once, dense_training
 from atograph.train.progress import EpochRow
+from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 
@@ -159,6 +160,7 @@ def compress_spec(
     """
     RunFolder(out, force=force)  # refuse before any work
     console.phase("making the model")
+    seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
     model = spec.model()
     if init is not None:
         load_init(model, init)

@@ -53,7 +53,7 @@ class Slim:
 
     def double(self) -> nn.Module:
         """A copy of the slim program in float64, to run."""
-        state = {name: value.detach().clone() for name, value in self.passes_program.state.items()}
+        state = {name: _clone(value) for name, value in self.passes_program.state.items()}
         own = self.passes_program.rewritten(self.passes_program.graph, state)
         return own.exported().module(check_guards=False).double()
 
@@ -106,6 +106,11 @@ class _Runner(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._model(*args, **kwargs)
+
+
+def _clone(value: torch.Tensor) -> torch.Tensor:
+    copied = value.detach().clone()
+    return nn.Parameter(copied, value.requires_grad) if isinstance(value, nn.Parameter) else copied
 
 
 def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

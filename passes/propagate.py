@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from atograph.passes.errors import InternalError
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 
@@ -23,9 +24,10 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
         InternalError: an op does not accept the shapes that it now gets.
     """
     mode = _mode_of(graph)
-    # a size that an op looks at while it runs here must not become a constant of the program
+    # symbolic sizes stay symbolic: composite ops run in Python, and what an op asks of a size is not recorded
     symbols = mode.shape_env
-    with mode, torch.no_grad(), symbols.suppress_guards() if symbols is not None else nullcontext():
+    unguarded = symbols.suppress_guards() if symbols is not None else nullcontext()
+    with mode, torch.no_grad(), enable_python_dispatcher(), unguarded:
         for node in graph.nodes:
             if node.op == "placeholder" and node.name in state:
                 old, new = node.meta.get("val"), state[node.name]

@@ -98,6 +98,10 @@ class Lowering:
         """A dim's new size: an int, or a node that computes it where it is symbolic."""
         return self._rewrite.printed(self._rewrite.kept.size(dim))
 
+    def share(self, dim: Dim) -> float:
+        """A dim's new size over its old one; a dynamic factor in it cancels."""
+        return self._rewrite.kept.size(dim) / resolve(dim).size
+
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A new op node; old nodes among its arguments are mapped."""
         nodes = self._rewrite.nodes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
@@ -54,18 +53,13 @@ def summation(op: Op) -> Effect:
     if "mean" not in str(op.node.target):
         return Effect((out,), flow)
     over = product([x[d] for d in dims])
-    width = prod(x[d].size for d in dims)
 
     def lower(lowering: Any) -> fx.Node:
-        now = lowering.size(over)
+        share = lowering.share(over)
         mean = lowering.unchanged()
-        return mean if now == over.size else lowering.call(aten.mul.Tensor, mean, now / width)  # type: ignore[no-any-return]
+        return mean if share == 1 else lowering.call(aten.mul.Tensor, mean, share)  # type: ignore[no-any-return]
 
-    symbolic = op.symbols.is_symbolic(width)
-    if symbolic:
-        for d in dims:
-            op.freeze(x[d], "a mean over it and over a dynamic size", structural=True)
-    return Effect((out,), flow, lower=None if symbolic else lower)
+    return Effect((out,), flow, lower=lower)
 
 
 # every index along the dim sees all the others: none may go
@@ -91,7 +85,7 @@ def whole_dim(op: Op) -> Effect:
 
 # the largest (smallest, best) along a dim
 @rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default,
-      aten.var.correction, aten.std.correction, aten.linalg_vector_norm.default)  # fmt: skip
+      aten.var.correction, aten.std.correction, aten.var.dim, aten.std.dim, aten.linalg_vector_norm.default)  # fmt: skip
 def extremum(op: Op) -> Effect:
     """Reductions that are not sums: the reduced dims stay as they are."""
     x = op.shape("self")

@@ -25,6 +25,16 @@ def view(op: Op) -> Effect:
     return Effect(effect.outs, effect.flow, sizes={name: effect.outs[0]})
 
 
+# the same, towards the shape of another tensor
+@rule(aten.view_as.default, aten.reshape_as.default)
+def view_as(op: Op) -> Effect:
+    """Reshape to the shape of ``other``."""
+    effect = _reshape(op, op.shape("self"), op.out_sizes())
+    for mine, others in zip(effect.outs[0], op.shape("other"), strict=True):
+        op.unify(mine, others)
+    return effect
+
+
 # dims start..end become one product
 @rule(aten.flatten.using_ints)
 def flatten(op: Op) -> Effect:
