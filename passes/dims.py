@@ -86,7 +86,11 @@ def product(dims: Sequence[Dim]) -> Dim:
     tail: Term = ()
     for dim in rest:
         tail += dim.terms[0] if len(dim.terms) == 1 else (dim,)
-    return Dim(tuple(term + tail for term in head.terms))
+    if not rest:
+        return head
+    # a unit term leaves the rest alone, which is then a sum of its own
+    inner = product(rest).terms
+    return Dim(tuple(made for term in head.terms for made in ([term + tail] if term else inner)))
 
 
 def resolve(dim: Dim) -> Dim:

@@ -92,6 +92,11 @@ def _bind(axis: Factor, dim: Dim) -> None:
         if resolve(dim) != dim_of(axis):
             raise _Misaligned
         return
+    if len(dim.terms) == 1 and len(inner) > 1:
+        for unit in inner:  # 1 × y is y: there is always one of it
+            if unit.size == 1:
+                unit.bound = ONE
+        dim = resolve(dim)
     if axis.frozen:
         freeze(dim, axis.frozen)
     axis.bound = dim

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from atograph.passes.dims import ONE, Dim, Shape, concat, product
-from atograph.passes.flow import Affine, Keep, Link
+from atograph.passes.flow import Affine, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
@@ -334,7 +334,25 @@ def _pixel(op: Op, *, shrink: bool) -> Effect:
     return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x) - 2)}),)))
 
 
-# a tensor filled with one value: its shape may follow other dims
+# a tensor of one value, of any size
+@rule(
+    aten.zeros.default, aten.ones.default, aten.full.default, aten.new_zeros.default, aten.new_ones.default,
+    aten.new_full.default,
+)  # fmt: skip
+def filled(op: Op) -> Effect:
+    """A constant of a given shape."""
+    out = tuple(op.fresh(size) for size in op.out_sizes())
+    return Effect((out,), Affine(((),)), sizes={"size": out})
+
+
+# 0, 1, 2, ...: an index means its position
+@rule(aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default)
+def counted(op: Op) -> Effect:
+    """A range of numbers."""
+    return Effect((tuple(op.fixed(n, "positions are counted along it", structural=False) for n in op.out_sizes()),), Unknown())
+
+
+# a tensor filled with one value: its shape follows another tensor
 @rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)
 def filled_like(op: Op) -> Effect:
     """A constant of the shape of another tensor."""

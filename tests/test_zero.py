@@ -1,0 +1,127 @@
+"""The zero-invariance proof: what joins the zeroing set, what is frozen, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from exact import compare
+from torch import nn
+
+import atograph
+
+
+class Between(nn.Module):
+    """linear (3 → 6) → function → linear (6 → 2)."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], bias: bool = True) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6, bias=bias), nn.Linear(6, 2)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def zeroing(graph: atograph.Graph, group: str = "g0") -> list[str]:
+    return [f"{part.parameter}[{part.dim}]" for part in graph.groups[group].zeroing]
+
+
+CONSTANT = torch.arange(6.0)
+PRODUCERS = ["first.weight[0]", "first.bias[0]"]
+BOTH = [*PRODUCERS, "last.weight[1]"]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (torch.relu, PRODUCERS),
+        (F.gelu, PRODUCERS),
+        (F.silu, PRODUCERS),
+        (torch.tanh, PRODUCERS),
+        (F.hardswish, PRODUCERS),
+        (lambda y: y * F.relu6(y + 3) / 6, PRODUCERS),  # hardswish, spelt out: 0 · 0.5
+        (lambda y: torch.sigmoid(y) - 0.5, PRODUCERS),  # a constant that comes back to zero
+        (lambda y: (y * y).sqrt(), PRODUCERS),
+        (torch.sigmoid, BOTH),
+        (torch.exp, BOTH),
+        (F.softplus, BOTH),
+        (torch.cos, BOTH),
+        (lambda y: y + 1, BOTH),
+        (lambda y: y + CONSTANT, BOTH),
+        (lambda y: torch.maximum(y, torch.zeros(6)), BOTH),
+        (lambda y: F.layer_norm(y, (6,)), BOTH),
+    ],
+)
+def test_the_consumer_is_zeroed_only_where_an_activation_is_not_zero_at_zero(
+    function: Callable[[torch.Tensor], torch.Tensor], expected: list[str]
+) -> None:
+    x = torch.randn(4, 3)
+    assert zeroing(atograph.trace(Between(function), x)) == expected
+    found = compare(Between(function), (x,))
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda y: F.softmax(y, -1), "softmax over this axis"),
+        (lambda y: y.cumsum(-1), "cumsum over this axis"),
+        (lambda y: y.amax(-1, keepdim=True) + y, "amax over this axis"),
+        (lambda y: y + y.sigmoid().sum(-1, keepdim=True), "a removed unit would still contribute here"),
+        (lambda y: y + y.sigmoid() @ y.sigmoid().t().mean(1, keepdim=True), "a removed unit would still contribute here"),
+        (lambda y: y + torch.arange(6.0), "positions are counted along it"),
+        (lambda y: y / y, "a removed unit would be 0/0 here"),
+        (lambda y: torch.fft.rfft(y).real.repeat(1, 2)[:, :6] + y, "no rule for the op aten.fft_rfft.default"),
+        (lambda y: y[:, ::2].repeat(1, 2), "a slice with a step is not covered by the rule of aten.slice.Tensor"),
+    ],
+)
+def test_what_has_no_zeroing_set_is_frozen_with_the_place(
+    function: Callable[[torch.Tensor], torch.Tensor], reason: str
+) -> None:
+    graph = atograph.trace(Between(function), torch.randn(4, 3))
+    frozen = graph.groups["g0"].frozen
+    assert frozen is not None and frozen.text == reason
+    assert frozen.source.startswith("test_zero.py:")
+    assert zeroing(graph) == []
+    with pytest.raises(atograph.UserError, match="nothing in this model can be pruned"):
+        graph.plan(flops=0.5)
+
+
+def test_a_tied_weight_is_producer_and_consumer_at_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(7, 6)
+            self.mix = nn.Linear(6, 6)
+            self.head = nn.Linear(6, 7, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.table(tokens)
+            return self.head(torch.relu(self.mix(x)) + x)
+
+    tokens = torch.arange(8).reshape(2, 4) % 7
+    found = compare(Tied(), (tokens,))
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+    assert any(part.parameter in ("table.weight", "head.weight") for g in found.graph.prunable for part in g.zeroing)
+
+
+def test_a_weight_that_is_reshaped_before_use_is_still_found() -> None:
+    class Reshaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.randn(3, 2, 4))
+            self.last = nn.Parameter(torch.randn(8, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(x @ self.first.reshape(3, 8)) @ (self.last * 2.0)
+
+    found = compare(Reshaped(), (torch.randn(4, 3),))
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+    assert [str(g).split("  ", 2)[2] for g in found.graph.prunable] == [
+        "first[1] → last[0]*",
+        "first[2] → last[0]*",
+    ]
