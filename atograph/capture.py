@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +44,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     """`torch.export.export` with a dynamic batch, in eval mode, the model untouched."""
     repeated_args, repeated_kwargs = repeat_single((args, kwargs))
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), _quiet():
         try:
             return _export(model, repeated_args, repeated_kwargs)
         except Exception as error:
@@ -56,7 +57,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    dynamic, batch = ShapesCollection(), batch_of((args, kwargs))
+    dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    batch = batch_of((args, kwargs))
     for tensor in {id(t): t for t in _tensors((args, kwargs))}.values():
         if tensor.dim() and tensor.shape[0] == batch:
             dynamic[tensor] = {0: Dim.AUTO}
@@ -88,6 +90,17 @@ def with_batch(inputs: Any, size: int) -> Any:
 def repeat_single(inputs: Any) -> Any:
     """A batch of one sample made two; anything else as it is."""
     return with_batch(inputs, 2) if batch_of(inputs) == 1 else inputs
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs a dump of its graph before it raises; the error that we make of it says what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -128,4 +128,4 @@ def counted_flops(run: Callable[..., Any], inputs: Inputs) -> int:
     args, kwargs = with_batch(tuple(inputs), 2)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(*args, **kwargs)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2

@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 @dataclass(frozen=True)
 class Pass(PassBase):
-    """A pass over a `Program`, in the protocol of `torch.fx.passes`: called with a program, it gives a `PassResult`."""
+    """A pass over a `Program` in the protocol of `torch.fx.passes`: called with a program, it gives a `PassResult`."""
 
     name: ClassVar[str]
 
@@ -24,8 +24,6 @@ class Pass(PassBase):
         Raises:
             InternalError: what it was given is not a `Program`.
         """
-        if not isinstance(graph_module, Program):
-            raise InternalError(f"pass '{self.name}' was given a {type(graph_module).__name__}, not a Program.")
         self.requires(graph_module)
         result = self.call(graph_module)
         # torch.fx's PassBase would check the input here; a postcondition is about the result
@@ -33,8 +31,14 @@ class Pass(PassBase):
         return result
 
     @abc.abstractmethod
-    def call(self, graph_module: Program) -> PassResult:
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Run the pass without its checks."""
+
+    def program(self, graph_module: fx.GraphModule) -> Program:
+        """What the pass was given, as the `Program` that it has to be."""
+        if not isinstance(graph_module, Program):
+            raise InternalError(f"pass '{self.name}' was given a {type(graph_module).__name__}, not a Program.")
+        return graph_module
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ class AnalysisPass(Pass):
     def analyse(self, program: Program) -> Any:
         """The result; kept as ``program.facts[type(result)]``."""
 
-    def call(self, graph_module: Program) -> PassResult:
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Run the analysis and keep its result."""
-        fact = self.analyse(graph_module)
-        graph_module.facts[type(fact)] = fact
-        return PassResult(graph_module, False)
+        program = self.program(graph_module)
+        fact = self.analyse(program)
+        program.facts[type(fact)] = fact
+        return PassResult(program, False)
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,11 @@ class RewritePass(Pass):
     def rewrite(self, program: Program) -> Program:
         """The rewritten program; the one given is left as it is."""
 
-    def call(self, graph_module: Program) -> PassResult:
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Run the rewrite and make sure that its input was left alone."""
-        before = len(graph_module.graph.nodes)
-        result = self.rewrite(graph_module)
-        if result is not graph_module and len(graph_module.graph.nodes) != before:
+        program = self.program(graph_module)
+        before = len(program.graph.nodes)
+        result = self.rewrite(program)
+        if result is not program and len(program.graph.nodes) != before:
             raise InternalError(f"the rewrite '{self.name}' changed the program that it was given.")
-        return PassResult(result, result is not graph_module)
+        return PassResult(result, result is not program)

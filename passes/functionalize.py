@@ -28,18 +28,17 @@ class Functionalize(RewritePass):
         if not any(_written(node) is not None for node in program.graph.nodes):
             return program
         graph, _nodes = copy_graph(program.graph)
-        for node in list(graph.nodes):
+        order = {node: index for index, node in enumerate(graph.nodes)}
+        for node in order:
             target = _written(node)
             if target is None:
                 continue
             functional = _functional(node.target)
-            if functional is None or _seen_by_others(node, target):
+            if functional is None or _seen_by_others(node, target, order):
                 return Program.of(program.exported().run_decompositions({}))
             node.target = functional
-            order = {other: index for index, other in enumerate(graph.nodes)}
-            target.replace_all_uses_with(
-                node, delete_user_cb=lambda user, node=node, order=order: order[user] > order[node]
-            )
+            for user in [user for user in target.users if order[user] > order[node]]:
+                user.replace_input_with(target, node)
         return program.rewritten(graph, program.state)
 
 
@@ -80,10 +79,9 @@ def _aliases(node: fx.Node) -> Iterator[fx.Node]:
             yield other
 
 
-def _seen_by_others(write: fx.Node, target: fx.Node) -> bool:
+def _seen_by_others(write: fx.Node, target: fx.Node, order: dict[fx.Node, int]) -> bool:
     """Whether memory that ``write`` changes is read after it through another node than ``target``, or before it is a
     placeholder (a parameter or an input that is mutated)."""
-    order = {node: index for index, node in enumerate(write.graph.nodes)}
     seen, queue = {target, write}, [target]
     while queue:
         for alias in _aliases(queue.pop()):

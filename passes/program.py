@@ -59,7 +59,8 @@ class Program(fx.GraphModule):
     @property
     def signature(self) -> ExportGraphSignature:
         """The signature at capture; it may list state that the program has dropped since."""
-        return self.source.graph_signature
+        signature: ExportGraphSignature = self.source.graph_signature
+        return signature
 
     def state_names(self) -> dict[str, str]:
         """Placeholder name → name in the user's model, for parameters, buffers and constants still in the graph."""
@@ -90,7 +91,8 @@ class Program(fx.GraphModule):
     @property
     def output_node(self) -> fx.Node:
         """The node that returns."""
-        return next(iter(reversed(self.graph.nodes)))
+        last: fx.Node = next(iter(reversed(self.graph.nodes)))
+        return last
 
     def fact(self, kind: type[T]) -> T:
         """The result of an analysis.
@@ -130,7 +132,8 @@ class Program(fx.GraphModule):
 
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A copy of a graph that shares no node with it, and the map from old nodes to new ones."""
-    copied, nodes = fx.Graph(), {}
+    copied = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         nodes[node] = copy_node(copied, node, nodes)
     return copied, nodes

@@ -46,9 +46,9 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _runs_alone(node: fx.Node) -> bool:
-    return (
-        isinstance(node.target, torch._ops.OpOverload) or getattr(operator, node.target.__name__, None) is node.target
-    )  # type: ignore[union-attr]
+    """Whether a node is an op or arithmetic on sizes; a higher-order op keeps the values it was captured with."""
+    name = getattr(node.target, "__name__", "")
+    return isinstance(node.target, torch._ops.OpOverload) or getattr(operator, name, None) is node.target
 
 
 def _mode_of(graph: fx.Graph) -> FakeTensorMode:

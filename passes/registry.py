@@ -28,7 +28,7 @@ _OURS = {
 
 def _loader(target: str) -> Loader:
     module, name = target.split(":")
-    return lambda: getattr(import_module(f"atograph.passes.{module}"), name)  # type: ignore[no-any-return]
+    return lambda: getattr(import_module(f"atograph.passes.{module}"), name)
 
 
 _loaders: dict[str, Loader] = {name: _loader(target) for name, target in _OURS.items()}

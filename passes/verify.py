@@ -60,7 +60,9 @@ def _values_are_typed(program: Program) -> Iterator[str]:
 def _axes_match_shapes(program: Program) -> Iterator[str]:
     """Inferred dims have the sizes of the tensors they describe."""
     axes = program.facts.get(Axes)
-    for node in program.graph.nodes if axes is not None else ():
+    if axes is None:
+        return
+    for node in program.graph.nodes:
         for value, shape in zip(_tensors(node), axes.shapes.get(node, ()), strict=False):
             if value is not None and shape and _sizes(shape) != [axes.symbols.encode(s) for s in value.shape]:
                 yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"

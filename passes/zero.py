@@ -171,10 +171,10 @@ class _Proof:
             case Map(operands=operands, absorbing=absorbing):
                 values = {operand.node: of(operand) for operand in operands}
                 alone = {n: v[0] if v and len(set(v)) == 1 else None for n, v in values.items()}
-                constants = {n: v for n, v in alone.items() if v is not None}
-                if len(constants) == len(operands):
-                    return self._evaluate(node, constants)
-                return 0.0 if any(constants.get(n) == 0.0 for n in absorbing) else None
+                known = {n: v for n, v in alone.items() if v is not None}
+                if len(known) == len(operands):
+                    return self._evaluate(node, known)
+                return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
             case Unknown():
                 return None
         return None

@@ -293,7 +293,7 @@ def test_signals_leave_nothing_behind(net: Path, sent: signal.Signals, code: int
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(sent)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
     if sent == signal.SIGINT:

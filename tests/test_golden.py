@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from atograph.passes.text import format_groups, format_program
 from conftest import Golden
 from exact import compare
 from networks import NETWORKS, build
 
 import atograph
-from atograph.passes.text import format_groups, format_program
 
 
 @pytest.mark.parametrize("name", NETWORKS)

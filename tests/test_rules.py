@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from atograph.passes.functionalize import Functionalize  # noqa: F401  (the registry loads it by name)
+from atograph.passes.rules import targets
 from exact import compare
 from torch import nn
 
 import atograph
-from atograph.passes.functionalize import Functionalize  # noqa: F401  (the registry loads it by name)
-from atograph.passes.rules import targets
 
 aten = torch.ops.aten
 

@@ -151,7 +151,7 @@ def test_the_strength() -> None:
 def test_the_controllers_interval() -> None:
     settings = TrainSettings(controller_start=0.1, freeze=0.3)
     assert controller_interval(settings, Clock(100, 1000)) == 20
-    assert controller_interval(settings, Clock(10, 200)) == 20
+    assert controller_interval(settings, Clock(10, 200)) == 10
     assert controller_interval(settings, Clock(10, 2)) == 1
     assert controller_interval(settings, Clock(10, None)) == 20
 

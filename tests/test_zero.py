@@ -71,7 +71,10 @@ def test_the_consumer_is_zeroed_only_where_an_activation_is_not_zero_at_zero(
         (lambda y: y.cumsum(-1), "cumsum over this axis"),
         (lambda y: y.amax(-1, keepdim=True) + y, "amax over this axis"),
         (lambda y: y + y.sigmoid().sum(-1, keepdim=True), "a removed unit would still contribute here"),
-        (lambda y: y + y.sigmoid() @ y.sigmoid().t().mean(1, keepdim=True), "a removed unit would still contribute here"),
+        (
+            lambda y: y + y.sigmoid() @ y.sigmoid().t().mean(1, keepdim=True),
+            "a removed unit would still contribute here",
+        ),
         (lambda y: y + torch.arange(6.0), "positions are counted along it"),
         (lambda y: y / y, "a removed unit would be 0/0 here"),
         (lambda y: torch.fft.rfft(y).real.repeat(1, 2)[:, :6] + y, "no rule for the op aten.fft_rfft.default"),

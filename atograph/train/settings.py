@@ -52,7 +52,7 @@ class TrainSettings(BaseModel):
     """T_w: the controller's first step (paper: 10 %)."""
     controller_interval: Annotated[int, Field(ge=1)] = 20
     """Training steps between two controller steps (authors' code: 20)."""
-    controller_min_steps: Annotated[int, Field(ge=0)] = 20
+    controller_min_steps: Annotated[int, Field(ge=0)] = 40
     """A short run steps the controller more often, so that it steps this often in its phase, where it can."""
     controller_lr: Positive = 1e-3
     """Rate of the controller's AdamW (paper)."""

@@ -57,7 +57,8 @@ def summation(op: Op) -> Effect:
     def lower(lowering: Any) -> fx.Node:
         share = lowering.share(over)
         mean = lowering.unchanged()
-        return mean if share == 1 else lowering.call(aten.mul.Tensor, mean, share)  # type: ignore[no-any-return]
+        corrected = mean if share == 1 else lowering.call(aten.mul.Tensor, mean, share)
+        return corrected  # type: ignore[no-any-return]
 
     return Effect((out,), flow, lower=lower)
 

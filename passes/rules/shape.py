@@ -349,7 +349,9 @@ def filled(op: Op) -> Effect:
 @rule(aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default)
 def counted(op: Op) -> Effect:
     """A range of numbers."""
-    return Effect((tuple(op.fixed(n, "positions are counted along it", structural=False) for n in op.out_sizes()),), Unknown())
+    return Effect(
+        (tuple(op.fixed(n, "positions are counted along it", structural=False) for n in op.out_sizes()),), Unknown()
+    )
 
 
 # a tensor filled with one value: its shape follows another tensor

@@ -1,0 +1,116 @@
+"""The documents: their code runs, their commands exist, their links resolve, and ARCHITECTURE.md fits the tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from atograph.passes.base import Pass
+from atograph.passes.registry import _OURS as BUILT_IN
+from atograph.passes.registry import pass_class
+from doc_blocks import blocks, commands
+
+from atograph.cli import app
+from atograph.train.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*EXECUTED, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def name(path: Path) -> str:
+    return path.name
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=name)
+def test_the_code_runs_and_prints_what_it_says(path: Path, tmp_path: Path) -> None:
+    """In a process of its own: a document registers ops, rules and passes, which cannot be taken back."""
+    found = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("doc_blocks.py")), str(path)],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_command_line_parses(path: Path) -> None:
+    main = typer.main.get_command(app)
+    for block in blocks(path.read_text(encoding="utf-8")):
+        for arguments, _output in commands(block) if block.language in ("sh", "console") else ():
+            command = main.commands[arguments[0]]  # type: ignore[attr-defined]
+            command.make_context(arguments[0], list(arguments[1:]))  # raises for an option that is not there
+
+
+def test_every_option_in_running_text_exists() -> None:
+    main = typer.main.get_command(app)
+    known = {option for command in main.commands.values() for p in command.params for option in p.opts}  # type: ignore[attr-defined]
+    for path in DOCUMENTS:
+        named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", path.read_text(encoding="utf-8"))
+        assert set(named) <= known | {"--help"}, path.name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_relative_link_resolves(path: Path) -> None:
+    for link in _LINK.findall(path.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        there = path.parent / target if target else path
+        assert there.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
+
+
+def test_architecture_is_short_and_names_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 200
+    named = set(re.findall(r"`([\w./-]+/[\w.-]*)`", text))
+    assert len(named) > 30
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    short = set(re.findall(r"`(\w+\.py)`", text))
+    assert [each for each in sorted(short) if not (ROOT / "passes" / "rules" / each).exists()] == []
+
+
+def test_architecture_shows_the_groups_as_they_are_printed() -> None:
+    code, printed = _worked_model()
+    namespace: dict[str, object] = {}
+    exec("import torch\nfrom torch import nn\n" + code, namespace)
+    import torch
+
+    import atograph
+
+    model: type[torch.nn.Module] = namespace["Net"]  # type: ignore[assignment]
+    assert str(atograph.trace(model(), torch.randn(2, 3, 8, 8))) + "\n" == printed
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+
+
+def _worked_model() -> tuple[str, str]:
+    found = blocks((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    at = next(index for index, block in enumerate(found) if block.language == "python")
+    return found[at].text, found[at + 1].text
+
+
+def test_every_built_in_pass_and_option_is_listed() -> None:
+    text = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    rows = {cells[1].strip(" `"): cells for cells in (line.split("|") for line in text.splitlines()) if len(cells) > 4}
+    for each in BUILT_IN:
+        found: type[Pass] = pass_class(each)
+        options = {field.name.replace("_", "-") for field in dataclasses.fields(found)}
+        assert set(re.findall(r"`([a-z-]+)(?:=[^`]*)?`", rows[each][4])) == options, each
+
+
+def test_every_setting_in_the_readme_exists_with_its_default() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Settings that matter")[2].partition("## ")[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:3]] for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    for setting, default in rows:
+        actual = TrainSettings.model_fields[setting].default
+        assert default == str(actual).lower() or actual is None or setting == "flops", setting
