@@ -76,6 +76,10 @@ def pixels(y: torch.Tensor) -> torch.Tensor:
     return y.transpose(1, 2)
 
 
+def statistics(p: nn.ParameterDict) -> tuple[torch.Tensor, torch.Tensor]:
+    return p["mean"].detach(), p["var"].detach()
+
+
 POINTWISE = [
     (aten.dropout.default, lambda y, p: F.dropout(y, 0.5, False)),
     (aten.feature_dropout.default, lambda y, p: torch.feature_dropout(y, 0.5, False)),
@@ -149,8 +153,8 @@ CONTRACTIONS = [
     (aten.mm.default, lambda y, p: torch.mm(y.mean((2, 3)), p["square"])),
     (aten.bmm.default, lambda y, p: torch.bmm(tokens(y), tokens(y).transpose(1, 2))),
     (aten.addmm.default, lambda y, p: torch.addmm(p["bias"], y.mean((2, 3)), p["square"])),
-    (aten.batch_norm.default, lambda y, p: F.batch_norm(y, p["mean"].detach(), p["var"].detach(), p["vector"], p["bias"])),
-    (aten.batch_norm.default, lambda y, p: F.batch_norm(y, p["mean"].detach(), p["var"].detach())),
+    (aten.batch_norm.default, lambda y, p: F.batch_norm(y, *statistics(p), p["vector"], p["bias"])),
+    (aten.batch_norm.default, lambda y, p: F.batch_norm(y, *statistics(p))),
     (aten.instance_norm.default, lambda y, p: F.instance_norm(y, weight=p["vector"], bias=p["bias"])),
     (aten.group_norm.default, lambda y, p: F.group_norm(y, 4, p["vector"], p["bias"])),
     (aten.layer_norm.default, lambda y, p: pixels(F.layer_norm(tokens(y), (8,), p["vector"], p["bias"]))),
@@ -209,7 +213,8 @@ CASES = [Case(t, f) for t, f in POINTWISE + MOVES + CONTRACTIONS + REDUCTIONS] +
 SAME_RULE = {
     "aten.mul.Scalar", "aten.div.Scalar", "aten.to.device", "aten.to.dtype_layout", "aten._to_copy.default",
     "aten.detach.default", "aten.alias.default", "aten.detach_.default", "aten.lift_fresh_copy.default",
-    "aten._unsafe_view.default", "aten.split.sizes", "aten.var.correction", "aten.std.dim", "aten.swapaxes.default", "aten.max_pool2d_with_indices.default",
+    "aten._unsafe_view.default", "aten.split.sizes", "aten.var.correction", "aten.std.dim",
+    "aten.swapaxes.default", "aten.max_pool2d_with_indices.default",
     "aten.upsample_nearest2d.default", "aten.upsample_bilinear2d.default", "aten.upsample_bicubic2d.default",
     "aten._upsample_nearest_exact2d.vec", "aten._upsample_bilinear2d_aa.vec", "aten.sum.default",
     "aten._softmax.default", "aten.amin.default", "aten.min.dim", "aten.argmax.default", "aten.argmin.default",

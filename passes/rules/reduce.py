@@ -8,7 +8,6 @@ import torch
 from atograph.passes.dims import ONE, product
 from atograph.passes.flow import Affine, Contraction, Keep, Link, Operand, Unknown
 from atograph.passes.rules.table import Effect, Op, rule
-from torch import fx
 
 aten = torch.ops.aten
 
@@ -54,11 +53,9 @@ def summation(op: Op) -> Effect:
         return Effect((out,), flow)
     over = product([x[d] for d in dims])
 
-    def lower(lowering: Any) -> fx.Node:
-        share = lowering.share(over)
-        mean = lowering.unchanged()
-        corrected = mean if share == 1 else lowering.call(aten.mul.Tensor, mean, share)
-        return corrected  # type: ignore[no-any-return]
+    def lower(lowering: Any) -> Any:
+        mean, share = lowering.unchanged(), lowering.share(over)
+        return mean if share == 1 else lowering.call(aten.mul.Tensor, mean, share)
 
     return Effect((out,), flow, lower=lower)
 
@@ -86,7 +83,8 @@ def whole_dim(op: Op) -> Effect:
 
 # the largest (smallest, best) along a dim
 @rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default,
-      aten.var.correction, aten.std.correction, aten.var.dim, aten.std.dim, aten.linalg_vector_norm.default)  # fmt: skip
+      aten.var.correction, aten.std.correction, aten.var.dim, aten.std.dim,
+      aten.linalg_vector_norm.default)  # fmt: skip
 def extremum(op: Op) -> Effect:
     """Reductions that are not sums: the reduced dims stay as they are."""
     x = op.shape("self")
