@@ -1,9 +1,9 @@
 """Run a document: its Python blocks in one namespace, its `atograph` commands, and compare what they print.
 
-`python doc_blocks.py FILE` works in the current folder. A ```python block that starts with ``# name.py`` is written to that
-file instead of being run. A ```text block right behind a ```python block is what that one prints. In a ```console block,
-lines that start with ``$ `` are commands and the others their output; ``...`` stands for anything. Of a training run only
-the wording is compared, not its figures.
+`python doc_blocks.py FILE` works in the current folder. A ```python block that starts with ``# name.py`` is written to
+that file instead of being run. A ```text block right behind a ```python block is what that one prints. In a ```console
+block, lines that start with ``$ `` are commands and the others their output; ``...`` stands for anything. Of a training
+run only the wording is compared, not its figures.
 """
 
 from __future__ import annotations

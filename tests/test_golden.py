@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from atograph.passes.text import format_groups, format_program
 from conftest import Golden
-from exact import compare
+from benchmarks.exact import compare
 from networks import NETWORKS, build
 
 import atograph

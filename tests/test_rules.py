@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from atograph.passes.functionalize import Functionalize  # noqa: F401  (the registry loads it by name)
 from atograph.passes.rules import targets
-from exact import compare
+from benchmarks.exact import compare
 from torch import nn
 
 import atograph

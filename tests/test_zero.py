@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from exact import compare
+from benchmarks.exact import compare
 from torch import nn
 
 import atograph

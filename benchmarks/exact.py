@@ -1,4 +1,4 @@
-"""The contract, as tests check it: dense with a plan's slices at zero equals slim, in float64."""
+"""The contract, as benchmarks and tests check it: dense with a plan's slices at zero equals slim, in float64."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Commands that measure: each prints its table. Run them from a checkout, `python -m benchmarks.NAME`."""

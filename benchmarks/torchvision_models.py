@@ -1,0 +1,58 @@
+"""torchvision's convolutional models, built without weights. Its compiled part does not load with a CPU torch, so the
+two operators that its Python code names are defined first."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+_library = torch.library.Library("torchvision", "FRAGMENT")
+for _name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, _name):
+        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+from torchvision import models  # noqa: E402
+
+# name → size of the usual input, and of the smallest one that the model takes, without the batch
+CONVOLUTIONAL: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "alexnet": ((3, 224, 224), (3, 96, 96)),
+    "convnext_tiny": ((3, 224, 224), (3, 64, 64)),
+    "densenet121": ((3, 224, 224), (3, 64, 64)),
+    "efficientnet_b0": ((3, 224, 224), (3, 64, 64)),
+    "efficientnet_v2_s": ((3, 224, 224), (3, 64, 64)),
+    "googlenet": ((3, 224, 224), (3, 64, 64)),
+    "inception_v3": ((3, 299, 299), (3, 96, 96)),
+    "mnasnet0_5": ((3, 224, 224), (3, 64, 64)),
+    "mobilenet_v2": ((3, 224, 224), (3, 64, 64)),
+    "mobilenet_v3_small": ((3, 224, 224), (3, 64, 64)),
+    "regnet_y_400mf": ((3, 224, 224), (3, 64, 64)),
+    "resnet18": ((3, 224, 224), (3, 64, 64)),
+    "resnet50": ((3, 224, 224), (3, 64, 64)),
+    "resnext50_32x4d": ((3, 224, 224), (3, 64, 64)),
+    "shufflenet_v2_x0_5": ((3, 224, 224), (3, 64, 64)),
+    "squeezenet1_1": ((3, 224, 224), (3, 64, 64)),
+    "vgg11_bn": ((3, 224, 224), (3, 64, 64)),
+    "wide_resnet50_2": ((3, 224, 224), (3, 64, 64)),
+    "seg_deeplabv3_mobilenet_v3_large": ((3, 224, 224), (3, 64, 64)),
+    "seg_fcn_resnet50": ((3, 224, 224), (3, 64, 64)),
+    "seg_lraspp_mobilenet_v3_large": ((3, 224, 224), (3, 64, 64)),
+    "r2plus1d_18": ((3, 8, 112, 112), (3, 4, 32, 32)),
+    "s3d": ((3, 16, 224, 224), (3, 16, 224, 224)),
+}
+
+
+def build(name: str) -> nn.Module:
+    """A randomly initialised model, the same one each time."""
+    torch.manual_seed(0)
+    if name.startswith("seg_"):
+        return getattr(models.segmentation, name.removeprefix("seg_"))(weights=None, weights_backbone=None)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    home = models if hasattr(models, name) else models.video
+    return getattr(home, name)(weights=None, **options)
+
+
+def example(name: str, *, small: bool = False) -> torch.Tensor:
+    """Two random inputs of the usual size; small ones for quick checks (one, where the model takes no small ones)."""
+    usual, least = CONVOLUTIONAL[name]
+    batch = 1 if small and usual == least else 2
+    return torch.randn(batch, *(least if small else usual), generator=torch.Generator().manual_seed(1))
