@@ -100,7 +100,7 @@ def check_budget(
     least = smallest(groups, total, floor, round_to) / total()
     if share < least:
         raise UserError(
-            f"the budget of {share:.1%} of the {what} is out of reach: the smallest reachable is {least:.1%}, "
-            f"with at least {floor:.0%} of each group kept.",
+            f"the budget of {100 * share:.2g} % of the {what} is out of reach: the smallest reachable is "
+            f"{100 * least:.2g} %, with at least {100 * floor:.2g} % of each group kept.",
             hint="Ask for more, or lower the floor.",
         )

@@ -38,8 +38,7 @@ class Operand:
 class Contraction:
     """A sum over ``over``: it stands in dimension ``dim`` of each listed node, whose product is summed.
 
-    Removing a unit is exact if one of the nodes is zero there. ``exact`` tells how the op keeps its other results
-    when the unit is gone (a plain sum needs nothing).
+    Removing a unit is exact if one of the nodes is zero there.
     """
 
     sites: tuple[tuple[fx.Node, int], ...]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from atograph.passes.errors import UserError
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputSpec
 
 T = TypeVar("T")
 
@@ -107,12 +108,21 @@ class Program(fx.GraphModule):
         found: T = self.facts[kind]
         return found
 
+    def _output_specs(self) -> list[OutputSpec]:
+        """What is returned, by the names of the nodes that return it now: a rewrite may have put others there."""
+        results = self.output_node.args[0]
+        assert isinstance(results, (tuple, list))
+        return [
+            replace(spec, arg=replace(spec.arg, name=result.name)) if isinstance(result, fx.Node) else spec
+            for spec, result in zip(self.signature.output_specs, results, strict=True)
+        ]
+
     def exported(self) -> ExportedProgram:
         """The program as a `torch.export.ExportedProgram`: runs, saves, and exports like any other."""
         graph, _nodes = copy_graph(self.graph)
         names = self.state_names()
         specs = [s for s in self.signature.input_specs if s.kind not in _STATE_KINDS or s.arg.name in names]
-        signature = ExportGraphSignature(input_specs=specs, output_specs=list(self.signature.output_specs))
+        signature = ExportGraphSignature(input_specs=specs, output_specs=self._output_specs())
         constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()}
         kept = set(names.values())
         return ExportedProgram(
