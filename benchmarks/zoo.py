@@ -31,11 +31,11 @@ COLUMNS = {
 def measure(name: str) -> dict[str, Any]:
     """One row."""
     import torch
+    from atograph.passes.pipeline import ANALYSE, Pipeline
     from torch.utils.flop_counter import FlopCounterMode
 
     import atograph
     from atograph.capture import capture
-    from atograph.passes.pipeline import ANALYSE, Pipeline
     from benchmarks.exact import compare
     from benchmarks.torchvision_models import build, example
 

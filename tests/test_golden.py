@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from atograph.passes.text import format_groups, format_program
 from conftest import Golden
-from benchmarks.exact import compare
 from networks import NETWORKS, build
 
 import atograph
+from benchmarks.exact import compare
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -173,7 +173,16 @@ def test_the_compiler_never_imports_the_product() -> None:
 LAYERS = [
     {"errors", "reason", "sizes", "dims", "unify", "slices"},
     {"program", "flow", "base", "functionalize", "propagate"},
-    {"rules", "rules.table", "rules.pointwise", "rules.linear", "rules.norm", "rules.reduce", "rules.shape"},
+    {
+        "rules",
+        "rules.table",
+        "rules.pointwise",
+        "rules.attention",
+        "rules.linear",
+        "rules.norm",
+        "rules.reduce",
+        "rules.shape",
+    },
     {"infer_axes", "zero", "groups", "cost", "plan", "choose", "slim"},
     {"text", "verify", "registry", "pipeline"},
 ]

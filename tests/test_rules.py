@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from atograph.passes.functionalize import Functionalize  # noqa: F401  (the registry loads it by name)
 from atograph.passes.rules import targets
-from benchmarks.exact import compare
 from torch import nn
 
 import atograph
+from benchmarks.exact import compare
 
 aten = torch.ops.aten
 
@@ -162,6 +162,54 @@ CONTRACTIONS = [
     (aten.embedding.default, lambda y, p: y + F.embedding(torch.arange(6), p["table"]).t()[None, :, :, None]),
 ]  # fmt: skip
 
+
+def heads(y: torch.Tensor) -> torch.Tensor:
+    """(b, c, h, w) → (b, 4 heads, h·w, 2)."""
+    return tokens(y).unflatten(2, (4, 2)).transpose(1, 2)
+
+
+def joined(y: torch.Tensor) -> torch.Tensor:
+    """Back to (b, c, h·w)."""
+    return pixels(y.transpose(1, 2).flatten(2))
+
+
+def attend(y: torch.Tensor, p: nn.ParameterDict, **options: Any) -> torch.Tensor:
+    q, k, v = (heads((y + i) * (p["vector"] * (i + 1)).cos()[:, None, None]) for i in range(3))
+    return joined(F.scaled_dot_product_attention(q, k, v, **options))
+
+
+def grouped_queries(y: torch.Tensor, p: nn.ParameterDict) -> torch.Tensor:
+    k = F.linear(tokens(y), p["square"][:4]).unflatten(2, (2, 2)).transpose(1, 2)
+    return joined(F.scaled_dot_product_attention(heads(y), k, k.cos(), is_causal=True, enable_gqa=True))
+
+
+def written(y: torch.Tensor) -> torch.Tensor:
+    z = y * 1.0
+    z[:, :, :2] = y[:, :, 2:4]
+    z[:, :, 5] = 0.25
+    return z
+
+
+ATTENTION = [
+    (aten.scaled_dot_product_attention.default, lambda y, p: attend(y, p)),
+    (aten.scaled_dot_product_attention.default, lambda y, p: attend(y, p, is_causal=True, scale=0.3)),
+    (aten.scaled_dot_product_attention.default, lambda y, p: attend(y, p, attn_mask=p["bias"][:4, None, None])),
+    (aten.scaled_dot_product_attention.default, grouped_queries),
+    (aten.einsum.default, lambda y, p: torch.einsum("bchw,cd->bdhw", y, p["square"])),
+    (aten.einsum.default, lambda y, p: torch.einsum("bchw,bdhw->bcd", y, y)),
+    (aten.einsum.default, lambda y, p: torch.einsum("bchw->bch", y)),
+    (aten.index.Tensor, lambda y, p: y + p["table"][torch.tensor([1, 5, 2, 2, 0, 9])].t()[None, :, :, None]),
+    (aten.index.Tensor, lambda y, p: y[:, :, torch.tensor([0, 2, 2])]),
+    (aten.repeat_interleave.self_int, lambda y, p: y.repeat_interleave(3, 1)),
+    (aten.tensor_split.indices, lambda y, p: torch.cat(y.tensor_split((3, 5), 1)[::-1], 1)),
+    (aten.tensor_split.sections, lambda y, p: torch.cat(y.tensor_split(3, 1)[::-1], 1)),
+    (aten.copy.default, lambda y, p: written(y)),
+    (aten.slice_scatter.default, lambda y, p: written(y)),
+    (aten.select_scatter.default, lambda y, p: written(y)),
+    (aten.fill.Tensor, lambda y, p: written(y)),
+    (aten.zero.default, lambda y, p: y + (y * 1.0).zero_()),
+]  # fmt: skip
+
 REDUCTIONS = [
     (aten.max_pool2d.default, lambda y, p: F.max_pool2d(y, 2)),
     (aten.avg_pool2d.default, lambda y, p: F.avg_pool2d(y, 3, 2, 1)),
@@ -178,6 +226,7 @@ REDUCTIONS = [
     (aten.softmax.int, lambda y, p: y * F.softmax(y.flatten(2), -1).view_as(y)),
     (aten.log_softmax.int, lambda y, p: y + F.log_softmax(y, 2)),
     (aten.cumsum.default, lambda y, p: y.cumsum(2)),
+    (aten.roll.default, lambda y, p: y + p["vector"].roll(2)[:, None, None], False),
     (aten.flip.default, lambda y, p: y.flip(2, 3)),
     (aten.roll.default, lambda y, p: y.roll((1, 2), (2, 3))),
     (aten.amax.default, lambda y, p: y * y.amax((2, 3), keepdim=True)),
@@ -207,14 +256,16 @@ OTHER_RANKS = [
     Case(aten.upsample_nearest3d.vec, lambda y, p: F.interpolate(y, size=(3, 5, 5)), spatial=3),
 ]
 
-CASES = [Case(t, f) for t, f in POINTWISE + MOVES + CONTRACTIONS + REDUCTIONS] + OTHER_RANKS
+CASES = [
+    Case(row[0], row[1], prunable=(*row, True)[2]) for row in POINTWISE + MOVES + CONTRACTIONS + ATTENTION + REDUCTIONS
+] + OTHER_RANKS
 
 # rows that share their rule with a covered one and that PyTorch's own functions do not reach under torch.export
 SAME_RULE = {
     "aten.mul.Scalar", "aten.div.Scalar", "aten.to.device", "aten.to.dtype_layout", "aten._to_copy.default",
     "aten.detach.default", "aten.alias.default", "aten.detach_.default", "aten.lift_fresh_copy.default",
     "aten._unsafe_view.default", "aten.split.sizes", "aten.var.correction", "aten.std.dim",
-    "aten.swapaxes.default", "aten.max_pool2d_with_indices.default",
+    "aten.swapaxes.default", "aten.fill.Scalar", "aten.max_pool2d_with_indices.default",
     "aten.upsample_nearest2d.default", "aten.upsample_bilinear2d.default", "aten.upsample_bicubic2d.default",
     "aten._upsample_nearest_exact2d.vec", "aten._upsample_bilinear2d_aa.vec", "aten.sum.default",
     "aten._softmax.default", "aten.amin.default", "aten.min.dim", "aten.argmax.default", "aten.argmin.default",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from benchmarks.exact import compare
 from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.exact import compare
 from benchmarks.torchvision_models import CONVOLUTIONAL, build, example
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.exact import compare
 from torch import nn
 
 import atograph
+from benchmarks.exact import compare
 
 
 class Between(nn.Module):
@@ -78,7 +78,7 @@ def test_the_consumer_is_zeroed_only_where_an_activation_is_not_zero_at_zero(
         (lambda y: y + torch.arange(6.0), "positions are counted along it"),
         (lambda y: y / y, "a removed unit would be 0/0 here"),
         (lambda y: torch.fft.rfft(y).real.repeat(1, 2)[:, :6] + y, "no rule for the op aten.fft_rfft.default"),
-        (lambda y: y[:, ::2].repeat(1, 2), "a slice with a step is not covered by the rule of aten.slice.Tensor"),
+        (lambda y: y[:, ::2].repeat(1, 2), "a slice with a step"),
     ],
 )
 def test_what_has_no_zeroing_set_is_frozen_with_the_place(

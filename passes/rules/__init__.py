@@ -1,6 +1,6 @@
 """Op knowledge: one table of rules. Importing this package fills it; `rule` adds a row for an op of your own."""
 
-from atograph.passes.rules import linear, norm, pointwise, reduce, shape
+from atograph.passes.rules import attention, linear, norm, pointwise, reduce, shape
 from atograph.passes.rules.table import Effect, Op, Rule, Unsupported, frozen_effect, rule, rule_for, targets
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Op",
     "Rule",
     "Unsupported",
+    "attention",
     "frozen_effect",
     "linear",
     "norm",

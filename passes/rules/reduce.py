@@ -68,7 +68,8 @@ def whole_dim(op: Op) -> Effect:
     x = op.shape("self")
     name = str(op.node.target).split(".")[1].lstrip("_")
     chosen = op["dim"] if "dim" in op._args else op["dims"]
-    dims = {int(d) % len(x) for d in (chosen if isinstance(chosen, (list, tuple)) else [chosen])}
+    listed = chosen if isinstance(chosen, (list, tuple)) else [chosen]
+    dims = {int(d) % len(x) for d in listed} or set(range(len(x)))  # none named: the flattened tensor
     for d in dims:
         op.freeze(x[d], f"{name} over this axis")
     outs = []

@@ -10,7 +10,7 @@ import torch
 from atograph.passes.dims import ONE, Dim, Shape, concat, product
 from atograph.passes.flow import Affine, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from atograph.passes.rules.table import Effect, Op, rule
 from torch import fx
 
 aten = torch.ops.aten
@@ -221,7 +221,9 @@ def slice_(op: Op) -> Effect:
     if size == x[at].size:
         return Effect((x,), Keep((op.operand("self"),)))
     if int(op["step"]) != 1:
-        raise Unsupported("a slice with a step")
+        op.freeze(x[at], "a slice with a step")
+        out = (*x[:at], op.fixed(size, "a slice with a step"), *x[at + 1 :])
+        return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d != at}),)))
     start = op.size(op["start"]) if op.has("start") else 0
     start = start + x[at].size if start < 0 else start
     before, rest = op.cut(x[at], start)
@@ -255,7 +257,10 @@ def unbind(op: Op) -> Effect:
 
 
 # the dim is cut into pieces; equal pieces become listed sizes once they differ
-@rule(aten.split_with_sizes.default, aten.split.sizes, aten.split.Tensor, aten.chunk.default)
+@rule(
+    aten.split_with_sizes.default, aten.split.sizes, aten.split.Tensor, aten.chunk.default,
+    aten.tensor_split.indices, aten.tensor_split.sections,
+)  # fmt: skip
 def split(op: Op) -> Effect:
     """Cut a dim into pieces."""
     x, at = op.shape("self"), op.axis()
