@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -119,13 +118,3 @@ def _revived(masked: nn.Module, plan: Plan) -> nn.Module:
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
                 parameter.copy_(torch.where(dropped, noise * scale, parameter))
     return revived
-
-
-def counted_flops(run: Callable[..., Any], inputs: Inputs) -> int:
-    """FLOPs of one sample as `torch.utils.flop_counter` counts them while a program runs on two."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    args, kwargs = with_batch(tuple(inputs), 2)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run(*args, **kwargs)
-    return int(counter.get_total_flops()) // 2

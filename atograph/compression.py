@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch import nn
 
-from atograph.capture import batch_of, repeat_single
-from atograph.certificate import certify, counted_flops, exactness
+from atograph.capture import batch_of, repeat_single, with_batch
+from atograph.certificate import certify, exactness
 from atograph.console import Console
 from atograph.example_inputs import Inputs, as_inputs, check_accepts, inputs_of_batch
+from atograph.flop_count import count_flops
 from atograph.graph import Graph, trace
 from atograph.init_weights import load_init
 from atograph.latency import measure_latency
@@ -240,7 +241,8 @@ def _measure(
     )
     certificate = certify(job.model, slimmed, slim_onnx, inputs)
     difference = exactness(job.model, slimmed, inputs)
-    counted = counted_flops(job.model, inputs), counted_flops(slimmed, inputs)
+    args, kwargs = with_batch(tuple(inputs), 1)
+    counted = tuple(count_flops(form, *args, **kwargs) for form in (job.model, slimmed))
     if counted != (graph.flops, slimmed.flops):
         raise InternalError(
             f"the cost model says {graph.flops:,} FLOPs dense and {slimmed.flops:,} slim, flop_counter counts "

@@ -1,4 +1,4 @@
-"""torchvision's convolutional models, built without weights. Its compiled part does not load with a CPU torch, so the
+"""torchvision's models, built without weights. Its compiled part does not load with a CPU torch, so the
 two operators that its Python code names are defined first."""
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ CONVOLUTIONAL: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "r2plus1d_18": ((3, 8, 112, 112), (3, 4, 32, 32)),
     "s3d": ((3, 16, 224, 224), (3, 16, 224, 224)),
 }
+WITH_ATTENTION: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "maxvit_t": ((3, 224, 224), (3, 224, 224)),
+    "mvit_v1_b": ((3, 16, 224, 224), (3, 16, 224, 224)),
+    "swin3d_t": ((3, 8, 224, 224), (3, 4, 64, 64)),
+    "swin_t": ((3, 224, 224), (3, 64, 64)),
+    "swin_v2_t": ((3, 256, 256), (3, 64, 64)),
+    "vit_b_32": ((3, 224, 224), (3, 224, 224)),
+}
+MODELS = CONVOLUTIONAL | WITH_ATTENTION
 
 
 def build(name: str) -> nn.Module:
@@ -53,6 +62,6 @@ def build(name: str) -> nn.Module:
 
 def example(name: str, *, small: bool = False) -> torch.Tensor:
     """Two random inputs of the usual size; small ones for quick checks (one, where the model takes no small ones)."""
-    usual, least = CONVOLUTIONAL[name]
+    usual, least = MODELS[name]
     batch = 1 if small and usual == least else 2
     return torch.randn(batch, *(least if small else usual), generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""Every convolutional model of torchvision: captured, pruned, proved equal. ``python -m benchmarks.zoo [--only GLOB]``
+"""The zoo's torchvision models: captured, pruned, proved equal. ``python -m benchmarks.zoo [--only GLOB]``
 
 One row a model, each in a process of its own with a time limit. Per row: prunable groups and units, the share of the
 parameters in slices that can go, the smallest FLOPs that can be reached, then a random half of every group removed: the
@@ -32,10 +32,10 @@ def measure(name: str) -> dict[str, Any]:
     """One row."""
     import torch
     from atograph.passes.pipeline import ANALYSE, Pipeline
-    from torch.utils.flop_counter import FlopCounterMode
 
     import atograph
     from atograph.capture import capture
+    from atograph.flop_count import count_flops
     from benchmarks.exact import compare
     from benchmarks.torchvision_models import build, example
 
@@ -55,9 +55,7 @@ def measure(name: str) -> dict[str, Any]:
     atograph.slim(graph, plan)
     slimmed = time.perf_counter()
     found = compare(build(name), (example(name, small=True),), seed=0, keep=0.5)
-    small = example(name, small=True).double()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        found.slim(small)
+    single = example(name, small=True)[:1].double()
     return {
         "model": name,
         "groups": len(graph.prunable),
@@ -67,7 +65,7 @@ def measure(name: str) -> dict[str, Any]:
         "difference": found.difference,
         "moved": found.moved,
         "flops": graph.cost.flops(plan.counts) / graph.flops,
-        "counted": found.slim.flops * len(small) == counter.get_total_flops(),
+        "counted": found.slim.flops == count_flops(found.slim, single),
         "module": found.slim.module is not None,
         "capture": captured - started,
         "analysis": (analysed - captured) * 1e3,
@@ -110,10 +108,10 @@ def main() -> None:
     if options.row:
         print(json.dumps(measure(options.row)))
         return
-    from benchmarks.torchvision_models import CONVOLUTIONAL
+    from benchmarks.torchvision_models import MODELS
 
     rows = []
-    for name in CONVOLUTIONAL:
+    for name in MODELS:
         if fnmatch(name, options.only):
             rows.append(in_a_process(name, options.timeout))
             print(".", end="", file=sys.stderr, flush=True)

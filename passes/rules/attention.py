@@ -46,7 +46,7 @@ def scaled_dot_product_attention(op: Op) -> Effect:
     return Effect(
         outs=(out,),
         flow=Affine(((op.operand("value", links),),), (scores,)),
-        flops=lambda at: sdpa_flop_count(
+        flops=lambda at: sdpa_flop_count(  # type: ignore[no-untyped-call]
             (1, *at((heads, q[-2], q[-1]))), (1, *at((heads, k[-2], k[-1]))), (1, *at((heads, v[-2], v[-1])))
         ),
         lower=lower,

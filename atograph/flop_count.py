@@ -1,0 +1,21 @@
+"""FLOPs of a run, counted by `torch.utils.flop_counter` while it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """FLOPs of ``run(*args, **kwargs)``, of attention too where a CPU kernel does it that the counter does not know."""
+    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        run(*args, **kwargs)
+    return int(counter.get_total_flops())
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
