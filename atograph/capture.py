@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -43,6 +45,8 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     """`torch.export.export` with a dynamic batch, in eval mode, the model untouched."""
+    if batch_of((args, kwargs)) == 0:
+        raise UserError("the example inputs hold no sample: their first dimension is 0.")
     repeated_args, repeated_kwargs = repeat_single((args, kwargs))
     with eval_mode(model), torch.no_grad(), _quiet():
         try:
@@ -94,11 +98,13 @@ def repeat_single(inputs: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch logs a dump of its graph before it raises; the error that we make of it says what matters."""
+    """torch logs and prints its graph before it raises; the error that we make of it says what matters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stderr(io.StringIO()) as printed:
+            yield
+        sys.stderr.write(printed.getvalue())  # of a capture that went through: the model's own
     finally:
         logging.disable(before)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from atograph.capture import batch_of, eval_mode, with_batch
+from atograph.copying import copy_of
 from atograph.example_inputs import Inputs
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
@@ -70,7 +70,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
         tuple(inputs),
     )
     args, kwargs = double
-    wide = copy.deepcopy(masked).double()
+    wide = copy_of(masked).double()
     try:
         with eval_mode(wide), torch.no_grad():
             reference = tensors_of(wide(*args, **kwargs))
@@ -104,7 +104,7 @@ def _largest(reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -
 def _revived(masked: nn.Module, plan: Plan) -> nn.Module:
     """The masked network with noise, of the scale of what stayed, where the plan has zeros: if this did not change the
     output, the comparison would show nothing."""
-    revived = copy.deepcopy(masked)
+    revived = copy_of(masked)
     parameters = dict(revived.named_parameters(remove_duplicate=False))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -67,9 +67,7 @@ def check_share(option: str, share: float) -> None:
 
 def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> TrainSettings:
     """The training's settings from the options that were given (not None) and from ``KEY=VALUE`` texts."""
-    from pydantic import ValidationError
-
-    from atograph.train.settings import TrainSettings
+    from atograph.train.settings import TrainSettings, settings_of
 
     values = {name: value for name, value in given.items() if value is not None}
     for assignment in assignments:
@@ -82,15 +80,7 @@ def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> Trai
         if key in values:
             raise UserError(f"--set {assignment}: `{key}` was given twice.")
         values[key] = None if value == "none" and _takes_none(key) else value
-    try:
-        return TrainSettings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(
-            f"training setting {place}: {message}." if place else f"training settings: {message}."
-        ) from error
+    return settings_of(values)
 
 
 def _takes_none(key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import time
 from collections.abc import Callable, Iterable
@@ -19,13 +18,14 @@ from torch import nn
 from atograph.capture import batch_of, repeat_single, with_batch
 from atograph.certificate import certify, exactness
 from atograph.console import Console
+from atograph.copying import copy_of
 from atograph.example_inputs import Inputs, as_inputs, check_accepts, inputs_of_batch
 from atograph.flop_count import count_flops
 from atograph.graph import Graph, trace
 from atograph.init_weights import load_init
 from atograph.latency import measure_latency
 from atograph.masking import zero_
-from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.onnx_export import OnnxModel, check_opset, export_onnx
 from atograph.passes.choose import check_budget
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.plan import Plan
@@ -36,7 +36,7 @@ from atograph.train.fit import Diverged, pick_device
 from atograph.train.loop import Trained, auto_train_once, dense_training
 from atograph.train.progress import EpochRow
 from atograph.train.seeding import seed_everything
-from atograph.train.settings import TrainSettings
+from atograph.train.settings import TrainSettings, settings_of
 from atograph.train.task import Task
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def compress(
     )
     job = Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
-        settings=TrainSettings(flops=flops, **settings), baseline=baseline, opset=opset,
+        settings=settings_of({"flops": flops, **settings}), baseline=baseline, opset=opset,
     )  # fmt: skip
     return run(job, out=None if out is None else Path(out), force=force, console=Console(quiet=quiet))
 
@@ -181,6 +181,8 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     console.phase("tracing")
     graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
     settings = job.settings
+    check_opset(job.opset)
+    _check_cost(graph, job.inputs)
     check_budget(settings.flops, graph.groups, graph.cost, settings.floor, settings.round_to)
     smallest = graph.smallest(settings.floor, settings.round_to) / graph.flops
     console.budget(settings.flops, graph.flops, smallest)
@@ -210,6 +212,20 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     return Result(job.model, plan, slimmed, report, trained.history, out)
 
 
+def _check_cost(graph: Graph, inputs: Inputs) -> None:
+    """The cost model must be right before anyone trains by it."""
+    _check_flops("dense", graph.flops, graph.program.exported().module(check_guards=False).cpu(), inputs)
+
+
+def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs) -> None:
+    args, kwargs = with_batch(tuple(inputs), 1)
+    counted = count_flops(form, *args, **kwargs)
+    if counted != predicted:
+        raise InternalError(
+            f"the cost model says {predicted:,} FLOPs for the {which} program, flop_counter counts {counted:,}."
+        )
+
+
 def _with_checkpoint(error: Diverged, path: Path) -> UserError:
     """Save the last good weights beside the folder that the run would have had, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +234,7 @@ def _with_checkpoint(error: Diverged, path: Path) -> UserError:
 
 
 def _baseline(job: Job, console: Console) -> float | None:
-    model = copy.deepcopy(job.model)
+    model = copy_of(job.model)
     return dense_training(model, job.task, job.settings, console.progress("dense baseline")).metric
 
 
@@ -241,13 +257,7 @@ def _measure(
     )
     certificate = certify(job.model, slimmed, slim_onnx, inputs)
     difference = exactness(job.model, slimmed, inputs)
-    args, kwargs = with_batch(tuple(inputs), 1)
-    counted = tuple(count_flops(form, *args, **kwargs) for form in (job.model, slimmed))
-    if counted != (graph.flops, slimmed.flops):
-        raise InternalError(
-            f"the cost model says {graph.flops:,} FLOPs dense and {slimmed.flops:,} slim, flop_counter counts "
-            f"{counted[0]:,} and {counted[1]:,}."
-        )
+    _check_flops("slim", slimmed.flops, slimmed, inputs)
     console.phase("measuring")
     cpu = pick_device("cpu")
     slim_metric, onnx_metric = (
@@ -296,7 +306,7 @@ def _measure(
 def inputs_of(job: Job) -> Inputs:
     """Real inputs, from a validation or a training batch; the example inputs where a batch has another form."""
     data = job.task.train_data if job.task.val_data is None else job.task.val_data
-    batch = next(iter(data))
+    batch = next(iter(data), None)
     try:
         real = inputs_of_batch(batch)
     except Exception:  # a batch of the user's own form: the example inputs are real enough

@@ -170,6 +170,8 @@ def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = N
     Raises:
         UserError: torch.export refuses the model.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
     positional = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
     program = Pipeline.parse(ANALYSE).run(capture(model, positional, kwargs))
     return Graph(program, model)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from atograph.copying import copy_of
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
 
@@ -24,7 +24,7 @@ def mask(model: M, plan: Plan) -> M:
     Raises:
         UserError: the model has no such parameters.
     """
-    masked = copy.deepcopy(model)
+    masked = copy_of(model)
     zero_(masked, plan)
     return masked
 

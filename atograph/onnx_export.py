@@ -18,6 +18,20 @@ from torch.utils import _pytree as pytree
 
 from atograph.passes.errors import UserError
 
+OLDEST_OPSET = 18
+"""The oldest opset that torch.onnx writes from an exported program."""
+
+
+def check_opset(opset: int | None) -> None:
+    """Refuse an opset that cannot be written.
+
+    Raises:
+        UserError: naming those that can.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
+
 
 def export_onnx(program: ExportedProgram, path: Path, *, opset: int | None = None) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
@@ -30,6 +44,7 @@ def export_onnx(program: ExportedProgram, path: Path, *, opset: int | None = Non
     Raises:
         UserError: torch.onnx cannot express the program; with its reason.
     """
+    check_opset(opset)
     with _quiet():
         try:
             exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
@@ -41,6 +56,9 @@ def export_onnx(program: ExportedProgram, path: Path, *, opset: int | None = Non
             ) from error
     assert exported is not None
     model = exported.model_proto
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if opset is not None and written != opset:
+        raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
     _name_batch(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from atograph.capture import eval_mode
+from atograph.copying import copy_of
 from atograph.passes.program import Program
 from atograph.passes.reason import module_of
 
@@ -34,7 +34,7 @@ def slim_module(model: nn.Module, slimmed: Program, reference: Callable[..., Any
     """
     if any(tensor.is_meta for tensor in slimmed.state.values()):
         raise NotRepaired("the weights are on the meta device, so the module cannot be checked")
-    module = copy.deepcopy(model)
+    module = copy_of(model)
     _replace_state(module, slimmed)
     groups = {module_of(node): node for node in slimmed.graph.nodes if _is_grouped(node)}
     for name, part in module.named_modules():

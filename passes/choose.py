@@ -89,6 +89,10 @@ def check_budget(
     Raises:
         UserError: naming the smallest budget that can be met, or why nothing can be pruned.
     """
+    if not 0 <= floor <= 1:
+        raise UserError(f"a floor is the share of each group that stays at least, from 0 to 1, not {floor:g}.")
+    if round_to < 1:
+        raise UserError(f"kept counts come in multiples of 1 or more, not {round_to}.")
     if not 0 < share <= 1:
         raise UserError(
             f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
@@ -97,10 +101,12 @@ def check_budget(
         reasons = "; ".join(dict.fromkeys(f"{g.name}: {g.frozen}" for g in groups)) or "the model has no parameters"
         raise UserError(f"nothing in this model can be pruned ({reasons}).")
     total = getattr(cost, what)
+    if not total():
+        raise UserError(f"this model has no {what} to reduce, as torch.utils.flop_counter counts them.")
     least = smallest(groups, total, floor, round_to) / total()
     if share < least:
         raise UserError(
             f"the budget of {100 * share:.2g} % of the {what} is out of reach: the smallest reachable is "
             f"{100 * least:.2g} %, with at least {100 * floor:.2g} % of each group kept.",
-            hint="Ask for more, or lower the floor.",
+            hint="Ask for more, or lower the floor." if round_to == 1 else "Ask for more, or round to less.",
         )

@@ -78,19 +78,23 @@ def concat(dims: Sequence[Dim]) -> Dim:
 
 
 def product(dims: Sequence[Dim]) -> Dim:
-    """The product of ``dims``, outermost first; the first one's sum is distributed: (a + b) × c = a×c + b×c."""
-    dims = [dim for dim in dims if dim != ONE]
-    if not dims:
-        return ONE
-    head, *rest = dims
-    tail: Term = ()
-    for dim in rest:
-        tail += dim.terms[0] if len(dim.terms) == 1 else (dim,)
-    if not rest:
-        return head
-    # a unit term leaves the rest alone, which is then a sum of its own
-    inner = product(rest).terms
-    return Dim(tuple(made for term in head.terms for made in ([term + tail] if term else inner)))
+    """The product of ``dims``, outermost first, in normal form.
+
+    A sum distributes over what it multiplies from the left, (a + b) × c = a×c + b×c, so a dim of several terms only
+    ever stands last in a product.
+    """
+    made = ONE
+    for dim in reversed([dim for dim in dims if dim != ONE]):
+        made = Dim(tuple(term for left in dim.terms for term in _times(left, made)))
+    return made
+
+
+def _times(term: Term, inner: Dim) -> tuple[Term, ...]:
+    if not term:
+        return inner.terms
+    if isinstance(term[-1], Dim):
+        return _times(term[:-1], product([term[-1], inner]))
+    return ((*term, *inner.terms[0]),) if len(inner.terms) == 1 else ((*term, inner),)
 
 
 def resolve(dim: Dim) -> Dim:

@@ -11,7 +11,7 @@ from atograph.passes.dims import ONE, Axis, Shape, axes_of, dim_of, resolve
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, reason_at
-from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, rule_for
+from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_of, rule_for
 from atograph.passes.sizes import Symbols
 from atograph.passes.unify import freeze
 from torch import fx
@@ -87,14 +87,14 @@ def _apply_rule(node: fx.Node, axes: Axes) -> None:
     op = Op(node, axes.shapes, axes.symbols)
     rule = rule_for(node.target)
     if rule is None:
-        name = str(node.target)
+        name = name_of(node.target)
         axes.unknown[name] = axes.unknown.get(name, 0) + 1
         effect = frozen_effect(op, f"no rule for the op {name}")
     else:
         try:
             effect = rule(op)
         except Unsupported as limit:
-            effect = frozen_effect(op, f"{limit} is not covered by the rule of {node.target}")
+            effect = frozen_effect(op, f"{limit} is not covered by the rule of {name_of(node.target)}")
         except AtographError:
             raise
         except Exception as error:

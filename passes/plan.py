@@ -27,7 +27,7 @@ class Plan(BaseModel):
         version: of this file format.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: int = Field(default=1, ge=1, le=1)
     fingerprint: str
@@ -45,8 +45,7 @@ class Plan(BaseModel):
             if list(units) != sorted(set(units)) or units[-1] >= self.sizes[name]:
                 raise ValueError(f"the units of group {name} are not increasing indices below {self.sizes[name]}")
             for part in self.zeroing[name]:
-                last = part.offset + (part.outer - 1) * part.stride + part.size * part.inner
-                if part.size != self.sizes[name] or last > part.length:
+                if part.size != self.sizes[name]:
                     raise ValueError(f"a slice of {part.parameter} does not fit group {name}")
         return self
 
@@ -95,13 +94,14 @@ class Plan(BaseModel):
                                 f"{group.size} ({group}).")  # fmt: skip
             if group.frozen is not None and len(self.kept[name]) < size:
                 raise UserError(f"the plan removes units of group {name}, which is frozen here: {group.frozen}.")
-        if self.fingerprint != fingerprint(groups):
+        same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
+        if self.fingerprint != fingerprint(groups) or not same_zeroing:
             raise UserError("the plan is for another model: the groups have the same sizes but other members.")
 
 
 def fingerprint(groups: Groups) -> str:
-    """A digest of the groups: names, sizes, members, and which of them are frozen."""
-    lines = (f"{g.name} {g.size} {g.members} {g.frozen is None}" for g in groups)
+    """A digest of the groups: names, sizes, members, zeroing sets, and which of them are frozen."""
+    lines = (f"{g.name} {g.size} {g.members} {g.frozen is None} {g.zeroing}" for g in groups)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

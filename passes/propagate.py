@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 
 def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
-    """Recompute ``meta["val"]`` of every node.
+    """Recompute ``meta["val"]`` of every node that has none, and of all that depends on it or on a changed parameter.
 
     Args:
         graph: a graph of op calls; user inputs keep the fake tensors that they were captured with.
@@ -23,18 +23,23 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
     Raises:
         InternalError: an op does not accept the shapes that it now gets.
     """
-    mode = _mode_of(graph)
+    mode = mode_of(graph)
     # symbolic sizes stay symbolic: composite ops run in Python, and what an op asks of a size is not recorded
     symbols = mode.shape_env
     unguarded = symbols.suppress_guards() if symbols is not None else nullcontext()
     with mode, torch.no_grad(), enable_python_dispatcher(), unguarded:
+        changed: set[fx.Node] = set()
         for node in graph.nodes:
             if node.op == "placeholder" and node.name in state:
                 old, new = node.meta.get("val"), state[node.name]
                 if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
                     fake = torch.empty(new.shape, dtype=new.dtype, device=new.device)
                     node.meta["val"] = torch.nn.Parameter(fake) if isinstance(new, torch.nn.Parameter) else fake
+                    changed.add(node)
             elif node.op == "call_function" and _runs_alone(node):
+                if "val" in node.meta and changed.isdisjoint(node.all_input_nodes):
+                    continue
+                changed.add(node)
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
                 try:
                     node.meta["val"] = node.target(*args, **kwargs)
@@ -51,7 +56,8 @@ def _runs_alone(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) or getattr(operator, name, None) is node.target
 
 
-def _mode_of(graph: fx.Graph) -> FakeTensorMode:
+def mode_of(graph: fx.Graph) -> FakeTensorMode:
+    """The fake tensor mode that a graph was captured in."""
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), FakeTensor):
             return node.meta["val"].fake_mode  # type: ignore[no-any-return]

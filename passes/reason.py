@@ -21,8 +21,7 @@ class Reason:
         node: name of the graph node that froze it (empty for a parameter or a user's own wish).
         module: qualified name of the module that issued the node (empty for the root).
         source: ``file:line`` of the call in the user's code (empty where unknown).
-        structural: true for dimensions that nobody would prune (kernel sizes, spatial sizes, the batch);
-            those are not listed as groups.
+        structural: true for kernel sizes, which nobody would prune; they are not listed as groups.
     """
 
     text: str

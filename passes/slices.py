@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
@@ -25,7 +25,7 @@ class Slice(BaseModel):
         offset, outer, stride, inner: where the units lie, see above.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     parameter: str
     dim: _Count
@@ -35,6 +35,15 @@ class Slice(BaseModel):
     outer: _Positive = 1
     stride: _Positive
     inner: _Positive = 1
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        block = self.size * self.inner
+        if self.outer > 1 and self.stride < block:
+            raise ValueError("units overlap")
+        if self.offset + (self.outer - 1) * self.stride + block > self.length:
+            raise ValueError("units lie outside of the dimension")
+        return self
 
     @cached_property
     def units(self) -> torch.Tensor:

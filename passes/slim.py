@@ -163,6 +163,7 @@ class _Rewrite:
             for before, dim in zip(old if isinstance(old, (list, tuple)) else [old], each, strict=True)
         ]
         new = new[0] if isinstance(dims, Dim) else new
+        copied.meta.pop("val", None)  # to be derived anew, whatever its inputs are
         if position < len(copied.args):
             copied.update_arg(position, new)
         else:

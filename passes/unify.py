@@ -121,11 +121,12 @@ def _unify_terms(a: Term, b: Term) -> None:
 
 
 def _refresh(factors: list[Factor]) -> list[Factor]:
-    """The factors after bindings changed: as one resolved product, where that is still a single product."""
-    dim = resolve(Dim((tuple(factors),)))
-    if len(dim.terms) == 1:
-        return list(dim.terms[0])
-    return [dim]
+    """The factors after bindings changed, each on its own: the normal form would undo the factoring."""
+    fresh: list[Factor] = []
+    for factor in factors:
+        dim = resolve(_as_dim(factor))
+        fresh.extend(dim.terms[0] if len(dim.terms) == 1 else [dim])
+    return fresh
 
 
 def _as_dim(factor: Factor) -> Dim:

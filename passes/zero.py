@@ -173,7 +173,9 @@ class _Proof:
                 alone = {n: v[0] if v and len(set(v)) == 1 else None for n, v in values.items()}
                 known = {n: v for n, v in alone.items() if v is not None}
                 if len(known) == len(operands):
-                    return self._evaluate(node, known)
+                    evaluated = self._evaluate(node, known)
+                    if evaluated is not None:
+                        return evaluated
                 return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
             case Unknown():
                 return None
@@ -189,12 +191,14 @@ class _Proof:
             return torch.tensor(constants[argument], dtype=captured.dtype)
 
         args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            return None
         try:
             with torch.no_grad():
                 result = node.target(*args, **kwargs)  # type: ignore[operator]
-        except Exception:  # an op that does not run on scalars is simply not known to be constant
+            return float(result) if isinstance(result, torch.Tensor) and result.numel() == 1 else None
+        except Exception:  # an op that does not run on real scalars is simply not known to be constant
             return None
-        return float(result) if isinstance(result, torch.Tensor) and result.numel() == 1 else None
 
     def _require_zero(self, node: fx.Node, contraction: Contraction, axis: Axis) -> None:
         """One of the contracted factors must be zero at the axis: by what flows in, or by its own parameter slices."""

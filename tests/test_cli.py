@@ -289,8 +289,9 @@ def test_signals_leave_nothing_behind(net: Path, sent: signal.Signals, code: int
         main()
     """)
     process = subprocess.Popen(
-        [sys.executable, "-c", work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=net
-    )
+        [sys.executable, "-c", work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=net,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(sent)
     _, err = process.communicate(timeout=120)

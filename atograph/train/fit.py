@@ -182,6 +182,11 @@ class Fit:
         loss = self.task.checked_loss(self.model, batch)
         if not math.isfinite(loss.item()):
             self._diverged(f"a loss of {loss.item()}", epoch, step)
+        if not loss.requires_grad:
+            raise UserError(
+                "loss(model, batch) does not depend on any trainable parameter.",
+                hint="It must be computed from the model's output without .detach() or torch.no_grad().",
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

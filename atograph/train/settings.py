@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atograph.passes.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -104,3 +107,20 @@ class TrainSettings(BaseModel):
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
         return self
+
+
+def settings_of(values: Mapping[str, Any]) -> TrainSettings:
+    """Settings from values that a user gave.
+
+    Raises:
+        UserError: naming the first setting that does not exist or does not fit.
+    """
+    try:
+        return TrainSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"training setting {place}: {message}." if place else f"training settings: {message}."
+        ) from error

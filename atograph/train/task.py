@@ -87,7 +87,11 @@ class Task:
         batch = self.first_batch()
         try:
             with torch.no_grad(), own_randomness(), eval_mode(model):
-                self.checked_loss(model, to_device(batch, device))
+                on_device = to_device(batch, device)
+                self.checked_loss(model, on_device)
+                if self.val_data is not None:
+                    value = self.metric(model, on_device)
+                    _number(0.0 if value is None else value)
         except UserError:
             raise
         except Exception as error:
@@ -112,8 +116,15 @@ class Task:
                 value = self.metric(model, to_device(batch, device))
                 if value is not None:
                     size = batch_size(batch)
-                    total, count = total + float(value) * size, count + size
+                    total, count = total + _number(value) * size, count + size
         return total / count if count else None
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"metric(model, batch) must return one number or None, got {describe(value)}.") from None
 
 
 class eval_mode:

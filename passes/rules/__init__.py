@@ -1,7 +1,7 @@
 """Op knowledge: one table of rules. Importing this package fills it; `rule` adds a row for an op of your own."""
 
 from atograph.passes.rules import attention, linear, norm, pointwise, reduce, shape
-from atograph.passes.rules.table import Effect, Op, Rule, Unsupported, frozen_effect, rule, rule_for, targets
+from atograph.passes.rules.table import Effect, Op, Rule, Unsupported, frozen_effect, name_of, rule, rule_for, targets
 
 __all__ = [
     "Effect",
@@ -11,6 +11,7 @@ __all__ = [
     "attention",
     "frozen_effect",
     "linear",
+    "name_of",
     "norm",
     "pointwise",
     "reduce",

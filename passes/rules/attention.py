@@ -106,6 +106,8 @@ def einsum(op: Op) -> Effect:
 def index(op: Op) -> Effect:
     """Advanced indexing with integer tensors."""
     x, indices = op.shape("self"), list(op["indices"])
+    if any(chosen.meta["val"].dtype in (torch.bool, torch.uint8) for chosen in indices if chosen is not None):
+        raise Unsupported("a mask as an index")
     used = [d for d, chosen in enumerate(indices) if chosen is not None]
     if used != list(range(used[0], used[-1] + 1)):
         raise Unsupported("indexing of dims that do not stand side by side")
@@ -113,7 +115,7 @@ def index(op: Op) -> Effect:
         op.freeze(x[d], "chosen by index")
     for node in (chosen for chosen in indices if chosen is not None):
         for dim in op.shape(node):
-            op.freeze(dim, "it holds indices", structural=True)
+            op.freeze(dim, "it holds indices")
     sizes = op.out_sizes()
     added = len(sizes) - (len(x) - len(used))
     kept = [d for d in range(len(x)) if d not in used]
@@ -130,7 +132,7 @@ def index(op: Op) -> Effect:
 def repeat_interleave(op: Op) -> Effect:
     """Repeat each element of a dim."""
     x, at, times = op.shape("self"), op.axis(), op.size(op["repeats"])
-    copies = op.fixed(times, "copies of one index", structural=False)
+    copies = op.fixed(times, "copies of one index")
     out = (*x[:at], product([x[at], copies]), *x[at + 1 :])
     return Effect((out,), Affine(((op.operand("self"),),)))
 

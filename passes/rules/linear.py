@@ -45,12 +45,12 @@ def _convolution(op: Op, *, transposed: bool) -> Effect:
     spatial = len(w) - 2
     batched = len(x) == spatial + 2
     channel = 1 if batched else 0
-    groups = int(op["groups"])
+    groups = op.integer("groups")
     group = op.fresh(groups)
     for kernel in w[2:]:
         op.freeze(kernel, "kernel size", structural=True)
     for size in x[channel + 1 :]:
-        op.freeze(size, "spatial size of a convolution", structural=True)
+        op.freeze(size, "spatial size of a convolution")
     if transposed:
         outer, inner = op.fresh(w[0].size // groups), w[1]
         op.unify(w[0], product([group, outer]))

@@ -43,7 +43,7 @@ def instance_norm(op: Op) -> Effect:
     """Instance normalisation."""
     x = op.shape("input")
     for dim in x[2:]:
-        op.freeze(dim, "spatial size", structural=True)
+        op.freeze(dim, "spatial size")
     return Effect((x,), Affine(_per_channel(op, x[1], 1)))
 
 
@@ -52,11 +52,12 @@ def instance_norm(op: Op) -> Effect:
 def group_norm(op: Op) -> Effect:
     """Group normalisation."""
     x = op.shape("input")
-    groups = op.fresh(int(op["num_groups"]))
-    within = op.fixed(x[1].size // int(op["num_groups"]), "group norm averages over it", structural=False)
+    count = op.integer("num_groups")
+    groups = op.fresh(count)
+    within = op.fixed(x[1].size // count, "group norm averages over it")
     op.unify(x[1], product([groups, within]))
     for dim in x[2:]:
-        op.freeze(dim, "spatial size", structural=True)
+        op.freeze(dim, "spatial size")
     return Effect((x,), Affine(_per_channel(op, x[1], 1)), sizes={"num_groups": groups})
 
 

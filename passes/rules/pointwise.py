@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from atograph.passes.dims import ONE, Shape
-from atograph.passes.flow import Map
+from atograph.passes.flow import Keep, Map, Unknown
 from atograph.passes.rules.table import Effect, Op, rule
 from torch import fx
 
@@ -67,7 +67,7 @@ def divide(op: Op) -> Effect:
 
 # elementwise ops that torch does not tag so
 @rule(
-    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.to.dtype, aten.to.device,
+    aten.to.dtype, aten.to.device,
     aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.hardswish.default,
     aten.log_sigmoid.default, aten.floor_divide.default, aten.contiguous.default, aten.detach.default,
     aten.alias.default, aten.detach_.default, aten.lift_fresh_copy.default,
@@ -75,6 +75,17 @@ def divide(op: Op) -> Effect:
 def untagged(op: Op) -> Effect:
     """Elementwise, though not tagged."""
     return elementwise(op)
+
+
+# 0 where it drops and 0 where it scales; in eval mode nothing happens (alpha dropout drops to another value)
+@rule(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+def dropout(op: Op) -> Effect:
+    """Dropout, in eval mode or always on."""
+    if not op["train"]:
+        return Effect((op.shape("input"),), Keep((op.operand("input"),)))
+    if op.node.target is aten.alpha_dropout.default:
+        return Effect((op.shape("input"),), Unknown())
+    return elementwise(op, absorbing=tuple(op.tensors()))
 
 
 # prelu(0) = 0; one slope per channel (dimension 1), or one for all

@@ -30,10 +30,10 @@ def resample(op: Op) -> Effect:
     spatial = int("".join(c for c in str(op.node.target).split(".")[1] if c.isdigit())[:1])
     lead = len(x) - spatial
     for dim in x[lead:]:
-        op.freeze(dim, "spatial size", structural=True)
+        op.freeze(dim, "spatial size")
     outs = tuple((*x[:lead], *(op.fixed(size) for size in op.out_sizes(i)[lead:])) for i in range(op.out_count()))
-    links = [Link(d, d, output=i) for d in range(lead) for i in range(len(outs))]
-    return Effect(outs, Keep((Operand(node, tuple(links)),), fill=0.0))
+    links = tuple(Link(d, d) for d in range(lead))  # of the values: where a maximum stood is anything
+    return Effect(outs, Keep((Operand(node, links),), fill=0.0))
 
 
 # Σ over dims: a zero adds nothing. A mean goes on dividing by the old count.
@@ -97,5 +97,7 @@ def extremum(op: Op) -> Effect:
     keep = bool(op._args.get("keepdim", False))
     kept = [d for d in range(len(x)) if d not in dims]
     out = tuple(ONE if d in dims else x[d] for d in range(len(x))) if keep else tuple(x[d] for d in kept)
-    links = [Link(d, d if keep else kept.index(d), output=i) for d in kept for i in range(op.out_count())]
+    if "arg" in str(op.node.target):
+        return Effect((out,), Unknown())
+    links = {d: d if keep else kept.index(d) for d in kept}  # of the values: where they stood is anything
     return Effect((out,) * op.out_count(), Keep((op.operand("self", links),), fill=0.0))

@@ -207,7 +207,7 @@ def stack(op: Op) -> Effect:
         for a, b in zip(shapes[0], shape, strict=True):
             op.unify(a, b)
     inner = shapes[0]
-    out = (*inner[:at], op.fixed(len(nodes), "stacked tensors", structural=False), *inner[at:])
+    out = (*inner[:at], op.fixed(len(nodes), "stacked tensors"), *inner[at:])
     links = {d: d + (d >= at) for d in range(len(inner))}
     return Effect((out,), Keep(tuple(op.operand(node, links) for node in nodes)))
 
@@ -220,12 +220,12 @@ def slice_(op: Op) -> Effect:
     size = op.out_sizes()[at]
     if size == x[at].size:
         return Effect((x,), Keep((op.operand("self"),)))
-    if int(op["step"]) != 1:
+    if op.integer("step") != 1:
         op.freeze(x[at], "a slice with a step")
         out = (*x[:at], op.fixed(size, "a slice with a step"), *x[at + 1 :])
         return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d != at}),)))
     start = op.size(op["start"]) if op.has("start") else 0
-    start = start + x[at].size if start < 0 else start
+    start = min(max(start + x[at].size if start < 0 else start, 0), x[at].size)
     before, rest = op.cut(x[at], start)
     kept, _after = op.cut(rest, size)
     out = (*x[:at], kept, *x[at + 1 :])
@@ -300,10 +300,11 @@ def pad(op: Op) -> Effect:
     """Padding of trailing dims."""
     x = op.shape("self")
     name = "pad" if "pad" in op._args else "padding"
-    padded = len(op[name]) // 2
+    amounts = list(op[name])
     out = list(x)
-    for d in range(len(x) - padded, len(x)):
-        if op.out_sizes()[d] != x[d].size:
+    for i in range(len(amounts) // 2):
+        d = len(x) - 1 - i  # the last dimension comes first; (1, -1) keeps the size and still moves what is there
+        if any(amount != 0 for amount in amounts[2 * i : 2 * i + 2]):
             op.freeze(x[d], "a padded dimension")
             out[d] = op.fixed(op.out_sizes()[d], "a padded dimension")
     constant = op._args.get("mode", "constant") == "constant" and "reflection" not in str(op.node.target)
@@ -329,7 +330,7 @@ def _pixel(op: Op, *, shrink: bool) -> Effect:
     x, sizes = op.shape("self"), op.out_sizes()
     inner = op.fixed(int(op._args.get("upscale_factor") or op["downscale_factor"]) ** 2, "pixel shuffle")
     for dim in x[-2:]:
-        op.freeze(dim, "spatial size", structural=True)
+        op.freeze(dim, "spatial size")
     if shrink:
         channel = op.fresh(sizes[-3])
         op.unify(x[-3], product([channel, inner]))
@@ -354,9 +355,7 @@ def filled(op: Op) -> Effect:
 @rule(aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default)
 def counted(op: Op) -> Effect:
     """A range of numbers."""
-    return Effect(
-        (tuple(op.fixed(n, "positions are counted along it", structural=False) for n in op.out_sizes()),), Unknown()
-    )
+    return Effect((tuple(op.fixed(n, "positions are counted along it") for n in op.out_sizes()),), Unknown())
 
 
 # a tensor filled with one value: its shape follows another tensor

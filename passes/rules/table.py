@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+from atograph.passes.counting import flops_of
 from atograph.passes.dims import ONE, Axis, Dim, Shape, dim_of
 from atograph.passes.errors import InternalError
 from atograph.passes.flow import Flow, Link, Operand, Unknown
@@ -64,6 +65,17 @@ class Op:
         """Whether the op has such an argument, and it is not None."""
         return self._args.get(name) is not None
 
+    def integer(self, name: str) -> int:
+        """An integer argument.
+
+        Raises:
+            Unsupported: it is a dynamic size.
+        """
+        value = self._args[name]
+        if isinstance(value, fx.Node):
+            raise Unsupported(f"a dynamic size as '{name}'")
+        return int(value)
+
     def shape(self, argument: str | fx.Node) -> Shape:
         """The dims of a tensor argument."""
         node = self._args[argument] if isinstance(argument, str) else argument
@@ -76,7 +88,7 @@ class Op:
     def axis(self, name: str = "dim", rank: int | None = None) -> int:
         """A dimension argument, counted from the front."""
         rank = len(self.shape(self.tensors()[0])) if rank is None else rank
-        return int(self._args[name]) % rank
+        return self.integer(name) % rank
 
     def out_sizes(self, index: int = 0) -> tuple[int, ...]:
         """The (encoded) sizes of an output, as captured."""
@@ -97,9 +109,9 @@ class Op:
         """A dim of its own, free to be pruned until something says otherwise."""
         return ONE if size == 1 else dim_of(Axis(size))
 
-    def fixed(self, size: int, text: str = "spatial size", *, structural: bool = True) -> Dim:
+    def fixed(self, size: int, text: str = "spatial size") -> Dim:
         """A dim that never changes."""
-        return ONE if size == 1 else dim_of(Axis(size, reason_at(self.node, text, structural=structural)))
+        return ONE if size == 1 else dim_of(Axis(size, self.reason(text)))
 
     def unify(self, a: Dim, b: Dim) -> None:
         """Make two dims the same."""
@@ -169,10 +181,14 @@ def frozen_effect(op: Op, text: str) -> Effect:
         for shape in op._shapes[node]:
             for dim in shape:
                 op.freeze(dim, text)
-    outs = tuple(
-        tuple(op.fixed(size, text, structural=False) for size in op.out_sizes(index)) for index in range(op.out_count())
-    )
-    return Effect(outs, Unknown())
+    outs = tuple(tuple(op.fixed(size, text) for size in op.out_sizes(index)) for index in range(op.out_count()))
+    flops = flops_of(op.node, op.symbols)
+    return Effect(outs, Unknown(), flops=(lambda _at: flops) if flops else None)
+
+
+def name_of(target: Any) -> str:
+    """An op's name as people know it: ``aten.relu.default``, ``getitem``; never an address."""
+    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
 
 def _bind_arguments(node: fx.Node) -> dict[str, Any]:

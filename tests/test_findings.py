@@ -1,0 +1,130 @@
+"""Mistakes that were made once, each kept out by a test of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from atograph.passes.infer_axes import Axes
+from torch import nn
+
+import atograph
+from atograph.flop_count import count_flops
+from benchmarks.exact import compare
+
+
+class Net(nn.Module):
+    """conv → function → conv → linear."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.LazyConv2d(6, 1), nn.Linear(6, 4)
+        self.function = function
+        self(torch.randn(2, 3, 8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(F.relu(self.b(self.function(F.relu(self.a(x))))).mean((2, 3)))
+
+
+def slide(y: torch.Tensor) -> torch.Tensor:
+    """A convolution over the channels, as in efficient channel attention."""
+    return F.conv1d(y.mean((2, 3))[:, None], torch.ones(1, 1, 3, dtype=y.dtype), padding=1)[:, 0, :, None, None]
+
+
+def per_sample(y: torch.Tensor) -> torch.Tensor:
+    b, c, h, w = y.shape
+    kernel = y.mean((2, 3)).reshape(b, c, 1, 1)
+    return F.conv2d(y.reshape(1, b * c, h, w), kernel.reshape(b * c, 1, 1, 1), groups=b * c).reshape(b, c, h, w)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: torch.roll(y, 1),  # no dims: the flattened tensor
+        lambda y: F.pad(y, (0, 0, 0, 0, 1, -1)),  # the size stays, the channels move
+        lambda y: F.max_pool2d(y, 2, return_indices=True)[1].to(y.dtype) / 10,  # where a maximum stood is not zero
+        lambda y: F.adaptive_max_pool2d(y, 2, return_indices=True)[1].to(y.dtype) / 10,
+        lambda y: (y + 1j * y + 1j).abs().to(y.dtype),  # complex values
+        lambda y: torch.cat([y[:, 2:100], y[:, -100:2]], 1),  # bounds out of range
+        lambda y: y[:, torch.tensor([True] * 6 + [False] * 2)],  # a mask as an index
+        per_sample,  # a dynamic number of groups
+        lambda y: y * slide(y),
+    ],
+)  # fmt: skip
+def test_slim_stays_exact(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    for seed in range(3):
+        found = compare(Net(function), (torch.randn(2, 3, 8, 8),), seed=seed)
+        assert found.difference <= 1e-9
+        assert found.graph.prunable and found.moved > 1e-6
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_proof_does_not_depend_on_chance(seed: int) -> None:
+    """Dropout that is always on maps zero to zero, and any other constant to nobody knows what."""
+    torch.manual_seed(seed)
+    graph = atograph.trace(Net(lambda y: F.dropout(y.sigmoid(), 0.5, training=True)), torch.randn(2, 3, 8, 8))
+    assert str(graph.groups["g0"]).endswith("→ b.weight[1]*")
+
+
+def test_an_op_without_a_rule_still_costs_what_it_costs() -> None:
+    model = Net(lambda y: torch.tensordot(y, torch.ones(8, 3), dims=([1], [0])).permute(0, 3, 1, 2)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(model, x)
+    assert graph.flops == count_flops(model, x[:1])
+
+    model = Net(lambda y: torch.baddbmm(y[:, 0], y[:, 1], y[:, 2])[:, None]).eval()
+    graph = atograph.trace(model, x)
+    assert graph.program.fact(Axes).unknown == {"aten.baddbmm.default": 1}
+    assert graph.flops == count_flops(model, x[:1])
+
+
+def test_channels_that_are_taken_for_pixels_are_listed_with_the_reason() -> None:
+    """Efficient channel attention slides a convolution over the channels."""
+    model = Net(lambda y: y * slide(y))
+    graph = atograph.trace(model, torch.randn(2, 3, 8, 8))
+    frozen = graph.groups["g0"].frozen
+    assert ("a.weight", 0) in graph.groups["g0"].members
+    assert frozen is not None and frozen.text.startswith("spatial size")
+
+
+def test_an_edited_plan_is_refused() -> None:
+    graph = atograph.trace(Net(torch.relu), torch.randn(2, 3, 8, 8))
+    plan = graph.plan(random=0)
+    for change in ({"zeroing": {"g0": []}}, {"kept": {"g0": [True, 2.0, "3"]}}):
+        edited = json.loads(plan.to_json())
+        for field, values in change.items():
+            edited[field] |= values
+        with pytest.raises(atograph.UserError):
+            atograph.slim(graph, atograph.Plan.from_json(json.dumps(edited)))
+    edited = json.loads(plan.to_json())
+    edited["zeroing"]["g0"][0]["outer"] = 2
+    edited["zeroing"]["g0"][0]["stride"] = 10**30
+    with pytest.raises(atograph.UserError, match="not a valid plan"):
+        atograph.Plan.from_json(json.dumps(edited))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"flops": 0.5, "round_to": 0}, "multiples of 1 or more"),
+        ({"flops": 0.5, "floor": -1.0}, "from 0 to 1, not -1"),
+        ({"flops": 0.5, "floor": 5.0}, "from 0 to 1, not 5"),
+    ],
+)
+def test_floor_and_rounding_are_checked(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(atograph.UserError, match=message):
+        atograph.trace(Net(torch.relu), torch.randn(2, 3, 8, 8)).plan(**arguments)
+
+
+def test_arguments_of_the_api_are_checked() -> None:
+    with pytest.raises(atograph.UserError, match=r"takes a torch\.nn\.Module, not a int"):
+        atograph.trace(3, torch.randn(2, 3))
+    with pytest.raises(atograph.UserError, match="no sample"):
+        atograph.trace(Net(torch.relu), torch.randn(0, 3, 8, 8))
+    with pytest.raises(atograph.UserError, match="training setting foo"):
+        atograph.compress(Net(torch.relu), [(torch.randn(2, 3, 8, 8), torch.zeros(2).long())], foo=1)
+    with pytest.raises(atograph.UserError, match="opset 3 cannot be written: choose one from 18"):
+        atograph.compress(Net(torch.relu), [(torch.randn(2, 3, 8, 8), torch.zeros(2).long())], opset=3)
