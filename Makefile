@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n $(JOBS)
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/atograph compress examples/digits.py --flops 0.3 --epochs 40 --round-to 4 --baseline --force
+	OMP_NUM_THREADS=1 $(BIN)/atograph compress examples/digits.py --flops 0.3 --epochs 40 --round-to 2 --baseline --force
 
 test: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
