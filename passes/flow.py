@@ -1,6 +1,6 @@
 """How a zero at one index passes through an op: the part of an op's rule that the zero-invariance proof reads.
 
-Every rule describes its op as one of four flows. An `Operand` says which dimension of an input lands on which dimension
+Every rule describes its op as one of five flows. An `Operand` says which dimension of an input lands on which dimension
 of the output; the proof (`zero.py`) follows these links one axis at a time.
 """
 
@@ -77,8 +77,15 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A tensor that holds one number everywhere."""
+
+    value: float
+
+
+@dataclass(frozen=True)
 class Unknown:
     """Nothing is known of the output, whatever the inputs are."""
 
 
-Flow: TypeAlias = Affine | Keep | Map | Unknown
+Flow: TypeAlias = Affine | Keep | Map | Constant | Unknown

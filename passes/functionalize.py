@@ -1,4 +1,4 @@
-"""``functionalize``: in-place ops become the functional ones, so that a value never changes after its node."""
+"""``functionalize``: one flat graph of functional ops, so that a value never changes after its node."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from atograph.passes.base import RewritePass
 from atograph.passes.program import Program, copy_graph
 from torch import fx
 
+_REGIONS = (torch.ops.higher_order.wrap_with_autocast, torch.ops.higher_order.wrap_with_set_grad_enabled)
+
 
 @dataclass(frozen=True)
 class Functionalize(RewritePass):
-    """Replace ``relu_`` by ``relu`` and so on.
+    """Replace ``relu_`` by ``relu`` and so on, enter regions, and drop assertions about types that capture has checked.
 
     A write that no other live view can see is replaced node by node, which leaves all other ops whole. Where a view
-    of the written tensor is still read, torch's own functionalisation (`ExportedProgram.run_decompositions`) takes
-    over.
+    of the written tensor is still read, and where ops stand inside a region (autocast, set_grad, vmap), torch's own
+    functionalisation (`ExportedProgram.run_decompositions`) takes over: it traces the regions' ops, casts included.
     """
 
     name = "functionalize"
 
     def rewrite(self, program: Program) -> Program:
-        """The same program without in-place ops."""
-        if not any(_written(node) is not None for node in program.graph.nodes):
+        """The same program without in-place ops, regions and assertions."""
+        if any(_is_region(node) for node in program.graph.nodes):
+            program = Program.of(program.exported().run_decompositions({}))
+        if not any(_written(node) is not None or _is_assertion(node) for node in program.graph.nodes):
             return program
         graph, _nodes = copy_graph(program.graph)
+        for node in graph.nodes:
+            if _is_assertion(node):
+                graph.erase_node(node)
         order = {node: index for index, node in enumerate(graph.nodes)}
         for node in order:
             target = _written(node)
@@ -40,6 +47,16 @@ class Functionalize(RewritePass):
             for user in [user for user in target.users if order[user] > order[node]]:
                 user.replace_input_with(target, node)
         return program.rewritten(graph, program.state)
+
+
+def _is_region(node: fx.Node) -> bool:
+    """Whether a node holds, or stands at the edge of, ops that run under a mode of their own."""
+    return node.target in _REGIONS or getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    """It restates a tensor's type and sizes, which hold by construction: capture has met them."""
+    return node.target is torch.ops.aten._assert_tensor_metadata.default
 
 
 def _written(node: fx.Node) -> fx.Node | None:

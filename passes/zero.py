@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 
 import torch
 from atograph.passes.dims import Axis, axes_of, dim_of, resolve
-from atograph.passes.flow import Affine, Contraction, Keep, Link, Map, Operand, Unknown
+from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand, Unknown
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
 from atograph.passes.reason import reason_at
@@ -177,6 +177,8 @@ class _Proof:
                     if evaluated is not None:
                         return evaluated
                 return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
+            case Constant(value=value):
+                return value
             case Unknown():
                 return None
         return None
@@ -211,5 +213,7 @@ class _Proof:
             sites = self._blame(factor, dim, axis)
             if sites:
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
+                for parameter, at in sites:
+                    self.constants[parameter][0, at, axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))

@@ -14,6 +14,7 @@ from atograph.passes.rules import targets
 from torch import nn
 
 import atograph
+from atograph.flop_count import count_flops
 from benchmarks.exact import compare
 
 aten = torch.ops.aten
@@ -237,6 +238,144 @@ REDUCTIONS = [
     (aten.sort.default, lambda y, p: y.sort(3).values),
 ]  # fmt: skip
 
+
+def rows(y: torch.Tensor) -> torch.Tensor:
+    """(b, c, h, w) → (b, c, h·w)."""
+    return y.flatten(2)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer between two linear ones."""
+
+    def __init__(self, kind: type[nn.Module], **options: Any) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 6)
+        self.layer = kind(6, 8, **options)
+        cells = issubclass(kind, nn.RNNCellBase)
+        self.cells = cells
+        self.last = nn.Linear(16 if options.get("bidirectional") else 8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.first(x))
+        if not self.cells:
+            return self.last(self.layer(y)[0] if self.layer.batch_first else self.layer(y.transpose(0, 1))[0])
+        state = None
+        for step in range(2):
+            state = self.layer(y[:, step], state)
+        return self.last(state[0] if isinstance(state, tuple) else state)
+
+
+RECURRENT = [
+    (aten.lstm.input, nn.LSTM, {}),
+    (aten.lstm.input, nn.LSTM, {"num_layers": 2, "bidirectional": True}),
+    (aten.lstm.input, nn.LSTM, {"batch_first": True, "bias": False}),
+    (aten.gru.input, nn.GRU, {"num_layers": 2}),
+    (aten.gru.input, nn.GRU, {"bidirectional": True}),
+    (aten.rnn_tanh.input, nn.RNN, {}),
+    (aten.rnn_relu.input, nn.RNN, {"nonlinearity": "relu"}),
+    (aten.lstm_cell.default, nn.LSTMCell, {}),
+    (aten.gru_cell.default, nn.GRUCell, {}),
+    (aten.rnn_tanh_cell.default, nn.RNNCell, {}),
+    (aten.rnn_relu_cell.default, nn.RNNCell, {"nonlinearity": "relu"}),
+]
+
+
+@pytest.mark.parametrize(("target", "kind", "options"), RECURRENT)
+def test_the_hidden_width_of_a_recurrent_layer_is_an_axis(target: Any, kind: type[nn.Module], options: Any) -> None:
+    model = Recurrent(kind, **options)
+    found = compare(model, (torch.randn(2, 5, 3),), seed=1)
+    assert target in {node.target for node in found.graph.program.graph.nodes}
+    assert found.difference <= 1e-9 and found.moved > 1e-3
+    assert {group.size for group in found.graph.prunable} == {6, 8}
+    assert found.slim.flops == count_flops(found.slim, torch.randn(1, 5, 3).double())
+
+
+NORMS = [
+    (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,), p["vector"], 1e-5))),
+    (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,)))),
+    (aten._weight_norm.default, lambda y, p: F.conv2d(y, torch._weight_norm(p["up2"], p["slope"].view(8, 1, 1, 1)))),
+    (aten.batch_norm.default, lambda y, p: F.conv2d(y, standardised(p["kernel"]), p["bias"], groups=2)),
+    (aten.var.correction, lambda y, p: y * torch.rsqrt(y.var(1, keepdim=True, correction=0) + 1e-6)),
+    (aten.var.dim, lambda y, p: (y - y.mean(1, keepdim=True)) * y.var(1, keepdim=True).rsqrt()),
+    (aten.std.dim, lambda y, p: y * y.std(1).unsqueeze(1)),
+    (aten.var_mean.dim, lambda y, p: y * torch.var_mean(y, 2, keepdim=True)[0]),
+    (aten.linalg_vector_norm.default, lambda y, p: F.normalize(y, dim=1)),
+    (aten.norm.ScalarOpt_dim, lambda y, p: y * torch.ops.aten.norm(y, 1, [1], True)),
+    (aten.cosine_similarity.default, lambda y, p: y * F.cosine_similarity(y, y.relu(), 1).unsqueeze(1)),
+]  # fmt: skip
+
+
+def standardised(w: torch.Tensor) -> torch.Tensor:
+    """Weight standardisation as timm writes it."""
+    return F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True, momentum=0.0).reshape_as(w)
+
+
+INDICES = torch.tensor([1, 0, 3, 2, 2, 5])
+
+FURTHER = [
+    (aten.where.self, lambda y, p: torch.where(y > 0, y, y * 0.1)),
+    (aten.where.ScalarOther, lambda y, p: torch.where(y > 0, y, 0.0)),
+    (aten.where.ScalarSelf, lambda y, p: torch.where(y > 0, 1.0, y)),
+    (aten.masked_fill.Scalar, lambda y, p: y.masked_fill(y[:, :1] > 0, 0.5)),
+    (aten.masked_fill.Tensor, lambda y, p: y.masked_fill(torch.eye(6) > 0, torch.tensor(0.0))),
+    (aten.__and__.Tensor, lambda y, p: y * ((y > 0) & (y < 1))),
+    (aten.__or__.Tensor, lambda y, p: y * ((y > 0) | (y < -1))),
+    (aten.polar.default, lambda y, p: torch.polar(y.abs(), y).real),
+    (aten.complex.default, lambda y, p: (torch.complex(y, y.cos()) * torch.complex(y, y)).imag),
+    (aten.view_as_complex.default, lambda y, p: torch.view_as_complex(y.unflatten(3, (3, 2))).abs()),
+    (aten.view_as_real.default, lambda y, p: torch.view_as_real(torch.complex(y, y) ** 2).flatten(3)),
+    (aten.index_select.default, lambda y, p: y.index_select(2, INDICES)),
+    (aten.gather.default, lambda y, p: rows(y).gather(2, INDICES.expand(y.shape[0], 8, 6))),
+    (aten.take_along_dim.default, lambda y, p: rows(y).take_along_dim(rows(y).argsort(2), 2)),
+    (aten.argsort.default, lambda y, p: rows(y).take_along_dim(rows(y).argsort(2), 2)),
+    (aten.scatter.src, lambda y, p: rows(y).scatter(2, INDICES[:3].expand(y.shape[0], 8, 3), rows(y)[:, :, 3:6])),
+    (aten.scatter.value, lambda y, p: rows(y).scatter(2, INDICES.expand(y.shape[0], 8, 6), 0.0)),
+    (aten.scatter_add.default,
+     lambda y, p: rows(y).scatter_add(2, INDICES.expand(y.shape[0], 8, 6), rows(y)[:, :, :6])),
+    (aten.scatter_reduce.two,
+     lambda y, p: rows(y).scatter_reduce(2, INDICES.expand(y.shape[0], 8, 6), rows(y)[:, :, :6], "amax")),
+    (aten.index_add.default, lambda y, p: y.index_add(2, INDICES, y.cos() - 1)),
+    (aten.index_copy.default, lambda y, p: y.index_copy(2, INDICES[:2], y[:, :, 3:5])),
+    (aten.index_fill.int_Scalar, lambda y, p: y.index_fill(2, INDICES[:2], 0.0)),
+    (aten.index_put.default, lambda y, p: y * torch.ones(6).index_put((INDICES,), torch.tensor(2.0))),
+    (aten.embedding_bag.padding_idx,
+     lambda y, p: y + F.embedding_bag(INDICES.view(2, 3), p["table"]).sum(0)[:, None, None]),
+    (aten.repeat.default, lambda y, p: y.repeat(1, 2, 1, 3)),
+    (aten.repeat.default, lambda y, p: y + p["vector"].view(1, 8, 1, 1).repeat(1, 1, 6, 1)),
+    (aten.tile.default, lambda y, p: y.tile(2, 1, 1)),
+    (aten.unfold.default, lambda y, p: y.unfold(2, 3, 1).flatten(2)),
+    (aten.im2col.default, lambda y, p: F.unfold(y, 3)),
+    (aten.col2im.default, lambda y, p: F.fold(F.unfold(y, 2) * 0.5, (6, 6), 2)),
+    (aten.meshgrid.indexing,
+     lambda y, p: y + torch.meshgrid(p["vector"], p["bias"][:6], indexing="ij")[0][..., None]),
+    (aten.triu.default, lambda y, p: y.triu()),
+    (aten.tril.default, lambda y, p: y.tril(1)),
+    (aten.channel_shuffle.default, lambda y, p: F.channel_shuffle(y, 2)),
+    (aten.glu.default, lambda y, p: F.glu(y, 1)),
+    (aten.baddbmm.default, lambda y, p: torch.baddbmm(p["bias"], tokens(y), p["square"].expand(y.shape[0], 8, 8)).mT),
+    (aten.tensordot.default, lambda y, p: torch.tensordot(y, p["square"], dims=([1], [0])).movedim(3, 1)),
+    (aten.outer.default, lambda y, p: y + torch.outer(p["vector"], torch.ones(6))[:, :, None]),
+    (aten.mv.default, lambda y, p: y + torch.mv(p["square"], p["vector"])[:, None, None]),
+    (aten.dot.default, lambda y, p: y * torch.dot(p["bias"], p["vector"])),
+    (aten.fft_fft2.default, lambda y, p: torch.fft.ifft2(torch.fft.fft2(y) * 2).real),
+    (aten.fft_rfft2.default, lambda y, p: torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(6, 6), norm="ortho")),
+    (aten.grid_sampler.default, lambda y, p: F.grid_sample(y, grid_of(y), align_corners=False)),
+    (aten.prod.dim_int, lambda y, p: y.prod(3)),
+    (aten.cumprod.default, lambda y, p: y.cumprod(3)),
+    (aten.logsumexp.default, lambda y, p: y * y.logsumexp(3, keepdim=True)),
+    (aten.median.dim, lambda y, p: y.median(3).values),
+    (aten.any.dim, lambda y, p: y * (y > 0.5).any(3, keepdim=True)),
+    (aten.all.dim, lambda y, p: y * (y > -2).all(3, keepdim=True)),
+    (aten.einsum.default, lambda y, p: torch.einsum("b...,bd...->bd...", y[:, 0], y)),
+    (aten.einsum.default, lambda y, p: torch.einsum("...hw,ck", y, p["square"]).mean((-1, -3))),
+    (aten.einsum.default, lambda y, p: torch.einsum("...hwc,cd->...hwd", y.movedim(1, 3), p["square"]).movedim(3, 1)),
+]  # fmt: skip
+
+
+def grid_of(y: torch.Tensor) -> torch.Tensor:
+    return torch.linspace(-0.9, 0.8, 32, dtype=y.dtype).view(1, 4, 4, 2).expand(y.shape[0], 4, 4, 2)
+
+
 OTHER_RANKS = [
     Case(aten.conv1d.default, lambda y, p: F.conv1d(y, p["up1"], p["bias"]), spatial=1),
     Case(aten.conv1d.padding, lambda y, p: F.conv1d(y, p["up1"], padding="same"), spatial=1),
@@ -257,7 +396,8 @@ OTHER_RANKS = [
 ]
 
 CASES = [
-    Case(row[0], row[1], prunable=(*row, True)[2]) for row in POINTWISE + MOVES + CONTRACTIONS + ATTENTION + REDUCTIONS
+    Case(row[0], row[1], prunable=(*row, True)[2])
+    for row in POINTWISE + MOVES + CONTRACTIONS + ATTENTION + REDUCTIONS + NORMS + FURTHER
 ] + OTHER_RANKS
 
 # rows that share their rule with a covered one and that PyTorch's own functions do not reach under torch.export
@@ -270,6 +410,21 @@ SAME_RULE = {
     "aten._upsample_nearest_exact2d.vec", "aten._upsample_bilinear2d_aa.vec", "aten.sum.default",
     "aten._softmax.default", "aten.amin.default", "aten.min.dim", "aten.argmax.default", "aten.argmin.default",
     "aten.std.correction", "aten._native_batch_norm_legit_no_training.default", "<built-in function getitem>",
+    "aten.where.Scalar", "aten.rsub.Tensor", "aten.real.default", "aten.imag.default", "aten.conj.default",
+    "aten.bucketize.Tensor", "aten.isin.Tensor_Scalar", "aten.__xor__.Tensor", "aten.__lshift__.Tensor",
+    "aten.__rshift__.Tensor", "aten.__and__.Scalar", "aten.__or__.Scalar", "aten.__xor__.Scalar",
+    "aten.__lshift__.Scalar", "aten.__rshift__.Scalar", "aten.embedding_bag.default",
+    "aten._upsample_bicubic2d_aa.vec", "aten._upsample_nearest_exact1d.vec", "aten._upsample_nearest_exact3d.vec",
+    "aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool3d.default", "aten.max_pool3d_with_indices.default",
+    "aten.max_pool1d_with_indices.default", "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default",
+    "aten.var.default", "aten.std.default", "aten.var_mean.correction", "aten.std_mean.correction",
+    "aten.std_mean.dim", "aten.norm.Scalar", "aten.fft_fft.default", "aten.fft_ifft.default",
+    "aten.fft_rfft.default", "aten.fft_irfft.default", "aten.fft_hfft.default", "aten.fft_ihfft.default",
+    "aten.fft_ifft2.default", "aten.fft_irfft2.default", "aten.fft_fftn.default", "aten.fft_ifftn.default",
+    "aten.fft_rfftn.default", "aten.fft_irfftn.default", "aten.fft_fftshift.default", "aten.fft_ifftshift.default",
+    "aten.logcumsumexp.default", "aten.sort.stable", "aten.argsort.stable", "aten.prod.default",
+    "aten.median.default", "aten.max.default", "aten.min.default", "aten.any.default", "aten.any.dims",
+    "aten.all.default", "aten.all.dims", "aten.meshgrid.default", "aten.native_channel_shuffle.default",
 }  # fmt: skip
 
 
@@ -294,7 +449,7 @@ def test_row_is_exact(case: Case) -> None:
 
 
 def test_every_row_has_a_case() -> None:
-    covered = {str(case.target) for case in CASES} | SAME_RULE
+    covered = {str(case.target) for case in CASES} | {str(target) for target, *_rest in RECURRENT} | SAME_RULE
     assert [str(t) for t in targets() if str(t).startswith(("aten.", "<built")) and str(t) not in covered] == []
 
 

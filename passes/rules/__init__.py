@@ -1,6 +1,6 @@
 """Op knowledge: one table of rules. Importing this package fills it; `rule` adds a row for an op of your own."""
 
-from atograph.passes.rules import attention, linear, norm, pointwise, reduce, shape
+from atograph.passes.rules import attention, index, linear, norm, pointwise, recurrent, reduce, shape
 from atograph.passes.rules.table import Effect, Op, Rule, Unsupported, frozen_effect, name_of, rule, rule_for, targets
 
 __all__ = [
@@ -10,10 +10,12 @@ __all__ = [
     "Unsupported",
     "attention",
     "frozen_effect",
+    "index",
     "linear",
     "name_of",
     "norm",
     "pointwise",
+    "recurrent",
     "reduce",
     "rule",
     "rule_for",

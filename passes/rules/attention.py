@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from atograph.passes.dims import Dim, Shape, product
-from atograph.passes.flow import Affine, Contraction, Keep, Operand, Unknown
+from atograph.passes.flow import Affine, Contraction, Operand
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
@@ -63,12 +63,11 @@ def _grouped_heads(op: Op, queries: Shape, lead: Shape) -> Shape:
 # Σ over the letters that the output lacks of the product of the operands
 @rule(aten.einsum.default)
 def einsum(op: Op) -> Effect:
-    """Einstein summation over one or two operands, without an ellipsis."""
-    equation = str(op["equation"]).replace(" ", "")
-    inputs, arrow, output = equation.partition("->")
-    terms, nodes = inputs.split(","), list(op["tensors"])
-    if "." in equation or not arrow or any(len(set(term)) != len(term) for term in terms) or len(terms) > 2:
-        raise Unsupported("this form of equation")
+    """Einstein summation over one or two operands."""
+    nodes = list(op["tensors"])
+    terms, output = spelt_out(str(op["equation"]), [len(op.shape(node)) for node in nodes])
+    if any(len(set(term)) != len(term) for term in terms) or len(terms) > 2:
+        raise Unsupported("a diagonal, or more than two operands,")
     dims: dict[str, Dim] = {}
     for term, node in zip(terms, nodes, strict=True):
         for letter, dim in zip(term, op.shape(node), strict=True):
@@ -101,71 +100,19 @@ def einsum(op: Op) -> Effect:
     return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 else None)
 
 
-# rows (or cells) of a table chosen by numbers: the indexed dims stay, the others are kept
-@rule(aten.index.Tensor)
-def index(op: Op) -> Effect:
-    """Advanced indexing with integer tensors."""
-    x, indices = op.shape("self"), list(op["indices"])
-    if any(chosen.meta["val"].dtype in (torch.bool, torch.uint8) for chosen in indices if chosen is not None):
-        raise Unsupported("a mask as an index")
-    used = [d for d, chosen in enumerate(indices) if chosen is not None]
-    if used != list(range(used[0], used[-1] + 1)):
-        raise Unsupported("indexing of dims that do not stand side by side")
-    for d in used:
-        op.freeze(x[d], "chosen by index")
-    for node in (chosen for chosen in indices if chosen is not None):
-        for dim in op.shape(node):
-            op.freeze(dim, "it holds indices")
-    sizes = op.out_sizes()
-    added = len(sizes) - (len(x) - len(used))
-    kept = [d for d in range(len(x)) if d not in used]
-    out = tuple(
-        op.fixed(size) if used[0] <= d < used[0] + added else x[kept[d if d < used[0] else d - added]]
-        for d, size in enumerate(sizes)
-    )
-    links = {d: d if d < used[0] else d - len(used) + added for d in kept}
-    return Effect((out,), Affine(((op.operand("self", links),),)))
-
-
-# every index is repeated in place: an inner factor of copies
-@rule(aten.repeat_interleave.self_int)
-def repeat_interleave(op: Op) -> Effect:
-    """Repeat each element of a dim."""
-    x, at, times = op.shape("self"), op.axis(), op.size(op["repeats"])
-    copies = op.fixed(times, "copies of one index")
-    out = (*x[:at], product([x[at], copies]), *x[at + 1 :])
-    return Effect((out,), Affine(((op.operand("self"),),)))
-
-
-# what is written into a slice comes from elsewhere
-@rule(aten.slice_scatter.default, aten.select_scatter.default)
-def scatter(op: Op) -> Effect:
-    """A copy of a tensor with a slice of it replaced: a dim that is only replaced in part stays."""
-    x, source, at = op.shape("self"), op.shape("src"), op.axis()
-    links = {d: d for d in range(len(x))}
-    if len(source) < len(x):  # select_scatter
-        links = {d - (d > at): d for d in range(len(x)) if d != at}
-    for s, d in links.items():
-        if d != at or source[s].size == x[d].size:
-            op.unify(x[d], source[s])
-        else:
-            op.freeze(source[s], "a slice of it is replaced")
-    if at not in links.values() or source[at].size != x[at].size:
-        op.freeze(x[at], "a slice of it is replaced")
-    return Effect((x,), Keep((op.operand("self"), op.operand("src", links))))
-
-
-# the values of another tensor
-@rule(aten.copy.default)
-def copy(op: Op) -> Effect:
-    """``src`` broadcast to the shape of ``self``."""
-    out = broadcast(op, [op.shape("self"), op.shape("src")])
-    links = right_aligned(len(op.shape("src")), len(out))
-    return Effect((out,), Keep((op.operand("src", links),)))
-
-
-# one value everywhere
-@rule(aten.fill.Tensor, aten.fill.Scalar, aten.zero.default)
-def fill(op: Op) -> Effect:
-    """A constant of the shape of a tensor."""
-    return Effect((op.shape("self"),), Unknown())
+def spelt_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the output; an ellipsis gets letters of its own, and the output that an
+    equation without an arrow implies is written down (letters that occur once, in alphabetical order)."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if not arrow:
+        letters = inputs.replace(",", "").replace(".", "")
+        output = ("..." if "..." in inputs else "") + "".join(sorted(c for c in letters if letters.count(c) == 1))
+    free = [chr(code) for code in range(ord("α"), ord("ω") + 1)]
+    widest = max((rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term), default=0)
+    rest = "".join(free[:widest])
+    spelt = [
+        term.replace("...", rest[widest - (rank - len(term) + 3) :] if "..." in term else "")
+        for term, rank in zip(terms, ranks, strict=True)
+    ]
+    return spelt, output.replace("...", rest)

@@ -108,7 +108,7 @@ def linear(op: Op) -> Effect:
 
 
 # out[..., m, n] = Σ_k a[..., m, k] b[..., k, n], batch dims broadcast
-@rule(aten.matmul.default, aten.mm.default, aten.bmm.default)
+@rule(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
 def matmul(op: Op) -> Effect:
     """Matrix products of two activations, or of an activation and a raw parameter."""
     left, right = op.node.args[0], op.node.args[1]
@@ -163,3 +163,56 @@ def embedding(op: Op) -> Effect:
     w, index = op.shape("weight"), op.shape("indices")
     op.freeze(w[0], "rows are chosen by index")
     return Effect(outs=((*index, w[1]),), flow=Affine(((op.operand("weight", {1: len(index)}),),)))
+
+
+# out = β bias + α Σ_k a[.., m, k] b[.., k, n]
+@rule(aten.baddbmm.default)
+def baddbmm(op: Op) -> Effect:
+    """Batched matrix product plus a matrix."""
+    bias, a, b = op.shape("self"), op.shape("batch1"), op.shape("batch2")
+    op.unify(a[0], b[0])
+    op.unify(a[2], b[1])
+    out = (a[0], a[1], b[2])
+    broadcast(op, [bias, out])
+    products = (
+        (op.operand("batch1", {0: 0, 1: 1}), op.operand("batch2", {0: 0, 2: 2})),
+        (op.operand("self", right_aligned(len(bias), 3)),),
+    )
+    contraction = Contraction(((op["batch1"], 2), (op["batch2"], 1)), a[2])
+    return Effect((out,), Affine(products, (contraction,)), flops=lambda at: _bmm_flops(at(a), at(b)))
+
+
+# out[i.., j..] = Σ_k a[i.., k..] b[k.., j..]
+@rule(aten.tensordot.default)
+def tensordot(op: Op) -> Effect:
+    """Contraction of several dims of two tensors."""
+    a, b = op.shape("self"), op.shape("other")
+    over_a = [int(d) % len(a) for d in op["dims_self"]]
+    over_b = [int(d) % len(b) for d in op["dims_other"]]
+    for x, y in zip(over_a, over_b, strict=True):
+        op.unify(a[x], b[y])
+    kept_a = [d for d in range(len(a)) if d not in over_a]
+    kept_b = [d for d in range(len(b)) if d not in over_b]
+    out = tuple(a[d] for d in kept_a) + tuple(b[d] for d in kept_b)
+    products = (
+        (
+            op.operand("self", {d: i for i, d in enumerate(kept_a)}),
+            op.operand("other", {d: len(kept_a) + i for i, d in enumerate(kept_b)}),
+        ),
+    )
+    contractions = tuple(
+        Contraction(((op["self"], x), (op["other"], y)), a[x]) for x, y in zip(over_a, over_b, strict=True)
+    )
+    rows, inner = product([a[d] for d in kept_a]), product([a[d] for d in over_a])
+    columns = product([b[d] for d in kept_b])
+    return Effect(
+        (out,), Affine(products, contractions), flops=lambda at: _mm_flops(at((rows, inner)), at((inner, columns)))
+    )
+
+
+# out[i, j] = a[i] b[j]
+@rule(aten.outer.default)
+def outer(op: Op) -> Effect:
+    """Outer product of two vectors."""
+    a, b = op.shape("self"), op.shape("vec2")
+    return Effect(((a[0], b[0]),), Affine(((op.operand("self", {0: 0}), op.operand("vec2", {0: 1})),)))

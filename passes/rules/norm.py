@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from atograph.passes.dims import Dim, product
+from atograph.passes.dims import Dim, Shape, product
 from atograph.passes.flow import Affine, Contraction, Operand
+from atograph.passes.rules.corrected import old_width, standardised
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
 
@@ -28,13 +29,35 @@ def _per_channel(op: Op, dim: Dim, at: int) -> tuple[tuple[Operand, ...], ...]:
 # each channel on its own: w (x − mean) / sqrt(var + eps) + b
 @rule(aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 def batch_norm(op: Op) -> Effect:
-    """Batch normalisation in eval mode."""
+    """Batch normalisation in eval mode, or of a tensor by its own statistics (weight standardisation)."""
     x = op.shape("input")
-    training = op._args.get("training", False)
-    if training or not op.has("running_mean"):
-        raise Unsupported("batch norm over the statistics of the batch (is the model in eval mode?)")
+    if op._args.get("training", False) or not op.has("running_mean"):
+        return _own_statistics(op)
     flow = Affine(_per_channel(op, x[1], 1))
     return Effect((x, (), ())[: op.out_count()], flow)
+
+
+def _own_statistics(op: Op) -> Effect:
+    """Mean and variance of each channel over all other dims."""
+    if op.has("running_mean"):
+        raise Unsupported("batch norm that updates its running statistics (is the model in eval mode?)")
+    x = op.shape("input")
+    axes = [d for d in range(len(x)) if d != 1]
+    over = [x[d] for d in axes]
+    width = old_width(op, over)
+    flow = Affine(_per_channel(op, x[1], 1), tuple(Contraction(((op["input"], d),), x[d]) for d in axes))
+
+    def lower(lowering: Any) -> fx.Node:
+        if lowering.size(product(over)) == width:
+            return lowering.unchanged()  # type: ignore[no-any-return]
+        out = standardised(lowering, lowering.value(op["input"]), axes, over, width, op["eps"])
+        shape = [-1 if d == 1 else 1 for d in range(len(x))]
+        for name, target in (("weight", aten.mul.Tensor), ("bias", aten.add.Tensor)):
+            if op.has(name):
+                out = lowering.call(target, out, lowering.call(aten.view.default, lowering.value(op[name]), shape))
+        return out
+
+    return Effect((x,), flow, lower=lower)
 
 
 # each channel of each sample on its own
@@ -65,6 +88,30 @@ def group_norm(op: Op) -> Effect:
 @rule(aten.layer_norm.default)
 def layer_norm(op: Op) -> Effect:
     """Layer normalisation; over fewer channels it keeps the mean and the variance of the vector with its zeros."""
+
+    def normalised(lowering: Any, axes: list[int], over: Shape, width: int) -> fx.Node:
+        return standardised(lowering, lowering.value(op["input"]), axes, over, width, op["eps"])
+
+    return _over_last_dims(op, normalised)
+
+
+# w x / sqrt(Σx²/C + eps) over the last dims
+@rule(aten.rms_norm.default)
+def rms_norm(op: Op) -> Effect:
+    """Root mean square normalisation; over fewer channels it goes on dividing by the old count."""
+
+    def normalised(lowering: Any, axes: list[int], over: Shape, width: int) -> fx.Node:
+        call, value = lowering.call, lowering.value(op["input"])
+        eps = op["eps"] if op.has("eps") else torch.finfo(op["input"].meta["val"].dtype).eps
+        squares = call(aten.sum.dim_IntList, call(aten.mul.Tensor, value, value), axes, True)
+        mean = call(aten.div.Tensor, squares, float(width))
+        return call(aten.mul.Tensor, value, call(aten.rsqrt.default, call(aten.add.Tensor, mean, float(eps))))  # type: ignore[no-any-return]
+
+    return _over_last_dims(op, normalised)
+
+
+def _over_last_dims(op: Op, normalised: Callable[[Any, list[int], Shape, int], fx.Node]) -> Effect:
+    """A norm over the last dims with a weight (and a bias) per element, rewritten where these have shrunk."""
     x = op.shape("input")
     rank = len(op["normalized_shape"])
     first = len(x) - rank
@@ -80,24 +127,29 @@ def layer_norm(op: Op) -> Effect:
         if op.has("bias"):
             products += ((op.operand("bias", links),),)
     contractions = tuple(Contraction(((op["input"], first + d),), dim) for d, dim in enumerate(over))
-    width = prod(dim.size for dim in over)
-    axes = list(range(-rank, 0))
+    width = old_width(op, over)
 
     def lower(lowering: Any) -> fx.Node:
-        """Σx/C and Σ(x−μ)²/C over the C old channels: each removed zero is μ away from the mean."""
-        call, value = lowering.call, lowering.value(op["input"])
         if lowering.size(product(over)) == width:
             return lowering.unchanged()  # type: ignore[no-any-return]
-        removed = width - lowering.size(product(over))
-        mean = call(aten.div.Tensor, call(aten.sum.dim_IntList, value, axes, True), float(width))
-        centred = call(aten.sub.Tensor, value, mean)
-        squares = call(aten.sum.dim_IntList, call(aten.mul.Tensor, centred, centred), axes, True)
-        zeros = call(aten.mul.Tensor, call(aten.mul.Tensor, mean, mean), float(removed))
-        variance = call(aten.div.Tensor, call(aten.add.Tensor, squares, zeros), float(width))
-        scale = call(aten.rsqrt.default, call(aten.add.Tensor, variance, float(op["eps"])))
-        out = call(aten.mul.Tensor, centred, scale)
+        out = normalised(lowering, list(range(-rank, 0)), over, width)
         if op.has("weight"):
-            out = call(aten.mul.Tensor, out, lowering.value(op["weight"]))
-        return call(aten.add.Tensor, out, lowering.value(op["bias"])) if op.has("bias") else out  # type: ignore[no-any-return]
+            out = lowering.call(aten.mul.Tensor, out, lowering.value(op["weight"]))
+        return lowering.call(aten.add.Tensor, out, lowering.value(op["bias"])) if op.has("bias") else out  # type: ignore[no-any-return]
 
     return Effect((x,), Affine(products, contractions), sizes={"normalized_shape": over}, lower=lower)
+
+
+# w = g v / |v|, |v| over all dims but one: along that one g is zeroed (v would be 0/0), along the others v adds nothing
+@rule(aten._weight_norm.default)
+def weight_norm(op: Op) -> Effect:
+    """Weight normalisation."""
+    v, g = op.shape("v"), op.shape("g")
+    at = op.axis("dim")
+    op.unify(g[at], v[at])
+    links = {d: d for d in range(len(v)) if d != at}
+    flow = Affine(
+        ((op.operand("v", links), op.operand("g", {at: at})),),
+        (Contraction(((op["g"], at), (op["v"], at)), v[at]),),
+    )
+    return Effect((v,), flow)

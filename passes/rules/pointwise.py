@@ -71,10 +71,29 @@ def divide(op: Op) -> Effect:
     aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.hardswish.default,
     aten.log_sigmoid.default, aten.floor_divide.default, aten.contiguous.default, aten.detach.default,
     aten.alias.default, aten.detach_.default, aten.lift_fresh_copy.default,
+    aten.where.Scalar, aten.rsub.Tensor, aten.polar.default, aten.complex.default, aten.real.default, aten.imag.default,
+    aten.conj.default, aten.bucketize.Tensor, aten.isin.Tensor_Scalar,
+    aten.__and__.Tensor, aten.__or__.Tensor, aten.__xor__.Tensor, aten.__lshift__.Tensor, aten.__rshift__.Tensor,
+    aten.__and__.Scalar, aten.__or__.Scalar, aten.__xor__.Scalar, aten.__lshift__.Scalar, aten.__rshift__.Scalar,
 )  # fmt: skip
 def untagged(op: Op) -> Effect:
     """Elementwise, though not tagged."""
     return elementwise(op)
+
+
+# one value or the other, element by element: where all that may be chosen agree, so does the outcome
+@rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def choose(op: Op) -> Effect:
+    """A choice between values by a mask."""
+    nodes = op.tensors()
+    out = broadcast(op, [op.shape(node) for node in nodes])
+    values = [op[name] for name in ("self", "other", "value") if isinstance(op._args.get(name), fx.Node)]
+    plain = [v for v in (op._args.get(name) for name in ("self", "other", "value")) if isinstance(v, (int, float))]
+    if any(len(op.shape(node)) != len(out) or [d.size for d in op.shape(node)] != [d.size for d in out]
+           for node in values):  # fmt: skip
+        return elementwise(op)  # a value that is broadcast is the same for every unit, and not a constant
+    operands = tuple(op.operand(node) for node in values)
+    return Effect((out,), Keep(operands, fill=float(plain[0]) if plain else None))
 
 
 # 0 where it drops and 0 where it scales; in eval mode nothing happens (alpha dropout drops to another value)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from atograph.passes.dims import ONE, product
+from atograph.passes.dims import ONE, Shape, product
 from atograph.passes.flow import Affine, Contraction, Keep, Link, Operand, Unknown
-from atograph.passes.rules.table import Effect, Op, rule
+from atograph.passes.rules.corrected import deviations, old_width
+from atograph.passes.rules.pointwise import broadcast
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
@@ -21,6 +23,10 @@ aten = torch.ops.aten
     aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec,
     aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec, aten.upsample_trilinear3d.vec,
     aten.upsample_linear1d.vec, aten._upsample_nearest_exact2d.vec, aten._upsample_bilinear2d_aa.vec,
+    aten._upsample_bicubic2d_aa.vec,
+    aten._upsample_nearest_exact1d.vec, aten._upsample_nearest_exact3d.vec, aten.adaptive_max_pool1d.default,
+    aten.adaptive_max_pool3d.default, aten.max_pool3d_with_indices.default, aten.max_pool1d_with_indices.default,
+    aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default,
     aten.upsample_nearest2d.default, aten.upsample_bilinear2d.default, aten.upsample_bicubic2d.default,
 )  # fmt: skip
 def resample(op: Op) -> Effect:
@@ -41,12 +47,7 @@ def resample(op: Op) -> Effect:
 def summation(op: Op) -> Effect:
     """Sum or mean."""
     x = op.shape("self")
-    keep = bool(op._args.get("keepdim", False))
-    chosen = op._args.get("dim")
-    dims = sorted({int(d) % len(x) for d in (chosen if chosen else range(len(x)))})
-    kept = [d for d in range(len(x)) if d not in dims]
-    out = tuple(ONE if d in dims else x[d] for d in range(len(x))) if keep else tuple(x[d] for d in kept)
-    links = {d: d if keep else kept.index(d) for d in kept}
+    dims, out, links = _reduced(op, op._args.get("dim"))
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
     flow = Affine(((op.operand("self", links),),), contractions)
     if "mean" not in str(op.node.target):
@@ -60,9 +61,116 @@ def summation(op: Op) -> Effect:
     return Effect((out,), flow, lower=lower)
 
 
+# Σ(x − mean)² over dims, divided by the old count
+@rule(aten.var.correction, aten.var.dim, aten.var.default, aten.std.correction, aten.std.dim, aten.std.default,
+      aten.var_mean.correction, aten.var_mean.dim, aten.std_mean.correction, aten.std_mean.dim)  # fmt: skip
+def variance(op: Op) -> Effect:
+    """Variance or standard deviation (and mean)."""
+    x = op.shape("self")
+    dims, out, links = _reduced(op, op._args.get("dim"))
+    over = [x[d] for d in dims]
+    width = old_width(op, over)
+    correction = op._args.get("correction", 1 if op._args.get("unbiased", True) else 0)
+    correction = 1 if correction is None else correction
+    count, name = op.out_count(), op.node.target.__name__
+    contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
+
+    def lower(lowering: Any) -> Any:
+        if lowering.size(product(over)) == width:
+            return lowering.unchanged()
+        call = lowering.call
+        mean, _centred, squares = deviations(lowering, lowering.value(op["self"]), list(dims), over, width)
+        found = call(aten.div.Tensor, squares, float(width - correction))
+        if name.startswith("std"):
+            found = call(aten.sqrt.default, found)
+        if not op._args.get("keepdim", False):
+            found, mean = (call(aten.squeeze.dims, value, list(dims)) for value in (found, mean))
+        return found if count == 1 else lowering.tuple(found, mean)
+
+    if count > 1:  # an output of several is read by number, which a rewritten one has no place for: kept whole
+        for dim in over:
+            op.freeze(dim, f"{name} over this axis")
+        operand = op.operand("self", [Link(s, t, output=i) for s, t in links.items() for i in range(count)])
+        return Effect((out,) * count, Affine(((operand,),), contractions))
+    return Effect((out,), Affine(((op.operand("self", links),),), contractions), lower=lower)
+
+
+# (Σ|x|^p)^(1/p): a zero adds nothing
+@rule(aten.linalg_vector_norm.default, aten.norm.Scalar, aten.norm.ScalarOpt_dim)
+def vector_norm(op: Op) -> Effect:
+    """Vector norms."""
+    order = op._args.get("ord", op._args.get("p"))
+    order = 2 if order is None else order
+    if not order > 0:
+        raise Unsupported(f"a norm of order {order}")
+    x = op.shape("self")
+    dims, out, links = _reduced(op, op._args.get("dim"))
+    contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
+    return Effect((out,), Affine(((op.operand("self", links),),), contractions))
+
+
+def _reduced(op: Op, chosen: Any) -> tuple[tuple[int, ...], Shape, dict[int, int]]:
+    """The reduced dims (all, where none is named), the output's shape, and where the others land."""
+    x = op.shape("self")
+    listed = chosen if isinstance(chosen, (list, tuple)) else [] if chosen is None else [chosen]
+    dims = tuple(sorted({int(d) % len(x) for d in listed} or set(range(len(x)))))
+    keep = bool(op._args.get("keepdim", False))
+    kept = [d for d in range(len(x)) if d not in dims]
+    out = tuple(ONE if d in dims else x[d] for d in range(len(x))) if keep else tuple(x[d] for d in kept)
+    return dims, out, {d: d if keep else kept.index(d) for d in kept}
+
+
+# the products of two vectors, and their lengths
+@rule(aten.cosine_similarity.default)
+def cosine_similarity(op: Op) -> Effect:
+    """Cosine of the angle between vectors; both must be zero where a unit goes."""
+    shapes = [op.shape("x1"), op.shape("x2")]
+    joint = broadcast(op, shapes)
+    at = op.axis(rank=len(joint))
+    sites = [
+        (op[name], at - len(joint) + len(shape))
+        for name, shape in zip(("x1", "x2"), shapes, strict=True)
+        if at - len(joint) + len(shape) >= 0
+    ]
+    contractions = tuple(Contraction((site,), joint[at]) for site in sites)
+    return Effect(((*joint[:at], *joint[at + 1 :]),), Affine(((),), contractions))
+
+
+# spectra along dims: every index sees all the others there; it is linear in the rest
+@rule(aten.fft_fft.default, aten.fft_ifft.default, aten.fft_rfft.default, aten.fft_irfft.default,
+      aten.fft_hfft.default, aten.fft_ihfft.default, aten.fft_fft2.default, aten.fft_ifft2.default,
+      aten.fft_rfft2.default, aten.fft_irfft2.default, aten.fft_fftn.default, aten.fft_ifftn.default,
+      aten.fft_rfftn.default, aten.fft_irfftn.default, aten.fft_fftshift.default,
+      aten.fft_ifftshift.default)  # fmt: skip
+def fourier(op: Op) -> Effect:
+    """Fourier transforms."""
+    x = op.shape("self")
+    chosen = op["dim"]
+    listed = chosen if isinstance(chosen, (list, tuple)) else [] if chosen is None else [chosen]
+    dims = {int(d) % len(x) for d in listed} or set(range(len(x)))
+    for d in dims:
+        op.freeze(x[d], "a Fourier transform over this axis")
+    sizes = op.out_sizes()
+    out = tuple(op.fixed(sizes[d], "frequencies") if d in dims else x[d] for d in range(len(x)))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d not in dims}),), fill=0.0))
+
+
+# values of an image at given places
+@rule(aten.grid_sampler.default)
+def grid_sampler(op: Op) -> Effect:
+    """Sampling at the places of a grid: channels stay apart."""
+    x, grid, sizes = op.shape("input"), op.shape("grid"), op.out_sizes()
+    for dim in (*x[2:], *grid[1:]):
+        op.freeze(dim, "spatial size")
+    op.unify(grid[0], x[0])
+    out = (*x[:2], *(op.fixed(size) for size in sizes[2:]))
+    return Effect((out,), Keep((op.operand("input", {0: 0, 1: 1}),), fill=0.0))
+
+
 # every index along the dim sees all the others: none may go
-@rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.cumsum.default, aten.flip.default,
-      aten.sort.default, aten.topk.default, aten.roll.default)  # fmt: skip
+@rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.cumsum.default, aten.cumprod.default,
+      aten.logcumsumexp.default, aten.flip.default, aten.sort.default, aten.sort.stable, aten.argsort.default,
+      aten.argsort.stable, aten.topk.default, aten.roll.default)  # fmt: skip
 def whole_dim(op: Op) -> Effect:
     """Ops that need a dim as it is."""
     x = op.shape("self")
@@ -76,7 +184,7 @@ def whole_dim(op: Op) -> Effect:
     for index in range(op.out_count()):
         sizes = op.out_sizes(index)
         outs.append(tuple(op.fixed(sizes[d], f"{name} over this axis") if d in dims else x[d] for d in range(len(x))))
-    if "softmax" in name:
+    if "softmax" in name or name in ("argsort", "logcumsumexp"):
         return Effect(tuple(outs), Unknown())
     links = {d: d for d in range(len(x)) if d not in dims}  # of the values: the indices of a sort are anything
     return Effect(tuple(outs), Keep((op.operand("self", links),), fill=0.0))
@@ -84,20 +192,17 @@ def whole_dim(op: Op) -> Effect:
 
 # the largest (smallest, best) along a dim
 @rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default,
-      aten.var.correction, aten.std.correction, aten.var.dim, aten.std.dim,
-      aten.linalg_vector_norm.default)  # fmt: skip
+      aten.prod.dim_int, aten.prod.default, aten.median.dim, aten.median.default, aten.max.default,
+      aten.min.default, aten.logsumexp.default, aten.any.default, aten.any.dim, aten.any.dims, aten.all.default,
+      aten.all.dim, aten.all.dims)  # fmt: skip
 def extremum(op: Op) -> Effect:
     """Reductions that are not sums: the reduced dims stay as they are."""
     x = op.shape("self")
-    chosen = op["dim"]
-    listed = [] if chosen is None else chosen if isinstance(chosen, (list, tuple)) else [chosen]
-    dims = {int(d) % len(x) for d in listed} or set(range(len(x)))
+    name = str(op.node.target).split(".")[1]
+    dims, out, links = _reduced(op, op._args.get("dim"))
     for d in dims:
-        op.freeze(x[d], f"{str(op.node.target).split('.')[1]} over this axis")
-    keep = bool(op._args.get("keepdim", False))
-    kept = [d for d in range(len(x)) if d not in dims]
-    out = tuple(ONE if d in dims else x[d] for d in range(len(x))) if keep else tuple(x[d] for d in kept)
-    if "arg" in str(op.node.target):
+        op.freeze(x[d], f"{name} over this axis")
+    if name in ("argmax", "argmin", "logsumexp", "all"):
         return Effect((out,), Unknown())
-    links = {d: d if keep else kept.index(d) for d in kept}  # of the values: where they stood is anything
+    # of the values: where they stood is anything
     return Effect((out,) * op.out_count(), Keep((op.operand("self", links),), fill=0.0))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from atograph.passes.dims import ONE, Dim, Shape, concat, product
-from atograph.passes.flow import Affine, Keep, Link, Unknown
+from atograph.passes.flow import Constant, Flow, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, rule
 from torch import fx
@@ -348,7 +348,14 @@ def _pixel(op: Op, *, shrink: bool) -> Effect:
 def filled(op: Op) -> Effect:
     """A constant of a given shape."""
     out = tuple(op.fresh(size) for size in op.out_sizes())
-    return Effect((out,), Affine(((),)), sizes={"size": out})
+    return Effect((out,), _filling(op), sizes={"size": out})
+
+
+def _filling(op: Op) -> Flow:
+    """The value of ``zeros``, ``ones`` and ``full`` in all their forms."""
+    name = str(op.node.target)
+    value = op._args.get("fill_value", 0.0 if "zeros" in name else 1.0)
+    return Constant(float(value)) if isinstance(value, (int, float)) else Unknown()
 
 
 # 0, 1, 2, ...: an index means its position
@@ -362,4 +369,124 @@ def counted(op: Op) -> Effect:
 @rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)
 def filled_like(op: Op) -> Effect:
     """A constant of the shape of another tensor."""
-    return Effect((op.shape("self"),), Affine(((),)))
+    return Effect((op.shape("self"),), _filling(op))
+
+
+# the whole dim is laid out several times: copies × dim
+@rule(aten.repeat.default, aten.tile.default)
+def repeat(op: Op) -> Effect:
+    """Repeat a tensor along its dims; the number of copies is a dim of its own."""
+    x, sizes = op.shape("self"), op.out_sizes()
+    name = "repeats" if "repeats" in op._args else "dims"
+    padded = (ONE,) * (len(sizes) - len(x)) + x
+    # copies of what is there once are free to go, like those of `expand`; whole copies of a wide dim stay
+    copies = tuple(
+        op.fresh(size) if dim.size == 1 else op.fixed(size // dim.size, "copies of the whole dimension")
+        for dim, size in zip(padded, sizes, strict=True)
+    )
+    out = tuple(product([copy, dim]) for copy, dim in zip(copies, padded, strict=True))
+    listed = len(op[name])
+    flow = Keep((op.operand("self", right_aligned(len(x), len(out))),))
+    return Effect((out,), flow, sizes={name: copies[len(copies) - listed :]})
+
+
+# windows along a dim become a dim of their own: positions stay
+@rule(aten.unfold.default)
+def unfold(op: Op) -> Effect:
+    """Sliding windows over one dim; the windows' length is the last dim."""
+    x, at = op.shape("self"), op.axis("dimension")
+    sizes = op.out_sizes()
+    op.freeze(x[at], "windows slide along it")
+    out = (*x[:at], op.fixed(sizes[at]), *x[at + 1 :], op.fixed(sizes[-1], "size of a window"))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d != at}),)))
+
+
+# (b, c, h, w) → (b, c·k², positions): c is an axis
+@rule(aten.im2col.default)
+def im2col(op: Op) -> Effect:
+    """Sliding blocks as columns."""
+    x, sizes = op.shape("self"), op.out_sizes()
+    channel = len(x) - 3
+    window = op.fixed(sizes[-2] // x[channel].size, "size of a window")
+    for dim in x[channel + 1 :]:
+        op.freeze(dim, "spatial size")
+    out = (*x[:channel], product([x[channel], window]), op.fixed(sizes[-1]))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(channel + 1)}),), fill=0.0))
+
+
+# (b, c·k², positions) → (b, c, h, w): overlapping blocks are summed
+@rule(aten.col2im.default)
+def col2im(op: Op) -> Effect:
+    """Columns put back as blocks."""
+    x, sizes = op.shape("self"), op.out_sizes()
+    at = len(x) - 2
+    channel = op.fresh(sizes[-3])
+    op.unify(x[at], product([channel, op.fixed(x[at].size // sizes[-3], "size of a window")]))
+    op.freeze(x[-1], "spatial positions")
+    out = (*x[:at], channel, op.fixed(sizes[-2]), op.fixed(sizes[-1]))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(at + 1)}),), fill=0.0))
+
+
+# one dim a vector: each output repeats one of them along the others
+@rule(aten.meshgrid.default, aten.meshgrid.indexing)
+def meshgrid(op: Op) -> Effect:
+    """Coordinate grids of vectors."""
+    nodes = list(op["tensors"])
+    dims = [op.shape(node)[0] if op.shape(node) else ONE for node in nodes]
+    order = list(range(len(nodes)))
+    if op._args.get("indexing") == "xy" and len(order) > 1:
+        order[:2] = [1, 0]
+    out = tuple(dims[i] for i in order)
+    operands = tuple(
+        op.operand(node, [Link(0, order.index(i), output=i)] if op.shape(node) else []) for i, node in enumerate(nodes)
+    )
+    return Effect((out,) * len(nodes), Keep(operands))
+
+
+# the last dim holds real and imaginary part
+@rule(aten.view_as_complex.default)
+def view_as_complex(op: Op) -> Effect:
+    """Pairs of numbers as complex numbers."""
+    x = op.shape("self")
+    op.freeze(x[-1], "real and imaginary part")
+    return Effect((x[:-1],), Keep((op.operand("self", {d: d for d in range(len(x) - 1)}),)))
+
+
+# complex numbers as pairs
+@rule(aten.view_as_real.default)
+def view_as_real(op: Op) -> Effect:
+    """Complex numbers as pairs of numbers."""
+    x = op.shape("self")
+    out = (*x, op.fixed(2, "real and imaginary part"))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x))}),)))
+
+
+# what lies off a triangle of the last two dims is zero
+@rule(aten.triu.default, aten.tril.default)
+def triangle(op: Op) -> Effect:
+    """Upper or lower triangle of matrices: positions count."""
+    x = op.shape("self")
+    for dim in x[-2:]:
+        op.freeze(dim, "a triangle of it is zeroed")
+    return Effect((x,), Keep((op.operand("self", {d: d for d in range(len(x) - 2)}),), fill=0.0))
+
+
+# groups × channels → channels × groups
+@rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def channel_shuffle(op: Op) -> Effect:
+    """Channels of groups interleaved."""
+    x = op.shape("self")
+    groups = op.fixed(op.integer("groups"), "channels are interleaved across the groups")
+    channel = op.fresh(x[1].size // groups.size)
+    op.unify(x[1], product([groups, channel]))
+    return Effect(((x[0], product([channel, groups]), *x[2:]),), Keep((op.operand("self"),)))
+
+
+# one half gates the other: both halves live and die together
+@rule(aten.glu.default)
+def glu(op: Op) -> Effect:
+    """Gated linear unit: a · sigmoid(b)."""
+    x, at = op.shape("self"), op.axis()
+    a, b = op.cut(x[at], x[at].size // 2)
+    op.unify(a, b)
+    return Effect(((*x[:at], a, *x[at + 1 :]),), Keep((op.operand("self"),), fill=0.0))  # 0 · sigmoid(0)

@@ -1,0 +1,162 @@
+"""Indexing and partial writes: rows chosen by number, gathered, repeated, scattered."""
+
+from __future__ import annotations
+
+import torch
+from atograph.passes.dims import product
+from atograph.passes.flow import Affine, Constant, Keep, Unknown
+from atograph.passes.rules.pointwise import broadcast, right_aligned
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+
+aten = torch.ops.aten
+
+
+# rows (or cells) of a table chosen by numbers: the indexed dims stay, the others are kept
+@rule(aten.index.Tensor)
+def index(op: Op) -> Effect:
+    """Advanced indexing with integer tensors."""
+    x, indices = op.shape("self"), list(op["indices"])
+    if any(chosen.meta["val"].dtype in (torch.bool, torch.uint8) for chosen in indices if chosen is not None):
+        raise Unsupported("a mask as an index")
+    used = [d for d, chosen in enumerate(indices) if chosen is not None]
+    if used != list(range(used[0], used[-1] + 1)):
+        raise Unsupported("indexing of dims that do not stand side by side")
+    for d in used:
+        op.freeze(x[d], "chosen by index")
+    for node in (chosen for chosen in indices if chosen is not None):
+        for dim in op.shape(node):
+            op.freeze(dim, "it holds indices")
+    sizes = op.out_sizes()
+    added = len(sizes) - (len(x) - len(used))
+    kept = [d for d in range(len(x)) if d not in used]
+    out = tuple(
+        op.fixed(size) if used[0] <= d < used[0] + added else x[kept[d if d < used[0] else d - added]]
+        for d, size in enumerate(sizes)
+    )
+    links = {d: d if d < used[0] else d - len(used) + added for d in kept}
+    return Effect((out,), Affine(((op.operand("self", links),),)))
+
+
+# every index is repeated in place: an inner factor of copies
+@rule(aten.repeat_interleave.self_int)
+def repeat_interleave(op: Op) -> Effect:
+    """Repeat each element of a dim."""
+    x, at, times = op.shape("self"), op.axis(), op.size(op["repeats"])
+    copies = op.fixed(times, "copies of one index")
+    out = (*x[:at], product([x[at], copies]), *x[at + 1 :])
+    return Effect((out,), Affine(((op.operand("self"),),)))
+
+
+# what is written into a slice comes from elsewhere
+@rule(aten.slice_scatter.default, aten.select_scatter.default)
+def scatter(op: Op) -> Effect:
+    """A copy of a tensor with a slice of it replaced: a dim that is only replaced in part stays."""
+    x, source, at = op.shape("self"), op.shape("src"), op.axis()
+    links = {d: d for d in range(len(x))}
+    if len(source) < len(x):  # select_scatter
+        links = {d - (d > at): d for d in range(len(x)) if d != at}
+    for s, d in links.items():
+        if d != at or source[s].size == x[d].size:
+            op.unify(x[d], source[s])
+        else:
+            op.freeze(source[s], "a slice of it is replaced")
+    if at not in links.values() or source[at].size != x[at].size:
+        op.freeze(x[at], "a slice of it is replaced")
+    return Effect((x,), Keep((op.operand("self"), op.operand("src", links))))
+
+
+# the values of another tensor
+@rule(aten.copy.default)
+def copy(op: Op) -> Effect:
+    """``src`` broadcast to the shape of ``self``."""
+    out = broadcast(op, [op.shape("self"), op.shape("src")])
+    links = right_aligned(len(op.shape("src")), len(out))
+    return Effect((out,), Keep((op.operand("src", links),)))
+
+
+# one value everywhere
+@rule(aten.fill.Tensor, aten.fill.Scalar, aten.zero.default)
+def fill(op: Op) -> Effect:
+    """A constant of the shape of a tensor."""
+    value = op._args.get("value", 0.0)
+    return Effect((op.shape("self"),), Unknown() if isinstance(value, torch.fx.Node) else Constant(float(value)))
+
+
+# out[.., i, ..] = x[.., index[i], ..]
+@rule(aten.index_select.default)
+def index_select(op: Op) -> Effect:
+    """Rows of one dim chosen by number."""
+    x, at = op.shape("self"), op.axis()
+    op.freeze(x[at], "chosen by index")
+    for dim in op.shape("index"):
+        op.freeze(dim, "it holds indices")
+    out = (*x[:at], op.fixed(op.out_sizes()[at], "chosen by index"), *x[at + 1 :])
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d != at}),)))
+
+
+# out[i, j, ..] = x[index[i, j, ..], j, ..]: the other dims run along, as far as the index reaches
+@rule(aten.gather.default, aten.take_along_dim.default)
+def gather(op: Op) -> Effect:
+    """Values chosen by number along one dim."""
+    name = "index" if "index" in op._args else "indices"
+    if not op.has("dim"):
+        raise Unsupported("a look-up in the flattened tensor")
+    x, index, at = op.shape("self"), op.shape(name), op.axis()
+    links = {}
+    for d, (dim, chosen) in enumerate(zip(x, index, strict=True)):
+        if d != at and dim.size == chosen.size:
+            op.unify(dim, chosen)
+            links[d] = d
+        else:
+            op.freeze(dim, "chosen by index")
+            op.freeze(chosen, "it holds indices")
+    return Effect((index,), Keep((op.operand("self", links),)))
+
+
+# rows are written (or added) where an index says: the written dim stays, the others run along
+@rule(aten.scatter.src, aten.scatter.value, aten.scatter_add.default, aten.scatter_reduce.two, aten.index_add.default,
+      aten.index_copy.default, aten.index_fill.int_Scalar)  # fmt: skip
+def scatter_rows(op: Op) -> Effect:
+    """A copy of a tensor with some rows replaced or increased, as an index tensor says."""
+    x, at = op.shape("self"), op.axis()
+    op.freeze(x[at], "rows are written by index")
+    nodes = [op["self"]] + [op[name] for name in ("src", "source") if isinstance(op._args.get(name), torch.fx.Node)]
+    for node in (node for node in op.tensors() if node is not op["self"]):
+        for d, dim in enumerate(op.shape(node)):
+            aligned = len(op.shape(node)) == len(x) and d != at
+            if aligned and dim.size == x[d].size:
+                op.unify(dim, x[d])
+                continue
+            op.freeze(dim, "rows are written by index")
+            if aligned:
+                op.freeze(x[d], "only a part of it is written")
+    links = {d: d for d in range(len(x)) if d != at and all(op.shape(n)[d].size == x[d].size for n in nodes)}
+    fill = None if len(nodes) == 2 else float(op._args.get("value", 0.0))
+    return Effect((x,), Keep(tuple(op.operand(node, links) for node in nodes), fill=fill))
+
+
+# x[i, j, ...] = values: all indexed dims stay
+@rule(aten.index_put.default)
+def index_put(op: Op) -> Effect:
+    """A copy of a tensor with values written where index tensors say."""
+    x = op.shape("self")
+    for node in op.tensors():  # which of the values' dims runs along which of x's depends on the indices
+        for dim in op.shape(node):
+            op.freeze(dim, "written by index")
+    return Effect((x,), Unknown())
+
+
+# the words of a bag are summed: the width is kept
+@rule(aten.embedding_bag.padding_idx, aten.embedding_bag.default)
+def embedding_bag(op: Op) -> Effect:
+    """Sums (means, maxima) of rows of a table."""
+    w = op.shape("weight")
+    op.freeze(w[0], "rows are chosen by index")
+    for node in op.tensors():
+        if node is not op["weight"]:
+            for dim in op.shape(node):
+                op.freeze(dim, "it holds indices")
+    sizes = op.out_sizes()
+    others = tuple(tuple(op.fixed(n, "bookkeeping of the bags") for n in op.out_sizes(i)) for i in range(1, 4))
+    out = (op.fixed(sizes[0], "one row a bag"), w[1])
+    return Effect((out, *others), Affine(((op.operand("weight", {1: 1}),),)))
