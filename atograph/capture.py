@@ -18,6 +18,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
 from atograph.passes.verify import verify
+from atograph.structures import plain, plain_outputs
 from atograph.user_code import line_of_user
 
 
@@ -48,7 +49,8 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
     if batch_of((args, kwargs)) == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     repeated_args, repeated_kwargs = repeat_single((args, kwargs))
-    with eval_mode(model), torch.no_grad(), _quiet():
+    plain((args, kwargs))  # registers the dataclasses among the inputs
+    with eval_mode(model), plain_outputs(model), torch.no_grad(), _quiet():
         try:
             return _export(model, repeated_args, repeated_kwargs)
         except Exception as error:

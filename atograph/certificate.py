@@ -14,8 +14,9 @@ from atograph.example_inputs import Inputs
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
 from atograph.report import Comparison
-from atograph.slim_module import relative_difference, tensors_of
+from atograph.slim_module import relative_difference
 from atograph.slimming import Slim
+from atograph.structures import tensors_of
 
 TOLERANCE = 1e-4
 """Largest relative difference between float32 programs that sum in another order."""

@@ -29,6 +29,7 @@ from atograph.onnx_export import OnnxModel, check_opset, export_onnx
 from atograph.passes.choose import check_budget
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.plan import Plan
+from atograph.passes.values import require_values
 from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
 from atograph.run_folder import RunFolder
 from atograph.slimming import Slim, slim
@@ -38,6 +39,7 @@ from atograph.train.progress import EpochRow
 from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings, settings_of
 from atograph.train.task import Task
+from atograph.weightless import current_state
 
 if TYPE_CHECKING:
     from atograph.spec import Spec
@@ -177,6 +179,7 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     """Carry a job out; the folder appears when all of it has succeeded."""
     started = time.monotonic()
     folder = None if out is None else RunFolder(out, force=force)
+    require_values(current_state(job.model), "training needs the values of the weights")
     check_accepts(job.model, job.inputs, where=job.where)
     console.phase("tracing")
     graph = trace(job.model, job.inputs.args, job.inputs.kwargs)

@@ -16,6 +16,8 @@ from atograph.passes.groups import Group, Groups
 from atograph.passes.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan import Plan, plan_from_scores, plan_of, random_plan, smallest
 from atograph.passes.program import Program
+from atograph.stages import stage
+from atograph.weightless import capture_weightless, current_state, is_weightless
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -39,7 +41,7 @@ class Graph:
 
     def read_weights(self) -> None:
         """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers."""
-        current = dict(self.model.state_dict(keep_vars=True)) if self.model is not None else {}
+        current = current_state(self.model) if self.model is not None else {}
         for name, value in self.program.state.items():
             self.program.state[name] = current.get(name, value)
 
@@ -163,7 +165,8 @@ def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = N
     """Capture a model and find its zero-invariant groups.
 
     Args:
-        model: any module; it is left as it is.
+        model: any module; it is left as it is. One on the meta device needs no memory for its weights; plans that
+            do not look at weights work all the same, and `apply_plan` slims a checkpoint of it.
         args: example inputs, a tuple; a lone tensor stands for a tuple of one. Tensors have the batch first.
         kwargs: keyword example inputs.
 
@@ -173,5 +176,8 @@ def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = N
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
     positional = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
-    program = Pipeline.parse(ANALYSE).run(capture(model, positional, kwargs))
-    return Graph(program, model)
+    with stage("capturing the model"):
+        capturing = capture_weightless if is_weightless(model) else capture
+        captured = capturing(model, positional, kwargs or {})
+    with stage("finding the groups"):
+        return Graph(Pipeline.parse(ANALYSE).run(captured), model)

@@ -10,6 +10,7 @@ from torch import nn
 from atograph.copying import copy_of
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
+from atograph.passes.values import require_values
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,7 +23,7 @@ def mask(model: M, plan: Plan) -> M:
         plan: which units stay.
 
     Raises:
-        UserError: the model has no such parameters.
+        UserError: the model has no such parameters, or they are on the meta device.
     """
     masked = copy_of(model)
     zero_(masked, plan)
@@ -34,7 +35,7 @@ def zero_(model: nn.Module, plan: Plan) -> None:
     """Set every slice that the plan drops to zero, in place; nothing changes if the plan does not fit the model.
 
     Raises:
-        UserError: the model has no such parameters.
+        UserError: the model has no such parameters, or they are on the meta device.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     parts = [(part, plan.mask(name)) for name, slices in plan.zeroing.items() for part in slices]
@@ -47,6 +48,7 @@ def zero_(model: nn.Module, plan: Plan) -> None:
                 f"the plan is for another model: {part.parameter} has shape {tuple(found.shape)}, the plan has "
                 f"{part.length} at dimension {part.dim}."
             )
+    require_values(parameters, "masking sets weights to zero and needs their values")
     for part, units in parts:
         if not bool(units.all()):
             parameter = parameters[part.parameter]

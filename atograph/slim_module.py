@@ -9,12 +9,12 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
 
 from atograph.capture import eval_mode
 from atograph.copying import copy_of
 from atograph.passes.program import Program
 from atograph.passes.reason import module_of
+from atograph.structures import tensors_of
 
 
 class NotRepaired(Exception):
@@ -125,14 +125,6 @@ def _check(module: nn.Module, slimmed: Program, reference: Callable[..., Any]) -
     for a, b in zip(expected, found, strict=False):
         if a.shape != b.shape or relative_difference(a, b) > tolerance:
             raise NotRepaired("with its parameters sliced, the module's forward does not compute what the program does")
-
-
-def tensors_of(outputs: Any) -> list[torch.Tensor]:
-    """The tensors of a model's output, in order, whatever its form."""
-    leaves = pytree.tree_leaves(outputs)
-    if len(leaves) == 1 and not isinstance(leaves[0], torch.Tensor):  # a class that pytree does not know
-        leaves = list(vars(leaves[0]).values())
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:

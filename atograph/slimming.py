@@ -15,11 +15,13 @@ from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.slim import Slim as SlimPass
+from atograph.passes.values import require_values
 from atograph.slim_module import NotRepaired, slim_module
+from atograph.stages import stage
 
 
 class Slim:
-    """A slim model.
+    """A slim model. One whose weights are on the meta device tells its sizes and shapes, and cannot be run or saved.
 
     Attributes:
         program: the slim `torch.export.ExportedProgram`; always there.
@@ -44,7 +46,12 @@ class Slim:
         return self.program.module(check_guards=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the slim program on inputs like those of the model."""
+        """Run the slim program on inputs like those of the model.
+
+        Raises:
+            UserError: the weights are on the meta device, as for all that needs their values.
+        """
+        self._require_values("running a program needs the values of its weights")
         return self._callable(*args, **kwargs)
 
     def as_module(self) -> nn.Module:
@@ -53,6 +60,7 @@ class Slim:
 
     def double(self) -> nn.Module:
         """A copy of the slim program in float64, to run."""
+        self._require_values("running a program needs the values of its weights")
         state = {name: _clone(value) for name, value in self.passes_program.state.items()}
         own = self.passes_program.rewritten(self.passes_program.graph, state)
         return own.exported().module(check_guards=False).double()
@@ -84,12 +92,14 @@ class Slim:
         """
         from atograph.onnx_export import export_onnx
 
+        self._require_values("an ONNX file holds the values of the weights")
         return export_onnx(self.program, Path(path), opset=opset)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder."""
         from safetensors.torch import save
 
+        self._require_values("saving needs the values of the weights")
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         torch.export.save(self.program, target / "slim.pt2")
@@ -98,6 +108,11 @@ class Slim:
         (target / "slim.safetensors").write_bytes(save(_unshared(state)))
         (target / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
         return target
+
+
+    def _require_values(self, doing: str) -> None:
+        hint = "Load the weights and slim again, or slim a checkpoint with atograph.apply_plan, one tensor at a time."
+        require_values(self.passes_program.state, doing, hint)
 
 
 class _Runner(nn.Module):
@@ -129,12 +144,13 @@ def slim(graph: Graph, plan: Plan) -> Slim:
     """Remove what a plan drops.
 
     Args:
-        graph: of the model, as `trace` gave it; the weights are read from it now.
+        graph: of the model, as `trace` gave it; the weights are read from it now, or stay on the meta device.
         plan: made by ``graph.plan(...)`` or read from a file.
 
     Raises:
         UserError: the plan is for another model.
     """
-    graph.read_weights()
-    slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
+    with stage("slimming"):
+        graph.read_weights()
+        slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
     return Slim(graph, plan, slimmed)

@@ -12,6 +12,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.plan import Plan, plan_from_scores, random_plan, smallest
 from atograph.passes.program import Program
+from atograph.passes.values import require_values
 
 
 def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -29,7 +30,16 @@ def magnitude_scores(groups: Groups, state: Mapping[str, torch.Tensor]) -> dict[
     """Each unit's norm relative to the mean of its group, so that groups of different make can be compared.
 
     Source: the normalisation of DepGraph (Fang et al., CVPR 2023), by the mean.
+
+    Raises:
+        UserError: the weights are on the meta device.
     """
+    require_values(
+        {part.parameter: state[part.parameter] for group in groups.prunable for part in group.zeroing},
+        "a plan by magnitude needs the values of the weights",
+        hint="Load the weights first, or plan without them: at random, by naming the units to keep, or with "
+        "graph.plan_from_scores and scores of your own.",
+    )
     scores = {}
     for group in groups.prunable:
         norms = group_norms(group, state)

@@ -28,25 +28,40 @@ class Functionalize(RewritePass):
     def rewrite(self, program: Program) -> Program:
         """The same program without in-place ops, regions and assertions."""
         if any(_is_region(node) for node in program.graph.nodes):
-            program = Program.of(program.exported().run_decompositions({}))
-        if not any(_written(node) is not None or _is_assertion(node) for node in program.graph.nodes):
-            return program
-        graph, _nodes = copy_graph(program.graph)
-        for node in graph.nodes:
-            if _is_assertion(node):
-                graph.erase_node(node)
-        order = {node: index for index, node in enumerate(graph.nodes)}
-        for node in order:
-            target = _written(node)
-            if target is None:
-                continue
-            functional = _functional(node.target)
-            if functional is None or _seen_by_others(node, target, order):
-                return Program.of(program.exported().run_decompositions({}))
-            node.target = functional
-            for user in [user for user in target.users if order[user] > order[node]]:
-                user.replace_input_with(target, node)
-        return program.rewritten(graph, program.state)
+            program = _by_torch(program)
+        return _without_assertions(_without_writes(program))
+
+
+def _by_torch(program: Program) -> Program:
+    return Program.of(program.exported().run_decompositions({}))
+
+
+def _without_writes(program: Program) -> Program:
+    if not any(_written(node) is not None for node in program.graph.nodes):
+        return program
+    graph, _nodes = copy_graph(program.graph)
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    for node in order:
+        target = _written(node)
+        if target is None:
+            continue
+        functional = _functional(node.target)
+        if functional is None or _seen_by_others(node, target, order):
+            return _by_torch(program)
+        node.target = functional
+        for user in [user for user in target.users if order[user] > order[node]]:
+            user.replace_input_with(target, node)
+    return program.rewritten(graph, program.state)
+
+
+def _without_assertions(program: Program) -> Program:
+    if not any(_is_assertion(node) for node in program.graph.nodes):
+        return program
+    graph, _nodes = copy_graph(program.graph)
+    for node in graph.nodes:
+        if _is_assertion(node):
+            graph.erase_node(node)
+    return program.rewritten(graph, program.state)
 
 
 def _is_region(node: fx.Node) -> bool:

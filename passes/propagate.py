@@ -33,7 +33,8 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
             if node.op == "placeholder" and node.name in state:
                 old, new = node.meta.get("val"), state[node.name]
                 if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
-                    fake = torch.empty(new.shape, dtype=new.dtype, device=new.device)
+                    device = old.device if isinstance(old, torch.Tensor) else new.device  # weights may be on meta
+                    fake = torch.empty(new.shape, dtype=new.dtype, device=device)
                     node.meta["val"] = torch.nn.Parameter(fake) if isinstance(new, torch.nn.Parameter) else fake
                     changed.add(node)
             elif node.op == "call_function" and _runs_alone(node):
