@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
+from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
@@ -109,18 +110,6 @@ def _quiet() -> Iterator[None]:
         sys.stderr.write(printed.getvalue())  # of a capture that went through: the model's own
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and afterwards as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _refused(error: Exception) -> UserError:

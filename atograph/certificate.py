@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from atograph.capture import batch_of, eval_mode, with_batch
-from atograph.copying import copy_of
+from atograph.capture import batch_of, with_batch
+from atograph.copying import copy_of, eval_mode
 from atograph.example_inputs import Inputs
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan

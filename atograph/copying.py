@@ -1,9 +1,11 @@
-"""Copies of the user's model."""
+"""The user's model put into eval mode for a while, and copies of it; either way the model stays as it is."""
 
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,16 +14,60 @@ from atograph.passes.errors import UserError
 M = TypeVar("M", bound=nn.Module)
 
 
+_STATE = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode and without what it keeps from earlier runs; afterwards all attributes are as before.
+
+    Some modules compute a table from their weights once and keep it (LeViT's attention biases); by convention
+    ``train()`` makes them forget it. One kept while tensors are fake, or from before a mask, would be wrong.
+    """
+    before = [(module, _attributes(module)) for module in model.modules()]
+    model.train()
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            _restore(module, attributes)
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Attribute → (value, a shallow copy of it if it is a container)."""
+    return {
+        name: (value, copy.copy(value) if type(value) in (dict, list, set) else None)
+        for name, value in vars(module).items()
+        if name not in _STATE
+    }
+
+
+def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    for name in [name for name in vars(module) if name not in attributes and name not in _STATE]:
+        del vars(module)[name]
+    for name, (value, content) in attributes.items():
+        vars(module)[name] = value
+        if content is not None:
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
+
+
 def copy_of(model: M) -> M:
-    """A deep copy of a model.
+    """A deep copy of a model, without what its modules keep from earlier runs.
 
     Raises:
         UserError: the model holds something that cannot be copied.
     """
+    flags = [module.training for module in model.modules()]
     try:
-        return copy.deepcopy(model)
+        with eval_mode(model):
+            copied = copy.deepcopy(model)
     except Exception as error:
         raise UserError(
             f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
             hint="A common cause is the old torch.nn.utils.weight_norm; torch.nn.utils.parametrizations has a new one.",
         ) from error
+    for module, training in zip(copied.modules(), flags, strict=True):
+        module.training = training
+    return copied

@@ -10,8 +10,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from atograph.capture import eval_mode
-from atograph.copying import copy_of
+from atograph.copying import copy_of, eval_mode
 from atograph.passes.program import Program
 from atograph.passes.reason import module_of
 from atograph.structures import tensors_of

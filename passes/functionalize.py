@@ -11,12 +11,19 @@ from atograph.passes.base import RewritePass
 from atograph.passes.program import Program, copy_graph
 from torch import fx
 
+_PAIRS = {
+    torch.ops.aten.var_mean.correction: torch.ops.aten.var.correction,
+    torch.ops.aten.var_mean.dim: torch.ops.aten.var.dim,
+    torch.ops.aten.std_mean.correction: torch.ops.aten.std.correction,
+    torch.ops.aten.std_mean.dim: torch.ops.aten.std.dim,
+}
 _REGIONS = (torch.ops.higher_order.wrap_with_autocast, torch.ops.higher_order.wrap_with_set_grad_enabled)
 
 
 @dataclass(frozen=True)
 class Functionalize(RewritePass):
-    """Replace ``relu_`` by ``relu`` and so on, enter regions, and drop assertions about types that capture has checked.
+    """Replace ``relu_`` by ``relu`` and so on, enter regions, drop assertions about types that capture has checked, and
+    take ``var_mean`` apart.
 
     A write that no other live view can see is replaced node by node, which leaves all other ops whole. Where a view
     of the written tensor is still read, and where ops stand inside a region (autocast, set_grad, vmap), torch's own
@@ -29,7 +36,7 @@ class Functionalize(RewritePass):
         """The same program without in-place ops, regions and assertions."""
         if any(_is_region(node) for node in program.graph.nodes):
             program = _by_torch(program)
-        return _without_assertions(_without_writes(program))
+        return _without_pairs(_without_assertions(_without_writes(program)))
 
 
 def _by_torch(program: Program) -> Program:
@@ -61,6 +68,31 @@ def _without_assertions(program: Program) -> Program:
     for node in graph.nodes:
         if _is_assertion(node):
             graph.erase_node(node)
+    return program.rewritten(graph, program.state)
+
+
+def _without_pairs(program: Program) -> Program:
+    """A variance and a mean from one op become two ops."""
+    if not any(node.target in _PAIRS for node in program.graph.nodes):
+        return program
+    graph, _nodes = copy_graph(program.graph)
+    for node in list(graph.nodes):
+        if node.target not in _PAIRS:
+            continue
+        spread = _PAIRS[node.target]
+        for user in list(node.users):
+            index = user.args[1]
+            with graph.inserting_before(user):
+                if index == 0:
+                    apart = graph.call_function(spread, node.args, node.kwargs)
+                else:
+                    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+                    keep = node.args[3] if len(node.args) > 3 else node.kwargs.get("keepdim", False)
+                    apart = graph.call_function(torch.ops.aten.mean.dim, (node.args[0], dims, keep))
+            apart.meta = dict(user.meta)
+            user.replace_all_uses_with(apart)
+            graph.erase_node(user)
+        graph.erase_node(node)
     return program.rewritten(graph, program.state)
 
 

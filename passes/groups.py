@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from atograph.passes.base import AnalysisPass
@@ -39,15 +40,24 @@ class Group:
     axis: Axis
 
     def __str__(self) -> str:
-        """``g0  64 units  producers → consumers``; a consumer that has to be zero as well is marked with ``*``."""
+        """``g0  64 units  producers → consumers``, and why it is frozen."""
+        text = f"{self.name}  {self.description}"
+        return text if self.frozen is None else f"{text}: {self.frozen}"
+
+    @property
+    def description(self) -> str:
+        """``64 units  producers → consumers``, then ``frozen`` where it is.
+
+        A consumer that has to be zero as well is marked with ``*``.
+        """
         zeroed = {(part.parameter, part.dim) for part in self.zeroing}
         sides: tuple[list[str], list[str]] = ([], [])
         for parameter, dim in self.members:
             consumes = (parameter, dim) in self.consumers
             mark = "*" if consumes and (parameter, dim) in zeroed else ""
             sides[consumes].append(f"{parameter}[{dim}]{mark}")
-        text = f"{self.name}  {self.size} units  " + " → ".join(", ".join(side) for side in sides if side)
-        return text if self.frozen is None else f"{text}  frozen: {self.frozen}"
+        text = f"{self.size} units  " + " → ".join(", ".join(side) for side in sides if side)
+        return text if self.frozen is None else f"{text}  frozen"
 
 
 @dataclass(frozen=True)
@@ -69,10 +79,13 @@ class Groups:
         Raises:
             UserError: there is no such group.
         """
-        for group in self.listed:
-            if group.name == name:
-                return group
-        raise UserError(f"there is no group '{name}'.", hint=f"This program has {len(self)} groups, g0 and up.")
+        if name not in self._by_name:
+            raise UserError(f"there is no group '{name}'.", hint=f"This program has {len(self)} groups, g0 and up.")
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.listed}
 
     @property
     def prunable(self) -> tuple[Group, ...]:

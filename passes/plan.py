@@ -23,6 +23,7 @@ class Plan(BaseModel):
         kept: group name → sorted unit indices that stay; a group that is not listed stays whole.
         sizes: group name → number of units of the dense model, for the same groups.
         zeroing: group name → the parameter slices that are zero where a unit is dropped.
+        groups: group name → its units and members in words, frozen groups too; tells how another model differs.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """
@@ -34,6 +35,7 @@ class Plan(BaseModel):
     sizes: dict[str, Annotated[int, Field(ge=1)]]
     kept: dict[str, tuple[Unit, ...]]
     zeroing: dict[str, tuple[Slice, ...]]
+    groups: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -87,6 +89,15 @@ class Plan(BaseModel):
         Raises:
             UserError: naming the first group that differs.
         """
+        here = {group.name: group.description for group in groups}
+        for name in {**self.groups, **here} if self.groups else ():
+            theirs, ours = self.groups.get(name, "no such group"), here.get(name, "no such group")
+            if theirs != ours:
+                theirs, ours = _where_they_differ(theirs, ours)
+                raise UserError(
+                    f"the plan is for another model. The first difference is group {name}: {theirs} in the plan, "
+                    f"{ours} here."
+                )
         for name, size in self.sizes.items():
             group = groups[name]
             if group.size != size:
@@ -97,6 +108,18 @@ class Plan(BaseModel):
         same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
         if self.fingerprint != fingerprint(groups) or not same_zeroing:
             raise UserError("the plan is for another model: the groups have the same sizes but other members.")
+
+
+def _where_they_differ(a: str, b: str, shown: int = 100) -> tuple[str, str]:
+    """Two descriptions of groups, quoted; long ones from the first member that differs."""
+    common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = a.rfind(" ", 0, common) + 1 if common > shown // 2 else 0
+
+    def quoted(text: str) -> str:
+        part = text[start : start + shown]
+        return f"`{'... ' * (start > 0)}{part}{' ...' * (start + shown < len(text))}`"
+
+    return quoted(a), quoted(b)
 
 
 def fingerprint(groups: Groups) -> str:
@@ -125,6 +148,7 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         sizes={group.name: group.size for group in groups.prunable},
         kept=chosen,
         zeroing={group.name: group.zeroing for group in groups.prunable},
+        groups={group.name: group.description for group in groups},
     )
 
 

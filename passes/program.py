@@ -37,25 +37,17 @@ class Program(fx.GraphModule):
     @classmethod
     def _build(cls, source: ExportedProgram, graph: fx.Graph, state: Mapping[str, Any]) -> Program:
         copied, _nodes = copy_graph(graph)
+        used = _drop_unused_state(copied, source.graph_signature)
         program = cls(source.graph_module, copied)
         program.source, program.facts = source, {}
-        program.state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-        program.drop_unused_state()
+        program.state = {
+            name: value for name, value in state.items() if name in used and isinstance(value, torch.Tensor)
+        }
         return program
 
     def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
         """A new program with this one's signature, another graph and other tensors."""
         return Program._build(self.source, graph, state)
-
-    def drop_unused_state(self) -> None:
-        """Remove the placeholders of parameters and buffers that no node reads (an auxiliary head in eval mode)."""
-        names = self.state_names()
-        for node in list(self.graph.nodes):
-            if node.op == "placeholder" and node.name in names and not node.users:
-                self.graph.erase_node(node)
-        self.recompile()
-        used = set(self.state_names().values())
-        self.state = {name: value for name, value in self.state.items() if name in used}
 
     @property
     def signature(self) -> ExportGraphSignature:
@@ -66,11 +58,7 @@ class Program(fx.GraphModule):
     def state_names(self) -> dict[str, str]:
         """Placeholder name → name in the user's model, for parameters, buffers and constants still in the graph."""
         present = {node.name for node in self.graph.nodes if node.op == "placeholder"}
-        return {
-            spec.arg.name: str(spec.target)
-            for spec in self.signature.input_specs
-            if spec.kind in _STATE_KINDS and spec.arg.name in present
-        }
+        return {name: target for name, target in _state_of(self.signature).items() if name in present}
 
     def parameter_names(self) -> set[str]:
         """Names (in the user's model) of the parameters, without buffers and constants."""
@@ -138,6 +126,26 @@ class Program(fx.GraphModule):
             },
             verifiers=self.source.verifiers,
         )
+
+
+def _state_of(signature: ExportGraphSignature) -> dict[str, str]:
+    """Placeholder name → name in the user's model, for parameters, buffers and constants."""
+    return {spec.arg.name: str(spec.target) for spec in signature.input_specs if spec.kind in _STATE_KINDS}
+
+
+def _drop_unused_state(graph: fx.Graph, signature: ExportGraphSignature) -> set[str]:
+    """Remove the placeholders of parameters and buffers that no node reads (an auxiliary head in eval mode).
+
+    Returns the names, in the user's model, of those that stay.
+    """
+    names, used = _state_of(signature), set()
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.name in names:
+            if node.users:
+                used.add(names[node.name])
+            else:
+                graph.erase_node(node)
+    return used
 
 
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -41,16 +41,8 @@ class Slim(RewritePass):
         plan = self.plan or program.facts.get(Plan)
         if plan is None:
             raise UserError("the pass 'slim' has no plan.", hint="Write slim{plan=plan.json}.")
-        axes, groups = program.fact(Axes), program.fact(Groups)
-        plan.check(groups)
-        kept = {
-            group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
-            for group in groups.prunable
-            if len(plan.kept.get(group.name, range(group.size))) < group.size
-        }
-        if not kept:
-            return program
-        return _Rewrite(program, axes, kept).run()
+        kept = Kept.by(plan, program)
+        return _Rewrite(program, kept).run() if kept else program
 
 
 class Kept:
@@ -58,6 +50,26 @@ class Kept:
 
     def __init__(self, kept: dict[Axis, Indices], symbols: Symbols) -> None:
         self._kept, self.symbols = kept, symbols
+
+    @classmethod
+    def by(cls, plan: Plan, program: Program) -> Kept:
+        """What a plan keeps of a program.
+
+        Raises:
+            UserError: the plan does not fit the program.
+        """
+        axes, groups = program.fact(Axes), program.fact(Groups)
+        plan.check(groups)
+        kept = {
+            group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
+            for group in groups.prunable
+            if len(plan.kept.get(group.name, range(group.size))) < group.size
+        }
+        return cls(kept, axes.symbols)
+
+    def __bool__(self) -> bool:
+        """Whether any unit goes."""
+        return bool(self._kept)
 
     def shrinks(self, dim: Dim) -> bool:
         """Whether the dim loses any index."""
@@ -71,13 +83,16 @@ class Kept:
         """The indices along the dim that stay."""
         return kept_indices(resolve(dim), lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
 
+    def cuts(self, shape: Sequence[Dim]) -> tuple[Indices | None, ...]:
+        """For each dim the indices that stay; None where all of them do."""
+        return tuple(self.indices(dim) if self.shrinks(dim) else None for dim in shape)
+
     def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
         """The part of a state tensor that stays; a parameter stays a parameter."""
         sliced = tensor.detach()
-        for index, dim in enumerate(shape):
-            if self.shrinks(dim):
-                indices = torch.from_numpy(self.indices(dim)).to(tensor.device)
-                sliced = sliced.index_select(index, indices)
+        for index, kept in enumerate(self.cuts(shape)):
+            if kept is not None:
+                sliced = sliced.index_select(index, torch.from_numpy(kept).to(tensor.device))
         if sliced is tensor or sliced.shape == tensor.shape:
             return tensor
         is_parameter = isinstance(tensor, torch.nn.Parameter)
@@ -116,10 +131,14 @@ class Lowering:
 
 
 class _Rewrite:
-    def __init__(self, program: Program, axes: Axes, kept: dict[Axis, Indices]) -> None:
-        self.program, self.axes, self.kept = program, axes, Kept(kept, axes.symbols)
+    def __init__(self, program: Program, kept: Kept) -> None:
+        self.program, self.axes, self.kept = program, program.fact(Axes), kept
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
+        self._holders: dict[sympy.Basic, fx.Node] = {}  # symbol → the first node whose value it is
+        for node in program.graph.nodes:
+            if isinstance(value := node.meta.get("val"), torch.SymInt):
+                self._holders.setdefault(value.node.expr, node)
 
     def run(self) -> Program:
         state = {
@@ -144,6 +163,8 @@ class _Rewrite:
 
     def copy(self, node: fx.Node) -> fx.Node:
         copied = copy_node(self.graph, node, self.nodes)
+        if copied.target is torch.ops.aten.view.default:  # over other sizes, memory may lie in another order
+            copied.target = torch.ops.aten.reshape.default
         effect = self.axes.effects.get(node)
         for name, dims in effect.sizes.items() if effect is not None else ():
             self._print_size(node, copied, name, dims)
@@ -154,7 +175,8 @@ class _Rewrite:
         each = [dims] if isinstance(dims, Dim) else list(dims)
         if not any(dim is not None and self.kept.shrinks(dim) for dim in each):
             return
-        position = next(i for i, a in enumerate(node.target._schema.arguments) if a.name == name)  # type: ignore[union-attr]
+        arguments = node.target._schema.arguments  # type: ignore[union-attr]
+        position = next(i for i, argument in enumerate(arguments) if argument.name == name)
         old = copied.args[position] if position < len(copied.args) else copied.kwargs.get(name)
         new: Any = [
             before
@@ -179,10 +201,9 @@ class _Rewrite:
 
     def _symbol(self, expr: sympy.Basic) -> fx.Node:
         """A node of the new graph that holds a symbol's value."""
-        for node in self.program.graph.nodes:
-            value = node.meta.get("val")
-            if isinstance(value, torch.SymInt) and value.node.expr == expr and node in self.nodes:
-                return self.nodes[node]
+        holder = self._holders.get(expr)
+        if holder is not None and holder in self.nodes:
+            return self.nodes[holder]
         for node in self.program.input_nodes():
             for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
                 if isinstance(size, torch.SymInt) and size.node.expr == expr:

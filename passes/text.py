@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -38,10 +39,11 @@ class _Printer:
         )
         self.names: dict[fx.Node, str] = {}
         self.symbols: dict[str, str] = {}
+        self.parameters = program.parameter_names()
 
     def text(self) -> str:
         lines = ["program {"]
-        state = self.program.state_names()
+        state, numbers = self.program.state_names(), count()
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 kind = "input" if node.name not in state else self._kind(state[node.name])
@@ -55,12 +57,12 @@ class _Printer:
             elif node.op != "placeholder":
                 arguments = [self._value(a) for a in node.args]
                 arguments += [f"{k}={self._value(v)}" for k, v in node.kwargs.items()]
-                self.names[node] = f"%{sum(1 for name in self.names.values() if name[1:].isdigit())}"
+                self.names[node] = f"%{next(numbers)}"
                 lines.append(f"  {self.names[node]} = {_target(node)}({', '.join(arguments)}) : {self._type(node)}")
         return "\n".join([*lines, "}"]) + "\n"
 
     def _kind(self, name: str) -> str:
-        return "param" if name in self.program.parameter_names() else "buffer"
+        return "param" if name in self.parameters else "buffer"
 
     def _value(self, value: Any) -> str:
         if isinstance(value, fx.Node):

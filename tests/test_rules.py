@@ -298,7 +298,8 @@ NORMS = [
     (aten.var.correction, lambda y, p: y * torch.rsqrt(y.var(1, keepdim=True, correction=0) + 1e-6)),
     (aten.var.dim, lambda y, p: (y - y.mean(1, keepdim=True)) * y.var(1, keepdim=True).rsqrt()),
     (aten.std.dim, lambda y, p: y * y.std(1).unsqueeze(1)),
-    (aten.var_mean.dim, lambda y, p: y * torch.var_mean(y, 2, keepdim=True)[0]),
+    (aten.var.dim, lambda y, p: y * torch.var_mean(y, 1, keepdim=True)[0] + torch.var_mean(y, 1, keepdim=True)[1]),
+    (aten.std.correction, lambda y, p: y * torch.std_mean(y, 1, correction=2)[0].unsqueeze(1)),
     (aten.linalg_vector_norm.default, lambda y, p: F.normalize(y, dim=1)),
     (aten.norm.ScalarOpt_dim, lambda y, p: y * torch.ops.aten.norm(y, 1, [1], True)),
     (aten.cosine_similarity.default, lambda y, p: y * F.cosine_similarity(y, y.relu(), 1).unsqueeze(1)),
@@ -308,6 +309,11 @@ NORMS = [
 def standardised(w: torch.Tensor) -> torch.Tensor:
     """Weight standardisation as timm writes it."""
     return F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True, momentum=0.0).reshape_as(w)
+
+
+def cube(p: nn.ParameterDict) -> torch.Tensor:
+    """A weight of a bilinear layer."""
+    return p["up1"].repeat(1, 1, 3)[:, :, :8]
 
 
 INDICES = torch.tensor([1, 0, 3, 2, 2, 5])
@@ -357,6 +363,16 @@ FURTHER = [
     (aten.outer.default, lambda y, p: y + torch.outer(p["vector"], torch.ones(6))[:, :, None]),
     (aten.mv.default, lambda y, p: y + torch.mv(p["square"], p["vector"])[:, None, None]),
     (aten.dot.default, lambda y, p: y * torch.dot(p["bias"], p["vector"])),
+    (aten.vdot.default, lambda y, p: y * torch.vdot(p["bias"], p["vector"])),
+    (aten.cdist.default, lambda y, p: (torch.cdist(tokens(y), tokens(y).sin()) @ tokens(y)).mT),
+    (aten.bilinear.default, lambda y, p: pixels(F.bilinear(tokens(y), tokens(y), cube(p), p["bias"]))),
+    (aten.diagonal.default, lambda y, p: y.diagonal(0, 2, 3)),
+    (aten.mH.default, lambda y, p: y.mH),
+    (aten.one_hot.default, lambda y, p: y * F.one_hot(INDICES, 6)),
+    (aten.kthvalue.default, lambda y, p: y.kthvalue(2, 3).values),
+    (aten.cummax.default, lambda y, p: y.cummax(3).values),
+    (aten.empty_like.default, lambda y, p: y + torch.empty_like(y).fill_(0.5)),
+    (aten.histc.default, lambda y, p: y * torch.histc(p["var"], 6, 0.0, 2.0)),
     (aten.fft_fft2.default, lambda y, p: torch.fft.ifft2(torch.fft.fft2(y) * 2).real),
     (aten.fft_rfft2.default, lambda y, p: torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(6, 6), norm="ortho")),
     (aten.grid_sampler.default, lambda y, p: F.grid_sample(y, grid_of(y), align_corners=False)),
@@ -417,14 +433,17 @@ SAME_RULE = {
     "aten._upsample_bicubic2d_aa.vec", "aten._upsample_nearest_exact1d.vec", "aten._upsample_nearest_exact3d.vec",
     "aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool3d.default", "aten.max_pool3d_with_indices.default",
     "aten.max_pool1d_with_indices.default", "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default",
-    "aten.var.default", "aten.std.default", "aten.var_mean.correction", "aten.std_mean.correction",
-    "aten.std_mean.dim", "aten.norm.Scalar", "aten.fft_fft.default", "aten.fft_ifft.default",
+    "aten.var.default", "aten.std.default",
+     "aten.norm.Scalar", "aten.fft_fft.default", "aten.fft_ifft.default",
     "aten.fft_rfft.default", "aten.fft_irfft.default", "aten.fft_hfft.default", "aten.fft_ihfft.default",
     "aten.fft_ifft2.default", "aten.fft_irfft2.default", "aten.fft_fftn.default", "aten.fft_ifftn.default",
     "aten.fft_rfftn.default", "aten.fft_irfftn.default", "aten.fft_fftshift.default", "aten.fft_ifftshift.default",
     "aten.logcumsumexp.default", "aten.sort.stable", "aten.argsort.stable", "aten.prod.default",
     "aten.median.default", "aten.max.default", "aten.min.default", "aten.any.default", "aten.any.dims",
     "aten.all.default", "aten.all.dims", "aten.meshgrid.default", "aten.native_channel_shuffle.default",
+    "aten._grouped_mm.default",  # has no kernel for float64: the zoo's mixture of experts goes through it
+    "aten.adjoint.default", "aten.cummin.default", "aten.mode.default", "aten.bincount.default",
+    "aten.empty.memory_format", "aten.new_empty.default",
 }  # fmt: skip
 
 

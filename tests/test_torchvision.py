@@ -6,7 +6,7 @@ import pytest
 
 from atograph.flop_count import count_flops
 from benchmarks.exact import compare
-from benchmarks.torchvision_models import CONVOLUTIONAL, build, example
+from benchmarks.models.torchvision_models import CONVOLUTIONAL, build, example
 
 # of those with attention, the ones that are quick at a small size; `python -m benchmarks.zoo` has them all
 QUICK_WITH_ATTENTION = ("swin_t", "swin_v2_t", "swin3d_t")

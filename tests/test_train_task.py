@@ -12,9 +12,10 @@ from atograph.passes.errors import UserError
 from test_train_fakes import TwoConvs, blobs
 from torch import nn
 
+from atograph.copying import eval_mode
 from atograph.train.batches import batch_size, describe, keep_copy, map_tensors, to_device
 from atograph.train.defaults import default_loss, default_metric, logits_of
-from atograph.train.task import Task, eval_mode
+from atograph.train.task import Task
 
 CPU = torch.device("cpu")
 Pair = namedtuple("Pair", "left right")

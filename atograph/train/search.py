@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from atograph.copying import eval_mode
 from atograph.train.controller import Controller, logistic_noise, straight_through
 from atograph.train.interfaces import Graph, P
 from atograph.train.masks import UnitMap
 from atograph.train.prior import magnitude
 from atograph.train.settings import TrainSettings
-from atograph.train.task import Task, eval_mode
+from atograph.train.task import Task
 
 
 class MaskSearch(Generic[P]):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.train.batches import batch_size, describe, to_device
 from atograph.train.defaults import default_loss, default_metric
@@ -125,22 +126,6 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         raise UserError(f"metric(model, batch) must return one number or None, got {describe(value)}.") from None
-
-
-class eval_mode:
-    """Context: every module in eval mode, each as before afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.modes: list[tuple[nn.Module, bool]] = []
-
-    def __enter__(self) -> None:
-        self.modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-
-    def __exit__(self, *exc: object) -> None:
-        for module, training in self.modes:
-            module.training = training
 
 
 def reiterable(data: Iterable[Any], name: str) -> Iterable[Any]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_library = torch.library.Library("torchvision", "FRAGMENT")
+_library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _name):
-        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        _library.define(_schema)  # type: ignore[no-untyped-call]
 
 from torchvision import models  # noqa: E402
 
@@ -53,11 +54,14 @@ MODELS = CONVOLUTIONAL | WITH_ATTENTION
 def build(name: str) -> nn.Module:
     """A randomly initialised model, the same one each time."""
     torch.manual_seed(0)
+    model: nn.Module
     if name.startswith("seg_"):
-        return getattr(models.segmentation, name.removeprefix("seg_"))(weights=None, weights_backbone=None)
+        model = getattr(models.segmentation, name.removeprefix("seg_"))(weights=None, weights_backbone=None)
+        return model
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     home = models if hasattr(models, name) else models.video
-    return getattr(home, name)(weights=None, **options)
+    model = getattr(home, name)(weights=None, **options)
+    return model
 
 
 def example(name: str, *, small: bool = False) -> torch.Tensor:

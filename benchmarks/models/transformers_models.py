@@ -11,11 +11,11 @@ from torch import nn
 
 Inputs = dict[str, torch.Tensor]
 
-_ENCODER = dict(
-    vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-    max_position_embeddings=64,
-)  # fmt: skip
-_DECODER = _ENCODER | dict(num_key_value_heads=2)
+_ENCODER = {
+    "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+_DECODER = _ENCODER | {"num_key_value_heads": 2}
 
 
 def _tokens(_config: Any) -> Inputs:
@@ -99,7 +99,8 @@ MODELS: Mapping[str, tuple[type, Callable[[], Any], Callable[[Any], Inputs]]] = 
     "vit": (
         hf.ViTForImageClassification,
         lambda: hf.ViTConfig(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
+            patch_size=8,
         ),
         _image,
     ),
@@ -121,11 +122,11 @@ MODELS: Mapping[str, tuple[type, Callable[[], Any], Callable[[Any], Inputs]]] = 
     "clip": (
         hf.CLIPModel,
         lambda: hf.CLIPConfig(
-            text_config=_ENCODER | dict(eos_token_id=2, bos_token_id=1),
-            vision_config=dict(
-                hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
-                patch_size=8,
-            ),
+            text_config=_ENCODER | {"eos_token_id": 2, "bos_token_id": 1},
+            vision_config={
+                "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+                "image_size": 32, "patch_size": 8,
+            },
             projection_dim=32,
         ),
         _image_and_text,
@@ -179,7 +180,10 @@ def build(name: str) -> nn.Module:
     """A randomly initialised model, the same one each time."""
     torch.manual_seed(0)
     kind, configuration, _inputs = MODELS[name]
-    model: nn.Module = kind(configuration())
+    config = configuration()
+    config._experts_implementation = "batched_mm"  # the default, grouped_mm, has no kernel for float64
+    config.use_cache = False  # as in training; the keys and values of a cache are outputs, and would stay whole
+    model: nn.Module = kind(config)
     return model
 
 

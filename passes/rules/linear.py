@@ -6,7 +6,7 @@ import torch
 from atograph.passes.dims import ONE, Shape, product
 from atograph.passes.flow import Affine, Contraction, Link, Operand
 from atograph.passes.rules.pointwise import broadcast, right_aligned
-from atograph.passes.rules.table import Effect, Op, rule
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
@@ -108,7 +108,7 @@ def linear(op: Op) -> Effect:
 
 
 # out[..., m, n] = Σ_k a[..., m, k] b[..., k, n], batch dims broadcast
-@rule(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
+@rule(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.vdot.default)
 def matmul(op: Op) -> Effect:
     """Matrix products of two activations, or of an activation and a raw parameter."""
     left, right = op.node.args[0], op.node.args[1]
@@ -216,3 +216,60 @@ def outer(op: Op) -> Effect:
     """Outer product of two vectors."""
     a, b = op.shape("self"), op.shape("vec2")
     return Effect(((a[0], b[0]),), Affine(((op.operand("self", {0: 0}), op.operand("vec2", {0: 1})),)))
+
+
+# rows come sorted by expert: each run of them meets its expert's matrix, out[t, n] = Σ_k x[t, k] w[expert(t), k, n]
+@rule(aten._grouped_mm.default, "transformers.grouped_mm_fallback.default")
+def grouped_matmul(op: Op) -> Effect:
+    """The matrix products of a mixture of experts: experts stay, their widths are axes."""
+    x, w = (op.shape(node) for node in op.tensors()[:2])
+    if len(x) != 2 or len(w) != 3 or op.has("bias"):
+        raise Unsupported("this form of grouped product")
+    left, right = op.tensors()[:2]
+    op.freeze(w[0], "tokens are sent to experts by number")
+    for node in op.tensors()[2:]:
+        for dim in op.shape(node):
+            op.freeze(dim, "it counts the tokens of each expert")
+    op.unify(x[1], w[1])
+    products = ((op.operand(left, {0: 0}), op.operand(right, {2: 1})),)
+    return Effect(
+        ((x[0], w[2]),),
+        Affine(products, (Contraction(((left, 1), (right, 1)), x[1]),)),
+        flops=lambda at: _mm_flops(at(x), at(w[1:])),
+    )
+
+
+# distances of rows: a zero adds nothing, if both sides are zero
+@rule(aten.cdist.default)
+def pairwise_distances(op: Op) -> Effect:
+    """Distances between the rows of two matrices."""
+    if not op["p"] > 0:
+        raise Unsupported(f"a norm of order {op['p']}")
+    a, b = op.shape("x1"), op.shape("x2")
+    op.unify(a[-1], b[-1])
+    lead = broadcast(op, [a[:-2], b[:-2]])
+    contractions = (
+        Contraction(((op["x1"], len(a) - 1),), a[-1]),
+        Contraction(((op["x2"], len(b) - 1),), b[-1]),
+    )
+    return Effect(((*lead, a[-2], b[-2]),), Affine(((),), contractions))
+
+
+# out[.., o] = Σ_ij x1[.., i] w[o, i, j] x2[.., j] + b[o]
+@rule(aten.bilinear.default)
+def bilinear(op: Op) -> Effect:
+    """Bilinear layer."""
+    x, y, w = op.shape("input1"), op.shape("input2"), op.shape("weight")
+    op.unify(x[-1], w[1])
+    op.unify(y[-1], w[2])
+    lead = broadcast(op, [x[:-1], y[:-1]])
+    last = len(lead)
+    products: tuple[tuple[Operand, ...], ...] = ((op.operand("weight", {0: last}),),)
+    if op.has("bias"):
+        op.unify(op.shape("bias")[0], w[0])
+        products += _bias(op, last)
+    contractions = (
+        Contraction(((op["input1"], len(x) - 1), (op["weight"], 1)), w[1]),
+        Contraction(((op["input2"], len(y) - 1), (op["weight"], 2)), w[2]),
+    )
+    return Effect(((*lead, w[0]),), Affine(products, contractions))

@@ -62,36 +62,27 @@ def summation(op: Op) -> Effect:
 
 
 # Σ(x − mean)² over dims, divided by the old count
-@rule(aten.var.correction, aten.var.dim, aten.var.default, aten.std.correction, aten.std.dim, aten.std.default,
-      aten.var_mean.correction, aten.var_mean.dim, aten.std_mean.correction, aten.std_mean.dim)  # fmt: skip
+@rule(aten.var.correction, aten.var.dim, aten.var.default, aten.std.correction, aten.std.dim, aten.std.default)
 def variance(op: Op) -> Effect:
-    """Variance or standard deviation (and mean)."""
+    """Variance or standard deviation."""
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
     over = [x[d] for d in dims]
     width = old_width(op, over)
     correction = op._args.get("correction", 1 if op._args.get("unbiased", True) else 0)
     correction = 1 if correction is None else correction
-    count, name = op.out_count(), op.node.target.__name__
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
 
     def lower(lowering: Any) -> Any:
         if lowering.size(product(over)) == width:
             return lowering.unchanged()
         call = lowering.call
-        mean, _centred, squares = deviations(lowering, lowering.value(op["self"]), list(dims), over, width)
+        _mean, _centred, squares = deviations(lowering, lowering.value(op["self"]), list(dims), over, width)
         found = call(aten.div.Tensor, squares, float(width - correction))
-        if name.startswith("std"):
+        if "std" in str(op.node.target):
             found = call(aten.sqrt.default, found)
-        if not op._args.get("keepdim", False):
-            found, mean = (call(aten.squeeze.dims, value, list(dims)) for value in (found, mean))
-        return found if count == 1 else lowering.tuple(found, mean)
+        return found if op._args.get("keepdim", False) else call(aten.squeeze.dims, found, list(dims))
 
-    if count > 1:  # an output of several is read by number, which a rewritten one has no place for: kept whole
-        for dim in over:
-            op.freeze(dim, f"{name} over this axis")
-        operand = op.operand("self", [Link(s, t, output=i) for s, t in links.items() for i in range(count)])
-        return Effect((out,) * count, Affine(((operand,),), contractions))
     return Effect((out,), Affine(((op.operand("self", links),),), contractions), lower=lower)
 
 
@@ -155,6 +146,16 @@ def fourier(op: Op) -> Effect:
     return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d not in dims}),), fill=0.0))
 
 
+# how many values fall into each bin: all of them count
+@rule(aten.histc.default, aten.bincount.default)
+def histogram(op: Op) -> Effect:
+    """Counts of values."""
+    for node in op.tensors():
+        for dim in op.shape(node):
+            op.freeze(dim, "its values are counted")
+    return Effect((tuple(op.fixed(size, "bins") for size in op.out_sizes()),), Unknown())
+
+
 # values of an image at given places
 @rule(aten.grid_sampler.default)
 def grid_sampler(op: Op) -> Effect:
@@ -169,7 +170,8 @@ def grid_sampler(op: Op) -> Effect:
 
 # every index along the dim sees all the others: none may go
 @rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.cumsum.default, aten.cumprod.default,
-      aten.logcumsumexp.default, aten.flip.default, aten.sort.default, aten.sort.stable, aten.argsort.default,
+      aten.logcumsumexp.default, aten.cummax.default, aten.cummin.default, aten.flip.default, aten.sort.default,
+      aten.sort.stable, aten.argsort.default,
       aten.argsort.stable, aten.topk.default, aten.roll.default)  # fmt: skip
 def whole_dim(op: Op) -> Effect:
     """Ops that need a dim as it is."""
@@ -192,7 +194,8 @@ def whole_dim(op: Op) -> Effect:
 
 # the largest (smallest, best) along a dim
 @rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default,
-      aten.prod.dim_int, aten.prod.default, aten.median.dim, aten.median.default, aten.max.default,
+      aten.prod.dim_int, aten.prod.default, aten.median.dim, aten.kthvalue.default, aten.mode.default,
+      aten.median.default, aten.max.default,
       aten.min.default, aten.logsumexp.default, aten.any.default, aten.any.dim, aten.any.dims, aten.all.default,
       aten.all.dim, aten.all.dims)  # fmt: skip
 def extremum(op: Op) -> Effect:

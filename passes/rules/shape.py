@@ -110,7 +110,7 @@ def transpose(op: Op) -> Effect:
 
 
 # the same for matrices
-@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
+@rule(aten.t.default, aten.numpy_T.default, aten.mT.default, aten.mH.default, aten.adjoint.default)
 def matrix_transpose(op: Op) -> Effect:
     """Swap the last two dims, or reverse all of them (numpy_T)."""
     rank = len(op.shape("self"))
@@ -343,7 +343,7 @@ def _pixel(op: Op, *, shrink: bool) -> Effect:
 # a tensor of one value, of any size
 @rule(
     aten.zeros.default, aten.ones.default, aten.full.default, aten.new_zeros.default, aten.new_ones.default,
-    aten.new_full.default,
+    aten.new_full.default, aten.empty.memory_format, aten.new_empty.default,
 )  # fmt: skip
 def filled(op: Op) -> Effect:
     """A constant of a given shape."""
@@ -352,10 +352,11 @@ def filled(op: Op) -> Effect:
 
 
 def _filling(op: Op) -> Flow:
-    """The value of ``zeros``, ``ones`` and ``full`` in all their forms."""
+    """The value of ``zeros``, ``ones`` and ``full`` in all their forms; ``empty`` holds anything."""
     name = str(op.node.target)
     value = op._args.get("fill_value", 0.0 if "zeros" in name else 1.0)
-    return Constant(float(value)) if isinstance(value, (int, float)) else Unknown()
+    known = isinstance(value, (int, float)) and "empty" not in name
+    return Constant(float(value)) if known else Unknown()
 
 
 # 0, 1, 2, ...: an index means its position
@@ -366,7 +367,7 @@ def counted(op: Op) -> Effect:
 
 
 # a tensor filled with one value: its shape follows another tensor
-@rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)
+@rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default)
 def filled_like(op: Op) -> Effect:
     """A constant of the shape of another tensor."""
     return Effect((op.shape("self"),), _filling(op))
@@ -490,3 +491,23 @@ def glu(op: Op) -> Effect:
     a, b = op.cut(x[at], x[at].size // 2)
     op.unify(a, b)
     return Effect(((*x[:at], a, *x[at + 1 :]),), Keep((op.operand("self"),), fill=0.0))  # 0 · sigmoid(0)
+
+
+# one index in two dims
+@rule(aten.diagonal.default)
+def diagonal(op: Op) -> Effect:
+    """Diagonals of matrices."""
+    x = op.shape("self")
+    pair = [op.axis("dim1"), op.axis("dim2")]
+    for d in pair:
+        op.freeze(x[d], "a diagonal runs through it")
+    kept = [d for d in range(len(x)) if d not in pair]
+    out = (*(x[d] for d in kept), op.fixed(op.out_sizes()[-1], "a diagonal"))
+    return Effect((out,), Keep((op.operand("self", {d: i for i, d in enumerate(kept)}),)))
+
+
+# a number becomes the place of a one
+@rule(aten.one_hot.default)
+def one_hot(op: Op) -> Effect:
+    """Indices as unit vectors."""
+    return Effect(((*op.shape("self"), op.fixed(op.out_sizes()[-1], "classes are told apart by number")),), Unknown())

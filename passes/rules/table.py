@@ -147,6 +147,8 @@ _TABLE: dict[Any, Rule] = {}
 def rule(*targets: Any) -> Callable[[Rule], Rule]:
     """Register a rule for op overloads (``torch.ops.aten.relu.default``) or Python functions that stand in graphs.
 
+    An op of a library that need not be there is given by name: ``"library.op.overload"``.
+
     Raises:
         InternalError: a target has a rule already.
     """
@@ -163,8 +165,9 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
 def rule_for(target: Any) -> Rule | None:
     """The rule of an op: its row in the table, or the general one of pointwise ops; None if there is none."""
-    if target in _TABLE:
-        return _TABLE[target]
+    for key in (target, str(target)):
+        if key in _TABLE:
+            return _TABLE[key]
     if isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
         return _TABLE[torch.Tag.pointwise]
     return None
