@@ -135,7 +135,7 @@ def _over_last_dims(op: Op, normalised: Callable[[Any, list[int], Shape, int], f
         out = normalised(lowering, list(range(-rank, 0)), over, width)
         if op.has("weight"):
             out = lowering.call(aten.mul.Tensor, out, lowering.value(op["weight"]))
-        return lowering.call(aten.add.Tensor, out, lowering.value(op["bias"])) if op.has("bias") else out  # type: ignore[no-any-return]
+        return lowering.call(aten.add.Tensor, out, lowering.value(op["bias"])) if op.has("bias") else out
 
     return Effect((x,), Affine(products, contractions), sizes={"normalized_shape": over}, lower=lower)
 

@@ -24,7 +24,7 @@ _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 @rule(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 def recurrent(op: Op) -> Effect:
     """LSTM, GRU and plain recurrent layers; all layers and directions share the hidden width of their states."""
-    gates = _GATES[op.node.target.__name__.split(".")[0]]
+    gates = _GATES[str(op.node.target).split(".")[1]]
     x, states = op.shape("input"), _states(op)
     directions = 2 if op["bidirectional"] else 1
     if op["train"] and op["dropout"]:
@@ -32,8 +32,8 @@ def recurrent(op: Op) -> Effect:
     if len(states) == 2 and op.shape(states[0])[-1].size != op.shape(states[1])[-1].size:
         raise Unsupported("a projection of the hidden state")
     hidden = op.shape(states[0])[-1]
-    for state in states[1:]:
-        for a, b in zip(op.shape(states[0]), op.shape(state), strict=True):
+    for other in states[1:]:
+        for a, b in zip(op.shape(states[0]), op.shape(other), strict=True):
             op.unify(a, b)
     if len(x) == 3:
         op.unify(op.shape(states[0])[1], x[0 if op["batch_first"] else 1])
@@ -69,12 +69,12 @@ def recurrent(op: Op) -> Effect:
 @rule(aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default)
 def cell(op: Op) -> Effect:
     """One step of an LSTM, a GRU or a plain recurrent layer."""
-    gates = _GATES[op.node.target.__name__.split(".")[0].removesuffix("_cell")]
+    gates = _GATES[str(op.node.target).split(".")[1].removesuffix("_cell")]
     x, states = op.shape("input"), _states(op)
     hidden = op.shape(states[0])[-1]
-    for state in states:
-        op.unify(op.shape(state)[-1], hidden)
-        for a, b in zip(op.shape(state)[:-1], x[:-1], strict=True):
+    for node in states:
+        op.unify(op.shape(node)[-1], hidden)
+        for a, b in zip(op.shape(node)[:-1], x[:-1], strict=True):
             op.unify(a, b)
     biases = [op[name] for name in ("b_ih", "b_hh") if op.has(name)]
     _tie(op, gates, x[-1], hidden, op["w_ih"], op["w_hh"], biases)
