@@ -1,0 +1,185 @@
+"""What capture makes of models that are no plain tensor function: structures, regions, caches, mixed precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from atograph.passes.infer_axes import Axes
+from torch import nn
+
+import atograph
+from atograph.structures import tensors_of
+from benchmarks.exact import compare
+
+
+@dataclass
+class Scores:
+    """An output that no one has registered."""
+
+    logits: torch.Tensor
+    label: str
+
+
+@dataclass
+class Sample:
+    """An input that no one has registered."""
+
+    image: torch.Tensor
+    weight: float = 2.0
+
+
+class Cache:
+    """Neither a dataclass nor a pytree."""
+
+    def __init__(self, *layers: torch.Tensor) -> None:
+        self.layers = list(layers)
+        self.kind = torch.float32
+
+
+class Structured(nn.Module):
+    """Two linear layers that take and return anything."""
+
+    def __init__(self, pack: Callable[..., Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.pack = nn.Linear(5, 8), nn.Linear(8, 3), pack
+
+    def forward(self, x: Any, mask: torch.Tensor | None = None) -> Any:
+        image = x.image * x.weight if isinstance(x, Sample) else x["image"] if isinstance(x, dict) else x
+        y = self.b(torch.relu(self.a(image)))
+        return self.pack(y if mask is None else y * mask)
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"),
+    [
+        (lambda y: Scores(y, "three"), Scores),
+        (lambda y: {"logits": y, "parts": (y[:, 0], [y * 2])}, dict),
+        (lambda y: (y, Cache(y, y + 1)), tuple),
+        (lambda y: [y, None, "text"], list),
+    ],
+)
+@pytest.mark.parametrize("give", [lambda x: x, lambda x: {"image": x}, Sample])
+def test_inputs_and_outputs_of_any_structure(pack: Callable[..., Any], kind: type, give: Callable[..., Any]) -> None:
+    x = torch.randn(4, 5)
+    model = Structured(pack).eval()
+    graph = atograph.trace(model, (give(x),))
+    plan = graph.plan(random=0)
+    slim = atograph.slim(graph, plan)
+    found, wanted = slim(give(x)), atograph.mask(model, plan)(give(x))
+    assert type(found) is kind
+    for a, b in zip(tensors_of(found), tensors_of(wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_object_that_holds_tensors_comes_back_as_a_dict_of_them() -> None:
+    graph = atograph.trace(Structured(lambda y: Cache(y, y + 1)), torch.randn(4, 5))
+    assert set(atograph.slim(graph, graph.plan(random=0))(torch.randn(2, 5))) == {"layers"}
+
+
+def test_an_optional_input_is_part_of_the_program_when_it_is_given() -> None:
+    found = compare(Structured(lambda y: y), (torch.randn(4, 5),), {"mask": torch.ones(4, 1)})
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+
+
+class Within(nn.Module):
+    """A linear layer inside a region between two others."""
+
+    def __init__(self, region: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.a, self.inner, self.b, self.region = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3), region
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.region(self.inner, torch.relu(self.a(x)))))
+
+
+def exact(inner: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return inner(x)
+
+
+def differentiable(inner: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.enable_grad():
+        return inner(x)
+
+
+def mapped(inner: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return torch.vmap(inner)(x)
+
+
+@pytest.mark.parametrize("region", [exact, differentiable, mapped])
+def test_regions_are_entered(region: Callable[..., torch.Tensor]) -> None:
+    found = compare(Within(region), (torch.randn(4, 5),))
+    assert found.graph.program.fact(Axes).unknown == {}
+    assert sorted(group.size for group in found.graph.prunable) == [6, 8]
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+
+
+def test_the_casts_of_an_autocast_region_stay() -> None:
+    def half(inner: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return inner(x)
+
+    model = Within(lambda inner, x: half(inner, x).float()).eval()
+    x = torch.randn(4, 5)
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0)
+    assert {group.size for group in graph.prunable} == {6, 8}
+    assert any(n.meta["val"].dtype == torch.bfloat16 for n in graph.program.graph.nodes if n.op == "call_function")
+    found, wanted = atograph.slim(graph, plan)(x), atograph.mask(model, plan)(x)
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+
+
+class Remembering(nn.Module):
+    """It computes a table from its weights once and keeps it until it is trained again, as LeViT's attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.table, self.b = nn.Linear(5, 8), nn.Parameter(torch.randn(8)), nn.Linear(8, 3)
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def train(self, mode: bool = True) -> Remembering:
+        super().train(mode)
+        if mode:
+            self.kept = {}
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "table" not in self.kept:
+            self.kept["table"] = self.table * 2
+        return self.b(torch.relu(self.a(x)) + self.kept["table"])
+
+
+def test_what_a_module_keeps_from_a_run_reaches_neither_program_nor_mask_nor_model() -> None:
+    model, x = Remembering().eval(), torch.randn(4, 5)
+    before = model(x)
+    kept = model.kept["table"]
+    graph = atograph.trace(model, x)
+    assert model.kept == {"table": kept} and torch.equal(model(x), before)
+    assert ("table", 0) in graph.groups["g0"].members
+    plan = graph.plan(random=0)
+    torch.testing.assert_close(atograph.slim(graph, plan)(x), atograph.mask(model, plan)(x))
+
+
+def test_memory_order_may_change_with_the_sizes() -> None:
+    """With one head left, attention returns another memory order, and a view of it would fail."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(6, 24), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.out(y.transpose(1, 2).contiguous().view(*x.shape[:2], 8))
+
+    x = torch.randn(2, 7, 6)
+    graph = atograph.trace(Heads().eval(), x)
+    for group in graph.prunable:
+        for units in ([0], [group.size - 1]):
+            found = compare(Heads(), (x,), kept={group.name: units})
+            assert found.difference <= 1e-12
