@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 PYTEST_ARGS ?= -n $(JOBS)
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test zoo lint types format clean
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
@@ -16,6 +16,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Hours. For less, or to go on where a run was interrupted: make zoo ZOO_ARGS="--only 'hf:*'", ZOO_ARGS="... --resume".
+ZOO_ARGS ?= --onnx --compare torch-pruning --json build/zoo.json --markdown docs/coverage.md
+zoo: $(VENV)/.installed-for-zoo
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ZOO_ARGS)
 
 lint: types
 	$(BIN)/ruff check
@@ -55,8 +60,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PIP) install -q -c constraints.txt -e '.[examples,dev]'
 	@touch $@
 
-# torchvision goes in without its dependencies: it would ask for a torch of its own, though only its models are used.
+# torchvision and timm go in without their dependencies: they would ask for a torch of their own, though only their models
+# are used. What else they need comes with transformers.
 $(VENV)/.installed-for-tests: $(VENV)/.installed
-	@$(PIP) install -q -c constraints.txt pillow
-	@$(PIP) install -q -c constraints.txt --no-deps torchvision
+	@$(PIP) install -q -c constraints.txt pillow transformers
+	@$(PIP) install -q -c constraints.txt --no-deps torchvision timm
+	@touch $@
+
+# Torch-Pruning is only compared with; its one other requirement is numpy.
+$(VENV)/.installed-for-zoo: $(VENV)/.installed-for-tests
+	@$(PIP) install -q --no-deps torch-pruning==1.6.1
 	@touch $@

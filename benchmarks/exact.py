@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import atograph
-from atograph.slim_module import relative_difference, tensors_of
+from atograph.slim_module import relative_difference
+from atograph.structures import tensors_of
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of one call."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a comparison found; differences are relative to the largest output."""
+    """What a comparison found; differences are relative to the largest value of the same output."""
 
     graph: atograph.Graph
     plan: atograph.Plan
     slim: atograph.Slim
     difference: float
+    """Masked dense against slim; infinite where an output that is no float (an index, a mask) differs at all."""
     moved: float
     alive: float
     """How much the slim output still depends on the input: a constant output would show nothing."""
@@ -34,51 +43,121 @@ def perturb(model: nn.Module, seed: int = 0) -> None:
 
     with torch.no_grad():
         for parameter in model.parameters():
+            if not parameter.is_floating_point() and not parameter.is_complex():
+                continue
             parameter.add_(noise(parameter) * (0.1 * parameter.abs().mean() + 0.02))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer.add_(0.1 * noise(buffer))
             elif name.endswith("running_var"):
                 buffer.mul_(1 + 0.3 * noise(buffer).abs())
+        for norm in model.modules():
+            if isinstance(norm, _NORMS) and norm.weight is not None and norm.weight.abs().mean() < 0.5:
+                norm.weight.add_(1.0)  # initial scales of 0 or 0.02 let a deep network's signal fade away
 
 
-def settle(model: nn.Module, args: tuple[Any, ...]) -> None:
+def settle(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
     """Let running statistics follow real activations, so that a deep network's signal does not fade away."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     for norm in norms:
-        norm.momentum, norm.training = 0.9, True
+        norm.momentum, norm.training = 0.999, True  # the rest bounds the scale of a dead channel
     with torch.no_grad():
-        for _ in range(2):
-            model(*args)
+        model(*args, **(kwargs or {}))
     for norm in norms:
         norm.training = False
 
 
-def compare(model: nn.Module, args: tuple[Any, ...], *, seed: int = 0, keep: float = 0.5, **plan: Any) -> Outcome:
-    """Trace, plan, mask and slim a model in float64, and compare."""
+def as_double(inputs: Inputs) -> Inputs:
+    """The same inputs with their floating-point tensors in float64."""
+    converted: Inputs = pytree.tree_map(lambda leaf: leaf.double() if _is_float(leaf) else leaf, inputs)
+    return converted
+
+
+def other_inputs(inputs: Inputs) -> Inputs:
+    """Inputs of the same kind with other values.
+
+    Floats are reversed as well as scaled and shifted, which a norm would undo. Integers are moved about, but masks (two
+    values at most) stay.
+    """
+
+    def other(leaf: Any) -> Any:
+        if _is_float(leaf):
+            return (leaf.flip(-1) if leaf.dim() else leaf) * 1.3 + 0.1
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and len(set(leaf.flatten().tolist())) > 2:
+            return leaf.roll(1, -1)
+        return leaf
+
+    changed: Inputs = pytree.tree_map(other, inputs)
+    return changed
+
+
+def compare(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    keep: float = 0.5,
+    **plan: Any,
+) -> Outcome:
+    """Trace, plan, mask and slim a model in float64, and compare. The model itself is perturbed and made float64."""
     model = model.double().eval()
-    args = tuple(a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args)
+    inputs = as_double((args, dict(kwargs or {})))
     perturb(model, seed)
-    settle(model, args)
-    graph = atograph.trace(model, args)
-    chosen = graph.plan(**plan) if plan else graph.plan(random=seed, keep=keep)
-    slim = atograph.slim(graph, chosen)
+    settle(model, *inputs)
+    graph = atograph.trace(model, *inputs)
+    return compare_plan(graph, graph.plan(**plan) if plan else graph.plan(random=seed, keep=keep), inputs)
+
+
+def compare_plan(
+    graph: atograph.Graph, plan: atograph.Plan, inputs: Inputs, dense: Sequence[torch.Tensor] | None = None
+) -> Outcome:
+    """Mask and slim a traced model, and compare; ``dense`` are its own outputs, if they are known already."""
+    assert graph.model is not None
+    args, kwargs = inputs
+    slim = atograph.slim(graph, plan)
     with torch.no_grad():
-        dense = tensors_of(model(*args))
-        masked = tensors_of(atograph.mask(model, chosen)(*args))
-        found = tensors_of(slim(*args))
-        others = tuple(a * 1.3 + 0.1 if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args)
-        other = tensors_of(slim(*others))
-    assert [t.shape for t in masked] == [t.shape for t in found]
+        if dense is None:
+            dense = tensors_of(graph.model(*args, **kwargs))
+        masked = tensors_of(atograph.mask(graph.model, plan)(*args, **kwargs))
+        found = tensors_of(slim(*args, **kwargs))
+        other_args, other_kwargs = other_inputs(inputs)
+        other = tensors_of(slim(*other_args, **other_kwargs))
+    forms = [[(t.shape, t.dtype) for t in outputs] for outputs in (masked, found)]
+    assert forms[0] == forms[1], "masked and slim give outputs of different shapes or types"
     return Outcome(
-        graph,
-        chosen,
-        slim,
-        difference=_largest(masked, found),
-        moved=_largest(masked, dense),
-        alive=_largest(found, other),
-    )
+        graph, plan, slim, difference=difference(masked, found), moved=movement(dense, masked),
+        alive=movement(found, other),
+    )  # fmt: skip
 
 
-def _largest(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    return max(relative_difference(a, b) for a, b in zip(reference, other, strict=True))
+def difference(reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
+    """The largest relative difference of any output; values that are no finite floats must be equal."""
+    return max((_difference(a, b) for a, b in zip(reference, found, strict=True)), default=0.0)
+
+
+def movement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:
+    """The largest relative difference of any floating-point output; without one, the share of values that changed."""
+    floats = [(a, b) for a, b in zip(before, after, strict=True) if _is_float(a) or a.is_complex()]
+    if floats:
+        return max(_difference(a, b) for a, b in floats)
+    changed = [float((a != b).double().mean()) for a, b in zip(before, after, strict=True) if a.numel()]
+    return max(changed, default=0.0)
+
+
+def _difference(reference: torch.Tensor, found: torch.Tensor) -> float:
+    reference, found = reference.detach(), found.detach()
+    if reference.is_complex():
+        reference, found = torch.view_as_real(reference.resolve_conj()), torch.view_as_real(found.resolve_conj())
+    if not reference.is_floating_point():
+        return 0.0 if torch.equal(reference, found) else float("inf")
+    finite = torch.isfinite(reference)
+    if not torch.allclose(reference[~finite], found[~finite], rtol=0.0, atol=0.0, equal_nan=True):
+        return float("inf")
+    return relative_difference(reference[finite], found[finite])
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()

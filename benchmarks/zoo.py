@@ -1,128 +1,116 @@
-"""The zoo's torchvision models: captured, pruned, proved equal. ``python -m benchmarks.zoo [--only GLOB]``
+"""144 known models: captured, pruned, proved equal. ``python -m benchmarks.zoo [--only GLOB] [--onnx] [--compare ...]``
 
-One row a model, each in a process of its own with a time limit. Per row: prunable groups and units, the share of the
-parameters in slices that can go, the smallest FLOPs that can be reached, then a random half of every group removed: the
-largest relative difference in float64 between the masked dense network and the slim program, how far the plan moved the
-output, FLOPs predicted and counted, whether the user's module came back slim, and seconds.
+One row a model, each part of it in a process of its own with a time limit. A model that fails is a row that says so.
+With ``--json`` every row is written as soon as it is measured, and ``--resume`` goes on where a run was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import signal
 import sys
 import time
-from fnmatch import fnmatch
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-COLUMNS = {
-    "model": "model", "groups": "groups", "units": "units", "prunable": "params", "smallest": "least FLOPs",
-    "difference": "difference", "moved": "moved", "flops": "FLOPs kept", "counted": "as counted", "module": "module",
-    "capture": "capture s", "analysis": "analysis ms", "slim": "slim s",
-}  # fmt: skip
+from benchmarks.processes import Processes
+from benchmarks.torch_pruning_peer import INSTALL, installed
+from benchmarks.zoo_rows import Command, Rows, measure_row, part_command
+from benchmarks.zoo_table import check_markdown, markdown, write_markdown
+from benchmarks.zoo_verdict import verdict
 
 
-def measure(name: str) -> dict[str, Any]:
-    """One row."""
-    import torch
-    from atograph.passes.pipeline import ANALYSE, Pipeline
-
-    import atograph
-    from atograph.capture import capture
-    from atograph.flop_count import count_flops
-    from benchmarks.exact import compare
-    from benchmarks.torchvision_models import build, example
-
-    torch.set_num_threads(1)
-    inputs = example(name)
-    started = time.perf_counter()
-    program = capture(build(name), (inputs,))
-    captured = time.perf_counter()
-    Pipeline.parse(ANALYSE).run(program)
-    analysed = time.perf_counter()
-    graph = atograph.Graph(program)
-    covered = {parameter for group in graph.prunable for parameter, _dim in group.members}
-    share = sum(program.state[parameter].numel() for parameter in covered) / graph.params
-    smallest = graph.smallest(floor=0.0) / graph.flops
-    plan = graph.plan(random=0, keep=0.5)
-    before = time.perf_counter()
-    atograph.slim(graph, plan)
-    slimmed = time.perf_counter()
-    found = compare(build(name), (example(name, small=True),), seed=0, keep=0.5)
-    single = example(name, small=True)[:1].double()
-    return {
-        "model": name,
-        "groups": len(graph.prunable),
-        "units": sum(group.size for group in graph.prunable),
-        "prunable": share,
-        "smallest": smallest,
-        "difference": found.difference,
-        "moved": found.moved,
-        "flops": graph.cost.flops(plan.counts) / graph.flops,
-        "counted": found.slim.flops == count_flops(found.slim, single),
-        "module": found.slim.module is not None,
-        "capture": captured - started,
-        "analysis": (analysed - captured) * 1e3,
-        "slim": slimmed - before,
-    }
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line, and refuse what would fail only after hours."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="*", metavar="GLOB", help="models whose name matches, for example 'timm:test_*'"
+    )
+    parser.add_argument("--onnx", action="store_true", help="run the slim models in ONNX Runtime, too")
+    parser.add_argument("--compare", choices=["torch-pruning"], help="run a peer on the same models, too")
+    parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="seconds per part (default: 240)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="models at a time; more than one disturbs times"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the rows there, each as soon as it is measured"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of the --json file, measure what is missing"
+    )
+    parser.add_argument(
+        "--failed", action="store_true", help="with --resume: measure the rows that are not exact again"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and summary there, below its marker")
+    options = parser.parse_args(arguments)
+    if options.resume and options.json is None:
+        parser.error("--resume needs the --json file to resume from")
+    if options.failed and not options.resume:
+        parser.error("--failed needs --resume")
+    if options.jobs < 1 or options.timeout <= 0:
+        parser.error("--jobs and --timeout are above 0")
+    if options.compare and not installed():
+        parser.error(f"Torch-Pruning is not installed: {INSTALL}")
+    if options.markdown is not None:
+        try:
+            check_markdown(options.markdown)
+        except ValueError as error:
+            parser.error(str(error))
+    return options
 
 
-def in_a_process(name: str, limit: float) -> dict[str, Any]:
-    """A row measured in a process of its own; a failure is a row that says so."""
-    command = [sys.executable, "-m", "benchmarks.zoo", "--row", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"model": name, "error": f"more than {limit:.0f} s"}
-    if done.returncode:
-        return {"model": name, "error": (done.stderr.strip().splitlines() or ["died"])[-1]}
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
+def measure_all(
+    work: dict[str, list[str]], rows: Rows, limit: float, jobs: int, command: Command = part_command
+) -> bool:
+    """Measure parts of models (model → parts); False if it was interrupted, with the rows that were measured kept."""
+    processes, started = Processes(), time.perf_counter()
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(measure_row, model, parts, limit, processes, command) for model, parts in work.items()]
+        try:
+            for number, done in enumerate(as_completed(waiting), 1):
+                row = done.result()
+                rows.add(row)
+                passed = time.perf_counter() - started
+                what = verdict(row) if "atograph" in row else ", ".join(part for part in row if part != "model")
+                print(f"{number}/{len(work)}  {passed:.0f} s  {row['model']}: {what}", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            return False
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.stop()
+    return True
 
 
-def shown(key: str, value: Any) -> str:
-    """A cell of the table."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if key in ("prunable", "smallest", "flops"):
-        return f"{value:.1%}"
-    if key in ("difference", "moved"):
-        return f"{value:.1e}"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write what was asked for."""
+    options = options_of(arguments)
+    from benchmarks.models import NAMES
+
+    parts = ["atograph", *(["onnx"] if options.onnx else []), *([options.compare] if options.compare else [])]
+    rows = Rows(options.json, NAMES)
+    if options.resume:
+        rows.load()
+    again = {row["model"] for row in rows.listed if verdict(row) != "exact"} if options.failed else set()
+    chosen = [name for name in NAMES if fnmatchcase(name, options.only)]
+    work = {name: parts if name in again else rows.missing(name, parts) for name in chosen}
+    signal.signal(signal.SIGTERM, _interrupt)
+    complete = measure_all({name: todo for name, todo in work.items() if todo}, rows, options.timeout, options.jobs)
+    print(markdown(rows.listed))
+    if not complete:
+        return 130
+    if options.markdown is not None:
+        write_markdown(options.markdown, rows.listed)
+    return 0
 
 
-def main() -> None:
-    """Measure all rows, print the table, and write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", metavar="GLOB", help="models whose name matches")
-    parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="seconds per model")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row:
-        print(json.dumps(measure(options.row)))
-        return
-    from benchmarks.torchvision_models import MODELS
-
-    rows = []
-    for name in MODELS:
-        if fnmatch(name, options.only):
-            rows.append(in_a_process(name, options.timeout))
-            print(".", end="", file=sys.stderr, flush=True)
-    table = Table(*COLUMNS.values(), box=box.MARKDOWN)
-    for row in rows:
-        cells = [shown(key, row[key]) if key in row else "" for key in COLUMNS]
-        table.add_row(*([row["model"], row["error"]] if "error" in row else cells))
-    Console(width=200).print(table)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

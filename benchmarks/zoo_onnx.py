@@ -1,0 +1,68 @@
+"""One model of the zoo, slim, in ONNX Runtime; where that fails, whether torch.onnx can export the dense model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+import atograph
+from atograph.capture import batch_of, with_batch
+from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.structures import tensors_of
+from benchmarks.exact import Inputs, difference, perturb, settle
+from benchmarks.models import build
+from benchmarks.zoo_part import Record, first_line, root_of
+from benchmarks.zoo_verdict import AGREES
+
+
+def measure(name: str, record: Record) -> None:
+    """Fill in the part ``onnx`` of a row: a random half of every group, in float32."""
+    torch.set_num_threads(1)
+    model, inputs = build(name)
+    perturb(model)
+    settle(model, *inputs)
+    with record.stage("trace"):
+        graph = atograph.trace(model, *inputs)
+    with record.stage("rewrite"):
+        slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    dynamic = any(isinstance(size, torch.SymInt) for n in graph.program.input_nodes() for size in _shape(n.meta["val"]))
+    sizes = (2, 3) if dynamic else (batch_of(inputs) or 1,)
+    agrees = False
+    try:
+        with record.stage("ONNX"):
+            differences = in_onnx_runtime(slim.program, slim, inputs, sizes)
+            record.add(differences=differences)
+            agrees = max(differences.values()) <= AGREES
+    except Exception as error:
+        record.add(error=first_line(root_of(error)))
+    if agrees:
+        return
+    with record.stage("dense ONNX"):
+        try:
+            dense = in_onnx_runtime(graph.program.source, model, inputs, sizes)
+            record.add(dense=f"differs by {max(dense.values()):.1e}" if max(dense.values()) > AGREES else "agrees")
+        except Exception as error:
+            record.add(dense=first_line(root_of(error)))
+
+
+def in_onnx_runtime(
+    program: ExportedProgram, run: Callable[..., Any], inputs: Inputs, sizes: tuple[int, ...]
+) -> dict[str, float]:
+    """Export a program, and compare ONNX Runtime with ``run`` (the same in torch): batch size → relative difference."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        onnx_model = OnnxModel(export_onnx(program, Path(folder) / "model.onnx"), program, threads=1)
+        for size in sizes:
+            args, kwargs = with_batch(inputs, size)
+            values = onnx_model.session.run(None, onnx_model.feed(*args, **kwargs))
+            found[str(size)] = difference(tensors_of(run(*args, **kwargs)), [torch.as_tensor(v) for v in values])
+    return found
+
+
+def _shape(value: Any) -> tuple[Any, ...]:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()

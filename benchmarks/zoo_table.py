@@ -1,0 +1,157 @@
+"""The zoo table: its columns, and the Markdown that is printed and written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.zoo_rows import Row
+from benchmarks.zoo_summary import speed_ratio, summary
+from benchmarks.zoo_verdict import onnx_verdict, peer_verdict, reachable, verdict
+
+MARKER = "<!-- table: python -m benchmarks.zoo -->"
+"""What stands above this line in a Markdown file is written by hand."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; its cell is empty in rows that lack what it shows."""
+
+    header: str
+    cell: Callable[[Row], str]
+
+
+def _at(*path: str) -> Callable[[Row], Any]:
+    def value(row: Row) -> Any:
+        found: Any = row
+        for key in path:
+            found = found[key]
+        return found
+
+    return value
+
+
+def _number(header: str, *path: str, form: str = ",", scale: float = 1) -> Column:
+    at = _at(*path)
+    return Column(header, lambda row: format(at(row) * scale if scale != 1 else at(row), form))
+
+
+def _yes(header: str, *path: str) -> Column:
+    at = _at(*path)
+    return Column(header, lambda row: "yes" if at(row) else "no")
+
+
+def _seconds(header: str, stage: str, form: str = ".2f", scale: float = 1) -> Column:
+    return _number(header, "atograph", "seconds", stage, form=form, scale=scale)
+
+
+def _plan(title: str, name: str) -> list[Column]:
+    return [
+        _number(f"{title}: difference", "atograph", name, "difference", form=".1e"),
+        _number("moved", "atograph", name, "moved", form=".1e"),
+        _number("alive", "atograph", name, "alive", form=".1e"),
+        _number("FLOPs kept", "atograph", name, "kept", form=".1%"),
+    ]
+
+
+def _as_counted(row: Row) -> str:
+    plans = [row["atograph"][name] for name in ("random", "magnitude") if "counted" in row["atograph"].get(name, {})]
+    return ("yes" if all(plan["predicted"] == plan["counted"] for plan in plans) else "no") if plans else ""
+
+
+def _reachable(row: Row) -> str:
+    if "magnitude" not in row["atograph"]:
+        return ""
+    return "yes" if reachable(row) else "no"
+
+
+def _ratio(row: Row) -> str:
+    ratio = speed_ratio(row)
+    return "" if ratio is None else f"{ratio:.1f}"
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("model", lambda row: str(row["model"])),
+    Column("verdict", verdict),
+    _number("nodes", "atograph", "nodes"),
+    Column("ops without a rule", lambda row: str(sum(row["atograph"]["unknown"].values()))),
+    _number("groups", "atograph", "groups"),
+    _number("units", "atograph", "units"),
+    _number("params", "atograph", "share", form=".1%"),
+    _number("least FLOPs", "atograph", "smallest", form=".1%"),
+    Column("0.3 reached", _reachable),
+    *_plan("random half", "random"),
+    *_plan("0.3 of FLOPs", "magnitude"),
+    Column("as counted", _as_counted),
+    _yes("float32 inside", "atograph", "float32_inside"),
+    _yes("module", "atograph", "module"),
+    _seconds("capture s", "capture"),
+    _seconds("analysis ms, warm", "analysis warm", form=".0f", scale=1e3),
+    _seconds("plan s", "plan"),
+    _seconds("rewrite s", "rewrite"),
+    _seconds("module s", "module"),
+    _number("model to slim s", "atograph", "total", form=".2f"),
+)
+ONNX = (Column("ONNX Runtime", onnx_verdict),)
+PEER = (
+    Column("Torch-Pruning", peer_verdict),
+    _number("its s", "torch-pruning", "total", form=".2f"),
+    Column("times faster", _ratio),
+)
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns for the parts that some row has."""
+    optional = [("onnx", ONNX), ("torch-pruning", PEER)]
+    return [*COLUMNS, *(column for part, more in optional if any(part in row for row in rows) for column in more)]
+
+
+def cell(column: Column, row: Row) -> str:
+    """The text of a cell; a vertical bar would end it in Markdown."""
+    try:
+        return " ".join(column.cell(row).split()).replace("|", "/")
+    except KeyError:
+        return ""
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table and the summary."""
+    shown = columns(rows)
+    table = Table(box=box.MARKDOWN)
+    for column in shown:
+        table.add_column(Text(column.header), no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell(column, row)) for column in shown))
+    out = io.StringIO()
+    Console(file=out, width=10_000, color_system=None).print(table)
+    lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
+    return "\n".join([*(line for line in lines if line), "", summary(rows)]) + "\n"
+
+
+def check_markdown(file: Path) -> None:
+    """Make sure that a file can be written, before hours of measuring.
+
+    Raises:
+        ValueError: it is there without the marker line.
+    """
+    if file.exists() and MARKER not in file.read_text(encoding="utf-8").splitlines():
+        raise ValueError(f"{file} has no line '{MARKER}': what stands above it is kept, what follows is replaced.")
+
+
+def write_markdown(file: Path, rows: Sequence[Row]) -> None:
+    """Write table and summary below the marker line of a file; what stands above it is kept."""
+    check_markdown(file)
+    above: list[str] = []
+    if file.exists():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        above = lines[: lines.index(MARKER)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join([*above, MARKER, "", markdown(rows)]), encoding="utf-8")
