@@ -9,16 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atograph.apply import Applied, apply_plan
     from atograph.compression import Result, compress
     from atograph.graph import Graph, trace
+    from atograph.loading import load
     from atograph.masking import mask
     from atograph.passes.errors import AtographError, InternalError, UserError
     from atograph.passes.groups import Group
     from atograph.passes.plan import Plan
     from atograph.passes.reason import Reason
     from atograph.slimming import Slim, slim
+    from atograph.weightless import without_weights
 
 _HOMES = {
+    "Applied": "apply",
     "AtographError": "passes.errors",
     "Graph": "graph",
     "Group": "passes.groups",
@@ -28,13 +32,17 @@ _HOMES = {
     "Result": "compression",
     "Slim": "slimming",
     "UserError": "passes.errors",
+    "apply_plan": "apply",
     "compress": "compression",
+    "load": "loading",
     "mask": "masking",
     "slim": "slimming",
     "trace": "graph",
+    "without_weights": "weightless",
 }
 
 __all__ = [
+    "Applied",
     "AtographError",
     "Graph",
     "Group",
@@ -44,10 +52,13 @@ __all__ = [
     "Result",
     "Slim",
     "UserError",
+    "apply_plan",
     "compress",
+    "load",
     "mask",
     "slim",
     "trace",
+    "without_weights",
 ]
 
 

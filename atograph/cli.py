@@ -92,6 +92,34 @@ def opt(
         command_opt.opt(spec, passes=passes, print_after_all=print_after_all, out=out, data=data, console=console)
 
 
+@app.command(short_help="Slim a checkpoint by a plan, without loading it.")
+def apply(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],
+    spec: SpecArgument,
+    weights: Annotated[
+        Path, typer.Option(help="Dense weights: a .safetensors file, an index of shards, or their folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the slim weights.")],
+    shard_size: Annotated[str, typer.Option(help="The most that one file of weights holds.")] = "5GB",
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
+    data: DataOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Cut what PLAN drops out of a checkpoint, one tensor at a time: the weights never have to fit in memory.
+
+    SPEC is a file or module that defines model() and example_inputs(). Its model is made without weights.
+
+    The folder holds model.safetensors (or shards and their index), slim.pt2 (the slim program, without its weights),
+    plan.json and report.json.
+    """
+    from atograph import command_apply
+
+    with running(quiet=quiet) as console:
+        command_apply.apply(
+            plan, spec, weights=weights, out=out, shard_size=shard_size, force=force, data=data, console=console
+        )
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

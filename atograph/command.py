@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +13,7 @@ from atograph.passes.errors import InternalError, UserError
 
 if TYPE_CHECKING:
     from atograph.console import Console
+    from atograph.passes.plan import Plan
 
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
 
@@ -25,11 +27,13 @@ def running(*, quiet: bool = False) -> Iterator[Console]:
     shown in full by Python.
     """
     from atograph.console import Console
+    from atograph.stages import watching
     from atograph.user_code import UserCodeError
 
     console = Console(quiet=quiet)
     try:
-        yield console
+        with watching(console):
+            yield console
     except UserError as error:
         if isinstance(error, UserCodeError):
             console.error(error.traceback)
@@ -41,3 +45,19 @@ def running(*, quiet: bool = False) -> Iterator[Console]:
     except KeyboardInterrupt:
         console.error(f"interrupted ({console.state}): nothing was written, and an earlier run is as it was.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def read_plan(name: str | Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        UserError: it cannot be read or is no plan.
+    """
+    from atograph.passes.plan import Plan
+
+    try:
+        return Plan.from_json(Path(name).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the plan: {error.strerror}.", where=str(name)) from error
+    except UserError as error:
+        raise UserError(error.message, where=str(name), hint=error.hint) from None

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from atograph.command import read_plan
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from atograph.console import Console
     from atograph.passes.base import Pass
-    from atograph.passes.plan import Plan
     from atograph.passes.program import Program
 
 
@@ -25,7 +25,7 @@ def opt(
     from atograph.passes.plan import Plan
     from atograph.spec import load_spec
 
-    pipeline = Pipeline.parse(passes, readers={Plan: _read_plan})
+    pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
     spec = load_spec(text, data=data)
     model, inputs = spec.model(), spec.inputs()
     check_accepts(model, inputs, where=spec.where)
@@ -56,15 +56,6 @@ def _program_text(program: Program) -> str:
 
     groups = program.facts.get(Groups)
     return format_program(program) + (format_groups(groups) if groups is not None else "")
-
-
-def _read_plan(name: str) -> Plan:
-    from atograph.passes.plan import Plan
-
-    try:
-        return Plan.from_json(Path(name).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the plan: {error.strerror}.", where=name) from error
 
 
 def _write_text(path: Path, text: str) -> None:

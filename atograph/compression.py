@@ -33,6 +33,7 @@ from atograph.passes.values import require_values
 from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
 from atograph.run_folder import RunFolder
 from atograph.slimming import Slim, slim
+from atograph.stages import stage
 from atograph.train.fit import Diverged, pick_device
 from atograph.train.loop import Trained, auto_train_once, dense_training
 from atograph.train.progress import EpochRow
@@ -162,11 +163,11 @@ def compress_spec(
         UserError: as `compress`.
     """
     RunFolder(out, force=force)  # refuse before any work
-    console.phase("making the model")
     seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
-    model = spec.model()
-    if init is not None:
-        load_init(model, init)
+    with stage("making the model"):
+        model = spec.model()
+        if init is not None:
+            load_init(model, init)
     job = Job(
         name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
         task=Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer),
@@ -181,7 +182,6 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     folder = None if out is None else RunFolder(out, force=force)
     require_values(current_state(job.model), "training needs the values of the weights")
     check_accepts(job.model, job.inputs, where=job.where)
-    console.phase("tracing")
     graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
     settings = job.settings
     check_opset(job.opset)
@@ -202,9 +202,9 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     slimmed = slim(graph, plan)
     with nullcontext() if folder is None else folder as place, TemporaryDirectory() as scratch:
         files = Path(scratch) if place is None else place
-        console.phase("exporting")
-        slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset)
-        dense_onnx = export_onnx(graph.program.exported(), Path(scratch) / "dense.onnx", opset=job.opset)
+        with stage("exporting"):
+            slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset)
+            dense_onnx = export_onnx(graph.program.exported(), Path(scratch) / "dense.onnx", opset=job.opset)
         report = _measure(
             job, graph, slimmed, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console
         )
@@ -252,22 +252,22 @@ def _measure(
     started: float,
     console: Console,
 ) -> Report:
-    console.phase("proving")
-    inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
-    dense_onnx, slim_onnx = (
-        OnnxModel(path, program, threads=1)
-        for path, program in zip(files, (graph.program.exported(), slimmed.program), strict=True)
-    )
-    certificate = certify(job.model, slimmed, slim_onnx, inputs)
-    difference = exactness(job.model, slimmed, inputs)
-    _check_flops("slim", slimmed.flops, slimmed, inputs)
-    console.phase("measuring")
-    cpu = pick_device("cpu")
-    slim_metric, onnx_metric = (
-        job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
-    )
-    sizes = sorted({1, batch_of(tuple(inputs)) or 1})
-    latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
+    with stage("proving"):
+        inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
+        dense_onnx, slim_onnx = (
+            OnnxModel(path, program, threads=1)
+            for path, program in zip(files, (graph.program.exported(), slimmed.program), strict=True)
+        )
+        certificate = certify(job.model, slimmed, slim_onnx, inputs)
+        difference = exactness(job.model, slimmed, inputs)
+        _check_flops("slim", slimmed.flops, slimmed, inputs)
+    with stage("measuring"):
+        cpu = pick_device("cpu")
+        slim_metric, onnx_metric = (
+            job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
+        )
+        sizes = sorted({1, batch_of(tuple(inputs)) or 1})
+        latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
     if all(entry.slim > entry.dense for entry in latency):
         console.warn("the slim model is not faster here; kept widths in multiples of 8 often help: --round-to 8.")
     why = slimmed.why_no_module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console as RichConsole
@@ -9,12 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from atograph import figures
+from atograph.progress_line import ProgressLine
 from atograph.report_table import closing_table
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from atograph.report import Report
+    from atograph.stages import Stage
     from atograph.train.progress import EpochRow, Progress
 
 _PIPE_WIDTH = 110
@@ -33,6 +36,7 @@ class Console:
         self.quiet = quiet
         self._out = _rich(out, stderr=False)
         self._err = _rich(err, stderr=True)
+        self._line = None if quiet else ProgressLine(sys.stderr if err is None else err)
         self._phase = "before the start"
 
     @property
@@ -48,6 +52,17 @@ class Console:
     def phase(self, name: str) -> None:
         """Note that a part of the work begins, such as ``tracing``: it is what `state` tells."""
         self._phase = name
+
+    def begin(self, stage: Stage) -> None:
+        """A stage begins: one that takes over two seconds gets a line on standard error."""
+        self.phase(stage.name)
+        if self._line is not None:
+            self._line.begin(stage)
+
+    def end(self, stage: Stage) -> None:
+        """It is over."""
+        if self._line is not None:
+            self._line.end(stage)
 
     def say(self, text: str) -> None:
         """One line of news."""

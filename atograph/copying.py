@@ -37,7 +37,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Attribute → (value, a shallow copy of it if it is a container)."""
     return {
-        name: (value, copy.copy(value) if type(value) in (dict, list, set) else None)
+        name: (value, copy.copy(value) if isinstance(value, (dict, list, set)) else None)
         for name, value in vars(module).items()
         if name not in _STATE
     }

@@ -109,7 +109,6 @@ class Slim:
         (target / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
         return target
 
-
     def _require_values(self, doing: str) -> None:
         hint = "Load the weights and slim again, or slim a checkpoint with atograph.apply_plan, one tensor at a time."
         require_values(self.passes_program.state, doing, hint)

@@ -1,4 +1,4 @@
-"""Parts of the work that can take long: logged when they took over two seconds, shown while they run if someone watches.
+"""Parts of the work that can take long: logged if they took over two seconds, shown while they run if someone watches.
 
     with stage("capturing the model"):
         ...

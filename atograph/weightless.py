@@ -1,6 +1,6 @@
 """Models without weights: made on the meta device, and captured as if they had been loaded.
 
-A tensor on the meta device has a shape and a type and no values. Capture needs no more; only, an op on a meta tensor and
+A tensor on the meta device has a shape and a type and no values. Capture needs no more. But an op on a meta tensor and
 a CPU tensor fails, and a program that was captured on the meta device would make its constants there for ever. So each
 meta tensor is captured as a fake tensor on the CPU, and stands in the program's state as the meta tensor that it is.
 """
@@ -31,18 +31,18 @@ def without_weights() -> Iterator[None]:
     constructor that computes with its parameters may fail.
     """
     register = nn.Module.register_parameter
-    made = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]  # a parameter registered twice stays one parameter
+    made = WeakIdKeyDictionary()  # a parameter registered twice stays one parameter
 
-    def register_empty(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(module, name, param)
-        kept = module._parameters[name]
+    def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        kept = self._parameters[name]
         if kept is None or is_lazy(kept) or kept.is_meta:
             return
         if kept not in made:
             made[kept] = nn.Parameter(kept.detach().to("meta"), requires_grad=kept.requires_grad)
-        module._parameters[name] = made[kept]
+        self._parameters[name] = made[kept]
 
-    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
     try:
         yield
     finally:

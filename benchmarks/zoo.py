@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.load()
     again = {row["model"] for row in rows.listed if verdict(row) != "exact"} if options.failed else set()
     chosen = [name for name in NAMES if fnmatchcase(name, options.only)]
+    if not chosen:
+        print(f"no model's name matches '{options.only}'; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
     work = {name: parts if name in again else rows.missing(name, parts) for name in chosen}
     signal.signal(signal.SIGTERM, _interrupt)
     complete = measure_all({name: todo for name, todo in work.items() if todo}, rows, options.timeout, options.jobs)

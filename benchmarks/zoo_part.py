@@ -56,7 +56,7 @@ class Record:
 
 
 def forget_imports() -> None:
-    """Keep the garbage collector from going through all the libraries of the zoo again and again, in timed stages too."""
+    """Keep the garbage collector from going through all of the zoo's libraries within a timed stage."""
     gc.collect()
     gc.freeze()
 

@@ -7,7 +7,7 @@ sizes, so the same code gives exact integers for integer counts and a differenti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from atograph.passes.base import AnalysisPass
@@ -30,6 +30,7 @@ class CostModel:
     _parameters: tuple[Dim, ...]
     _group: Mapping[Axis, str]
     _size: Mapping[Axis, int]
+    _resolved: dict[Dim, Dim] = field(default_factory=dict)  # once groups are known, no axis is bound any more
 
     def flops(self, kept: Mapping[str, Any] | None = None) -> Any:
         """Total FLOPs (two per multiply-add) for a batch of one."""
@@ -49,7 +50,10 @@ class CostModel:
 
         def at(dim: Dim) -> Any:
             if dim not in known:
-                known[dim] = evaluate(resolve(dim), count)
+                resolved = self._resolved.get(dim)
+                if resolved is None:
+                    resolved = self._resolved[dim] = resolve(dim)
+                known[dim] = evaluate(resolved, count)
             return known[dim]
 
         return at

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Annotated, Self
 
+import numpy as np
 import torch
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.slices import Slice
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Unit = Annotated[int, Field(ge=0)]
@@ -198,7 +200,8 @@ def plan_from_scores(
     Raises:
         UserError: the budget is out of reach.
     """
-    ranked, blocks, counts = {}, [], {}
+    ranked, counts = {}, {}
+    means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
     for order, group in enumerate(groups.prunable):
         if group.name not in scores:
             counts[group.name] = group.size
@@ -206,30 +209,60 @@ def plan_from_scores(
         values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
         ranked[group.name] = units.tolist()
         least = counts[group.name] = least_kept(group, floor, round_to)
-        for start in range(least, group.size, round_to):
-            size = min(round_to, group.size - start)
-            blocks.append((-float(values[start : start + size].mean()), order, start, group.name, size))
-    blocks.sort()
+        start = np.arange(least, group.size, round_to)
+        size = np.minimum(round_to, group.size - start)
+        means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
+        owners.append(np.full(len(start), order))
+        starts.append(start)
+        sizes.append(size)
     reachable = cost(counts)
     if reachable > budget:
         raise UserError(f"the budget of {budget:.4g} is out of reach: the smallest possible is {reachable:.4g}.")
-
-    def with_first(number: int) -> dict[str, int]:
-        taken = dict(counts)
-        for _score, _order, _start, name, size in blocks[:number]:
-            taken[name] += size
-        return taken
-
-    low, high = 0, len(blocks)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if cost(with_first(middle)) <= budget else (low, middle - 1)
-    counts, full = with_first(low), set()
-    for _score, _order, _start, name, size in blocks[low:]:
-        if name not in full:
-            trial = counts | {name: counts[name] + size}
-            if cost(trial) <= budget:
-                counts = trial
-            else:
-                full.add(name)
+    if ranked:
+        best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
+        owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]
+        counts = _fill(counts, [group.name for group in groups.prunable], owner, size, cost, budget)
     return plan_of(groups, {name: units[: counts[name]] for name, units in ranked.items()})
+
+
+def _fill(
+    counts: Mapping[str, int],
+    names: Sequence[str],
+    owner: NDArray[np.int64],
+    size: NDArray[np.int64],
+    cost: Callable[[Mapping[str, int]], int],
+    budget: float,
+) -> dict[str, int]:
+    """Add blocks in order while they fit the budget; once a block of a group does not, no later one of it will.
+
+    Args:
+        counts: what is kept in any case.
+        names: of the groups.
+        owner, size: of each block, its group as an index of ``names`` and its units; best first.
+        cost: counts → cost.
+        budget: the largest cost allowed.
+    """
+    taken = np.zeros(len(names), dtype=np.int64)
+
+    def with_next(number: int) -> NDArray[np.int64]:
+        return taken + np.bincount(owner[:number], weights=size[:number], minlength=len(names)).astype(np.int64)
+
+    def fits(number: int) -> bool:
+        more = with_next(number)
+        return cost({**counts, **{n: counts[n] + int(m) for n, m in zip(names, more, strict=True) if m}}) <= budget
+
+    while len(owner):
+        low, high = 0, 1  # `low` blocks fit, `high` do not; doubling, because mostly few do after the first time
+        while high <= len(owner) and fits(high):
+            low, high = high, 2 * high
+        high = min(high, len(owner) + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        taken = with_next(low)
+        if low == len(owner):
+            break
+        left = owner != owner[low]
+        left[:low] = False
+        owner, size = owner[left], size[left]
+    return {**counts, **{n: counts[n] + int(m) for n, m in zip(names, taken, strict=True) if m}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import lru_cache
 from typing import Annotated, Self
 
 import torch
@@ -45,16 +45,20 @@ class Slice(BaseModel):
             raise ValueError("units lie outside of the dimension")
         return self
 
-    @cached_property
+    @property
     def units(self) -> torch.Tensor:
-        """int64 ``[length]``: the unit that each index belongs to, -1 where it belongs to none."""
-        units = torch.full((self.length,), -1)
-        o, u, i = torch.meshgrid(
-            torch.arange(self.outer), torch.arange(self.size), torch.arange(self.inner), indexing="ij"
-        )
-        units[(self.offset + o * self.stride + u * self.inner + i).reshape(-1)] = u.reshape(-1)
-        return units
+        """int64 ``[length]``: the unit that each index belongs to, -1 for none; never to be written to."""
+        return _units(self.length, self.size, self.offset, self.outer, self.stride, self.inner)
 
     def mask(self, units: torch.Tensor) -> torch.Tensor:
         """Spread a mask over units (shape ``[size]``) along the dimension (shape ``[length]``)."""
         return torch.cat([units, units.new_ones(1)])[self.units]
+
+
+@lru_cache(maxsize=1024)
+def _units(length: int, size: int, offset: int, outer: int, stride: int, inner: int) -> torch.Tensor:
+    # beside the slice, not in it: pydantic compares all that a model keeps, and a tensor has no one truth value
+    units = torch.full((length,), -1)
+    o, u, i = torch.meshgrid(torch.arange(outer), torch.arange(size), torch.arange(inner), indexing="ij")
+    units[(offset + o * stride + u * inner + i).reshape(-1)] = u.reshape(-1)
+    return units

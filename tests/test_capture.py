@@ -164,6 +164,26 @@ def test_what_a_module_keeps_from_a_run_reaches_neither_program_nor_mask_nor_mod
     torch.testing.assert_close(atograph.slim(graph, plan)(x), atograph.mask(model, plan)(x))
 
 
+def test_hooks_that_a_first_run_installs_are_undone() -> None:
+    """transformers does so; hooks that stayed would be installed twice."""
+
+    class Hooked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "installed"):
+                self.a.register_forward_hook(lambda module, inputs, output: output * 2)
+                self.installed = True
+            return self.b(self.a(x))
+
+    model, x = Hooked().eval(), torch.randn(4, 4)
+    atograph.trace(model, x)
+    assert not model.a._forward_hooks
+    torch.testing.assert_close(model(x), model.b(model.a(x)))
+
+
 def test_memory_order_may_change_with_the_sizes() -> None:
     """With one head left, attention returns another memory order, and a view of it would fail."""
 

@@ -228,7 +228,7 @@ BAD_PIPELINES = [
     ("nope", "error: there is no pass 'nope'. Known passes: "),
     ("infer-axes{", "error: expected ',' in the pipeline before '{'."),
     ("slim{plan=none.json}", "error: none.json: cannot read the plan: No such file or directory."),
-    ("slim{plan=net.py}", "error: this is not a valid plan: "),
+    ("slim{plan=net.py}", "error: net.py: this is not a valid plan: "),
 ]
 
 

@@ -238,7 +238,7 @@ def test_resume_measures_only_what_is_missing(monkeypatch: pytest.MonkeyPatch, t
         return True
 
     monkeypatch.setattr(zoo, "measure_all", measure_all)
-    monkeypatch.setattr(zoo.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     file = tmp_path / "zoo.json"
     zoo.main(["--only", "hf:one", "--json", str(file)])
     zoo.main(["--only", "hf:*", "--json", str(file), "--resume"])
@@ -312,12 +312,12 @@ def test_movement_looks_at_floats_first() -> None:
 
 
 def test_other_inputs_leave_masks_alone() -> None:
-    ids, mask, image = torch.tensor([[3, 4, 5]]), torch.tensor([[1, 1, 0]]), torch.ones(1, 2)
+    ids, mask, image = torch.tensor([[3, 4, 5]]), torch.tensor([[1, 1, 0]]), torch.tensor([[1.0, 2.0]])
     (other_image,), other = other_inputs(((image,), {"ids": ids, "mask": mask, "flag": None}))
     assert other["ids"].tolist() == [[5, 3, 4]]
     assert other["mask"] is mask
     assert other["flag"] is None
-    assert torch.equal(other_image, torch.full((1, 2), 1.4))
+    torch.testing.assert_close(other_image, torch.tensor([[2.7, 1.4]]))
 
 
 def test_a_real_row() -> None:
