@@ -245,7 +245,7 @@ def _write_program(path: Path, slimmed: Program, in_weights: set[str]) -> str:
     empty = [name for name, tensor in slimmed.state.items() if tensor.is_meta and name not in in_weights]
     if empty:
         return f"not written: {empty[0]} is not in the weights, and the model on the meta device has no value for it"
-    state = {name: tensor.to("meta") if name in in_weights else tensor for name, tensor in slimmed.state.items()}
+    state = {name: _emptied(tensor) if name in in_weights else tensor for name, tensor in slimmed.state.items()}
     buffer = io.BytesIO()  # torch would report a full disk as an error of its own
     with stage("writing the program"):
         try:
@@ -254,3 +254,8 @@ def _write_program(path: Path, slimmed: Program, in_weights: set[str]) -> str:
             return f"not written: torch.export cannot save it ({type(error).__name__})"
         path.write_bytes(buffer.getbuffer())
     return ""
+
+
+def _emptied(tensor: torch.Tensor) -> torch.Tensor:
+    made = tensor.detach().to("meta")
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made

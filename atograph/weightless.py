@@ -36,7 +36,7 @@ def without_weights() -> Iterator[None]:
     def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, param)
         kept = self._parameters[name]
-        if kept is None or is_lazy(kept) or kept.is_meta:
+        if kept is None or is_lazy(kept) or kept.is_meta or isinstance(kept, FakeTensor):  # captured meanwhile
             return
         if kept not in made:
             made[kept] = nn.Parameter(kept.detach().to("meta"), requires_grad=kept.requires_grad)
@@ -91,6 +91,10 @@ def _stand_ins(model: nn.Module, inputs: Any) -> Iterator[Any]:
     found = list(_tensors(model))
     stand_ins = {id(tensor): fake(tensor) for _owner, _name, tensor in found if tensor.is_meta}
     with ExitStack() as restored:
+        if (
+            torch.get_default_device().type == "meta"
+        ):  # under torch.device("meta"): what forward() makes is not to be empty
+            restored.enter_context(torch.device(device))
         for owner, name, tensor in found:
             if id(tensor) in stand_ins:
                 # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this

