@@ -111,10 +111,22 @@ def _is_stale(factor: Factor) -> bool:
 def _resolve_factor(factor: Factor) -> Dim:
     if isinstance(factor, Dim):
         return resolve(factor)
-    if factor.bound is None:
-        return dim_of(factor)
-    factor.bound = resolve(factor.bound)  # path compression
-    return factor.bound
+    chain: list[Axis] = []  # as long as the network is deep, so no recursion
+    while (following := _renamed(factor)) is not None:
+        chain.append(factor)
+        factor = following
+    found = dim_of(factor) if factor.bound is None else resolve(factor.bound)
+    for axis in chain if factor.bound is None else [*chain, factor]:
+        axis.bound = found  # path compression
+    return found
+
+
+def _renamed(axis: Axis) -> Axis | None:
+    """The axis that an axis is bound to, if it is one axis and nothing more."""
+    if axis.bound is None or len(axis.bound.terms) != 1 or len(axis.bound.terms[0]) != 1:
+        return None
+    (only,) = axis.bound.terms[0]
+    return only if isinstance(only, Axis) else None
 
 
 def axes_of(dim: Dim) -> Iterator[Axis]:

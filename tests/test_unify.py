@@ -44,6 +44,13 @@ def test_equal_axes_merge() -> None:
     assert not any(frozen(a))
 
 
+def test_a_chain_as_long_as_the_deepest_network_resolves() -> None:
+    axes = [axis(8) for _ in range(20_000)]
+    for later, earlier in zip(axes[1:], axes, strict=False):
+        unify(earlier, later, WHY)
+    assert resolve(axes[0]) == axes[-1]
+
+
 def test_a_sum_cuts_an_axis() -> None:
     a, b, c = axis(8), axis(3), axis(5)
     unify(a, concat([b, c]), WHY)
