@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import sys
@@ -16,19 +17,21 @@ from torch.utils import _pytree as pytree
 
 from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
+from atograph.passes.exported import NotIntegral, from_exported
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
 from atograph.passes.verify import verify
 from atograph.structures import plain, plain_outputs
+from atograph.tracing import NotTraced, trace
 from atograph.user_code import line_of_user
 
 
 def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Program:
-    """Capture a model with `torch.export`, and make the program functional.
+    """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
 
-    The first dimension of every input tensor that is as long as the first one's is the batch, and stays dynamic.
-    An example batch of 1 is repeated, because torch.export would take 1 for a constant. The model is left
-    as it is: weights, buffers, and the training flag of every module.
+    The first dimension of every input tensor that is as long as the first one's is the batch, and stays dynamic. What
+    `tracing` cannot record goes to `torch.export`. The model is left as it is: weights, buffers, and the training flag
+    of every module.
 
     Args:
         model: any module.
@@ -38,29 +41,38 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
     Raises:
         UserError: torch.export refuses the model; with its reason, the user's line, and what to try.
     """
-    program = Program.of(export(model, args, dict(kwargs or {})))
+    inputs = (args, dict(kwargs or {}))
+    batch = batch_of(inputs)
+    if batch == 0:
+        raise UserError("the example inputs hold no sample: their first dimension is 0.")
+    plain(inputs)  # registers the dataclasses among the inputs
+    with eval_mode(model), plain_outputs(model), torch.no_grad(), _quiet():
+        repeated = repeat_single(inputs)  # a batch of one would be taken for a constant
+        try:
+            program = trace(model, *repeated, batch=batch_of(repeated))
+        except NotTraced:
+            program = _exported(model, inputs, repeated)
     functional = Functionalize()(program).graph_module
     assert isinstance(functional, Program)
     verify(functional)
     return functional
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    """`torch.export.export` with a dynamic batch, in eval mode, the model untouched."""
-    if batch_of((args, kwargs)) == 0:
-        raise UserError("the example inputs hold no sample: their first dimension is 0.")
-    repeated_args, repeated_kwargs = repeat_single((args, kwargs))
-    plain((args, kwargs))  # registers the dataclasses among the inputs
-    with eval_mode(model), plain_outputs(model), torch.no_grad(), _quiet():
+def _exported(model: nn.Module, inputs: Any, repeated: Any) -> Program:
+    """The program that torch.export captures, with a dynamic batch if it can be had."""
+    signature = inspect.signature(model.forward)
+    try:
         try:
-            return _export(model, repeated_args, repeated_kwargs)
-        except Exception as error:
-            if repeated_args is not args:
-                try:  # a model that really wants a batch of one
-                    return _export(model, args, kwargs)
-                except Exception:
-                    pass
-            raise _refused(error) from error
+            return from_exported(_export(model, *repeated), signature)
+        except NotIntegral:
+            return from_exported(torch.export.export(model, *inputs, strict=False), signature)
+    except Exception as error:
+        if repeated is not inputs:
+            try:  # a model that really wants a batch of one
+                return from_exported(_export(model, *inputs), signature)
+            except Exception:
+                pass
+        raise error if isinstance(error, UserError) else _refused(error) from error
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:

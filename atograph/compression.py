@@ -28,7 +28,9 @@ from atograph.masking import zero_
 from atograph.onnx_export import OnnxModel, check_opset, export_onnx
 from atograph.passes.choose import check_budget
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.exported import to_exported
 from atograph.passes.plan import Plan
+from atograph.passes.run import ProgramModule
 from atograph.passes.values import require_values
 from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
 from atograph.run_folder import RunFolder
@@ -204,9 +206,11 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
         files = Path(scratch) if place is None else place
         with stage("exporting"):
             slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset)
-            dense_onnx = export_onnx(graph.program.exported(), Path(scratch) / "dense.onnx", opset=job.opset)
+            dense = to_exported(graph.program)
+            dense_onnx = export_onnx(dense, Path(scratch) / "dense.onnx", opset=job.opset)
+            onnx = OnnxModel(dense_onnx, dense, threads=1), OnnxModel(slim_onnx, slimmed.program, threads=1)
         report = _measure(
-            job, graph, slimmed, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console
+            job, graph, slimmed, onnx, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console
         )
         if place is not None:
             slimmed.save(place)
@@ -217,7 +221,7 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
 
 def _check_cost(graph: Graph, inputs: Inputs) -> None:
     """The cost model must be right before anyone trains by it."""
-    _check_flops("dense", graph.flops, graph.program.exported().module(check_guards=False).cpu(), inputs)
+    _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs)
 
 
 def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs) -> None:
@@ -245,6 +249,7 @@ def _measure(
     job: Job,
     graph: Graph,
     slimmed: Slim,
+    onnx: tuple[OnnxModel, OnnxModel],
     files: tuple[Path, Path],
     dense_metric: float | None,
     trained: Trained[Plan],
@@ -254,10 +259,7 @@ def _measure(
 ) -> Report:
     with stage("proving"):
         inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
-        dense_onnx, slim_onnx = (
-            OnnxModel(path, program, threads=1)
-            for path, program in zip(files, (graph.program.exported(), slimmed.program), strict=True)
-        )
+        dense_onnx, slim_onnx = onnx
         certificate = certify(job.model, slimmed, slim_onnx, inputs)
         difference = exactness(job.model, slimmed, inputs)
         _check_flops("slim", slimmed.flops, slimmed, inputs)

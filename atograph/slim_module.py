@@ -109,7 +109,7 @@ def _correct_widths(part: nn.Module, node: fx.Node | None) -> None:
 
 
 def _check(module: nn.Module, slimmed: Program, reference: Callable[..., Any]) -> None:
-    example = slimmed.source.example_inputs
+    example = slimmed.interface.example
     if example is None:
         raise NotRepaired("there are no example inputs to check the module with")
     args, kwargs = example

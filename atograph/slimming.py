@@ -11,9 +11,11 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.graph import Graph
+from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
+from atograph.passes.run import ProgramModule
 from atograph.passes.slim import Slim as SlimPass
 from atograph.passes.values import require_values
 from atograph.slim_module import NotRepaired, slim_module
@@ -39,11 +41,11 @@ class Slim:
     @cached_property
     def program(self) -> ExportedProgram:
         """The slim program."""
-        return self.passes_program.exported()
+        return to_exported(self.passes_program)
 
     @cached_property
     def _callable(self) -> nn.Module:
-        return self.program.module(check_guards=False)
+        return ProgramModule(self.passes_program)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the slim program on inputs like those of the model.
@@ -63,7 +65,7 @@ class Slim:
         self._require_values("running a program needs the values of its weights")
         state = {name: _clone(value) for name, value in self.passes_program.state.items()}
         own = self.passes_program.rewritten(self.passes_program.graph, state)
-        return own.exported().module(check_guards=False).double()
+        return ProgramModule(own).double()
 
     @cached_property
     def _module(self) -> tuple[nn.Module | None, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from atograph.capture import capture
+from atograph.capture import capture, repeat_single
 from atograph.passes.program import Program
 
 
@@ -65,7 +66,7 @@ def capture_weightless(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[
     values = current_state(model)
     for name, value in program.state.items():
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)
-    program.source._example_inputs = (args, dict(kwargs))
+    program.interface = replace(program.interface, example=repeat_single((args, dict(kwargs))))
     return program
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from atograph.passes.exported import to_exported
+from atograph.passes.sizes import is_dynamic
 from torch.export import ExportedProgram
 
 import atograph
@@ -30,7 +32,7 @@ def measure(name: str, record: Record) -> None:
         graph = atograph.trace(model, *inputs)
     with record.stage("rewrite"):
         slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
-    dynamic = any(isinstance(size, torch.SymInt) for n in graph.program.input_nodes() for size in _shape(n.meta["val"]))
+    dynamic = any(is_dynamic(size) for n in graph.program.input_nodes() for size in _shape(n.meta["val"]))
     sizes = (2, 3) if dynamic else (batch_of(inputs) or 1,)
     agrees = False
     try:
@@ -44,7 +46,7 @@ def measure(name: str, record: Record) -> None:
         return
     with record.stage("dense ONNX"):
         try:
-            dense = in_onnx_runtime(graph.program.source, model, inputs, sizes)
+            dense = in_onnx_runtime(to_exported(graph.program), model, inputs, sizes)
             record.add(dense=f"differs by {max(dense.values()):.1e}" if max(dense.values()) > AGREES else "agrees")
         except Exception as error:
             record.add(dense=first_line(root_of(error)))

@@ -19,10 +19,11 @@ def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor
     """‖x_g‖₂ of every unit over its zeroing set; shape ``[group.size]``, float64."""
     squares = torch.zeros(group.size + 1, dtype=torch.float64)
     for part in group.zeroing:
-        value = state[part.parameter].detach().double().cpu()
+        value = state[part.parameter].detach()
         others = [d for d in range(value.dim()) if d != part.dim]
-        along = value.square().sum(dim=others) if others else value.square()
-        squares.index_add_(0, torch.where(part.units < 0, group.size, part.units), along)
+        precise = torch.promote_types(value.dtype, torch.float32)
+        along = torch.linalg.vector_norm(value, dim=others, dtype=precise) if others else value.abs()
+        squares.index_add_(0, torch.where(part.units < 0, group.size, part.units), along.double().cpu().square())
     return squares[:-1].sqrt()
 
 

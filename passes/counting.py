@@ -1,32 +1,39 @@
-"""FLOPs of a node that has no formula: counted once, on fake tensors, with the sizes it was captured with."""
+"""FLOPs of a node that has no formula: counted once, on tensors without data, with the sizes it was captured with."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from atograph.passes.propagate import mode_of
-from atograph.passes.sizes import Symbols
+from atograph.passes.sizes import at
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def flops_of(node: fx.Node, symbols: Symbols) -> int:
+def flops_of(node: fx.Node) -> int:
     """What `torch.utils.flop_counter` counts for a node and a batch of one; 0 where the node cannot run on its own."""
 
-    def value(argument: fx.Node) -> Any:
+    def value(argument: Any) -> Any:
+        if not isinstance(argument, fx.Node):
+            return at(argument) if type(argument) is int else argument
         if argument.op == "get_attr":  # the body of a higher-order op
             return getattr(argument.graph.owning_module, str(argument.target))
-        return argument.meta.get("val")
+        return tree_map(_of_one_sample, argument.meta.get("val"))
 
-    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
-    mode = mode_of(node.graph)
-    unguarded = mode.shape_env.suppress_guards() if mode.shape_env is not None else nullcontext()
     try:
-        with mode, torch.no_grad(), enable_python_dispatcher(), unguarded, FlopCounterMode(display=False) as counter:
-            node.target(*args, **kwargs)  # type: ignore[operator]
+        with mode_of(node.graph), torch.no_grad(), enable_python_dispatcher():
+            args, kwargs = tree_map(value, (node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
+            with FlopCounterMode(display=False) as counter:
+                node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # an op without a fake implementation, say
         return 0
-    return symbols.at(symbols.encode(counter.get_total_flops()))
+    return counter.get_total_flops()
+
+
+def _of_one_sample(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return torch.empty([at(size) for size in value.shape], dtype=value.dtype, device=value.device)
+    return at(value) if type(value) is int else value

@@ -23,7 +23,7 @@ Indices: TypeAlias = NDArray[np.int64]
 
 
 class Axis:
-    """One axis of ``size`` units (an encoded size, see `sizes.Symbols`).
+    """One axis of ``size`` units (see `sizes`: it may depend on the batch).
 
     ``bound`` is the expression that unification found it to be, ``frozen`` the reason why no unit of it may go.
     Axes are compared by identity.
@@ -52,7 +52,7 @@ class Dim:
 
     @property
     def size(self) -> int:
-        """Number of indices along the dim (an encoded size)."""
+        """Number of indices along the dim."""
         return sum(term_size(term) for term in self.terms)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from atograph.passes.base import RewritePass
+from atograph.passes.exported import from_exported, to_exported
 from atograph.passes.program import Program, copy_graph
 from torch import fx
 
@@ -40,7 +41,7 @@ class Functionalize(RewritePass):
 
 
 def _by_torch(program: Program) -> Program:
-    return Program.of(program.exported().run_decompositions({}))
+    return from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
 
 
 def _without_writes(program: Program) -> Program:

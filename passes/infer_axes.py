@@ -12,7 +12,6 @@ from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, reason_at
 from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_of, rule_for
-from atograph.passes.sizes import Symbols
 from atograph.passes.unify import freeze
 from torch import fx
 
@@ -24,14 +23,12 @@ class Axes:
     Attributes:
         shapes: for each node the shape of each of its tensor outputs.
         effects: for each op node what its rule said.
-        symbols: how symbolic sizes are encoded.
         unknown: the ops that have no rule, by name, with the number of nodes that each froze.
     """
 
     made_by: ClassVar[str] = "infer-axes"
     shapes: dict[fx.Node, tuple[Shape, ...]] = field(default_factory=dict)
     effects: dict[fx.Node, Effect] = field(default_factory=dict)
-    symbols: Symbols = field(default_factory=Symbols)
     unknown: dict[str, int] = field(default_factory=dict)
 
     def shape(self, node: fx.Node, output: int = 0) -> Shape:
@@ -51,7 +48,7 @@ class InferAxes(AnalysisPass):
         state = set(program.state_names())
         for node in program.graph.nodes:
             if node.op == "placeholder":
-                axes.shapes[node] = _placeholder(node, axes.symbols, is_input=node.name not in state)
+                axes.shapes[node] = _placeholder(node, is_input=node.name not in state)
             elif node.op == "output":
                 _freeze_outputs(node, axes)
             elif node.op == "call_function":
@@ -63,13 +60,12 @@ class InferAxes(AnalysisPass):
         return axes
 
 
-def _placeholder(node: fx.Node, symbols: Symbols, *, is_input: bool) -> tuple[Shape, ...]:
+def _placeholder(node: fx.Node, *, is_input: bool) -> tuple[Shape, ...]:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return ()
     reason = Reason("model input", node.name) if is_input else None
-    sizes = [symbols.encode(size) for size in value.shape]
-    return (tuple(ONE if size == 1 else dim_of(Axis(size, reason)) for size in sizes),)
+    return (tuple(ONE if size == 1 else dim_of(Axis(size, reason)) for size in value.shape),)
 
 
 def _freeze_outputs(node: fx.Node, axes: Axes) -> None:
@@ -84,7 +80,7 @@ def _apply_rule(node: fx.Node, axes: Axes) -> None:
     values = value if isinstance(value, (tuple, list)) else [value]
     if not any(isinstance(v, torch.Tensor) for v in values):
         return  # arithmetic on symbolic sizes
-    op = Op(node, axes.shapes, axes.symbols)
+    op = Op(node, axes.shapes)
     rule = rule_for(node.target)
     if rule is None:
         name = name_of(node.target)

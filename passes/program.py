@@ -3,67 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from atograph.passes.errors import UserError
+from atograph.passes.interface import Interface
 from torch import fx
-from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputSpec
 
 T = TypeVar("T")
 
-_STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-
 
 class Program(fx.GraphModule):
-    """A captured program: the graph of a `torch.export.ExportedProgram`, its state, and what analyses found out.
+    """A captured program: a graph of ATen ops, how it is called, its state, and what analyses found out.
 
     Parameters, buffers and constants are placeholders of the graph; ``state`` maps their names in the user's model
-    to tensors. ``facts`` holds one result per analysis, by type; a rewrite returns a program without facts.
+    to tensors. The ``meta["val"]`` of a node is what it gives for a batch of `sizes.BATCH`: a tensor without data, or a
+    number. ``facts`` holds one result per analysis, by type; a rewrite returns a program without facts.
     """
 
-    source: ExportedProgram
+    interface: Interface
     state: dict[str, torch.Tensor]
     facts: dict[type, Any]
 
     @classmethod
-    def of(cls, exported: ExportedProgram) -> Program:
-        """The program of an `ExportedProgram`, which is left as it is."""
-        state = {**exported.state_dict, **exported.constants}
-        return cls._build(exported, exported.graph, state)
+    def build(
+        cls, graph: fx.Graph, interface: Interface, state: Mapping[str, torch.Tensor], root: Any = None
+    ) -> Program:
+        """A program of its own: the graph is copied, and state that no node reads (an auxiliary head) left out.
 
-    @classmethod
-    def _build(cls, source: ExportedProgram, graph: fx.Graph, state: Mapping[str, Any]) -> Program:
+        Args:
+            graph: of ATen ops, with a placeholder for each tensor of the state and each tensor input.
+            interface: how it is called.
+            state: name in the user's model → tensor.
+            root: module that holds the bodies of higher-order ops.
+        """
         copied, _nodes = copy_graph(graph)
-        used = _drop_unused_state(copied, source.graph_signature)
-        program = cls(source.graph_module, copied)
-        program.source, program.facts = source, {}
-        program.state = {
-            name: value for name, value in state.items() if name in used and isinstance(value, torch.Tensor)
-        }
+        unused = _drop_unused_state(copied, interface)
+        program = cls(torch.nn.Module() if root is None else root, copied)
+        program.interface, program.facts = interface.without(unused), {}
+        names = set(program.interface.state.values())
+        program.state = {name: value for name, value in state.items() if name in names}
         return program
 
-    def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
-        """A new program with this one's signature, another graph and other tensors."""
-        return Program._build(self.source, graph, state)
+    def rewritten(
+        self, graph: fx.Graph, state: Mapping[str, torch.Tensor], interface: Interface | None = None
+    ) -> Program:
+        """A new program that is called like this one, with another graph and other tensors."""
+        return Program.build(graph, interface or self.interface, state, root=self)
 
-    @property
-    def signature(self) -> ExportGraphSignature:
-        """The signature at capture; it may list state that the program has dropped since."""
-        signature: ExportGraphSignature = self.source.graph_signature
-        return signature
-
-    def state_names(self) -> dict[str, str]:
+    def state_names(self) -> Mapping[str, str]:
         """Placeholder name → name in the user's model, for parameters, buffers and constants still in the graph."""
-        present = {node.name for node in self.graph.nodes if node.op == "placeholder"}
-        return {name: target for name, target in _state_of(self.signature).items() if name in present}
+        return self.interface.state
 
     def parameter_names(self) -> set[str]:
         """Names (in the user's model) of the parameters, without buffers and constants."""
-        listed = set(self.state_names().values())
-        return {name for name in self.signature.parameters if name in listed}
+        return set(self.state_names().values()) & self.interface.parameters
 
     def state_nodes(self) -> Iterator[tuple[fx.Node, str]]:
         """Each state placeholder with its name in the user's model, in order."""
@@ -96,56 +90,13 @@ class Program(fx.GraphModule):
         found: T = self.facts[kind]
         return found
 
-    def _output_specs(self) -> list[OutputSpec]:
-        """What is returned, by the names of the nodes that return it now: a rewrite may have put others there."""
-        results = self.output_node.args[0]
-        assert isinstance(results, (tuple, list))
-        return [
-            replace(spec, arg=replace(spec.arg, name=result.name)) if isinstance(result, fx.Node) else spec
-            for spec, result in zip(self.signature.output_specs, results, strict=True)
-        ]
 
-    def exported(self) -> ExportedProgram:
-        """The program as a `torch.export.ExportedProgram`: runs, saves, and exports like any other."""
-        graph, _nodes = copy_graph(self.graph)
-        names = self.state_names()
-        specs = [s for s in self.signature.input_specs if s.kind not in _STATE_KINDS or s.arg.name in names]
-        signature = ExportGraphSignature(input_specs=specs, output_specs=self._output_specs())
-        constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()}
-        kept = set(names.values())
-        return ExportedProgram(
-            root=fx.GraphModule(self.source.graph_module, graph),
-            graph=graph,
-            graph_signature=signature,
-            state_dict={name: value for name, value in self.state.items() if name not in constants},
-            range_constraints=self.source.range_constraints,
-            module_call_graph=self.source.module_call_graph,
-            example_inputs=self.source.example_inputs,
-            constants={
-                name: value for name, value in constants.items() if name in kept or not isinstance(value, torch.Tensor)
-            },
-            verifiers=self.source.verifiers,
-        )
-
-
-def _state_of(signature: ExportGraphSignature) -> dict[str, str]:
-    """Placeholder name → name in the user's model, for parameters, buffers and constants."""
-    return {spec.arg.name: str(spec.target) for spec in signature.input_specs if spec.kind in _STATE_KINDS}
-
-
-def _drop_unused_state(graph: fx.Graph, signature: ExportGraphSignature) -> set[str]:
-    """Remove the placeholders of parameters and buffers that no node reads (an auxiliary head in eval mode).
-
-    Returns the names, in the user's model, of those that stay.
-    """
-    names, used = _state_of(signature), set()
-    for node in list(graph.nodes):
-        if node.op == "placeholder" and node.name in names:
-            if node.users:
-                used.add(names[node.name])
-            else:
-                graph.erase_node(node)
-    return used
+def _drop_unused_state(graph: fx.Graph, interface: Interface) -> set[str]:
+    """Remove the placeholders of parameters and buffers that no node reads; their names."""
+    unused = {n for n in graph.nodes if n.op == "placeholder" and n.name in interface.state and not n.users}
+    for node in unused:
+        graph.erase_node(node)
+    return {node.name for node in unused}
 
 
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

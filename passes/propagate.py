@@ -1,16 +1,16 @@
-"""Shapes and types of every value, derived anew on fake tensors instead of patched."""
+"""Shapes and types of every value, derived anew on tensors without data instead of patched."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 from atograph.passes.errors import InternalError
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 
 
 def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
@@ -24,34 +24,39 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
         InternalError: an op does not accept the shapes that it now gets.
     """
     mode = mode_of(graph)
-    # symbolic sizes stay symbolic: composite ops run in Python, and what an op asks of a size is not recorded
-    symbols = mode.shape_env
-    unguarded = symbols.suppress_guards() if symbols is not None else nullcontext()
-    with mode, torch.no_grad(), enable_python_dispatcher(), unguarded:
+    with mode, torch.no_grad(), enable_python_dispatcher():
         changed: set[fx.Node] = set()
         for node in graph.nodes:
+            old = node.meta.get("val")
             if node.op == "placeholder" and node.name in state:
-                old, new = node.meta.get("val"), state[node.name]
+                new = state[node.name]
                 if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
                     device = old.device if isinstance(old, torch.Tensor) else new.device  # weights may be on meta
-                    fake = torch.empty(new.shape, dtype=new.dtype, device=device)
-                    node.meta["val"] = torch.nn.Parameter(fake) if isinstance(new, torch.nn.Parameter) else fake
+                    node.meta["val"] = torch.empty(new.shape, dtype=new.dtype, device=device)
                     changed.add(node)
-            elif node.op == "call_function" and _runs_alone(node):
+            elif node.op == "call_function" and runs_alone(node):
                 if "val" in node.meta and changed.isdisjoint(node.all_input_nodes):
                     continue
-                changed.add(node)
-                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
                 try:
-                    node.meta["val"] = node.target(*args, **kwargs)
+                    node.meta["val"] = run(node)
+                except DynamicOutputShapeException:  # how many there are depends on the data, not on widths
+                    if "val" not in node.meta:
+                        raise
                 except Exception as error:
                     raise InternalError(
                         f"after a rewrite, {node.target} (node {node.name}) no longer accepts its inputs: {error}"
                     ) from error
+                changed.add(node)
             node.meta.pop("tensor_meta", None)
 
 
-def _runs_alone(node: fx.Node) -> bool:
+def run(node: fx.Node) -> Any:
+    """What an op gives for the values that its inputs have now."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def runs_alone(node: fx.Node) -> bool:
     """Whether a node is an op or arithmetic on sizes; a higher-order op keeps the values it was captured with."""
     name = getattr(node.target, "__name__", "")
     return isinstance(node.target, torch._ops.OpOverload) or getattr(operator, name, None) is node.target

@@ -1,85 +1,68 @@
-"""Sizes as plain integers, symbolic ones included.
+"""Sizes as plain integers, dynamic ones included.
 
-A captured program has symbolic sizes (the batch). Axis inference compares, adds, divides and factors sizes all
-the time; doing that on sympy expressions is slow and case-ridden. Instead each symbol stands for a large prime:
-``64*s0`` becomes ``64*p``. Divisibility of such integers is divisibility of the monomials they stand for, and
-the digits in base ``p`` give the polynomial back. Sizes of different symbols use primes far enough apart that
-their digits never meet.
+A program is captured with a batch of `BATCH` samples, a large prime, on tensors without data. So every size in it is an
+integer, and one that depends on the batch says so: ``64 * BATCH`` is the 64 b of a program with a batch of b. Axis
+inference compares, adds, divides and factors sizes all the time; on integers that is plain arithmetic, and divisibility
+of such integers is divisibility of the polynomials that they stand for. A size that depends on the data (how many
+elements are not zero) is a multiple of another prime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import sympy
-import torch
-from atograph.passes.errors import UserError
+BATCH = 67_108_859
+"""What stands for the batch: the largest prime under 2**26. The bytes of a tensor with a thousand million elements a
+sample are still a number of 64 bits."""
 
-# Exponents of Mersenne primes, each more than four times the one before: polynomials up to the fourth degree in
-# one symbol, with coefficients under 2**60, stay below the next symbol's prime.
-_EXPONENTS = (61, 521, 2203, 9689)
+DATA = (33_554_393, 16_777_213, 8_388_593)
+"""What stands for sizes that depend on the data."""
 
 
-class Symbols:
-    """The symbols of one program, each with the prime that stands for it."""
+def polynomial(size: int) -> dict[tuple[int, ...], int]:
+    """The size as a sum of products: primes of one product → their coefficient; ``()`` → the constant.
 
-    def __init__(self) -> None:
-        self._prime: dict[sympy.Basic, int] = {}
+    ``3 * BATCH + 1`` is ``{(BATCH,): 3, (): 1}``. A multiple of a prime has no constant part; any other number has one,
+    the one nearest to zero, once it is large enough to hold a batch at all.
+    """
+    if size == 0:
+        return {}
+    for prime in (BATCH, *DATA):
+        if size % prime == 0:
+            return {tuple(sorted((prime, *primes))): n for primes, n in polynomial(size // prime).items()}
+    if abs(size) < BATCH // 2:
+        return {(): size}
+    constant = (size + BATCH // 2) % BATCH - BATCH // 2
+    return {(BATCH,): (size - constant) // BATCH, (): constant}
 
-    def encode(self, size: int | torch.SymInt) -> int:
-        """The integer that stands for a size.
 
-        Raises:
-            UserError: the program has more independent symbolic sizes than can be told apart.
-        """
-        if isinstance(size, int):
-            return size
-        expr = size.node.expr
-        if isinstance(expr, (int, sympy.Integer)):
-            return int(expr)
-        symbols = sorted(expr.free_symbols, key=str)
-        if not expr.is_polynomial(*symbols):  # a rounded division, say: a symbol of its own
-            return self._prime_of(expr)
-        return int(expr.xreplace({s: sympy.Integer(self._prime_of(s)) for s in symbols}))
+def is_dynamic(size: int) -> bool:
+    """Whether a size depends on the batch or on the data."""
+    return any(polynomial(size))
 
-    def _prime_of(self, expr: sympy.Basic) -> int:
-        if expr not in self._prime:
-            if len(self._prime) == len(_EXPONENTS):
-                raise UserError(
-                    f"the program has more than {len(_EXPONENTS)} independent symbolic sizes: {expr} is one too many.",
-                    hint="Capture it with fewer dynamic dimensions.",
-                )
-            self._prime[expr] = 2 ** _EXPONENTS[len(self._prime)] - 1
-        return self._prime[expr]
 
-    def is_symbolic(self, size: int) -> bool:
-        """Whether an encoded size depends on a symbol."""
-        return abs(size) >= 2**60
+def substitute(size: int, value: Callable[[int], Any]) -> Any:
+    """The size with ``value(prime)`` for each prime; anything with ``+`` and ``*`` may come out."""
+    total: Any = None
+    for primes, coefficient in polynomial(size).items():
+        term: Any = coefficient
+        for prime in primes:
+            term = value(prime) if term == 1 else value(prime) * term
+        total = term if total is None else total + term
+    return 0 if total is None else total
 
-    def substitute(self, size: int, value: Callable[[sympy.Basic], Any]) -> Any:
-        """The size with each symbol replaced by ``value(symbol)``; anything with ``+`` and ``*`` may come out."""
-        for expr, prime in reversed(self._prime.items()):
-            if abs(size) >= prime // 2:
-                total: Any = 0
-                power, base = 0, value(expr)
-                while size:
-                    digit = (size + prime // 2) % prime - prime // 2
-                    if digit:
-                        total = total + self.substitute(digit, value) * base**power
-                    size = (size - digit) // prime
-                    power += 1
-                return total
-        return size
 
-    def at(self, size: int, batch: int = 1) -> int:
-        """The size when every free symbol is ``batch``."""
+def at(size: int, batch: int = 1) -> int:
+    """The size with this batch; what depends on the data is taken as the same number."""
+    return size if abs(size) < DATA[-1] else int(substitute(size, lambda _prime: batch))
 
-        def value(expr: sympy.Basic) -> int:
-            return int(expr.xreplace({s: sympy.Integer(batch) for s in expr.free_symbols}))
 
-        return size if not self.is_symbolic(size) else int(self.substitute(size, value))
-
-    def known(self) -> Mapping[sympy.Basic, int]:
-        """Symbol (or opaque expression) → prime."""
-        return dict(self._prime)
+def text(size: int) -> str:
+    """The size as people write it: ``64*s0``, where ``s0`` is the batch."""
+    names = {prime: f"s{index}" for index, prime in enumerate((BATCH, *DATA))}
+    terms = [
+        "*".join([*([str(n)] if n != 1 or not primes else []), *(names[prime] for prime in primes)])
+        for primes, n in polynomial(size).items()
+    ]
+    return " + ".join(terms) or "0"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy
 import torch
 from atograph.passes.base import RewritePass
 from atograph.passes.dims import Axis, Dim, Indices, axes_of, evaluate, kept_indices, resolve
@@ -17,7 +16,7 @@ from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program, copy_node
 from atograph.passes.propagate import propagate
-from atograph.passes.sizes import Symbols
+from atograph.passes.sizes import is_dynamic, substitute, text
 from torch import fx
 
 
@@ -41,15 +40,15 @@ class Slim(RewritePass):
         plan = self.plan or program.facts.get(Plan)
         if plan is None:
             raise UserError("the pass 'slim' has no plan.", hint="Write slim{plan=plan.json}.")
-        kept = Kept.by(plan, program)
-        return _Rewrite(program, kept).run() if kept else program
+        axes, kept = program.fact(Axes), Kept.by(plan, program)
+        return _Rewrite(program, axes, kept).run() if kept else program
 
 
 class Kept:
     """Which units of each axis stay, and what follows for dims."""
 
-    def __init__(self, kept: dict[Axis, Indices], symbols: Symbols) -> None:
-        self._kept, self.symbols = kept, symbols
+    def __init__(self, kept: dict[Axis, Indices]) -> None:
+        self._kept = kept
 
     @classmethod
     def by(cls, plan: Plan, program: Program) -> Kept:
@@ -58,14 +57,14 @@ class Kept:
         Raises:
             UserError: the plan does not fit the program.
         """
-        axes, groups = program.fact(Axes), program.fact(Groups)
+        groups = program.fact(Groups)
         plan.check(groups)
         kept = {
             group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
             for group in groups.prunable
             if len(plan.kept.get(group.name, range(group.size))) < group.size
         }
-        return cls(kept, axes.symbols)
+        return cls(kept)
 
     def __bool__(self) -> bool:
         """Whether any unit goes."""
@@ -76,7 +75,7 @@ class Kept:
         return any(axis in self._kept for axis in axes_of(resolve(dim)))
 
     def size(self, dim: Dim) -> int:
-        """The dim's new size (encoded)."""
+        """The dim's new size."""
         return int(evaluate(resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
 
     def indices(self, dim: Dim) -> Indices:
@@ -131,14 +130,14 @@ class Lowering:
 
 
 class _Rewrite:
-    def __init__(self, program: Program, kept: Kept) -> None:
-        self.program, self.axes, self.kept = program, program.fact(Axes), kept
+    def __init__(self, program: Program, axes: Axes, kept: Kept) -> None:
+        self.program, self.axes, self.kept = program, axes, kept
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
-        self._holders: dict[sympy.Basic, fx.Node] = {}  # symbol → the first node whose value it is
+        self._holders: dict[int, fx.Node] = {}  # number → the first node whose value it is
         for node in program.graph.nodes:
-            if isinstance(value := node.meta.get("val"), torch.SymInt):
-                self._holders.setdefault(value.node.expr, node)
+            if type(value := node.meta.get("val")) is int:
+                self._holders.setdefault(value, node)
 
     def run(self) -> Program:
         state = {
@@ -192,23 +191,23 @@ class _Rewrite:
             copied.update_kwarg(name, new)
 
     def printed(self, size: int, before: fx.Node | None = None) -> Any:
-        """An encoded size as an argument: an int, or arithmetic on symbolic sizes put before a node."""
-        if not self.axes.symbols.is_symbolic(size):
+        """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
+        if not is_dynamic(size):
             return size
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
-            found = self.axes.symbols.substitute(size, lambda expr: fx.Proxy(self._symbol(expr)))
+            found = substitute(size, lambda prime: fx.Proxy(self._symbol(prime)))
         return found.node
 
-    def _symbol(self, expr: sympy.Basic) -> fx.Node:
-        """A node of the new graph that holds a symbol's value."""
-        holder = self._holders.get(expr)
+    def _symbol(self, prime: int) -> fx.Node:
+        """A node of the new graph that holds a dynamic size."""
+        holder = self._holders.get(prime)
         if holder is not None and holder in self.nodes:
             return self.nodes[holder]
         for node in self.program.input_nodes():
             for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
-                if isinstance(size, torch.SymInt) and size.node.expr == expr:
+                if size == prime:
                     return self.graph.call_function(torch.ops.aten.sym_size.int, (self.nodes[node], index))
-        raise InternalError(f"no value of the program holds the symbolic size {expr}.")
+        raise InternalError(f"no value of the program holds the dynamic size {text(prime)}.")
 
     def _check_shapes(self) -> None:
         """Every value's shape must be the one that its axes give."""
@@ -220,7 +219,7 @@ class _Rewrite:
             for value, shape in zip(values, self.axes.shapes[node], strict=False):
                 if not isinstance(value, torch.Tensor) or shape == ():
                     continue
-                found = [self.axes.symbols.encode(size) for size in value.shape]
+                found = list(value.shape)
                 wanted = [self.kept.size(dim) for dim in shape]
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")

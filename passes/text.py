@@ -11,6 +11,7 @@ from atograph.passes.dims import Axis, Dim, axes_of, resolve
 from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
+from atograph.passes.sizes import text
 from torch import fx
 
 _DTYPES = {
@@ -38,7 +39,6 @@ class _Printer:
             {group.axis: group.name for group in groups if group.frozen is None} if groups is not None else {}
         )
         self.names: dict[fx.Node, str] = {}
-        self.symbols: dict[str, str] = {}
         self.parameters = program.parameter_names()
 
     def text(self) -> str:
@@ -79,10 +79,10 @@ class _Printer:
 
     def _tensor(self, node: fx.Node, value: Any, output: int) -> str:
         if not isinstance(value, torch.Tensor):
-            return self._size(value) if isinstance(value, torch.SymInt) else str(value)
+            return text(value) if type(value) is int else str(value)
         shape: Any = self.axes.shape(node, output) if self.axes is not None and self.axes.shapes.get(node) else ()
         dims = [
-            self._size(size) if not self._has_group(dim) else f"{self._dim(dim)}={self._size(size)}"
+            text(size) if not self._has_group(dim) else f"{self._dim(dim)}={text(size)}"
             for size, dim in zip(value.shape, shape or (Dim(()),) * value.dim(), strict=True)
         ]
         return f"{_DTYPES.get(value.dtype, str(value.dtype))}[{', '.join(dims)}]"
@@ -96,15 +96,6 @@ class _Printer:
             factors = [self.groups.get(f, str(f.size)) if isinstance(f, Axis) else f"({self._dim(f)})" for f in term]
             terms.append("×".join(factors) or "1")
         return "+".join(terms)
-
-    def _size(self, size: Any) -> str:
-        if not isinstance(size, torch.SymInt):
-            return str(size)
-        text = str(size.node.expr)
-        for symbol in sorted(size.node.expr.free_symbols, key=str):
-            short = self.symbols.setdefault(str(symbol), f"s{len(self.symbols)}")
-            text = text.replace(str(symbol), short)
-        return text
 
 
 def _target(node: fx.Node) -> str:

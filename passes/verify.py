@@ -40,14 +40,14 @@ def _state_matches_placeholders(program: Program) -> Iterator[str]:
 
 def _signature_is_met(program: Program) -> Iterator[str]:
     """User inputs and outputs are those of the captured model."""
-    wanted = [arg.name for arg in (s.arg for s in program.signature.input_specs) if hasattr(arg, "name")]
     present = {node.name for node in program.input_nodes()}
-    for name in program.signature.user_inputs:
-        if isinstance(name, str) and name in wanted and name not in present:
+    for name in program.interface.inputs:
+        if name is not None and name not in present:
             yield f"the input {name} is gone"
-    results = program.output_node.args[0]
-    if isinstance(results, (tuple, list)) and len(results) != len(program.signature.output_specs):
-        yield f"{len(results)} outputs instead of {len(program.signature.output_specs)}"
+    results, wanted = program.output_node.args[0], program.interface
+    count = len(wanted.writes) + wanted.returns.num_leaves
+    if not isinstance(results, (tuple, list)) or len(results) != count:
+        yield f"what it returns is not {count} values"
 
 
 def _values_are_typed(program: Program) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _axes_match_shapes(program: Program) -> Iterator[str]:
         return
     for node in program.graph.nodes:
         for value, shape in zip(_tensors(node), axes.shapes.get(node, ()), strict=False):
-            if value is not None and shape and _sizes(shape) != [axes.symbols.encode(s) for s in value.shape]:
+            if value is not None and shape and _sizes(shape) != list(value.shape):
                 yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
 
 

@@ -15,6 +15,7 @@ from atograph.passes.errors import InternalError, UserError
 from atograph.passes.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program, copy_graph
+from atograph.passes.run import ProgramModule
 from atograph.passes.text import format_program
 from networks import build
 
@@ -136,7 +137,7 @@ def test_slimming_twice_prunes_what_is_left() -> None:
     first = Pipeline.parse(ANALYSE + ",plan-random{keep=0.5},slim").run(captured())
     second = Pipeline.parse(ANALYSE + ",plan-random{keep=0.5},slim").run(first)
     assert second.state["stem.0.weight"].shape[0] == 2
-    assert second.exported().module()(torch.randn(3, 3, 8, 8)).shape == (3, 5)
+    assert ProgramModule(second)(torch.randn(3, 3, 8, 8)).shape == (3, 5)
 
 
 def test_in_place_ops_on_views_that_are_read_later_become_functional() -> None:
@@ -153,7 +154,7 @@ def test_in_place_ops_on_views_that_are_read_later_become_functional() -> None:
     model, x = Views().eval(), torch.randn(2, 4)
     program = capture(model, (x,))
     assert not [n for n in program.graph.nodes if str(n.target).endswith("_.default")]
-    assert torch.allclose(program.exported().module()(x), model(x))
+    assert torch.allclose(ProgramModule(program)(x), model(x))
 
 
 def imports(path: Path) -> set[str]:
@@ -172,7 +173,7 @@ def test_the_compiler_never_imports_the_product() -> None:
 # each layer may import those before it, and its own
 LAYERS = [
     {"errors", "reason", "sizes", "dims", "unify", "slices", "values"},
-    {"program", "flow", "base", "functionalize", "propagate", "counting"},
+    {"interface", "program", "run", "exported", "flow", "base", "functionalize", "propagate", "counting"},
     {
         "rules",
         "rules.table",

@@ -10,7 +10,6 @@ from atograph.passes.flow import Affine, Contraction, Operand
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
-from torch.utils.flop_counter import sdpa_flop_count
 
 aten = torch.ops.aten
 
@@ -42,15 +41,17 @@ def scaled_dot_product_attention(op: Op) -> Effect:
             attention.update_kwarg("scale", width**-0.5)  # what the op takes from the width if nobody says it
         return attention
 
-    heads = product(lead)
     return Effect(
         outs=(out,),
         flow=Affine(((op.operand("value", links),),), (scores,)),
-        flops=lambda at: sdpa_flop_count(  # type: ignore[no-untyped-call]
-            (1, *at((heads, q[-2], q[-1]))), (1, *at((heads, k[-2], k[-1]))), (1, *at((heads, v[-2], v[-1])))
-        ),
+        flops=lambda at: _two_products(*at((product(lead), q[-2], k[-2], q[-1], v[-1]))),
         lower=lower,
     )
+
+
+def _two_products(heads: Any, queries: Any, keys: Any, width: Any, value_width: Any) -> Any:
+    """FLOPs of q kᵀ and of the product with v (`torch.utils.flop_counter.sdpa_flop_count`)."""
+    return 2 * heads * queries * keys * (width + value_width)
 
 
 def _grouped_heads(op: Op, queries: Shape, lead: Shape) -> Shape:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from atograph.passes.dims import Dim, product
 from atograph.passes.rules.table import Op, Unsupported
+from atograph.passes.sizes import is_dynamic
 from torch import fx
 
 aten = torch.ops.aten
@@ -20,7 +21,7 @@ def old_width(op: Op, over: Sequence[Dim]) -> int:
         Unsupported: it is no constant.
     """
     width = product(over).size
-    if op.symbols.is_symbolic(width):
+    if is_dynamic(width):
         raise Unsupported("a statistic over a dynamic dimension")
     return width
 

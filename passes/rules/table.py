@@ -17,7 +17,6 @@ from atograph.passes.dims import ONE, Axis, Dim, Shape, dim_of
 from atograph.passes.errors import InternalError
 from atograph.passes.flow import Flow, Link, Operand, Unknown
 from atograph.passes.reason import Reason, reason_at
-from atograph.passes.sizes import Symbols
 from atograph.passes.unify import cut, freeze, unify
 from torch import fx
 
@@ -51,9 +50,8 @@ class Unsupported(Exception):
 class Op:
     """A node as its rule sees it: arguments by schema name, dims by argument, and the verbs of inference."""
 
-    def __init__(self, node: fx.Node, shapes: Mapping[fx.Node, tuple[Shape, ...]], symbols: Symbols) -> None:
+    def __init__(self, node: fx.Node, shapes: Mapping[fx.Node, tuple[Shape, ...]]) -> None:
         self.node = node
-        self.symbols = symbols
         self._shapes = shapes
         self._args = _bind_arguments(node)
 
@@ -91,19 +89,19 @@ class Op:
         return self.integer(name) % rank
 
     def out_sizes(self, index: int = 0) -> tuple[int, ...]:
-        """The (encoded) sizes of an output, as captured."""
+        """The sizes of an output, as captured."""
         value = self.node.meta["val"]
         value = value[index] if isinstance(value, (tuple, list)) else value
-        return tuple(self.symbols.encode(size) for size in value.shape)
+        return tuple(value.shape)
 
     def out_count(self) -> int:
         """Number of tensor outputs."""
         value = self.node.meta["val"]
         return len(value) if isinstance(value, (tuple, list)) else 1
 
-    def size(self, value: int | torch.SymInt | fx.Node) -> int:
-        """A size argument as an encoded integer."""
-        return self.symbols.encode(value.meta["val"] if isinstance(value, fx.Node) else value)
+    def size(self, value: int | fx.Node) -> int:
+        """A size argument as an integer."""
+        return int(value.meta["val"] if isinstance(value, fx.Node) else value)
 
     def fresh(self, size: int) -> Dim:
         """A dim of its own, free to be pruned until something says otherwise."""
@@ -185,7 +183,7 @@ def frozen_effect(op: Op, text: str) -> Effect:
             for dim in shape:
                 op.freeze(dim, text)
     outs = tuple(tuple(op.fixed(size, text) for size in op.out_sizes(index)) for index in range(op.out_count()))
-    flops = flops_of(op.node, op.symbols)
+    flops = flops_of(op.node)
     return Effect(outs, Unknown(), flops=(lambda _at: flops) if flops else None)
 
 

@@ -1,0 +1,120 @@
+"""Where ops come from: the module and the user's line of every node that is recorded meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+MOST_CALLS = 200_000
+"""A model that makes more calls to torch than this goes through its samples one by one."""
+
+_TAKES_APART = {torch.Tensor.__iter__, torch.Tensor.unbind, torch.unbind, torch.Tensor.tolist}
+_MOST_PIECES = 1_000_000
+
+_OURS = str(Path(__file__).parent)
+_NOT_THE_USERS = ("/torch/", "\\torch\\", "/contextlib.py")
+
+
+class TooMuch(Exception):
+    """The model takes a tensor apart sample by sample."""
+
+
+class Origins:
+    """While it is entered, nodes get ``nn_module_stack`` and ``stack_trace``, in torch.export's form.
+
+    It also stops a model that goes through its samples one by one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
+        self._stack: list[tuple[str, type]] = []
+        self._seen: fx.Node | None = None  # the last node whose module is known
+        self._hooks: list[Any] = []
+        self._lines = _Lines()
+
+    def __enter__(self) -> None:
+        self._hooks = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        self._lines.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.__exit__(kind, error, trace)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, module: nn.Module, _args: Any) -> None:
+        self._mark()
+        self._stack.append((self._names.get(id(module), ""), type(module)))
+
+    def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
+        self._mark()
+        self._stack.pop()
+
+    def _mark(self) -> None:
+        """The nodes since the last call belong to the innermost module."""
+        graph = _recording()
+        if graph is None:
+            return
+        stack = {name: (name, f"{kind.__module__}.{kind.__qualname__}") for name, kind in self._stack}
+        last = _last(graph)
+        node = last
+        while node is not self._seen and node.op != "root":
+            node.meta.setdefault("nn_module_stack", stack)
+            node = node.prev
+        self._seen = last
+
+
+class _Lines(TorchFunctionMode):
+    """Gives the nodes of each call to torch the user's line that makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        graph = _recording()
+        if graph is None:
+            return func(*args, **(kwargs or {}))
+        self._calls += 1
+        if self._calls > MOST_CALLS or (func in _TAKES_APART and max(args[0].shape, default=0) > _MOST_PIECES):
+            raise TooMuch("it goes through its samples one by one")
+        before = _last(graph)
+        result = func(*args, **(kwargs or {}))
+        node = _last(graph)
+        if node is not before:
+            line = _line_of_user()
+            while node is not before and node.op != "root":
+                node.meta.setdefault("stack_trace", line)
+                node = node.prev
+        return result
+
+
+def _recording() -> fx.Graph | None:
+    """The graph that ops are being recorded into."""
+    mode = get_proxy_mode()
+    return None if mode is None else mode.tracer.graph  # type: ignore[no-any-return]
+
+
+def _last(graph: fx.Graph) -> fx.Node:
+    return graph._root.prev
+
+
+def _line_of_user() -> str:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
+        frame = frame.f_back
+    if frame is None or frame.f_code.co_filename.startswith(_OURS):
+        return ""
+    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'

@@ -1,0 +1,284 @@
+"""Tracing: a model's ATen ops for a batch of `sizes.BATCH`, recorded on tensors without data.
+
+`make_fx` records the same ops as `torch.export`, before any decomposition, in a fraction of the time, because sizes are
+integers and not symbols (`passes/sizes.py`). What is recorded is then run for another batch. A size that does not
+follow, a loop over the samples, or code that looks at values: the model is left to `torch.export`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from atograph.origins import Origins
+from atograph.passes.interface import Interface
+from atograph.passes.program import Program
+from atograph.passes.propagate import mode_of, runs_alone
+from atograph.passes.sizes import BATCH, substitute
+
+_OTHER = BATCH - 1_000
+"""Another batch: what was recorded must hold for it, too."""
+
+_PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
+
+
+class NotTraced(Exception):
+    """The model's ops cannot be recorded this way; the text says why."""
+
+
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> Program:
+    """Record what a model computes.
+
+    Args:
+        model: in eval mode, returning structures that pytree knows; left as it is.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        batch: the first dimension of every input tensor that is as long as this is the batch.
+
+    Raises:
+        NotTraced: this way does not do for the model.
+    """
+    try:
+        return _Trace(model, args, kwargs, batch).program()
+    except NotTraced:
+        raise
+    except Exception as error:
+        raise NotTraced(f"{type(error).__name__}: {error}") from error
+
+
+class _Trace:
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> None:
+        self.model, self.batch = model, batch
+        self.leaves, self.takes = pytree.tree_flatten((args, kwargs))
+        self.inputs = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+        self.state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        tensors = [*self.state.values(), *self.inputs]
+        odd = [value for value in tensors if type(value) not in _PLAIN or is_lazy(value)]
+        if odd:
+            raise NotTraced(f"it holds a {type(odd[0]).__name__}")
+        self.mode = detect_fake_mode(tensors) or FakeTensorMode(allow_non_fake_inputs=True)
+        self.returns: pytree.TreeSpec | None = None
+
+    def program(self) -> Program:
+        def call(state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+            return self._call(state, inputs)  # make_fx would count the self of a method among the arguments
+
+        record = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
+        with Origins(self.model):
+            recorded = record(*self._without_data())
+        signature = inspect.signature(self.model.forward)
+        rebuilt = _Rebuilt(recorded, list(self.state), self._input_names(signature))
+        _check_other_batch(rebuilt.graph)
+        assert self.returns is not None
+        interface = Interface(
+            state=rebuilt.state,
+            parameters=frozenset(name for name, value in self.state.items() if isinstance(value, nn.Parameter)),
+            buffers=frozenset(name for name, value in self.state.items() if not isinstance(value, nn.Parameter)),
+            inputs=rebuilt.inputs,
+            takes=self.takes,
+            returns=self.returns,
+            signature=signature,
+            example=pytree.tree_unflatten(self.leaves, self.takes),
+        )
+        return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
+
+    def _without_data(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The state, and the inputs for a batch of `BATCH`, as tensors without data."""
+        with self.mode:
+            return [_empty(value) for value in self.state.values()], [
+                _empty(value, BATCH) if value.dim() and value.shape[0] == self.batch else _empty(value)
+                for value in self.inputs
+            ]
+
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+        following = iter(inputs)
+        leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.takes)
+        with _replaced(self.model, list(self.state.values()), state):
+            results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+        return results
+
+    def _input_names(self, signature: inspect.Signature) -> list[str | None]:
+        """For each leaf of the arguments what it is called, after the parameters of ``forward``; None if no tensor."""
+        args, kwargs = pytree.tree_unflatten([[index] for index in range(len(self.leaves))], self.takes)
+        names: list[str | None] = [None] * len(self.leaves)
+        for path, [index] in _paths(signature.bind(*args, **kwargs).arguments, signature):
+            names[index] = path if isinstance(self.leaves[index], torch.Tensor) else None
+        return names
+
+
+def _empty(value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+    if batch is not None:
+        return torch.empty((batch, *value.shape[1:]), dtype=value.dtype, device=value.device)
+    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    if isinstance(value, nn.Parameter):
+        made._is_param = True  # type: ignore[attr-defined]  # what nn.Module looks at before it takes it for one
+    return made
+
+
+def _paths(arguments: Mapping[str, Any], signature: inspect.Signature) -> Iterator[tuple[str, list[int]]]:
+    """A name for each leaf, a list of its number, made of the keys on the way to it."""
+    for name, value in arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            yield from _paths_within("", value)
+        else:
+            yield from _paths_within(name, value)
+
+
+def _paths_within(name: str, value: Any) -> Iterator[tuple[str, list[int]]]:
+    is_leaf = lambda item: isinstance(item, list) and len(item) == 1 and type(item[0]) is int  # noqa: E731
+    for keys, leaf in pytree.tree_flatten_with_path(value, is_leaf=is_leaf)[0]:
+        parts = [name, *(re.sub(r"\W+", "_", pytree.keystr((key,))).strip("_") for key in keys)]
+        yield "_".join(part for part in parts if part), leaf
+
+
+@contextmanager
+def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]) -> Iterator[None]:
+    """Within it, the model holds other tensors, wherever one of the old ones stands."""
+    replacement = {id(before): after for before, after in zip(old, new, strict=True)}
+    with ExitStack() as restored:
+        for module in model.modules():
+            for table in (module._parameters, module._buffers, vars(module)):
+                for name, tensor in list(table.items()):
+                    if isinstance(tensor, torch.Tensor) and id(tensor) in replacement:
+                        # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
+                        setattr(module, name, replacement[id(tensor)])
+                        restored.callback(setattr, module, name, tensor)
+        yield
+
+
+class _Rebuilt:
+    """What was recorded, as a program's graph: placeholders named after what they are, sizes that follow the batch.
+
+    Attributes:
+        graph: the graph.
+        state: placeholder → name in the user's model.
+        inputs: for each leaf of the arguments its placeholder.
+        constants: name → tensor that the model's code holds or makes.
+    """
+
+    def __init__(self, recorded: fx.GraphModule, state: list[str], inputs: list[str | None]) -> None:
+        self.graph = fx.Graph()
+        self._nodes: dict[fx.Node, fx.Node] = {}
+        self._sizes: dict[int, fx.Node] = {}
+        self._taken: set[str] = set()
+        self.constants: dict[str, torch.Tensor] = {}
+        found = [node for node in recorded.graph.nodes if node.op == "placeholder"]
+        self.state = {self._placeholder(node, f"p_{name}"): name for node, name in zip(found, state, strict=False)}
+        for node in recorded.graph.nodes:
+            if node.op == "get_attr":
+                self._constant(node, _attribute(recorded, str(node.target)))
+        taken = iter(found[len(state) :])
+        self.inputs = tuple(None if name is None else self._placeholder(next(taken), name) for name in inputs)
+        self._source = next((self._nodes[node] for node in found[len(state) :] if _batch_first(node)), None)
+        for node in recorded.graph.nodes:
+            if node.op in ("call_function", "output") and node.target is not torch._C._set_grad_enabled:
+                self._copy(node)
+
+    def _placeholder(self, node: fx.Node, name: str) -> str:
+        made = self.graph.placeholder(re.sub(r"\W", "_", name))
+        if made.target not in self._taken:  # fx would rename one that is called like a Python builtin
+            made.name = made.target
+        self._taken.add(made.name)
+        made.meta = {"val": node.meta["val"]}
+        self._nodes[node] = made
+        return made.name
+
+    def _constant(self, node: fx.Node, value: Any) -> None:
+        if not isinstance(value, torch.Tensor) or is_functorch_wrapped_tensor(value):
+            raise NotTraced("its code calls another graph, or maps a function over samples")
+        same = next((name for name, known in self.constants.items() if known is value), None)
+        if same is not None:
+            self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
+            return
+        name = f"lifted_tensor_{len(self.constants)}"
+        self.constants[name] = value
+        node.meta.setdefault("val", _fake_of(node, value))
+        self.state[self._placeholder(node, f"c_{name}")] = name
+
+    def _copy(self, node: fx.Node) -> None:
+        if node.op == "call_function" and not runs_alone(node):
+            raise NotTraced(f"it calls {node.target}")
+
+        def value(argument: Any) -> Any:
+            if isinstance(argument, fx.Node):
+                return self._nodes[argument]
+            if type(argument) in (int, float) and argument and argument % BATCH == 0:
+                return self._size(int(argument))
+            return argument
+
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
+        if node.op == "output":
+            self.graph.output(args[0])
+            return
+        made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
+        made.meta = {key: node.meta[key] for key in ("val", "nn_module_stack", "stack_trace") if key in node.meta}
+        self._nodes[node] = made
+
+    def _size(self, size: int) -> fx.Node:
+        """A node that computes a multiple of the batch."""
+        if size not in self._sizes:
+            if size == BATCH:
+                if self._source is None:
+                    raise NotTraced("no input has the batch for its first dimension")
+                made = self.graph.call_function(torch.ops.aten.sym_size.int, (self._source, 0))
+            else:
+                made = substitute(size, lambda prime: fx.Proxy(self._size(prime))).node
+            made.meta = {"val": size}
+            self._sizes[size] = made
+        return self._sizes[size]
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    return operator.attrgetter(path)(module)
+
+
+def _batch_first(node: fx.Node) -> bool:
+    sizes = node.meta["val"].shape
+    return len(sizes) > 0 and sizes[0] == BATCH
+
+
+def _fake_of(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
+    return mode_of(node.graph).from_tensor(value)
+
+
+def _check_other_batch(graph: fx.Graph) -> None:
+    """Run the graph for another batch on tensors without data: every size must be the one that its value here says.
+
+    Raises:
+        NotTraced: naming the first op where one is not.
+    """
+    values: dict[fx.Node, Any] = {}  # of the nodes that depend on the batch
+    with mode_of(graph), torch.no_grad(), enable_python_dispatcher():
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                if _batch_first(node):
+                    values[node] = _empty(node.meta["val"], _OTHER)
+            elif node.op == "call_function" and any(argument in values for argument in node.all_input_nodes):
+                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values.get(n, n.meta["val"]))
+                values[node] = node.target(*args, **kwargs)
+                if _sizes_of(values[node]) != _sizes_of(node.meta["val"], _OTHER):
+                    raise NotTraced(f"the sizes of {node.target} do not follow the batch")
+
+
+def _sizes_of(value: Any, batch: int | None = None) -> list[Any]:
+    sizes = [
+        size
+        for leaf in pytree.tree_leaves(value)
+        for size in (leaf.shape if isinstance(leaf, torch.Tensor) else [leaf] if type(leaf) is int else [])
+    ]
+    return sizes if batch is None else [substitute(size, lambda _prime: batch) for size in sizes]

@@ -1,0 +1,45 @@
+"""How a program is called, and what its placeholders stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from inspect import Signature
+from typing import Any
+
+from torch.utils._pytree import TreeSpec
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a program takes, and what it returns.
+
+    Attributes:
+        state: placeholder → name in the user's model, for parameters, buffers and constants.
+        parameters: those names that are parameters.
+        buffers: those that are buffers; the rest are constants that the model's code made.
+        inputs: for each leaf of a call's arguments its placeholder, or None where the program ignores it.
+        takes: the structure of a call's arguments, ``(args, kwargs)``.
+        returns: the structure of the results.
+        writes: placeholders whose new values stand before the results among what the graph returns.
+        signature: of the user's ``forward``.
+        example: arguments of one call, or None.
+    """
+
+    state: Mapping[str, str]
+    parameters: frozenset[str]
+    buffers: frozenset[str]
+    inputs: tuple[str | None, ...]
+    takes: TreeSpec
+    returns: TreeSpec
+    signature: Signature
+    writes: tuple[str, ...] = ()
+    example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
+
+    def without(self, placeholders: set[str]) -> Interface:
+        """The same without some placeholders of the state."""
+        return replace(self, state={p: name for p, name in self.state.items() if p not in placeholders})
+
+    def with_constant(self, placeholder: str, name: str) -> Interface:
+        """The same with one more constant."""
+        return replace(self, state={**self.state, placeholder: name})

@@ -1,0 +1,97 @@
+"""A program as a module that runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from atograph.passes.errors import UserError
+from atograph.passes.program import Program
+from torch import fx, nn
+from torch.fx import traceback
+from torch.utils import _pytree as pytree
+
+
+class ProgramModule(nn.Module):
+    """A program with the inputs and outputs of the user's model, and its tensors under the user's names.
+
+    ``train()`` and ``eval()`` change nothing; ``to()`` moves the tensors, which are the program's own until then.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
+        for name in program.interface.state.values():
+            _register(self, name, program.state[name], trained=name in program.interface.parameters)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program.
+
+        Raises:
+            UserError: the arguments are not of the structure that the program was captured with.
+        """
+        (program,), interface = self._called, self._called[0].interface
+        values = {placeholder: _lookup(self, name) for placeholder, name in interface.state.items()}
+        leaves = self._leaves(args, kwargs)
+        values |= {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
+        inputs = [values[node.name] for node in program.graph.nodes if node.op == "placeholder"]
+        if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
+            with traceback.preserve_node_meta():
+                results = fx.Interpreter(program).run(*inputs)
+        else:
+            results = program(*inputs)
+        written = len(interface.writes)
+        for placeholder, value in zip(interface.writes, results[:written], strict=True):
+            values[placeholder].copy_(value)
+        return pytree.tree_unflatten(results[written:], interface.returns)
+
+    def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        interface = self._called[0].interface
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        if structure == interface.takes:
+            return leaves
+        as_captured = pytree.tree_unflatten(range(len(interface.inputs)), interface.takes)
+        try:  # the same arguments, by name or by position
+            bound = interface.signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = dict(bound.arguments)
+            names = list(given)[: len(as_captured[0])]
+            leaves, structure = pytree.tree_flatten(
+                (tuple(given[name] for name in names), {name: given[name] for name in as_captured[1]})
+            )
+        except (TypeError, KeyError):
+            pass
+        if structure != interface.takes:
+            raise UserError(
+                f"the program takes {_described(interface.takes)}, and was called with {_described(structure)}.",
+                hint="Call it with arguments of the structure that it was traced with.",
+            )
+        return leaves
+
+
+def _described(structure: pytree.TreeSpec) -> str:
+    args, kwargs = pytree.tree_unflatten(["·"] * structure.num_leaves, structure)
+    return f"({', '.join([*map(str, args), *(f'{name}={value}' for name, value in kwargs.items())])})".replace("'", "")
+
+
+def _register(module: nn.Module, name: str, value: torch.Tensor, *, trained: bool) -> None:
+    """Put a tensor into a module under a dotted name, with the modules on the way."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    if trained:
+        needs_grad = value.requires_grad and (value.is_floating_point() or value.is_complex())
+        module.register_parameter(
+            leaf, value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=needs_grad)
+        )
+    else:
+        module.register_buffer(leaf, value)
+
+
+def _lookup(module: nn.Module, name: str) -> torch.Tensor:
+    for part in name.split("."):
+        module = getattr(module, part)
+    assert isinstance(module, torch.Tensor)
+    return module
