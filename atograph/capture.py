@@ -47,9 +47,9 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     plain(inputs)  # registers the dataclasses among the inputs
     with eval_mode(model), plain_outputs(model), torch.no_grad(), _quiet():
-        repeated = repeat_single(inputs)  # a batch of one would be taken for a constant
+        repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
-            program = trace(model, *repeated, batch=batch_of(repeated))
+            program = trace(model, repeated[0], repeated[1], batch=batch_of(repeated))
         except NotTraced:
             program = _exported(model, inputs, repeated)
     functional = Functionalize()(program).graph_module

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from atograph.passes.errors import UserError
@@ -53,8 +54,12 @@ def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
             value.extend(content) if isinstance(value, list) else value.update(content)
 
 
-def copy_of(model: M) -> M:
+def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
     """A deep copy of a model, without what its modules keep from earlier runs.
+
+    Args:
+        model: left as it is.
+        shared: tensors that are not copied, because the caller puts others in their place.
 
     Raises:
         UserError: the model holds something that cannot be copied.
@@ -62,7 +67,7 @@ def copy_of(model: M) -> M:
     flags = [module.training for module in model.modules()]
     try:
         with eval_mode(model):
-            copied = copy.deepcopy(model)
+            copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     except Exception as error:
         raise UserError(
             f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:200]}",

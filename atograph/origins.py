@@ -45,12 +45,12 @@ class Origins:
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
         ]
-        self._lines.__enter__()
+        self._lines.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.__exit__(kind, error, trace)
+        self._lines.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
@@ -104,7 +104,7 @@ class _Lines(TorchFunctionMode):
 def _recording() -> fx.Graph | None:
     """The graph that ops are being recorded into."""
     mode = get_proxy_mode()
-    return None if mode is None else mode.tracer.graph  # type: ignore[no-any-return]
+    return None if mode is None else mode.tracer.graph
 
 
 def _last(graph: fx.Graph) -> fx.Node:

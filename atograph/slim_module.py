@@ -33,7 +33,8 @@ def slim_module(model: nn.Module, slimmed: Program, reference: Callable[..., Any
     """
     if any(tensor.is_meta for tensor in slimmed.state.values()):
         raise NotRepaired("the weights are on the meta device, so the module cannot be checked")
-    module = copy_of(model)
+    replaced = {name: value for name, value in _named_state(model) if name in slimmed.state}
+    module = copy_of(model, shared=replaced.values())
     _replace_state(module, slimmed)
     groups = {module_of(node): node for node in slimmed.graph.nodes if _is_grouped(node)}
     for name, part in module.named_modules():
@@ -114,12 +115,12 @@ def _check(module: nn.Module, slimmed: Program, reference: Callable[..., Any]) -
         raise NotRepaired("there are no example inputs to check the module with")
     args, kwargs = example
     with eval_mode(module), torch.no_grad():
-        expected = tensors_of(reference(*args, **kwargs))
         try:
             found = tensors_of(module(*args, **kwargs))
         except Exception as error:
             first = (str(error).splitlines() or [""])[0]
             raise NotRepaired(f"its forward keeps an old width: {type(error).__name__}: {first}") from error
+        expected = tensors_of(reference(*args, **kwargs))
     tolerance = 1e-4 if any(value.dtype != torch.float64 for value in expected) else 1e-9
     for a, b in zip(expected, found, strict=False):
         if a.shape != b.shape or relative_difference(a, b) > tolerance:

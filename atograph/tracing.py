@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -27,7 +26,7 @@ from torch.utils import _pytree as pytree
 from atograph.origins import Origins
 from atograph.passes.interface import Interface
 from atograph.passes.program import Program
-from atograph.passes.propagate import mode_of, runs_alone
+from atograph.passes.propagate import mode_of, run, runs_alone
 from atograph.passes.sizes import BATCH, substitute
 
 _OTHER = BATCH - 1_000
@@ -40,7 +39,7 @@ class NotTraced(Exception):
     """The model's ops cannot be recorded this way; the text says why."""
 
 
-def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> Program:
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> Program:
     """Record what a model computes.
 
     Args:
@@ -61,7 +60,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch
 
 
 class _Trace:
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> None:
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None) -> None:
         self.model, self.batch = model, batch
         self.leaves, self.takes = pytree.tree_flatten((args, kwargs))
         self.inputs = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
@@ -126,7 +125,7 @@ def _empty(value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
         return torch.empty((batch, *value.shape[1:]), dtype=value.dtype, device=value.device)
     made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
     if isinstance(value, nn.Parameter):
-        made._is_param = True  # type: ignore[attr-defined]  # what nn.Module looks at before it takes it for one
+        made._is_param = True  # what nn.Module looks at before it takes it for one
     return made
 
 
@@ -192,7 +191,7 @@ class _Rebuilt:
     def _placeholder(self, node: fx.Node, name: str) -> str:
         made = self.graph.placeholder(re.sub(r"\W", "_", name))
         if made.target not in self._taken:  # fx would rename one that is called like a Python builtin
-            made.name = made.target
+            made.name = str(made.target)
         self._taken.add(made.name)
         made.meta = {"val": node.meta["val"]}
         self._nodes[node] = made
@@ -263,14 +262,13 @@ def _check_other_batch(graph: fx.Graph) -> None:
         NotTraced: naming the first op where one is not.
     """
     values: dict[fx.Node, Any] = {}  # of the nodes that depend on the batch
-    with mode_of(graph), torch.no_grad(), enable_python_dispatcher():
+    with mode_of(graph), torch.no_grad():
         for node in graph.nodes:
             if node.op == "placeholder":
                 if _batch_first(node):
                     values[node] = _empty(node.meta["val"], _OTHER)
             elif node.op == "call_function" and any(argument in values for argument in node.all_input_nodes):
-                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values.get(n, n.meta["val"]))
-                values[node] = node.target(*args, **kwargs)
+                values[node] = run(node, lambda n: values.get(n, n.meta["val"]))
                 if _sizes_of(values[node]) != _sizes_of(node.meta["val"], _OTHER):
                     raise NotTraced(f"the sizes of {node.target} do not follow the batch")
 

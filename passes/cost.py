@@ -1,8 +1,8 @@
 """``estimate-cost``: FLOPs and parameters of a program as functions of how many units each group keeps.
 
 FLOPs are those of `torch.utils.flop_counter`, by its own formulas, for a batch of one sample. They are sums and
-products of sizes, so each formula is evaluated once, on sizes that are polynomials in the groups' counts. What comes out
-gives exact integers for integer counts, and a differentiable tensor for soft ones.
+products of sizes, so each formula is evaluated once, on sizes that are polynomials in the groups' counts. The result is
+an exact integer for integer counts, and a differentiable tensor for soft ones.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Cost:
         counts = [*(kept.get(name, self.sizes[name]) for name in self._names), 1]
         soft = [count for count in counts if isinstance(count, torch.Tensor)]
         if soft:
-            like = {"dtype": torch.float64, "device": soft[0].device}
-            vector = torch.stack([torch.as_tensor(count, **like).reshape(()) for count in counts])
-            weights = torch.as_tensor(coefficients, **like)
-            products = vector[torch.as_tensor(factors, device=soft[0].device)].prod(dim=1)
+            device, precise = soft[0].device, torch.float64
+            vector = torch.stack([torch.as_tensor(n, dtype=precise, device=device).reshape(()) for n in counts])
+            weights = torch.as_tensor(coefficients, dtype=precise, device=device)
+            products = vector[torch.as_tensor(factors, device=device)].prod(dim=1)
             return (weights * products).sum().to(soft[0].dtype)
         return (coefficients * np.array(counts)[factors].prod(axis=1)).sum().item()
 

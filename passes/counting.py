@@ -8,7 +8,6 @@ import torch
 from atograph.passes.propagate import mode_of
 from atograph.passes.sizes import at
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,13 +23,13 @@ def flops_of(node: fx.Node) -> int:
         return tree_map(_of_one_sample, argument.meta.get("val"))
 
     try:
-        with mode_of(node.graph), torch.no_grad(), enable_python_dispatcher():
+        with mode_of(node.graph), torch.no_grad():
             args, kwargs = tree_map(value, (node.args, node.kwargs), is_leaf=lambda leaf: isinstance(leaf, fx.Node))
             with FlopCounterMode(display=False) as counter:
                 node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # an op without a fake implementation, say
         return 0
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _of_one_sample(value: Any) -> Any:

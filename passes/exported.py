@@ -212,7 +212,8 @@ def _with_stand_ins(module: ProgramModule, program: Program) -> Any:
             for leaf, tensor in table.items():
                 if tensor is not None and tensor.is_meta:
                     made = fake(tensor, _device_of(tensor, program, devices))
-                    table[leaf] = nn.Parameter(made, tensor.requires_grad) if table is part._parameters else made
+                    trained = isinstance(tensor, nn.Parameter)
+                    table[leaf] = nn.Parameter(made, tensor.requires_grad) if trained else made  # type: ignore[assignment]
     leaves, structure = pytree.tree_flatten(program.interface.example)
     stand_ins = [
         fake(leaf, devices.get(name or "", leaf.device)) if isinstance(leaf, torch.Tensor) else leaf

@@ -53,10 +53,11 @@ class InferAxes(AnalysisPass):
                 _freeze_outputs(node, axes)
             elif node.op == "call_function":
                 _apply_rule(node, axes)
-        for node, shapes in axes.shapes.items():
-            for shape in shapes:
+        for node in axes.shapes:  # no axis is bound from here on
+            axes.shapes[node] = tuple(axes.shape(node, output) for output in range(len(axes.shapes[node])))
+            for shape in axes.shapes[node]:
                 for dim in shape:
-                    _freeze_repeated(node, resolve(dim))
+                    _freeze_repeated(node, dim)
         return axes
 
 

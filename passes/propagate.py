@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from atograph.passes.errors import InternalError
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
+
+_ATEN = torch.ops.aten
+_LIKE_THEIR_INPUT = {
+    _ATEN.batch_norm.default, _ATEN.instance_norm.default, _ATEN.layer_norm.default, _ATEN.group_norm.default,
+    _ATEN.rms_norm.default, _ATEN.dropout.default,
+}  # fmt: skip
+"""Ops whose result has the shape and type of their first input; torch would run dozens of ops to find that out."""
 
 
 def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
@@ -24,7 +30,7 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
         InternalError: an op does not accept the shapes that it now gets.
     """
     mode = mode_of(graph)
-    with mode, torch.no_grad(), enable_python_dispatcher():
+    with mode, torch.no_grad():
         changed: set[fx.Node] = set()
         for node in graph.nodes:
             old = node.meta.get("val")
@@ -50,9 +56,11 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
             node.meta.pop("tensor_meta", None)
 
 
-def run(node: fx.Node) -> Any:
-    """What an op gives for the values that its inputs have now."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argument.meta["val"]) -> Any:
+    """What an op gives for the values of its inputs, tensors without data."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+    if node.target in _LIKE_THEIR_INPUT:
+        return torch.empty_like(args[0])  # type: ignore[arg-type]
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
