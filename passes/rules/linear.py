@@ -103,7 +103,7 @@ def linear(op: Op) -> Effect:
     return Effect(
         outs=(out,),
         flow=Affine(products, (contraction,)),
-        flops=lambda at: _mm_flops(at((rows, x[-1])), at((w[-1], w[0] if len(w) == 2 else ONE))),
+        flops=lambda at: _mm_flops(at((rows, w[-1])), at((w[-1], w[0] if len(w) == 2 else ONE))),
     )
 
 
