@@ -123,26 +123,44 @@ def test_the_widths_of_llama_3_70b_need_no_memory() -> None:
     assert time.monotonic() - started < 30
 
 
-def test_a_deep_model_is_a_long_chain_and_no_recursion() -> None:
-    """The width is bound through every residual addition, one axis to the next, and the rotary pairs through each layer.
+class Chain(nn.Module):
+    """Nothing but residual additions: as many as in a model of a hundred layers."""
 
-    As deep as a large model, and with as little in a layer as that takes: torch.export needs 0.1 s for each.
-    """
-    layers = 60
-    sizes = Sizes(width=16, heads=2, kv_heads=1, layers=layers)
-    graph = atograph.trace(on_meta(lambda: Decoder(sizes)), tokens(4))
-    width = graph.groups["g1"]
-    assert width.frozen is None and width.size == 16
-    assert len({parameter for parameter, _dim in width.members}) == 2 + 1 + 9 * layers
-    # width and rotary pairs, shared by all; in each layer the query heads of the one key head, the values, the MLP
-    assert sorted(group.size for group in graph.prunable) == sorted([16, 4] + layers * [2, 8, 64])
-    half = graph.plan(random=0)
+    def __init__(self, blocks: int = 200) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+DEEP: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, list[int]]] = {
+    # width and rotary pairs, shared by all layers; in each the query heads of its one key head, the values, the MLP
+    "decoder": (
+        lambda: Decoder(Sizes(width=16, heads=2, kv_heads=1, layers=24)), tokens(4), [16, 4] + 24 * [2, 8, 64]
+    ),
+    "chain": (Chain, torch.randn(2, 3), [16]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_model_is_a_long_chain_and_no_recursion(name: str) -> None:
+    """The width is bound through every residual addition, one axis to the next."""
+    make, inputs, sizes = DEEP[name]
+    graph = atograph.trace(on_meta(make), inputs)
+    assert sorted(group.size for group in graph.prunable) == sorted(sizes)
     scores = {group.name: torch.rand(group.size) for group in graph.prunable}
-    for plan in (half, graph.plan_from_scores(scores, flops=0.3)):
+    width = max(graph.prunable, key=lambda group: len(group.members))
+    for plan in (graph.plan(random=0), graph.plan_from_scores(scores, flops=0.3)):
         slim = atograph.slim(graph, plan)
         assert slim.flops == graph.cost.flops(plan.counts) < 0.5 * graph.flops
         assert slim.params == graph.cost.params(plan.counts)
-        assert slim.passes_program.state[f"layers.{layers - 1}.up.weight"].shape[1] == plan.counts["g1"] < 16
+        shapes = [slim.passes_program.state[parameter].shape[dim] for parameter, dim in width.members]
+        assert set(shapes) == {plan.counts[width.name]} and plan.counts[width.name] < 16
 
 
 REFUSED: dict[str, tuple[Callable[[atograph.Graph], Any], str]] = {

@@ -116,7 +116,8 @@ class Rotary(nn.Module):
             return y * self.angles.cos() + torch.cat((-high, low), -1) * self.angles.sin()
 
         v = self.v(x).unflatten(-1, (2, 8)).transpose(1, 2)
-        return self.out(F.scaled_dot_product_attention(turned(self.q(x)), turned(self.k(x)), v).transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(turned(self.q(x)), turned(self.k(x)), v)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 def test_pairs_that_are_turned_together_go_together_in_every_head() -> None:
