@@ -60,6 +60,8 @@ def per_sample(y: torch.Tensor) -> torch.Tensor:
         lambda y: y.sigmoid().scatter_add(2, INDEX.expand_as(y.mT).mT, y.sigmoid()) - 0.5,  # a half and a half is one
         lambda y: y.repeat_interleave(2).view(y.shape[0], 8, 16, 8),  # no dim: the flattened tensor
         lambda y: y + y[:, :, :1].vsplit(2)[1],  # half of a dynamic batch
+        lambda y: y + y[: y.shape[0] // 2].mean(0),
+        lambda y: torch.cat([part * 2 for part in y.chunk(2)]),
     ],
 )  # fmt: skip
 def test_slim_stays_exact(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
