@@ -177,6 +177,7 @@ CONTRACTIONS = [
     (aten.conv_transpose2d.input, lambda y, p: F.conv_transpose2d(y, p["up2"], p["bias"], stride=2)),
     (aten.linear.default, lambda y, p: F.linear(tokens(y), p["square"], p["bias"])),
     (aten.matmul.default, lambda y, p: tokens(y) @ p["square"]),
+    (aten.linalg_matmul.default, lambda y, p: pixels(torch.linalg.matmul(tokens(y), p["square"]))),
     (aten.mm.default, lambda y, p: torch.mm(y.mean((2, 3)), p["square"])),
     (aten.bmm.default, lambda y, p: torch.bmm(tokens(y), tokens(y).transpose(1, 2))),
     (aten.addmm.default, lambda y, p: torch.addmm(p["bias"], y.mean((2, 3)), p["square"])),

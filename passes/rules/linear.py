@@ -108,7 +108,8 @@ def linear(op: Op) -> Effect:
 
 
 # out[..., m, n] = Σ_k a[..., m, k] b[..., k, n], batch dims broadcast
-@rule(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.vdot.default)
+@rule(aten.matmul.default, aten.linalg_matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default,
+      aten.dot.default, aten.vdot.default)  # fmt: skip
 def matmul(op: Op) -> Effect:
     """Matrix products of two activations, or of an activation and a raw parameter."""
     left, right = op.node.args[0], op.node.args[1]
