@@ -29,8 +29,8 @@ from atograph.passes.program import Program
 from atograph.passes.propagate import mode_of, run, runs_alone
 from atograph.passes.sizes import BATCH, substitute
 
-_OTHER = BATCH - 1_000
-"""Another batch: what was recorded must hold for it, too."""
+_OTHER = 6
+"""Another batch: what was recorded must hold for it, too. A number that only looked independent shows at a small one."""
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
@@ -218,6 +218,8 @@ class _Rebuilt:
                 return self._nodes[argument]
             if type(argument) in (int, float) and argument and argument % BATCH == 0:
                 return self._size(int(argument))
+            if type(argument) in (int, float) and _made_of_the_batch(argument):
+                raise NotTraced(f"{node.target} is called with a number that depends on the batch")
             return argument
 
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
@@ -240,6 +242,17 @@ class _Rebuilt:
             made.meta = {"val": size}
             self._sizes[size] = made
         return self._sizes[size]
+
+
+def _made_of_the_batch(number: float) -> bool:
+    """Whether a number looks like b - 1, 3 / b, or the square root of b."""
+    if isinstance(number, int):
+        return BATCH // 64 < abs(number) < 2**53
+    return any(
+        1 <= round(abs(part)) <= 1_000 and abs(part - round(part)) <= 1e-9 * abs(part)
+        for part in (number * BATCH, number * number * BATCH, number * number / BATCH)
+        if abs(part) < 2_000
+    )
 
 
 def _attribute(module: nn.Module, path: str) -> Any:

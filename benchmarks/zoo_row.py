@@ -41,7 +41,7 @@ def measure(name: str, record: Record) -> None:
     record.add(total=sum(record.values["seconds"][stage] for stage in TOTAL))
     with record.stage("analysis warm"):  # no import and no cache is new to it
         Pipeline.parse(ANALYSE).run(graph.program.rewritten(graph.program.graph, graph.program.state))
-    _prove(model, inputs, record)
+    prove(model, inputs, record)
 
 
 def tiny_network() -> nn.Module:
@@ -86,8 +86,8 @@ def describe(graph: atograph.Graph) -> dict[str, Any]:
     }
 
 
-def _prove(model: nn.Module, inputs: Inputs, record: Record) -> None:
-    """Compare masked and slim at both plans, in float64 where the model runs in it."""
+def prove(model: nn.Module, inputs: Inputs, record: Record) -> atograph.Graph:
+    """Compare masked and slim at both plans, in float64 where the model runs in it. Gives the graph of the plans."""
     perturb(model)
     with record.stage("dense in float64"):
         try:
@@ -104,6 +104,7 @@ def _prove(model: nn.Module, inputs: Inputs, record: Record) -> None:
                 record.add(**{name: _proof(graph, how, inputs_used, dense)})
             except Exception as error:
                 record.add(**{name: {"error": first_line(error)}})
+    return graph
 
 
 def _run(model: nn.Module, inputs: Inputs) -> tuple[Inputs, list[torch.Tensor]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from atograph.passes.base import RewritePass
+from atograph.passes.errors import UserError
 from atograph.passes.exported import from_exported, to_exported
 from atograph.passes.program import Program, copy_graph
 from torch import fx
@@ -41,7 +42,13 @@ class Functionalize(RewritePass):
 
 
 def _by_torch(program: Program) -> Program:
-    return from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
+    try:
+        return from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
+    except Exception as error:
+        raise UserError(
+            f"torch cannot make this program functional: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            hint="It writes into tensors in place: let it give new ones instead.",
+        ) from error
 
 
 def _without_writes(program: Program) -> Program:

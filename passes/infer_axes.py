@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import ONE, Axis, Shape, axes_of, dim_of, resolve
+from atograph.passes.dims import ONE, Axis, Dim, Shape, axes_of, dim_of, resolve
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, reason_at
@@ -66,7 +66,8 @@ def _placeholder(node: fx.Node, *, is_input: bool) -> tuple[Shape, ...]:
     if not isinstance(value, torch.Tensor):
         return ()
     reason = Reason("model input", node.name) if is_input else None
-    return (tuple(ONE if size == 1 else dim_of(Axis(size, reason)) for size in value.shape),)
+    empty = Reason("nothing is there", node.name, structural=True)
+    return (tuple(ONE if size == 1 else dim_of(Axis(size, reason if size else empty)) for size in value.shape),)
 
 
 def _freeze_outputs(node: fx.Node, axes: Axes) -> None:
@@ -105,11 +106,13 @@ def _apply_rule(node: fx.Node, axes: Axes) -> None:
     axes.shapes[node], axes.effects[node] = effect.outs, effect
 
 
-def _freeze_repeated(node: fx.Node, dim: object) -> None:
-    """An axis that multiplies itself has no unit that can go alone."""
-    for term in dim.terms:  # type: ignore[attr-defined]
-        inside = [axis for factor in term for axis in axes_of(dim_of(factor) if isinstance(factor, Axis) else factor)]
-        if len(set(map(id, inside))) != len(inside):
-            for axis in inside:
-                if inside.count(axis) > 1:
-                    freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
+def _freeze_repeated(node: fx.Node, dim: Dim) -> None:
+    """An axis that multiplies itself has no unit that can go alone. In a sum, as in (f + f) × c, it may stand twice."""
+    for term in dim.terms:
+        inside = [{factor} if isinstance(factor, Axis) else set(axes_of(factor)) for factor in term]
+        for axis in dict.fromkeys(axes_of(Dim((term,)))):
+            if sum(axis in axes for axes in inside) > 1:
+                freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
+        for factor in term:
+            if isinstance(factor, Dim):
+                _freeze_repeated(node, factor)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from math import isfinite
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from atograph.passes.dims import Axis, axes_of, dim_of, resolve
@@ -27,6 +28,8 @@ Site: TypeAlias = tuple[fx.Node, int]
 
 _Constants: TypeAlias = dict[tuple[int, int, Axis], float]
 """(output, dimension, axis) → the constant at a zeroed unit's index."""
+
+_INFINITE = "a removed unit would be infinite or 0/0 here"
 
 
 @dataclass
@@ -51,6 +54,7 @@ class _Proof:
         self.parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
         self.zeroed: dict[Axis, dict[Site, None]] = {}
         self.constants: dict[fx.Node, _Constants] = {}
+        self._infinite: dict[tuple[Any, str], bool] = {}
         self._shapes = {node: [axes.shape(node, i) for i in range(len(s))] for node, s in axes.shapes.items()}
 
     def run(self) -> ZeroSets:
@@ -161,6 +165,9 @@ class _Proof:
 
         match self.axes.effects[node].flow:
             case Affine(products=products):
+                if any(c is not None and not isfinite(c) for factors in products for f in factors for c in of(f)):
+                    freeze(dim_of(axis), reason_at(node, _INFINITE))
+                    return None
                 zero = all(any(0.0 in of(operand) for operand in factors) for factors in products)
                 return 0.0 if zero else None
             case Keep(operands=operands, fill=fill):
@@ -176,12 +183,25 @@ class _Proof:
                     evaluated = self._evaluate(node, known)
                     if evaluated is not None:
                         return evaluated
+                elif 0.0 in known.values() and self._blows_up(node, known):
+                    freeze(dim_of(axis), reason_at(node, _INFINITE))
+                    return None
                 return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
             case Constant(value=value):
                 return value
             case Unknown():
                 return None
         return None
+
+    def _blows_up(self, node: fx.Node, known: dict[fx.Node, float]) -> bool:
+        """Whether a zero makes something infinite of whatever it meets, as a divisor does: seen on ones."""
+        skeleton = fx.map_arg((node.args, node.kwargs), lambda n: known.get(n, "unknown"))
+        key = (node.target, repr(skeleton))
+        if key not in self._infinite:
+            ones = dict.fromkeys(node.all_input_nodes, 1.0)
+            found, without = self._evaluate(node, ones | known), self._evaluate(node, ones)
+            self._infinite[key] = None not in (found, without) and not isfinite(found) and isfinite(without)  # type: ignore[arg-type]
+        return self._infinite[key]
 
     def _evaluate(self, node: fx.Node, constants: dict[fx.Node, float]) -> float | None:
         """The op itself on constants; None where it does not give one number."""
@@ -205,8 +225,8 @@ class _Proof:
     def _require_zero(self, node: fx.Node, contraction: Contraction, axis: Axis) -> None:
         """One of the contracted factors must be zero at the axis: by what flows in, or by its own parameter slices."""
         constants = [self.constants.get(factor, {}).get((0, dim, axis)) for factor, dim in contraction.sites]
-        if any(c is not None and c != c for c in constants):
-            freeze(dim_of(axis), reason_at(node, "a removed unit would be 0/0 here"))
+        if any(c is not None and not isfinite(c) for c in constants):  # times the zero that meets it: not a number
+            freeze(dim_of(axis), reason_at(node, _INFINITE))
         if 0.0 in constants:
             return
         for factor, dim in contraction.sites:

@@ -18,6 +18,7 @@ from doc_blocks import blocks, commands
 
 from atograph.cli import app
 from atograph.train.settings import TrainSettings
+from benchmarks.zoo_table import COLUMNS, MARKER, ONNX, PEER, check_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,6 +52,8 @@ def test_every_command_line_parses(path: Path) -> None:
 def test_every_option_in_running_text_exists() -> None:
     main = typer.main.get_command(app)
     known = {option for command in main.commands.values() for p in command.params for option in p.opts}  # type: ignore[attr-defined]
+    for path in (ROOT / "benchmarks").glob("*.py"):  # commands of their own
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', path.read_text(encoding="utf-8")))
     for path in DOCUMENTS:
         named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", path.read_text(encoding="utf-8"))
         assert set(named) <= known | {"--help"}, path.name
@@ -67,6 +70,16 @@ def test_every_relative_link_resolves(path: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
+
+
+def test_the_zoo_table_has_its_place() -> None:
+    check_markdown(ROOT / "docs" / "coverage.md")
+    by_hand = (ROOT / "docs" / "coverage.md").read_text(encoding="utf-8").partition(MARKER)[0]
+    explained = {cell.strip() for cell in re.findall(r"^\| ([^|]+) \|", by_hand, re.MULTILINE)}
+    names = {name for cell in explained for name in cell.split(", ")}
+    for column in (*COLUMNS, *ONNX, *PEER):
+        header = column.header.split(": ")[-1]
+        assert header in ("model", *names) or header in explained, header
 
 
 def test_architecture_is_short_and_names_files_that_exist() -> None:

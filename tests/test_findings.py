@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -29,6 +30,9 @@ class Net(nn.Module):
         return self.fc(F.relu(self.b(self.function(F.relu(self.a(x))))).mean((2, 3)))
 
 
+INDEX = torch.arange(8) // 2
+
+
 def slide(y: torch.Tensor) -> torch.Tensor:
     """A convolution over the channels, as in efficient channel attention."""
     return F.conv1d(y.mean((2, 3))[:, None], torch.ones(1, 1, 3, dtype=y.dtype), padding=1)[:, 0, :, None, None]
@@ -52,6 +56,12 @@ def per_sample(y: torch.Tensor) -> torch.Tensor:
         lambda y: y[:, torch.tensor([True] * 6 + [False] * 2)],  # a mask as an index
         per_sample,  # a dynamic number of groups
         lambda y: y * slide(y),
+        lambda y: y.sigmoid().index_add(1, torch.tensor([0, 1]), y[:, :2]).index_add(2, INDEX, y.sigmoid()) - 0.5,
+        lambda y: y.sigmoid().scatter_add(2, INDEX.expand_as(y.mT).mT, y.sigmoid()) - 0.5,  # a half and a half is one
+        lambda y: y.repeat_interleave(2).view(y.shape[0], 8, 16, 8),  # no dim: the flattened tensor
+        lambda y: y + y[:, :, :1].vsplit(2)[1],  # half of a dynamic batch
+        lambda y: y + y[: y.shape[0] // 2].mean(0),
+        lambda y: torch.cat([part * 2 for part in y.chunk(2)]),
     ],
 )  # fmt: skip
 def test_slim_stays_exact(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -60,6 +70,28 @@ def test_slim_stays_exact(function: Callable[[torch.Tensor], torch.Tensor]) -> N
         found = compare(Net(function), (torch.randn(2, 3, 8, 8),), seed=seed)
         assert found.difference <= 1e-9
         assert found.graph.prunable and found.moved > 1e-6
+
+
+def test_a_division_by_a_removed_unit_is_not_a_number_in_the_masked_network() -> None:
+    """Its consumer's weights are zeroed, but infinity times zero is not zero."""
+    for function in (torch.reciprocal, lambda y: y.mean((2, 3), keepdim=True).cos() / y, torch.digamma):
+        graph = atograph.trace(Net(lambda y, f=function: f(y) * 1e-3), torch.randn(2, 3, 8, 8))
+        frozen = graph.groups["g0"].frozen
+        assert frozen is not None and frozen.text == "a removed unit would be infinite or 0/0 here"
+
+
+def test_parameters_of_no_elements_are_no_groups() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has nothing to initialise
+        model = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 0), nn.Linear(0, 2))
+    graph = atograph.trace(model, torch.randn(2, 3))
+    assert all(group.size for group in graph.groups)
+    assert atograph.slim(graph, graph.plan(random=0))(torch.randn(4, 3)).shape == (4, 2)
+
+
+def test_what_torch_cannot_make_functional_is_refused() -> None:
+    with pytest.raises(atograph.UserError, match="torch cannot make this program functional: RuntimeError"):
+        atograph.trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.CrossMapLRN2d(3)), torch.randn(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize("seed", range(6))

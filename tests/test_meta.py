@@ -123,6 +123,46 @@ def test_the_widths_of_llama_3_70b_need_no_memory() -> None:
     assert time.monotonic() - started < 30
 
 
+class Chain(nn.Module):
+    """Nothing but residual additions: as many as in a model of a hundred layers."""
+
+    def __init__(self, blocks: int = 200) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+DEEP: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, list[int]]] = {
+    # width and rotary pairs, shared by all layers; in each the query heads of its one key head, the values, the MLP
+    "decoder": (
+        lambda: Decoder(Sizes(width=16, heads=2, kv_heads=1, layers=24)), tokens(4), [16, 4] + 24 * [2, 8, 64]
+    ),
+    "chain": (Chain, torch.randn(2, 3), [16]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_model_is_a_long_chain_and_no_recursion(name: str) -> None:
+    """The width is bound through every residual addition, one axis to the next."""
+    make, inputs, sizes = DEEP[name]
+    graph = atograph.trace(on_meta(make), inputs)
+    assert sorted(group.size for group in graph.prunable) == sorted(sizes)
+    scores = {group.name: torch.rand(group.size) for group in graph.prunable}
+    width = max(graph.prunable, key=lambda group: len(group.members))
+    for plan in (graph.plan(random=0), graph.plan_from_scores(scores, flops=0.3)):
+        slim = atograph.slim(graph, plan)
+        assert slim.flops == graph.cost.flops(plan.counts) < 0.5 * graph.flops
+        assert slim.params == graph.cost.params(plan.counts)
+        shapes = [slim.passes_program.state[parameter].shape[dim] for parameter, dim in width.members]
+        assert set(shapes) == {plan.counts[width.name]} and plan.counts[width.name] < 16
+
+
 REFUSED: dict[str, tuple[Callable[[atograph.Graph], Any], str]] = {
     "plan by FLOPs": (lambda graph: graph.plan(flops=0.5), "a plan by magnitude needs"),
     "plan by parameters": (lambda graph: graph.plan(params=0.5), "a plan by magnitude needs"),

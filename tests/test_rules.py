@@ -95,6 +95,11 @@ POINTWISE = [
     (aten.div.Tensor, lambda y, p: y / (1.5 + torch.sigmoid(y))),
     (aten.div.Tensor_mode, lambda y, p: torch.div(y, 0.25, rounding_mode="floor")),
     (aten.prelu.default, lambda y, p: F.prelu(y, p["slope"])),
+    (aten.multiply.Tensor, lambda y, p: torch.multiply(y, y.cos())),
+    (aten.divide.Tensor, lambda y, p: torch.divide(y, y.cos() + 2)),
+    (aten.absolute.default, lambda y, p: torch.absolute(y)),
+    (aten.subtract.Tensor, lambda y, p: torch.subtract(y, y.cos() - 1)),
+    (aten.isclose.default, lambda y, p: y * torch.isclose(y, y.relu(), atol=0.1)),
     (torch.Tag.pointwise, lambda y, p: torch.cos(y) + F.gelu(y) - F.elu(y + 1.0)),
 ]  # fmt: skip
 
@@ -110,6 +115,27 @@ MOVES = [
     (aten.mT.default, lambda y, p: y.mT),
     (aten.movedim.int, lambda y, p: y.movedim(1, 3).relu().movedim(3, 1)),
     (aten.movedim.intlist, lambda y, p: y.movedim((1, 2), (3, 1)).relu().movedim((3, 1), (1, 2))),
+    (aten.swapdims.default, lambda y, p: y.swapdims(1, 3).relu().swapdims(1, 3)),
+    (aten.moveaxis.int, lambda y, p: torch.moveaxis(y, 1, 3).relu().movedim(3, 1)),
+    (aten.ravel.default, lambda y, p: y * p["vector"].ravel()[:, None, None]),
+    (aten.atleast_3d.default, lambda y, p: y + torch.atleast_3d(p["square"]).mean(1)[..., None]),
+    (aten.atleast_2d.default, lambda y, p: y + torch.atleast_2d(p["vector"]).mT[..., None]),
+    (aten.broadcast_to.default, lambda y, p: y + torch.broadcast_to(p["vector"][:, None, None], (1, 8, 6, 6))),
+    (aten.broadcast_tensors.default,
+     lambda y, p: torch.cat(torch.broadcast_tensors(y, p["vector"][:, None, None] * 0.5), 1)),
+    (aten.hstack.default, lambda y, p: torch.hstack([y, y.cos() - 1])),
+    (aten.vstack.default, lambda y, p: torch.vstack([y[:, :, 0].mT, y[:, :, 1].mT]).view(2, -1, 6, 8).sum(0).mT),
+    (aten.dstack.default, lambda y, p: torch.dstack([y, y.cos() - 1])),
+    (aten.column_stack.default, lambda y, p: torch.column_stack([y, y.relu()])),
+    (aten.concatenate.default, lambda y, p: torch.concatenate([y, y.relu()], 1)),
+    (aten.narrow.default, lambda y, p: torch.cat([y.narrow(1, 2, 5).relu(), y.narrow(1, -3, 2)], 1)),
+    (aten.unsafe_split.Tensor, lambda y, p: torch.cat(torch.unsafe_split(y, 3, 1)[::-1], 1)),
+    (aten.unsafe_chunk.default, lambda y, p: torch.cat(torch.unsafe_chunk(y, 2, 1)[::-1], 1)),
+    (aten.hsplit.array, lambda y, p: torch.cat(torch.hsplit(y, [3, 5])[::-1], 1)),
+    (aten.dsplit.int, lambda y, p: torch.dsplit(y, 2)[1]),
+    (aten.eye.default, lambda y, p: y @ (torch.eye(6).to(y) + 0.5)),
+    (aten.tril_indices.default, lambda y, p: y[:, :, torch.tril_indices(6, 6)[0], torch.tril_indices(6, 6)[1]]),
+    (aten.hann_window.default, lambda y, p: y * torch.hann_window(6)),
     (aten.unsqueeze.default, lambda y, p: (y.unsqueeze(1) * 2).squeeze(1)),
     (aten.squeeze.default, lambda y, p: torch.squeeze(y.mean((2, 3), keepdim=True))),
     (aten.squeeze.dim, lambda y, p: y.mean(3, keepdim=True).squeeze(3)),
@@ -151,6 +177,7 @@ CONTRACTIONS = [
     (aten.conv_transpose2d.input, lambda y, p: F.conv_transpose2d(y, p["up2"], p["bias"], stride=2)),
     (aten.linear.default, lambda y, p: F.linear(tokens(y), p["square"], p["bias"])),
     (aten.matmul.default, lambda y, p: tokens(y) @ p["square"]),
+    (aten.linalg_matmul.default, lambda y, p: pixels(torch.linalg.matmul(tokens(y), p["square"]))),
     (aten.mm.default, lambda y, p: torch.mm(y.mean((2, 3)), p["square"])),
     (aten.bmm.default, lambda y, p: torch.bmm(tokens(y), tokens(y).transpose(1, 2))),
     (aten.addmm.default, lambda y, p: torch.addmm(p["bias"], y.mean((2, 3)), p["square"])),
@@ -229,6 +256,14 @@ REDUCTIONS = [
     (aten.cumsum.default, lambda y, p: y.cumsum(2)),
     (aten.roll.default, lambda y, p: y + p["vector"].roll(2)[:, None, None], False),
     (aten.flip.default, lambda y, p: y.flip(2, 3)),
+    (aten.diff.default, lambda y, p: torch.diff(y, 2, dim=3)),
+    (aten.diff.default, lambda y, p: torch.diff(y, dim=1), False),
+    (aten.nansum.default, lambda y, p: y * torch.nansum(y, (1, 2), keepdim=True)),
+    (aten.count_nonzero.dim_IntList, lambda y, p: y * torch.count_nonzero(y.relu(), (1, 2))[:, None, None]),
+    (aten.linalg_norm.default, lambda y, p: y / (torch.linalg.norm(y, dim=1, keepdim=True) + 1)),
+    (aten.quantile.scalar, lambda y, p: y * torch.quantile(y, 0.3, dim=3, keepdim=True)),
+    (aten.nanmedian.dim, lambda y, p: y.nanmedian(3).values),
+    (aten.aminmax.default, lambda y, p: torch.aminmax(y, dim=3).max - torch.aminmax(y, dim=3).min),
     (aten.roll.default, lambda y, p: y.roll((1, 2), (2, 3))),
     (aten.amax.default, lambda y, p: y * y.amax((2, 3), keepdim=True)),
     (aten.max.dim, lambda y, p: y.max(3).values),
@@ -336,6 +371,9 @@ FURTHER = [
     (aten.argsort.default, lambda y, p: rows(y).take_along_dim(rows(y).argsort(2), 2)),
     (aten.scatter.src, lambda y, p: rows(y).scatter(2, INDICES[:3].expand(y.shape[0], 8, 3), rows(y)[:, :, 3:6])),
     (aten.scatter.value, lambda y, p: rows(y).scatter(2, INDICES.expand(y.shape[0], 8, 6), 0.0)),
+    (aten.scatter.reduce,
+     lambda y, p: rows(y).scatter(2, INDICES.expand(y.shape[0], 8, 6), rows(y)[:, :, :6], reduce="multiply")),
+    (aten.index_reduce.default, lambda y, p: y.index_reduce(2, INDICES, y.cos(), "prod")),
     (aten.scatter_add.default,
      lambda y, p: rows(y).scatter_add(2, INDICES.expand(y.shape[0], 8, 6), rows(y)[:, :, :6])),
     (aten.scatter_reduce.two,
@@ -346,6 +384,8 @@ FURTHER = [
     (aten.index_put.default, lambda y, p: y * torch.ones(6).index_put((INDICES,), torch.tensor(2.0))),
     (aten.embedding_bag.padding_idx,
      lambda y, p: y + F.embedding_bag(INDICES.view(2, 3), p["table"]).sum(0)[:, None, None]),
+    (aten.embedding_bag.padding_idx,
+     lambda y, p: y + F.embedding_bag(INDICES.view(2, 3), p["table"], mode="max").sum(0)[:, None, None]),
     (aten.repeat.default, lambda y, p: y.repeat(1, 2, 1, 3)),
     (aten.repeat.default, lambda y, p: y + p["vector"].view(1, 8, 1, 1).repeat(1, 1, 6, 1)),
     (aten.tile.default, lambda y, p: y.tile(2, 1, 1)),
@@ -376,6 +416,7 @@ FURTHER = [
     (aten.fft_fft2.default, lambda y, p: torch.fft.ifft2(torch.fft.fft2(y) * 2).real),
     (aten.fft_rfft2.default, lambda y, p: torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(6, 6), norm="ortho")),
     (aten.grid_sampler.default, lambda y, p: F.grid_sample(y, grid_of(y), align_corners=False)),
+    (aten.affine_grid_generator.default, lambda y, p: F.grid_sample(y, turned(y), align_corners=False)),
     (aten.prod.dim_int, lambda y, p: y.prod(3)),
     (aten.cumprod.default, lambda y, p: y.cumprod(3)),
     (aten.logsumexp.default, lambda y, p: y * y.logsumexp(3, keepdim=True)),
@@ -390,6 +431,11 @@ FURTHER = [
 
 def grid_of(y: torch.Tensor) -> torch.Tensor:
     return torch.linspace(-0.9, 0.8, 32, dtype=y.dtype).view(1, 4, 4, 2).expand(y.shape[0], 4, 4, 2)
+
+
+def turned(y: torch.Tensor) -> torch.Tensor:
+    matrix = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 1.1, 0.0]], dtype=y.dtype)
+    return F.affine_grid(matrix.expand(y.shape[0], 2, 3), (y.shape[0], 8, 4, 4), align_corners=False)
 
 
 OTHER_RANKS = [
@@ -444,6 +490,14 @@ SAME_RULE = {
     "aten._grouped_mm.default",  # has no kernel for float64: the zoo's mixture of experts goes through it
     "aten.adjoint.default", "aten.cummin.default", "aten.mode.default", "aten.bincount.default",
     "aten.empty.memory_format", "aten.new_empty.default",
+    "aten.multiply.Scalar", "aten.divide.Scalar", "aten.divide.Tensor_mode", "aten.negative.default",
+    "aten.arctan2.default", "aten.fix.default", "aten.subtract.Scalar", "aten.isreal.default",
+    "aten.special_expit.default", "aten.special_gammaln.default", "aten.special_ndtr.default",
+    "aten.special_psi.default", "aten._conj.default", "aten.resolve_conj.default", "aten.moveaxis.intlist",
+    "aten.atleast_1d.default", "aten.concat.default", "aten.unsafe_split_with_sizes.default", "aten.hsplit.int",
+    "aten.vsplit.int", "aten.vsplit.array", "aten.dsplit.array", "aten.logspace.default", "aten.eye.m",
+    "aten.triu_indices.default", "aten.fft_fftfreq.default", "aten.fft_rfftfreq.default",
+    "aten.hann_window.periodic", "aten.count_nonzero.default", "aten.nanmedian.default",
 }  # fmt: skip
 
 

@@ -77,7 +77,11 @@ def test_the_consumer_is_zeroed_only_where_an_activation_is_not_zero_at_zero(
             "a removed unit would still contribute here",
         ),
         (lambda y: y + torch.arange(6.0), "positions are counted along it"),
-        (lambda y: y / y, "a removed unit would be 0/0 here"),
+        (lambda y: y / y, "a removed unit would be infinite or 0/0 here"),
+        (lambda y: y.abs().log(), "a removed unit would be infinite or 0/0 here"),  # times the consumer's 0
+        (lambda y: (CONSTANT + 1) / y, "a removed unit would be infinite or 0/0 here"),
+        (lambda y: torch.nan_to_num((CONSTANT + 1) / y), "a removed unit would be infinite or 0/0 here"),
+        (lambda y: (CONSTANT + 1) % y, "a removed unit would be infinite or 0/0 here"),
         (lambda y: torch.fft.fft(y).real + y, "a Fourier transform over this axis"),
         (lambda y: torch.linalg.matrix_exp(y.mT @ y)[0] + y, "no rule for the op aten.linalg_matrix_exp.default"),
         (lambda y: y[:, ::2].repeat(1, 2), "a slice with a step"),
@@ -93,6 +97,35 @@ def test_what_has_no_zeroing_set_is_frozen_with_the_place(
     assert zeroing(graph) == []
     with pytest.raises(atograph.UserError, match="nothing in this model can be pruned"):
         graph.plan(flops=0.5)
+
+
+class Rotary(nn.Module):
+    """Queries and keys of two heads, turned in pairs, as (f + f) in each head: heads × (f + f)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(3, 16), nn.Linear(3, 16), nn.Linear(3, 16)
+        self.out = nn.Linear(16, 2)
+        angles = torch.arange(5)[:, None] * torch.tensor([1.0, 0.7, 0.4, 0.1])
+        self.register_buffer("angles", torch.cat([angles, angles], -1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def turned(y: torch.Tensor) -> torch.Tensor:
+            y = y.unflatten(-1, (2, 8)).transpose(1, 2)
+            low, high = y.chunk(2, -1)
+            return y * self.angles.cos() + torch.cat((-high, low), -1) * self.angles.sin()
+
+        v = self.v(x).unflatten(-1, (2, 8)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(turned(self.q(x)), turned(self.k(x)), v)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+def test_pairs_that_are_turned_together_go_together_in_every_head() -> None:
+    found = compare(Rotary(), (torch.randn(2, 5, 3),))
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+    pairs = next(group for group in found.graph.prunable if group.size == 4)
+    assert {part.parameter for part in pairs.zeroing} == {"q.weight", "q.bias", "k.weight", "k.bias"}
+    assert found.slim.passes_program.state["q.weight"].shape[0] < 16
 
 
 def test_a_tied_weight_is_producer_and_consumer_at_once() -> None:

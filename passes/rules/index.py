@@ -41,6 +41,8 @@ def index(op: Op) -> Effect:
 @rule(aten.repeat_interleave.self_int)
 def repeat_interleave(op: Op) -> Effect:
     """Repeat each element of a dim."""
+    if not op.has("dim"):
+        raise Unsupported("repeating the flattened tensor")
     x, at, times = op.shape("self"), op.axis(), op.size(op["repeats"])
     copies = op.fixed(times, "copies of one index")
     out = (*x[:at], product([x[at], copies]), *x[at + 1 :])
@@ -113,9 +115,14 @@ def gather(op: Op) -> Effect:
     return Effect((index,), Keep((op.operand("self", links),)))
 
 
+_WRITTEN = (aten.scatter.src, aten.scatter.value, aten.index_copy.default, aten.index_fill.int_Scalar)
+
+
 # rows are written (or added) where an index says: the written dim stays, the others run along
-@rule(aten.scatter.src, aten.scatter.value, aten.scatter_add.default, aten.scatter_reduce.two, aten.index_add.default,
-      aten.index_copy.default, aten.index_fill.int_Scalar)  # fmt: skip
+@rule(
+    aten.scatter.src, aten.scatter.value, aten.scatter.reduce, aten.scatter_add.default, aten.scatter_reduce.two,
+    aten.index_reduce.default, aten.index_add.default, aten.index_copy.default, aten.index_fill.int_Scalar,
+)  # fmt: skip
 def scatter_rows(op: Op) -> Effect:
     """A copy of a tensor with some rows replaced or increased, as an index tensor says."""
     x, at = op.shape("self"), op.axis()
@@ -131,7 +138,9 @@ def scatter_rows(op: Op) -> Effect:
             if aligned:
                 op.freeze(x[d], "only a part of it is written")
     links = {d: d for d in range(len(x)) if d != at and all(op.shape(n)[d].size == x[d].size for n in nodes)}
-    fill = None if len(nodes) == 2 else float(op._args.get("value", 0.0))
+    fill = None if "value" not in op._args else float(op["value"])
+    if op.node.target not in _WRITTEN:
+        fill = 0.0  # what meets there is added, multiplied or averaged: a constant other than 0 may become another
     return Effect((x,), Keep(tuple(op.operand(node, links) for node in nodes), fill=fill))
 
 
@@ -157,6 +166,8 @@ def embedding_bag(op: Op) -> Effect:
             for dim in op.shape(node):
                 op.freeze(dim, "it holds indices")
     sizes = op.out_sizes()
-    others = tuple(tuple(op.fixed(n, "bookkeeping of the bags") for n in op.out_sizes(i)) for i in range(1, 4))
+    others = [tuple(op.fixed(n, "bookkeeping of the bags") for n in op.out_sizes(i)) for i in range(1, 4)]
+    if op["mode"] == 2:  # where each maximum stood
+        others[2] = (*others[2][:-1], w[1])
     out = (op.fixed(sizes[0], "one row a bag"), w[1])
     return Effect((out, *others), Affine(((op.operand("weight", {1: 1}),),)))

@@ -103,12 +103,13 @@ def linear(op: Op) -> Effect:
     return Effect(
         outs=(out,),
         flow=Affine(products, (contraction,)),
-        flops=lambda at: _mm_flops(at((rows, x[-1])), at((w[-1], w[0] if len(w) == 2 else ONE))),
+        flops=lambda at: _mm_flops(at((rows, w[-1])), at((w[-1], w[0] if len(w) == 2 else ONE))),
     )
 
 
 # out[..., m, n] = Σ_k a[..., m, k] b[..., k, n], batch dims broadcast
-@rule(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.vdot.default)
+@rule(aten.matmul.default, aten.linalg_matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default,
+      aten.dot.default, aten.vdot.default)  # fmt: skip
 def matmul(op: Op) -> Effect:
     """Matrix products of two activations, or of an activation and a raw parameter."""
     left, right = op.node.args[0], op.node.args[1]

@@ -51,14 +51,15 @@ def pointwise(op: Op) -> Effect:
 
 
 # 0 · y = 0
-@rule(aten.mul.Tensor, aten.mul.Scalar)
+@rule(aten.mul.Tensor, aten.mul.Scalar, aten.multiply.Tensor, aten.multiply.Scalar)
 def multiply(op: Op) -> Effect:
     """Elementwise product."""
     return elementwise(op, absorbing=tuple(op.tensors()))
 
 
 # 0 / y = 0; what divides is not known to be zero
-@rule(aten.div.Tensor, aten.div.Tensor_mode, aten.div.Scalar)
+@rule(aten.div.Tensor, aten.div.Tensor_mode, aten.div.Scalar, aten.divide.Tensor, aten.divide.Tensor_mode,
+      aten.divide.Scalar)  # fmt: skip
 def divide(op: Op) -> Effect:
     """Elementwise quotient."""
     numerator = op["self"]
@@ -72,7 +73,10 @@ def divide(op: Op) -> Effect:
     aten.log_sigmoid.default, aten.floor_divide.default, aten.contiguous.default, aten.detach.default,
     aten.alias.default, aten.detach_.default, aten.lift_fresh_copy.default,
     aten.where.Scalar, aten.rsub.Tensor, aten.polar.default, aten.complex.default, aten.real.default, aten.imag.default,
-    aten.conj.default, aten.bucketize.Tensor, aten.isin.Tensor_Scalar,
+    aten.conj.default, aten._conj.default, aten.resolve_conj.default, aten.bucketize.Tensor, aten.isin.Tensor_Scalar,
+    aten.absolute.default, aten.negative.default, aten.arctan2.default, aten.fix.default, aten.subtract.Tensor,
+    aten.subtract.Scalar, aten.isclose.default, aten.isreal.default, aten.special_expit.default,
+    aten.special_gammaln.default, aten.special_ndtr.default, aten.special_psi.default,
     aten.__and__.Tensor, aten.__or__.Tensor, aten.__xor__.Tensor, aten.__lshift__.Tensor, aten.__rshift__.Tensor,
     aten.__and__.Scalar, aten.__or__.Scalar, aten.__xor__.Scalar, aten.__lshift__.Scalar, aten.__rshift__.Scalar,
 )  # fmt: skip

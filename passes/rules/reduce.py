@@ -43,9 +43,10 @@ def resample(op: Op) -> Effect:
 
 
 # Σ over dims: a zero adds nothing. A mean goes on dividing by the old count.
-@rule(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
+@rule(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default, aten.nansum.default,
+      aten.count_nonzero.default, aten.count_nonzero.dim_IntList)  # fmt: skip
 def summation(op: Op) -> Effect:
-    """Sum or mean."""
+    """Sum, mean, or number of values that are not zero."""
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
@@ -87,17 +88,23 @@ def variance(op: Op) -> Effect:
 
 
 # (Σ|x|^p)^(1/p): a zero adds nothing
-@rule(aten.linalg_vector_norm.default, aten.norm.Scalar, aten.norm.ScalarOpt_dim)
+@rule(aten.linalg_vector_norm.default, aten.norm.Scalar, aten.norm.ScalarOpt_dim, aten.linalg_norm.default)
 def vector_norm(op: Op) -> Effect:
     """Vector norms."""
     order = op._args.get("ord", op._args.get("p"))
     order = 2 if order is None else order
     if not order > 0:
         raise Unsupported(f"a norm of order {order}")
+    if op.node.target is aten.linalg_norm.default and op.has("ord") and not _is_one(op["dim"]):
+        raise Unsupported("a matrix norm")
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
     return Effect((out,), Affine(((op.operand("self", links),),), contractions))
+
+
+def _is_one(dims: Any) -> bool:
+    return isinstance(dims, (list, tuple)) and len(dims) == 1
 
 
 def _reduced(op: Op, chosen: Any) -> tuple[tuple[int, ...], Shape, dict[int, int]]:
@@ -125,6 +132,18 @@ def cosine_similarity(op: Op) -> Effect:
     ]
     contractions = tuple(Contraction((site,), joint[at]) for site in sites)
     return Effect(((*joint[:at], *joint[at + 1 :]),), Affine(((),), contractions))
+
+
+# x[i + 1] − x[i]: positions count; it is linear in the rest
+@rule(aten.diff.default)
+def differences(op: Op) -> Effect:
+    """Differences of neighbours."""
+    if op.has("prepend") or op.has("append"):
+        raise Unsupported("differences of a tensor that is prolonged")
+    x, at = op.shape("self"), op.axis()
+    op.freeze(x[at], "differences of neighbours along it")
+    out = (*x[:at], op.fixed(op.out_sizes()[at], "differences of neighbours along it"), *x[at + 1 :])
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d != at}),), fill=0.0))
 
 
 # spectra along dims: every index sees all the others there; it is linear in the rest
@@ -168,6 +187,16 @@ def grid_sampler(op: Op) -> Effect:
     return Effect((out,), Keep((op.operand("input", {0: 0, 1: 1}),), fill=0.0))
 
 
+# places of an image, from a 2×3 (3×4) matrix a sample
+@rule(aten.affine_grid_generator.default)
+def affine_grid(op: Op) -> Effect:
+    """The grid of an affine map."""
+    theta, sizes = op.shape("theta"), op.out_sizes()
+    for dim in theta[1:]:
+        op.freeze(dim, "entries of an affine map")
+    return Effect(((theta[0], *(op.fixed(size) for size in sizes[1:])),), Unknown())
+
+
 # every index along the dim sees all the others: none may go
 @rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.cumsum.default, aten.cumprod.default,
       aten.logcumsumexp.default, aten.cummax.default, aten.cummin.default, aten.flip.default, aten.sort.default,
@@ -195,7 +224,8 @@ def whole_dim(op: Op) -> Effect:
 # the largest (smallest, best) along a dim
 @rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default,
       aten.prod.dim_int, aten.prod.default, aten.median.dim, aten.kthvalue.default, aten.mode.default,
-      aten.median.default, aten.max.default,
+      aten.median.default, aten.nanmedian.dim, aten.nanmedian.default, aten.quantile.scalar, aten.aminmax.default,
+      aten.max.default,
       aten.min.default, aten.logsumexp.default, aten.any.default, aten.any.dim, aten.any.dims, aten.all.default,
       aten.all.dim, aten.all.dims)  # fmt: skip
 def extremum(op: Op) -> Effect:

@@ -10,7 +10,7 @@ import torch
 from atograph.passes.dims import ONE, Dim, Shape, concat, product
 from atograph.passes.flow import Constant, Flow, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
-from atograph.passes.rules.table import Effect, Op, rule
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
 
 aten = torch.ops.aten
@@ -36,7 +36,7 @@ def view_as(op: Op) -> Effect:
 
 
 # dims start..end become one product
-@rule(aten.flatten.using_ints)
+@rule(aten.flatten.using_ints, aten.ravel.default)
 def flatten(op: Op) -> Effect:
     """Flatten a run of dims."""
     return _reshape(op, op.shape("self"), op.out_sizes())
@@ -64,6 +64,8 @@ def _reshape(op: Op, dims: Shape, sizes: Sequence[int]) -> Effect:
         if j < len(sizes):
             right, j = sizes[j], j + 1
         while left != right:
+            if i == len(dims) and j == len(sizes):
+                raise Unsupported("a dynamic size that is no product of the others")
             if (left < right and i < len(dims)) or j == len(sizes):
                 left, i = left * dims[i].size, i + 1
             else:
@@ -98,7 +100,7 @@ def permute(op: Op) -> Effect:
 
 
 # two dims swap places
-@rule(aten.transpose.int, aten.swapaxes.default)
+@rule(aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 def transpose(op: Op) -> Effect:
     """Swap two dims."""
     rank = len(op.shape("self"))
@@ -123,7 +125,7 @@ def matrix_transpose(op: Op) -> Effect:
 
 
 # dims come in another order by name of source and destination
-@rule(aten.movedim.int, aten.movedim.intlist)
+@rule(aten.movedim.int, aten.movedim.intlist, aten.moveaxis.int, aten.moveaxis.intlist)
 def movedim(op: Op) -> Effect:
     """Move dims to new places."""
     rank = len(op.shape("self"))
@@ -161,7 +163,7 @@ def squeeze(op: Op) -> Effect:
 
 
 # a dim of size 1 is repeated: the copies form an axis of their own
-@rule(aten.expand.default)
+@rule(aten.expand.default, aten.broadcast_to.default)
 def expand(op: Op) -> Effect:
     """Broadcast to a larger shape."""
     x, sizes = op.shape("self"), op.out_sizes()
@@ -179,14 +181,48 @@ def expand_as(op: Op) -> Effect:
     return Effect((out,), Keep((op.operand("self", right_aligned(len(x), len(out))),)))
 
 
+# each input takes the shape that all of them have together
+@rule(aten.broadcast_tensors.default)
+def broadcast_tensors(op: Op) -> Effect:
+    """Broadcast tensors to one shape."""
+    nodes = list(op["tensors"])
+    out = broadcast(op, [op.shape(node) for node in nodes])
+    operands = tuple(
+        op.operand(node, [Link(s, t, output=i) for s, t in right_aligned(len(op.shape(node)), len(out)).items()])
+        for i, node in enumerate(nodes)
+    )
+    return Effect((out,) * len(nodes), Keep(operands))
+
+
+# the rank is raised by dims of size 1: (n) → (1, n) → (1, n, 1), and (m, n) → (m, n, 1)
+@rule(aten.atleast_1d.default, aten.atleast_2d.default, aten.atleast_3d.default)
+def at_least(op: Op) -> Effect:
+    """A tensor of some rank at least."""
+    rank = len(op.shape("self"))
+    order: list[int | None] = list(range(rank))
+    added = len(op.out_sizes()) - rank
+    front = added - (len(op.out_sizes()) == 3 and 0 < rank < 3) if added else 0
+    return _rearranged(op, [*[None] * front, *order, *[None] * (added - front)])
+
+
+# dim and rank that an op without a dim argument joins along, from this rank on
+_JOINED: dict[Any, tuple[int | None, int]] = {
+    aten.hstack.default: (1, 2), aten.vstack.default: (0, 2), aten.column_stack.default: (1, 2),
+    aten.dstack.default: (2, 3),
+}  # fmt: skip
+
+
 # the cat dim is the sum of the inputs' dims; all others are shared
-@rule(aten.cat.default)
+@rule(aten.cat.default, aten.concatenate.default, aten.concat.default, *_JOINED)
 def cat(op: Op) -> Effect:
     """Concatenate along a dim."""
+    along, least = _JOINED.get(op.node.target, (None, 0))
+    if any(len(op.shape(node)) < least for node in op["tensors"]):
+        raise Unsupported("joining tensors of so few dimensions")
     nodes = [node for node in op["tensors"] if op.shape(node) and op.shape(node)[0].size != 0]
     shapes = [op.shape(node) for node in nodes]
     rank = len(shapes[0])
-    at = int(op["dim"]) % rank
+    at = int(op["dim"]) % rank if along is None else along
     for shape in shapes[1:]:
         for d in range(rank):
             if d != at:
@@ -232,6 +268,18 @@ def slice_(op: Op) -> Effect:
     return Effect((out,), Keep((op.operand("self"),)), sizes={"start": before, "end": concat([before, kept])})
 
 
+# the same run, said by its start and its length
+@rule(aten.narrow.default)
+def narrow(op: Op) -> Effect:
+    """A run of indices."""
+    x, at = op.shape("self"), op.axis()
+    start, size = op.size(op["start"]), op.out_sizes()[at]
+    before, rest = op.cut(x[at], start + x[at].size if start < 0 else start)
+    kept, _after = op.cut(rest, size)
+    out = (*x[:at], kept, *x[at + 1 :])
+    return Effect((out,), Keep((op.operand("self"),)), sizes={"start": before, "length": kept})
+
+
 # one index is taken out: that unit stays
 @rule(aten.select.int)
 def select(op: Op) -> Effect:
@@ -259,11 +307,15 @@ def unbind(op: Op) -> Effect:
 # the dim is cut into pieces; equal pieces become listed sizes once they differ
 @rule(
     aten.split_with_sizes.default, aten.split.sizes, aten.split.Tensor, aten.chunk.default,
-    aten.tensor_split.indices, aten.tensor_split.sections,
+    aten.tensor_split.indices, aten.tensor_split.sections, aten.unsafe_split.Tensor, aten.unsafe_chunk.default,
+    aten.unsafe_split_with_sizes.default, aten.hsplit.int, aten.hsplit.array, aten.vsplit.int, aten.vsplit.array,
+    aten.dsplit.int, aten.dsplit.array,
 )  # fmt: skip
 def split(op: Op) -> Effect:
     """Cut a dim into pieces."""
-    x, at = op.shape("self"), op.axis()
+    x, name = op.shape("self"), str(op.node.target).split(".")[1]
+    along = {"vsplit": 0, "hsplit": min(1, len(x) - 1), "dsplit": 2}
+    at = along[name] if name in along else op.axis()
     pieces, rest = [], x[at]
     for index in range(op.out_count()):
         piece, rest = op.cut(rest, op.out_sizes(index)[at])
@@ -360,9 +412,11 @@ def _filling(op: Op) -> Flow:
 
 
 # 0, 1, 2, ...: an index means its position
-@rule(aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default)
+@rule(aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default, aten.logspace.default,
+      aten.eye.default, aten.eye.m, aten.tril_indices.default, aten.triu_indices.default, aten.fft_fftfreq.default,
+      aten.fft_rfftfreq.default, aten.hann_window.default, aten.hann_window.periodic)  # fmt: skip
 def counted(op: Op) -> Effect:
-    """A range of numbers."""
+    """A range of numbers, or another table that a size is enough to make."""
     return Effect((tuple(op.fixed(n, "positions are counted along it") for n in op.out_sizes()),), Unknown())
 
 

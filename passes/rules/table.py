@@ -120,7 +120,13 @@ class Op:
         freeze(dim, reason_at(self.node, text, structural=structural))
 
     def cut(self, dim: Dim, at: int) -> tuple[Dim, Dim]:
-        """Cut a dim in two after ``at`` indices."""
+        """Cut a dim in two after ``at`` indices.
+
+        Raises:
+            Unsupported: ``at`` is a rounded share of a dynamic size, as in ``x[: len(x) // 2]``.
+        """
+        if not 0 <= at <= dim.size:
+            raise Unsupported("a share of a dynamic size")
         return cut(dim, at, self.reason("this slice cannot be aligned unit by unit"))
 
     def reason(self, text: str) -> Reason:
