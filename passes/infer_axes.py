@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import ONE, Axis, Shape, axes_of, dim_of, resolve
+from atograph.passes.dims import ONE, Axis, Dim, Permuted, Shape, axes_of, dim_of, resolve
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, reason_at
@@ -49,13 +50,14 @@ class InferAxes(AnalysisPass):
         """Infer the axes of a functional program."""
         axes = Axes()
         state = set(program.state_names())
+        constants = program.constants()
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 axes.shapes[node] = _placeholder(node, axes.symbols, is_input=node.name not in state)
             elif node.op == "output":
                 _freeze_outputs(node, axes)
             elif node.op == "call_function":
-                _apply_rule(node, axes)
+                _apply_rule(node, axes, constants)
         for node, shapes in axes.shapes.items():
             for shape in shapes:
                 for dim in shape:
@@ -79,12 +81,12 @@ def _freeze_outputs(node: fx.Node, axes: Axes) -> None:
                 freeze(dim, Reason("model output", result.name, module_of(result)))
 
 
-def _apply_rule(node: fx.Node, axes: Axes) -> None:
+def _apply_rule(node: fx.Node, axes: Axes, constants: Mapping[fx.Node, torch.Tensor]) -> None:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else [value]
     if not any(isinstance(v, torch.Tensor) for v in values):
         return  # arithmetic on symbolic sizes
-    op = Op(node, axes.shapes, axes.symbols)
+    op = Op(node, axes.shapes, axes.symbols, constants)
     rule = rule_for(node.target)
     if rule is None:
         name = name_of(node.target)
@@ -108,10 +110,16 @@ def _apply_rule(node: fx.Node, axes: Axes) -> None:
     axes.shapes[node], axes.effects[node] = effect.outs, effect
 
 
-def _freeze_repeated(node: fx.Node, dim: object) -> None:
+def _freeze_repeated(node: fx.Node, dim: Dim) -> None:
     """An axis that multiplies itself has no unit that can go alone."""
-    for term in dim.terms:  # type: ignore[attr-defined]
-        inside = [axis for factor in term for axis in axes_of(dim_of(factor) if isinstance(factor, Axis) else factor)]
+    for term in dim.terms:
+        inside: list[Axis] = []
+        for factor in term:
+            if isinstance(factor, Permuted):  # what stands side by side in it does not multiply
+                _freeze_repeated(node, factor.source)
+                inside.extend(dict.fromkeys(axes_of(factor.source)))
+            else:
+                inside.extend(axes_of(dim_of(factor) if isinstance(factor, Axis) else factor))
         if len(set(map(id, inside))) != len(inside):
             for axis in inside:
                 if inside.count(axis) > 1:

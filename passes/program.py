@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 from atograph.passes.errors import UserError
+from atograph.passes.propagate import mode_of
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputSpec
+from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, OutputSpec, TensorArgument
 
 T = TypeVar("T")
 
@@ -22,9 +25,12 @@ class Program(fx.GraphModule):
 
     Parameters, buffers and constants are placeholders of the graph; ``state`` maps their names in the user's model
     to tensors. ``facts`` holds one result per analysis, by type; a rewrite returns a program without facts.
+
+    ``signature`` may list state that the program has dropped since capture; constants that a rewrite added stand in it.
     """
 
     source: ExportedProgram
+    signature: ExportGraphSignature
     state: dict[str, torch.Tensor]
     facts: dict[type, Any]
 
@@ -32,28 +38,51 @@ class Program(fx.GraphModule):
     def of(cls, exported: ExportedProgram) -> Program:
         """The program of an `ExportedProgram`, which is left as it is."""
         state = {**exported.state_dict, **exported.constants}
-        return cls._build(exported, exported.graph, state)
+        return cls._build(exported, exported.graph_signature, exported.graph, state)
 
     @classmethod
-    def _build(cls, source: ExportedProgram, graph: fx.Graph, state: Mapping[str, Any]) -> Program:
+    def _build(
+        cls, source: ExportedProgram, signature: ExportGraphSignature, graph: fx.Graph, state: Mapping[str, Any]
+    ) -> Program:
         copied, _nodes = copy_graph(graph)
-        used = _drop_unused_state(copied, source.graph_signature)
+        signature = _with_new_constants(signature, copied, state)
+        used = _drop_unused_state(copied, signature)
         program = cls(source.graph_module, copied)
-        program.source, program.facts = source, {}
+        program.source, program.signature, program.facts = source, signature, {}
         program.state = {
             name: value for name, value in state.items() if name in used and isinstance(value, torch.Tensor)
         }
         return program
 
     def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
-        """A new program with this one's signature, another graph and other tensors."""
-        return Program._build(self.source, graph, state)
+        """A new program with this one's signature, another graph and other tensors.
 
-    @property
-    def signature(self) -> ExportGraphSignature:
-        """The signature at capture; it may list state that the program has dropped since."""
-        signature: ExportGraphSignature = self.source.graph_signature
-        return signature
+        A placeholder that the signature does not know is a new constant, if ``state`` has a value under its name.
+        """
+        return Program._build(self.source, self.signature, graph, state)
+
+    def new_constant(self, graph: fx.Graph, value: torch.Tensor, name: str) -> fx.Node:
+        """Add a placeholder for a constant to a graph that a rewrite is making of this program.
+
+        Its name, ``name`` with a number, is new to the program and to the graph; the state that goes with the graph to
+        `rewritten` has to hold ``value`` under it.
+        """
+        taken = {node.name for node in graph.nodes} | set(_state_of(self.signature).values())
+        number = next(n for n in count() if f"{name}_{n}" not in taken)
+        inputs = {node.name for node in self.input_nodes()}
+        # torch.export wants all state before the user's inputs
+        before = next((n for n in graph.nodes if n.op != "placeholder" or n.name in inputs), None)
+        with graph.inserting_before(before):
+            made = graph.placeholder(f"{name}_{number}")
+        with mode_of(graph):
+            made.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        return made
+
+    def constants(self) -> dict[fx.Node, torch.Tensor]:
+        """The placeholders of constants whose values are known: no parameter, no buffer, nothing on the meta device."""
+        names = set(self.signature.lifted_tensor_constants)
+        found = {node: self.state[name] for node, name in self.state_nodes() if name in names}
+        return {n: t for n, t in found.items() if not t.is_meta and not isinstance(t, FakeTensor)}
 
     def state_names(self) -> dict[str, str]:
         """Placeholder name → name in the user's model, for parameters, buffers and constants still in the graph."""
@@ -111,8 +140,9 @@ class Program(fx.GraphModule):
         names = self.state_names()
         specs = [s for s in self.signature.input_specs if s.kind not in _STATE_KINDS or s.arg.name in names]
         signature = ExportGraphSignature(input_specs=specs, output_specs=self._output_specs())
-        constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()}
         kept = set(names.values())
+        added = {name: self.state[name] for name in signature.lifted_tensor_constants if name in kept}
+        constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()} | added
         return ExportedProgram(
             root=fx.GraphModule(self.source.graph_module, graph),
             graph=graph,
@@ -131,6 +161,20 @@ class Program(fx.GraphModule):
 def _state_of(signature: ExportGraphSignature) -> dict[str, str]:
     """Placeholder name → name in the user's model, for parameters, buffers and constants."""
     return {spec.arg.name: str(spec.target) for spec in signature.input_specs if spec.kind in _STATE_KINDS}
+
+
+def _with_new_constants(
+    signature: ExportGraphSignature, graph: fx.Graph, state: Mapping[str, Any]
+) -> ExportGraphSignature:
+    """The signature with the constants that a rewrite has put into the graph, behind the state that it lists."""
+    specs = list(signature.input_specs)
+    known = {spec.arg.name for spec in specs}
+    names = [node.name for node in graph.nodes if node.op == "placeholder" and node.name not in known]
+    added = [InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(n), n) for n in names if n in state]
+    if not added:
+        return signature
+    at = next((i for i in reversed(range(len(specs))) if specs[i].kind in _STATE_KINDS), -1) + 1
+    return ExportGraphSignature(input_specs=[*specs[:at], *added, *specs[at:]], output_specs=signature.output_specs)
 
 
 def _drop_unused_state(graph: fx.Graph, signature: ExportGraphSignature) -> set[str]:

@@ -86,7 +86,7 @@ def test_pipelines_print_as_they_are_read(text: str) -> None:
         ("", "cannot read the pipeline"),
         ("infer-axes,", "cannot read the pipeline"),
         ("infer-axes find-groups", "expected ','"),
-        ("infer-axis", "no pass 'infer-axis'. Known passes: functionalize, infer-axes"),
+        ("infer-axis", "no pass 'infer-axis'. Known passes: functionalize, gather-shuffles, infer-axes"),
         ("slim{plam=x}", "has no option 'plam=x'. Its options: plan"),
         ("plan-magnitude", "needs the option 'flops'"),
         ("plan-magnitude{flops=many}", "takes a value of type float, not 'many'"),
@@ -171,8 +171,8 @@ def test_the_compiler_never_imports_the_product() -> None:
 
 # each layer may import those before it, and its own
 LAYERS = [
-    {"errors", "reason", "sizes", "dims", "unify", "slices", "values"},
-    {"program", "flow", "base", "functionalize", "propagate", "counting"},
+    {"errors", "reason", "sizes", "dims", "placements", "scatter", "unify", "slices", "values"},
+    {"program", "flow", "base", "functionalize", "gather_shuffles", "propagate", "counting"},
     {
         "rules",
         "rules.table",

@@ -13,10 +13,10 @@ from atograph.passes.dims import (
     dim_of,
     evaluate,
     kept_indices,
-    placements,
     product,
     resolve,
 )
+from atograph.passes.placements import placements
 from atograph.passes.reason import Reason
 from atograph.passes.unify import cut, freeze, unify
 from hypothesis import given, settings
