@@ -80,11 +80,13 @@ def _with_gathers(program: Program, found: dict[fx.Node, _Shuffle]) -> Program:
 
 def _erase_unused(graph: fx.Graph, node: fx.Node) -> None:
     """Erase an op that nobody reads any more, and those before it that only it read: movements, and their sizes."""
-    if not node.users and node.op == "call_function" and not node.is_impure():
-        inputs = node.all_input_nodes
-        graph.erase_node(node)
-        for source in inputs:
-            _erase_unused(graph, source)
+    queue, erased = [node], set()
+    while queue:
+        node = queue.pop()
+        if node not in erased and not node.users and node.op == "call_function" and not node.is_impure():
+            queue.extend(node.all_input_nodes)
+            graph.erase_node(node)
+            erased.add(node)
 
 
 def _is_movement(node: fx.Node) -> bool:
