@@ -60,21 +60,24 @@ class _Shuffle(NamedTuple):
 
 def _with_gathers(program: Program, found: dict[fx.Node, _Shuffle]) -> Program:
     graph, nodes = copy_graph(program.graph)
-    state = dict(program.state)
+    gathers: list[tuple[fx.Node, torch.Tensor]] = []
     for end, shuffle in reversed(found.items()):  # the longest of several chains that start together comes first
         old = nodes[end]
         if not old.users:
             continue
         made = nodes[shuffle.start]
         for dim, order in shuffle.orders.items():
-            order = order.to(old.meta["val"].device)
-            constant = program.new_constant(graph, order, "order")
-            state[constant.name] = order
             with graph.inserting_before(old):
-                made = graph.call_function(aten.index_select.default, (made, dim, constant))
+                made = graph.call_function(aten.index_select.default, (made, dim))
             made.meta = dict(old.meta)
+            gathers.append((made, order.to(old.meta["val"].device)))
         old.replace_all_uses_with(made)
         _erase_unused(graph, old)
+    state = dict(program.state)
+    for made, order in reversed(gathers):  # numbered as they run
+        constant = program.new_constant(graph, order, "order")
+        made.args = (*made.args, constant)
+        state[constant.name] = order
     return program.rewritten(graph, state)
 
 

@@ -134,6 +134,12 @@ class Program(fx.GraphModule):
             for spec, result in zip(self.signature.output_specs, results, strict=True)
         ]
 
+    def _added_constants(self, names: set[str]) -> dict[str, torch.Tensor]:
+        """Constants that no capture knows, on a device where the weights are: these may have moved since."""
+        added = {name: self.state[name] for name in self.signature.lifted_tensor_constants if name in names}
+        devices = [self.state[name].device for name in self.parameter_names() if not self.state[name].is_meta]
+        return {n: t if not devices or t.device in devices else t.to(devices[0]) for n, t in added.items()}
+
     def exported(self) -> ExportedProgram:
         """The program as a `torch.export.ExportedProgram`: runs, saves, and exports like any other."""
         graph, _nodes = copy_graph(self.graph)
@@ -141,8 +147,8 @@ class Program(fx.GraphModule):
         specs = [s for s in self.signature.input_specs if s.kind not in _STATE_KINDS or s.arg.name in names]
         signature = ExportGraphSignature(input_specs=specs, output_specs=self._output_specs())
         kept = set(names.values())
-        added = {name: self.state[name] for name in signature.lifted_tensor_constants if name in kept}
-        constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()} | added
+        constants = {name: self.state.get(name, value) for name, value in self.source.constants.items()}
+        constants |= self._added_constants(kept - constants.keys())
         return ExportedProgram(
             root=fx.GraphModule(self.source.graph_module, graph),
             graph=graph,

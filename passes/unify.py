@@ -158,6 +158,11 @@ def _bind(axis: Factor, dim: Dim) -> None:
 def _unify_terms(a: Term, b: Term) -> None:
     """Two products of equal size, aligned from the innermost factor outwards."""
     left, right = list(a), list(b)
+    match left, right:
+        case [Permuted() as one], [Permuted() as other] if one.order.tobytes() == other.order.tobytes():
+            left, right = [one.source], [other.source]
+        case [Permuted() as one], [Permuted()]:
+            left = _as_product(one)
     while left and right:
         x, y = left.pop(), right.pop()
         if x.size == y.size:
@@ -232,7 +237,8 @@ def _cut(dim: Dim, at: int) -> tuple[Dim, Dim]:
         whole, part = divmod(at, term_size(rest))
         labels = labels_of(head.source)
         if part or labels is None:
-            raise _Misaligned
+            low, high = _cut(resolve(product(list(map(_as_dim, [*_as_product(head), *rest])))), at)
+            return Dim((*before, *low.terms)), Dim((*high.terms, *terms[1:]))
         separate(labels, head.order[:whole])
         return _cut(resolve(Dim((*before, *terms))), sum(map(term_size, before)) + at)
     else:

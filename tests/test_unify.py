@@ -151,13 +151,33 @@ def test_unified_dims_keep_the_same_indices(dim: Dim, data: st.DataObject) -> No
     unify(dim, other, WHY)
     a, b = resolve(dim), resolve(other)
     assert a.size == b.size == size
-    if a != b:
-        assert all(x.frozen for x in all_axes(a, b))
+    if a != b and all(x.frozen for x in all_axes(a, b)):
         return
-    units = {x: np.array(sorted(data.draw(st.sets(st.integers(0, x.size - 1), min_size=1)))) for x in all_axes(a)}
+    units = {x: np.array(sorted(data.draw(st.sets(st.integers(0, x.size - 1), min_size=1)))) for x in all_axes(a, b)}
     kept = kept_indices(a, units.__getitem__)
+    assert list(kept) == list(kept_indices(b, units.__getitem__))  # a permuted sum of products has several forms
     assert list(kept) == sorted(set(kept)) and kept[-1] < size
     assert len(kept) == evaluate(a, lambda x: len(units[x]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(dims, dims, st.data())
+def test_any_two_dims_are_aligned_or_frozen(left: Dim, right: Dim, data: st.DataObject) -> None:
+    """Filled up to the same size, cut somewhere, and made the same: the same indices stay, or everything does."""
+    size = max(left.size, right.size)
+    pair = [concat([dim, axis(size - dim.size)]) if dim.size < size else dim for dim in (left, right)]
+    low, high = cut(pair[0], data.draw(st.integers(0, size)), WHY)
+    unify(pair[0], pair[1], WHY)
+    a, b, parts = resolve(pair[0]), resolve(pair[1]), resolve(concat([low, high]))
+    assert a.size == b.size == size
+    if all(x.frozen for x in all_axes(a, b)):
+        return
+    units = {x: np.array(sorted(data.draw(st.sets(st.integers(0, x.size - 1), min_size=1)))) for x in all_axes(a, b)}
+    assert set(all_axes(parts)) <= set(units) | {x for x in all_axes(parts) if x.frozen}
+    kept = list(kept_indices(a, units.__getitem__))
+    assert kept == list(kept_indices(b, units.__getitem__))
+    if set(all_axes(parts)) <= set(units):
+        assert kept == list(kept_indices(parts, units.__getitem__))
 
 
 @settings(max_examples=200, deadline=None)
@@ -238,7 +258,7 @@ def test_units_that_meet_become_one_and_no_others(data: st.DataObject) -> None:
         for j, right in enumerate(before):
             assert (after[i] == after[j]) == (right in same[left])
     assert not any(x.frozen for x in all_axes(*every))
-    assert len({x for x in all_axes(*every)}) <= len({label for label in after})
+    assert len(all_axes(*every)) <= len(set(after))
     for dim in every:  # the normal form depends on nothing but the labels
         labels = labels_of(resolve(dim))
         assert labels is not None and from_labels(labels) == resolve(dim)

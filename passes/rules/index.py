@@ -23,7 +23,7 @@ def index(op: Op) -> Effect:
         raise Unsupported("a mask as an index")
     used = [d for d, chosen in enumerate(indices) if chosen is not None]
     if len(used) == 1 and (order := _permutation(op, indices[used[0]], x[used[0]].size)) is not None:
-        return _reordered(op, used[0], indices[used[0]], order)
+        return _reordered(op, used[0], order)
     if used != list(range(used[0], used[-1] + 1)):
         raise Unsupported("indexing of dims that do not stand side by side")
     for d in used:
@@ -93,7 +93,7 @@ def index_select(op: Op) -> Effect:
     """Rows of one dim chosen by number."""
     x, at = op.shape("self"), op.axis()
     if (order := _permutation(op, op["index"], x[at].size)) is not None:
-        return _reordered(op, at, op["index"], order)
+        return _reordered(op, at, order)
     op.freeze(x[at], "chosen by index")
     for dim in op.shape("index"):
         op.freeze(dim, "it holds indices")
@@ -111,18 +111,28 @@ def _permutation(op: Op, index: fx.Node, size: int) -> torch.Tensor | None:
     return order if torch.equal(order.sort().values, torch.arange(size)) else None
 
 
-def _reordered(op: Op, at: int, index: fx.Node, order: torch.Tensor) -> Effect:
+# groups × channels → channels × groups
+@rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def channel_shuffle(op: Op) -> Effect:
+    """Channels of groups interleaved."""
+    order = torch.arange(op.shape("self")[1].size).view(op.integer("groups"), -1)
+    return _reordered(op, 1, order.t().reshape(-1))
+
+
+def _reordered(op: Op, at: int, order: torch.Tensor) -> Effect:
     """All indices of a dim, in an order that the program knows: they live and die where they come from."""
     x = op.shape("self")
-    for dim in op.shape(index):
-        op.freeze(dim, "it holds indices")
+    for node in op.tensors():
+        if node is not op["self"]:
+            for dim in op.shape(node):
+                op.freeze(dim, "it holds indices")
     out = (*x[:at], op.permuted(x[at], order), *x[at + 1 :])
 
     def lower(lowering: Any) -> fx.Node:
         new = lowering.order(x[at], out[at], order)
         if torch.equal(new, torch.arange(len(new))):
             return lowering.value(op["self"])  # type: ignore[no-any-return]
-        made = lowering.constant(new.to(op.constant(index).device), "order")  # type: ignore[union-attr]
+        made = lowering.constant(new.to(op.node.meta["val"].device), "order")
         return lowering.call(aten.index_select.default, op["self"], at, made)  # type: ignore[no-any-return]
 
     return Effect((out,), Keep((op.operand("self"),)), lower=lower)
