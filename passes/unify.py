@@ -17,6 +17,7 @@ from atograph.passes.dims import (
     Permuted,
     Term,
     axes_of,
+    concat,
     dim_of,
     labels_of,
     product,
@@ -93,9 +94,9 @@ def _unify(a: Dim, b: Dim) -> None:
             if not a.terms and not b.terms:
                 return None
         elif size_a < size_b:
-            _cut(Dim((first_b,)), size_a)
+            b = concat([*_cut(Dim((first_b,)), size_a), Dim(b.terms[1:])])
         else:
-            _cut(Dim((first_a,)), size_b)
+            a = concat([*_cut(Dim((first_a,)), size_b), Dim(a.terms[1:])])
 
 
 def _is_axis(term: Term) -> bool:
