@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 MOST_CALLS = 200_000
 """A model that makes more calls to torch than this goes through its samples one by one."""
 
-_TAKES_APART = {torch.Tensor.__iter__, torch.Tensor.unbind, torch.unbind, torch.Tensor.tolist}
+_TAKES_APART = {torch.Tensor.__iter__, torch.Tensor.unbind, torch.unbind}
 _MOST_PIECES = 1_000_000
 
 _OURS = str(Path(__file__).parent)
@@ -88,7 +88,7 @@ class _Lines(TorchFunctionMode):
         if graph is None:
             return func(*args, **(kwargs or {}))
         self._calls += 1
-        if self._calls > MOST_CALLS or (func in _TAKES_APART and max(args[0].shape, default=0) > _MOST_PIECES):
+        if self._calls > MOST_CALLS or (func in _TAKES_APART and _pieces(*args, **(kwargs or {})) > _MOST_PIECES):
             raise TooMuch("it goes through its samples one by one")
         before = _last(graph)
         result = func(*args, **(kwargs or {}))
@@ -99,6 +99,10 @@ class _Lines(TorchFunctionMode):
                 node.meta.setdefault("stack_trace", line)
                 node = node.prev
         return result
+
+
+def _pieces(tensor: torch.Tensor, dim: int = 0) -> int:
+    return tensor.shape[dim] if tensor.dim() else 0
 
 
 def _recording() -> fx.Graph | None:

@@ -30,7 +30,7 @@ from atograph.passes.propagate import mode_of, run, runs_alone
 from atograph.passes.sizes import BATCH, substitute
 
 _OTHER = 6
-"""Another batch: what was recorded must hold for it, too. A number that only looked independent shows at a small one."""
+"""Another batch, for which what was recorded must hold, too: at a small one a number that only looked static shows."""
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
@@ -184,8 +184,9 @@ class _Rebuilt:
         taken = iter(found[len(state) :])
         self.inputs = tuple(None if name is None else self._placeholder(next(taken), name) for name in inputs)
         self._source = next((self._nodes[node] for node in found[len(state) :] if _batch_first(node)), None)
+        idle = _idle(recorded.graph)
         for node in recorded.graph.nodes:
-            if node.op in ("call_function", "output") and node.target is not torch._C._set_grad_enabled:
+            if node.op in ("call_function", "output") and node not in idle:
                 self._copy(node)
 
     def _placeholder(self, node: fx.Node, name: str) -> str:
@@ -242,6 +243,14 @@ class _Rebuilt:
             made.meta = {"val": size}
             self._sizes[size] = made
         return self._sizes[size]
+
+
+def _idle(graph: fx.Graph) -> set[fx.Node]:
+    """Calls that change nothing here: nobody asks for gradients, and autocast casts nothing where it is off throughout."""
+    entered = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._enter_autocast}
+    left = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._exit_autocast}
+    off = all(node.args[2] is False for node in entered)
+    return {n for n in graph.nodes if n.target is torch._C._set_grad_enabled} | (entered | left if off else set())
 
 
 def _made_of_the_batch(number: float) -> bool:

@@ -3,6 +3,7 @@
     dim  := term + term + ...         concatenation, in order
     term := factor × factor × ...     product, outermost (slowest) factor first
     factor := axis | dim              a dim of several terms may stand inside a product
+            | permuted                a dim's indices in another order (a channel shuffle)
 
 An `Axis` is what one prunes along: `size` units that live or die one by one. Unification (`unify.py`) binds axes to
 finer expressions; `resolve` replaces bound axes by what they are bound to, so a resolved dim only holds free ones.
@@ -40,7 +41,7 @@ class Axis:
         return f"Axis({self.size}{', frozen' if self.frozen else ''})"
 
 
-Factor: TypeAlias = "Axis | Dim"
+Factor: TypeAlias = "Axis | Dim | Permuted"
 Term: TypeAlias = tuple[Factor, ...]
 
 
@@ -54,6 +55,34 @@ class Dim:
     def size(self) -> int:
         """Number of indices along the dim."""
         return sum(term_size(term) for term in self.terms)
+
+
+class Permuted:
+    """The indices of a dim in another order: index ``i`` is index ``order[i]`` of ``source``, each of them once.
+
+    Made by `permuted` only, which keeps it in normal form: an order other than 0, 1, 2, ... of a source that holds no
+    other `Permuted`, and that falls into no two parts next to each other.
+    """
+
+    __slots__ = ("_key", "order", "source")
+
+    def __init__(self, source: Dim, order: Indices) -> None:
+        self.source, self.order = source, order
+        self._key = order.tobytes()  # bytes remember their hash
+
+    @property
+    def size(self) -> int:
+        """Number of indices."""
+        return len(self.order)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Permuted) and self._key == other._key and self.source == other.source
+
+    def __hash__(self) -> int:
+        return hash((self.source, self._key))
+
+    def __repr__(self) -> str:
+        return f"Permuted({self.source!r}, {self.order.tolist()})"
 
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -105,12 +134,16 @@ def resolve(dim: Dim) -> Dim:
 
 
 def _is_stale(factor: Factor) -> bool:
+    if isinstance(factor, Permuted):
+        return any(_is_stale(inner) for term in factor.source.terms for inner in term)
     return factor.bound is not None if isinstance(factor, Axis) else True
 
 
 def _resolve_factor(factor: Factor) -> Dim:
     if isinstance(factor, Dim):
         return resolve(factor)
+    if isinstance(factor, Permuted):
+        return permuted(resolve(factor.source), factor.order) if _is_stale(factor) else Dim(((factor,),))
     chain: list[Axis] = []  # as long as the network is deep, so no recursion
     while (following := _renamed(factor)) is not None:
         chain.append(factor)
@@ -136,7 +169,7 @@ def axes_of(dim: Dim) -> Iterator[Axis]:
             if isinstance(factor, Axis):
                 yield factor
             else:
-                yield from axes_of(factor)
+                yield from axes_of(factor.source if isinstance(factor, Permuted) else factor)
 
 
 def evaluate(dim: Dim, count: Callable[[Axis], Any]) -> Any:
@@ -145,6 +178,8 @@ def evaluate(dim: Dim, count: Callable[[Axis], Any]) -> Any:
     for term in dim.terms:
         size: Any = 1
         for factor in term:
+            if isinstance(factor, Permuted):
+                factor = factor.source
             size = size * (count(factor) if isinstance(factor, Axis) else evaluate(factor, count))
         total = total + size
     return total
@@ -156,43 +191,142 @@ def kept_indices(dim: Dim, kept: Callable[[Axis], Indices]) -> Indices:
     for term in dim.terms:
         indices: Indices = np.zeros(1, dtype=np.int64)
         for factor in term:
-            inner = kept(factor) if isinstance(factor, Axis) else kept_indices(factor, kept)
+            inner = _kept_of(factor, kept)
             indices = (indices[:, None] * factor.size + inner[None, :]).reshape(-1)
         parts.append(indices + offset)
         offset += term_size(term)
     return np.concatenate(parts)
 
 
-class Placement(NamedTuple):
-    """Where one occurrence of an axis lies along a dim: unit ``u`` is at ``offset + o * stride + u * inner + i`` for
-    every ``o < outer`` and ``i < inner``."""
+def _kept_of(factor: Factor, kept: Callable[[Axis], Indices]) -> Indices:
+    if isinstance(factor, Axis):
+        return kept(factor)
+    if isinstance(factor, Dim):
+        return kept_indices(factor, kept)
+    stays = np.zeros(factor.size, dtype=bool)
+    stays[kept_indices(factor.source, kept)] = True
+    return np.flatnonzero(stays[factor.order])
 
-    offset: int
-    outer: int
-    stride: int
-    inner: int
+
+# -- orders of indices -------------------------------------------------------------------------------------------------
 
 
-def placements(dim: Dim, axis: Axis) -> Iterator[Placement]:
-    """Every occurrence of an axis along a resolved dim."""
-    offset = 0
+class Labels(NamedTuple):
+    """A dim index by index: ``axes[owner[i]]`` and the unit of it that index ``i`` is; ``-1`` is one that always stays.
+
+    Only a sum of lone axes and of permutations of them has labels: an index of a product belongs to several axes.
+    """
+
+    axes: tuple[Axis, ...]
+    owner: Indices
+    unit: Indices
+
+
+def labels_of(dim: Dim) -> Labels | None:
+    """The labels of a resolved dim; None where a term is a product."""
+    axes: dict[Axis, int] = {}
+    owners, units = [], []
     for term in dim.terms:
-        for position, factor in enumerate(term):
-            outer, inner = term_size(term[:position]), term_size(term[position + 1 :])
-            block = factor.size * inner
-            if factor is axis:
-                yield Placement(offset, outer, block, inner)
-            elif isinstance(factor, Dim):
-                for deep in placements(factor, axis):
-                    yield from _nested(deep, offset, outer, block, inner)
-        offset += term_size(term)
+        match term:
+            case ():
+                owners.append(np.array([-1]))
+                units.append(np.array([0]))
+            case (Axis() as axis,) if axis.size <= _MOST_LABELS:
+                owners.append(np.full(axis.size, axes.setdefault(axis, len(axes))))
+                units.append(np.arange(axis.size))
+            case (Permuted() as factor,):
+                inner = labels_of(factor.source)
+                if inner is None:
+                    return None
+                own = np.array([*(axes.setdefault(axis, len(axes)) for axis in inner.axes), -1])
+                owners.append(own[inner.owner][factor.order])
+                units.append(inner.unit[factor.order])
+            case _:
+                return None
+    empty: Indices = np.zeros(0, dtype=np.int64)
+    return Labels(tuple(axes), np.concatenate([empty, *owners]), np.concatenate([empty, *units]))
 
 
-def _nested(deep: Placement, offset: int, outer: int, block: int, inner: int) -> Iterator[Placement]:
-    """A placement within a factor, seen from the dim around it; two strides that are no single one are unrolled."""
-    within = Placement(deep.offset * inner, deep.outer, deep.stride * inner, deep.inner * inner)
-    if deep.outer == 1:
-        yield within._replace(offset=offset + within.offset, outer=outer, stride=block)
-    else:
-        for start in range(outer):
-            yield within._replace(offset=offset + start * block + within.offset)
+_MOST_LABELS = 2**20
+"""Axes beyond (a symbolic size, all tokens of a vocabulary) are not looked at unit by unit."""
+
+
+def from_labels(labels: Labels) -> Dim:
+    """The dim with these labels, in normal form; each axis has to stand in them with all of its units, equally often.
+
+    Where a prefix of the indices makes up whole axes, a term ends. A term of one axis in its own order is that axis.
+    """
+    axes, owner, unit = labels
+    size = len(owner)
+    copy = _occurrence(owner, unit)
+    # one run of indices for each occurrence of an axis; indices that always stay are runs of their own
+    key = np.where(owner < 0, -1 - np.arange(size), owner * (copy.max(initial=0) + 1) + copy)
+    run = np.unique(key, return_inverse=True)[1]
+    last = np.zeros(run.max(initial=-1) + 1, dtype=np.int64)
+    last[run] = np.arange(size)
+    ends = np.flatnonzero(np.maximum.accumulate(last[run]) == np.arange(size)) + 1
+    terms: list[Term] = []
+    for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        at = slice(start, end)
+        terms.append(_term(axes, owner[at], unit[at], run[at]))
+    return Dim(tuple(terms))
+
+
+def _occurrence(owner: Indices, unit: Indices) -> Indices:
+    """For each index how many before it have the same label."""
+    key = owner * (unit.max(initial=0) + 1) + unit
+    by_key = np.argsort(key, kind="stable")
+    fresh = np.ones(len(key), dtype=bool)
+    fresh[1:] = np.diff(key[by_key]) != 0
+    starts = np.flatnonzero(fresh)
+    found = np.empty(len(key), dtype=np.int64)
+    found[by_key] = np.arange(len(key)) - np.repeat(starts, np.diff([*starts, len(key)]))
+    return found
+
+
+def _term(axes: Sequence[Axis], owner: Indices, unit: Indices, run: Indices) -> Term:
+    """One term from labels; ``run`` numbers the occurrences of axes that it consists of."""
+    names, first, within = np.unique(run, return_index=True, return_inverse=True)
+    in_order = np.argsort(first)  # the source lists them as they appear
+    held = [owner[first[k]] for k in in_order]
+    sizes = np.array([1 if k < 0 else axes[k].size for k in held])
+    offsets = np.empty(len(names), dtype=np.int64)
+    offsets[in_order] = np.cumsum(sizes) - sizes
+    order = offsets[within] + unit
+    source: tuple[Term, ...] = tuple(() if k < 0 else (axes[k],) for k in held)
+    if len(source) == 1 and np.array_equal(order, np.arange(len(order))):
+        return source[0]
+    return (Permuted(Dim(source), order),)
+
+
+def permuted(source: Dim, order: Indices) -> Dim:
+    """The indices of a resolved dim in another order, in normal form: index ``i`` is index ``order[i]`` of it."""
+    if np.array_equal(order, np.arange(len(order))):
+        return source
+    labels = labels_of(source)
+    if labels is not None:
+        return from_labels(Labels(labels.axes, labels.owner[order], labels.unit[order]))
+    match source.terms:
+        case (term,) if (swapped := _swapped(term, order)) is not None:
+            return swapped
+        case ((Permuted() as inner,),):
+            return permuted(inner.source, inner.order[order])
+    return Dim(((Permuted(source, order),),))
+
+
+def transposition(order: Indices) -> tuple[int, int] | None:
+    """``(g, c)`` where an order is that of a ``g × c`` product after its factors swap places; None if it is not."""
+    inner = int(order[1]) if len(order) > 1 else 1
+    if inner < 2 or len(order) % inner:
+        return None
+    wanted = np.arange(len(order)).reshape(-1, inner).T.reshape(-1)
+    return (len(order) // inner, inner) if np.array_equal(order, wanted) else None
+
+
+def _swapped(term: Term, order: Indices) -> Dim | None:
+    """A product with its outer and its inner factors swapped, if that is what an order does to it."""
+    swap = transposition(order)
+    if swap is None:
+        return None
+    at = next((k for k in range(len(term)) if term_size(term[:k]) == swap[0]), None)
+    return product([Dim((term[at:],)), Dim((term[:at],))]) if at is not None else None

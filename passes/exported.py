@@ -133,6 +133,7 @@ def to_exported(program: Program) -> ExportedProgram:
         InternalError: torch.export does not accept the program.
     """
     module, interface = ProgramModule(program), program.interface
+    _unregister_constants(module, program)
     if interface.example is None:
         raise UserError("a program without example inputs cannot be exported.")
     args, kwargs = interface.example
@@ -169,6 +170,15 @@ def _with_empty_state(exported: ExportedProgram, empty: dict[str, torch.Tensor],
 
 def _only(values: dict[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in values.items() if name in names}
+
+
+def _unregister_constants(module: ProgramModule, program: Program) -> None:
+    """torch.export takes a tensor that is no buffer for a constant."""
+    for name in set(program.state) - program.interface.parameters - program.interface.buffers:
+        owner, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(owner)
+        value = holder._buffers.pop(leaf)
+        setattr(holder, leaf, value)
 
 
 def _called_like(forward: Any, signature: inspect.Signature) -> Any:

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import Axis, axes_of, placements
+from atograph.passes.dims import Axis, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
+from atograph.passes.placements import placements
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason
 from atograph.passes.slices import Slice

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import ONE, Axis, Dim, Shape, axes_of, dim_of, resolve
+from atograph.passes.dims import ONE, Axis, Dim, Permuted, Shape, axes_of, dim_of, resolve
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, reason_at
@@ -46,13 +47,14 @@ class InferAxes(AnalysisPass):
         """Infer the axes of a functional program."""
         axes = Axes()
         state = set(program.state_names())
+        constants = program.constants()
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 axes.shapes[node] = _placeholder(node, is_input=node.name not in state)
             elif node.op == "output":
                 _freeze_outputs(node, axes)
             elif node.op == "call_function":
-                _apply_rule(node, axes)
+                _apply_rule(node, axes, constants)
         for node in axes.shapes:  # no axis is bound from here on
             axes.shapes[node] = tuple(axes.shape(node, output) for output in range(len(axes.shapes[node])))
             for shape in axes.shapes[node]:
@@ -77,12 +79,12 @@ def _freeze_outputs(node: fx.Node, axes: Axes) -> None:
                 freeze(dim, Reason("model output", result.name, module_of(result)))
 
 
-def _apply_rule(node: fx.Node, axes: Axes) -> None:
+def _apply_rule(node: fx.Node, axes: Axes, constants: Mapping[fx.Node, torch.Tensor]) -> None:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else [value]
     if not any(isinstance(v, torch.Tensor) for v in values):
         return  # arithmetic on symbolic sizes
-    op = Op(node, axes.shapes)
+    op = Op(node, axes.shapes, constants)
     rule = rule_for(node.target)
     if rule is None:
         name = name_of(node.target)
@@ -109,10 +111,10 @@ def _apply_rule(node: fx.Node, axes: Axes) -> None:
 def _freeze_repeated(node: fx.Node, dim: Dim) -> None:
     """An axis that multiplies itself has no unit that can go alone. In a sum, as in (f + f) × c, it may stand twice."""
     for term in dim.terms:
-        inside = [{factor} if isinstance(factor, Axis) else set(axes_of(factor)) for factor in term]
+        inside = [set(axes_of(Dim(((factor,),)))) for factor in term]
         for axis in dict.fromkeys(axes_of(Dim((term,)))):
             if sum(axis in axes for axes in inside) > 1:
                 freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
         for factor in term:
-            if isinstance(factor, Dim):
-                _freeze_repeated(node, factor)
+            if not isinstance(factor, Axis):
+                _freeze_repeated(node, factor.source if isinstance(factor, Permuted) else factor)

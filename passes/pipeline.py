@@ -19,7 +19,7 @@ from atograph.passes.verify import verify
 Readers: TypeAlias = Mapping[type, Callable[[str], Any]]
 """How to read options that are not numbers, booleans or strings (a plan from the file that the text names)."""
 
-ANALYSE = "infer-axes,find-groups,estimate-cost"
+ANALYSE = "gather-shuffles,infer-axes,find-groups,estimate-cost"
 """What `atograph.trace` runs."""
 
 _PASS = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>[^}]*)\})?\s*")

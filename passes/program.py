@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 from atograph.passes.errors import UserError
 from atograph.passes.interface import Interface
+from atograph.passes.propagate import mode_of
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 T = TypeVar("T")
 
@@ -38,6 +41,9 @@ class Program(fx.GraphModule):
             root: module that holds the bodies of higher-order ops.
         """
         copied, _nodes = copy_graph(graph)
+        for node in copied.nodes:
+            if node.op == "placeholder" and node.name not in interface.state and node.name in state:
+                interface = interface.with_constant(node.name, node.name)  # one that a rewrite has made
         unused = _drop_unused_state(copied, interface)
         program = cls(torch.nn.Module() if root is None else root, copied)
         program.interface, program.facts = interface.without(unused), {}
@@ -45,11 +51,34 @@ class Program(fx.GraphModule):
         program.state = {name: value for name, value in state.items() if name in names}
         return program
 
-    def rewritten(
-        self, graph: fx.Graph, state: Mapping[str, torch.Tensor], interface: Interface | None = None
-    ) -> Program:
-        """A new program that is called like this one, with another graph and other tensors."""
-        return Program.build(graph, interface or self.interface, state, root=self)
+    def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
+        """A new program that is called like this one, with another graph and other tensors.
+
+        A placeholder that the interface does not know is a new constant, if ``state`` has a value under its name.
+        """
+        return Program.build(graph, self.interface, state, root=self)
+
+    def new_constant(self, graph: fx.Graph, value: torch.Tensor, name: str) -> fx.Node:
+        """Add a placeholder for a constant to a graph that a rewrite is making of this program.
+
+        Its name, ``name`` with a number, is new to the program and to the graph; the state that goes with the graph to
+        `rewritten` has to hold ``value`` under it.
+        """
+        taken = {node.name for node in graph.nodes} | set(self.interface.state.values())
+        number = next(n for n in count() if f"{name}_{n}" not in taken)
+        inputs = {node.name for node in self.input_nodes()}
+        before = next((n for n in graph.nodes if n.op != "placeholder" or n.name in inputs), None)
+        with graph.inserting_before(before):
+            made = graph.placeholder(f"{name}_{number}")
+        with mode_of(graph):
+            made.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        return made
+
+    def constants(self) -> dict[fx.Node, torch.Tensor]:
+        """The placeholders of constants whose values are known: no parameter, no buffer, nothing on the meta device."""
+        others = self.interface.parameters | self.interface.buffers
+        found = {node: self.state[name] for node, name in self.state_nodes() if name not in others}
+        return {n: t for n, t in found.items() if not t.is_meta and not isinstance(t, FakeTensor)}
 
     def state_names(self) -> Mapping[str, str]:
         """Placeholder name → name in the user's model, for parameters, buffers and constants still in the graph."""

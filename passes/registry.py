@@ -17,6 +17,7 @@ GROUP = "atograph.passes"
 
 _OURS = {
     "functionalize": "functionalize:Functionalize",
+    "gather-shuffles": "gather_shuffles:GatherShuffles",
     "infer-axes": "infer_axes:InferAxes",
     "find-groups": "groups:FindGroups",
     "estimate-cost": "cost:EstimateCost",

@@ -91,7 +91,7 @@ def _register(module: nn.Module, name: str, value: torch.Tensor, *, trained: boo
 
 
 def _lookup(module: nn.Module, name: str) -> torch.Tensor:
-    for part in name.split("."):
-        module = getattr(module, part)
-    assert isinstance(module, torch.Tensor)
-    return module
+    owner, _, leaf = name.rpartition(".")
+    value = getattr(module.get_submodule(owner), leaf)
+    assert isinstance(value, torch.Tensor)
+    return value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
@@ -15,14 +16,15 @@ _Positive = Annotated[int, Field(ge=1)]
 class Slice(BaseModel):
     """The indices of one parameter dimension that belong to a group.
 
-    Unit ``u`` of the group lies at ``offset + o * stride + u * inner + i`` for every ``o < outer`` and ``i < inner``.
+    Unit ``u`` of the group lies at ``offset + o * stride + p * inner + i`` for every ``o < outer`` and ``i < inner``,
+    where ``p`` is ``positions[u]``, or ``u`` itself where there are no positions.
 
     Attributes:
         parameter: its name in the user's model.
         dim: the dimension that carries the group's axis.
         length: size of that dimension.
         size: number of units of the group.
-        offset, outer, stride, inner: where the units lie, see above.
+        offset, outer, stride, inner, positions: where the units lie, see above.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -35,20 +37,37 @@ class Slice(BaseModel):
     outer: _Positive = 1
     stride: _Positive
     inner: _Positive = 1
+    positions: tuple[_Count, ...] | None = None
 
     @model_validator(mode="after")
     def _within(self) -> Self:
-        block = self.size * self.inner
+        if self.positions is not None and len(self.positions) != self.size:
+            raise ValueError("not one position for each unit")
+        if self.positions is not None and len(set(self.positions)) != self.size:
+            raise ValueError("units overlap")
+        block = (self.size if self.positions is None else max(self.positions) + 1) * self.inner
         if self.outer > 1 and self.stride < block:
             raise ValueError("units overlap")
         if self.offset + (self.outer - 1) * self.stride + block > self.length:
             raise ValueError("units lie outside of the dimension")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_positions(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialise(self)
+        if self.positions is None:  # nearly always
+            del found["positions"]
+        return found
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            if name != "positions" or value is not None:  # the fingerprint of a plan is made of this
+                yield name, value
+
     @property
     def units(self) -> torch.Tensor:
         """int64 ``[length]``: the unit that each index belongs to, -1 for none; never to be written to."""
-        return _units(self.length, self.size, self.offset, self.outer, self.stride, self.inner)
+        return _units(self.length, self.size, self.offset, self.outer, self.stride, self.inner, self.positions)
 
     def mask(self, units: torch.Tensor) -> torch.Tensor:
         """Spread a mask over units (shape ``[size]``) along the dimension (shape ``[length]``)."""
@@ -56,9 +75,12 @@ class Slice(BaseModel):
 
 
 @lru_cache(maxsize=1024)
-def _units(length: int, size: int, offset: int, outer: int, stride: int, inner: int) -> torch.Tensor:
+def _units(
+    length: int, size: int, offset: int, outer: int, stride: int, inner: int, positions: tuple[int, ...] | None
+) -> torch.Tensor:
     # beside the slice, not in it: pydantic compares all that a model keeps, and a tensor has no one truth value
     units = torch.full((length,), -1)
     o, u, i = torch.meshgrid(torch.arange(outer), torch.arange(size), torch.arange(inner), indexing="ij")
-    units[(offset + o * stride + u * inner + i).reshape(-1)] = u.reshape(-1)
+    place = u if positions is None else torch.tensor(positions)[u]
+    units[(offset + o * stride + place * inner + i).reshape(-1)] = u.reshape(-1)
     return units

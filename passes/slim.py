@@ -116,6 +116,18 @@ class Lowering:
         """A dim's new size over its old one; a dynamic factor in it cancels."""
         return self._rewrite.kept.size(dim) / resolve(dim).size
 
+    def order(self, source: Dim, dim: Dim, order: torch.Tensor) -> torch.Tensor:
+        """How a dim whose index ``i`` was index ``order[i]`` of ``source`` is ordered now; int64 ``[its new size]``."""
+        kept = self._rewrite.kept
+        chosen = order.numpy()[kept.indices(dim)]
+        return torch.from_numpy(np.searchsorted(kept.indices(source), chosen))
+
+    def constant(self, value: torch.Tensor, name: str) -> fx.Node:
+        """A new constant of the program, called ``name`` with a number."""
+        made = self._rewrite.program.new_constant(self._rewrite.graph, value, name)
+        self._rewrite.constants[made.name] = value
+        return made
+
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A new op node; old nodes among its arguments are mapped."""
         nodes = self._rewrite.nodes
@@ -134,6 +146,7 @@ class _Rewrite:
         self.program, self.axes, self.kept = program, axes, kept
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
+        self.constants: dict[str, torch.Tensor] = {}
         self._holders: dict[int, fx.Node] = {}  # number → the first node whose value it is
         for node in program.graph.nodes:
             if type(value := node.meta.get("val")) is int:
@@ -154,7 +167,7 @@ class _Rewrite:
         names = self.program.state_names()
         propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()})
         self._check_shapes()
-        return self.program.rewritten(self.graph, state)
+        return self.program.rewritten(self.graph, state | self.constants)
 
     def _touched(self, node: fx.Node) -> bool:
         involved = [node, *node.all_input_nodes]

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from atograph.passes.dims import Axis, Dim, axes_of, resolve
+from atograph.passes.dims import Axis, Dim, Factor, Permuted, axes_of, resolve
 from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
@@ -91,11 +91,14 @@ class _Printer:
         return any(axis in self.groups for axis in axes_of(resolve(dim)))
 
     def _dim(self, dim: Dim) -> str:
-        terms = []
-        for term in dim.terms:
-            factors = [self.groups.get(f, str(f.size)) if isinstance(f, Axis) else f"({self._dim(f)})" for f in term]
-            terms.append("×".join(factors) or "1")
-        return "+".join(terms)
+        return "+".join("×".join(self._factor(factor) for factor in term) or "1" for term in dim.terms)
+
+    def _factor(self, factor: Factor) -> str:
+        if isinstance(factor, Axis):
+            return self.groups.get(factor, str(factor.size))
+        if isinstance(factor, Permuted):
+            return f"permuted({self._dim(factor.source)})"
+        return f"({self._dim(factor)})"
 
 
 def _target(node: fx.Node) -> str:

@@ -1,15 +1,32 @@
 """Unification of dims: the one operation that axis inference consists of.
 
 `unify(a, b)` makes two dims the same, as in type inference: equal axes are merged, a sum aligned with a finer sum cuts
-an axis in two, a product aligned with a finer product factors it. What cannot be aligned is frozen with the reason.
+an axis in two, a product aligned with a finer product factors it. Where indices stand in another order (`Permuted`),
+units are matched one by one (`scatter.py`). What cannot be aligned is frozen with the reason.
 """
 
 from __future__ import annotations
 
 from math import gcd
 
-from atograph.passes.dims import ONE, Axis, Dim, Factor, Term, axes_of, dim_of, product, resolve, term_size
+from atograph.passes.dims import (
+    ONE,
+    Axis,
+    Dim,
+    Factor,
+    Permuted,
+    Term,
+    axes_of,
+    concat,
+    dim_of,
+    labels_of,
+    product,
+    resolve,
+    term_size,
+    transposition,
+)
 from atograph.passes.reason import Reason
+from atograph.passes.scatter import merge, separate
 
 
 class _Misaligned(Exception):
@@ -63,6 +80,13 @@ def _unify(a: Dim, b: Dim) -> None:
             return _bind(first_a[0], b)
         if b.terms == (first_b,) and _is_axis(first_b):
             return _bind(first_b[0], a)
+        if any(_is_permuted(term) for term in a.terms + b.terms):
+            blocks = _blocks(a, b)
+            if _match(*blocks):
+                a, b = (Dim(dim.terms[len(block.terms) :]) for dim, block in zip((a, b), blocks, strict=True))
+                if not a.terms:
+                    return None
+                continue
         size_a, size_b = term_size(first_a), term_size(first_b)
         if size_a == size_b:
             _unify_terms(first_a, first_b)
@@ -70,19 +94,49 @@ def _unify(a: Dim, b: Dim) -> None:
             if not a.terms and not b.terms:
                 return None
         elif size_a < size_b:
-            _cut(Dim((first_b,)), size_a)
+            b = concat([*_cut(Dim((first_b,)), size_a), Dim(b.terms[1:])])
         else:
-            _cut(Dim((first_a,)), size_b)
+            a = concat([*_cut(Dim((first_a,)), size_b), Dim(a.terms[1:])])
 
 
 def _is_axis(term: Term) -> bool:
     return len(term) == 1 and isinstance(term[0], Axis)
 
 
+def _is_permuted(term: Term) -> bool:
+    return len(term) == 1 and isinstance(term[0], Permuted)
+
+
+def _blocks(a: Dim, b: Dim) -> tuple[Dim, Dim]:
+    """The shortest beginnings of two dims of equal size that are of equal size themselves."""
+    i, j, left, right = 1, 1, term_size(a.terms[0]), term_size(b.terms[0])
+    while left != right:
+        if left < right:
+            left, i = left + term_size(a.terms[i]), i + 1
+        else:
+            right, j = right + term_size(b.terms[j]), j + 1
+    return Dim(a.terms[:i]), Dim(b.terms[:j])
+
+
+def _match(a: Dim, b: Dim) -> bool:
+    """Unify two dims unit by unit, where one is permuted and neither holds a product."""
+    if not any(_is_permuted(term) for term in a.terms + b.terms):
+        return False
+    left, right = labels_of(a), labels_of(b)
+    if left is None or right is None:
+        return False
+    merge(left, right)
+    return True
+
+
 def _bind(axis: Factor, dim: Dim) -> None:
     """Bind a free axis to what it turned out to be. Frozenness passes to the parts, and from a lone axis back."""
     assert isinstance(axis, Axis)
     inner = list(axes_of(dim))
+    if axis in inner and any(_is_permuted(term) for term in dim.terms):
+        if not _match(dim_of(axis), dim):
+            raise _Misaligned
+        return
     if axis in inner:  # x = x × 1: the unit axes around it can never go
         if dim.terms == ((axis,),):
             return
@@ -93,8 +147,8 @@ def _bind(axis: Factor, dim: Dim) -> None:
             raise _Misaligned
         return
     if len(dim.terms) == 1 and len(inner) > 1:
-        for unit in inner:  # 1 × y is y: there is always one of it
-            if unit.size == 1:
+        for unit in dim.terms[0]:  # 1 × y is y: there is always one of it
+            if isinstance(unit, Axis) and unit.size == 1:
                 unit.bound = ONE
         dim = resolve(dim)
     if axis.frozen:
@@ -105,6 +159,11 @@ def _bind(axis: Factor, dim: Dim) -> None:
 def _unify_terms(a: Term, b: Term) -> None:
     """Two products of equal size, aligned from the innermost factor outwards."""
     left, right = list(a), list(b)
+    match left, right:
+        case [Permuted() as one], [Permuted() as other] if one.order.tobytes() == other.order.tobytes():
+            left, right = [one.source], [other.source]
+        case [Permuted() as one], [Permuted()]:
+            left = _as_product(one)
     while left and right:
         x, y = left.pop(), right.pop()
         if x.size == y.size:
@@ -130,7 +189,7 @@ def _refresh(factors: list[Factor]) -> list[Factor]:
 
 
 def _as_dim(factor: Factor) -> Dim:
-    return dim_of(factor) if isinstance(factor, Axis) else factor
+    return factor if isinstance(factor, Dim) else Dim(((factor,),))
 
 
 def _factor(factor: Factor, inner: int) -> list[Factor]:
@@ -139,6 +198,8 @@ def _factor(factor: Factor, inner: int) -> list[Factor]:
         rest, last = Axis(factor.size // inner), Axis(inner)
         _bind(factor, Dim(((rest, last),)))
         return [rest, last]
+    if isinstance(factor, Permuted):
+        return _as_product(factor)
     # (a + b) = (a' + b') × c, if every term has the same inner factor c
     last, outer = Axis(inner), []
     for term in factor.terms:
@@ -149,6 +210,16 @@ def _factor(factor: Factor, inner: int) -> list[Factor]:
         outer.append(dim_of(rest))
         _unify(Dim((term,)), Dim(((rest, last),)))
     return [Dim(tuple(term for dim in outer for term in resolve(dim).terms)), last]
+
+
+def _as_product(factor: Permuted) -> list[Factor]:
+    """A permuted dim as the product that it is, if its source is one whose factors changed places and nothing else."""
+    swap = transposition(factor.order)
+    if swap is None:
+        raise _Misaligned
+    outer, inner = Axis(swap[0]), Axis(swap[1])
+    _unify(factor.source, Dim(((outer, inner),)))
+    return [inner, outer]
 
 
 def _cut(dim: Dim, at: int) -> tuple[Dim, Dim]:
@@ -163,6 +234,14 @@ def _cut(dim: Dim, at: int) -> tuple[Dim, Dim]:
     head, *rest = terms[0]
     if isinstance(head, Dim):
         low, high = _cut(product([head, *map(_as_dim, rest)]), at)
+    elif isinstance(head, Permuted):
+        whole, part = divmod(at, term_size(rest))
+        labels = labels_of(head.source)
+        if part or labels is None:
+            low, high = _cut(resolve(product(list(map(_as_dim, [*_as_product(head), *rest])))), at)
+            return Dim((*before, *low.terms)), Dim((*high.terms, *terms[1:]))
+        separate(labels, head.order[:whole])
+        return _cut(resolve(Dim((*before, *terms))), sum(map(term_size, before)) + at)
     else:
         inner = term_size(rest)
         whole, part = divmod(at, inner)

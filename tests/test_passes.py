@@ -87,7 +87,7 @@ def test_pipelines_print_as_they_are_read(text: str) -> None:
         ("", "cannot read the pipeline"),
         ("infer-axes,", "cannot read the pipeline"),
         ("infer-axes find-groups", "expected ','"),
-        ("infer-axis", "no pass 'infer-axis'. Known passes: functionalize, infer-axes"),
+        ("infer-axis", "no pass 'infer-axis'. Known passes: functionalize, gather-shuffles, infer-axes"),
         ("slim{plam=x}", "has no option 'plam=x'. Its options: plan"),
         ("plan-magnitude", "needs the option 'flops'"),
         ("plan-magnitude{flops=many}", "takes a value of type float, not 'many'"),
@@ -172,8 +172,19 @@ def test_the_compiler_never_imports_the_product() -> None:
 
 # each layer may import those before it, and its own
 LAYERS = [
-    {"errors", "reason", "sizes", "dims", "unify", "slices", "values"},
-    {"interface", "program", "run", "exported", "flow", "base", "functionalize", "propagate", "counting"},
+    {"errors", "reason", "sizes", "dims", "placements", "scatter", "unify", "slices", "values"},
+    {
+        "interface",
+        "program",
+        "run",
+        "exported",
+        "flow",
+        "base",
+        "functionalize",
+        "gather_shuffles",
+        "propagate",
+        "counting",
+    },
     {
         "rules",
         "rules.table",

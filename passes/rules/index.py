@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from atograph.passes.dims import product
 from atograph.passes.flow import Affine, Constant, Keep, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from torch import fx
 
 aten = torch.ops.aten
 
@@ -19,6 +22,8 @@ def index(op: Op) -> Effect:
     if any(chosen.meta["val"].dtype in (torch.bool, torch.uint8) for chosen in indices if chosen is not None):
         raise Unsupported("a mask as an index")
     used = [d for d, chosen in enumerate(indices) if chosen is not None]
+    if len(used) == 1 and (order := _permutation(op, indices[used[0]], x[used[0]].size)) is not None:
+        return _reordered(op, used[0], order)
     if used != list(range(used[0], used[-1] + 1)):
         raise Unsupported("indexing of dims that do not stand side by side")
     for d in used:
@@ -89,11 +94,50 @@ def fill(op: Op) -> Effect:
 def index_select(op: Op) -> Effect:
     """Rows of one dim chosen by number."""
     x, at = op.shape("self"), op.axis()
+    if (order := _permutation(op, op["index"], x[at].size)) is not None:
+        return _reordered(op, at, order)
     op.freeze(x[at], "chosen by index")
     for dim in op.shape("index"):
         op.freeze(dim, "it holds indices")
     out = (*x[:at], op.fixed(op.out_sizes()[at], "chosen by index"), *x[at + 1 :])
     return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d != at}),)))
+
+
+def _permutation(op: Op, index: fx.Node, size: int) -> torch.Tensor | None:
+    """The order, int64 ``[size]``, that an index puts a whole dim into; None if it is anything else."""
+    order = op.constant(index)
+    if order is None or order.dtype not in (torch.int64, torch.int32) or tuple(order.shape) != (size,):
+        return None
+    order = order.detach().cpu().long()
+    order = torch.where(order < 0, order + size, order)
+    return order if torch.equal(order.sort().values, torch.arange(size)) else None
+
+
+# groups × channels → channels × groups
+@rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def channel_shuffle(op: Op) -> Effect:
+    """Channels of groups interleaved."""
+    order = torch.arange(op.shape("self")[1].size).view(op.integer("groups"), -1)
+    return _reordered(op, 1, order.t().reshape(-1))
+
+
+def _reordered(op: Op, at: int, order: torch.Tensor) -> Effect:
+    """All indices of a dim, in an order that the program knows: they live and die where they come from."""
+    x = op.shape("self")
+    for node in op.tensors():
+        if node is not op["self"]:
+            for dim in op.shape(node):
+                op.freeze(dim, "it holds indices")
+    out = (*x[:at], op.permuted(x[at], order), *x[at + 1 :])
+
+    def lower(lowering: Any) -> fx.Node:
+        new = lowering.order(x[at], out[at], order)
+        if torch.equal(new, torch.arange(len(new))):
+            return lowering.value(op["self"])  # type: ignore[no-any-return]
+        made = lowering.constant(new.to(op.node.meta["val"].device), "order")
+        return lowering.call(aten.index_select.default, op["self"], at, made)  # type: ignore[no-any-return]
+
+    return Effect((out,), Keep((op.operand("self"),)), lower=lower)
 
 
 # out[i, j, ..] = x[index[i, j, ..], j, ..]: the other dims run along, as far as the index reaches

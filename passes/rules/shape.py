@@ -526,17 +526,6 @@ def triangle(op: Op) -> Effect:
     return Effect((x,), Keep((op.operand("self", {d: d for d in range(len(x) - 2)}),), fill=0.0))
 
 
-# groups × channels → channels × groups
-@rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
-def channel_shuffle(op: Op) -> Effect:
-    """Channels of groups interleaved."""
-    x = op.shape("self")
-    groups = op.fixed(op.integer("groups"), "channels are interleaved across the groups")
-    channel = op.fresh(x[1].size // groups.size)
-    op.unify(x[1], product([groups, channel]))
-    return Effect(((x[0], product([channel, groups]), *x[2:]),), Keep((op.operand("self"),)))
-
-
 # one half gates the other: both halves live and die together
 @rule(aten.glu.default)
 def glu(op: Op) -> Effect:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from atograph.passes.counting import flops_of
-from atograph.passes.dims import ONE, Axis, Dim, Shape, dim_of
+from atograph.passes.dims import ONE, Axis, Dim, Shape, dim_of, permuted, resolve
 from atograph.passes.errors import InternalError
 from atograph.passes.flow import Flow, Link, Operand, Unknown
 from atograph.passes.reason import Reason, reason_at
@@ -50,9 +50,15 @@ class Unsupported(Exception):
 class Op:
     """A node as its rule sees it: arguments by schema name, dims by argument, and the verbs of inference."""
 
-    def __init__(self, node: fx.Node, shapes: Mapping[fx.Node, tuple[Shape, ...]]) -> None:
+    def __init__(
+        self,
+        node: fx.Node,
+        shapes: Mapping[fx.Node, tuple[Shape, ...]],
+        constants: Mapping[fx.Node, torch.Tensor] | None = None,
+    ) -> None:
         self.node = node
         self._shapes = shapes
+        self._constants = constants or {}
         self._args = _bind_arguments(node)
 
     def __getitem__(self, name: str) -> Any:
@@ -73,6 +79,23 @@ class Op:
         if isinstance(value, fx.Node):
             raise Unsupported(f"a dynamic size as '{name}'")
         return int(value)
+
+    def constant(self, argument: str | fx.Node) -> torch.Tensor | None:
+        """The value of a tensor argument that is a constant of the program; None for all others.
+
+        Weights and buffers are none: a checkpoint brings others.
+        """
+        node = self._args[argument] if isinstance(argument, str) else argument
+        while node not in self._constants and node.target in _SAME_VALUE:
+            node = node.args[0]
+        return self._constants.get(node)
+
+    def permuted(self, dim: Dim, order: torch.Tensor) -> Dim:
+        """The indices of ``dim`` in another order, int64 ``[dim.size]``: index ``i`` is index ``order[i]`` of it."""
+        result = permuted(resolve(dim), order.cpu().numpy())
+        holder = Axis(result.size)
+        holder.bound = result  # an axis remembers how its dim resolves
+        return dim_of(holder)
 
     def shape(self, argument: str | fx.Node) -> Shape:
         """The dims of a tensor argument."""
@@ -142,6 +165,11 @@ class Op:
             links = [Link(source, target) for source, target in links.items()]
         return Operand(node, tuple(links))
 
+
+_SAME_VALUE = (
+    torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.detach.default, torch.ops.aten.alias.default,
+    torch.ops.aten.clone.default,
+)  # fmt: skip
 
 Rule: TypeAlias = Callable[[Op], Effect]
 

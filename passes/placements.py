@@ -1,0 +1,62 @@
+"""Where the units of an axis lie along a dim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from atograph.passes.dims import Axis, Dim, Permuted, term_size
+
+
+class Placement(NamedTuple):
+    """Where one occurrence of an axis lies along a dim: unit ``u`` is at ``offset + o * stride + p * inner + i`` for
+    every ``o < outer`` and ``i < inner``, where ``p`` is ``positions[u]``, or ``u`` itself without positions."""
+
+    offset: int
+    outer: int
+    stride: int
+    inner: int
+    positions: tuple[int, ...] | None = None
+
+
+def placements(dim: Dim, axis: Axis) -> Iterator[Placement]:
+    """Every occurrence of an axis along a resolved dim."""
+    offset = 0
+    for term in dim.terms:
+        for position, factor in enumerate(term):
+            outer, inner = term_size(term[:position]), term_size(term[position + 1 :])
+            block = factor.size * inner
+            if factor is axis:
+                yield Placement(offset, outer, block, inner)
+            elif not isinstance(factor, Axis):
+                within = placements(factor, axis) if isinstance(factor, Dim) else _scattered(factor, axis)
+                for deep in within:
+                    yield from _nested(deep, offset, outer, block, inner)
+        offset += term_size(term)
+
+
+def _scattered(factor: Permuted, axis: Axis) -> Iterator[Placement]:
+    """The occurrences of an axis in a permuted dim: one for each index of a unit in its source."""
+    place = np.empty(factor.size, dtype=np.int64)
+    place[factor.order] = np.arange(factor.size)
+    for deep in placements(factor.source, axis):
+        units = np.arange(axis.size) if deep.positions is None else np.array(deep.positions)
+        for o in range(deep.outer):
+            for i in range(deep.inner):
+                found = place[deep.offset + o * deep.stride + units * deep.inner + i]
+                first = int(found[0])
+                if np.array_equal(found, np.arange(first, first + len(found))):
+                    yield Placement(first, 1, axis.size, 1)
+                else:
+                    yield Placement(0, 1, factor.size, 1, tuple(found.tolist()))
+
+
+def _nested(deep: Placement, offset: int, outer: int, block: int, inner: int) -> Iterator[Placement]:
+    """A placement within a factor, seen from the dim around it; two strides that are no single one are unrolled."""
+    within = Placement(deep.offset * inner, deep.outer, deep.stride * inner, deep.inner * inner, deep.positions)
+    if deep.outer == 1:
+        yield within._replace(offset=offset + within.offset, outer=outer, stride=block)
+    else:
+        for start in range(outer):
+            yield within._replace(offset=offset + start * block + within.offset)
