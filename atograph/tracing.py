@@ -246,7 +246,7 @@ class _Rebuilt:
 
 
 def _idle(graph: fx.Graph) -> set[fx.Node]:
-    """Calls that change nothing here: nobody asks for gradients, and autocast casts nothing where it is off throughout."""
+    """Calls that change nothing here: nobody asks for gradients, and an autocast that is off casts nothing."""
     entered = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._enter_autocast}
     left = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._exit_autocast}
     off = all(node.args[2] is False for node in entered)
