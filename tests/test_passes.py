@@ -181,6 +181,7 @@ LAYERS = [
         "flow",
         "base",
         "functionalize",
+        "writes",
         "gather_shuffles",
         "propagate",
         "counting",

@@ -1,0 +1,197 @@
+"""In-place ops become functional ones: what is written into memory becomes a value, and reaches whoever reads it later.
+
+A tensor and its views (slice, select, transpose, ...) are one memory. A write through one of them gives the memory a
+new value: it is put back into what it is a view of (``slice_scatter`` undoes ``slice``), up to the tensor that owns the
+memory, and the other views are taken again when they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from atograph.passes.program import Program, copy_node
+from atograph.passes.propagate import mode_of, run
+from torch import fx
+
+aten = torch.ops.aten
+
+Emit = Callable[..., fx.Node]
+"""Adds an op to the new graph: ``emit(target, *args)``."""
+
+
+class Hidden(Exception):
+    """A write that this module cannot follow: into an input, or through an op that may or may not be a view."""
+
+
+def without_writes(program: Program) -> Program:
+    """The same program with functional ops only.
+
+    Raises:
+        Hidden: a write cannot be followed.
+    """
+    if not any(written(node) is not None for node in program.graph.nodes):
+        return program
+    return _Replay(program).run()
+
+
+def written(node: fx.Node) -> fx.Node | None:
+    """The node whose value an in-place op writes; None for a functional op."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return None
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, fx.Node):
+            return value
+    return None
+
+
+# how a value goes back into what it is a view of: (emit, the view's node, the whole before, the part) → the whole after
+_PUT_BACK: dict[Any, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
+    aten.slice.Tensor: lambda emit, view, whole, part: emit(aten.slice_scatter.default, whole, part, *view.args[1:]),
+    aten.select.int: lambda emit, view, whole, part: emit(aten.select_scatter.default, whole, part, *view.args[1:]),
+    aten.view.default: lambda emit, view, whole, part: emit(aten.view_as.default, part, whole),
+    aten.unsqueeze.default: lambda emit, view, whole, part: emit(aten.view_as.default, part, whole),
+    aten.squeeze.dim: lambda emit, view, whole, part: emit(aten.view_as.default, part, whole),
+    aten.transpose.int: lambda emit, view, whole, part: emit(aten.transpose.int, part, *view.args[1:]),
+    aten.t.default: lambda emit, view, whole, part: emit(aten.t.default, part),
+    aten.permute.default: lambda emit, view, whole, part: emit(aten.permute.default, part, _inverse(view)),
+    aten.alias.default: lambda emit, view, whole, part: part,
+    aten.detach.default: lambda emit, view, whole, part: part,
+}
+
+
+def _inverse(view: fx.Node) -> list[int]:
+    dims = [int(d) for d in view.args[1]]  # type: ignore[union-attr, arg-type]
+    return [[d % len(dims) for d in dims].index(target) for target in range(len(dims))]
+
+
+class _Replay:
+    """The graph, node by node, with what every tensor holds at that moment."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.graph = program, fx.Graph()
+        self.order = {node: index for index, node in enumerate(program.graph.nodes)}
+        self.now: dict[fx.Node, fx.Node] = {}
+        self.part_of: dict[fx.Node, fx.Node] = {}  # view → what it is a view of; an in-place op's result → its target
+        self.stale: set[fx.Node] = set()  # views of memory that was written to since
+        self._mode = mode_of(program.graph)
+
+    def run(self) -> Program:
+        for node in self.program.graph.nodes:
+            target = written(node)
+            if target is not None:
+                self._write(node, target)
+                continue
+            for argument in node.all_input_nodes:
+                self._refresh(argument)
+            self.now[node] = copy_node(self.graph, node, self.now)
+            if node.target in _PUT_BACK:
+                self.part_of[node] = node.args[0]  # type: ignore[assignment]
+        return self.program.rewritten(self.graph, self.program.state)
+
+    def _write(self, node: fx.Node, target: fx.Node) -> None:
+        functional = _functional(node.target)
+        if functional is None:
+            raise Hidden(f"{node.target} has no functional form")
+        for argument in node.all_input_nodes:
+            self._refresh(argument)
+        value = self._emit_like(node, functional, *node.args, **node.kwargs)
+        before = target.meta["val"]
+        if value.meta["val"].dtype != before.dtype:  # memory keeps its type
+            value = self._emit_like(node, aten.to.dtype, value, before.dtype)
+        seen = list(_seen_later(node, target, self.order))
+        if target.op == "placeholder" or any(alias.op == "placeholder" for alias in seen):
+            raise Hidden("an input or a parameter is written to")
+        self.now[target] = self.now[node] = value
+        self.stale.discard(target)
+        self.part_of[node] = target
+        if seen:
+            self._put_back(node, target)
+
+    def _put_back(self, write: fx.Node, target: fx.Node) -> None:
+        """Give the whole memory its new value; the views that are not on the way are stale from here on."""
+        path = [write, target]
+        while path[-1] in self.part_of:
+            view, whole = path[-1], self.part_of[path[-1]]
+            if written(view) is None:
+                self._refresh(whole)
+                emit = lambda op, *args: self._emit_like(write, op, *args)  # noqa: E731
+                self.now[whole] = _PUT_BACK[view.target](emit, view, self.now[whole], self.now[view])
+            else:
+                self.now[whole] = self.now[view]
+            path.append(whole)
+        for node in _memory(path[-1], self.order, write):
+            if node in path:
+                continue
+            if node in self.part_of:
+                self.stale.add(node)
+            elif any(self.order[user] > self.order[write] for user in node.users):
+                raise Hidden(f"{node.target} may or may not be a view of what is written to")
+
+    def _refresh(self, node: fx.Node) -> None:
+        """Take a view again, if the memory was written to since."""
+        if node not in self.stale:
+            return
+        self.stale.discard(node)
+        whole = self.part_of[node]
+        self._refresh(whole)
+        if written(node) is not None:
+            self.now[node] = self.now[whole]
+        else:
+            self.now[node] = copy_node(self.graph, node, {**self.now, whole: self.now[whole]})
+
+    def _emit_like(self, origin: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new op where an old one stood; old nodes among its arguments stand for what they hold now."""
+        made = self.graph.call_function(target, *fx.map_arg((args, kwargs), lambda n: self.now.get(n, n)))
+        made.meta = {key: value for key, value in origin.meta.items() if key in ("nn_module_stack", "stack_trace")}
+        with self._mode, torch.no_grad():
+            made.meta["val"] = run(made)
+        return made
+
+
+def _functional(target: Any) -> Any:
+    """``aten.relu_.default`` → ``aten.relu.default``; None where there is no such op with the same arguments."""
+    namespace, name = target._schema.name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    if not name.endswith("_") or packet is None:
+        return None
+    overload = getattr(packet, target._overloadname, None)
+    if overload is None or _argument_types(overload) != _argument_types(target):
+        return None
+    return overload
+
+
+def _argument_types(overload: Any) -> list[str]:
+    return [str(argument.type) for argument in overload._schema.arguments]
+
+
+def _aliases(node: fx.Node) -> Iterator[fx.Node]:
+    """Inputs and users of a node that may share its memory."""
+    for other in [*node.all_input_nodes, *node.users]:
+        if type(other.meta.get("val")) is int:
+            continue
+        view = other if node in other.all_input_nodes else node
+        schema = getattr(view.target, "_schema", None)
+        if (schema is not None and any(result.alias_info is not None for result in schema.returns)) or (
+            schema is None and view.op == "call_function"
+        ):
+            yield other
+
+
+def _memory(node: fx.Node, order: dict[fx.Node, int], until: fx.Node) -> set[fx.Node]:
+    """The nodes up to a write that may share a node's memory."""
+    seen, queue = {node}, [node]
+    while queue:
+        for alias in _aliases(queue.pop()):
+            if alias not in seen and order[alias] <= order[until]:
+                seen.add(alias)
+                queue.append(alias)
+    return seen
+
+
+def _seen_later(write: fx.Node, target: fx.Node, order: dict[fx.Node, int]) -> Iterator[fx.Node]:
+    """What else may hold memory that ``write`` changes, and is read after it; placeholders are read by the user."""
+    for alias in _memory(target, order, write) - {write, target}:
+        if alias.op == "placeholder" or any(order[user] > order[write] for user in alias.users):
+            yield alias
