@@ -12,7 +12,6 @@ finer expressions; `resolve` replaces bound axes by what they are bound to, so a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -37,6 +36,11 @@ class Axis:
         self.frozen = frozen
         self.bound: Dim | None = None
 
+    def bind(self, dim: Dim) -> None:
+        """From here on the axis is ``dim``."""
+        self.bound = dim
+        _Bindings.made += 1
+
     def __repr__(self) -> str:
         return f"Axis({self.size}{', frozen' if self.frozen else ''})"
 
@@ -45,16 +49,37 @@ Factor: TypeAlias = "Axis | Dim | Permuted"
 Term: TypeAlias = tuple[Factor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Dim:
-    """A sum of products of axes; see the module's grammar."""
+class _Bindings:
+    """How many axes were bound so far: what was resolved since the last one is resolved still."""
 
-    terms: tuple[Term, ...]
+    made = 0
+
+
+class Dim:
+    """A sum of products of axes; see the module's grammar. Dims are values: equal if their terms are."""
+
+    __slots__ = ("_resolved_after", "_size", "terms")
+
+    def __init__(self, terms: tuple[Term, ...]) -> None:
+        self.terms = terms
+        self._size: int | None = None
+        self._resolved_after = -1  # with that many bindings made, no axis of it was bound
 
     @property
     def size(self) -> int:
         """Number of indices along the dim."""
-        return sum(term_size(term) for term in self.terms)
+        if self._size is None:
+            self._size = sum(term_size(term) for term in self.terms)
+        return self._size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(self.terms)
+
+    def __repr__(self) -> str:
+        return f"Dim(terms={self.terms!r})"
 
 
 class Permuted:
@@ -128,9 +153,11 @@ def _times(term: Term, inner: Dim) -> tuple[Term, ...]:
 
 def resolve(dim: Dim) -> Dim:
     """``dim`` with every bound axis replaced by what it is bound to."""
-    if not any(_is_stale(factor) for term in dim.terms for factor in term):
-        return dim
-    return concat([product([_resolve_factor(f) for f in term]) if term else ONE for term in dim.terms])
+    if dim._resolved_after != _Bindings.made:
+        if any(_is_stale(factor) for term in dim.terms for factor in term):
+            dim = concat([product([_resolve_factor(f) for f in term]) if term else ONE for term in dim.terms])
+        dim._resolved_after = _Bindings.made
+    return dim
 
 
 def _is_stale(factor: Factor) -> bool:

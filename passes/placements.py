@@ -25,6 +25,8 @@ def placements(dim: Dim, axis: Axis) -> Iterator[Placement]:
     offset = 0
     for term in dim.terms:
         for position, factor in enumerate(term):
+            if isinstance(factor, Axis) and factor is not axis:
+                continue
             outer, inner = term_size(term[:position]), term_size(term[position + 1 :])
             block = factor.size * inner
             if factor is axis:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePath
 
 from torch import fx
@@ -49,7 +50,12 @@ def module_of(node: fx.Node) -> str:
 
 def source_of(node: fx.Node) -> str:
     """``file:line`` of the innermost frame outside torch that issued the node; empty where unknown."""
-    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    return _innermost(node.meta.get("stack_trace") or "")
+
+
+@lru_cache(maxsize=4096)
+def _innermost(stack_trace: str) -> str:
+    frames = list(_FRAME.finditer(stack_trace))
     for frame in reversed(frames):
         path = frame["file"].replace("\\", "/")
         if "/torch/" not in path and not path.startswith(_LIBRARY):

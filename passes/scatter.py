@@ -78,7 +78,7 @@ def _numbers(labels: Labels, axes: Sequence[Axis], starts: Sequence[int]) -> lis
 
 def _bind(axis: Axis, made: Sequence[Axis], labels: Iterable[tuple[int, int]]) -> None:
     owner, unit = np.array(list(labels), dtype=np.int64).T
-    axis.bound = from_labels(Labels(tuple(made), owner, unit))
+    axis.bind(from_labels(Labels(tuple(made), owner, unit)))
 
 
 def _pass_on(reason: Reason | None, axis: Axis) -> None:

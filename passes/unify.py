@@ -142,18 +142,18 @@ def _bind(axis: Factor, dim: Dim) -> None:
             return
         for other in inner:
             if other is not axis and other.size == 1:
-                other.bound = ONE
+                other.bind(ONE)
         if resolve(dim) != dim_of(axis):
             raise _Misaligned
         return
     if len(dim.terms) == 1 and len(inner) > 1:
         for unit in dim.terms[0]:  # 1 × y is y: there is always one of it
             if isinstance(unit, Axis) and unit.size == 1:
-                unit.bound = ONE
+                unit.bind(ONE)
         dim = resolve(dim)
     if axis.frozen:
         freeze(dim, axis.frozen)
-    axis.bound = dim
+    axis.bind(dim)
 
 
 def _unify_terms(a: Term, b: Term) -> None:

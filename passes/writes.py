@@ -87,7 +87,7 @@ class _Replay:
                 self._refresh(argument)
             self.now[node] = copy_node(self.graph, node, self.now)
             if node.target in _PUT_BACK:
-                self.part_of[node] = node.args[0]  # type: ignore[assignment]
+                self.part_of[node] = node.args[0]
         return self.program.rewritten(self.graph, self.program.state)
 
     def _write(self, node: fx.Node, target: fx.Node) -> None:

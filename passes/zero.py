@@ -55,7 +55,11 @@ class _Proof:
         self.zeroed: dict[Axis, dict[Site, None]] = {}
         self.constants: dict[fx.Node, _Constants] = {}
         self._infinite: dict[tuple[Any, str], bool] = {}
-        self._shapes = {node: [axes.shape(node, i) for i in range(len(s))] for node, s in axes.shapes.items()}
+        # for each dim of each output of a node its axes, each of them once
+        self._axes = {
+            node: [[dict.fromkeys(axes_of(dim)) for dim in axes.shape(node, output)] for output in range(len(outputs))]
+            for node, outputs in axes.shapes.items()
+        }
 
     def run(self) -> ZeroSets:
         consumers = self._consumers()
@@ -84,8 +88,8 @@ class _Proof:
         )
 
     def _prunable(self, node: fx.Node, output: int = 0) -> Iterator[tuple[int, Axis]]:
-        for index, dim in enumerate(self._shapes[node][output]):
-            for axis in dict.fromkeys(axes_of(dim)):
+        for index, found in enumerate(self._axes[node][output]):
+            for axis in found:
                 if axis.frozen is None:
                     yield index, axis
 
@@ -131,17 +135,17 @@ class _Proof:
     # -- abstract interpretation ---------------------------------------------------------------------------------------
 
     def _picks_output(self, node: fx.Node) -> bool:
-        return len(self._shapes.get(node.args[0], ())) > 1 if node.args and isinstance(node.args[0], fx.Node) else False
+        return len(self._axes.get(node.args[0], ())) > 1 if node.args and isinstance(node.args[0], fx.Node) else False
 
     def _links(self, operand: Operand, target: int, axis: Axis, output: int) -> Iterator[Link]:
         """The links of an operand that bring ``axis`` to dimension ``target`` of an output."""
         source_output = 0
-        shapes = self._shapes[operand.node]
+        axes = self._axes[operand.node]
         for link in operand.links:
             if link.target != target or link.output != output:
                 continue
-            dim = resolve(link.via) if link.via is not None else shapes[source_output][link.source]
-            if axis in axes_of(dim):
+            found = axes_of(resolve(link.via)) if link.via is not None else axes[source_output][link.source]
+            if axis in found:
                 yield link
 
     def _interpret(self, node: fx.Node) -> _Constants:
@@ -149,7 +153,7 @@ class _Proof:
             if axis.frozen is None:
                 self._require_zero(node, contraction, axis)
         found: _Constants = {}
-        for output in range(len(self._shapes[node])):
+        for output in range(len(self._axes[node])):
             for dim, axis in self._prunable(node, output):
                 constant = self._constant(node, dim, axis, output)
                 if constant is not None:

@@ -94,7 +94,7 @@ class Op:
         """The indices of ``dim`` in another order, int64 ``[dim.size]``: index ``i`` is index ``order[i]`` of it."""
         result = permuted(resolve(dim), order.cpu().numpy())
         holder = Axis(result.size)
-        holder.bound = result  # an axis remembers how its dim resolves
+        holder.bind(result)  # an axis remembers how its dim resolves
         return dim_of(holder)
 
     def shape(self, argument: str | fx.Node) -> Shape:
