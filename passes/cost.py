@@ -135,7 +135,7 @@ class EstimateCost(AnalysisPass):
             return variable.get(axis) or at(axis.size)
 
         def counts(shape: Shape) -> tuple[Any, ...]:
-            return tuple(evaluate(resolve(dim), count) for dim in shape)
+            return tuple(evaluate(resolve(dim), count, _added) for dim in shape)
 
         parameters = program.parameter_names()
         shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
@@ -143,5 +143,9 @@ class EstimateCost(AnalysisPass):
         return CostModel(_total(flops, sizes), _total(counts(tuple(shapes)), sizes))
 
 
+def _added(parts: list[Any]) -> Polynomial:
+    return Polynomial(_sum(map(_terms, parts)))
+
+
 def _total(parts: Iterable[Polynomial | int], sizes: Mapping[str, int]) -> Cost:
-    return Cost(Polynomial(_sum(map(_terms, parts))), sizes)
+    return Cost(_added(list(parts)), sizes)

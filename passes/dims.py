@@ -123,7 +123,7 @@ def dim_of(axis: Axis) -> Dim:
 
 def term_size(term: Sequence[Factor]) -> int:
     """Number of indices that a product spans."""
-    return prod(factor.size for factor in term)
+    return term[0].size if len(term) == 1 else prod(factor.size for factor in term)
 
 
 def concat(dims: Sequence[Dim]) -> Dim:
@@ -155,9 +155,15 @@ def resolve(dim: Dim) -> Dim:
     """``dim`` with every bound axis replaced by what it is bound to."""
     if dim._resolved_after != _Bindings.made:
         if any(_is_stale(factor) for term in dim.terms for factor in term):
-            dim = concat([product([_resolve_factor(f) for f in term]) if term else ONE for term in dim.terms])
+            dim = concat([_resolve_term(term) for term in dim.terms])
         dim._resolved_after = _Bindings.made
     return dim
+
+
+def _resolve_term(term: Term) -> Dim:
+    if len(term) == 1:
+        return _resolve_factor(term[0])
+    return product([_resolve_factor(factor) for factor in term]) if term else ONE
 
 
 def _is_stale(factor: Factor) -> bool:
@@ -199,17 +205,23 @@ def axes_of(dim: Dim) -> Iterator[Axis]:
                 yield from axes_of(factor.source if isinstance(factor, Permuted) else factor)
 
 
-def evaluate(dim: Dim, count: Callable[[Axis], Any]) -> Any:
-    """The dim's size when axis ``a`` has ``count(a)`` units: an int, a float or a differentiable tensor."""
-    total: Any = 0
+def evaluate(dim: Dim, count: Callable[[Axis], Any], total: Callable[[list[Any]], Any] = sum) -> Any:
+    """The dim's size when axis ``a`` has ``count(a)`` units: an int, a float or a differentiable tensor.
+
+    Args:
+        dim: a resolved dim.
+        count: axis → units.
+        total: adds up a list of such sizes.
+    """
+    sizes = []
     for term in dim.terms:
         size: Any = 1
         for factor in term:
             if isinstance(factor, Permuted):
                 factor = factor.source
-            size = size * (count(factor) if isinstance(factor, Axis) else evaluate(factor, count))
-        total = total + size
-    return total
+            size = size * (count(factor) if isinstance(factor, Axis) else evaluate(factor, count, total))
+        sizes.append(size)
+    return sizes[0] if len(sizes) == 1 else total(sizes)
 
 
 def kept_indices(dim: Dim, kept: Callable[[Axis], Indices]) -> Indices:

@@ -123,18 +123,20 @@ class FindGroups(AnalysisPass):
                 for axis in axes_of(dim):
                     if axis.frozen is None or not axis.frozen.structural:
                         members.setdefault(axis, {})[name, index] = None
+        sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
+        placed = {site: placements(axes.shapes[site[0]][0][site[1]]) for site in sites}
         listed = []
         for number, (axis, found) in enumerate(members.items()):
             slices = tuple(
                 Slice(
                     parameter=names[node],
                     dim=dim,
-                    length=axes.shape(node)[dim].size,
+                    length=axes.shapes[node][0][dim].size,
                     size=axis.size,
                     **place._asdict(),
                 )
                 for node, dim in zero_sets.sites.get(axis, ())
-                for place in placements(axes.shape(node)[dim], axis)
+                for place in placed[node, dim][axis]
             )
             consumers = frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ()))
             listed.append(Group(f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis))

@@ -111,6 +111,8 @@ def _apply_rule(node: fx.Node, axes: Axes, constants: Mapping[fx.Node, torch.Ten
 def _freeze_repeated(node: fx.Node, dim: Dim) -> None:
     """An axis that multiplies itself has no unit that can go alone. In a sum, as in (f + f) × c, it may stand twice."""
     for term in dim.terms:
+        if len(term) == 1 and isinstance(term[0], Axis):
+            continue
         inside = [set(axes_of(Dim(((factor,),)))) for factor in term]
         for axis in dict.fromkeys(axes_of(Dim((term,)))):
             if sum(axis in axes for axes in inside) > 1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
-from atograph.passes.dims import Axis, Dim, Permuted, term_size
+from atograph.passes.dims import Axis, Dim, Indices, Permuted, term_size
 
 
 class Placement(NamedTuple):
@@ -20,38 +21,44 @@ class Placement(NamedTuple):
     positions: tuple[int, ...] | None = None
 
 
-def placements(dim: Dim, axis: Axis) -> Iterator[Placement]:
-    """Every occurrence of an axis along a resolved dim."""
+def placements(dim: Dim) -> dict[Axis, list[Placement]]:
+    """Every occurrence of every axis along a resolved dim."""
+    found: dict[Axis, list[Placement]] = {}
     offset = 0
     for term in dim.terms:
         for position, factor in enumerate(term):
-            if isinstance(factor, Axis) and factor is not axis:
-                continue
-            outer, inner = term_size(term[:position]), term_size(term[position + 1 :])
+            outer, inner = prod(f.size for f in term[:position]), prod(f.size for f in term[position + 1 :])
             block = factor.size * inner
-            if factor is axis:
-                yield Placement(offset, outer, block, inner)
-            elif not isinstance(factor, Axis):
-                within = placements(factor, axis) if isinstance(factor, Dim) else _scattered(factor, axis)
-                for deep in within:
-                    yield from _nested(deep, offset, outer, block, inner)
+            if isinstance(factor, Axis):
+                found.setdefault(factor, []).append(Placement(offset, outer, block, inner))
+                continue
+            for axis, within in (placements(factor) if isinstance(factor, Dim) else _scattered(factor)).items():
+                nested = (each for deep in within for each in _nested(deep, offset, outer, block, inner))
+                found.setdefault(axis, []).extend(nested)
         offset += term_size(term)
+    return found
 
 
-def _scattered(factor: Permuted, axis: Axis) -> Iterator[Placement]:
-    """The occurrences of an axis in a permuted dim: one for each index of a unit in its source."""
+def _scattered(factor: Permuted) -> dict[Axis, list[Placement]]:
+    """The occurrences of axes in a permuted dim: one for each index of a unit in its source."""
     place = np.empty(factor.size, dtype=np.int64)
     place[factor.order] = np.arange(factor.size)
-    for deep in placements(factor.source, axis):
-        units = np.arange(axis.size) if deep.positions is None else np.array(deep.positions)
-        for o in range(deep.outer):
-            for i in range(deep.inner):
-                found = place[deep.offset + o * deep.stride + units * deep.inner + i]
-                first = int(found[0])
-                if np.array_equal(found, np.arange(first, first + len(found))):
-                    yield Placement(first, 1, axis.size, 1)
-                else:
-                    yield Placement(0, 1, factor.size, 1, tuple(found.tolist()))
+    return {
+        axis: [each for deep in within for each in _scattered_units(deep, axis.size, place)]
+        for axis, within in placements(factor.source).items()
+    }
+
+
+def _scattered_units(deep: Placement, size: int, place: Indices) -> Iterator[Placement]:
+    units = np.arange(size) if deep.positions is None else np.array(deep.positions)
+    for o in range(deep.outer):
+        for i in range(deep.inner):
+            found = place[deep.offset + o * deep.stride + units * deep.inner + i]
+            first = int(found[0])
+            if np.array_equal(found, np.arange(first, first + len(found))):
+                yield Placement(first, 1, size, 1)
+            else:
+                yield Placement(0, 1, len(place), 1, tuple(found.tolist()))
 
 
 def _nested(deep: Placement, offset: int, outer: int, block: int, inner: int) -> Iterator[Placement]:

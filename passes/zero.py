@@ -9,14 +9,14 @@ slices join the zeroing set, and where there are none the axis is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from atograph.passes.dims import Axis, axes_of, dim_of, resolve
-from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand, Unknown
+from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
 from atograph.passes.reason import reason_at
@@ -125,77 +125,109 @@ class _Proof:
             case Map(operands=several, absorbing=absorbing):
                 operands = tuple(operand for operand in several if operand.node in absorbing)
         for operand in operands:
-            source_output = node.args[1] if self._picks_output(node) else 0
-            for link in self._links(operand, dim, axis, output):
-                found = self._blame(operand.node, link.source, axis, source_output)  # type: ignore[arg-type]
-                if found:
-                    return found
+            for link in self._links(node, operand, dim, output):
+                source = self._source_output(node)
+                if axis in self._brought(operand, link, source):
+                    found = self._blame(operand.node, link.source, axis, source)
+                    if found:
+                        return found
         return []
 
     # -- abstract interpretation ---------------------------------------------------------------------------------------
 
-    def _picks_output(self, node: fx.Node) -> bool:
-        return len(self._axes.get(node.args[0], ())) > 1 if node.args and isinstance(node.args[0], fx.Node) else False
+    def _source_output(self, node: fx.Node) -> int:
+        """Which output of its input a node reads: getitem says so."""
+        source = node.args[0] if node.args else None
+        several = isinstance(source, fx.Node) and len(self._axes.get(source, ())) > 1
+        return int(node.args[1]) if several else 0  # type: ignore[arg-type]
 
-    def _links(self, operand: Operand, target: int, axis: Axis, output: int) -> Iterator[Link]:
-        """The links of an operand that bring ``axis`` to dimension ``target`` of an output."""
-        source_output = 0
-        axes = self._axes[operand.node]
-        for link in operand.links:
-            if link.target != target or link.output != output:
-                continue
-            found = axes_of(resolve(link.via)) if link.via is not None else axes[source_output][link.source]
-            if axis in found:
-                yield link
+    def _links(self, node: fx.Node, operand: Operand, dim: int, output: int) -> list[Link]:
+        """The links of an operand that lead to a dimension of an output."""
+        return [link for link in operand.links if link.target == dim and link.output == output]
+
+    def _brought(self, operand: Operand, link: Link, source: int) -> Mapping[Axis, None]:
+        """The axes that come along a link."""
+        if link.via is not None:
+            return dict.fromkeys(axes_of(resolve(link.via)))
+        return self._axes[operand.node][source][link.source]
+
+    def _arriving(self, node: fx.Node, operand: Operand, dim: int, output: int) -> dict[Axis, list[float | None]]:
+        """For each axis that an operand brings to a dimension of an output its constant there, once for each link."""
+        source, known = self._source_output(node), self.constants.get(operand.node, {})
+        found: dict[Axis, list[float | None]] = {}
+        for link in self._links(node, operand, dim, output):
+            for axis in self._brought(operand, link, source):
+                found.setdefault(axis, []).append(known.get((source, link.source, axis)))
+        return found
 
     def _interpret(self, node: fx.Node) -> _Constants:
         for contraction, axis in self._contractions(node):
             if axis.frozen is None:
                 self._require_zero(node, contraction, axis)
         found: _Constants = {}
-        for output in range(len(self._axes[node])):
-            for dim, axis in self._prunable(node, output):
-                constant = self._constant(node, dim, axis, output)
-                if constant is not None:
-                    found[output, dim, axis] = constant
+        for output, dims in enumerate(self._axes[node]):
+            for dim, axes in enumerate(dims):
+                prunable = [axis for axis in axes if axis.frozen is None]
+                for axis, constant in self._constants(node, dim, output, prunable) if prunable else ():
+                    if constant is not None:
+                        found[output, dim, axis] = constant
         return found
 
-    def _constant(self, node: fx.Node, dim: int, axis: Axis, output: int) -> float | None:
-        def of(operand: Operand) -> list[float | None]:
-            """The operand's constant at the axis, once for each dimension that brings it here."""
-            source = node.args[1] if self._picks_output(node) else 0
-            known = self.constants.get(operand.node, {})
-            return [known.get((source, link.source, axis)) for link in self._links(operand, dim, axis, output)]  # type: ignore[arg-type]
+    def _constants(self, node: fx.Node, dim: int, output: int, axes: list[Axis]) -> Iterator[tuple[Axis, float | None]]:
+        """The constant that a dimension of a node's output holds at a removed unit of each of some axes."""
+
+        def arriving(operand: Operand) -> dict[Axis, list[float | None]]:
+            return self._arriving(node, operand, dim, output)
 
         match self.axes.effects[node].flow:
             case Affine(products=products):
-                if any(c is not None and not isfinite(c) for factors in products for f in factors for c in of(f)):
-                    freeze(dim_of(axis), reason_at(node, _INFINITE))
-                    return None
-                zero = all(any(0.0 in of(operand) for operand in factors) for factors in products)
-                return 0.0 if zero else None
+                yield from self._of_products(node, [[arriving(f) for f in factors] for factors in products], axes)
             case Keep(operands=operands, fill=fill):
-                constants = {constant for operand in operands for constant in of(operand)}
-                if len(constants) != 1 or (fill is not None and constants != {fill}):
-                    return None
-                return constants.pop()
+                met: dict[Axis, set[float | None]] = {axis: set() for axis in axes}
+                for operand in operands:
+                    for axis, constants in arriving(operand).items():
+                        if axis in met:
+                            met[axis].update(constants)
+                for axis, found in met.items():
+                    yield axis, found.pop() if len(found) == 1 and (fill is None or found == {fill}) else None
             case Map(operands=operands, absorbing=absorbing):
-                values = {operand.node: of(operand) for operand in operands}
-                alone = {n: v[0] if v and len(set(v)) == 1 else None for n, v in values.items()}
-                known = {n: v for n, v in alone.items() if v is not None}
-                if len(known) == len(operands):
-                    evaluated = self._evaluate(node, known)
-                    if evaluated is not None:
-                        return evaluated
-                elif 0.0 in known.values() and self._blows_up(node, known):
-                    freeze(dim_of(axis), reason_at(node, _INFINITE))
-                    return None
-                return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
+                yield from self._of_map(node, {o.node: arriving(o) for o in operands}, absorbing, axes)
             case Constant(value=value):
-                return value
-            case Unknown():
-                return None
-        return None
+                yield from ((axis, value) for axis in axes)
+
+    def _of_products(
+        self, node: fx.Node, products: list[list[dict[Axis, list[float | None]]]], axes: list[Axis]
+    ) -> Iterator[tuple[Axis, float | None]]:
+        for axis in axes:
+            constants = [[factor.get(axis, ()) for factor in factors] for factors in products]
+            if any(c is not None and not isfinite(c) for factors in constants for factor in factors for c in factor):
+                freeze(dim_of(axis), reason_at(node, _INFINITE))
+            elif all(any(0.0 in factor for factor in factors) for factors in constants):
+                yield axis, 0.0
+
+    def _of_map(
+        self,
+        node: fx.Node,
+        values: dict[fx.Node, dict[Axis, list[float | None]]],
+        absorbing: tuple[fx.Node, ...],
+        axes: list[Axis],
+    ) -> Iterator[tuple[Axis, float | None]]:
+        evaluated: dict[tuple[float | None, ...], float | None] = {}  # most axes meet the same constants
+        for axis in axes:
+            found = [operand.get(axis, ()) for operand in values.values()]
+            alone = tuple(constants[0] if constants and len(set(constants)) == 1 else None for constants in found)
+            known = {n: c for n, c in zip(values, alone, strict=True) if c is not None}
+            if None not in alone:
+                if alone not in evaluated:
+                    evaluated[alone] = self._evaluate(node, known)
+                if evaluated[alone] is not None:
+                    yield axis, evaluated[alone]
+                    continue
+            elif 0.0 in alone and self._blows_up(node, known):
+                freeze(dim_of(axis), reason_at(node, _INFINITE))
+                continue
+            if any(known.get(n) == 0.0 for n in absorbing):
+                yield axis, 0.0
 
     def _blows_up(self, node: fx.Node, known: dict[fx.Node, float]) -> bool:
         """Whether a zero makes something infinite of whatever it meets, as a divisor does: seen on ones."""

@@ -204,7 +204,7 @@ def test_placements_tell_what_a_unit_holds(dim: Dim) -> None:
             kept = set(kept_indices(dim, units).tolist())
             named = {
                 p.offset + o * p.stride + (p.positions[unit] if p.positions else unit) * p.inner + i
-                for p in placements(dim, target)
+                for p in placements(dim)[target]
                 for o in range(p.outer)
                 for i in range(p.inner)
             }

@@ -136,7 +136,8 @@ class Op:
 
     def unify(self, a: Dim, b: Dim) -> None:
         """Make two dims the same."""
-        unify(a, b, self.reason("these widths cannot be aligned unit by unit"))
+        if a is not b and resolve(a) != resolve(b):
+            unify(a, b, self.reason("these widths cannot be aligned unit by unit"))
 
     def freeze(self, dim: Dim, text: str, *, structural: bool = False) -> None:
         """No unit of ``dim`` may go, because of ``text``."""
