@@ -11,13 +11,17 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
+
+from atograph.calls import Calls
 
 MOST_CALLS = 200_000
 """A model that makes more calls to torch than this goes through its samples one by one."""
 
+MOST_ITEMS = 1_000
+"""So does one that takes more single samples than this."""
+
 _TAKES_APART = {torch.Tensor.__iter__, torch.Tensor.unbind, torch.unbind}
-_MOST_PIECES = 1_000_000
+_MANY = 1_000_000
 
 _OURS = str(Path(__file__).parent)
 _NOT_THE_USERS = ("/torch/", "\\torch\\", "/contextlib.py")
@@ -27,32 +31,54 @@ class TooMuch(Exception):
     """The model takes a tensor apart sample by sample."""
 
 
-class Origins:
+class Origins(Calls):
     """While it is entered, nodes get ``nn_module_stack`` and ``stack_trace``, in torch.export's form.
 
     It also stops a model that goes through its samples one by one.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._stack: list[tuple[str, type]] = []
         self._seen: fx.Node | None = None  # the last node whose module is known
         self._hooks: list[Any] = []
-        self._lines = _Lines()
+        self._calls = self._items = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Origins:
         self._hooks = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
         ]
-        self._lines.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run the function, and give the nodes that it makes the user's line that called it."""
+        graph = _recording()
+        if graph is None:
+            return func(*args, **kwargs)
+        self._calls += 1
+        self._items += func is torch.Tensor.__getitem__ and type(args[1]) is int and _length(args[0]) > _MANY
+        in_pieces = func in _TAKES_APART and _length(*args, **kwargs) > _MANY
+        if in_pieces or self._calls > MOST_CALLS or self._items > MOST_ITEMS:
+            raise TooMuch("it goes through its samples one by one")
+        before = _last(graph)
+        result = func(*args, **kwargs)
+        node = _last(graph)
+        if node is not before:
+            line = _line_of_user()
+            while node is not before and node.op != "root":
+                node.meta.setdefault("stack_trace", line)
+                node = node.prev
+        return result
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
         self._mark()
@@ -76,32 +102,7 @@ class Origins:
         self._seen = last
 
 
-class _Lines(TorchFunctionMode):
-    """Gives the nodes of each call to torch the user's line that makes it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        graph = _recording()
-        if graph is None:
-            return func(*args, **(kwargs or {}))
-        self._calls += 1
-        if self._calls > MOST_CALLS or (func in _TAKES_APART and _pieces(*args, **(kwargs or {})) > _MOST_PIECES):
-            raise TooMuch("it goes through its samples one by one")
-        before = _last(graph)
-        result = func(*args, **(kwargs or {}))
-        node = _last(graph)
-        if node is not before:
-            line = _line_of_user()
-            while node is not before and node.op != "root":
-                node.meta.setdefault("stack_trace", line)
-                node = node.prev
-        return result
-
-
-def _pieces(tensor: torch.Tensor, dim: int = 0) -> int:
+def _length(tensor: torch.Tensor, dim: int = 0) -> int:
     return tensor.shape[dim] if tensor.dim() else 0
 
 
@@ -116,7 +117,7 @@ def _last(graph: fx.Graph) -> fx.Node:
 
 
 def _line_of_user() -> str:
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None and any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(_OURS):

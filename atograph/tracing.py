@@ -1,7 +1,7 @@
 """Tracing: a model's ATen ops for a batch of `sizes.BATCH`, recorded on tensors without data.
 
 `make_fx` records the same ops as `torch.export`, before any decomposition, in a fraction of the time, because sizes are
-integers and not symbols (`passes/sizes.py`). What is recorded is then run for another batch. A size that does not
+integers and not symbols (`passes/sizes.py`). The model is then run for the example's batch. A size that does not
 follow, a loop over the samples, or code that looks at values: the model is left to `torch.export`.
 """
 
@@ -23,14 +23,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from atograph.calls import Call, Calls, first_difference
+from atograph.copying import eval_mode
 from atograph.origins import Origins
 from atograph.passes.interface import Interface
 from atograph.passes.program import Program
-from atograph.passes.propagate import mode_of, run, runs_alone
+from atograph.passes.propagate import mode_of, runs_alone
 from atograph.passes.sizes import BATCH, substitute
-
-_OTHER = 6
-"""Another batch, for which what was recorded must hold, too: at a small one a number that only looked static shows."""
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
@@ -73,15 +72,16 @@ class _Trace:
         self.returns: pytree.TreeSpec | None = None
 
     def program(self) -> Program:
+        calls = Origins(self.model)
+
         def call(state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
-            return self._call(state, inputs)  # make_fx would count the self of a method among the arguments
+            return self._call(state, inputs, calls)  # make_fx would count the self of a method among the arguments
 
         record = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
-        with Origins(self.model):
-            recorded = record(*self._without_data())
+        recorded = record(*self._without_data(BATCH))
+        self._check_example_batch(calls.log)
         signature = inspect.signature(self.model.forward)
         rebuilt = _Rebuilt(recorded, list(self.state), self._input_names(signature))
-        _check_other_batch(rebuilt.graph)
         assert self.returns is not None
         interface = Interface(
             state=rebuilt.state,
@@ -95,19 +95,35 @@ class _Trace:
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
-    def _without_data(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The state, and the inputs for a batch of `BATCH`, as tensors without data."""
+    def _check_example_batch(self, recorded: list[Call]) -> None:
+        """Run the model for the example's batch: every call must be the one that was recorded.
+
+        Raises:
+            NotTraced: naming the first one that is not.
+        """
+        if self.batch is None:
+            return
+        calls = Calls()
+        with self.mode:
+            self._call(*self._without_data(self.batch), calls)
+        difference = first_difference(recorded, calls.log, self.batch)
+        if difference:
+            raise NotTraced(f"for another batch, {difference}")
+
+    def _without_data(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The state, and the inputs for a batch of some size, as tensors without data."""
         with self.mode:
             return [_empty(value) for value in self.state.values()], [
-                _empty(value, BATCH) if value.dim() and value.shape[0] == self.batch else _empty(value)
+                _empty(value, batch) if value.dim() and value.shape[0] == self.batch else _empty(value)
                 for value in self.inputs
             ]
 
-    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor], calls: Calls) -> list[Any]:
         following = iter(inputs)
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
-        with _replaced(self.model, list(self.state.values()), state):
+        # what a module keeps of one run must not reach the next one
+        with eval_mode(self.model), _replaced(self.model, list(self.state.values()), state), calls:
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
         return results
 
@@ -219,8 +235,6 @@ class _Rebuilt:
                 return self._nodes[argument]
             if type(argument) in (int, float) and argument and argument % BATCH == 0:
                 return self._size(int(argument))
-            if type(argument) in (int, float) and _made_of_the_batch(argument):
-                raise NotTraced(f"{node.target} is called with a number that depends on the batch")
             return argument
 
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
@@ -253,17 +267,6 @@ def _idle(graph: fx.Graph) -> set[fx.Node]:
     return {n for n in graph.nodes if n.target is torch._C._set_grad_enabled} | (entered | left if off else set())
 
 
-def _made_of_the_batch(number: float) -> bool:
-    """Whether a number looks like b - 1, 3 / b, or the square root of b."""
-    if isinstance(number, int):
-        return BATCH // 64 < abs(number) < 2**53
-    return any(
-        1 <= round(abs(part)) <= 1_000 and abs(part - round(part)) <= 1e-9 * abs(part)
-        for part in (number * BATCH, number * number * BATCH, number * number / BATCH)
-        if abs(part) < 2_000
-    )
-
-
 def _attribute(module: nn.Module, path: str) -> Any:
     return operator.attrgetter(path)(module)
 
@@ -275,30 +278,3 @@ def _batch_first(node: fx.Node) -> bool:
 
 def _fake_of(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
     return mode_of(node.graph).from_tensor(value)
-
-
-def _check_other_batch(graph: fx.Graph) -> None:
-    """Run the graph for another batch on tensors without data: every size must be the one that its value here says.
-
-    Raises:
-        NotTraced: naming the first op where one is not.
-    """
-    values: dict[fx.Node, Any] = {}  # of the nodes that depend on the batch
-    with mode_of(graph), torch.no_grad():
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                if _batch_first(node):
-                    values[node] = _empty(node.meta["val"], _OTHER)
-            elif node.op == "call_function" and any(argument in values for argument in node.all_input_nodes):
-                values[node] = run(node, lambda n: values.get(n, n.meta["val"]))
-                if _sizes_of(values[node]) != _sizes_of(node.meta["val"], _OTHER):
-                    raise NotTraced(f"the sizes of {node.target} do not follow the batch")
-
-
-def _sizes_of(value: Any, batch: int | None = None) -> list[Any]:
-    sizes = [
-        size
-        for leaf in pytree.tree_leaves(value)
-        for size in (leaf.shape if isinstance(leaf, torch.Tensor) else [leaf] if type(leaf) is int else [])
-    ]
-    return sizes if batch is None else [substitute(size, lambda _prime: batch) for size in sizes]

@@ -122,7 +122,8 @@ class Program(fx.GraphModule):
 
 def _drop_unused_state(graph: fx.Graph, interface: Interface) -> set[str]:
     """Remove the placeholders of parameters and buffers that no node reads; their names."""
-    unused = {n for n in graph.nodes if n.op == "placeholder" and n.name in interface.state and not n.users}
+    kept = interface.state.keys() - set(interface.writes)
+    unused = {n for n in graph.nodes if n.op == "placeholder" and n.name in kept and not n.users}
     for node in unused:
         graph.erase_node(node)
     return {node.name for node in unused}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from atograph.passes.errors import UserError
 from atograph.passes.program import Program
+from atograph.passes.sizes import is_dynamic, text
 from torch import fx, nn
 from torch.fx import traceback
 from torch.utils import _pytree as pytree
@@ -35,6 +36,8 @@ class ProgramModule(nn.Module):
         leaves = self._leaves(args, kwargs)
         values |= {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
         inputs = [values[node.name] for node in program.graph.nodes if node.op == "placeholder"]
+        for node in program.input_nodes():
+            _check_sizes(node, values[node.name])
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 results = fx.Interpreter(program).run(*inputs)
@@ -67,6 +70,20 @@ class ProgramModule(nn.Module):
                 hint="Call it with arguments of the structure that it was traced with.",
             )
         return leaves
+
+
+def _check_sizes(node: fx.Node, value: Any) -> None:
+    """A size that was fixed at capture is not checked by any op, and another one would give something else."""
+    wanted, given = node.meta.get("val"), value
+    if not isinstance(wanted, torch.Tensor) or not isinstance(given, torch.Tensor):
+        return
+    fits = len(wanted.shape) == len(given.shape)
+    if not fits or any(w != g and not is_dynamic(w) for w, g in zip(wanted.shape, given.shape, strict=True)):
+        raise UserError(
+            f"the program takes {node.name} of the shape [{', '.join(map(text, wanted.shape))}], and was called with "
+            f"{list(given.shape)}.",
+            hint="Sizes that are written as numbers were fixed when the model was traced: trace it with such inputs.",
+        )
 
 
 def _described(structure: pytree.TreeSpec) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
+from atograph.passes.run import ProgramModule
 from torch import nn
 
 import atograph
+from atograph.capture import capture
 from atograph.structures import tensors_of
 from benchmarks.exact import compare
 
@@ -203,3 +206,67 @@ def test_memory_order_may_change_with_the_sizes() -> None:
         for units in ([0], [group.size - 1]):
             found = compare(Heads(), (x,), kept={group.name: units})
             assert found.difference <= 1e-12
+
+
+class Between(nn.Module):
+    """Two layers with something between them that may depend on the batch in a way of its own."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(6, 8), nn.Linear(8, 3), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.function(self.a(x).relu()))
+
+
+FOLLOW = {
+    "a multiple": lambda y: y / len(y),
+    "positions": lambda y: y + torch.arange(len(y))[:, None],
+    "an order": lambda y: y[torch.arange(len(y)).flip(0)],
+    "one more": lambda y: torch.cat([y, y[:1]]),
+    "a size that depends on values": lambda y: y * (y.sum(1) > 0).nonzero().shape[0],
+}
+DO_NOT_FOLLOW = {
+    "a branch": lambda y: y * 2 if len(y) > 100 else y * 3,
+    "one less": lambda y: y / (len(y) - 1),
+    "a root": lambda y: y * len(y) ** -0.5,
+    "half": lambda y: y[: len(y) // 2],
+    "a loop": lambda y: torch.stack([y[i] * 2 for i in range(len(y))]),
+    "pieces": lambda y: torch.stack([row * 2 for row in y]),
+}
+
+
+@pytest.mark.parametrize("name", [*FOLLOW, *DO_NOT_FOLLOW])
+def test_a_program_is_right_for_any_batch_or_refuses_it(name: str) -> None:
+    model = Between({**FOLLOW, **DO_NOT_FOLLOW}[name]).eval()
+    run = ProgramModule(capture(model, (torch.randn(2, 6),)))
+    for size in (2, 5):
+        x = torch.randn(size, 6)
+        if size == 5 and name in DO_NOT_FOLLOW:
+            with pytest.raises(UserError, match=r"takes x of the shape \[2, 6\], and was called with \[5, 6\]"):
+                run(x)
+        else:
+            torch.testing.assert_close(run(x), model(x))
+
+
+def test_buffers_that_a_model_writes_are_written_by_the_program() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 8)
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("latest", torch.zeros(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            y = self.linear(x).relu()
+            self.latest.copy_(y.mean(0))
+            return y
+
+    model, x = Counter().eval(), torch.randn(3, 6)
+    program = capture(model, (x[:2],))
+    assert float(model.calls) == 0 and program.interface.writes == ("b_calls", "b_latest")
+    run = ProgramModule(program)
+    expected = run(x).mean(0)
+    assert float(run.calls) == 1
+    torch.testing.assert_close(run.latest, expected)
