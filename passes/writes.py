@@ -168,15 +168,24 @@ def _argument_types(overload: Any) -> list[str]:
 
 def _aliases(node: fx.Node) -> Iterator[fx.Node]:
     """Inputs and users of a node that may share its memory."""
-    for other in [*node.all_input_nodes, *node.users]:
-        if type(other.meta.get("val")) is int:
-            continue
-        view = other if node in other.all_input_nodes else node
-        schema = getattr(view.target, "_schema", None)
-        if (schema is not None and any(result.alias_info is not None for result in schema.returns)) or (
-            schema is None and view.op == "call_function"
-        ):
-            yield other
+    yield from _may_view(node)
+    for user in node.users:
+        if node in _may_view(user):
+            yield user
+
+
+def _may_view(node: fx.Node) -> list[fx.Node]:
+    """What a node's value may be a view of: the arguments that its schema says it may alias."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:  # getitem
+        return [n for n in node.all_input_nodes if node.op == "call_function" and type(n.meta.get("val")) is not int]
+    if not any(result.alias_info is not None for result in schema.returns):
+        return []
+    found: list[fx.Node] = []
+    for argument, value in zip(schema.arguments, node.args, strict=False):
+        if argument.alias_info is not None:
+            found.extend(n for n in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(n, fx.Node))
+    return found
 
 
 def _memory(node: fx.Node, order: dict[fx.Node, int], until: fx.Node) -> set[fx.Node]:

@@ -100,3 +100,20 @@ def test_memory_keeps_its_type() -> None:
     x = torch.randn(3, 4)
     found = ProgramModule(capture(Counts(), (x,)))(x)
     assert found.dtype == torch.int32 and torch.equal(found, Counts()(x))
+
+
+def test_what_is_only_read_is_no_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, z = x.sin(), x.cos()
+            y += z
+            z += self.scale.view(1, 1, 4)
+            return y * z * self.scale
+
+    monkeypatch.setattr(functionalize, "_by_torch", None)
+    model, x = Residual(), torch.randn(2, 3, 4)
+    torch.testing.assert_close(ProgramModule(capture(model, (x,)))(x), model(x))
