@@ -58,12 +58,13 @@ class _Bindings:
 class Dim:
     """A sum of products of axes; see the module's grammar. Dims are values: equal if their terms are."""
 
-    __slots__ = ("_resolved_after", "_size", "terms")
+    __slots__ = ("_resolved", "_resolved_after", "_size", "terms")
 
     def __init__(self, terms: tuple[Term, ...]) -> None:
         self.terms = terms
         self._size: int | None = None
-        self._resolved_after = -1  # with that many bindings made, no axis of it was bound
+        self._resolved: Dim = self  # its resolved form after ``_resolved_after`` bindings
+        self._resolved_after = -1
 
     @property
     def size(self) -> int:
@@ -154,10 +155,12 @@ def _times(term: Term, inner: Dim) -> tuple[Term, ...]:
 def resolve(dim: Dim) -> Dim:
     """``dim`` with every bound axis replaced by what it is bound to."""
     if dim._resolved_after != _Bindings.made:
-        if any(_is_stale(factor) for term in dim.terms for factor in term):
-            dim = concat([_resolve_term(term) for term in dim.terms])
-        dim._resolved_after = _Bindings.made
-    return dim
+        found = dim._resolved
+        if any(_is_stale(factor) for term in found.terms for factor in term):
+            found = concat([_resolve_term(term) for term in found.terms])
+            found._resolved_after = _Bindings.made
+        dim._resolved, dim._resolved_after = found, _Bindings.made
+    return dim._resolved
 
 
 def _resolve_term(term: Term) -> Dim:
