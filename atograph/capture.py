@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from atograph.copying import eval_mode
-from atograph.passes.errors import UserError
+from atograph.passes.errors import AtographError, UserError
 from atograph.passes.exported import NotIntegral, from_exported
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
@@ -49,13 +49,17 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
     with eval_mode(model), plain_outputs(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
-            program = trace(model, repeated[0], repeated[1], batch=batch_of(repeated))
-        except NotTraced:
-            program = _exported(model, inputs, repeated)
-    functional = Functionalize()(program).graph_module
-    assert isinstance(functional, Program)
-    verify(functional)
-    return functional
+            program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)))
+        except (NotTraced, AtographError):
+            program = _functional(_exported(model, inputs, repeated))
+    return program
+
+
+def _functional(program: Program) -> Program:
+    result = Functionalize()(program).graph_module
+    assert isinstance(result, Program)
+    verify(result)
+    return result
 
 
 def _exported(model: nn.Module, inputs: Any, repeated: Any) -> Program:

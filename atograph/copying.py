@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import is_lazy
 
 from atograph.passes.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
-
-
-_STATE = ("_parameters", "_buffers", "_modules")
 
 
 @contextmanager
@@ -25,9 +24,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     Some modules compute a table from their weights once and keep it (LeViT's attention biases); by convention
     ``train()`` makes them forget it. One kept while tensors are fake, or from before a mask, would be wrong.
     """
+    with unchanged(model), _same_values(model):
+        model.train()
+        model.eval()
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module has the attributes, parameters, buffers and submodules that it had before."""
     before = [(module, _attributes(module)) for module in model.modules()]
-    model.train()
-    model.eval()
     try:
         yield
     finally:
@@ -35,17 +41,36 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             _restore(module, attributes)
 
 
+@contextmanager
+def _same_values(model: nn.Module) -> Iterator[None]:
+    """Undo what modules do to their tensors when they change mode (some merge weights for evaluation)."""
+    own = {
+        id(tensor): tensor
+        for module in model.modules()
+        if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+        for tensor in (*module.parameters(), *module.buffers())
+        if not is_lazy(tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
+    }
+    before = [(tensor, tensor.detach().clone()) for tensor in own.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, values in before:
+                if not torch.equal(tensor, values):
+                    tensor.data.copy_(values)
+
+
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Attribute → (value, a shallow copy of it if it is a container)."""
     return {
         name: (value, copy.copy(value) if isinstance(value, (dict, list, set)) else None)
         for name, value in vars(module).items()
-        if name not in _STATE
     }
 
 
 def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
-    for name in [name for name in vars(module) if name not in attributes and name not in _STATE]:
+    for name in [name for name in vars(module) if name not in attributes]:
         del vars(module)[name]
     for name, (value, content) in attributes.items():
         vars(module)[name] = value

@@ -11,8 +11,7 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-
-from atograph.calls import Calls
+from torch.overrides import TorchFunctionMode
 
 MOST_CALLS = 200_000
 """A model that makes more calls to torch than this goes through its samples one by one."""
@@ -31,7 +30,7 @@ class TooMuch(Exception):
     """The model takes a tensor apart sample by sample."""
 
 
-class Origins(Calls):
+class Origins(TorchFunctionMode):
     """While it is entered, nodes get ``nn_module_stack`` and ``stack_trace``, in torch.export's form.
 
     It also stops a model that goes through its samples one by one.
@@ -60,9 +59,8 @@ class Origins(Calls):
         for hook in self._hooks:
             hook.remove()
 
-    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run the function, and give the nodes that it makes the user's line that called it."""
-        graph = _recording()
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        graph, kwargs = _recording(), kwargs or {}
         if graph is None:
             return func(*args, **kwargs)
         self._calls += 1
@@ -117,7 +115,7 @@ def _last(graph: fx.Graph) -> fx.Node:
 
 
 def _line_of_user() -> str:
-    frame: FrameType | None = sys._getframe(3)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(_OURS):

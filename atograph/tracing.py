@@ -1,8 +1,8 @@
 """Tracing: a model's ATen ops for a batch of `sizes.BATCH`, recorded on tensors without data.
 
 `make_fx` records the same ops as `torch.export`, before any decomposition, in a fraction of the time, because sizes are
-integers and not symbols (`passes/sizes.py`). The model is then run for the example's batch. A size that does not
-follow, a loop over the samples, or code that looks at values: the model is left to `torch.export`.
+integers and not symbols (`passes/sizes.py`). The example's batch is recorded, too. What does not
+follow the batch, a loop over the samples, or code that looks at values: the model is left to `torch.export`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from atograph.calls import Call, Calls, first_difference
-from atograph.copying import eval_mode
+from atograph.copying import unchanged
 from atograph.origins import Origins
 from atograph.passes.interface import Interface
 from atograph.passes.program import Program
 from atograph.passes.propagate import mode_of, runs_alone
 from atograph.passes.sizes import BATCH, substitute
+from atograph.recordings import first_difference
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
@@ -72,43 +72,44 @@ class _Trace:
         self.returns: pytree.TreeSpec | None = None
 
     def program(self) -> Program:
-        calls = Origins(self.model)
-
-        def call(state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
-            return self._call(state, inputs, calls)  # make_fx would count the self of a method among the arguments
-
-        record = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
-        recorded = record(*self._without_data(BATCH))
-        self._check_example_batch(calls.log)
+        recorded, returns = self._record(BATCH), self.returns
+        self._check_example_batch(recorded)
         signature = inspect.signature(self.model.forward)
-        rebuilt = _Rebuilt(recorded, list(self.state), self._input_names(signature))
-        assert self.returns is not None
+        rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model))
+        assert returns is not None
         interface = Interface(
             state=rebuilt.state,
             parameters=frozenset(name for name, value in self.state.items() if isinstance(value, nn.Parameter)),
             buffers=frozenset(name for name, value in self.state.items() if not isinstance(value, nn.Parameter)),
             inputs=rebuilt.inputs,
             takes=self.takes,
-            returns=self.returns,
+            returns=returns,
             signature=signature,
             example=pytree.tree_unflatten(self.leaves, self.takes),
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
-    def _check_example_batch(self, recorded: list[Call]) -> None:
-        """Run the model for the example's batch: every call must be the one that was recorded.
+    def _record(self, batch: int) -> fx.GraphModule:
+        origins = Origins(self.model)
+
+        def call(state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+            return self._call(state, inputs, origins)  # make_fx would count the self of a method among the arguments
+
+        record = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
+        return record(*self._without_data(batch))
+
+    def _check_example_batch(self, recorded: fx.GraphModule) -> None:
+        """Record for the example's batch: it must be the same.
 
         Raises:
-            NotTraced: naming the first one that is not.
+            NotTraced: naming the first op that is not.
         """
         if self.batch is None:
             return
-        calls = Calls()
-        with self.mode:
-            self._call(*self._without_data(self.batch), calls)
-        difference = first_difference(recorded, calls.log, self.batch)
-        if difference:
-            raise NotTraced(f"for another batch, {difference}")
+        returns = self.returns
+        difference = first_difference(recorded, self._record(self.batch), self.batch)
+        if difference or self.returns != returns:
+            raise NotTraced(f"for another batch, {difference or 'it returns another structure'}")
 
     def _without_data(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The state, and the inputs for a batch of some size, as tensors without data."""
@@ -118,12 +119,12 @@ class _Trace:
                 for value in self.inputs
             ]
 
-    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor], calls: Calls) -> list[Any]:
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor], origins: Origins) -> list[Any]:
         following = iter(inputs)
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
-        with eval_mode(self.model), _replaced(self.model, list(self.state.values()), state), calls:
+        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state), origins:
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
         return results
 
@@ -186,11 +187,14 @@ class _Rebuilt:
         constants: name → tensor that the model's code holds or makes.
     """
 
-    def __init__(self, recorded: fx.GraphModule, state: list[str], inputs: list[str | None]) -> None:
+    def __init__(
+        self, recorded: fx.GraphModule, state: dict[str, torch.Tensor], inputs: list[str | None], held: set[int]
+    ) -> None:
         self.graph = fx.Graph()
         self._nodes: dict[fx.Node, fx.Node] = {}
         self._sizes: dict[int, fx.Node] = {}
         self._taken: set[str] = set()
+        self._own, self._held = state, held
         self.constants: dict[str, torch.Tensor] = {}
         found = [node for node in recorded.graph.nodes if node.op == "placeholder"]
         self.state = {self._placeholder(node, f"p_{name}"): name for node, name in zip(found, state, strict=False)}
@@ -217,6 +221,14 @@ class _Rebuilt:
     def _constant(self, node: fx.Node, value: Any) -> None:
         if not isinstance(value, torch.Tensor) or is_functorch_wrapped_tensor(value):
             raise NotTraced("its code calls another graph, or maps a function over samples")
+        if isinstance(value, FakeTensor) and id(value) not in self._held:
+            raise NotTraced("its code makes a constant of what it computes")
+        own = next((name for name, tensor in self._own.items() if tensor is value), None)
+        if own is not None:
+            self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == own)
+            return
+        if not isinstance(value, FakeTensor) and _storage(value) in map(_storage, self._own.values()):
+            raise NotTraced("its code holds a view of a parameter")
         same = next((name for name, known in self.constants.items() if known is value), None)
         if same is not None:
             self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
@@ -233,8 +245,8 @@ class _Rebuilt:
         def value(argument: Any) -> Any:
             if isinstance(argument, fx.Node):
                 return self._nodes[argument]
-            if type(argument) in (int, float) and argument and argument % BATCH == 0:
-                return self._size(int(argument))
+            if type(argument) is int and argument and argument % BATCH == 0:
+                return self._size(argument)
             return argument
 
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
@@ -265,6 +277,15 @@ def _idle(graph: fx.Graph) -> set[fx.Node]:
     left = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._exit_autocast}
     off = all(node.args[2] is False for node in entered)
     return {n for n in graph.nodes if n.target is torch._C._set_grad_enabled} | (entered | left if off else set())
+
+
+def _held(model: nn.Module) -> set[int]:
+    """The tensors that a model's modules have for plain attributes."""
+    return {id(value) for module in model.modules() for value in vars(module).values()}
+
+
+def _storage(value: torch.Tensor) -> int:
+    return 0 if isinstance(value, FakeTensor) or value.is_meta else value.untyped_storage().data_ptr()
 
 
 def _attribute(module: nn.Module, path: str) -> Any:

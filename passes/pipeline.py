@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -64,6 +66,10 @@ class Pipeline:
             UserError: what a pass refuses.
             InternalError: an invariant is broken; the text names the passes that ran.
         """
+        with _without_collection():
+            return self._run(program, after)
+
+    def _run(self, program: Program, after: Callable[[Pass, Program], None] | None) -> Program:
         ran: list[str] = []
         for each in self.passes:
             ran.append(each.name)
@@ -79,6 +85,18 @@ class Pipeline:
             if after is not None:
                 after(each, program)
         return program
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Analyses make a great many small objects that stay: a garbage collector would go through them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _make(name: str, options: str, readers: Readers) -> Pass:

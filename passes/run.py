@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from atograph.passes.errors import UserError
 from atograph.passes.program import Program
-from atograph.passes.sizes import is_dynamic, text
+from atograph.passes.sizes import BATCH, is_dynamic, text
 from torch import fx, nn
 from torch.fx import traceback
 from torch.utils import _pytree as pytree
@@ -36,12 +36,13 @@ class ProgramModule(nn.Module):
         leaves = self._leaves(args, kwargs)
         values |= {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
         inputs = [values[node.name] for node in program.graph.nodes if node.op == "placeholder"]
-        for node in program.input_nodes():
-            _check_sizes(node, values[node.name])
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 results = fx.Interpreter(program).run(*inputs)
         else:
+            for node in program.input_nodes():
+                _check_sizes(node, values[node.name])
+            _check_batches([(node, values[node.name]) for node in program.input_nodes()])
             results = program(*inputs)
         written = len(interface.writes)
         for placeholder, value in zip(interface.writes, results[:written], strict=True):
@@ -52,13 +53,20 @@ class ProgramModule(nn.Module):
         interface = self._called[0].interface
         leaves, structure = pytree.tree_flatten((args, kwargs))
         if structure == interface.takes:
-            return leaves
+            return self._checked(leaves)
         as_captured = pytree.tree_unflatten(range(len(interface.inputs)), interface.takes)
         try:  # the same arguments, by name or by position
             bound = interface.signature.bind(*args, **kwargs)
+            left_out = set(bound.arguments)
             bound.apply_defaults()
             given = dict(bound.arguments)
             names = list(given)[: len(as_captured[0])]
+            left_out -= {*names, *as_captured[1]}
+            if left_out:
+                raise UserError(
+                    f"the program was captured without {', '.join(sorted(left_out))}, and cannot take it now.",
+                    hint="Trace the model with all arguments that it is to be called with.",
+                )
             leaves, structure = pytree.tree_flatten(
                 (tuple(given[name] for name in names), {name: given[name] for name in as_captured[1]})
             )
@@ -69,6 +77,18 @@ class ProgramModule(nn.Module):
                 f"the program takes {_described(interface.takes)}, and was called with {_described(structure)}.",
                 hint="Call it with arguments of the structure that it was traced with.",
             )
+        return self._checked(leaves)
+
+    def _checked(self, leaves: list[Any]) -> list[Any]:
+        """What is no tensor was fixed at capture."""
+        interface = self._called[0].interface
+        captured = pytree.tree_leaves(interface.example) if interface.example is not None else leaves
+        for name, leaf, before in zip(interface.inputs, leaves, captured, strict=True):
+            if name is None and not isinstance(leaf, torch.Tensor) and leaf != before:
+                raise UserError(
+                    f"the program was captured with {before!r}, and was called with {leaf!r} in its place.",
+                    hint="Arguments that are no tensors were fixed when the model was traced: trace it with these.",
+                )
         return leaves
 
 
@@ -83,6 +103,24 @@ def _check_sizes(node: fx.Node, value: Any) -> None:
             f"the program takes {node.name} of the shape [{', '.join(map(text, wanted.shape))}], and was called with "
             f"{list(given.shape)}.",
             hint="Sizes that are written as numbers were fixed when the model was traced: trace it with such inputs.",
+        )
+
+
+def _check_batches(inputs: list[tuple[fx.Node, Any]]) -> None:
+    """One size stands for the batch wherever it occurs."""
+    found = {
+        given: node.name
+        for node, value in inputs
+        if isinstance(node.meta.get("val"), torch.Tensor) and isinstance(value, torch.Tensor)
+        for wanted, given in zip(node.meta["val"].shape, value.shape, strict=True)
+        if wanted == BATCH
+    }
+    if len(found) > 1:
+        raise UserError(
+            "the program takes inputs of one batch size, and was called with "
+            + ", ".join(f"{name} of {size}" for size, name in found.items())
+            + ".",
+            hint="Inputs whose first dimension was the same at capture are taken for one batch.",
         )
 
 

@@ -27,6 +27,7 @@ from atograph.passes.dims import (
 )
 from atograph.passes.reason import Reason
 from atograph.passes.scatter import merge, separate
+from atograph.passes.sizes import is_dynamic
 
 
 class _Misaligned(Exception):
@@ -93,6 +94,8 @@ def _unify(a: Dim, b: Dim) -> None:
             a, b = Dim(a.terms[1:]), Dim(b.terms[1:])
             if not a.terms and not b.terms:
                 return None
+        elif is_dynamic(size_a) or is_dynamic(size_b):  # shifted along the batch: one sample after the other
+            raise _Misaligned
         elif size_a < size_b:
             b = concat([*_cut(Dim((first_b,)), size_a), Dim(b.terms[1:])])
         else:

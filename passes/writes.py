@@ -40,7 +40,8 @@ def written(node: fx.Node) -> fx.Node | None:
     """The node whose value an in-place op writes; None for a functional op."""
     if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
         return None
-    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+    for index, argument in enumerate(node.target._schema.arguments):
+        value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
         if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, fx.Node):
             return value
     return None
@@ -103,9 +104,13 @@ class _Replay:
         seen = list(_seen_later(node, target, self.order))
         if target.op == "placeholder" or any(alias.op == "placeholder" for alias in seen):
             raise Hidden("an input or a parameter is written to")
-        self.now[target] = self.now[node] = value
-        self.stale.discard(target)
         self.part_of[node] = target
+        self.now[node] = value
+        alias = node
+        while written(alias) is not None:  # what earlier in-place ops gave is the same tensor under other names
+            alias = self.part_of[alias]
+            self.now[alias] = value
+            self.stale.discard(alias)
         if seen:
             self._put_back(node, target)
 
@@ -121,7 +126,10 @@ class _Replay:
             else:
                 self.now[whole] = self.now[view]
             path.append(whole)
-        for node in _memory(path[-1], self.order, write):
+        owner = path[-1]
+        if _may_view(owner) and owner.op != "placeholder":
+            raise Hidden(f"{owner.target} may or may not be a view")
+        for node in _memory(owner, self.order, write):
             if node in path:
                 continue
             if node in self.part_of:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan, nan
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -26,8 +26,11 @@ from torch import fx
 Site: TypeAlias = tuple[fx.Node, int]
 """One dimension of one state tensor (parameter, buffer or constant), by its placeholder."""
 
-_Constants: TypeAlias = dict[tuple[int, int, Axis], float]
-"""(output, dimension, axis) → the constant at a zeroed unit's index."""
+_Constants: TypeAlias = dict[Axis, float]
+"""Axis → the constant that one dimension of a tensor holds at the index of a zeroed unit, where it is known."""
+
+_Arrival: TypeAlias = tuple[Mapping[Axis, None], _Constants]
+"""What comes along a link: the axes, and the constants that are known."""
 
 _INFINITE = "a removed unit would be infinite or 0/0 here"
 
@@ -53,7 +56,7 @@ class _Proof:
         names, parameters = program.state_names(), program.parameter_names()
         self.parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
         self.zeroed: dict[Axis, dict[Site, None]] = {}
-        self.constants: dict[fx.Node, _Constants] = {}
+        self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         # for each dim of each output of a node its axes, each of them once
         self._axes = {
@@ -70,11 +73,11 @@ class _Proof:
                         self.zeroed.setdefault(axis, {})[node, dim] = None
         for node in self.program.graph.nodes:
             if node in self.parameters:
-                self.constants[node] = {
-                    (0, dim, axis): 0.0
-                    for dim, axis in self._prunable(node)
-                    if (node, dim) in self.zeroed.get(axis, ())
-                }
+                own: dict[tuple[int, int], _Constants] = {}
+                for dim, axis in self._prunable(node):
+                    if (node, dim) in self.zeroed.get(axis, ()):
+                        own.setdefault((0, dim), {})[axis] = 0.0
+                self.constants[node] = own
             elif node in self.axes.effects:
                 self.constants[node] = self._interpret(node)
         order = {node: index for index, node in enumerate(self.program.graph.nodes)}
@@ -151,83 +154,88 @@ class _Proof:
             return dict.fromkeys(axes_of(resolve(link.via)))
         return self._axes[operand.node][source][link.source]
 
-    def _arriving(self, node: fx.Node, operand: Operand, dim: int, output: int) -> dict[Axis, list[float | None]]:
-        """For each axis that an operand brings to a dimension of an output its constant there, once for each link."""
+    def _arriving(self, node: fx.Node, operand: Operand, dim: int, output: int) -> list[_Arrival]:
+        """What an operand brings to a dimension of an output, link by link."""
         source, known = self._source_output(node), self.constants.get(operand.node, {})
-        found: dict[Axis, list[float | None]] = {}
-        for link in self._links(node, operand, dim, output):
-            for axis in self._brought(operand, link, source):
-                found.setdefault(axis, []).append(known.get((source, link.source, axis)))
-        return found
+        return [
+            (self._brought(operand, link, source), known.get((source, link.source), {}))
+            for link in self._links(node, operand, dim, output)
+        ]
 
-    def _interpret(self, node: fx.Node) -> _Constants:
+    def _interpret(self, node: fx.Node) -> dict[tuple[int, int], _Constants]:
         for contraction, axis in self._contractions(node):
             if axis.frozen is None:
                 self._require_zero(node, contraction, axis)
-        found: _Constants = {}
+        found: dict[tuple[int, int], _Constants] = {}
         for output, dims in enumerate(self._axes[node]):
             for dim, axes in enumerate(dims):
                 prunable = [axis for axis in axes if axis.frozen is None]
-                for axis, constant in self._constants(node, dim, output, prunable) if prunable else ():
-                    if constant is not None:
-                        found[output, dim, axis] = constant
+                if prunable:
+                    found[output, dim] = self._constants(node, dim, output, prunable)
         return found
 
-    def _constants(self, node: fx.Node, dim: int, output: int, axes: list[Axis]) -> Iterator[tuple[Axis, float | None]]:
-        """The constant that a dimension of a node's output holds at a removed unit of each of some axes."""
-
-        def arriving(operand: Operand) -> dict[Axis, list[float | None]]:
-            return self._arriving(node, operand, dim, output)
-
+    def _constants(self, node: fx.Node, dim: int, output: int, axes: list[Axis]) -> _Constants:
+        """The constants that a dimension of a node's output holds at removed units of some axes."""
         match self.axes.effects[node].flow:
             case Affine(products=products):
-                yield from self._of_products(node, [[arriving(f) for f in factors] for factors in products], axes)
+                arriving = [[self._arriving(node, f, dim, output) for f in factors] for factors in products]
+                return self._of_products(node, arriving, axes)
             case Keep(operands=operands, fill=fill):
-                met: dict[Axis, set[float | None]] = {axis: set() for axis in axes}
-                for operand in operands:
-                    for axis, constants in arriving(operand).items():
-                        if axis in met:
-                            met[axis].update(constants)
-                for axis, found in met.items():
-                    yield axis, found.pop() if len(found) == 1 and (fill is None or found == {fill}) else None
+                return _of_kept([each for o in operands for each in self._arriving(node, o, dim, output)], fill, axes)
             case Map(operands=operands, absorbing=absorbing):
-                yield from self._of_map(node, {o.node: arriving(o) for o in operands}, absorbing, axes)
+                by_operand = {o.node: self._arriving(node, o, dim, output) for o in operands}
+                return self._of_map(node, by_operand, absorbing, axes)
             case Constant(value=value):
-                yield from ((axis, value) for axis in axes)
+                return dict.fromkeys(axes, value)
+        return {}
 
-    def _of_products(
-        self, node: fx.Node, products: list[list[dict[Axis, list[float | None]]]], axes: list[Axis]
-    ) -> Iterator[tuple[Axis, float | None]]:
+    def _of_products(self, node: fx.Node, products: list[list[list[_Arrival]]], axes: list[Axis]) -> _Constants:
+        """Zero where each product has a factor that is."""
+        odd: set[Axis] = set()
+        zero = set(axes)
+        for factors in products:
+            some: set[Axis] = set()
+            for _brought, known in (link for factor in factors for link in factor):
+                some.update(axis for axis, constant in known.items() if constant == 0.0)
+                odd.update(axis for axis, constant in known.items() if not isfinite(constant))
+            zero &= some
         for axis in axes:
-            constants = [[factor.get(axis, ()) for factor in factors] for factors in products]
-            if any(c is not None and not isfinite(c) for factors in constants for factor in factors for c in factor):
+            if axis in odd:
                 freeze(dim_of(axis), reason_at(node, _INFINITE))
-            elif all(any(0.0 in factor for factor in factors) for factors in constants):
-                yield axis, 0.0
+        return {axis: 0.0 for axis in axes if axis in zero and axis not in odd}
 
     def _of_map(
         self,
         node: fx.Node,
-        values: dict[fx.Node, dict[Axis, list[float | None]]],
+        operands: dict[fx.Node, list[_Arrival]],
         absorbing: tuple[fx.Node, ...],
         axes: list[Axis],
-    ) -> Iterator[tuple[Axis, float | None]]:
+    ) -> _Constants:
+        """The op itself on constants; a zero where an absorbing operand has one."""
         evaluated: dict[tuple[float | None, ...], float | None] = {}  # most axes meet the same constants
+        values = [_of_kept(links, None, axes) for links in operands.values()]
+        found: _Constants = {}
         for axis in axes:
-            found = [operand.get(axis, ()) for operand in values.values()]
-            alone = tuple(constants[0] if constants and len(set(constants)) == 1 else None for constants in found)
-            known = {n: c for n, c in zip(values, alone, strict=True) if c is not None}
-            if None not in alone:
-                if alone not in evaluated:
-                    evaluated[alone] = self._evaluate(node, known)
-                if evaluated[alone] is not None:
-                    yield axis, evaluated[alone]
-                    continue
-            elif 0.0 in alone and self._blows_up(node, known):
+            alone = tuple(known.get(axis) for known in values)
+            if alone not in evaluated:
+                evaluated[alone] = self._on(node, dict(zip(operands, alone, strict=True)), absorbing)
+            constant = evaluated[alone]
+            if constant is not None and isnan(constant):
                 freeze(dim_of(axis), reason_at(node, _INFINITE))
-                continue
-            if any(known.get(n) == 0.0 for n in absorbing):
-                yield axis, 0.0
+            elif constant is not None:
+                found[axis] = constant
+        return found
+
+    def _on(self, node: fx.Node, values: dict[fx.Node, float | None], absorbing: tuple[fx.Node, ...]) -> float | None:
+        """An elementwise op on what is known of its operands; not a number if a zero among them makes it infinite."""
+        known = {n: constant for n, constant in values.items() if constant is not None}
+        if len(known) == len(values):
+            result = self._evaluate(node, known)
+            if result is not None:
+                return result
+        elif 0.0 in known.values() and self._blows_up(node, known):
+            return nan
+        return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
 
     def _blows_up(self, node: fx.Node, known: dict[fx.Node, float]) -> bool:
         """Whether a zero makes something infinite of whatever it meets, as a divisor does: seen on ones."""
@@ -260,7 +268,7 @@ class _Proof:
 
     def _require_zero(self, node: fx.Node, contraction: Contraction, axis: Axis) -> None:
         """One of the contracted factors must be zero at the axis: by what flows in, or by its own parameter slices."""
-        constants = [self.constants.get(factor, {}).get((0, dim, axis)) for factor, dim in contraction.sites]
+        constants = [self.constants.get(factor, {}).get((0, dim), {}).get(axis) for factor, dim in contraction.sites]
         if any(c is not None and not isfinite(c) for c in constants):  # times the zero that meets it: not a number
             freeze(dim_of(axis), reason_at(node, _INFINITE))
         if 0.0 in constants:
@@ -270,6 +278,20 @@ class _Proof:
             if sites:
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
                 for parameter, at in sites:
-                    self.constants[parameter][0, at, axis] = 0.0
+                    self.constants[parameter].setdefault((0, at), {})[axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))
+
+
+def _of_kept(links: list[_Arrival], fill: float | None, axes: list[Axis]) -> _Constants:
+    """Constants that data movement keeps: the same along every link that brings the axis, and the same as the fill."""
+    if len(links) == 1:
+        ((_brought, known),) = links
+        return {axis: known[axis] for axis in axes if axis in known and fill in (None, known[axis])}
+    met: dict[Axis, set[float | None]] = {axis: set() for axis in axes}
+    for brought, known in links:
+        for axis in brought:
+            if axis in met:
+                met[axis].add(known.get(axis))
+    alone = {axis: next(iter(found)) for axis, found in met.items() if len(found) == 1}
+    return {axis: c for axis, c in alone.items() if c is not None and fill in (None, c)}

@@ -27,14 +27,16 @@ VIEWS: list[Callable[[Tensor, random.Random], Tensor]] = [
     lambda t, r: t.view(t.shape[0], -1) if t.is_contiguous() else t,
     lambda t, r: t.detach(),
 ]
-WRITES: list[Callable[[Tensor, Tensor], object]] = [
+WRITES: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda t, other: t.add_(1),
     lambda t, other: t.mul_(other.mean()),
     lambda t, other: t.fill_(0.5),
     lambda t, other: t.zero_(),
     lambda t, other: t.relu_(),
-    lambda t, other: t.copy_(other.flatten(1)[:, :1].view(-1, *[1] * (t.dim() - 1))),
+    lambda t, other: t.copy_(other.exp().flatten(1)[:, :1].reshape(-1, *[1] * (t.dim() - 1))),
     lambda t, other: t.sub_(2).sigmoid_(),
+    lambda t, other: t.add_(other) if t.shape == other.shape else t.neg_(),
+    lambda t, other: t.relu_().add_(other) if t.shape == other.shape else t.relu_().neg_(),
 ]
 
 
@@ -47,18 +49,20 @@ class Writer(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         chance = random.Random(self.seed)
-        tensors = [x * 2, x.sin()]
+        memories = [[x * 2], [x.sin()]]
         results = []
-        for _ in range(12):
-            one, other = chance.choice(tensors), chance.choice(tensors)
+        for _ in range(16):
+            one, another = chance.sample(memories, 2)
+            tensor = chance.choice(one)
             match chance.randrange(3):
                 case 0:
-                    tensors.append(chance.choice(VIEWS)(one, chance))
+                    one.append(chance.choice(VIEWS)(tensor, chance))
                 case 1:
-                    chance.choice(WRITES)(one, other.exp())
+                    one.append(chance.choice(WRITES)(tensor, chance.choice(another)))
                 case 2:
-                    results.append(one * 3)
-        return [*results, *(tensor + 0 for tensor in tensors)]
+                    results.append(tensor * 3)
+        chance.shuffle(memories[0])
+        return [*results, *(tensor + 0 for memory in memories for tensor in memory[: chance.randrange(1, 5)])]
 
 
 @pytest.mark.parametrize("seed", range(60))
