@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,7 +20,6 @@ MOST_CALLS = 200_000
 MOST_ITEMS = 1_000
 """So does one that takes more single samples than this."""
 
-_TAKES_APART = {torch.Tensor.__iter__, torch.Tensor.unbind, torch.unbind}
 _MANY = 1_000_000
 
 _OURS = str(Path(__file__).parent)
@@ -65,7 +65,7 @@ class Origins(TorchFunctionMode):
             return func(*args, **kwargs)
         self._calls += 1
         self._items += func is torch.Tensor.__getitem__ and type(args[1]) is int and _length(args[0]) > _MANY
-        in_pieces = func in _TAKES_APART and _length(*args, **kwargs) > _MANY
+        in_pieces = func in _TAKES_APART and _TAKES_APART[func](*args, **kwargs) > _MANY
         if in_pieces or self._calls > MOST_CALLS or self._items > MOST_ITEMS:
             raise TooMuch("it goes through its samples one by one")
         before = _last(graph)
@@ -102,6 +102,24 @@ class Origins(TorchFunctionMode):
 
 def _length(tensor: torch.Tensor, dim: int = 0) -> int:
     return tensor.shape[dim] if tensor.dim() else 0
+
+
+def _pieces(tensor: torch.Tensor, split_size_or_sections: Any = 1, dim: int = 0, **_other: Any) -> int:
+    size = split_size_or_sections
+    return _length(tensor, dim) // max(1, size) if type(size) is int else len(size)
+
+
+def _chunks(_tensor: torch.Tensor, chunks: Any = 1, *_rest: Any, **_other: Any) -> int:
+    return chunks if type(chunks) is int else 1
+
+
+_TAKES_APART: dict[Any, Callable[..., int]] = {
+    torch.Tensor.__iter__: _length, torch.Tensor.unbind: _length, torch.unbind: _length,
+    torch.Tensor.split: _pieces, torch.split: _pieces,
+    torch.Tensor.chunk: _chunks, torch.chunk: _chunks,
+    torch.Tensor.tensor_split: _chunks, torch.tensor_split: _chunks,
+}  # fmt: skip
+"""Functions that give many tensors → how many."""
 
 
 def _recording() -> fx.Graph | None:

@@ -59,6 +59,7 @@ _PUT_BACK: dict[Any, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.permute.default: lambda emit, view, whole, part: emit(aten.permute.default, part, _inverse(view)),
     aten.alias.default: lambda emit, view, whole, part: part,
     aten.detach.default: lambda emit, view, whole, part: part,
+    aten.dropout.default: lambda emit, view, whole, part: part,  # it is off: the very same tensor
 }
 
 
@@ -87,7 +88,7 @@ class _Replay:
             for argument in node.all_input_nodes:
                 self._refresh(argument)
             self.now[node] = copy_node(self.graph, node, self.now)
-            if node.target in _PUT_BACK:
+            if node.target in _PUT_BACK and _may_view(node):
                 self.part_of[node] = node.args[0]
         return self.program.rewritten(self.graph, self.program.state)
 
@@ -185,6 +186,8 @@ def _aliases(node: fx.Node) -> Iterator[fx.Node]:
 def _may_view(node: fx.Node) -> list[fx.Node]:
     """What a node's value may be a view of: the arguments that its schema says it may alias."""
     schema = getattr(node.target, "_schema", None)
+    if node.target is aten.dropout.default:  # its schema does not say so
+        return [node.args[0]] if not node.args[2] else []  # type: ignore[list-item]
     if schema is None:  # getitem
         return [n for n in node.all_input_nodes if node.op == "call_function" and type(n.meta.get("val")) is not int]
     if not any(result.alias_info is not None for result in schema.returns):
