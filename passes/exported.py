@@ -37,7 +37,8 @@ def from_exported(exported: ExportedProgram, signature: inspect.Signature | None
         NotIntegral: a size is divided by something.
         UserError: the program holds what no ATen graph does.
     """
-    if any(limits.lower > 2 or limits.upper < 2**31 for limits in exported.range_constraints.values()):
+    batch_limits = [limits for symbol, limits in exported.range_constraints.items() if not str(symbol).startswith("u")]
+    if any(limits.lower > 2 or limits.upper < 2**31 for limits in batch_limits):
         raise NotIntegral("the code has decided something by the size of the batch")
     graph, _nodes = copy_graph(exported.graph)
     _make_concrete(graph)
