@@ -21,8 +21,9 @@ from atograph.passes.exported import NotIntegral, from_exported
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
 from atograph.passes.verify import verify
+from atograph.recorder import NotTraced
 from atograph.structures import plain, plain_outputs
-from atograph.tracing import NotTraced, trace
+from atograph.tracing import trace
 from atograph.user_code import line_of_user
 
 

@@ -64,7 +64,7 @@ def _same_values(model: nn.Module) -> Iterator[None]:
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Attribute → (value, a shallow copy of it if it is a container)."""
     return {
-        name: (value, copy.copy(value) if isinstance(value, (dict, list, set)) else None)
+        name: (value, next((kind(value) for kind in (dict, list, set) if isinstance(value, kind)), None))
         for name, value in vars(module).items()
     }
 

@@ -1,4 +1,4 @@
-"""Where ops come from: the module and the user's line of every node that is recorded meanwhile."""
+"""Where recorded ops come from: module and user's line of every node; and whether code read the batch size."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from atograph.passes.sizes import is_dynamic
+from atograph.recorder import NotTraced
 
 MOST_CALLS = 200_000
 """A model that makes more calls to torch than this goes through its samples one by one."""
@@ -26,18 +29,21 @@ _OURS = str(Path(__file__).parent)
 _NOT_THE_USERS = ("/torch/", "\\torch\\", "/contextlib.py")
 
 
-class TooMuch(Exception):
-    """The model takes a tensor apart sample by sample."""
-
-
 class Origins(TorchFunctionMode):
     """While it is entered, nodes get ``nn_module_stack`` and ``stack_trace``, in torch.export's form.
 
     It also stops a model that goes through its samples one by one.
+
+    Attributes:
+        read_batch: whether the model's code may have seen how large the batch is: a call to torch gave it a size that
+            depends on it, or ops came from code that cannot be watched (TorchScript).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__()
+        self.read_batch = False
+        self._graph = graph
+        self._after = _last(graph)  # the last node that a watched call recorded
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._stack: list[tuple[str, type]] = []
         self._seen: fx.Node | None = None  # the last node whose module is known
@@ -56,21 +62,23 @@ class Origins(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self.read_batch |= _last(self._graph) is not self._after
         for hook in self._hooks:
             hook.remove()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        graph, kwargs = _recording(), kwargs or {}
-        if graph is None:
-            return func(*args, **kwargs)
+        kwargs = kwargs or {}
         self._calls += 1
         self._items += func is torch.Tensor.__getitem__ and type(args[1]) is int and _length(args[0]) > _MANY
         in_pieces = func in _TAKES_APART and _TAKES_APART[func](*args, **kwargs) > _MANY
         if in_pieces or self._calls > MOST_CALLS or self._items > MOST_ITEMS:
-            raise TooMuch("it goes through its samples one by one")
-        before = _last(graph)
+            raise NotTraced("it goes through its samples one by one")
+        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise NotTraced("it assigns to the data of a tensor")
+        before = _last(self._graph)
         result = func(*args, **kwargs)
-        node = _last(graph)
+        self.read_batch = self.read_batch or before is not self._after or _tells_batch(func, result)
+        node = self._after = _last(self._graph)
         if node is not before:
             line = _line_of_user()
             while node is not before and node.op != "root":
@@ -88,11 +96,8 @@ class Origins(TorchFunctionMode):
 
     def _mark(self) -> None:
         """The nodes since the last call belong to the innermost module."""
-        graph = _recording()
-        if graph is None:
-            return
         stack = {name: (name, f"{kind.__module__}.{kind.__qualname__}") for name, kind in self._stack}
-        last = _last(graph)
+        last = _last(self._graph)
         node = last
         while node is not self._seen and node.op != "root":
             node.meta.setdefault("nn_module_stack", stack)
@@ -122,10 +127,23 @@ _TAKES_APART: dict[Any, Callable[..., int]] = {
 """Functions that give many tensors → how many."""
 
 
-def _recording() -> fx.Graph | None:
-    """The graph that ops are being recorded into."""
-    mode = get_proxy_mode()
-    return None if mode is None else mode.tracer.graph
+def _tells_batch(func: Any, result: Any) -> bool:
+    """Whether the result of a call to torch may say how large the batch is."""
+    if result is None or isinstance(result, (torch.Tensor, torch.dtype, torch.device)):
+        return False
+    if type(result) is bool:
+        return func not in _SAYS_THE_SAME and not hasattr(func, "__self__")  # a property's getter: is_cuda, ...
+    leaves = pytree.tree_leaves(result)
+    return any(
+        is_dynamic(leaf) if type(leaf) is int else not isinstance(leaf, (torch.Tensor, type(None))) for leaf in leaves
+    )
+
+
+_SAYS_THE_SAME = {
+    torch.is_floating_point, torch.Tensor.is_floating_point, torch.is_complex, torch.Tensor.is_complex,
+    torch.Tensor.is_contiguous, torch.is_tensor, torch.is_autocast_enabled,
+}  # fmt: skip
+"""Functions that say yes or no for any batch."""
 
 
 def _last(graph: fx.Graph) -> fx.Node:

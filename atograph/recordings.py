@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,9 +11,35 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from atograph.passes.sizes import BATCH, substitute
+from atograph.recorder import Recording
+
+_LARGE = BATCH // 64
+"""A number from this on may be a part of the batch's size."""
 
 
-def first_difference(recorded: fx.GraphModule, other: fx.GraphModule, batch: int) -> str:
+def mentions_batch(recorded: Recording) -> bool:
+    """Whether an op got a number that may come from the batch size, or gave a size that does not just follow it.
+
+    Code in C++ computes such numbers unseen: half of the samples, for `torch.vsplit`.
+    """
+    for node in recorded.graph.nodes:
+        if node.op == "call_function":
+            numbers = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if type(leaf) is int]
+            sizes = [size for size in _sizes(node.meta["val"]) if size % BATCH]
+            if any(_LARGE < abs(number) < sys.maxsize for number in (*numbers, *sizes)):
+                return True
+    return False
+
+
+def _sizes(value: Any) -> Iterator[int]:
+    if isinstance(value, torch.Tensor):
+        yield from value.shape
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _sizes(item)
+
+
+def first_difference(recorded: Recording, other: Recording, batch: int) -> str:
     """Where a recording for a batch of ``batch`` is not what one for `sizes.BATCH` says; empty if nowhere."""
     twins: dict[fx.Node, fx.Node] = {}
     if len(recorded.graph.nodes) != len(other.graph.nodes):
@@ -53,14 +81,6 @@ def _described(value: Any) -> Any:
     ]
 
 
-def _same_constant(recorded: fx.GraphModule, one: fx.Node, other: fx.GraphModule, two: fx.Node) -> bool:
-    a, b = (_attribute(module, str(node.target)) for module, node in ((recorded, one), (other, two)))
-    if a is b:
-        return True
-    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-
-
-def _attribute(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
+def _same_constant(recorded: Recording, one: fx.Node, other: Recording, two: fx.Node) -> bool:
+    a, b = recorded.constants[str(one.target)], other.constants[str(two.target)]
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b))

@@ -1,14 +1,14 @@
 """Tracing: a model's ATen ops for a batch of `sizes.BATCH`, recorded on tensors without data.
 
-`make_fx` records the same ops as `torch.export`, before any decomposition, in a fraction of the time, because sizes are
-integers and not symbols (`passes/sizes.py`). The example's batch is recorded, too. What does not
-follow the batch, a loop over the samples, or code that looks at values: the model is left to `torch.export`.
+These are the ops that `torch.export` records, before any decomposition, in a fraction of the time, because sizes are
+integers and not symbols (`passes/sizes.py`). If the model's code reads the batch size, the example's batch is recorded,
+too. What does not follow the batch, a loop over the samples, or code that looks at values: the model is left to
+`torch.export`.
 """
 
 from __future__ import annotations
 
 import inspect
-import operator
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,26 +16,22 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from atograph.copying import unchanged
 from atograph.origins import Origins
+from atograph.passes.fake import empty
 from atograph.passes.interface import Interface
 from atograph.passes.program import Program
-from atograph.passes.propagate import mode_of, runs_alone
+from atograph.passes.propagate import runs_alone
 from atograph.passes.sizes import BATCH, substitute
-from atograph.recordings import first_difference
+from atograph.recorder import NotTraced, Recording, record
+from atograph.recordings import first_difference, mentions_batch
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
-
-
-class NotTraced(Exception):
-    """The model's ops cannot be recorded this way; the text says why."""
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> Program:
@@ -72,8 +68,10 @@ class _Trace:
         self.returns: pytree.TreeSpec | None = None
 
     def program(self) -> Program:
-        recorded, returns = self._record(BATCH), self.returns
-        self._check_example_batch(recorded)
+        recorded, origins = self._record(BATCH)
+        returns = self.returns
+        if origins.read_batch or mentions_batch(recorded):
+            self._check_example_batch(recorded)
         signature = inspect.signature(self.model.forward)
         rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model))
         assert returns is not None
@@ -89,16 +87,17 @@ class _Trace:
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
-    def _record(self, batch: int) -> fx.GraphModule:
-        origins = Origins(self.model)
+    def _record(self, batch: int) -> tuple[Recording, Origins]:
+        state, inputs = self._without_data(batch)
+        origins: list[Origins] = []
 
-        def call(state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
-            return self._call(state, inputs, origins)  # make_fx would count the self of a method among the arguments
+        def watched(graph: fx.Graph) -> Origins:
+            origins.append(Origins(self.model, graph))
+            return origins[0]
 
-        record = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
-        return record(*self._without_data(batch))
+        return record(lambda: self._call(state, inputs), [*state, *inputs], self.mode, watched), origins[0]
 
-    def _check_example_batch(self, recorded: fx.GraphModule) -> None:
+    def _check_example_batch(self, recorded: Recording) -> None:
         """Record for the example's batch: it must be the same.
 
         Raises:
@@ -107,24 +106,23 @@ class _Trace:
         if self.batch is None:
             return
         returns = self.returns
-        difference = first_difference(recorded, self._record(self.batch), self.batch)
+        difference = first_difference(recorded, self._record(self.batch)[0], self.batch)
         if difference or self.returns != returns:
             raise NotTraced(f"for another batch, {difference or 'it returns another structure'}")
 
     def _without_data(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The state, and the inputs for a batch of some size, as tensors without data."""
-        with self.mode:
-            return [_empty(value) for value in self.state.values()], [
-                _empty(value, batch) if value.dim() and value.shape[0] == self.batch else _empty(value)
-                for value in self.inputs
-            ]
+        return [_empty(self.mode, value) for value in self.state.values()], [
+            _empty(self.mode, value, batch if value.dim() and value.shape[0] == self.batch else None)
+            for value in self.inputs
+        ]
 
-    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor], origins: Origins) -> list[Any]:
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
         following = iter(inputs)
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
-        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state), origins:
+        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state):
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
         return results
 
@@ -137,10 +135,10 @@ class _Trace:
         return names
 
 
-def _empty(value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+def _empty(mode: FakeTensorMode, value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
     if batch is not None:
-        return torch.empty((batch, *value.shape[1:]), dtype=value.dtype, device=value.device)
-    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+        return empty(mode, (batch, *value.shape[1:]), value.dtype, value.device)
+    made = empty(mode, value.shape, value.dtype, value.device, value.stride())
     if isinstance(value, nn.Parameter):
         made._is_param = True  # what nn.Module looks at before it takes it for one
     return made
@@ -188,7 +186,7 @@ class _Rebuilt:
     """
 
     def __init__(
-        self, recorded: fx.GraphModule, state: dict[str, torch.Tensor], inputs: list[str | None], held: set[int]
+        self, recorded: Recording, state: dict[str, torch.Tensor], inputs: list[str | None], held: set[int]
     ) -> None:
         self.graph = fx.Graph()
         self._nodes: dict[fx.Node, fx.Node] = {}
@@ -200,13 +198,12 @@ class _Rebuilt:
         self.state = {self._placeholder(node, f"p_{name}"): name for node, name in zip(found, state, strict=False)}
         for node in recorded.graph.nodes:
             if node.op == "get_attr":
-                self._constant(node, _attribute(recorded, str(node.target)))
+                self._constant(node, recorded.constants[str(node.target)])
         taken = iter(found[len(state) :])
         self.inputs = tuple(None if name is None else self._placeholder(next(taken), name) for name in inputs)
         self._source = next((self._nodes[node] for node in found[len(state) :] if _batch_first(node)), None)
-        idle = _idle(recorded.graph)
         for node in recorded.graph.nodes:
-            if node.op in ("call_function", "output") and node not in idle:
+            if node.op in ("call_function", "output"):
                 self._copy(node)
 
     def _placeholder(self, node: fx.Node, name: str) -> str:
@@ -218,9 +215,7 @@ class _Rebuilt:
         self._nodes[node] = made
         return made.name
 
-    def _constant(self, node: fx.Node, value: Any) -> None:
-        if not isinstance(value, torch.Tensor) or is_functorch_wrapped_tensor(value):
-            raise NotTraced("its code calls another graph, or maps a function over samples")
+    def _constant(self, node: fx.Node, value: torch.Tensor) -> None:
         if isinstance(value, FakeTensor) and id(value) not in self._held:
             raise NotTraced("its code makes a constant of what it computes")
         own = next((name for name, tensor in self._own.items() if tensor is value), None)
@@ -235,7 +230,6 @@ class _Rebuilt:
             return
         name = f"lifted_tensor_{len(self.constants)}"
         self.constants[name] = value
-        node.meta.setdefault("val", _fake_of(node, value))
         self.state[self._placeholder(node, f"c_{name}")] = name
 
     def _copy(self, node: fx.Node) -> None:
@@ -271,14 +265,6 @@ class _Rebuilt:
         return self._sizes[size]
 
 
-def _idle(graph: fx.Graph) -> set[fx.Node]:
-    """Calls that change nothing here: nobody asks for gradients, and an autocast that is off casts nothing."""
-    entered = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._enter_autocast}
-    left = {node for node in graph.nodes if node.target is torch.amp.autocast_mode._exit_autocast}
-    off = all(node.args[2] is False for node in entered)
-    return {n for n in graph.nodes if n.target is torch._C._set_grad_enabled} | (entered | left if off else set())
-
-
 def _held(model: nn.Module) -> set[int]:
     """The tensors that a model's modules have for plain attributes."""
     return {id(value) for module in model.modules() for value in vars(module).values()}
@@ -288,14 +274,6 @@ def _storage(value: torch.Tensor) -> int:
     return 0 if isinstance(value, FakeTensor) or value.is_meta else value.untyped_storage().data_ptr()
 
 
-def _attribute(module: nn.Module, path: str) -> Any:
-    return operator.attrgetter(path)(module)
-
-
 def _batch_first(node: fx.Node) -> bool:
     sizes = node.meta["val"].shape
     return len(sizes) > 0 and sizes[0] == BATCH
-
-
-def _fake_of(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
-    return mode_of(node.graph).from_tensor(value)

@@ -8,15 +8,17 @@ from typing import Any, TypeVar
 
 import torch
 from atograph.passes.errors import UserError
+from atograph.passes.fake import empty
 from atograph.passes.interface import Interface
 from atograph.passes.propagate import mode_of
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 T = TypeVar("T")
 
 
-class Program(fx.GraphModule):
+class Program(_LazyGraphModule):  # code is made of the graph when it is first run
     """A captured program: a graph of ATen ops, how it is called, its state, and what analyses found out.
 
     Parameters, buffers and constants are placeholders of the graph; ``state`` maps their names in the user's model
@@ -70,8 +72,7 @@ class Program(fx.GraphModule):
         before = next((n for n in graph.nodes if n.op != "placeholder" or n.name in inputs), None)
         with graph.inserting_before(before):
             made = graph.placeholder(f"{name}_{number}")
-        with mode_of(graph):
-            made.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        made.meta["val"] = empty(mode_of(graph), value.shape, value.dtype, value.device)
         return made
 
     def constants(self) -> dict[fx.Node, torch.Tensor]:

@@ -8,15 +8,10 @@ from typing import Any
 
 import torch
 from atograph.passes.errors import InternalError
+from atograph.passes.fake import empty
+from atograph.passes.shapes import result_of
 from torch import fx
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
-
-_ATEN = torch.ops.aten
-_LIKE_THEIR_INPUT = {
-    _ATEN.batch_norm.default, _ATEN.instance_norm.default, _ATEN.layer_norm.default, _ATEN.group_norm.default,
-    _ATEN.rms_norm.default, _ATEN.dropout.default,
-}  # fmt: skip
-"""Ops whose result has the shape and type of their first input; torch would run dozens of ops to find that out."""
 
 
 def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
@@ -38,7 +33,7 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
                 new = state[node.name]
                 if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
                     device = old.device if isinstance(old, torch.Tensor) else new.device  # weights may be on meta
-                    node.meta["val"] = torch.empty(new.shape, dtype=new.dtype, device=device)
+                    node.meta["val"] = empty(mode, new.shape, new.dtype, device)
                     changed.add(node)
             elif node.op == "call_function" and runs_alone(node):
                 if "val" in node.meta and changed.isdisjoint(node.all_input_nodes):
@@ -59,9 +54,7 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
 def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argument.meta["val"]) -> Any:
     """What an op gives for the values of its inputs, tensors without data."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
-    if node.target in _LIKE_THEIR_INPUT:
-        return torch.empty_like(args[0])  # type: ignore[arg-type]
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return result_of(node.target, args, kwargs)
 
 
 def runs_alone(node: fx.Node) -> bool:
