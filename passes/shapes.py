@@ -118,10 +118,10 @@ _ACTIVATIONS = (
     "relu", "gelu", "silu", "sigmoid", "tanh", "relu6", "hardtanh", "hardswish", "hardsigmoid", "elu", "leaky_relu",
     "mish",
 )  # fmt: skip
-_IN_PLACE = {
+_IN_PLACE = (
     *(getattr(_ATEN, f"{name}_").default for name in _ACTIVATIONS),
     _ATEN.add_.Tensor, _ATEN.sub_.Tensor, _ATEN.mul_.Tensor, _ATEN.div_.Tensor,
-}  # fmt: skip
+)  # fmt: skip
 _FORMULAS: dict[Any, Callable[..., Shape | None]] = {
     **{getattr(_ATEN, name).default: _like for name in (*_ACTIVATIONS, "exp", "rsqrt", "sqrt", "neg")},
     **dict.fromkeys(_IN_PLACE, _like),
