@@ -8,11 +8,14 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from atograph.copying import eval_mode
@@ -20,6 +23,7 @@ from atograph.passes.errors import AtographError, UserError
 from atograph.passes.exported import NotIntegral, from_exported
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
+from atograph.passes.sizes import is_dynamic
 from atograph.passes.verify import verify
 from atograph.recorder import NotTraced
 from atograph.structures import plain, plain_outputs
@@ -51,9 +55,15 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
         repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
             program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)))
-        except (NotTraced, AtographError):
+        except (NotTraced, AtographError) as reason:
             program = _functional(_exported(model, inputs, repeated))
+            if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
+                program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
     return program
+
+
+def _has_batch(node: fx.Node) -> bool:
+    return any(is_dynamic(size) for size in getattr(node.meta.get("val"), "shape", ()))
 
 
 def _functional(program: Program) -> Program:
@@ -77,7 +87,9 @@ def _exported(model: nn.Module, inputs: Any, repeated: Any) -> Program:
                 return from_exported(_export(model, *inputs), signature)
             except Exception:
                 pass
-        raise error if isinstance(error, UserError) else _refused(error) from error
+        if isinstance(error, UserError):
+            raise
+        raise _refused(error, _own_failure(model, inputs)) from error
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -129,13 +141,31 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _refused(error: Exception) -> UserError:
+def _own_failure(model: nn.Module, inputs: Any) -> Exception | None:
+    """What the model raises when it simply runs, where it has weights to run with."""
+    state = (*model.parameters(), *model.buffers(), *_tensors(inputs))
+    if any(is_lazy(value) or value.is_meta or isinstance(value, FakeTensor) for value in state):
+        return None
+    try:
+        model(*inputs[0], **inputs[1])
+    except Exception as error:
+        return error
+    return None
+
+
+def _refused(error: Exception, own: Exception | None) -> UserError:
+    error = error if own is None else own
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = (lines[0] if lines else "no reason given").rstrip(".")
     at = line_of_user(error)
+    what = f"{type(error).__name__}: {reason[:400]}" + (f" (at {at})." if at else ".")
+    if own is not None:
+        return UserError(
+            f"the model fails on its example inputs, without any capture: {what}",
+            hint="Call the model with them, in eval mode, until it runs; then trace it.",
+        )
     return UserError(
-        f"torch.export cannot capture this model: {type(error).__name__}: {reason[:400]}"
-        + (f" (at {at})." if at else "."),
+        f"torch.export cannot capture this model: {what}",
         hint="Branches on tensor values and calls into other libraries cannot be captured; see torch.export's "
         "programming model, or freeze the decision in an attribute before atograph sees the model.",
     )

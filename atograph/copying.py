@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,32 +13,38 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
 from atograph.passes.errors import UserError
+from atograph.snapshot import Snapshot
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode and without what it keeps from earlier runs; afterwards all attributes are as before.
+    """Every module in eval mode and without what it keeps from earlier runs; afterwards all is as before.
 
     Some modules compute a table from their weights once and keep it (LeViT's attention biases); by convention
     ``train()`` makes them forget it. One kept while tensors are fake, or from before a mask, would be wrong.
     """
+    flags = [(module, module.training) for module in model.modules()]
     with unchanged(model), _same_values(model):
         model.train()
         model.eval()
-        yield
+        try:
+            yield
+        finally:
+            for module, training in flags:
+                if module.training != training:  # of a ScriptModule it is no attribute like others
+                    module.training = training
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module has the attributes, parameters, buffers and submodules that it had before."""
-    before = [(module, _attributes(module)) for module in model.modules()]
+    """Afterwards the model's modules, and the files that define them, hold what they held before."""
+    before = Snapshot(model)
     try:
         yield
     finally:
-        for module, attributes in before:
-            _restore(module, attributes)
+        before.restore()
 
 
 @contextmanager
@@ -59,24 +65,6 @@ def _same_values(model: nn.Module) -> Iterator[None]:
             for tensor, values in before:
                 if not torch.equal(tensor, values):
                     tensor.data.copy_(values)
-
-
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attribute → (value, a shallow copy of it if it is a container)."""
-    return {
-        name: (value, next((kind(value) for kind in (dict, list, set) if isinstance(value, kind)), None))
-        for name, value in vars(module).items()
-    }
-
-
-def _restore(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
-    for name in [name for name in vars(module) if name not in attributes]:
-        del vars(module)[name]
-    for name, (value, content) in attributes.items():
-        vars(module)[name] = value
-        if content is not None:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
 
 
 def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:

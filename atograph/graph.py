@@ -66,7 +66,9 @@ class Graph:
             f"{len(self.groups)} groups, {len(self.prunable)} of them prunable with {units:,} units; "
             f"{self.flops:,} FLOPs, {self.params:,} parameters"
         )
-        return "\n".join([head, *(f"  {group}" for group in self.groups)])
+        fixed = self.program.interface.fixed
+        note = [f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []
+        return "\n".join([head, *note, *(f"  {group}" for group in self.groups)])
 
     def plan(
         self,

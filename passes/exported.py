@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
 class NotIntegral(Exception):
-    """A size of the program is no polynomial of the batch: ``s0 // 2``, say."""
+    """A size of the program is no polynomial of the batch (``s0 // 2``), or its code was run for some batches only."""
 
 
 def from_exported(exported: ExportedProgram, signature: inspect.Signature | None = None) -> Program:
@@ -34,12 +34,15 @@ def from_exported(exported: ExportedProgram, signature: inspect.Signature | None
         signature: of the user's ``forward``.
 
     Raises:
-        NotIntegral: a size is divided by something.
+        NotIntegral: a size is divided by something, or the program is right for some batches only.
         UserError: the program holds what no ATen graph does.
     """
     batch_limits = [limits for symbol, limits in exported.range_constraints.items() if not str(symbol).startswith("u")]
     if any(limits.lower > 2 or limits.upper < 2**31 for limits in batch_limits):
         raise NotIntegral("the code has decided something by the size of the batch")
+    for guard in _guards(exported):
+        if not bool(guard.subs(dict.fromkeys(guard.free_symbols, BATCH))):
+            raise NotIntegral(f"the code has decided something by the size of the batch: {guard}")
     graph, _nodes = copy_graph(exported.graph)
     _make_concrete(graph)
     specs = exported.graph_signature.input_specs
@@ -67,6 +70,15 @@ def from_exported(exported: ExportedProgram, signature: inspect.Signature | None
     )
     tensors = {**exported.state_dict, **exported.constants}
     return Program.build(graph, interface, tensors, root=exported.graph_module)
+
+
+def _guards(exported: ExportedProgram) -> list[Any]:
+    """What the code found to be so for the example's sizes, as sympy says it, where no size depends on the data."""
+    values = [leaf for node in exported.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val"))]
+    sizes = [size for value in values if isinstance(value, torch.Tensor) for size in value.shape if is_symbolic(size)]
+    environments = {id(size.node.shape_env): size.node.shape_env for size in sizes}
+    guards = [guard.expr for environment in environments.values() for guard in environment.guards]
+    return [guard for guard in guards if not any(str(symbol).startswith("u") for symbol in guard.free_symbols)]
 
 
 def _any_call() -> inspect.Signature:
@@ -146,7 +158,8 @@ def to_exported(program: Program) -> ExportedProgram:
     )
     if without_data:
         args, kwargs = _with_stand_ins(module, program)
-    module.forward = _called_like(module.forward, interface.signature)  # type: ignore[method-assign]
+    signature = _of_named_parameters(interface.signature, args, kwargs)
+    module.forward = _called_like(module.forward, signature)  # type: ignore[method-assign]
     shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
     try:
         with torch.no_grad():
@@ -192,6 +205,28 @@ def _called_like(forward: Any, signature: inspect.Signature) -> Any:
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call
+
+
+def _of_named_parameters(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> inspect.Signature:
+    """A signature that takes just these arguments, where the given one takes any (``*args``, ``**kwargs``)."""
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if not {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} & set(kinds):
+        return signature
+    by_position = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    rest = next((name for name, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL), "")
+    names = [*by_position, *(f"{rest}_{index}" for index in range(len(args) - len(by_position)))][: len(args)]
+    return inspect.Signature(
+        [
+            *(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names),
+            *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs),
+        ]
+    )
 
 
 def _dynamic_shapes(program: Program, inputs: Any) -> Any:

@@ -24,6 +24,7 @@ class Interface:
         writes: placeholders whose new values stand before the results among what the graph returns.
         signature: of the user's ``forward``.
         example: arguments of one call, or None.
+        fixed: why the batch is fixed to the example's size; empty where it is dynamic.
     """
 
     state: Mapping[str, str]
@@ -35,6 +36,7 @@ class Interface:
     signature: Signature
     writes: tuple[str, ...] = ()
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
+    fixed: str = ""
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""

@@ -233,7 +233,20 @@ DO_NOT_FOLLOW = {
     "half": lambda y: y[: len(y) // 2],
     "a loop": lambda y: torch.stack([y[i] * 2 for i in range(len(y))]),
     "pieces": lambda y: torch.stack([row * 2 for row in y]),
+    "a branch on elements": lambda y: y * 2 if y.numel() > 100 else y * 3,
+    "a type": lambda y: y.to(torch.float32 if len(y) > 10 else torch.float64).float(),
+    "a constant": lambda y: y.relu() / torch.tensor(len(y)),
+    "an order of two": lambda y: y - y.flip(1) if len(y) > 10 else y.flip(1) - y,
+    "halves in C++": lambda y: torch.stack(y.vsplit(2)).sum(0),
+    "TorchScript": lambda y: scripted(y),
 }
+
+
+@torch.jit.script
+def scripted(y: torch.Tensor) -> torch.Tensor:
+    if y.size(0) > 10:
+        return y * 2
+    return y * 3
 
 
 @pytest.mark.parametrize("name", [*FOLLOW, *DO_NOT_FOLLOW])
@@ -270,3 +283,68 @@ def test_buffers_that_a_model_writes_are_written_by_the_program() -> None:
     expected = run(x).mean(0)
     assert float(run.calls) == 1
     torch.testing.assert_close(run.latest, expected)
+
+
+def test_a_graph_says_that_the_batch_is_fixed_and_why() -> None:
+    model = Between(lambda y: y * 2 if len(y) > 100 else y * 3).eval()
+    assert "The batch is fixed to the example's size, because for another batch" in str(
+        atograph.trace(model, torch.randn(2, 6))
+    )
+    assert "batch" not in str(atograph.trace(Between(torch.sin).eval(), torch.randn(2, 6)))
+
+
+def test_an_error_of_the_model_itself_is_told_as_its_own() -> None:
+    def fails(_y: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no such table")
+
+    with pytest.raises(UserError, match=r"model fails on its example inputs.*: ValueError: no such table \(at .*fails"):
+        atograph.trace(Between(fails), torch.randn(2, 6))
+
+
+def test_a_forward_that_takes_any_arguments() -> None:
+    class Any_(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, *args: torch.Tensor, scale: float = 1.0, **more: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(args[0]).relu() * args[1]) * scale + more["bias"]
+
+    graph = atograph.trace(Any_().eval(), (torch.randn(4, 6), torch.randn(4, 8)), {"bias": torch.randn(4, 3)})
+    slim = atograph.slim(graph, graph.plan(random=0))
+    inputs, bias = (torch.randn(5, 6), torch.randn(5, 8)), torch.randn(5, 3)
+    torch.testing.assert_close(slim.program.module()(*inputs, bias=bias), slim(*inputs, bias=bias))
+
+
+class Merging(nn.Linear):
+    """It merges a low-rank weight when it goes into eval mode, as adapters do."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 8)
+        self.down, self.up, self.merged = nn.Parameter(torch.randn(2, 6)), nn.Parameter(torch.randn(8, 2)), False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * self.up @ self.down
+            self.merged = not mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y if self.merged else y + x @ self.down.T @ self.up.T
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_module_that_merges_its_weights_is_left_as_it_was(training: bool) -> None:
+    model = nn.Sequential(Merging(), nn.ReLU(), nn.Linear(8, 2)).train(training)
+    state, merged = {name: value.clone() for name, value in model.state_dict().items()}, model[0].merged
+    atograph.trace(model, torch.randn(2, 6))
+    assert model[0].merged == merged and model.training == training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_scripted_module_keeps_its_mode() -> None:
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Dropout())), nn.Linear(8, 2)).train()
+    atograph.trace(model, torch.randn(2, 6))
+    assert all(module.training for module in model.modules())
