@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import Axis, Shape, evaluate, product, resolve
+from atograph.passes.dims import Axis, Dim, Shape, evaluate, product, resolve
 from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
@@ -34,6 +34,8 @@ class Polynomial:
         return Polynomial(_sum([self.terms, _terms(other)]))
 
     def __mul__(self, other: Polynomial | int) -> Polynomial:
+        if isinstance(other, int):
+            return Polynomial({factors: n * other for factors, n in self.terms.items()} if other else {})
         return Polynomial(
             _sum(
                 {tuple(sorted((*a, *b))): m * n}
@@ -134,8 +136,13 @@ class EstimateCost(AnalysisPass):
         def count(axis: Axis) -> Any:
             return variable.get(axis) or at(axis.size)
 
+        known: dict[Dim, Any] = {}  # a dim passes through many ops
+
         def counts(shape: Shape) -> tuple[Any, ...]:
-            return tuple(evaluate(resolve(dim), count, _added) for dim in shape)
+            for dim in shape:
+                if dim not in known:
+                    known[dim] = evaluate(resolve(dim), count, _added)
+            return tuple(known[dim] for dim in shape)
 
         parameters = program.parameter_names()
         shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]

@@ -216,14 +216,12 @@ def evaluate(dim: Dim, count: Callable[[Axis], Any], total: Callable[[list[Any]]
         count: axis → units.
         total: adds up a list of such sizes.
     """
-    sizes = []
-    for term in dim.terms:
-        size: Any = 1
-        for factor in term:
-            if isinstance(factor, Permuted):
-                factor = factor.source
-            size = size * (count(factor) if isinstance(factor, Axis) else evaluate(factor, count, total))
-        sizes.append(size)
+
+    def of(factor: Factor) -> Any:
+        inner = factor.source if isinstance(factor, Permuted) else factor
+        return count(inner) if isinstance(inner, Axis) else evaluate(inner, count, total)
+
+    sizes = [of(term[0]) if len(term) == 1 else prod(map(of, term)) for term in dim.terms]
     return sizes[0] if len(sizes) == 1 else total(sizes)
 
 

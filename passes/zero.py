@@ -58,6 +58,7 @@ class _Proof:
         self.zeroed: dict[Axis, dict[Site, None]] = {}
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
+        self._zeros: dict[fx.Node, bool] = {}
         # for each dim of each output of a node its axes, each of them once
         self._axes = {
             node: [[dict.fromkeys(axes_of(dim)) for dim in axes.shape(node, output)] for output in range(len(outputs))]
@@ -123,7 +124,7 @@ class _Proof:
         match effect.flow:
             case Keep(operands=(only,)):
                 operands = (only,)
-            case Map(operands=(only,)) if self._evaluate(node, {only.node: 0.0}) == 0.0:
+            case Map(operands=(only,)) if self._keeps_zero(node, only.node):
                 operands = (only,)
             case Map(operands=several, absorbing=absorbing):
                 operands = tuple(operand for operand in several if operand.node in absorbing)
@@ -246,6 +247,11 @@ class _Proof:
             found, without = self._evaluate(node, ones | known), self._evaluate(node, ones)
             self._infinite[key] = None not in (found, without) and not isfinite(found) and isfinite(without)  # type: ignore[arg-type]
         return self._infinite[key]
+
+    def _keeps_zero(self, node: fx.Node, operand: fx.Node) -> bool:
+        if node not in self._zeros:
+            self._zeros[node] = self._evaluate(node, {operand: 0.0}) == 0.0
+        return self._zeros[node]
 
     def _evaluate(self, node: fx.Node, constants: dict[fx.Node, float]) -> float | None:
         """The op itself on constants; None where it does not give one number."""
