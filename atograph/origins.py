@@ -39,16 +39,21 @@ class Origins(TorchFunctionMode):
             depends on it, or ops came from code that cannot be watched (TorchScript).
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.read_batch = False
-        self._graph = graph
-        self._after = _last(graph)  # the last node that a watched call recorded
+        self._graph: fx.Graph
+        self._after: fx.Node  # the last node that a watched call recorded
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._stack: list[tuple[str, type]] = []
         self._seen: fx.Node | None = None  # the last node whose module is known
         self._hooks: list[Any] = []
         self._calls = self._items = 0
+
+    def of(self, graph: fx.Graph) -> Origins:
+        """This, for the nodes of a graph, to be entered."""
+        self._graph, self._after = graph, _last(graph)
+        return self
 
     def __enter__(self) -> Origins:
         self._hooks = [

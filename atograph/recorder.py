@@ -109,7 +109,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         target = args[0] if args and isinstance(args[0], torch.Tensor) else None
         before = target if target is None else (target.shape, target.stride())
         with torch._C._DisablePythonDispatcher():
-            result = func(*args, **kwargs)
+            result = result_of(func, args, kwargs)
         if target is not None and (target.shape, target.stride()) != before:
             raise NotTraced(f"{func} changes the shape of a tensor in place")
         if not isinstance(result, torch.Tensor):

@@ -89,13 +89,8 @@ class _Trace:
 
     def _record(self, batch: int) -> tuple[Recording, Origins]:
         state, inputs = self._without_data(batch)
-        origins: list[Origins] = []
-
-        def watched(graph: fx.Graph) -> Origins:
-            origins.append(Origins(self.model, graph))
-            return origins[0]
-
-        return record(lambda: self._call(state, inputs), [*state, *inputs], self.mode, watched), origins[0]
+        origins = Origins(self.model)
+        return record(lambda: self._call(state, inputs), [*state, *inputs], self.mode, origins.of), origins
 
     def _check_example_batch(self, recorded: Recording) -> None:
         """Record for the example's batch: it must be the same.

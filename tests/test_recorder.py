@@ -86,7 +86,7 @@ def test_it_records_what_make_fx_records(name: str) -> None:
 
     inputs = [*state.values(), x]
     wanted = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
-    found = record(lambda: call(*inputs), inputs, mode, lambda graph: Origins(model, graph))
+    found = record(lambda: call(*inputs), inputs, mode, Origins(model).of)
     assert described(found.graph) == described(wanted.graph)
 
 
@@ -107,14 +107,9 @@ def test_it_records_what_make_fx_records(name: str) -> None:
 def test_reading_the_batch_is_noticed(function: Callable[..., Any], reads: bool) -> None:
     model = Model(function).eval()
     mode, state, x = fakes(model, torch.randn(2, 3, 8, 8))
-    watching: list[Origins] = []
-
-    def watched(graph: fx.Graph) -> Origins:
-        watching.append(Origins(model, graph))
-        return watching[0]
-
-    record(lambda: [torch.func.functional_call(model, state, x)], [*state.values(), x], mode, watched)
-    assert watching[0].read_batch == reads
+    origins = Origins(model)
+    record(lambda: [torch.func.functional_call(model, state, x)], [*state.values(), x], mode, origins.of)
+    assert origins.read_batch == reads
 
 
 @torch.jit.script
@@ -143,7 +138,7 @@ def test_what_cannot_be_written_down_is_refused(function: Callable[[torch.Tensor
         x = torch.empty(BATCH, 4)
     model = nn.Identity()
     with pytest.raises(Exception, match="") as caught:  # torch has errors of its own for values that are not known
-        record(lambda: [function(model(x) * 1)], [x], mode, lambda graph: Origins(model, graph))
+        record(lambda: [function(model(x) * 1)], [x], mode, Origins(model).of)
     assert (
         isinstance(caught.value, NotTraced) or "ynamicOutput" in repr(caught.value) or "DataDep" in repr(caught.value)
     )
