@@ -1,7 +1,9 @@
-"""Shapes of frequent ops' results by formula: on tensors without data, torch takes up to milliseconds to find each.
+"""Results of frequent ops on tensors without data, by shorter ways: torch takes up to milliseconds to find each.
 
-A formula is asked only about contiguous floating-point tensors of one type on one device, and may decline with None;
-then torch is asked. Where it answers, torch would give a new contiguous tensor of that shape and of the inputs' type.
+A formula is asked only about contiguous floating-point tensors of one type on one device, and may decline with None.
+Where it answers, torch would give a new contiguous tensor of that shape and of the inputs' type. Ops that only look at
+their inputs another way, and some others, run at once on torch's kernels for tensors without data. For the rest torch's
+fake tensor mode is asked, which also knows what devices, constants and values that depend on data ask for.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 
 import torch
 from atograph.passes.fake import empty
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 _ATEN = torch.ops.aten
 Shape = Sequence[int]
@@ -35,7 +37,28 @@ def result_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             return args[0]
         if shape is not None:
             return empty(args[0].fake_mode, shape, args[0].dtype, args[0].device)
+    if op in _AT_ONCE:
+        tensors = _tensors(args)
+        first = tensors[0]
+        if all(type(t) is FakeTensor and t.constant is None and t.device == first.device for t in tensors):
+            mode, device = first.fake_mode, first.device  # within, its device is meta
+            with in_kernel_invocation_manager(mode):
+                result = op(*args, **kwargs)
+            return _fake(result, mode, device)
     return op(*args, **kwargs)
+
+
+def _tensors(args: Sequence[Any]) -> list[Any]:
+    """The tensors among some arguments, or in a list that is the first of them."""
+    listed = args[0] if isinstance(args[0], (list, tuple)) else ()
+    return [value for value in (*listed, *args) if isinstance(value, torch.Tensor)]
+
+
+def _fake(result: Any, mode: FakeTensorMode, device: torch.device) -> Any:
+    """What a kernel gave, as tensors of a mode; a kernel that gave its own input back gave one already."""
+    if isinstance(result, (tuple, list)):
+        return type(result)(_fake(item, mode, device) for item in result)
+    return FakeTensor(mode, result, device) if type(result) is torch.Tensor else result
 
 
 def _are_plain(args: Sequence[Any]) -> bool:
@@ -141,3 +164,13 @@ _FORMULAS: dict[Any, Callable[..., Shape | None]] = {
     _ATEN.conv3d.default: _conv,
 }  # fmt: skip
 """Op → the shape of its result, or None where torch must say."""
+
+_AT_ONCE = {
+    _ATEN.view.default, _ATEN.reshape.default, _ATEN.flatten.using_ints, _ATEN.unflatten.int, _ATEN.permute.default,
+    _ATEN.transpose.int, _ATEN.t.default, _ATEN.mT.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim,
+    _ATEN.expand.default, _ATEN.slice.Tensor, _ATEN.select.int, _ATEN.narrow.default, _ATEN.split.Tensor,
+    _ATEN.split_with_sizes.default, _ATEN.chunk.default, _ATEN.unbind.int, _ATEN.contiguous.default,
+    _ATEN.matmul.default, _ATEN.bmm.default, _ATEN.linear.default, _ATEN.cat.default, _ATEN.mean.dim,
+    _ATEN.softmax.int,
+}  # fmt: skip
+"""Ops whose kernels for tensors without data need nothing but shapes, strides and types."""
