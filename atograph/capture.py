@@ -25,7 +25,7 @@ from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
 from atograph.passes.sizes import is_dynamic
 from atograph.passes.verify import verify
-from atograph.recorder import NotTraced
+from atograph.recorder import NotTraced, NotUniform
 from atograph.structures import plain, plain_outputs
 from atograph.tracing import trace
 from atograph.user_code import line_of_user
@@ -56,7 +56,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
         try:
             program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)))
         except (NotTraced, AtographError) as reason:
-            program = _functional(_exported(model, inputs, repeated))
+            program = _functional(_exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform)))
             if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
                 program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
     return program
@@ -73,11 +73,13 @@ def _functional(program: Program) -> Program:
     return result
 
 
-def _exported(model: nn.Module, inputs: Any, repeated: Any) -> Program:
-    """The program that torch.export captures, with a dynamic batch if it can be had."""
+def _exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) -> Program:
+    """The program that torch.export captures, with a dynamic batch if it can be had and is asked for."""
     signature = inspect.signature(model.forward)
     try:
         try:
+            if not dynamic:
+                raise NotIntegral("another batch does not get the same ops")
             return from_exported(_export(model, *repeated), signature)
         except NotIntegral:
             return from_exported(torch.export.export(model, *inputs, strict=False), signature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, FunctionType, TracebackType
 from typing import Any
 
 import torch
@@ -82,7 +82,8 @@ class Origins(TorchFunctionMode):
             raise NotTraced("it assigns to the data of a tensor")
         before = _last(self._graph)
         result = func(*args, **kwargs)
-        self.read_batch = self.read_batch or before is not self._after or _tells_batch(func, result)
+        unwatched = before is not self._after or _runs_users_code(func, types, args, kwargs)
+        self.read_batch = self.read_batch or unwatched or _tells_batch(func, result)
         node = self._after = _last(self._graph)
         if node is not before:
             line = _line_of_user()
@@ -132,12 +133,22 @@ _TAKES_APART: dict[Any, Callable[..., int]] = {
 """Functions that give many tensors → how many."""
 
 
+def _runs_users_code(func: Any, types: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call runs Python code that is not torch's, in which nothing is watched."""
+    given = (*args, *kwargs.values())
+    return (
+        (isinstance(func, FunctionType) and func.__module__.split(".")[0] != "torch")
+        or any(not issubclass(kind, torch.Tensor) for kind in types)
+        or any(isinstance(value, FunctionType) for value in given)
+    )
+
+
 def _tells_batch(func: Any, result: Any) -> bool:
     """Whether the result of a call to torch may say how large the batch is."""
     if result is None or isinstance(result, (torch.Tensor, torch.dtype, torch.device)):
         return False
     if type(result) is bool:
-        return func not in _SAYS_THE_SAME and not hasattr(func, "__self__")  # a property's getter: is_cuda, ...
+        return func not in _SAYS_THE_SAME and getattr(func, "__name__", "") != "__get__"  # a property: is_cuda, ...
     leaves = pytree.tree_leaves(result)
     return any(
         is_dynamic(leaf) if type(leaf) is int else not isinstance(leaf, (torch.Tensor, type(None))) for leaf in leaves
@@ -146,7 +157,7 @@ def _tells_batch(func: Any, result: Any) -> bool:
 
 _SAYS_THE_SAME = {
     torch.is_floating_point, torch.Tensor.is_floating_point, torch.is_complex, torch.Tensor.is_complex,
-    torch.Tensor.is_contiguous, torch.is_tensor, torch.is_autocast_enabled,
+    torch.is_tensor, torch.is_autocast_enabled,
 }  # fmt: skip
 """Functions that say yes or no for any batch."""
 

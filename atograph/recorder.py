@@ -31,6 +31,10 @@ class NotTraced(Exception):
     """The model's ops cannot be recorded this way; the text says why."""
 
 
+class NotUniform(NotTraced):
+    """Another batch does not get the same ops."""
+
+
 @dataclass
 class Recording:
     """The ops of one run.
@@ -94,6 +98,8 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)  # of a constant that the code made, the value is known
         called = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
         written_args, written_kwargs = self._written(args), self._written(kwargs)
+        if func.overloadpacket is _ATEN.set_:
+            raise NotTraced("it gives a tensor the memory of another")
         if _writes(func):
             result = self._written_in_place(func, args, kwargs)
         else:

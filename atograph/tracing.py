@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -28,8 +29,11 @@ from atograph.passes.interface import Interface
 from atograph.passes.program import Program
 from atograph.passes.propagate import runs_alone
 from atograph.passes.sizes import BATCH, substitute
-from atograph.recorder import NotTraced, Recording, record
+from atograph.recorder import NotTraced, NotUniform, Recording, record
 from atograph.recordings import first_difference, mentions_batch
+
+_SMALL = (2, 3)
+"""Batches that code which reads the batch size is tried with: one even, one odd, as small as a batch may be."""
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
@@ -44,7 +48,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, ba
         batch: the first dimension of every input tensor that is as long as this is the batch.
 
     Raises:
-        NotTraced: this way does not do for the model.
+        NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch.
     """
     try:
         return _Trace(model, args, kwargs, batch).program()
@@ -64,14 +68,16 @@ class _Trace:
         odd = [value for value in tensors if type(value) not in _PLAIN or is_lazy(value)]
         if odd:
             raise NotTraced(f"it holds a {type(odd[0]).__name__}")
-        self.mode = detect_fake_mode(tensors) or FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = detect_fake_mode(tensors) or FakeTensorMode(
+            allow_fallback_kernels=False, allow_non_fake_inputs=True
+        )
         self.returns: pytree.TreeSpec | None = None
 
     def program(self) -> Program:
         recorded, origins = self._record(BATCH)
         returns = self.returns
         if origins.read_batch or mentions_batch(recorded):
-            self._check_example_batch(recorded)
+            self._check_other_batches(recorded)
         signature = inspect.signature(self.model.forward)
         rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model))
         assert returns is not None
@@ -92,18 +98,17 @@ class _Trace:
         origins = Origins(self.model)
         return record(lambda: self._call(state, inputs), [*state, *inputs], self.mode, origins.of), origins
 
-    def _check_example_batch(self, recorded: Recording) -> None:
-        """Record for the example's batch: it must be the same.
+    def _check_other_batches(self, recorded: Recording) -> None:
+        """Record for small batches, the example's among them: it must be the same.
 
         Raises:
-            NotTraced: naming the first op that is not.
+            NotUniform: naming the first op that is not.
         """
-        if self.batch is None:
-            return
         returns = self.returns
-        difference = first_difference(recorded, self._record(self.batch)[0], self.batch)
-        if difference or self.returns != returns:
-            raise NotTraced(f"for another batch, {difference or 'it returns another structure'}")
+        for batch in sorted({self.batch, *_SMALL}) if self.batch is not None else ():
+            difference = first_difference(recorded, self._record(batch)[0], batch)
+            if difference or self.returns != returns:
+                raise NotUniform(f"for another batch, {difference or 'it returns another structure'}")
 
     def _without_data(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The state, and the inputs for a batch of some size, as tensors without data."""
@@ -132,11 +137,25 @@ class _Trace:
 
 def _empty(mode: FakeTensorMode, value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
     if batch is not None:
-        return empty(mode, (batch, *value.shape[1:]), value.dtype, value.device)
+        shape = (batch, *value.shape[1:])
+        return empty(mode, shape, value.dtype, value.device, _strides_like(value, shape))
     made = empty(mode, value.shape, value.dtype, value.device, value.stride())
     if isinstance(value, nn.Parameter):
         made._is_param = True  # what nn.Module looks at before it takes it for one
     return made
+
+
+def _strides_like(value: torch.Tensor, shape: tuple[int, ...]) -> list[int] | None:
+    """Strides of a tensor whose dims lie in memory in the order in which those of ``value`` do; None if contiguous."""
+    channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    if value.is_contiguous() and not channels_last:
+        return None
+    order = sorted(range(value.dim()), key=lambda dim: (value.stride(dim), -dim))
+    strides, step = [0] * value.dim(), 1
+    for dim in order:
+        strides[dim] = step
+        step *= shape[dim]
+    return strides
 
 
 def _paths(arguments: Mapping[str, Any], signature: inspect.Signature) -> Iterator[tuple[str, list[int]]]:
@@ -159,15 +178,22 @@ def _paths_within(name: str, value: Any) -> Iterator[tuple[str, list[int]]]:
 def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]) -> Iterator[None]:
     """Within it, the model holds other tensors, wherever one of the old ones stands."""
     replacement = {id(before): after for before, after in zip(old, new, strict=True)}
+    replaced = []
     with ExitStack() as restored:
         for module in model.modules():
             for table in (module._parameters, module._buffers, vars(module)):
                 for name, tensor in list(table.items()):
-                    if isinstance(tensor, torch.Tensor) and id(tensor) in replacement:
-                        # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
-                        setattr(module, name, replacement[id(tensor)])
-                        restored.callback(setattr, module, name, tensor)
+                    if isinstance(tensor, torch.Tensor):
+                        made = replacement.get(id(tensor), tensor)
+                        replaced.append((table, name, made))
+                        if made is not tensor:
+                            # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
+                            setattr(module, name, made)
+                            restored.callback(setattr, module, name, tensor)
         yield
+        for table, name, made in replaced:
+            if table.get(name) is not made:
+                raise NotTraced(f"its code puts another tensor in the place of {name}")
 
 
 class _Rebuilt:
@@ -202,10 +228,14 @@ class _Rebuilt:
                 self._copy(node)
 
     def _placeholder(self, node: fx.Node, name: str) -> str:
-        made = self.graph.placeholder(re.sub(r"\W", "_", name))
-        if made.target not in self._taken:  # fx would rename one that is called like a Python builtin
-            made.name = str(made.target)
-        self._taken.add(made.name)
+        wanted = plain = re.sub(r"\W", "_", name)
+        for number in count(1):
+            if wanted not in self._taken:
+                break
+            wanted = f"{plain}_{number}"
+        made = self.graph.placeholder(wanted)
+        made.name = wanted  # fx would rename one that is called like a Python builtin
+        self._taken.add(wanted)
         made.meta = {"val": node.meta["val"]}
         self._nodes[node] = made
         return made.name
@@ -223,7 +253,8 @@ class _Rebuilt:
         if same is not None:
             self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
             return
-        name = f"lifted_tensor_{len(self.constants)}"
+        names = (f"lifted_tensor_{number}" for number in count(len(self.constants)))
+        name = next(name for name in names if name not in self._own)
         self.constants[name] = value
         self.state[self._placeholder(node, f"c_{name}")] = name
 

@@ -39,7 +39,12 @@ class Functionalize(RewritePass):
             program = _by_torch(program)
         try:
             program = without_writes(program)
-        except Hidden:
+        except Hidden as hidden:
+            if not hidden.torch_can:
+                raise UserError(
+                    f"what is written in place cannot be told: {hidden}.",
+                    hint="Let the code give a new tensor instead of writing into one, or clone it first.",
+                ) from hidden
             program = _by_torch(program)
         return _without_pairs(_without_assertions(program))
 

@@ -134,11 +134,19 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
     """A plan that keeps the given units; prunable groups that are not mentioned stay whole.
 
     Raises:
-        UserError: a group does not exist or is frozen, or a unit is out of range.
+        UserError: a group does not exist or is frozen, or a unit is out of range or no whole number.
     """
     chosen = {group.name: tuple(range(group.size)) for group in groups.prunable}
     for name, units in kept.items():
-        group, listed = groups[name], tuple(sorted({int(unit) for unit in units}))
+        group, given = groups[name], list(units)
+        if any(
+            isinstance(unit, bool) or int(unit) != unit or getattr(unit, "dtype", None) == torch.bool for unit in given
+        ):
+            raise UserError(
+                f"the units of group {name} that stay are whole numbers, not a mask or fractions.",
+                hint="Of a mask, give the indices: mask.nonzero().flatten().",
+            )
+        listed = tuple(sorted({int(unit) for unit in given}))
         if group.frozen is not None and len(listed) < group.size:
             raise UserError(f"group {name} cannot be pruned: {group.frozen}.")
         if not listed or listed[0] < 0 or listed[-1] >= group.size:

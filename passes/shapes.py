@@ -115,6 +115,14 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> Shape | None:
     return (*x.shape[:-1], y.shape[-1]) if fits else None
 
 
+def _contiguous(shape: Shape) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
 def _conv(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -125,6 +133,8 @@ def _conv(
     groups: int = 1,
 ) -> Shape | None:
     spatial = x.dim() - 2
+    if any(tensor.stride() != _contiguous(tensor.shape) for tensor in (x, weight)):
+        return None  # with sizes of 1, channels may come last in a contiguous tensor, and then do in the result
     if x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         return None
     if bias is not None and bias.shape != weight.shape[:1]:

@@ -7,6 +7,7 @@ memory, and the other views are taken again when they are read.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,15 @@ Emit = Callable[..., fx.Node]
 
 
 class Hidden(Exception):
-    """A write that this module cannot follow: into an input, or through an op that may or may not be a view."""
+    """A write that this module cannot follow: into an input, or through an op that may or may not be a view.
+
+    Attributes:
+        torch_can: whether torch's functionalisation can; not where an op shares memory without saying so.
+    """
+
+    def __init__(self, text: str, *, torch_can: bool = True) -> None:
+        super().__init__(text)
+        self.torch_can = torch_can
 
 
 def without_writes(program: Program) -> Program:
@@ -59,8 +68,32 @@ _PUT_BACK: dict[Any, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.permute.default: lambda emit, view, whole, part: emit(aten.permute.default, part, _inverse(view)),
     aten.alias.default: lambda emit, view, whole, part: part,
     aten.detach.default: lambda emit, view, whole, part: part,
-    aten.dropout.default: lambda emit, view, whole, part: part,  # it is off: the very same tensor
+    **dict.fromkeys(
+        (  # off: the very same tensor
+            aten.dropout.default,
+            aten.feature_dropout.default,
+            aten.alpha_dropout.default,
+            aten.feature_alpha_dropout.default,
+        ),
+        lambda emit, view, whole, part: part,
+    ),
 }
+
+
+# what may share memory with its inputs though its schema does not say so
+_OFF = {
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
+}  # fmt: skip
+_UNDECLARED = {
+    aten.type_as, aten.atleast_1d, aten.atleast_2d, aten.atleast_3d, aten.broadcast_tensors, aten.conj_physical,
+    aten.einsum, aten.meshgrid, aten.unsafe_chunk, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.cartesian_prod,
+}  # fmt: skip
+
+
+def _is_undeclared(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return any(map(_is_undeclared, node.all_input_nodes))
+    return getattr(node.target, "overloadpacket", None) in _UNDECLARED
 
 
 def _inverse(view: fx.Node) -> list[int]:
@@ -129,14 +162,16 @@ class _Replay:
             path.append(whole)
         owner = path[-1]
         if _may_view(owner) and owner.op != "placeholder":
-            raise Hidden(f"{owner.target} may or may not be a view")
+            raise Hidden(f"{owner.target} may or may not be a view", torch_can=not _is_undeclared(owner))
         for node in _memory(owner, self.order, write):
             if node in path:
                 continue
             if node in self.part_of:
                 self.stale.add(node)
             elif any(self.order[user] > self.order[write] for user in node.users):
-                raise Hidden(f"{node.target} may or may not be a view of what is written to")
+                raise Hidden(
+                    f"{node.target} may or may not be a view of what is written to", torch_can=not _is_undeclared(node)
+                )
 
     def _refresh(self, node: fx.Node) -> None:
         """Take a view again, if the memory was written to since."""
@@ -186,8 +221,10 @@ def _aliases(node: fx.Node) -> Iterator[fx.Node]:
 def _may_view(node: fx.Node) -> list[fx.Node]:
     """What a node's value may be a view of: the arguments that its schema says it may alias."""
     schema = getattr(node.target, "_schema", None)
-    if node.target is aten.dropout.default:  # its schema does not say so
+    if node.target in _OFF:
         return [node.args[0]] if not node.args[2] else []  # type: ignore[list-item]
+    if _is_undeclared(node):
+        return list(node.all_input_nodes)
     if schema is None:  # getitem
         return [n for n in node.all_input_nodes if node.op == "call_function" and type(n.meta.get("val")) is not int]
     if not any(result.alias_info is not None for result in schema.returns):

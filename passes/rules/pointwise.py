@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from atograph.passes.dims import ONE, Shape
 from atograph.passes.flow import Keep, Map, Unknown
-from atograph.passes.rules.table import Effect, Op, rule
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
 
 aten = torch.ops.aten
@@ -69,11 +69,11 @@ def divide(op: Op) -> Effect:
 # elementwise ops that torch does not tag so
 @rule(
     aten.to.dtype, aten.to.device,
-    aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.hardswish.default,
+    aten.to.dtype_layout, aten._to_copy.default, aten.hardswish.default,
     aten.log_sigmoid.default, aten.floor_divide.default, aten.contiguous.default, aten.detach.default,
     aten.alias.default, aten.detach_.default, aten.lift_fresh_copy.default,
     aten.where.Scalar, aten.rsub.Tensor, aten.polar.default, aten.complex.default, aten.real.default, aten.imag.default,
-    aten.conj.default, aten._conj.default, aten.resolve_conj.default, aten.bucketize.Tensor, aten.isin.Tensor_Scalar,
+    aten.conj.default, aten._conj.default, aten.resolve_conj.default, aten.isin.Tensor_Scalar,
     aten.absolute.default, aten.negative.default, aten.arctan2.default, aten.fix.default, aten.subtract.Tensor,
     aten.subtract.Scalar, aten.isclose.default, aten.isreal.default, aten.special_expit.default,
     aten.special_gammaln.default, aten.special_ndtr.default, aten.special_psi.default,
@@ -83,6 +83,24 @@ def divide(op: Op) -> Effect:
 def untagged(op: Op) -> Effect:
     """Elementwise, though not tagged."""
     return elementwise(op)
+
+
+# of the other tensor, only the type counts
+@rule(aten.type_as.default)
+def type_as(op: Op) -> Effect:
+    """A cast to another tensor's type."""
+    if not op.node.meta["val"].dtype.is_floating_point:
+        raise Unsupported("a cast to a type that is no float")
+    return Effect((op.shape("self"),), Keep((op.operand("self"),)))
+
+
+# the number of boundaries below each element
+@rule(aten.bucketize.Tensor)
+def bucketize(op: Op) -> Effect:
+    """Which bucket each element falls into."""
+    for dim in op.shape("boundaries"):
+        op.freeze(dim, "boundaries are compared with in order")
+    return Effect((op.shape("self"),), Map((op.operand("self"),)))
 
 
 # one value or the other, element by element: where all that may be chosen agree, so does the outcome
