@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from atograph.passes.sizes import BATCH, substitute
+from atograph.passes.sizes import BATCH, is_dynamic, substitute
 from atograph.recorder import Recording
 
 _LARGE = BATCH // 64
@@ -52,7 +52,7 @@ def first_difference(recorded: Recording, other: Recording, batch: int) -> str:
             return "a constant is another one"
         if not _follows((one.args, one.kwargs), (two.args, two.kwargs), batch, twins):
             return f"what {one.target} takes does not follow the batch"
-        if not _follows(_described(one.meta.get("val")), _described(two.meta.get("val")), batch, twins):
+        if _described(one.meta.get("val"), batch) != _described(two.meta.get("val")):
             return f"what {one.target} gives does not follow the batch"
     return ""
 
@@ -73,10 +73,15 @@ def _follows(one: Any, two: Any, batch: int, twins: dict[fx.Node, fx.Node]) -> b
     return bool(one == two) or one != one
 
 
-def _described(value: Any) -> Any:
-    """Sizes, types and devices of the tensors in a value, and its numbers."""
+def _described(value: Any, batch: int | None = None) -> list[Any]:
+    """Sizes, types and devices of the tensors in a value, and its numbers; what follows the batch as for ``batch``."""
+
+    def size(number: Any) -> Any:
+        dynamic = batch is not None and type(number) is int and is_dynamic(number)
+        return substitute(number, lambda _prime: batch) if dynamic else number
+
     return [
-        (list(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else leaf
+        (list(map(size, leaf.shape)), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else size(leaf)
         for leaf in pytree.tree_leaves(value)
     ]
 

@@ -192,7 +192,7 @@ def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]
                             restored.callback(setattr, module, name, tensor)
         yield
         for table, name, made in replaced:
-            if table.get(name) is not made:
+            if type(table) is dict and table.get(name) is not made:
                 raise NotTraced(f"its code puts another tensor in the place of {name}")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.run import ProgramModule
@@ -239,6 +242,18 @@ DO_NOT_FOLLOW = {
     "an order of two": lambda y: y - y.flip(1) if len(y) > 10 else y.flip(1) - y,
     "halves in C++": lambda y: torch.stack(y.vsplit(2)).sum(0),
     "TorchScript": lambda y: scripted(y),
+    "equal sizes": lambda y: y * 2 if torch.is_same_size(y, torch.ones(2, 8)) else y * 3,
+    "a distance of the user's own": lambda y: F.triplet_margin_with_distance_loss(
+        y, y + 1, y * 2, reduction="none", distance_function=lambda p, q: (p - q).norm(dim=1) / math.sqrt(len(p))
+    )[:, None].expand(-1, 8),
+}
+SMALL = {
+    "more than three": (8, lambda y: y * 2 if len(y) > 3 else y * 3),
+    "odd": (3, lambda y: y * 2 if len(y) % 2 else y * 3),
+    "at most four": (8, lambda y: y / min(len(y), 4)),
+    "a common divisor": (3, lambda y: y * math.gcd(len(y), 4)),
+    "a remainder": (5, lambda y: y * [1.0, 2.0, 3.0][len(y) % 3]),
+    "memory order": (4, lambda y: y * 2 if y[1:].t().is_contiguous() else y * 3),
 }
 
 
@@ -348,3 +363,106 @@ def test_a_scripted_module_keeps_its_mode() -> None:
     model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Dropout())), nn.Linear(8, 2)).train()
     atograph.trace(model, torch.randn(2, 6))
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_decided_for_small_batches_is_noticed(name: str) -> None:
+    size, function = SMALL[name]
+    model = Between(function).eval()
+    run = ProgramModule(capture(model, (torch.randn(size, 6),)))
+    for batch in (size, 2, 4):
+        x = torch.randn(batch, 6)
+        if batch == size:
+            torch.testing.assert_close(run(x), model(x))
+        else:
+            with pytest.raises(UserError, match="takes x of the shape"):
+                run(x)
+
+
+def dropped(y: torch.Tensor) -> torch.Tensor:
+    seen = y[:, :2]
+    F.dropout1d(y, 0.5, False).add_(1)
+    return torch.cat([seen, y[:, 2:]], 1)
+
+
+def third_dimension(y: torch.Tensor) -> torch.Tensor:
+    torch.atleast_3d(y).add_(1)
+    return y
+
+
+def swapped(y: torch.Tensor) -> torch.Tensor:
+    torch.einsum("ij->ji", y).mul_(2)
+    return y
+
+
+def in_chunks(y: torch.Tensor) -> torch.Tensor:
+    torch.unsafe_chunk(y, 2, 1)[0].add_(1)
+    return y
+
+
+@pytest.mark.parametrize("function", [dropped, third_dimension, swapped, in_chunks])
+@torch.no_grad()
+def test_writes_through_aliases_that_no_schema_declares(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model, x = Between(function).eval(), torch.randn(2, 6)
+    try:
+        program = capture(model, (x,))
+    except UserError as refused:
+        assert "written in place" in str(refused)
+    else:
+        torch.testing.assert_close(ProgramModule(program)(x), model(x))
+
+
+def test_a_buffer_that_is_replaced_is_written() -> None:
+    class Average(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 8)
+            self.register_buffer("mean", torch.zeros(6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+            return self.a(x - self.mean)
+
+    model = Average().eval()
+    run = ProgramModule(capture(copy.deepcopy(model), (torch.randn(2, 6),)))
+    for _ in range(3):
+        x = torch.randn(2, 6)
+        torch.testing.assert_close(run(x), model(x))
+
+
+def test_names_that_meet_in_a_program_are_told_apart() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+            self.norm_weight = nn.Parameter(torch.randn(8))
+            self.register_buffer("lifted_tensor_0", torch.full((8,), 5.0))
+
+        def forward(self, x: torch.Tensor, p_a_weight: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.a(x) + self.lifted_tensor_0 + torch.tensor([1.0] * 8) + p_a_weight) * self.norm_weight
+
+    inputs = (torch.randn(2, 6), torch.randn(2, 8))
+    model = Named().eval()
+    graph = atograph.trace(model, inputs)
+    torch.testing.assert_close(atograph.slim(graph, graph.plan(kept={}))(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("layouts", [(torch.contiguous_format, torch.channels_last), (torch.channels_last,) * 2])
+def test_memory_formats_are_those_of_the_model(kernel: int, layouts: tuple[torch.memory_format, ...]) -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, kernel)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x) * (2 if x.is_contiguous(memory_format=torch.channels_last) else 3)
+            return y * (5 if y.is_contiguous() else 7)
+
+    model, x = Asks().to(memory_format=layouts[1]).eval(), torch.randn(2, 3, 5, 5).to(memory_format=layouts[0])
+    torch.testing.assert_close(ProgramModule(capture(model, (x,)))(x), model(x))
+
+
+def test_the_type_of_another_tensor() -> None:
+    found = compare(Between(lambda y: y * (1 / torch.sqrt(torch.tensor(16.0)).type_as(y))), (torch.randn(2, 6),))
+    assert len(found.graph.prunable) == 1 and found.difference <= 1e-12

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from torch import nn
 
@@ -157,3 +159,24 @@ def test_arguments_of_the_api_are_checked() -> None:
         atograph.compress(Net(torch.relu), [(torch.randn(2, 3, 8, 8), torch.zeros(2).long())], foo=1)
     with pytest.raises(atograph.UserError, match="opset 3 cannot be written: choose one from 18"):
         atograph.compress(Net(torch.relu), [(torch.randn(2, 3, 8, 8), torch.zeros(2).long())], opset=3)
+
+
+@pytest.mark.parametrize("units", [torch.ones(16, dtype=torch.bool), [True, False], [0.5, 1.0]])
+def test_a_mask_is_no_list_of_units(units: Any) -> None:
+    graph = atograph.trace(Net(torch.relu), torch.randn(2, 3, 8, 8))
+    with pytest.raises(UserError, match="whole numbers, not a mask"):
+        graph.plan(kept={graph.prunable[0].name: units})
+
+
+def test_buckets_have_the_shape_of_what_falls_into_them() -> None:
+    class Buckets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.table = nn.Linear(8, 16), nn.Linear(16, 3), nn.Embedding(6, 16)
+            self.register_buffer("edges", torch.linspace(-1, 1, 5))
+
+        def forward(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x).relu() + self.table(torch.bucketize(v, self.edges))[:, 0])
+
+    found = compare(Buckets(), (torch.randn(2, 8), torch.randn(2, 1)))
+    assert [group.size for group in found.graph.prunable] == [16] and found.difference <= 1e-12
