@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -25,16 +26,21 @@ _Cache = functools._lru_cache_wrapper
 
 
 class Snapshot:
-    """Everything that a model's modules and the files of their classes hold now, containers in containers included."""
+    """Everything that a model's modules, their classes and the files of these hold now, at any depth."""
 
     def __init__(self, model: nn.Module) -> None:
-        files = {_root(kind): kind for module in model.modules() for kind in type(module).__mro__}
-        code = [file for file in map(_file, files.values()) if file is not None]
-        found: dict[int, Any] = {}
-        for root in (*(vars(module) for module in model.modules()), *(vars(file) for file in code)):
-            _collect(root, found, _DEPTH)
-        self._contents = [(value, _copy(value)) for value in found.values()]
-        self._caches = [(cache, cache.cache_info().misses) for cache in _caches(model, code)]
+        self._kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _file(kind) is not None}
+        files = {id(file): file for file in map(_file, self._kinds)}
+        found = _Found({}, {})
+        for module in model.modules():
+            found.collect(vars(module), _DEPTH)
+        for holder in (*files.values(), *self._kinds):
+            found.collect(dict(vars(holder)), _DEPTH)
+        for file in files.values():
+            found.containers[id(vars(file))] = vars(file)
+        self._contents = [(value, _copy(value)) for value in found.containers.values()]
+        self._caches = [(cache, cache.cache_info().misses) for cache in found.caches.values()]
+        self._attributes = [(kind, dict(vars(kind))) for kind in self._kinds]
 
     def restore(self) -> None:
         """Put everything back that is not as it was; caches that have taken up something new are emptied."""
@@ -42,13 +48,12 @@ class Snapshot:
             if not _same(value, before):
                 value.clear()
                 value.extend(before) if isinstance(value, list) else value.update(before)
+        for kind, attributes in self._attributes:
+            for name in [name for name, value in vars(kind).items() if attributes.get(name, kind) is not value]:
+                setattr(kind, name, attributes[name]) if name in attributes else delattr(kind, name)
         for cache, misses in self._caches:
             if cache.cache_info().misses != misses:
                 cache.cache_clear()
-
-
-def _root(kind: type) -> str:
-    return kind.__module__
 
 
 def _file(kind: type) -> ModuleType | None:
@@ -56,20 +61,41 @@ def _file(kind: type) -> ModuleType | None:
     return None if kind.__module__.split(".")[0] in _NOT_THE_USERS else sys.modules.get(kind.__module__)
 
 
-def _collect(value: Any, found: dict[int, Any], depth: int) -> None:
-    """The containers that can be reached from a value; an object's own attributes are one, too."""
-    if isinstance(value, (torch.Tensor, type, ModuleType)) or callable(value) or depth == 0:
-        return
-    if type(value) not in _CONTAINERS and type(value) is not tuple:
-        value = getattr(value, "__dict__", None)
-        if type(value) is not dict:
+@dataclass
+class _Found:
+    """Containers and functions with a memory, by id."""
+
+    containers: dict[int, Any]
+    caches: dict[int, _Cache[Any]]
+
+    def collect(self, value: Any, depth: int) -> None:
+        """Find what can be reached from a value; an object's own attributes are a container, too."""
+        if depth == 0 or isinstance(value, (torch.Tensor, nn.Module, type, ModuleType)):
             return
-    if id(value) in found:
-        return
-    if not isinstance(value, tuple):
-        found[id(value)] = value
-    for item in list(value.values()) if isinstance(value, dict) else list(value):
-        _collect(item, found, depth - 1)
+        if isinstance(value, (staticmethod, classmethod, MethodType)):
+            value = value.__func__
+        if isinstance(value, _Cache):
+            self.caches[id(value)] = value
+            return
+        if isinstance(value, FunctionType):
+            value = (value.__dict__, value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ()))
+        if type(value) not in _CONTAINERS and type(value) is not tuple:
+            value = getattr(value, "__dict__", None)
+            if type(value) is not dict:
+                return
+        if id(value) in self.containers:
+            return
+        if type(value) is not tuple:
+            self.containers[id(value)] = value
+        for item in list(value.values()) if isinstance(value, dict) else list(value):
+            self.collect(item, depth - 1)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing is in it yet
+        return None
 
 
 def _copy(value: Any) -> Any:
@@ -84,13 +110,3 @@ def _same(value: Any, before: Any) -> bool:
     if isinstance(value, list):
         return all(a is b for a, b in zip(value, before, strict=True))
     return bool(value == before)
-
-
-def _caches(model: nn.Module, code: list[ModuleType]) -> Iterator[_Cache[Any]]:
-    """The functions with a memory, in the model's files and on its classes."""
-    kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _file(kind) is not None}
-    for holder in (*code, *kinds):
-        for value in list(vars(holder).values()):
-            function = getattr(value, "__func__", value)  # of a staticmethod
-            if isinstance(function, _Cache):
-                yield function

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -167,6 +167,52 @@ def kept_by_a_helper(model: Model, y: torch.Tensor) -> torch.Tensor:
 
 def m_linear(model: Model, y: torch.Tensor) -> torch.Tensor:
     return model.linear(y.mean((2, 3)))
+
+
+def closing_over() -> Callable[[int], torch.Tensor]:
+    tables: dict[int, torch.Tensor] = {}
+
+    def table(size: int) -> torch.Tensor:
+        return tables.setdefault(size, torch.arange(size).float())
+
+    return table
+
+
+class Kept(Model):
+    """Tables on the class, and in functions that the class or an instance holds."""
+
+    tables: ClassVar[dict[int, torch.Tensor]] = {}
+    latest: ClassVar[torch.Tensor | None] = None
+    closed = staticmethod(closing_over())
+
+    def by_default(self, size: int, tables: dict[int, torch.Tensor] = {}) -> torch.Tensor:  # noqa: B006
+        return tables.setdefault(size, torch.arange(size).float())
+
+
+def on_the_class(model: Any, y: torch.Tensor) -> torch.Tensor:
+    type(model).latest = model.tables.setdefault(8, torch.arange(8).float())
+    return y + model.latest[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        on_the_class,
+        lambda m, y: y + m.closed(8)[:, None, None],
+        lambda m, y: y + m.by_default(8)[:, None, None],
+        lambda m, y: y + m.own(8)[:, None, None],
+    ],
+)
+def test_nor_in_their_classes_and_functions(function: Callable[..., torch.Tensor]) -> None:
+    model, x = Kept(lambda m, y: m_linear(m, function(m, y))).eval(), torch.randn(2, 3, 8, 8)
+    model.own = functools.lru_cache(lambda size: torch.arange(size).float())
+    graph = atograph.trace(model, x)
+    assert not Kept.tables and Kept.latest is None
+    found = model(x)
+    assert not isinstance(found, FakeTensor)
+    torch.testing.assert_close(atograph.slim(graph, graph.plan(kept={}))(x), found)
+    Kept.tables.clear()
+    Kept.latest = None
 
 
 class Helper:
