@@ -69,6 +69,8 @@ def _has_batch(node: fx.Node) -> bool:
 def _functional(program: Program) -> Program:
     result = Functionalize()(program).graph_module
     assert isinstance(result, Program)
+    if result.graph.eliminate_dead_code():  # an auxiliary head whose result nobody takes is no part of the program
+        result = result.rewritten(result.graph, result.state)
     verify(result)
     return result
 

@@ -180,3 +180,19 @@ def test_buckets_have_the_shape_of_what_falls_into_them() -> None:
 
     found = compare(Buckets(), (torch.randn(2, 8), torch.randn(2, 1)))
     assert [group.size for group in found.graph.prunable] == [16] and found.difference <= 1e-12
+
+
+def test_what_nobody_takes_is_no_part_of_the_program() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.aux = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 1000)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x).relu()
+            self.aux(y)
+            return self.b(y)
+
+    found = compare(Auxiliary(), (torch.randn(2, 8),))
+    assert [group.size for group in found.graph.prunable] == [16]
+    assert found.graph.flops == 2 * (8 * 16 + 16 * 4) and found.graph.params == 8 * 16 + 16 + 16 * 4 + 4
