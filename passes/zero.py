@@ -115,27 +115,34 @@ class _Proof:
 
     def _blame(self, node: fx.Node, dim: int, axis: Axis, output: int = 0) -> list[Site]:
         """The parameter slices that this dimension of a value is zero with, found through views, casts and scalings."""
-        if node in self.parameters:
-            return [(node, dim)]
+        steps = [(node, dim, output)]
+        while len(steps) == 1:  # as deep as the network, so no recursion
+            ((node, dim, output),) = steps
+            if node in self.parameters:
+                return [(node, dim)]
+            steps = list(self._before(node, dim, axis, output))
+        for node, dim, output in steps:
+            found = self._blame(node, dim, axis, output)
+            if found:
+                return found
+        return []
+
+    def _before(self, node: fx.Node, dim: int, axis: Axis, output: int) -> Iterator[tuple[fx.Node, int, int]]:
+        """The dimensions of inputs that a dimension of a value is zero with."""
         effect = self.axes.effects.get(node)
-        if effect is None:
-            return []
         operands: tuple[Operand, ...] = ()
-        match effect.flow:
+        match effect.flow if effect is not None else None:
             case Keep(operands=(only,)):
                 operands = (only,)
             case Map(operands=(only,)) if self._keeps_zero(node, only.node):
                 operands = (only,)
             case Map(operands=several, absorbing=absorbing):
                 operands = tuple(operand for operand in several if operand.node in absorbing)
+        source = self._source_output(node)
         for operand in operands:
             for link in self._links(node, operand, dim, output):
-                source = self._source_output(node)
                 if axis in self._brought(operand, link, source):
-                    found = self._blame(operand.node, link.source, axis, source)
-                    if found:
-                        return found
-        return []
+                    yield operand.node, link.source, source
 
     # -- abstract interpretation ---------------------------------------------------------------------------------------
 
