@@ -1,9 +1,9 @@
 """Tracing: a model's ATen ops for a batch of `sizes.BATCH`, recorded on tensors without data.
 
 These are the ops that `torch.export` records, before any decomposition, in a fraction of the time, because sizes are
-integers and not symbols (`passes/sizes.py`). If the model's code reads the batch size, the example's batch is recorded,
-too. What does not follow the batch, a loop over the samples, or code that looks at values: the model is left to
-`torch.export`.
+integers and not symbols (`passes/sizes.py`). If the model's code reads the batch size, small batches and the example's
+are recorded, too. What does not follow the batch, a loop over the samples, or code that looks at values: the model is
+left to `torch.export`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class _Trace:
         odd = [value for value in tensors if type(value) not in _PLAIN or is_lazy(value)]
         if odd:
             raise NotTraced(f"it holds a {type(odd[0]).__name__}")
-        self.mode = detect_fake_mode(tensors) or FakeTensorMode(
-            allow_fallback_kernels=False, allow_non_fake_inputs=True
-        )
+        # without fallback kernels, which would run an op for real, on a batch of millions
+        own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
+        self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
 
     def program(self) -> Program:

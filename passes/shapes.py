@@ -37,8 +37,8 @@ def result_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             return args[0]
         if shape is not None:
             return empty(args[0].fake_mode, shape, args[0].dtype, args[0].device)
-    if op in _AT_ONCE:
-        tensors = _tensors(args)
+    tensors = _tensors(args) if op in _AT_ONCE else []
+    if tensors and not any(isinstance(value, torch.Tensor) for value in kwargs.values()):
         first = tensors[0]
         if all(type(t) is FakeTensor and t.constant is None and t.device == first.device for t in tensors):
             mode, device = first.fake_mode, first.device  # within, its device is meta
@@ -50,7 +50,7 @@ def result_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def _tensors(args: Sequence[Any]) -> list[Any]:
     """The tensors among some arguments, or in a list that is the first of them."""
-    listed = args[0] if isinstance(args[0], (list, tuple)) else ()
+    listed = args[0] if args and isinstance(args[0], (list, tuple)) else ()
     return [value for value in (*listed, *args) if isinstance(value, torch.Tensor)]
 
 
@@ -64,14 +64,18 @@ def _fake(result: Any, mode: FakeTensorMode, device: torch.device) -> Any:
 def _are_plain(args: Sequence[Any]) -> bool:
     tensors = [value for value in args if isinstance(value, torch.Tensor)]
     first = tensors[0] if tensors else None
-    return first is args[0] and all(
-        type(value) is FakeTensor
-        and value.constant is None  # whose value torch knows
-        and value.is_contiguous()
-        and value.dtype.is_floating_point
-        and value.dtype == first.dtype
-        and value.device == first.device
-        for value in tensors
+    return (
+        first is not None
+        and first is args[0]
+        and all(
+            type(value) is FakeTensor
+            and value.constant is None  # whose value torch knows
+            and value.is_contiguous()
+            and value.dtype.is_floating_point
+            and value.dtype == first.dtype
+            and value.device == first.device
+            for value in tensors
+        )
     )
 
 

@@ -56,6 +56,15 @@ def written(node: fx.Node) -> fx.Node | None:
     return None
 
 
+# what may share memory with its inputs though its schema does not say so: dropout that is off always does
+_OFF = (
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
+)  # fmt: skip
+_UNDECLARED = {
+    aten.type_as, aten.atleast_1d, aten.atleast_2d, aten.atleast_3d, aten.broadcast_tensors, aten.conj_physical,
+    aten.einsum, aten.meshgrid, aten.unsafe_chunk, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.cartesian_prod,
+}  # fmt: skip
+
 # how a value goes back into what it is a view of: (emit, the view's node, the whole before, the part) → the whole after
 _PUT_BACK: dict[Any, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.slice.Tensor: lambda emit, view, whole, part: emit(aten.slice_scatter.default, whole, part, *view.args[1:]),
@@ -68,26 +77,8 @@ _PUT_BACK: dict[Any, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.permute.default: lambda emit, view, whole, part: emit(aten.permute.default, part, _inverse(view)),
     aten.alias.default: lambda emit, view, whole, part: part,
     aten.detach.default: lambda emit, view, whole, part: part,
-    **dict.fromkeys(
-        (  # off: the very same tensor
-            aten.dropout.default,
-            aten.feature_dropout.default,
-            aten.alpha_dropout.default,
-            aten.feature_alpha_dropout.default,
-        ),
-        lambda emit, view, whole, part: part,
-    ),
+    **dict.fromkeys(_OFF, lambda emit, view, whole, part: part),  # the very same tensor
 }
-
-
-# what may share memory with its inputs though its schema does not say so
-_OFF = {
-    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
-}  # fmt: skip
-_UNDECLARED = {
-    aten.type_as, aten.atleast_1d, aten.atleast_2d, aten.atleast_3d, aten.broadcast_tensors, aten.conj_physical,
-    aten.einsum, aten.meshgrid, aten.unsafe_chunk, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.cartesian_prod,
-}  # fmt: skip
 
 
 def _is_undeclared(node: fx.Node) -> bool:
