@@ -7,6 +7,7 @@ Modules keep tables in attributes, in dicts within dicts, in helper objects; cod
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from torch import nn
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {dict: dict, OrderedDict: dict, defaultdict: dict, list: list, set: set}
 """Containers that are put back, and what their contents are copied into; subclasses may do anything."""
 
+_LEAVES = {type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device}
+"""Most of what attributes hold; nothing can be put into them."""
+
 _DEPTH = 6
 _NOT_THE_USERS = {"torch", "builtins", "typing", "abc", "collections"}
 _Cache = functools._lru_cache_wrapper
@@ -31,19 +35,22 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self._kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _file(kind) is not None}
         files = {id(file): file for file in map(_file, self._kinds)}
-        found = _Found({}, {})
+        found = _Found({}, [], {})
         for module in model.modules():
             found.collect(vars(module), _DEPTH)
         for holder in (*files.values(), *self._kinds):
             found.collect(dict(vars(holder)), _DEPTH)
         for file in files.values():
             found.containers[id(vars(file))] = vars(file)
+        self._empty = found.empty
         self._contents = [(value, _copy(value)) for value in found.containers.values()]
         self._caches = [(cache, cache.cache_info().misses) for cache in found.caches.values()]
         self._attributes = [(kind, dict(vars(kind))) for kind in self._kinds]
 
     def restore(self) -> None:
         """Put everything back that is not as it was; caches that have taken up something new are emptied."""
+        for value in filter(None, self._empty):
+            value.clear()
         for value, before in self._contents:
             if not _same(value, before):
                 value.clear()
@@ -63,32 +70,40 @@ def _file(kind: type) -> ModuleType | None:
 
 @dataclass
 class _Found:
-    """Containers and functions with a memory, by id."""
+    """Containers and functions with a memory, by id; of containers, most are empty ones, of modules' hooks."""
 
     containers: dict[int, Any]
+    empty: list[Any]
     caches: dict[int, _Cache[Any]]
 
     def collect(self, value: Any, depth: int) -> None:
         """Find what can be reached from a value; an object's own attributes are a container, too."""
-        if depth == 0 or isinstance(value, (torch.Tensor, nn.Module, type, ModuleType)):
-            return
-        if isinstance(value, (staticmethod, classmethod, MethodType)):
-            value = value.__func__
-        if isinstance(value, _Cache):
-            self.caches[id(value)] = value
-            return
-        if isinstance(value, FunctionType):
-            value = (value.__dict__, value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ()))
         if type(value) not in _CONTAINERS and type(value) is not tuple:
-            value = getattr(value, "__dict__", None)
-            if type(value) is not dict:
-                return
-        if id(value) in self.containers:
+            value = self._inside(value)
+        if depth == 0 or value is None or id(value) in self.containers:
             return
         if type(value) is not tuple:
             self.containers[id(value)] = value
         for item in list(value.values()) if isinstance(value, dict) else list(value):
-            self.collect(item, depth - 1)
+            kind = type(item)
+            if kind in _CONTAINERS and not item:
+                self.empty.append(item)
+            elif kind not in _LEAVES:
+                self.collect(item, depth - 1)
+
+    def _inside(self, value: Any) -> Any:
+        """What an object that is no container holds its state in, if that is one."""
+        if isinstance(value, (torch.Tensor, nn.Module, type, ModuleType)):
+            return None
+        if isinstance(value, (staticmethod, classmethod, MethodType)):
+            value = value.__func__
+        if isinstance(value, _Cache):
+            self.caches[id(value)] = value
+            return None
+        if isinstance(value, FunctionType):
+            return (value.__dict__, value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ()))
+        held = getattr(value, "__dict__", None)
+        return held if type(held) is dict else None
 
 
 def _content(cell: CellType) -> Any:
@@ -106,7 +121,7 @@ def _same(value: Any, before: Any) -> bool:
     if len(value) != len(before):
         return False
     if isinstance(value, dict):
-        return all(value.get(key, before) is item for key, item in before.items())
+        return all(map(operator.is_, value, before)) and all(map(operator.is_, value.values(), before.values()))
     if isinstance(value, list):
-        return all(a is b for a, b in zip(value, before, strict=True))
+        return all(map(operator.is_, value, before))
     return bool(value == before)

@@ -34,20 +34,22 @@ class Program(_LazyGraphModule):  # code is made of the graph when it is first r
     def build(
         cls, graph: fx.Graph, interface: Interface, state: Mapping[str, torch.Tensor], root: Any = None
     ) -> Program:
-        """A program of its own: the graph is copied, and state that no node reads (an auxiliary head) left out.
+        """A program of its own, without the state that no node reads (an auxiliary head).
 
         Args:
-            graph: of ATen ops, with a placeholder for each tensor of the state and each tensor input.
+            graph: of ATen ops, with a placeholder for each tensor of the state and each tensor input. It becomes the
+                program's, or is copied if it is that of another module.
             interface: how it is called.
             state: name in the user's model → tensor.
             root: module that holds the bodies of higher-order ops.
         """
-        copied, _nodes = copy_graph(graph)
-        for node in copied.nodes:
+        if graph.owning_module is not None:
+            graph, _nodes = copy_graph(graph)
+        for node in graph.nodes:
             if node.op == "placeholder" and node.name not in interface.state and node.name in state:
                 interface = interface.with_constant(node.name, node.name)  # one that a rewrite has made
-        unused = _drop_unused_state(copied, interface)
-        program = cls(torch.nn.Module() if root is None else root, copied)
+        unused = _drop_unused_state(graph, interface)
+        program = cls(torch.nn.Module() if root is None else root, graph)
         program.interface, program.facts = interface.without(unused), {}
         names = set(program.interface.state.values())
         program.state = {name: value for name, value in state.items() if name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ def _register(module: nn.Module, name: str, value: torch.Tensor, *, trained: boo
     for part in path:
         if part not in module._modules:
             module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
+        module = module._modules[part]  # type: ignore[assignment]
     if trained:
         needs_grad = value.requires_grad and (value.is_floating_point() or value.is_complex())
         module.register_parameter(
@@ -146,7 +147,6 @@ def _register(module: nn.Module, name: str, value: torch.Tensor, *, trained: boo
 
 
 def _lookup(module: nn.Module, name: str) -> torch.Tensor:
-    owner, _, leaf = name.rpartition(".")
-    value = getattr(module.get_submodule(owner), leaf)
+    value = reduce(getattr, name.split("."), module)
     assert isinstance(value, torch.Tensor)
     return value

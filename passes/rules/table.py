@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -161,10 +162,15 @@ class Op:
         """An operand with its links (``{input dim: output dim}``); by default each dim lands on itself."""
         node = self._args[argument] if isinstance(argument, str) else argument
         if links is None:
-            links = {i: i for i in range(len(self.shape(node)))}
+            return Operand(node, _onto_themselves(len(self.shape(node))))
         if isinstance(links, Mapping):
             links = [Link(source, target) for source, target in links.items()]
         return Operand(node, tuple(links))
+
+
+@cache
+def _onto_themselves(rank: int) -> tuple[Link, ...]:
+    return tuple(Link(index, index) for index in range(rank))
 
 
 _SAME_VALUE = (
