@@ -25,7 +25,7 @@ from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
 from atograph.passes.sizes import is_dynamic
 from atograph.passes.verify import verify
-from atograph.recorder import NotTraced, NotUniform
+from atograph.recorder import NotTraced, NotUniform, Unfollowed
 from atograph.structures import plain, plain_outputs
 from atograph.tracing import trace
 from atograph.user_code import line_of_user
@@ -44,7 +44,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
         kwargs: keyword example inputs.
 
     Raises:
-        UserError: torch.export refuses the model; with its reason, the user's line, and what to try.
+        UserError: the model cannot be captured; with the reason, the user's line, and what to try.
     """
     inputs = (args, dict(kwargs or {}))
     batch = batch_of(inputs)
@@ -55,6 +55,12 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
         repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
             program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)))
+        except Unfollowed as reason:
+            at = line_of_user(reason)
+            raise UserError(
+                f"what the model computes cannot be followed: {reason}{f' (at {at})' if at else ''}.",
+                hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
+            ) from reason
         except (NotTraced, AtographError) as reason:
             program = _functional(_exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform)))
             if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):

@@ -40,10 +40,24 @@ class Graph:
         self.cost: CostModel = program.fact(CostModel)
 
     def read_weights(self) -> None:
-        """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers."""
-        current = current_state(self.model) if self.model is not None else {}
-        for name, value in self.program.state.items():
-            self.program.state[name] = current.get(name, value)
+        """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers.
+
+        Raises:
+            UserError: the model holds other layers than when it was traced.
+        """
+        if self.model is None:
+            return
+        current, interface = current_state(self.model), self.program.interface
+        for node, name in self.program.state_nodes():
+            if name in interface.parameters | interface.buffers:
+                before, now = node.meta["val"], current.get(name)
+                if now is None or now.shape != before.shape or now.dtype != before.dtype:
+                    raise UserError(
+                        f"the model has changed since it was traced: {name} was {_described(before)}, and is "
+                        f"{'gone' if now is None else _described(now)}.",
+                        hint="Trace it again.",
+                    )
+        self.program.state.update((name, current[name]) for name in self.program.state if name in current)
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -126,11 +140,15 @@ class Graph:
             round_to: kept counts are multiples of this.
 
         Raises:
-            UserError: the budget is out of reach.
+            UserError: the budget is out of reach, or the scores are not one number for each unit of prunable groups.
         """
+        if not isinstance(scores, Mapping):
+            raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
+        if (flops is None) == (params is None):
+            raise UserError("plan_from_scores() takes exactly one of flops= and params=.")
         what, share = ("flops", flops) if flops is not None else ("params", params)
-        if share is None:
-            raise UserError("plan_from_scores() takes one of flops= and params=.")
+        assert share is not None
+        _check_scores(scores, self.groups)
         check_budget(share, self.groups, self.cost, floor, round_to, what)
         total = getattr(self.cost, what)
         return plan_from_scores(self.groups, total, scores, share * total(), floor=floor, round_to=round_to)
@@ -161,6 +179,22 @@ class Graph:
                     ends = (group.name, parameter)
                 graph.add_edge(*ends, dim=dim, zeroed=(parameter, dim) in zeroed)
         return graph
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
+    for name, given in scores.items():
+        group = groups[name]
+        if group.frozen is not None:
+            raise UserError(f"group {name} cannot be pruned, so it takes no scores: {group.frozen}.")
+        if not isinstance(given, torch.Tensor) or tuple(given.shape) != (group.size,):
+            what = list(given.shape) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+            raise UserError(f"the scores of group {name} are a tensor of the shape [{group.size}], not {what}.")
+        if bool(given.isnan().any()):
+            raise UserError(f"the scores of group {name} are not numbers everywhere.")
 
 
 def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Graph:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from atograph.passes.sizes import is_dynamic
-from atograph.recorder import NotTraced
+from atograph.recorder import NotTraced, Unfollowed
 
 MOST_CALLS = 200_000
 """A model that makes more calls to torch than this goes through its samples one by one."""
@@ -79,7 +79,7 @@ class Origins(TorchFunctionMode):
         if in_pieces or self._calls > MOST_CALLS or self._items > MOST_ITEMS:
             raise NotTraced("it goes through its samples one by one")
         if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
-            raise NotTraced("it assigns to the data of a tensor")
+            raise Unfollowed("it gives a tensor the memory of another one (Tensor.data)")
         before = _last(self._graph)
         result = func(*args, **kwargs)
         unwatched = before is not self._after or _runs_users_code(func, types, args, kwargs)

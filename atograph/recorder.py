@@ -35,6 +35,10 @@ class NotUniform(NotTraced):
     """Another batch does not get the same ops."""
 
 
+class Unfollowed(Exception):
+    """The code exchanges the memory behind a tensor: no op tells, and torch.export would not notice either."""
+
+
 @dataclass
 class Recording:
     """The ops of one run.
@@ -63,7 +67,8 @@ def record(
         watched: takes the graph that the ops come into, gives what is entered while the function runs.
 
     Raises:
-        NotTraced: an op that cannot be written down like this; whatever the function itself raises.
+        NotTraced: an op that cannot be written down like this.
+        Unfollowed: it cannot be followed by any means; besides, whatever the function itself raises.
     """
     recorder = _Recorder(mode)
     for index, tensor in enumerate(inputs):
@@ -99,7 +104,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         called = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
         written_args, written_kwargs = self._written(args), self._written(kwargs)
         if func.overloadpacket is _ATEN.set_:
-            raise NotTraced("it gives a tensor the memory of another")
+            raise Unfollowed("it gives a tensor the memory of another one (Tensor.set_)")
         if _writes(func):
             result = self._written_in_place(func, args, kwargs)
         else:
@@ -131,6 +136,8 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return type(value)(self._written(item) for item in value)
         if type(value) is dict:
             return {key: self._written(item) for key, item in value.items()}
+        if isinstance(value, torch.Generator):
+            raise Unfollowed("it draws random numbers from a torch.Generator of its own")
         return value
 
     def _come_from(self, node: fx.Node, result: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -77,6 +78,15 @@ class RunFolder:
 
     def _check(self) -> None:
         out = self._target
+        there = next(folder for folder in (out.parent, *out.parents) if folder.exists())
+        try:
+            Path(tempfile.mkdtemp(prefix=".", dir=there)).rmdir()
+        except OSError as error:
+            raise UserError(
+                f"nothing can be written into {there}: {error.strerror}.",
+                where=str(self.out),
+                hint="Name another --out.",
+            ) from error
         if not out.exists():
             return
         if not out.is_dir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import random
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -46,9 +47,11 @@ class Snapshot:
         self._contents = [(value, _copy(value)) for value in found.containers.values()]
         self._caches = [(cache, cache.cache_info().misses) for cache in found.caches.values()]
         self._attributes = [(kind, dict(vars(kind))) for kind in self._kinds]
+        self._randomness = random.getstate()
 
     def restore(self) -> None:
         """Put everything back that is not as it was; caches that have taken up something new are emptied."""
+        random.setstate(self._randomness)
         for value in filter(None, self._empty):
             value.clear()
         for value, before in self._contents:

@@ -29,7 +29,7 @@ from atograph.passes.interface import Interface
 from atograph.passes.program import Program
 from atograph.passes.propagate import runs_alone
 from atograph.passes.sizes import BATCH, substitute
-from atograph.recorder import NotTraced, NotUniform, Recording, record
+from atograph.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.recordings import first_difference, mentions_batch
 
 _SMALL = (2, 3)
@@ -49,10 +49,11 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, ba
 
     Raises:
         NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch.
+        Unfollowed: no way does.
     """
     try:
         return _Trace(model, args, kwargs, batch).program()
-    except NotTraced:
+    except (NotTraced, Unfollowed):
         raise
     except Exception as error:
         raise NotTraced(f"{type(error).__name__}: {error}") from error
@@ -142,6 +143,7 @@ def _empty(mode: FakeTensorMode, value: torch.Tensor, batch: int | None = None) 
     made = empty(mode, value.shape, value.dtype, value.device, value.stride())
     if isinstance(value, nn.Parameter):
         made._is_param = True  # what nn.Module looks at before it takes it for one
+        made.requires_grad_(value.requires_grad)
     return made
 
 

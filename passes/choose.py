@@ -117,7 +117,7 @@ def check_budget(
     least = smallest(groups, total, floor, round_to) / total()
     if share < least:
         raise UserError(
-            f"the budget of {100 * share:.2g} % of the {what} is out of reach: the smallest reachable is "
-            f"{100 * least:.2g} %, with at least {100 * floor:.2g} % of each group kept.",
+            f"the budget of {100 * share:.3g} % of the {what} is out of reach: the smallest reachable is "
+            f"{100 * least:.3g} %, with at least {100 * floor:.3g} % of each group kept.",
             hint="Ask for more, or lower the floor." if round_to == 1 else "Ask for more, or round to less.",
         )

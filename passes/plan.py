@@ -225,7 +225,11 @@ def plan_from_scores(
         sizes.append(size)
     reachable = cost(counts)
     if reachable > budget:
-        raise UserError(f"the budget of {budget:.4g} is out of reach: the smallest possible is {reachable:.4g}.")
+        whole = cost({group.name: group.size for group in groups.prunable})
+        raise UserError(
+            f"the budget of {100 * budget / whole:.3g} % is out of reach: the smallest reachable is "
+            f"{100 * reachable / whole:.3g} %, because groups without scores stay whole."
+        )
     if ranked:
         best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
         owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]

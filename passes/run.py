@@ -81,16 +81,26 @@ class ProgramModule(nn.Module):
         return self._checked(leaves)
 
     def _checked(self, leaves: list[Any]) -> list[Any]:
-        """What is no tensor was fixed at capture."""
+        """Tensors where there were tensors; what is none was fixed at capture."""
         interface = self._called[0].interface
         captured = pytree.tree_leaves(interface.example) if interface.example is not None else leaves
         for name, leaf, before in zip(interface.inputs, leaves, captured, strict=True):
-            if name is None and not isinstance(leaf, torch.Tensor) and leaf != before:
+            if name is not None and not isinstance(leaf, torch.Tensor):
+                raise UserError(f"the program takes a tensor for {name}, and was called with a {type(leaf).__name__}.")
+            if name is None and not isinstance(leaf, torch.Tensor) and not _equal(leaf, before):
                 raise UserError(
                     f"the program was captured with {before!r}, and was called with {leaf!r} in its place.",
                     hint="Arguments that are no tensors were fixed when the model was traced: trace it with these.",
                 )
         return leaves
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arguments are the same, not-a-number and arrays included."""
+    if a is b or (a != a and b != b) is True:
+        return True
+    equal = a == b
+    return bool(equal.all() if hasattr(equal, "all") else equal)
 
 
 def _check_sizes(node: fx.Node, value: Any) -> None:

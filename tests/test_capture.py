@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ import atograph
 from atograph.capture import capture
 from atograph.structures import tensors_of
 from benchmarks.exact import compare
+from tests.between import Between
 
 
 @dataclass
@@ -211,72 +212,6 @@ def test_memory_order_may_change_with_the_sizes() -> None:
             assert found.difference <= 1e-12
 
 
-class Between(nn.Module):
-    """Two layers with something between them that may depend on the batch in a way of its own."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.a, self.b, self.function = nn.Linear(6, 8), nn.Linear(8, 3), function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.b(self.function(self.a(x).relu()))
-
-
-FOLLOW = {
-    "a multiple": lambda y: y / len(y),
-    "positions": lambda y: y + torch.arange(len(y))[:, None],
-    "an order": lambda y: y[torch.arange(len(y)).flip(0)],
-    "one more": lambda y: torch.cat([y, y[:1]]),
-    "a size that depends on values": lambda y: y * (y.sum(1) > 0).nonzero().shape[0],
-}
-DO_NOT_FOLLOW = {
-    "a branch": lambda y: y * 2 if len(y) > 100 else y * 3,
-    "one less": lambda y: y / (len(y) - 1),
-    "a root": lambda y: y * len(y) ** -0.5,
-    "half": lambda y: y[: len(y) // 2],
-    "a loop": lambda y: torch.stack([y[i] * 2 for i in range(len(y))]),
-    "pieces": lambda y: torch.stack([row * 2 for row in y]),
-    "a branch on elements": lambda y: y * 2 if y.numel() > 100 else y * 3,
-    "a type": lambda y: y.to(torch.float32 if len(y) > 10 else torch.float64).float(),
-    "a constant": lambda y: y.relu() / torch.tensor(len(y)),
-    "an order of two": lambda y: y - y.flip(1) if len(y) > 10 else y.flip(1) - y,
-    "halves in C++": lambda y: torch.stack(y.vsplit(2)).sum(0),
-    "TorchScript": lambda y: scripted(y),
-    "equal sizes": lambda y: y * 2 if torch.is_same_size(y, torch.ones(2, 8)) else y * 3,
-    "a distance of the user's own": lambda y: F.triplet_margin_with_distance_loss(
-        y, y + 1, y * 2, reduction="none", distance_function=lambda p, q: (p - q).norm(dim=1) / math.sqrt(len(p))
-    )[:, None].expand(-1, 8),
-}
-SMALL = {
-    "more than three": (8, lambda y: y * 2 if len(y) > 3 else y * 3),
-    "odd": (3, lambda y: y * 2 if len(y) % 2 else y * 3),
-    "at most four": (8, lambda y: y / min(len(y), 4)),
-    "a common divisor": (3, lambda y: y * math.gcd(len(y), 4)),
-    "a remainder": (5, lambda y: y * [1.0, 2.0, 3.0][len(y) % 3]),
-    "memory order": (4, lambda y: y * 2 if y[1:].t().is_contiguous() else y * 3),
-}
-
-
-@torch.jit.script
-def scripted(y: torch.Tensor) -> torch.Tensor:
-    if y.size(0) > 10:
-        return y * 2
-    return y * 3
-
-
-@pytest.mark.parametrize("name", [*FOLLOW, *DO_NOT_FOLLOW])
-def test_a_program_is_right_for_any_batch_or_refuses_it(name: str) -> None:
-    model = Between({**FOLLOW, **DO_NOT_FOLLOW}[name]).eval()
-    run = ProgramModule(capture(model, (torch.randn(2, 6),)))
-    for size in (2, 5):
-        x = torch.randn(size, 6)
-        if size == 5 and name in DO_NOT_FOLLOW:
-            with pytest.raises(UserError, match=r"takes x of the shape \[2, 6\], and was called with \[5, 6\]"):
-                run(x)
-        else:
-            torch.testing.assert_close(run(x), model(x))
-
-
 def test_buffers_that_a_model_writes_are_written_by_the_program() -> None:
     class Counter(nn.Module):
         def __init__(self) -> None:
@@ -298,14 +233,6 @@ def test_buffers_that_a_model_writes_are_written_by_the_program() -> None:
     expected = run(x).mean(0)
     assert float(run.calls) == 1
     torch.testing.assert_close(run.latest, expected)
-
-
-def test_a_graph_says_that_the_batch_is_fixed_and_why() -> None:
-    model = Between(lambda y: y * 2 if len(y) > 100 else y * 3).eval()
-    assert "The batch is fixed to the example's size, because for another batch" in str(
-        atograph.trace(model, torch.randn(2, 6))
-    )
-    assert "batch" not in str(atograph.trace(Between(torch.sin).eval(), torch.randn(2, 6)))
 
 
 def test_an_error_of_the_model_itself_is_told_as_its_own() -> None:
@@ -363,20 +290,6 @@ def test_a_scripted_module_keeps_its_mode() -> None:
     model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Dropout())), nn.Linear(8, 2)).train()
     atograph.trace(model, torch.randn(2, 6))
     assert all(module.training for module in model.modules())
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_what_is_decided_for_small_batches_is_noticed(name: str) -> None:
-    size, function = SMALL[name]
-    model = Between(function).eval()
-    run = ProgramModule(capture(model, (torch.randn(size, 6),)))
-    for batch in (size, 2, 4):
-        x = torch.randn(batch, 6)
-        if batch == size:
-            torch.testing.assert_close(run(x), model(x))
-        else:
-            with pytest.raises(UserError, match="takes x of the shape"):
-                run(x)
 
 
 def dropped(y: torch.Tensor) -> torch.Tensor:
@@ -466,3 +379,42 @@ def test_memory_formats_are_those_of_the_model(kernel: int, layouts: tuple[torch
 def test_the_type_of_another_tensor() -> None:
     found = compare(Between(lambda y: y * (1 / torch.sqrt(torch.tensor(16.0)).type_as(y))), (torch.randn(2, 6),))
     assert len(found.graph.prunable) == 1 and found.difference <= 1e-12
+
+
+def data_exchanged(y: torch.Tensor) -> torch.Tensor:
+    y.data = y * 2
+    return y
+
+
+def memory_exchanged(y: torch.Tensor) -> torch.Tensor:
+    doubled = y * 2
+    y.set_(doubled)
+    return y.add_(1) + doubled
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (data_exchanged, r"the memory of another one \(Tensor.data\)"),
+        (memory_exchanged, r"the memory of another one \(Tensor.set_\)"),
+        (lambda y: y + torch.randn(8, generator=torch.Generator()), "a torch.Generator of its own"),
+    ],
+)
+def test_what_nobody_can_follow_is_refused(function: Callable[[torch.Tensor], torch.Tensor], why: str) -> None:
+    with pytest.raises(UserError, match=rf"cannot be followed: .*{why} \(at test_capture.py:\d+ in "):
+        atograph.trace(Between(function), torch.randn(2, 6))
+
+
+def test_code_that_asks_whether_weights_are_trained() -> None:
+    model, x = Between(torch.sin).eval(), torch.randn(2, 6)
+    model.function = lambda y: y * 2 if model.a.weight.requires_grad else y * 3
+    model.b.weight.requires_grad_(False)
+    torch.testing.assert_close(ProgramModule(capture(model, (x,)))(x), model(x))
+    model.a.weight.requires_grad_(False)
+    torch.testing.assert_close(ProgramModule(capture(model, (x,)))(x), model(x))
+
+
+def test_capture_draws_no_number_from_pythons_generator() -> None:
+    before = random.getstate()
+    capture(Between(lambda y: y * random.random()), (torch.randn(2, 6),))
+    assert random.getstate() == before

@@ -196,3 +196,68 @@ def test_what_nobody_takes_is_no_part_of_the_program() -> None:
     found = compare(Auxiliary(), (torch.randn(2, 8),))
     assert [group.size for group in found.graph.prunable] == [16]
     assert found.graph.flops == 2 * (8 * 16 + 16 * 4) and found.graph.params == 8 * 16 + 16 + 16 * 4 + 4
+
+
+def _retyped(model: nn.Sequential) -> None:
+    model.double()
+
+
+def _wider(model: nn.Sequential) -> None:
+    model[0] = nn.Linear(4, 16)
+
+
+def _without(model: nn.Sequential) -> None:
+    model[0] = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("change", "now"), [(_retyped, r"float64\[8, 4\]"), (_wider, r"float32\[16, 4\]"), (_without, "gone")]
+)
+def test_a_model_that_has_changed_since_it_was_traced(change: Callable[[nn.Sequential], None], now: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    graph = atograph.trace(model, torch.randn(2, 4))
+    plan = graph.plan(flops=0.5)
+    change(model)
+    with pytest.raises(UserError, match=rf"0.weight was float32\[8, 4\], and is {now}. Trace it again"):
+        graph.plan(flops=0.5)
+    with pytest.raises(UserError, match="has changed since it was traced"):
+        atograph.slim(graph, plan)
+
+
+@pytest.mark.parametrize(
+    ("scores", "budget", "why"),
+    [
+        (0.5, {"flops": 0.5}, "scores map names of groups to tensors"),
+        ({"g0": torch.ones(3)}, {"flops": 0.5}, r"a tensor of the shape \[8\], not \[3\]"),
+        ({"g0": [1.0] * 8}, {"flops": 0.5}, "not a list"),
+        ({"g0": torch.full((8,), torch.nan)}, {"flops": 0.5}, "not numbers everywhere"),
+        ({"g9": torch.ones(8)}, {"flops": 0.5}, "there is no group 'g9'"),
+        ({"g1": torch.ones(4)}, {"flops": 0.5}, "takes no scores: model input"),
+        ({"g0": torch.ones(8)}, {"flops": 0.5, "params": 0.5}, "exactly one of"),
+        ({}, {"flops": 0.5}, "50 % is out of reach: the smallest reachable is 100 %"),
+    ],
+)
+def test_scores_that_are_none(scores: Any, budget: dict[str, float], why: str) -> None:
+    graph = atograph.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 4))
+    with pytest.raises(UserError, match=why):
+        graph.plan_from_scores(scores, **budget)
+
+
+@pytest.mark.parametrize("given", [float("nan"), torch.ones(2).numpy()])
+def test_an_argument_that_is_no_tensor_and_equals_nothing(given: Any) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 8)
+
+        def forward(self, x: torch.Tensor, scale: Any) -> torch.Tensor:
+            return self.a(x) * float(scale if isinstance(scale, float) else scale.sum())
+
+    inputs = (torch.randn(2, 4), given)
+    graph = atograph.trace(Scaled(), inputs)
+    slim = atograph.slim(graph, graph.plan(kept={}))
+    slim(*inputs)
+    with pytest.raises(UserError, match="was captured with"):
+        slim(inputs[0], 3.0)
+    with pytest.raises(UserError, match="takes a tensor for x, and was called with a float"):
+        slim(1.0, given)
