@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +36,7 @@ from atograph.passes.values import require_values
 from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
 from atograph.run_folder import RunFolder
 from atograph.slimming import Slim, slim
+from atograph.small import small_module
 from atograph.stages import stage
 from atograph.train.fit import Diverged, pick_device
 from atograph.train.loop import Trained, auto_train_once, dense_training
@@ -193,12 +195,16 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     console.budget(settings.flops, graph.flops, smallest)
     try:
         dense_metric = _baseline(job, console) if job.baseline else None
-        trained = auto_train_once(job.model, graph, job.task, settings, console.progress("training"))
+        trained = auto_train_once(
+            job.model, graph, job.task, settings, console.progress("training"), partial(small_module, graph)
+        )
     except Diverged as error:
         if out is None or not error.epochs:
             raise
         raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
     plan = trained.plan
+    if trained.why_dense:
+        console.say(f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}")
     console.phase("slimming")
     zero_(job.model, plan)
     slimmed = slim(graph, plan)
@@ -291,6 +297,8 @@ def _measure(
         latency_ms=latency,
         certificate=certificate,
         float64=difference,
+        slim_from=trained.slim_from,
+        why_dense=trained.why_dense,
         module=f"not slim: {why}" if why else "slim",
         frozen=[
             FrozenGroup(

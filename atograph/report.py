@@ -105,6 +105,10 @@ class Report(_Record):
     certificate: list[Comparison]
     float64: float | None = None
     """Largest relative difference of masked and slim in float64; None for a model that only runs in float32."""
+    slim_from: float | None = None
+    """The fraction of the training from which on the slim module was trained; None: the dense one was, to the end."""
+    why_dense: str = ""
+    """Why there was no slim module to train, where one was asked for."""
     module: str
     """``slim``, or why the user's own module could not be made slim."""
     frozen: list[FrozenGroup]

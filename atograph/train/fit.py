@@ -55,6 +55,9 @@ class Hook:
     def finish(self) -> None:
         """The last step is done."""
 
+    def sync(self) -> None:
+        """The dense model is about to be read: it has to hold the weights as they are now."""
+
 
 class Diverged(UserError):
     """A loss or weights that are not finite.
@@ -98,16 +101,24 @@ def pick_device(name: str) -> torch.device:
 class Fit:
     """A run over all epochs; `run` trains the model in place.
 
+    Attributes:
+        dense: the model that was given.
+        model: what the steps train: the dense model, or its slim form once a hook has put that in its place.
+        optimizer: of the parameters of ``model``.
+
     Args:
         model, task, settings, progress: as in `auto_train_once`.
         hook: made of the run once the model is on its device and the data has been tried.
     """
 
     def __init__(self, model: nn.Module, task: Task, settings: TrainSettings, progress: Progress) -> None:
-        self.model, self.task, self.settings, self.progress = model, task, settings, progress
+        self.dense, self.task, self.settings, self.progress = model, task, settings, progress
+        self.model = model
         self.device = pick_device(settings.device)
         self.clock = Clock(settings.epochs, task.steps_per_epoch)
         self.history: list[EpochRow] = []
+        self.hook = Hook()
+        self.optimizer: torch.optim.Optimizer
 
     def run(self, make_hook: Callable[[Fit], Hook]) -> None:
         """Train; on return the model is back on the device and in the modes in which it came.
@@ -122,15 +133,17 @@ class Fit:
             seed_everything(self.settings.seed)
             self.model.to(self.device)
             batch = self.task.check(self.model, self.device)
-            optimizer = make_optimizer(self.model, self.task, self.settings, batch)
-            hook = make_hook(self)
+            self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
+            self.hook = make_hook(self)
             self.progress.start(self.settings.epochs, self.clock.steps)
             try:
-                self._epochs(optimizer, hook)
+                self._epochs()
             finally:
                 self.progress.stop()
+                self.hook.sync()
         finally:
-            self.model.to(home)
+            self.model = self.dense
+            self.dense.to(home)
             for module, training in modes:
                 module.training = training
 
@@ -138,8 +151,8 @@ class Fit:
         """The metric on the validation data."""
         return self.task.evaluate(self.model, self.task.val_data, self.device)
 
-    def _epochs(self, optimizer: torch.optim.Optimizer, hook: Hook) -> None:
-        rates = Rates(optimizer)
+    def _epochs(self) -> None:
+        rates, hook = Rates(self.optimizer), self.hook
         self._keep()
         for epoch in range(self.settings.epochs):
             started = time.monotonic()
@@ -151,7 +164,7 @@ class Fit:
                 lr = rates.set(lr_factor(self.settings, t))
                 batch = to_device(raw, self.device)
                 hook.before_step(t, batch)
-                loss = float(self._step(optimizer, batch, epoch, step))
+                loss = float(self._step(batch, epoch, step))
                 hook.after_step(t, lr)
                 total, steps = total + loss, step + 1
                 self.progress.step(epoch + 1, steps, loss, hook.flops_share)
@@ -178,7 +191,7 @@ class Fit:
             self._keep()
             self.progress.epoch(row)
 
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Any, epoch: int, step: int) -> Tensor:
+    def _step(self, batch: Any, epoch: int, step: int) -> Tensor:
         loss = self.task.checked_loss(self.model, batch)
         if not math.isfinite(loss.item()):
             self._diverged(f"a loss of {loss.item()}", epoch, step)
@@ -187,20 +200,22 @@ class Fit:
                 "loss(model, batch) does not depend on any trainable parameter.",
                 hint="It must be computed from the model's output without .detach() or torch.no_grad().",
             )
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        self.optimizer.step()
         return loss.detach()
 
     def _keep(self) -> None:
         """Remember the weights (in main memory) as the last good ones."""
+        self.hook.sync()
         self.good = {
             name: value.detach().to("cpu", copy=True)
-            for name, value in self.model.state_dict().items()
+            for name, value in self.dense.state_dict().items()
             if isinstance(value, Tensor)
         }
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
-        self.model.load_state_dict(self.good, strict=False)
+        self.model = self.dense
+        self.dense.load_state_dict(self.good, strict=False)
         last = self.history[-1] if self.history else None
         raise Diverged(what, where=f"epoch {epoch + 1}, step {step + 1}", last=last, weights=self.good)

@@ -56,6 +56,7 @@ class Plan(Protocol):
 
 
 P = TypeVar("P", bound=Plan)
+P_contra = TypeVar("P_contra", bound=Plan, contravariant=True)
 P_co = TypeVar("P_co", bound=Plan, covariant=True)
 
 

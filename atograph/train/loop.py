@@ -12,6 +12,7 @@ from atograph.train.interfaces import Graph, P
 from atograph.train.progress import EpochRow, Progress, Silent
 from atograph.train.pruner import Pruner
 from atograph.train.settings import TrainSettings
+from atograph.train.shrink import Shrink
 from atograph.train.task import Task
 
 
@@ -37,6 +38,8 @@ class Trained(Generic[P]):
         metric_before_zeroing, metric_after_zeroing: around the moment where what was left of the masked
             groups was set to zero; equal where the projection had done all of it.
         metric_masked: in the end.
+        slim_from: the fraction of the training from which on the slim module was trained; None: it never was.
+        why_dense: why it could not be; empty where it was, or where nobody asked for it.
         All metrics are on the validation data; None without it, or where the metric makes no sense.
     """
 
@@ -47,10 +50,17 @@ class Trained(Generic[P]):
     metric_before_zeroing: float | None
     metric_after_zeroing: float | None
     metric_masked: float | None
+    slim_from: float | None = None
+    why_dense: str = ""
 
 
 def auto_train_once(
-    model: nn.Module, graph: Graph[P], task: Task, settings: TrainSettings, progress: Progress | None = None
+    model: nn.Module,
+    graph: Graph[P],
+    task: Task,
+    settings: TrainSettings,
+    progress: Progress | None = None,
+    shrink: Shrink[P] | None = None,
 ) -> Trained[P]:
     """Train a model and prune it to ``settings.flops`` of its FLOPs in the same run (Auto-Train-Once).
 
@@ -60,6 +70,7 @@ def auto_train_once(
         task: data, loss, metric, optimiser.
         settings: every choice, with its source.
         progress: receives the events; None for silence.
+        shrink: makes the model slim at ``settings.slim_at`` (`atograph.small.small_module`); None: it stays dense.
 
     Raises:
         UserError: data, loss, device or budget cannot be used, or the training diverged (the model then has
@@ -69,7 +80,7 @@ def auto_train_once(
     made: list[Pruner[P]] = []
 
     def hook(run: Fit) -> Hook:
-        made.append(Pruner(run, graph))
+        made.append(Pruner(run, graph, shrink))
         return made[0]
 
     fit.run(hook)
@@ -82,6 +93,8 @@ def auto_train_once(
         pruner.before_zero,
         pruner.after_zero,
         fit.history[-1].metric,
+        pruner.slim_from,
+        pruner.why_dense,
     )
 
 

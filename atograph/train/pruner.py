@@ -14,6 +14,7 @@ from atograph.train.pool import Pool
 from atograph.train.project import family_shares, project, zeroed_share
 from atograph.train.schedule import controller_interval, strength
 from atograph.train.search import MaskSearch
+from atograph.train.shrink import CannotShrink, Shrink, Shrunk
 
 
 class Pruner(Hook, Generic[P]):
@@ -21,11 +22,13 @@ class Pruner(Hook, Generic[P]):
 
     Phases, by fraction of the training: warm-up (dense; batches are set aside for the controller) -> search
     (controller steps; the mask is read anew each epoch) -> from `projection_start`, what is masked shrinks ->
-    frozen (the mask is final, λ rises) -> zero (what is masked is exactly zero and held there).
+    frozen (the mask is final, λ rises) -> zero (what is masked is exactly zero, and is held there or, where the module
+    can be made slim, not there any more).
     """
 
-    def __init__(self, fit: Fit, graph: Graph[P]) -> None:
+    def __init__(self, fit: Fit, graph: Graph[P], shrink: Shrink[P] | None = None) -> None:
         self.fit, self.settings, self.graph = fit, fit.settings, graph
+        self.shrink = shrink
         if not graph.prunable:
             raise UserError(
                 "the model has nothing that can be pruned.",
@@ -43,6 +46,9 @@ class Pruner(Hook, Generic[P]):
         self.metric_dense: float | None = None
         self.before_zero: float | None = None
         self.after_zero: float | None = None
+        self.shrunk: Shrunk | None = None
+        self.slim_from: float | None = None
+        self.why_dense = ""
 
     def epoch_start(self, t: float) -> None:
         """Read the mask anew, unless it is frozen."""
@@ -55,8 +61,9 @@ class Pruner(Hook, Generic[P]):
         settings = self.settings
         if t >= settings.freeze and not self.frozen:
             self._freeze()
-        if t >= settings.zero and not self.zero:
+        if t >= settings.zero_from and not self.zero:
             self._zero()
+            self._shrink(t, batch)
         if t < settings.controller_start:
             self.pool.offer(batch)
         elif not self.frozen:
@@ -69,13 +76,14 @@ class Pruner(Hook, Generic[P]):
     def after_step(self, t: float, lr: float) -> None:
         """Project what is masked, or hold it at zero (momentum would move it)."""
         if self.zero:
-            self.units.scale_(self.mask)
+            if self.shrunk is None:
+                self.units.scale_(self.mask)
             return
         self.lam = strength(self.settings, t)
         if self.lam > 0.0 and self.flops_share < 1.0:
             left = None
             if self.frozen and self.settings.paced:
-                left = self.fit.clock.steps_between(t, self.settings.zero)
+                left = self.fit.clock.steps_between(t, self.settings.zero_from)
             project(self.units, self.mask, self.shares, lr, self.lam, left)
 
     def finish(self) -> None:
@@ -84,6 +92,13 @@ class Pruner(Hook, Generic[P]):
             self._freeze()
         if not self.zero:
             self._zero()
+        self.sync()
+        self.fit.model = self.fit.dense
+
+    def sync(self) -> None:
+        """Give the dense model what was trained in the slim one."""
+        if self.shrunk is not None and self.fit.model is self.shrunk.module:
+            self.shrunk.write_back()
 
     def pruned(self) -> Pruned:
         """How far the pruning is."""
@@ -111,6 +126,18 @@ class Pruner(Hook, Generic[P]):
         self.units.scale_(self.mask)
         self.after_zero = self.before_zero if done else self._metric()
         self.zero, self.lam = True, 0.0
+
+    def _shrink(self, t: float, batch: Any) -> None:
+        fit = self.fit
+        if self.shrink is None or self.settings.slim_at == "never":
+            return
+        try:
+            small = self.shrink(self.plan)
+            self.shrunk = Shrunk(fit.model, small, fit.optimizer, lambda model: fit.task.checked_loss(model, batch))
+        except CannotShrink as reason:
+            self.why_dense = str(reason)
+        else:
+            fit.model, self.slim_from = self.shrunk.module, t
 
     def _metric(self) -> float | None:
         """On the validation data, or else on the batches that were set aside."""

@@ -43,7 +43,7 @@ def strength(settings: TrainSettings, t: float) -> float:
         return 0.0
     if t < settings.freeze:
         return settings.lambda_start
-    span = max(settings.zero - settings.freeze, 1e-9)
+    span = max(settings.zero_from - settings.freeze, 1e-9)
     done = min((t - settings.freeze) / span, 1.0)
     return float(settings.lambda_freeze * (settings.lambda_end / settings.lambda_freeze) ** done)
 

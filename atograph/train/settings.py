@@ -87,6 +87,10 @@ class TrainSettings(BaseModel):
     """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
     zero: Fraction = 0.45
     """From here on everything masked is exactly zero and is held there."""
+    slim_at: Literal["zero", "freeze", "never"] = "zero"
+    """From when on the slim module is trained in the dense one's place, which costs less and changes nothing:
+    once everything masked is exactly zero; or at the freeze already, where it is then zeroed at once; or never.
+    Where the module cannot be made slim, the dense one is trained to the end."""
     lambda_start: NotNegative = 10.0
     """λ until the freeze (authors' code: 10)."""
     lambda_freeze: Positive = 100.0
@@ -97,6 +101,11 @@ class TrainSettings(BaseModel):
     """After the freeze, shrink each masked group by at least its norm over the steps left until `zero`. With
     λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
     once."""
+
+    @property
+    def zero_from(self) -> float:
+        """The moment from which on everything masked is exactly zero."""
+        return self.freeze if self.slim_at == "freeze" else self.zero
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:

@@ -1,0 +1,128 @@
+"""The rest of a training in the physically smaller module: the same weights, for less work.
+
+Once every masked group is exactly zero it stays zero and touches nothing, so a step of the slim module changes what
+stays as a step of the dense one would, to rounding: dropout aside, which draws other numbers for other shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from atograph.copying import copy_of
+from atograph.train.interfaces import P_contra
+
+Cuts: TypeAlias = Sequence[Tensor | None]
+
+
+class Small(Protocol):
+    """A slim module (`atograph.small.Small`)."""
+
+    @property
+    def module(self) -> nn.Module:
+        """It computes what the dense one does, whose masked groups are zero."""
+
+    @property
+    def kept(self) -> Mapping[str, Cuts]:
+        """Dense parameter or buffer → per dimension the indices that stay, None for all."""
+
+
+class Shrink(Protocol[P_contra]):
+    """Makes the model that is trained slim."""
+
+    def __call__(self, plan: P_contra, /) -> Small:
+        """The slim module; any exception says why there is none."""
+
+
+class CannotShrink(Exception):
+    """The training goes on in the dense module; the text says why."""
+
+
+class Shrunk:
+    """The slim module in the dense one's place, with the optimiser's state cut along.
+
+    Args:
+        dense: the model; what is masked is exactly zero.
+        small: what was made of it.
+        optimizer: of the dense model's parameters; from now on of the slim module's.
+        loss: what is trained, tried once on copies of both modules in the mode in which they are.
+
+    Raises:
+        CannotShrink: nothing has changed then.
+    """
+
+    def __init__(
+        self, dense: nn.Module, small: Small, optimizer: torch.optim.Optimizer, loss: Callable[[nn.Module], Tensor]
+    ) -> None:
+        self._dense = dense
+        device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
+        self.module = small.module.to(device)
+        slim = _tensors(self.module)
+        self._pairs = [
+            (old, slim[name], _on(small.kept.get(name, ()), device))
+            for name, old in _tensors(dense).items()
+            if name in slim
+        ]
+        _try(dense, self.module, loss)
+        _move(optimizer, {old: (new, cuts) for old, new, cuts in self._pairs})
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Give the dense model the weights and statistics of what stayed."""
+        for old, new, cuts in self._pairs:
+            old[_where(old, cuts)] = new
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _on(cuts: Cuts, device: torch.device) -> Cuts:
+    return [None if cut is None else cut.to(device) for cut in cuts]
+
+
+def _where(tensor: Tensor, cuts: Cuts) -> tuple[Any, ...]:
+    """The index that takes what stays of a tensor: one open mesh over the dimensions that are cut."""
+    cut = [dim for dim, kept in enumerate(cuts) if kept is not None]
+    if not cut:
+        return (...,)
+    whole = [torch.arange(size, device=tensor.device) for size in tensor.shape]
+    found = [whole[dim] if kept is None else kept for dim, kept in enumerate(cuts)]
+    return tuple(index.reshape([-1 if d == dim else 1 for d in range(tensor.dim())]) for dim, index in enumerate(found))
+
+
+def _try(dense: nn.Module, slim: nn.Module, loss: Callable[[nn.Module], Tensor]) -> None:
+    """Compute the loss with copies of both: code that runs in training only may hold an old width."""
+    values, drawn = [], False
+    devices = sorted({p.device.index or 0 for p in dense.parameters() if p.device.type == "cuda"})
+    for module in (dense, slim):
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            before = torch.get_rng_state()
+            try:
+                values.append(float(loss(copy_of(module))))
+            except Exception as error:
+                raise CannotShrink(f"in training, it fails: {type(error).__name__}: {error}") from error
+            drawn |= bool(devices) or not torch.equal(before, torch.get_rng_state())
+    if not drawn and abs(values[0] - values[1]) > 1e-3 * max(abs(values[0]), 1e-3):
+        raise CannotShrink(f"in training, its loss is {values[1]:.4g} where it should be {values[0]:.4g}")
+
+
+def _move(optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor, Cuts]]) -> None:
+    """Let an optimiser train the slim parameters, with what it remembers of what stays of the dense ones."""
+    state: dict[Tensor, dict[str, Any]] = {}
+    for old, entries in optimizer.state.items():
+        new, cuts = pairs.get(old, (old, ()))
+        for key, value in entries.items():
+            if isinstance(value, Tensor) and value.shape != old.shape and value.numel() > 1 and new.shape != old.shape:
+                raise CannotShrink(f"{type(optimizer).__name__} keeps a '{key}' of a shape of its own")
+        state[new] = {
+            key: value[_where(value, cuts)].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
+            for key, value in entries.items()
+        }
+    for group in optimizer.param_groups:
+        group["params"] = [pairs[old][0] if old in pairs else old for old in group["params"]]
+    optimizer.state.clear()
+    optimizer.state.update(state)
