@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch import nn
 
+from atograph import resuming
 from atograph.capture import batch_of, repeat_single, with_batch
 from atograph.certificate import certify, exactness
 from atograph.console import Console
@@ -38,6 +39,7 @@ from atograph.run_folder import RunFolder
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
 from atograph.stages import stage
+from atograph.train.checkpoints import Checkpoints
 from atograph.train.fit import Diverged, pick_device
 from atograph.train.loop import Trained, auto_train_once, dense_training
 from atograph.train.progress import EpochRow
@@ -97,6 +99,7 @@ def compress(
     optimizer: Callable[..., Any] | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    resume: bool = False,
     baseline: bool = False,
     opset: int | None = None,
     quiet: bool = True,
@@ -118,6 +121,7 @@ def compress(
             settings (`TrainSettings.optimizer`).
         out: folder of the run; None writes nothing.
         force: replace a run that is there.
+        resume: go on from the checkpoints of a run into ``out`` that was interrupted; without any, start anew.
         baseline: train a copy without pruning first, for comparison.
         opset: ONNX opset; None leaves it to torch.
         quiet: print nothing.
@@ -137,7 +141,7 @@ def compress(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
         settings=settings_of({"flops": flops, **settings}), baseline=baseline, opset=opset,
     )  # fmt: skip
-    return run(job, out=None if out is None else Path(out), force=force, console=Console(quiet=quiet))
+    return run(job, out=None if out is None else Path(out), force=force, resume=resume, console=Console(quiet=quiet))
 
 
 def compress_spec(
@@ -145,6 +149,7 @@ def compress_spec(
     *,
     out: Path,
     force: bool,
+    resume: bool,
     init: Path | None,
     settings: TrainSettings,
     baseline: bool,
@@ -157,6 +162,7 @@ def compress_spec(
         spec: the loaded file.
         out: the run's folder.
         force: replace a run that is there.
+        resume: go on from checkpoints.
         init: initial weights.
         settings: of the training, the budget included.
         baseline: train the dense network the same way first, for comparison.
@@ -167,6 +173,7 @@ def compress_spec(
         UserError: as `compress`.
     """
     RunFolder(out, force=force)  # refuse before any work
+    resuming.check(out, resume=resume, force=force)
     seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
     with stage("making the model"):
         model = spec.model()
@@ -177,13 +184,36 @@ def compress_spec(
         task=Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer),
         settings=settings, baseline=baseline, opset=opset,
     )  # fmt: skip
-    return run(job, out=out, force=force, console=console)
+    return run(job, out=out, force=force, resume=resume, console=console)
 
 
-def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
+def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Console) -> Result:
     """Carry a job out; the folder appears when all of it has succeeded."""
+    if out is None:
+        return _run(job, None, None, console)
+    folder = RunFolder(out, force=force)
+    there = resuming.check(out, resume=resume, force=force)
+    if resume:
+        console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
+    else:
+        resuming.clear(out)
+    try:
+        result = _run(job, out, folder, console)
+    except Diverged as error:
+        resuming.clear(out)  # it would diverge again
+        if not error.epochs:
+            raise
+        raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
+    except BaseException:
+        if resuming.checkpoints_beside(out).exists():
+            console.say("to go on from the last checkpoint, run it again with --resume")
+        raise
+    resuming.clear(out)
+    return result
+
+
+def _run(job: Job, out: Path | None, folder: RunFolder | None, console: Console) -> Result:
     started = time.monotonic()
-    folder = None if out is None else RunFolder(out, force=force)
     require_values(current_state(job.model), "training needs the values of the weights")
     check_accepts(job.model, job.inputs, where=job.where)
     graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
@@ -193,15 +223,19 @@ def run(job: Job, *, out: Path | None, force: bool, console: Console) -> Result:
     check_budget(settings.flops, graph.groups, graph.cost, settings.floor, settings.round_to)
     smallest = graph.smallest(settings.floor, settings.round_to) / graph.flops
     console.budget(settings.flops, graph.flops, smallest)
-    try:
-        dense_metric = _baseline(job, console) if job.baseline else None
-        trained = auto_train_once(
-            job.model, graph, job.task, settings, console.progress("training"), partial(small_module, graph)
-        )
-    except Diverged as error:
-        if out is None or not error.epochs:
-            raise
-        raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
+    baseline, training = (
+        None if out is None else resuming.checkpoints(out, part, settings, graph) for part in ("baseline", "training")
+    )
+    dense_metric = _baseline(job, console, baseline) if job.baseline else None
+    trained = auto_train_once(
+        job.model,
+        graph,
+        job.task,
+        settings,
+        console.progress("training"),
+        shrink=partial(small_module, graph),
+        checkpoints=training,
+    )
     plan = trained.plan
     if trained.why_dense:
         console.say(f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}")
@@ -246,9 +280,9 @@ def _with_checkpoint(error: Diverged, path: Path) -> UserError:
     return UserError(error.message, where=error.where, hint=f"They are saved in {path}, for --init. {error.hint}")
 
 
-def _baseline(job: Job, console: Console) -> float | None:
+def _baseline(job: Job, console: Console, checkpoints: Checkpoints | None) -> float | None:
     model = copy_of(job.model)
-    return dense_training(model, job.task, job.settings, console.progress("dense baseline")).metric
+    return dense_training(model, job.task, job.settings, console.progress("dense baseline"), checkpoints).metric
 
 
 def _measure(

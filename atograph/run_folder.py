@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
 
+from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
 
 
@@ -63,7 +63,7 @@ class RunFolder:
             return
         assert self._folder is not None
         try:
-            _sync(self._folder)
+            sync(self._folder)
             self._check()
             self._swap(self._folder)
         except (OSError, UserError) as failure:
@@ -121,7 +121,7 @@ class RunFolder:
                     aside.rename(self._target)
                 raise
             shutil.rmtree(aside, ignore_errors=True)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     def _discard(self) -> None:
         if self._folder is not None:
@@ -139,24 +139,3 @@ def _is_run(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(report, dict) and str(report.get("format", "")).startswith("atograph report")
-
-
-def _sync(folder: Path) -> None:
-    mode = folder.stat().st_mode & 0o666
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            path.chmod(mode)  # some writers make files that only their owner can read
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _sync_folder(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

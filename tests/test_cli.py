@@ -123,7 +123,7 @@ def test_what_goes_to_the_work(net: Path, compress_spec) -> None:
 
     compress_spec(fake)
     options = "--flops 0.25 --epochs 3 --seed 7 --round-to 8 --floor 0.1 --lr 0.5 --device cpu --set gamma=2 "
-    options += "--set weight_decay=none --force --baseline --opset 20 --init w.pt --out o"
+    options += "--set weight_decay=none --force --resume --baseline --opset 20 --init w.pt --out o"
     atograph("compress", "net.py", *options.split())
     settings = got.pop("settings")
     assert got.pop("spec").name == "net"
@@ -134,6 +134,7 @@ def test_what_goes_to_the_work(net: Path, compress_spec) -> None:
     assert got == {
         "out": Path("o"),
         "force": True,
+        "resume": True,
         "init": Path("w.pt"),
         "baseline": True,
         "opset": 20,

@@ -104,6 +104,40 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
         )
 
 
+def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
+    spec = dedent(SPEC) + dedent("""
+        import os, signal
+        from pathlib import Path
+
+        def loss(model, batch):
+            if model.training and Path("alive").exists():
+                left = int(Path("alive").read_text())
+                Path("alive").write_text(str(left - 1))
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return nn.functional.cross_entropy(model(batch[0]), batch[1])
+    """)
+    arguments = ["--flops", "0.4", "--epochs", "4", "--baseline", "--set", "checkpoint_seconds=0"]
+    assert run(tmp_path, *arguments, "--out", "whole", spec=spec).returncode == 0
+    for steps, part in ((30, "baseline"), (40, "training"), (25, "training")):
+        (tmp_path / "alive").write_text(str(steps))
+        killed = run(tmp_path, *arguments, "--out", "run", "--resume", spec=spec)
+        assert killed.returncode == -signal.SIGKILL and not (tmp_path / "run").exists()
+        assert len(list((tmp_path / ".run.checkpoints" / part).iterdir())) >= 2
+    (tmp_path / "alive").unlink()
+    refused = run(tmp_path, *arguments, "--out", "run", spec=spec)
+    assert refused.returncode == 2 and "was interrupted. Go on with it: --resume. Start anew: --force" in refused.stderr
+    other = run(tmp_path, *arguments, "--out", "run", "--resume", "--lr", "0.01", spec=spec)
+    assert other.returncode == 2 and "the setting lr was null there, and is 0.01 now" in other.stderr
+    done = run(tmp_path, *arguments, "--out", "run", "--resume", spec=spec)
+    assert done.returncode == 0 and "going on from the last checkpoint" in done.stdout, done.stderr
+    for name in ("plan.json", "slim.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    reports = [Report.load(tmp_path / name / "report.json") for name in ("run", "whole")]
+    assert reports[0].metrics == reports[1].metrics
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_from_python_the_model_is_trained_in_place_and_its_masked_groups_are_zero() -> None:
     model, _inputs = build("residual")
     batches = [(torch.randn(8, 3, 8, 8), torch.randint(0, 5, (8,))) for _ in range(6)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
 from atograph.train.batches import to_device
+from atograph.train.checkpoints import Checkpoints
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.progress import EpochRow, Progress
 from atograph.train.schedule import Clock, lr_factor
-from atograph.train.seeding import seed_everything
+from atograph.train.seeding import random_state, seed_everything, set_random_state
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 
@@ -58,6 +59,31 @@ class Hook:
     def sync(self) -> None:
         """The dense model is about to be read: it has to hold the weights as they are now."""
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+
+
+@dataclass
+class Place:
+    """How far a run is.
+
+    Attributes:
+        epoch, step: of the step that comes next, counted from 0.
+        total: sum of this epoch's losses so far.
+        lr: rate of the last step.
+        random: the state of the generators before this epoch drew its first batch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total: float = 0.0
+    lr: float = 0.0
+    random: dict[str, Any] = field(default_factory=dict)
+
 
 class Diverged(UserError):
     """A loss or weights that are not finite.
@@ -67,11 +93,15 @@ class Diverged(UserError):
         epochs: how many good epochs there were.
     """
 
-    def __init__(self, what: str, *, where: str, last: EpochRow | None, weights: dict[str, Tensor]) -> None:
+    def __init__(
+        self, what: str, *, where: str, last: EpochRow | None, weights: dict[str, Tensor], resumed: bool = False
+    ) -> None:
         self.weights, self.epochs = weights, 0 if last is None else last.epoch
         kept = "its initial weights (no epoch was finished)"
         if last is not None:
             kept = f"the weights of the end of epoch {last.epoch} (loss {last.loss:.4g})"
+        if resumed:
+            kept = "the weights of the checkpoint that the run went on from"
         super().__init__(
             f"training diverged with {what}; the model holds {kept}.",
             where=where,
@@ -108,20 +138,31 @@ class Fit:
 
     Args:
         model, task, settings, progress: as in `auto_train_once`.
-        hook: made of the run once the model is on its device and the data has been tried.
+        checkpoints: where the run is saved from time to time, and goes on from if something is there; None: nowhere.
     """
 
-    def __init__(self, model: nn.Module, task: Task, settings: TrainSettings, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        settings: TrainSettings,
+        progress: Progress,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self.dense, self.task, self.settings, self.progress = model, task, settings, progress
         self.model = model
         self.device = pick_device(settings.device)
         self.clock = Clock(settings.epochs, task.steps_per_epoch)
         self.history: list[EpochRow] = []
         self.hook = Hook()
+        self.checkpoints, self.place = checkpoints, Place()
         self.optimizer: torch.optim.Optimizer
 
     def run(self, make_hook: Callable[[Fit], Hook]) -> None:
         """Train; on return the model is back on the device and in the modes in which it came.
+
+        Args:
+            make_hook: called once the model is on its device and the data has been tried.
 
         Raises:
             UserError: bad data or device, or a loss that is not finite: the model then has the weights of the
@@ -134,10 +175,14 @@ class Fit:
             self.model.to(self.device)
             batch = self.task.check(self.model, self.device)
             self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
+            rates = Rates(self.optimizer)
             self.hook = make_hook(self)
+            self._keep()
+            self._resume()
             self.progress.start(self.settings.epochs, self.clock.steps)
             try:
-                self._epochs()
+                while self.place.epoch < self.settings.epochs:
+                    self._epoch(rates)
             finally:
                 self.progress.stop()
                 self.hook.sync()
@@ -151,45 +196,90 @@ class Fit:
         """The metric on the validation data."""
         return self.task.evaluate(self.model, self.task.val_data, self.device)
 
-    def _epochs(self) -> None:
-        rates, hook = Rates(self.optimizer), self.hook
+    def _epoch(self, rates: Rates) -> None:
+        place, hook, started = self.place, self.hook, time.monotonic()
+        epoch, last = place.epoch, place.epoch + 1 == self.settings.epochs
+        self.model.train()
+        for step, raw in self._batches():
+            t = self.clock.fraction(epoch, step)
+            place.lr = rates.set(lr_factor(self.settings, t))
+            batch = to_device(raw, self.device)
+            hook.before_step(t, batch)
+            loss = float(self._step(batch, epoch, step))
+            hook.after_step(t, place.lr)
+            place.step, place.total = step + 1, place.total + loss
+            self.progress.step(epoch + 1, place.step, loss, hook.flops_share)
+            self._save_if(due=True)
+        if not place.step:
+            raise UserError(f"has no batches in epoch {epoch + 1}.", where="train_data")
+        self.clock.steps = place.step
+        if last:
+            hook.finish()
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            self._diverged("weights that are not finite", epoch, place.step - 1)
+        metric, pruned = self.evaluate(), hook.pruned()
+        row = EpochRow(
+            epoch=epoch + 1,
+            loss=place.total / place.step,
+            metric=metric,
+            flops=hook.flops_share,
+            zeroed=pruned.zeroed,
+            lam=pruned.lam,
+            controller_loss=pruned.controller_loss,
+            lr=place.lr,
+            seconds=time.monotonic() - started,
+        )
+        self.history.append(row)
         self._keep()
-        for epoch in range(self.settings.epochs):
-            started = time.monotonic()
-            self.model.train()
-            hook.epoch_start(self.clock.fraction(epoch, 0))
-            total, steps, lr = 0.0, 0, 0.0
-            for step, raw in enumerate(self.task.train_data):
-                t = self.clock.fraction(epoch, step)
-                lr = rates.set(lr_factor(self.settings, t))
-                batch = to_device(raw, self.device)
-                hook.before_step(t, batch)
-                loss = float(self._step(batch, epoch, step))
-                hook.after_step(t, lr)
-                total, steps = total + loss, step + 1
-                self.progress.step(epoch + 1, steps, loss, hook.flops_share)
-            if not steps:
-                raise UserError(f"has no batches in epoch {epoch + 1}.", where="train_data")
-            self.clock.steps = steps
-            if epoch + 1 == self.settings.epochs:
-                hook.finish()
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
-                self._diverged("weights that are not finite", epoch, steps - 1)
-            metric, pruned = self.evaluate(), hook.pruned()
-            row = EpochRow(
-                epoch=epoch + 1,
-                loss=total / steps,
-                metric=metric,
-                flops=hook.flops_share,
-                zeroed=pruned.zeroed,
-                lam=pruned.lam,
-                controller_loss=pruned.controller_loss,
-                lr=lr,
-                seconds=time.monotonic() - started,
-            )
-            self.history.append(row)
-            self._keep()
-            self.progress.epoch(row)
+        self.place = Place(epoch + 1)
+        self._save_if(due=not last)
+        self.progress.epoch(row)
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """The epoch's batches, numbered; those that a resumed run has seen are drawn again and dropped."""
+        place, data = self.place, self.task.train_data
+        if not place.step:
+            self.hook.epoch_start(self.clock.fraction(place.epoch, 0))
+            place.random = random_state(data)
+            yield from enumerate(data)
+            return
+        now = random_state(data)
+        set_random_state(place.random, data)
+        batches = enumerate(data)
+        for _ in range(place.step):
+            next(batches)
+        set_random_state(now, data)
+        yield from batches
+
+    def _save_if(self, *, due: bool) -> None:
+        """Write a checkpoint; with ``due`` only if it is time for one."""
+        if self.checkpoints is None or (due and not self.checkpoints.due()):
+            return
+        self.hook.sync()
+        place = self.place
+        state = {
+            "place": {each.name: getattr(place, each.name) for each in fields(place)},
+            "random": random_state(self.task.train_data),
+            "weights": self._weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": [asdict(row) for row in self.history],
+            "steps": self.clock.steps,
+            "hook": self.hook.state(),
+        }
+        self.checkpoints.save(place.epoch, place.step, state)
+
+    def _resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        state = None if self.checkpoints is None else self.checkpoints.load()
+        if state is None:
+            return
+        self.place, self.clock.steps = Place(**state["place"]), state["steps"]
+        self.history.extend(EpochRow(**row) for row in state["history"])
+        self.dense.load_state_dict(state["weights"], strict=False)
+        self.good, self.resumed = state["weights"], True
+        self.hook.load(state["hook"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        set_random_state(state["random"], self.task.train_data)
 
     def _step(self, batch: Any, epoch: int, step: int) -> Tensor:
         loss = self.task.checked_loss(self.model, batch)
@@ -208,14 +298,14 @@ class Fit:
     def _keep(self) -> None:
         """Remember the weights (in main memory) as the last good ones."""
         self.hook.sync()
-        self.good = {
-            name: value.detach().to("cpu", copy=True)
-            for name, value in self.dense.state_dict().items()
-            if isinstance(value, Tensor)
-        }
+        self.good, self.resumed = {name: value.to("cpu", copy=True) for name, value in self._weights().items()}, False
+
+    def _weights(self) -> dict[str, Tensor]:
+        state = self.dense.state_dict()
+        return {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.model = self.dense
         self.dense.load_state_dict(self.good, strict=False)
-        last = self.history[-1] if self.history else None
-        raise Diverged(what, where=f"epoch {epoch + 1}, step {step + 1}", last=last, weights=self.good)
+        last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
+        raise Diverged(what, where=where, last=last, weights=self.good, resumed=self.resumed)

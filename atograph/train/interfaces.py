@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -74,6 +74,9 @@ class Graph(Protocol[P_co]):
     @property
     def cost(self) -> Cost:
         """The cost model."""
+
+    def plan(self, *, kept: Mapping[str, Iterable[int]]) -> P_co:
+        """The plan that keeps these units."""
 
     def plan_from_scores(
         self, scores: Mapping[str, Tensor], flops: float = ..., floor: float = ..., round_to: int = ...

@@ -7,6 +7,7 @@ from typing import Generic
 
 from torch import nn
 
+from atograph.train.checkpoints import Checkpoints
 from atograph.train.fit import Fit, Hook
 from atograph.train.interfaces import Graph, P
 from atograph.train.progress import EpochRow, Progress, Silent
@@ -61,6 +62,7 @@ def auto_train_once(
     settings: TrainSettings,
     progress: Progress | None = None,
     shrink: Shrink[P] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained[P]:
     """Train a model and prune it to ``settings.flops`` of its FLOPs in the same run (Auto-Train-Once).
 
@@ -71,12 +73,13 @@ def auto_train_once(
         settings: every choice, with its source.
         progress: receives the events; None for silence.
         shrink: makes the model slim at ``settings.slim_at`` (`atograph.small.small_module`); None: it stays dense.
+        checkpoints: where the run is saved, and goes on from if something is there; None: nowhere.
 
     Raises:
         UserError: data, loss, device or budget cannot be used, or the training diverged (the model then has
             the weights of the last good epoch).
     """
-    fit = Fit(model, task, settings, progress or Silent())
+    fit = Fit(model, task, settings, progress or Silent(), checkpoints)
     made: list[Pruner[P]] = []
 
     def hook(run: Fit) -> Hook:
@@ -99,13 +102,17 @@ def auto_train_once(
 
 
 def dense_training(
-    model: nn.Module, task: Task, settings: TrainSettings, progress: Progress | None = None
+    model: nn.Module,
+    task: Task,
+    settings: TrainSettings,
+    progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> DenseTrained:
     """Train a model with the same data order, rates and epochs but without masks: the baseline.
 
     Raises:
         UserError: as `auto_train_once`, the budget aside.
     """
-    fit = Fit(model, task, settings, progress or Silent())
+    fit = Fit(model, task, settings, progress or Silent(), checkpoints)
     fit.run(lambda run: Hook())
     return DenseTrained(model, fit.history, fit.history[-1].metric)

@@ -31,6 +31,14 @@ class Pool:
             with own_randomness():
                 self.batches = [keep_copy(batch) for batch in islice(task.val_data, settings.controller_batches)]
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"batches": self.batches, "offered": self.offered, "taken": self.taken}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.batches, self.offered, self.taken = state["batches"], state["offered"], state["taken"]
+
     def offer(self, batch: Any) -> None:
         """A batch of the warm-up passes by; copy it if its turn has come."""
         if self.closed or len(self.batches) >= self.settings.controller_batches:

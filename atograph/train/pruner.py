@@ -16,6 +16,11 @@ from atograph.train.schedule import controller_interval, strength
 from atograph.train.search import MaskSearch
 from atograph.train.shrink import CannotShrink, Shrink, Shrunk
 
+_SAVED = (
+    "masking", "frozen", "zero", "lam", "steps", "flops_share", "metric_dense", "before_zero", "after_zero",
+    "slim_from", "why_dense",
+)  # fmt: skip
+
 
 class Pruner(Hook, Generic[P]):
     """The hook of Auto-Train-Once.
@@ -49,6 +54,29 @@ class Pruner(Hook, Generic[P]):
         self.shrunk: Shrunk | None = None
         self.slim_from: float | None = None
         self.why_dense = ""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {name: getattr(self, name) for name in _SAVED} | {
+            "kept": {name: list(units) for name, units in self.plan.kept.items()},
+            "mask": self.mask,
+            "search": self.search.state(),
+            "pool": self.pool.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state; the dense model has its weights already, and the optimiser gets its own after it."""
+        for name in _SAVED:
+            setattr(self, name, state[name])
+        self.plan = self.graph.plan(kept=state["kept"])
+        self.mask = state["mask"].to(self.mask.device)
+        self.shares = family_shares(self.units, self.mask)
+        self.search.load(state["search"])
+        self.pool.load(state["pool"])
+        if self.slim_from is not None:
+            assert self.shrink is not None
+            self.shrunk = Shrunk(self.fit.model, self.shrink(self.plan), self.fit.optimizer)
+            self.fit.model = self.shrunk.module
 
     def epoch_start(self, t: float) -> None:
         """Read the mask anew, unless it is frozen."""

@@ -43,6 +43,23 @@ class MaskSearch(Generic[P]):
         self.losses: list[float] = []
         self.refresh_prior()
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "controller": dict(self.controller.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.get_state(),
+            "prior": self.prior,
+            "losses": self.losses,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.controller.load_state_dict(state["controller"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.set_state(state["noise"])
+        self.prior, self.losses = state["prior"].to(self.prior.device), state["losses"]
+
     def step(self, batch: Any) -> None:
         """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3)."""
         settings, units = self.settings, self.units

@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -36,3 +37,40 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         yield
+
+
+def random_state(data: Any) -> dict[str, Any]:
+    """The state of every generator that a training run can draw from, those of its loader included."""
+    numpy = sys.modules.get("numpy")
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "loader": [generator.get_state() for generator in _generators(data)],
+    }
+    if numpy is not None:
+        name, keys, *rest = numpy.random.get_state()
+        state["numpy"] = (name, torch.from_numpy(keys.astype("int64")), *rest)
+    return state
+
+
+def set_random_state(state: dict[str, Any], data: Any) -> None:
+    """Put back what `random_state` gave."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    for generator, saved in zip(_generators(data), state["loader"], strict=False):
+        generator.set_state(saved)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and "numpy" in state:
+        name, keys, *rest = state["numpy"]
+        numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+
+
+def _generators(data: Any) -> list[torch.Generator]:
+    """The generators that a `torch.utils.data.DataLoader` and its samplers hold."""
+    sampler, batches = getattr(data, "sampler", None), getattr(data, "batch_sampler", None)
+    holders = (data, sampler, batches, getattr(batches, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())

@@ -33,6 +33,8 @@ class TrainSettings(BaseModel):
 
     epochs: Annotated[int, Field(ge=1)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
+    """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
     device: str = "auto"
     """``auto`` (the first CUDA device, or else the CPU), or any name that `torch.device` takes."""
 

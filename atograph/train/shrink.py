@@ -48,14 +48,18 @@ class Shrunk:
         dense: the model; what is masked is exactly zero.
         small: what was made of it.
         optimizer: of the dense model's parameters; from now on of the slim module's.
-        loss: what is trained, tried once on copies of both modules in the mode in which they are.
+        loss: what is trained, tried once on copies of both modules in the mode in which they are; None: it was before.
 
     Raises:
         CannotShrink: nothing has changed then.
     """
 
     def __init__(
-        self, dense: nn.Module, small: Small, optimizer: torch.optim.Optimizer, loss: Callable[[nn.Module], Tensor]
+        self,
+        dense: nn.Module,
+        small: Small,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
         self._dense = dense
         device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
@@ -66,7 +70,8 @@ class Shrunk:
             for name, old in _tensors(dense).items()
             if name in slim
         ]
-        _try(dense, self.module, loss)
+        if loss is not None:
+            _try(dense, self.module, loss)
         _move(optimizer, {old: (new, cuts) for old, new, cuts in self._pairs})
 
     @torch.no_grad()

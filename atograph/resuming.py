@@ -1,0 +1,53 @@
+"""Going on with a run that was interrupted: where its checkpoints are, and whether they are to be used."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from atograph.graph import Graph
+from atograph.passes.errors import UserError
+from atograph.passes.plan import fingerprint
+from atograph.train.checkpoints import Checkpoints
+from atograph.train.settings import TrainSettings
+
+_OF_THE_MACHINE = {"device", "checkpoint_seconds"}
+
+
+def checkpoints_beside(out: Path) -> Path:
+    """The folder of the checkpoints of a run into ``out``: hidden, beside it, and gone once the run is there."""
+    target = out.resolve()
+    return target.with_name(f".{target.name}.checkpoints")
+
+
+def check(out: Path, *, resume: bool, force: bool) -> bool:
+    """Whether an interrupted run into ``out`` has left checkpoints.
+
+    Args:
+        out: the run's folder.
+        resume: the run is to go on from them.
+        force: they may be dropped.
+
+    Raises:
+        UserError: it has, and neither was asked for.
+    """
+    there = checkpoints_beside(out).exists()
+    if there and not resume and not force:
+        raise UserError(
+            "a run into this folder was interrupted.",
+            where=str(out),
+            hint="Go on with it: --resume. Start anew: --force.",
+        )
+    return there
+
+
+def checkpoints(out: Path, part: str, settings: TrainSettings, graph: Graph) -> Checkpoints:
+    """The checkpoints of one training of a run: ``baseline`` or ``training``."""
+    identity = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
+    identity["the digest of the model's groups"] = fingerprint(graph.groups)
+    return Checkpoints(checkpoints_beside(out) / part, identity, settings.checkpoint_seconds)
+
+
+def clear(out: Path) -> None:
+    """Drop the checkpoints: the run is there, or cannot go on."""
+    shutil.rmtree(checkpoints_beside(out), ignore_errors=True)

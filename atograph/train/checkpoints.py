@@ -1,0 +1,151 @@
+"""Checkpoints of a training: safetensors and JSON, each written as a whole or not at all, the last two kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from atograph.files import sync, sync_folder
+from atograph.passes.errors import UserError
+
+KEPT = 2
+"""How many checkpoints stay."""
+
+_FORMAT = "atograph checkpoint 1"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own.
+
+    Args:
+        folder: made when the first checkpoint is written.
+        identity: what must be the same for a run to go on, name → JSON value.
+        seconds: between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
+        self.folder, self._identity, self._seconds = folder, json.loads(json.dumps(identity)), seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._last >= self._seconds
+
+    def save(self, epoch: int, step: int, state: Mapping[str, Any]) -> None:
+        """Write a state, and drop all but the last ones.
+
+        Args:
+            epoch, step: what comes next, counted from 0; of two checkpoints the later one is that with more of them.
+            state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+
+        Raises:
+            UserError: the state holds something else, or the folder cannot be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        text = json.dumps({"format": _FORMAT, "identity": self._identity, "state": _packed(state, tensors)})
+        if self._seconds == inf:
+            return
+        made = self.folder / f"{epoch:06}-{step:08}.tmp"
+        try:
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(parents=True)
+            save_file(tensors, made / "tensors.safetensors")
+            (made / "state.json").write_text(text, encoding="utf-8")
+            sync(made)
+            shutil.rmtree(made.with_suffix(""), ignore_errors=True)
+            made.rename(made.with_suffix(""))
+            sync_folder(self.folder)
+            for old in self._found()[:-KEPT]:
+                shutil.rmtree(old)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(made, ignore_errors=True)
+            raise UserError(f"the checkpoint cannot be written: {error}", where=str(self.folder)) from error
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last; None where there is none.
+
+        Raises:
+            UserError: it is damaged, or of another run.
+        """
+        found = self._found()
+        if not found:
+            return None
+        path = found[-1]
+        try:
+            text = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if text["format"] != _FORMAT:
+                raise ValueError(f"its format is {text['format']!r}")
+            with safe_open(path / "tensors.safetensors", framework="pt") as file:
+                state = _unpacked(text["state"], file.get_tensor)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(
+                f"this checkpoint cannot be read: {error}.",
+                where=str(path),
+                hint="Remove it to go on from the one before, if there is one." if len(found) > 1 else None,
+            ) from error
+        self._check_identity(text["identity"], path)
+        assert isinstance(state, dict)
+        return state
+
+    def clear(self) -> None:
+        """Remove all of them: the run is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _found(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*") if path.suffix != ".tmp")
+
+    def _check_identity(self, theirs: Mapping[str, Any], path: Path) -> None:
+        for name in {**theirs, **self._identity}:
+            before, now = theirs.get(name), self._identity.get(name)
+            if before != now:
+                raise UserError(
+                    f"this checkpoint is of another run: {name} was {_short(before)} there, and is {_short(now)} now.",
+                    where=str(path),
+                    hint="Resume with what the run was started with, or start anew with --force.",
+                )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A state as JSON values, its tensors taken out."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_packed(item, tensors) for item in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(
+        f"the state of the training holds a {type(value).__name__}, which no checkpoint can hold.",
+        hint="It is in a batch, or in the optimiser; train without checkpoints, with --set checkpoint_seconds=inf.",
+    )
+
+
+def _unpacked(value: Any, tensor: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, inside),) = value.items()
+    if kind == "tensor":
+        return tensor(inside)
+    if kind == "dict":
+        return {_unpacked(key, tensor): _unpacked(item, tensor) for key, item in inside}
+    items = [_unpacked(item, tensor) for item in inside]
+    return items if kind == "list" else tuple(items)

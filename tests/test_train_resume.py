@@ -1,0 +1,184 @@
+"""A run that goes on after it was killed ends as one that never was: bit for bit."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from atograph.passes.errors import UserError
+from atograph.passes.plan import fingerprint
+from test_train_fakes import blobs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import atograph
+from atograph.small import small_module
+from atograph.train import Task, Trained, TrainSettings, auto_train_once
+from atograph.train.checkpoints import Checkpoints
+
+
+class Noisy(nn.Module):
+    """It draws from every generator while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.drop = nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.Dropout(0.2)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x * (1 + 0.1 * random.random()) + 0.1 * float(np.random.rand())
+        y = self.conv2(self.bn(self.conv1(x)).relu()).relu()
+        return self.head(self.drop(y.mean((2, 3))))
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class EveryThird(Checkpoints):
+    """Checkpoints by the number of steps, so that a test knows where they are."""
+
+    asked = 0
+
+    def due(self) -> bool:
+        self.asked += 1
+        return self.asked % 3 == 0
+
+
+SETTINGS = TrainSettings(flops=0.5, epochs=5, device="cpu", controller_min_steps=8)
+
+
+def run(
+    folder: Path | None, settings: TrainSettings = SETTINGS, kill_at: int | None = None, own_generator: bool = False
+) -> Trained[Any]:
+    torch.manual_seed(settings.seed)
+    model = Noisy()
+    x, y = (torch.cat(parts) for parts in zip(*blobs(6), strict=True))
+    generator = torch.Generator().manual_seed(5) if own_generator else None
+    loader = DataLoader(TensorDataset(x, y), batch_size=24, shuffle=True, generator=generator)
+    calls: list[None] = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        if model.training:
+            calls.append(None)
+        if len(calls) == kill_at:
+            raise Killed
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    graph = atograph.trace(model, x[:2])
+    identity = {"settings": settings.model_dump(), "groups": fingerprint(graph.groups)}
+    return auto_train_once(
+        model,
+        graph,
+        Task(loader, blobs(2, seed=1), loss=loss),
+        settings,
+        shrink=partial(small_module, graph),
+        checkpoints=None if folder is None else EveryThird(folder, identity, seconds=0),
+    )
+
+
+def same(first: Trained[Any], second: Trained[Any]) -> None:
+    assert first.plan == second.plan and first.slim_from == second.slim_from is not None
+    state = second.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.model.state_dict().items())
+    rows = ([replace(row, seconds=0.0) for row in result.history] for result in (first, second))
+    assert next(rows) == next(rows)
+    assert (first.metric_dense, first.metric_before_zeroing) == (second.metric_dense, second.metric_before_zeroing)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Trained[Any]:
+    return run(None)
+
+
+@pytest.mark.parametrize("kill_at", [2, 7, 9, 14, 16, 20, 22, 35, 40])
+def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], kill_at: int) -> None:
+    """In the warm-up, the search, the projection, after the freeze, and in the slim module."""
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=kill_at)
+    same(run(tmp_path / "saved"), whole)
+
+
+def test_a_run_that_is_killed_again_and_again(tmp_path: Path, whole: Trained[Any]) -> None:
+    deaths, finished = 0, None
+    while finished is None:
+        try:
+            finished = run(tmp_path / "saved", kill_at=7)
+        except Killed:
+            deaths += 1
+    assert deaths > 5
+    same(finished, whole)
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adamw"}, {"controller_data": "val"}, {"slim_at": "freeze"}])
+def test_with_other_settings(tmp_path: Path, options: dict[str, Any]) -> None:
+    settings = SETTINGS.model_copy(update=options)
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", settings, kill_at=25, own_generator=True)
+    same(run(tmp_path / "saved", settings, own_generator=True), run(None, settings, own_generator=True))
+
+
+def test_the_last_two_stay_and_hold_no_pickle(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=14)
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert found == [
+        f"saved/{name}/{file}"
+        for name in ("000001-00000000", "000001-00000003")
+        for file in ("state.json", "tensors.safetensors")
+    ]
+
+
+def test_another_run_does_not_go_on(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=9)
+    with pytest.raises(UserError, match=r"of another run: settings was .*--force"):
+        run(tmp_path / "saved", SETTINGS.model_copy(update={"flops": 0.6}))
+
+
+def damage(folder: Path, file: str, content: bytes | None) -> None:
+    for path in folder.rglob(file):
+        path.write_bytes(path.read_bytes()[:100] if content is None else content)
+
+
+@pytest.mark.parametrize("file", ["state.json", "tensors.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"format": "atograph checkpoint 1"}', b"\xff" * 64])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, file: str, content: bytes | None) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=9)
+    damage(tmp_path, file, content)
+    with pytest.raises(UserError, match="this checkpoint cannot be read"):
+        run(tmp_path / "saved")
+
+
+def test_what_no_checkpoint_can_hold_is_said(tmp_path: Path) -> None:
+    saved = Checkpoints(tmp_path / "saved", {}, seconds=0)
+    with pytest.raises(UserError, match="holds a set, which no checkpoint can hold"):
+        saved.save(0, 1, {"batch": {1, 2}})
+    assert not (tmp_path / "saved").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        Checkpoints(tmp_path / "file" / "saved", {}, seconds=0).save(0, 1, {})
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    state: dict[str, Any] = {
+        "nested": [1, 2.5, None, True, "text", (float("inf"), {3: "three"})],
+        "tensors": {"t": torch.arange(6).reshape(2, 3).t(), "empty": torch.empty(0), "scalar": torch.tensor(2.0)},
+    }
+    saved = Checkpoints(tmp_path, {"a": [1]}, seconds=0)
+    saved.save(2, 3, state)
+    found = saved.load()
+    assert found is not None and found["nested"] == state["nested"]
+    for name, value in state["tensors"].items():
+        assert torch.equal(found["tensors"][name], value) and found["tensors"][name].dtype == value.dtype
+    saved.clear()
+    assert saved.load() is None
