@@ -1,0 +1,220 @@
+"""Accuracy at a budget on Fashion-MNIST, against what one would do instead: ``python -m benchmarks.accuracy``.
+
+Every method trains the same network with the same data, rates and number of epochs in all, for each seed. Its
+accuracy is that of the slim network on the test images at the end, and its cost the seconds of all that it trained,
+over those of the dense network. With ``--json`` each run is kept as soon as it is measured, and a second call goes on
+with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import nn
+
+import atograph
+from atograph.small import small_module
+from atograph.train import Task, TrainSettings, auto_train_once, dense_training
+from benchmarks.fashion import NETWORKS, loaders
+
+BUDGETS = (0.5, 0.3)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network.
+
+    Attributes:
+        accuracy: in percent.
+        flops: share of the dense network's.
+        seconds: of the training.
+        zeroing: points lost where what was left of the masked groups was zeroed; None without masks.
+    """
+
+    network: str
+    budget: float
+    method: str
+    seed: int
+    accuracy: float
+    flops: float
+    seconds: float
+    zeroing: float | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all methods have in common."""
+
+    network: str
+    budget: float
+    seed: int
+    options: argparse.Namespace
+
+    def settings(self, **changed: Any) -> TrainSettings:
+        """The recipe."""
+        given = {"flops": self.budget, "epochs": self.options.epochs, "device": self.options.device, "seed": self.seed}
+        return TrainSettings(**{**given, **changed})
+
+    def task(self) -> Task:
+        """The data; its order depends on the seed only."""
+        return Task(*loaders(self.options.data, self.options.images, self.seed))
+
+    def model(self, width: float = 1.0) -> nn.Module:
+        """The network with the seed's initial weights."""
+        torch.manual_seed(self.seed)
+        return NETWORKS[self.network](width)
+
+
+Outcome = tuple[float, float, float | None]
+"""Accuracy, share of the FLOPs, points lost at the zeroing."""
+
+
+def dense(bench: Bench) -> Outcome:
+    """Plain training."""
+    return _number(dense_training(bench.model(), bench.task(), bench.settings()).metric), 1.0, None
+
+
+def narrow(bench: Bench) -> Outcome:
+    """Plain training of a network that is narrower by the same factor everywhere, as wide as the budget allows."""
+    whole = _flops(bench.model())
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _flops(bench.model(middle)) <= bench.budget * whole else (low, middle)
+    metric = dense_training(bench.model(low), bench.task(), bench.settings()).metric
+    return _number(metric), _flops(bench.model(low)) / whole, None
+
+
+def pruned(bench: Bench, **changed: Any) -> Outcome:
+    """Auto-Train-Once with some settings."""
+    model, settings = bench.model(), bench.settings(**changed)
+    graph = atograph.trace(model, torch.randn(2, 1, 28, 28))
+    run = auto_train_once(model, graph, bench.task(), settings, shrink=partial(small_module, graph))
+    lost = _number(run.metric_before_zeroing) - _number(run.metric_after_zeroing)
+    return _number(run.metric_masked), atograph.slim(graph, run.plan).flops / graph.flops, 100 * lost
+
+
+def one_shot(bench: Bench) -> Outcome:
+    """Half of the epochs dense, then the smallest magnitudes go at once, and the other half in the slim module."""
+    half = 0.5
+    return pruned(bench, controller=False, controller_start=half, projection_start=half, freeze=half, zero=half)
+
+
+def published(bench: Bench) -> Outcome:
+    """The schedule of the authors' code: the mask is frozen at half-time, nothing is zeroed or slim before the end."""
+    return pruned(
+        bench, prior="none", controller_min_steps=0, freeze=0.5, zero=1.0, lambda_freeze=1000.0, lambda_end=1000.0,
+        paced=False, slim_at="never",
+    )  # fmt: skip
+
+
+def torch_pruning(bench: Bench) -> Outcome:
+    """Torch-Pruning's GroupNormPruner (DepGraph): half of the epochs with its group regularisation, then it prunes to
+    the budget, then the other half at the same rates as everyone."""
+    import torch_pruning as tp
+
+    from benchmarks.regularised import train_regularised
+
+    return train_regularised(tp, bench.model(), bench.task(), bench.settings(), bench.budget)
+
+
+METHODS: dict[str, Callable[[Bench], Outcome]] = {
+    "dense": dense,
+    "uniformly narrower": narrow,
+    "atograph": pruned,
+    "one-shot magnitude, fine-tuned": one_shot,
+    "ATO as published": published,
+    "Torch-Pruning, regularised, fine-tuned": torch_pruning,
+}
+
+
+def _number(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def _flops(model: nn.Module) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 1, 28, 28))
+    return int(counter.get_total_flops())
+
+
+def measure(bench: Bench, method: str) -> Run:
+    """Train once."""
+    started = time.perf_counter()
+    accuracy, flops, zeroing = METHODS[method](bench)
+    seconds = time.perf_counter() - started
+    return Run(bench.network, bench.budget, method, bench.seed, 100 * accuracy, flops, seconds, zeroing)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """One row a method, network and budget: mean and standard deviation over the seeds."""
+    lines = [
+        "| network | budget | method | accuracy | ± | FLOPs kept | cost / dense | lost at zeroing | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, float, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.network, run.budget, run.method), []).append(run)
+    plain = {network: mean(run.seconds for run in each) for (network, _b, how), each in found.items() if how == "dense"}
+    for (network, budget, method), each in found.items():
+        spread = f"{stdev(run.accuracy for run in each):.2f}" if len(each) > 1 else ""
+        cost = f"{mean(run.seconds for run in each) / plain[network]:.2f}" if network in plain else ""
+        lost = [run.zeroing for run in each if run.zeroing is not None]
+        lines.append(
+            f"| {network} | {budget:g} | {method} | {mean(run.accuracy for run in each):.2f} | {spread} | "
+            f"{mean(run.flops for run in each):.3f} | {cost} | {f'{max(lost):.2f}' if lost else ''} | {len(each)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
+    parser.add_argument("--budget", type=float, action="append", help="default: 0.5 and 0.3")
+    parser.add_argument("--method", choices=METHODS, action="append", help="default: all of them")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, metavar="N", help="the first N training images (default: all 60,000)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST (default: Debian's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the runs there, and go on with what is missing")
+    options = parser.parse_args()
+    runs = _read(options.json)
+    for network in options.network or NETWORKS:
+        for seed in range(options.seeds):
+            for budget in options.budget or BUDGETS:
+                for method in options.method or METHODS:
+                    bench = Bench(network, 1.0 if method == "dense" else budget, seed, options)
+                    known = {(run.network, run.budget, run.method, run.seed) for run in runs}
+                    if (bench.network, bench.budget, method, seed) in known:
+                        continue
+                    runs.append(measure(bench, method))
+                    print(json.dumps(asdict(runs[-1])), file=sys.stderr, flush=True)
+                    if options.json is not None:
+                        options.json.parent.mkdir(parents=True, exist_ok=True)
+                        options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1))
+    print(table(runs))
+
+
+def _read(path: Path | None) -> list[Run]:
+    return [] if path is None or not path.exists() else [Run(**row) for row in json.loads(path.read_text())]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What a run costs beside plain training of the dense network: ``python -m benchmarks.overhead``.
+
+Both train the same network on the same loader for the same epochs, turn by turn. Seconds are those of the training's
+own log, evaluation, slimming and controller included.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import atograph
+from atograph.small import small_module
+from atograph.train import EpochRow, Task, TrainSettings, auto_train_once, dense_training
+from benchmarks.fashion import NETWORKS, loaders
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds over those of plain training.
+
+    Attributes:
+        until_freeze: per epoch, of the epochs that end before the mask is final.
+        whole: of all epochs together.
+        slim_from: the fraction of the training from which on the slim module was trained; None: never.
+    """
+
+    until_freeze: float
+    whole: float
+    slim_from: float | None
+
+
+def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
+    """One run of each."""
+    seconds: dict[str, list[EpochRow]] = {}
+    settings = TrainSettings(flops=flops, epochs=options.epochs, device=options.device, slim_at=options.slim_at)
+    slim_from = None
+    for which in ("dense", "atograph"):
+        train, val = loaders(options.data, options.images, seed=0)
+        torch.manual_seed(0)
+        model = NETWORKS[network](1.0)
+        if which == "dense":
+            seconds[which] = dense_training(model, Task(train, val), settings).history
+            continue
+        graph = atograph.trace(model, torch.randn(2, 1, 28, 28))
+        run = auto_train_once(model, graph, Task(train, val), settings, shrink=partial(small_module, graph))
+        seconds[which], slim_from = run.history, run.slim_from
+    before = [i for i in range(options.epochs) if (i + 1) / options.epochs <= settings.freeze]
+    dense = median(row.seconds for row in seconds["dense"])
+    until_freeze = median([seconds["atograph"][i].seconds for i in before]) / dense if before else float("nan")
+    whole = sum(row.seconds for row in seconds["atograph"]) / sum(row.seconds for row in seconds["dense"])
+    return Cost(until_freeze, whole, slim_from)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
+    parser.add_argument("--flops", type=float, action="append", help="default: 0.5 and 0.3")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=6000, help="training images (default: 6000)")
+    parser.add_argument("--repeats", type=int, default=3, help="the median of this many pairs of runs (default: 3)")
+    parser.add_argument("--slim-at", choices=("zero", "freeze", "never"), default="zero")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST (default: Debian's)")
+    options = parser.parse_args()
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, device {options.device}, "
+          f"{options.epochs} epochs of {options.images} images, median of {options.repeats}\n")  # fmt: skip
+    print("| network | FLOPs kept | step until the freeze / plain | whole run / plain | slim from |")
+    print("|---|---|---|---|---|")
+    for network in options.network or NETWORKS:
+        for flops in options.flops or (0.5, 0.3):
+            found = [measure(network, flops, options) for _ in range(options.repeats)]
+            until, whole = median(cost.until_freeze for cost in found), median(cost.whole for cost in found)
+            slim_from = "never" if found[0].slim_from is None else f"{found[0].slim_from:.0%}"
+            print(f"| {network} | {flops:g} | {until:.2f} | {whole:.2f} | {slim_from} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Torch-Pruning's way to train and prune, in the loop that everyone else is trained in.
+
+DepGraph (Fang et al., CVPR 2023): a group lasso while the dense network is trained (`GroupNormPruner.regularize`
+between the backward pass and the optimiser's step), pruning in small steps until the budget is met, then fine-tuning.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from atograph.train import Silent, Task, TrainSettings
+from atograph.train.fit import Fit, Hook
+
+AT = 0.5
+"""The fraction of the training at which it prunes."""
+
+STEPS = 400
+"""Pruning steps from the whole network to nothing: how closely the budget is met."""
+
+
+class Regularised(Hook):
+    """The hook of one run."""
+
+    def __init__(self, fit: Fit, tp: ModuleType, budget: float) -> None:
+        self.fit, self.budget, self.done = fit, budget, False
+        self.images = torch.zeros(1, 1, 28, 28, device=fit.device)
+        self.whole = self.flops()
+        self.pruner = tp.pruner.GroupNormPruner(
+            fit.model,
+            self.images,
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=1.0,
+            max_pruning_ratio=0.95,  # the floor of 5 % that atograph has
+            iterative_steps=STEPS,
+            ignored_layers=[fit.model.head],
+        )
+        self.pruner.update_regularizer()
+        fit.optimizer.register_step_pre_hook(self._regularise)
+
+    def before_step(self, t: float, batch: Any) -> None:
+        """Prune once the time has come."""
+        if t < AT or self.done:
+            return
+        self.done = True
+        names = {id(parameter): name for name, parameter in self.fit.model.named_parameters()}
+        for _ in range(STEPS):
+            if self.flops() <= self.budget * self.whole:
+                break
+            self.pruner.step()
+        now = dict(self.fit.model.named_parameters())
+        for group in self.fit.optimizer.param_groups:
+            group["params"] = [now[names[id(parameter)]] for parameter in group["params"]]
+        self.fit.optimizer.state.clear()
+
+    def flops(self) -> int:
+        """Of the network as it is."""
+        modes = [(module, module.training) for module in self.fit.model.modules()]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.fit.model.eval()(self.images)
+        for module, training in modes:
+            module.training = training
+        return int(counter.get_total_flops())
+
+    def _regularise(self, *_: Any) -> None:
+        if not self.done:
+            self.pruner.regularize(self.fit.model)
+
+
+def train_regularised(
+    tp: ModuleType, model: nn.Module, task: Task, settings: TrainSettings, budget: float
+) -> tuple[float, float, float | None]:
+    """Accuracy in the end, share of the FLOPs kept, and None."""
+    made: list[Regularised] = []
+    fit = Fit(model, task, settings, Silent())
+
+    def hook(run: Fit) -> Hook:
+        made.append(Regularised(run, tp, budget))
+        return made[0]
+
+    fit.run(hook)
+    metric = fit.history[-1].metric
+    assert metric is not None
+    made[0].images = made[0].images.cpu()
+    return metric, made[0].flops() / made[0].whole, None

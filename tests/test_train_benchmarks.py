@@ -1,0 +1,57 @@
+"""The benchmarks of training, on noise instead of Fashion-MNIST."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import accuracy, overhead
+from benchmarks.fashion import NETWORKS
+
+OPTIONS = Namespace(epochs=4, device="cpu", images=64, data=None, slim_at="zero")
+
+
+@pytest.fixture(autouse=True)
+def noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaders(_data: Path | None, images: int | None, seed: int) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(images or 8, 1, 28, 28, generator=generator), torch.arange(images or 8) % 10
+        batches = list(zip(x.split(16), y.split(16), strict=True))
+        return batches, batches[:1]
+
+    monkeypatch.setattr(accuracy, "loaders", loaders)
+    monkeypatch.setattr(overhead, "loaders", loaders)
+
+
+@pytest.mark.parametrize("method", [name for name in accuracy.METHODS if "Torch-Pruning" not in name])
+def test_each_method_trains_within_its_budget(method: str) -> None:
+    run = accuracy.measure(accuracy.Bench("VGG-16-BN", 0.3, 0, OPTIONS), method)
+    assert run.flops == 1 if method == "dense" else 0.25 < run.flops <= 0.3
+    assert 0 <= run.accuracy <= 100 and run.seconds > 0
+
+
+def test_the_table() -> None:
+    runs = [
+        accuracy.Run("ResNet-20", 1.0, "dense", 0, 90.0, 1.0, 10.0),
+        *(accuracy.Run("ResNet-20", 0.3, "atograph", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
+    ]
+    assert accuracy.table(runs).splitlines()[2:] == [
+        "| ResNet-20 | 1 | dense | 90.00 |  | 1.000 | 1.00 |  | 1 |",
+        "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 | 0.299 | 0.70 | 0.01 | 2 |",
+    ]
+
+
+def test_the_overhead() -> None:
+    cost = overhead.measure("VGG-16-BN", 0.5, OPTIONS)
+    assert cost.until_freeze > 0 and cost.whole > 0 and cost.slim_from == 0.5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_scale_with_their_width(name: str) -> None:
+    x = torch.randn(2, 1, 28, 28)
+    sizes = [sum(p.numel() for p in NETWORKS[name](width).parameters()) for width in (0.3, 1.0)]
+    assert sizes[0] < 0.2 * sizes[1] and NETWORKS[name](0.3).eval()(x).shape == (2, 10)
