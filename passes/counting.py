@@ -34,5 +34,7 @@ def flops_of(node: fx.Node) -> int:
 
 def _of_one_sample(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return torch.empty([at(size) for size in value.shape], dtype=value.dtype, device=value.device)
+        shape, strides = ([at(size) for size in sizes] for sizes in (value.shape, value.stride()))
+        made = torch.empty_strided(shape, strides, dtype=value.dtype, device=value.device)
+        return made.requires_grad_(value.requires_grad)
     return at(value) if type(value) is int else value

@@ -261,3 +261,43 @@ def test_an_argument_that_is_no_tensor_and_equals_nothing(given: Any) -> None:
         slim(inputs[0], 3.0)
     with pytest.raises(UserError, match="takes a tensor for x, and was called with a float"):
         slim(1.0, given)
+
+
+VECTOR = torch.randn(8)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y @ VECTOR,
+        lambda y: y[:, None].expand(-1, 4, -1) @ VECTOR,
+        lambda y: torch.mv(y, VECTOR),
+        lambda y: torch.addmv(y[:, 0], y, VECTOR),
+        lambda y: (VECTOR @ y.t())[:, None],
+        lambda y: VECTOR @ torch.diag_embed(y),
+        lambda y: torch.dot(VECTOR, VECTOR) * y,
+        lambda y: torch.tensordot(y, VECTOR, 1),
+        lambda y: torch.tensordot(y, torch.eye(8), 1),
+        lambda y: F.linear(y, VECTOR),
+        lambda y: torch.einsum("bi,i->bi", y, VECTOR),
+        lambda y: torch.einsum("bi,i->b", y, VECTOR),
+        lambda y: torch.einsum("bi,j->b", y, VECTOR),
+        lambda y: torch.einsum("bi,cj->bc", y, y[:1]),
+        lambda y: torch.einsum("bi,ij->bj", y, torch.eye(8)),
+    ],
+)
+def test_flops_of_products_with_vectors_are_those_that_torch_counts(
+    function: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(self.b(self.a(x).relu()))
+
+    model = Product().eval()
+    graph = atograph.trace(model, torch.randn(2, 6))
+    slim = atograph.slim(graph, graph.plan(kept={"g0": [0, 3, 4]}))
+    assert graph.flops == count_flops(model, torch.randn(1, 6)) and slim.flops == count_flops(slim, torch.randn(1, 6))

@@ -90,15 +90,17 @@ def einsum(op: Op) -> Effect:
         for letter, dim in dims.items()
         if letter not in output
     )
-    every = tuple(dims.values())
+    # torch sums over what only one operand has before, and multiplies matrices only if something is left to sum over
+    shared = [letter for letter in dims if letter not in output and all(letter in term for term in terms)]
+    multiplied = tuple(dims[letter] for letter in (*output, *shared))
 
     def flops(at: Any) -> Any:
         total = 2
-        for size in at(every):
+        for size in at(multiplied):
             total = total * size
         return total
 
-    return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 else None)
+    return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 and shared else None)
 
 
 def spelt_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from atograph.passes.counting import flops_of
 from atograph.passes.dims import ONE, Shape, product
 from atograph.passes.flow import Affine, Contraction, Link, Operand
 from atograph.passes.rules.pointwise import broadcast, right_aligned
@@ -103,7 +104,7 @@ def linear(op: Op) -> Effect:
     return Effect(
         outs=(out,),
         flow=Affine(products, (contraction,)),
-        flops=lambda at: _mm_flops(at((rows, w[-1])), at((w[-1], w[0] if len(w) == 2 else ONE))),
+        flops=(lambda at: _mm_flops(at((rows, w[-1])), at((w[-1], w[0])))) if len(w) == 2 else None,
     )
 
 
@@ -127,15 +128,21 @@ def matmul(op: Op) -> Effect:
         a_links[len(a) - 2] = len(lead)
     if columns:
         b_links[len(b) - 1] = len(out) - 1
+    # torch does not count matrix × vector; which way it goes depends on strides and gradients
+    counted = min(len(a), len(b)) > 1 or bool(flops_of(op.node))
     return Effect(
         outs=(out,),
         flow=Affine(
             products=((op.operand(left, a_links), op.operand(right, b_links)),),
             contractions=(Contraction(((left, len(a) - 1), (right, contracted_b)), a[-1]),),
         ),
-        flops=lambda at: _bmm_flops(
-            at((product(lead), product(rows), a[-1])), at((product(lead), a[-1], product(columns)))
-        ),
+        flops=(
+            lambda at: _bmm_flops(
+                at((product(lead), product(rows), a[-1])), at((product(lead), a[-1], product(columns)))
+            )
+        )
+        if counted
+        else None,
     )
 
 
@@ -207,7 +214,9 @@ def tensordot(op: Op) -> Effect:
     rows, inner = product([a[d] for d in kept_a]), product([a[d] for d in over_a])
     columns = product([b[d] for d in kept_b])
     return Effect(
-        (out,), Affine(products, contractions), flops=lambda at: _mm_flops(at((rows, inner)), at((inner, columns)))
+        (out,),
+        Affine(products, contractions),
+        flops=(lambda at: _mm_flops(at((rows, inner)), at((inner, columns)))) if flops_of(op.node) else None,
     )
 
 
