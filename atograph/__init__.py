@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atograph.graph import Graph, trace
     from atograph.loading import load
     from atograph.masking import mask
+    from atograph.own_loop import AutoTrainOnce
     from atograph.passes.errors import AtographError, InternalError, UserError
     from atograph.passes.groups import Group
     from atograph.passes.plan import Plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Applied": "apply",
     "AtographError": "passes.errors",
+    "AutoTrainOnce": "own_loop",
     "Graph": "graph",
     "Group": "passes.groups",
     "InternalError": "passes.errors",
@@ -44,6 +46,7 @@ _HOMES = {
 __all__ = [
     "Applied",
     "AtographError",
+    "AutoTrainOnce",
     "Graph",
     "Group",
     "InternalError",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from atograph.graph import Graph
 from atograph.passes.infer_axes import Axes
@@ -21,7 +22,7 @@ class Small:
     """A slim module.
 
     Attributes:
-        module: the user's module made slim; it shares no tensor with the dense one, and is on the CPU.
+        module: the user's module made slim; it shares no tensor with the dense one; on the device of the example inputs.
         kept: dense parameter or buffer → for each of its dimensions the indices that stay (int64, increasing), or None
             where all of them do; a tensor that is not listed is whole.
     """
@@ -39,11 +40,13 @@ def small_module(graph: Graph, plan: Plan) -> Small:
     if graph.model is None:
         raise CannotShrink("the graph was not traced from a module")
     home = next((parameter.device for parameter in graph.model.parameters()), torch.device("cpu"))
+    examples = [leaf for leaf in tree_leaves(graph.program.interface.example) if isinstance(leaf, Tensor)]
     try:
-        slimmed = slim(graph, plan) if home.type == "cpu" else slim(_moved(graph, "cpu"), plan)
+        graph.model.to(examples[0].device if examples else home)  # the module is checked where the example inputs are
+        slimmed = slim(graph, plan)
         module = slimmed.module
     finally:
-        _moved(graph, home)
+        graph.model.to(home)
     if module is None:
         raise CannotShrink(slimmed.why_no_module)
     axes, kept = graph.program.fact(Axes), Kept.by(plan, graph.program)
@@ -56,10 +59,3 @@ def small_module(graph: Graph, plan: Plan) -> Small:
             if any(cut is not None for cut in each)
         },
     )
-
-
-def _moved(graph: Graph, device: torch.device | str) -> Graph:
-    """The graph, with its model on a device: the check that a slim module passes runs where the example inputs are."""
-    assert graph.model is not None
-    graph.model.to(device)
-    return graph

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from atograph.train.schedule import Clock
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
 
 
 class Slice(Protocol):
@@ -53,6 +58,37 @@ class Plan(Protocol):
     @property
     def kept(self) -> Mapping[str, tuple[int, ...]]:
         """Unit indices per group; a group that is missing keeps all of them."""
+
+
+class Training(Protocol):
+    """The run that a model is trained in."""
+
+    model: nn.Module
+    """What the steps train."""
+
+    @property
+    def dense(self) -> nn.Module:
+        """The model that was given."""
+
+    @property
+    def settings(self) -> TrainSettings:
+        """Every choice."""
+
+    @property
+    def clock(self) -> Clock:
+        """How long it takes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    @property
+    def task(self) -> Task:
+        """The loss of a batch, and what the model is measured with."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of the parameters of ``model``."""
 
 
 P = TypeVar("P", bound=Plan)

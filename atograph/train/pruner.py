@@ -7,8 +7,8 @@ from typing import Any, Generic
 import torch
 
 from atograph.passes.errors import UserError
-from atograph.train.fit import Fit, Hook, Pruned
-from atograph.train.interfaces import Graph, P
+from atograph.train.fit import Hook, Pruned
+from atograph.train.interfaces import Graph, P, Training
 from atograph.train.masks import UnitMap
 from atograph.train.pool import Pool
 from atograph.train.project import family_shares, project, zeroed_share
@@ -31,7 +31,7 @@ class Pruner(Hook, Generic[P]):
     can be made slim, not there any more).
     """
 
-    def __init__(self, fit: Fit, graph: Graph[P], shrink: Shrink[P] | None = None) -> None:
+    def __init__(self, fit: Training, graph: Graph[P], shrink: Shrink[P] | None = None) -> None:
         self.fit, self.settings, self.graph = fit, fit.settings, graph
         self.shrink = shrink
         if not graph.prunable:

@@ -1,0 +1,172 @@
+"""Auto-Train-Once in a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atograph.example_inputs import as_inputs
+from atograph.graph import trace
+from atograph.passes.errors import UserError
+from atograph.slimming import Slim, slim
+from atograph.small import small_module
+from atograph.train.pruner import Pruner
+from atograph.train.schedule import Clock
+from atograph.train.settings import settings_of
+from atograph.train.task import Task
+
+LossFn = Callable[[nn.Module], Tensor]
+"""``loss_fn(model)``: the loss of a batch that the function holds, a 0-dim tensor."""
+
+
+class AutoTrainOnce:
+    """Prunes a model while a loop of your own trains it.
+
+        ato = atograph.AutoTrainOnce(model, example_inputs, steps=epochs * len(loader), flops=0.3, optimizer=optimizer)
+        for batch in batches:
+            loss_fn = lambda model: loss(model, batch)
+            ato.controller_step(loss_fn)
+            optimizer.zero_grad()
+            loss_fn(ato.model).backward()
+            optimizer.step()
+            ato.project(lr=optimizer.param_groups[0]["lr"])
+        slim = ato.finish()
+
+    Attributes:
+        model: what the loop is to train: the model that was given, and its slim form once that can take its place.
+        graph: the trace of the model that was given.
+        settings: every choice of the training; those of the weights (``lr``, ``optimizer``, ...) are the loop's own.
+
+    Args:
+        model: the dense model, on the device that it is trained on.
+        example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords), on that device.
+        steps: how many steps the loop is going to make; moments of the schedule are shares of it.
+        optimizer: the loop's; from the slim module on it trains that one, with its state cut along. None: the dense
+            model is trained to the end.
+        settings: fields of `train.TrainSettings`, ``flops`` first of all; ``epochs`` says how often the mask is read
+            anew while it is searched for.
+
+    Raises:
+        UserError: the model cannot be captured, a setting does not fit, or the budget is out of reach.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        steps: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        **settings: Any,
+    ) -> None:
+        if steps < 1:
+            raise UserError(f"a loop makes one step or more, not {steps}.")
+        inputs = as_inputs(example_inputs, where="example_inputs")
+        self.graph = trace(model, inputs.args, inputs.kwargs)
+        self.settings = settings_of(settings)
+        self.steps, self.done, self._epoch, self._finished = steps, 0, -1, False
+        self._loop = _Loop(model, self, optimizer)
+        shrink = None if optimizer is None else partial(small_module, self.graph)
+        self._pruner = Pruner(self._loop, self.graph, shrink)
+
+    @property
+    def model(self) -> nn.Module:
+        """What the loop is to train now."""
+        return self._loop.model
+
+    @property
+    def flops_share(self) -> float:
+        """Share of the dense FLOPs that the current mask keeps."""
+        return self._pruner.flops_share
+
+    @property
+    def why_dense(self) -> str:
+        """Why there is no slim module to train; empty where there is, or will be."""
+        return self._pruner.why_dense
+
+    def controller_step(self, loss_fn: LossFn) -> float | None:
+        """Before each step of the loop: freeze or zero the mask if it is time, and let the controller learn.
+
+        Args:
+            loss_fn: the loss of this step's batch. Some of the first ones are kept, with what they hold, for the
+                controller to learn from.
+
+        Returns:
+            The loss of the controller, where it has learned.
+        """
+        self._require_running()
+        losses = self._pruner.search.losses
+        t = self.done / self.steps
+        epoch = int(t * self.settings.epochs)
+        if epoch > self._epoch:
+            self._epoch = epoch
+            self._pruner.epoch_start(t)
+        before = len(losses)
+        self._pruner.before_step(t, loss_fn)
+        return losses[-1] if len(losses) > before else None
+
+    def project(self, lr: float) -> None:
+        """After each step of the optimiser: shrink what is masked, or hold it at zero.
+
+        Args:
+            lr: the rate of that step.
+        """
+        self._require_running()
+        self._pruner.after_step(self.done / self.steps, lr)
+        self.done += 1
+
+    def finish(self) -> Slim:
+        """Zero what is left of the masked groups, put all weights back into the dense model, and make it slim."""
+        if not self._finished:
+            self._pruner.finish()
+            self._finished = True
+        return slim(self.graph, self._pruner.plan)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to hold beside the dense model (`sync` first) and the optimiser: tensors and numbers.
+
+        The loss functions that were kept for the controller are not in it: it then learns from those that come.
+        """
+        state = self._pruner.state()
+        state["pool"]["batches"] = []
+        return {"done": self.done, "epoch": self._epoch, "pruner": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint: after the dense model has its weights, and before the optimiser gets its state."""
+        self.done, self._epoch = state["done"], state["epoch"]
+        self._pruner.load(state["pruner"])
+
+    def sync(self) -> None:
+        """Put the weights as they are now into the dense model."""
+        self._pruner.sync()
+
+    def _require_running(self) -> None:
+        if self._finished:
+            raise UserError("the training is finished: there is nothing left to prune.")
+        if self.done >= self.steps:
+            raise UserError(
+                f"the loop was to make {self.steps:,} steps, and goes on.",
+                hint="Tell AutoTrainOnce how many steps it makes in all.",
+            )
+
+
+class _Loop:
+    """The loop as the pruner sees it (`train.interfaces.Training`)."""
+
+    def __init__(self, model: nn.Module, ato: AutoTrainOnce, optimizer: torch.optim.Optimizer | None) -> None:
+        self.dense = self.model = model
+        self.settings = ato.settings
+        self.clock = Clock(ato.settings.epochs, max(1, ato.steps // ato.settings.epochs))
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.task = Task([], loss=lambda model, loss_fn: loss_fn(model), metric=lambda _model, _batch: None)
+        self._optimizer = optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Asked for only if there is one."""
+        assert self._optimizer is not None
+        return self._optimizer
