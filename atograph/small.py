@@ -22,7 +22,7 @@ class Small:
     """A slim module.
 
     Attributes:
-        module: the user's module made slim; it shares no tensor with the dense one; on the device of the example inputs.
+        module: the user's module made slim; it shares no tensor with the dense one, and is where example inputs are.
         kept: dense parameter or buffer → for each of its dimensions the indices that stay (int64, increasing), or None
             where all of them do; a tensor that is not listed is whole.
     """

@@ -8,7 +8,7 @@ from atograph.passes.errors import UserError
 from pydantic import ValidationError
 from test_train_fakes import TwoConvs, blobs, two_convs_graph
 
-from atograph.train.controller import Controller, logistic_noise, straight_through
+from atograph.train.controller import Controller, _head, logistic_noise, straight_through
 from atograph.train.masks import UnitMap
 from atograph.train.pool import Pool
 from atograph.train.prior import magnitude
@@ -40,6 +40,20 @@ def test_the_controller_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     Controller((8,), seed=1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_controller_of_a_language_model_stays_small() -> None:
+    sizes = [
+        4096,
+        *[11008, 32, 128, 128] * 32,
+    ]  # residual stream; hidden, heads and head dims of each block (Llama 2 7B)
+    with torch.device("meta"):
+        heads = [_head(size) for size in sizes]
+    assert sum(p.numel() for head in heads for p in head.parameters()) < 0.01 * 6.7e9
+    controller = Controller((2000, 8), seed=1)
+    logits = controller()
+    assert logits.shape == (2008,) and logits.std() > 0
+    torch.autograd.grad(logits.sum(), list(controller.heads.parameters()))
 
 
 def test_more_families_than_input_width() -> None:

@@ -12,10 +12,14 @@ from atograph.train.seeding import own_randomness
 INPUT, HIDDEN = 64, 128
 """Widths in the paper: one 64-vector per family, a GRU of 128 in each direction."""
 
+WIDE, RANK = 1024, 16
+"""A family of more units than `WIDE` has a head of rank `RANK`: a full one would make the controller of a language
+model larger than 1 % of it."""
+
 
 class Controller(nn.Module):
     """Fixed orthogonal inputs, one per family -> bi-GRU -> LayerNorm -> ReLU -> one bias-free Linear per
-    family.
+    family (of low rank for a wide one: ours).
 
     Args:
         sizes: units of each family, in the graph's order (the GRU sees neighbours).
@@ -31,13 +35,19 @@ class Controller(nn.Module):
             self.register_buffer("inputs", nn.init.orthogonal_(inputs))
             self.gru = nn.GRU(INPUT, HIDDEN, bidirectional=True)
             self.norm = nn.LayerNorm(2 * HIDDEN)
-            self.heads = nn.ModuleList(nn.Linear(2 * HIDDEN, size, bias=False) for size in sizes)
+            self.heads = nn.ModuleList(_head(size) for size in sizes)
 
     def forward(self) -> Tensor:
         """Logits of all units, [total]."""
         states, _ = self.gru(self.inputs)
         features = self.norm(states).relu()
         return torch.cat([head(feature) for head, feature in zip(self.heads, features, strict=True)])
+
+
+def _head(size: int) -> nn.Module:
+    if size <= WIDE:
+        return nn.Linear(2 * HIDDEN, size, bias=False)
+    return nn.Sequential(nn.Linear(2 * HIDDEN, RANK, bias=False), nn.Linear(RANK, size, bias=False))
 
 
 def logistic_noise(count: int, generator: torch.Generator) -> Tensor:

@@ -56,6 +56,10 @@ class UnitMap:
         for (parameter, dim), indices in found.items():
             self.sites.setdefault(parameter, []).extend(Site(dim, index.to(device)) for index in indices)
         self.parameters: dict[str, nn.Parameter] = {name: known[name] for name in self.sites}
+        # all sites in a row, so that a few operations serve all of them
+        self._row = [(self.parameters[name], site) for name, sites in self.sites.items() for site in sites]
+        self._lengths = [len(site.index) for _parameter, site in self._row]
+        self._index = torch.cat([site.index for _parameter, site in self._row]) if self._row else self.family
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A flat vector [total], cut into one of [size] per group."""
@@ -80,18 +84,24 @@ class UnitMap:
     @torch.no_grad()
     def scale_(self, factor: Tensor) -> None:
         """Multiply every unit's slices in place by its factor, [total]."""
-        factor = _padded(factor, 1.0)
-        for name, parameter in self.parameters.items():
-            for site in self.sites[name]:
-                parameter.mul_(_shaped(factor[site.index], site.dim, parameter.ndim).to(parameter.dtype))
+        if not self._row:
+            return
+        along = _padded(factor, 1.0)[self._index].split(self._lengths)
+        torch._foreach_mul_(
+            [parameter for parameter, _site in self._row],
+            [
+                _shaped(each, site.dim, parameter.ndim).to(parameter.dtype)
+                for each, (parameter, site) in zip(along, self._row, strict=True)
+            ],
+        )
 
     @torch.no_grad()
     def squared_norms(self) -> Tensor:
         """Tensor[total]: the sum of squares over all of a unit's slices (‖x_g‖² of its ZIG)."""
         sums = torch.zeros(self.total + 1, device=self.family.device)
-        for name, parameter in self.parameters.items():
-            for site in self.sites[name]:
-                sums.index_add_(0, site.index, _along(parameter.square(), site.dim).float())
+        if self._row:
+            norms = [_norms_along(parameter, site.dim) for parameter, site in self._row]
+            sums.index_add_(0, self._index, torch.cat(norms).square())
         return sums[:-1]
 
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
@@ -118,7 +128,9 @@ def _shaped(vector: Tensor, dim: int, ndim: int) -> Tensor:
     return vector.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
 
 
-def _along(value: Tensor, dim: int) -> Tensor:
-    """Sum over all dimensions but ``dim``."""
+def _norms_along(value: Tensor, dim: int) -> Tensor:
+    """float32 [n]: the norm over all dimensions but ``dim``."""
     others = [axis for axis in range(value.ndim) if axis != dim]
-    return value.sum(others) if others else value
+    precise = torch.promote_types(value.dtype, torch.float32)
+    found = torch.linalg.vector_norm(value, dim=others, dtype=precise) if others else value.abs()
+    return found.float()
