@@ -31,6 +31,7 @@ DataOption = Annotated[
 def compress(
     spec: SpecArgument,
     flops: Annotated[float | None, typer.Option(help="Share of the dense FLOPs to keep: 0.3 keeps 30 %.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the dense parameters to keep.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
@@ -66,6 +67,7 @@ def compress(
         command_compress.compress(
             spec,
             flops=flops,
+            params=params,
             out=out,
             force=force,
             resume=resume,

@@ -17,6 +17,7 @@ def compress(
     text: str,
     *,
     flops: float | None,
+    params: float | None,
     out: Path | None,
     force: bool,
     resume: bool,
@@ -29,10 +30,13 @@ def compress(
     console: Console,
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
-    if flops is None:
+    budgets = {"flops": flops, "params": params}
+    if flops is params is None:
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
-    check_share("--flops", flops)
-    settings = train_settings({**given, "flops": flops}, assignments)
+    for name, share in budgets.items():
+        if share is not None:
+            check_share(f"--{name}", share)
+    settings = train_settings({**given, **budgets}, assignments)
 
     from atograph.spec import load_spec
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.torch import save_file
 from torch import nn
@@ -28,10 +28,10 @@ from atograph.init_weights import load_init
 from atograph.latency import measure_latency
 from atograph.masking import zero_
 from atograph.onnx_export import OnnxModel, check_opset, export_onnx
-from atograph.passes.choose import check_budget
+from atograph.passes.choose import check_budgets
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.exported import to_exported
-from atograph.passes.plan import Plan
+from atograph.passes.plan import Plan, fewest
 from atograph.passes.run import ProgramModule
 from atograph.passes.values import require_values
 from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
@@ -92,7 +92,8 @@ def compress(
     train_data: Iterable[Any],
     *,
     example_inputs: Any = None,
-    flops: float = 0.5,
+    flops: float | None = None,
+    params: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
@@ -105,14 +106,15 @@ def compress(
     quiet: bool = True,
     **settings: Any,
 ) -> Result:
-    """Train a model to a FLOPs budget, make it physically smaller, and prove that nothing changed.
+    """Train a model to a budget, make it physically smaller, and prove that nothing changed.
 
     Args:
         model: trained in place.
         train_data: batches, readable once per epoch (a DataLoader, a list).
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
             the inputs in the first training batch.
-        flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %.
+        flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
+        params: the same for parameters; with both, both hold.
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
@@ -139,7 +141,7 @@ def compress(
     )
     job = Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
-        settings=settings_of({"flops": flops, **settings}), baseline=baseline, opset=opset,
+        settings=settings_of({"flops": flops, "params": params, **settings}), baseline=baseline, opset=opset,
     )  # fmt: skip
     return run(job, out=None if out is None else Path(out), force=force, resume=resume, console=Console(quiet=quiet))
 
@@ -220,9 +222,11 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, console: Console)
     settings = job.settings
     check_opset(job.opset)
     _check_cost(graph, job.inputs)
-    check_budget(settings.flops, graph.groups, graph.cost, settings.floor, settings.round_to)
-    smallest = graph.smallest(settings.floor, settings.round_to) / graph.flops
-    console.budget(settings.flops, graph.flops, smallest)
+    budgets = graph.budgets(**settings.budgets)
+    check_budgets(budgets, graph.groups, settings.floor, settings.round_to)
+    smallest = budgets.kept(fewest(graph.groups, settings.floor, settings.round_to))
+    for what, share in budgets.shares.items():
+        console.budget(what, share, getattr(graph, what), smallest[what])
     baseline, training = (
         None if out is None else resuming.checkpoints(out, part, settings, graph) for part in ("baseline", "training")
     )
@@ -293,7 +297,7 @@ def _measure(
     files: tuple[Path, Path],
     dense_metric: float | None,
     trained: Trained[Plan],
-    smallest: float,
+    smallest: Mapping[str, float],
     started: float,
     console: Console,
 ) -> Report:
@@ -323,7 +327,7 @@ def _measure(
         seed=settings.seed,
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),
-        budget=Budget(kind="flops", asked=settings.flops, reached=slimmed.flops / graph.flops, smallest=smallest),
+        budgets=[_budget(what, asked, graph, slimmed, smallest[what]) for what, asked in settings.budgets.items()],
         dense=Size(flops=graph.flops, params=graph.params, bytes=files[0].stat().st_size),
         slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
         groups=len(graph.prunable),
@@ -348,6 +352,10 @@ def _measure(
         ],
         seconds=time.monotonic() - started,
     )
+
+
+def _budget(what: Literal["flops", "params"], asked: float, graph: Graph, slimmed: Slim, smallest: float) -> Budget:
+    return Budget(kind=what, asked=asked, reached=getattr(slimmed, what) / getattr(graph, what), smallest=smallest)
 
 
 def inputs_of(job: Job) -> Inputs:

@@ -77,9 +77,10 @@ class Console:
         """One paragraph, or a traceback, as it stands."""
         self._err.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
 
-    def budget(self, share: float, dense_flops: float, smallest: float) -> None:
-        """Say a FLOPs budget back in both directions (shares of ``dense_flops``)."""
-        self.say(f"budget: {figures.budget(share, dense_flops / 2, smallest, unit='MACs')}")
+    def budget(self, what: str, share: float, dense: float, smallest: float) -> None:
+        """Say a budget on ``flops`` or ``params`` back in both directions (shares of ``dense``)."""
+        whole, unit = (dense / 2, "MACs") if what == "flops" else (dense, "parameters")
+        self.say(f"budget: {figures.budget(share, whole, smallest, unit=unit)}")
 
     def progress(self, label: str) -> Progress:
         """A receiver for one training run's events; ``label`` tells the runs of one command apart."""

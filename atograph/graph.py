@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from atograph.capture import capture
-from atograph.passes.choose import check_budget, magnitude_scores
+from atograph.passes.budgets import Budgets
+from atograph.passes.choose import check_budgets, magnitude_scores
 from atograph.passes.cost import CostModel
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.pipeline import ANALYSE, Pipeline
-from atograph.passes.plan import Plan, plan_from_scores, plan_of, random_plan, smallest
+from atograph.passes.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
 from atograph.passes.program import Program
 from atograph.stages import stage
 from atograph.weightless import capture_weightless, current_state, is_weightless
@@ -95,11 +96,11 @@ class Graph:
         floor: float = 0.05,
         round_to: int = 1,
     ) -> Plan:
-        """Choose the units that stay, in one of four ways.
+        """Choose the units that stay, in one of three ways.
 
         Args:
             flops: the largest share of the dense FLOPs to keep; units of small norm go first.
-            params: the same for parameters.
+            params: the same for parameters; with both, both hold.
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
@@ -109,8 +110,9 @@ class Graph:
         Raises:
             UserError: not exactly one way is given, or the budget or a group is out of reach.
         """
-        if sum(way is not None for way in (flops, params, random, kept)) != 1:
-            raise UserError("plan() takes exactly one of flops=, params=, random= and kept=.")
+        budget = None if flops is params is None else True
+        if sum(way is not None for way in (budget, random, kept)) != 1:
+            raise UserError("plan() takes either a budget (flops=, params= or both), or random=, or kept=.")
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
@@ -134,8 +136,8 @@ class Graph:
 
         Args:
             scores: group name → score per unit, shape ``[size]``; a group without scores stays whole.
-            flops: the largest share of the dense FLOPs to keep, or
-            params: of the parameters.
+            flops: the largest share of the dense FLOPs to keep.
+            params: the same for parameters; with both, both hold.
             floor: share of each group that stays at least.
             round_to: kept counts are multiples of this.
 
@@ -144,18 +146,22 @@ class Graph:
         """
         if not isinstance(scores, Mapping):
             raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
-        if (flops is None) == (params is None):
-            raise UserError("plan_from_scores() takes exactly one of flops= and params=.")
-        what, share = ("flops", flops) if flops is not None else ("params", params)
-        assert share is not None
         _check_scores(scores, self.groups)
-        check_budget(share, self.groups, self.cost, floor, round_to, what)
-        total = getattr(self.cost, what)
-        return plan_from_scores(self.groups, total, scores, share * total(), floor=floor, round_to=round_to)
+        budgets = self.budgets(flops=flops, params=params)
+        check_budgets(budgets, self.groups, floor, round_to)
+        return plan_from_scores(self.groups, budgets, scores, floor=floor, round_to=round_to)
+
+    def budgets(self, *, flops: float | None = None, params: float | None = None) -> Budgets:
+        """Budgets on what this model costs, as shares of the dense model's.
+
+        Raises:
+            UserError: none is given, or one is no share.
+        """
+        return Budgets.of(self.cost, flops=flops, params=params)
 
     def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:
         """The smallest FLOPs that a plan can reach."""
-        return smallest(self.groups, self.cost.flops, floor, round_to)
+        return int(self.cost.flops(fewest(self.groups, floor, round_to)))
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The dependency graph: parameter → group that it produces, group → parameter that consumes it.

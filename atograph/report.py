@@ -95,7 +95,7 @@ class Report(_Record):
     seed: int
     device: str
     settings: dict[str, object] = Field(default_factory=dict)
-    budget: Budget
+    budgets: list[Budget]
     dense: Size
     slim: Size
     groups: int

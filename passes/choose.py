@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from atograph.passes.base import AnalysisPass
+from atograph.passes.budgets import Budgets
 from atograph.passes.cost import CostModel
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
-from atograph.passes.plan import Plan, plan_from_scores, random_plan, smallest
+from atograph.passes.plan import Plan, fewest, plan_from_scores, random_plan
 from atograph.passes.program import Program
 from atograph.passes.values import require_values
 
@@ -65,11 +66,10 @@ class PlanMagnitude(AnalysisPass):
 
     def analyse(self, program: Program) -> Plan:
         """The plan."""
-        groups, cost = program.fact(Groups), program.fact(CostModel)
+        groups, budgets = program.fact(Groups), Budgets.of(program.fact(CostModel), flops=self.flops)
         scores = magnitude_scores(groups, program.state)
-        check_budget(self.flops, groups, cost, self.floor, self.round_to)
-        budget = self.flops * cost.flops()
-        return plan_from_scores(groups, cost.flops, scores, budget, floor=self.floor, round_to=self.round_to)
+        check_budgets(budgets, groups, self.floor, self.round_to)
+        return plan_from_scores(groups, budgets, scores, floor=self.floor, round_to=self.round_to)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ class PlanRandom(AnalysisPass):
         return random_plan(program.fact(Groups), self.seed, self.keep)
 
 
-def check_budget(
-    share: float, groups: Groups, cost: CostModel, floor: float, round_to: int, what: str = "flops"
-) -> None:
+def check_budgets(budgets: Budgets, groups: Groups, floor: float, round_to: int) -> None:
     """Refuse a budget that no plan can meet.
 
     Raises:
@@ -104,20 +102,13 @@ def check_budget(
         raise UserError(f"a floor is the share of each group that stays at least, from 0 to 1, not {floor:g}.")
     if round_to < 1:
         raise UserError(f"kept counts come in multiples of 1 or more, not {round_to}.")
-    if not 0 < share <= 1:
-        raise UserError(
-            f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
-        )
     if not groups.prunable:
         reasons = "; ".join(dict.fromkeys(f"{g.name}: {g.frozen}" for g in groups)) or "the model has no parameters"
         raise UserError(f"nothing in this model can be pruned ({reasons}).")
-    total = getattr(cost, what)
-    if not total():
-        raise UserError(f"this model has no {what} to reduce, as torch.utils.flop_counter counts them.")
-    least = smallest(groups, total, floor, round_to) / total()
-    if share < least:
-        raise UserError(
-            f"the budget of {100 * share:.3g} % of the {what} is out of reach: the smallest reachable is "
-            f"{100 * least:.3g} %, with at least {100 * floor:.3g} % of each group kept.",
-            hint="Ask for more, or lower the floor." if round_to == 1 else "Ask for more, or round to less.",
-        )
+    for what, least in budgets.kept(fewest(groups, floor, round_to)).items():
+        if budgets.shares[what] < least:
+            raise UserError(
+                f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
+                f"reachable is {100 * least:.3g} %, with at least {100 * floor:.3g} % of each group kept.",
+                hint="Ask for more, or lower the floor." if round_to == 1 else "Ask for more, or round to less.",
+            )

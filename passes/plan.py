@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Annotated, Self
 
 import numpy as np
 import torch
+from atograph.passes.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.slices import Slice
@@ -177,31 +178,29 @@ def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
     return min(group.size, round_to * max(1, ceil(ceil(floor * group.size) / round_to)))
 
 
-def smallest(groups: Groups, cost: Callable[[Mapping[str, int]], int], floor: float = 0.0, round_to: int = 1) -> int:
-    """The smallest cost that any plan reaches under a floor."""
-    return cost({group.name: least_kept(group, floor, round_to) for group in groups.prunable})
+def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1) -> dict[str, int]:
+    """The smallest counts that any plan reaches under a floor, and with them the smallest costs."""
+    return {group.name: least_kept(group, floor, round_to) for group in groups.prunable}
 
 
 def plan_from_scores(
     groups: Groups,
-    cost: Callable[[Mapping[str, int]], int],
+    budgets: Budgets,
     scores: Mapping[str, torch.Tensor],
-    budget: float,
     *,
     floor: float = 0.0,
     round_to: int = 1,
 ) -> Plan:
-    """The plan that keeps the best-scored units over all groups within a budget.
+    """The plan that keeps the best-scored units over all groups within some budgets.
 
     Each group's units are ranked by score and taken in blocks of ``round_to``. One threshold over all blocks is found
-    by bisection; what it leaves of the budget is then filled with the best blocks that still fit. Costs are products
+    by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. Costs are products
     of counts with non-negative coefficients, so a block that does not fit once never fits later.
 
     Args:
         groups: the program's groups.
-        cost: counts → cost (`CostModel.flops` or ``.params``).
+        budgets: all of them hold.
         scores: group name → score of each unit, shape ``[size]``; higher stays longer. Missing groups stay whole.
-        budget: the largest cost allowed, absolute.
         floor: share of each group that stays at least.
         round_to: kept counts are multiples of this (or the whole group).
 
@@ -223,17 +222,16 @@ def plan_from_scores(
         owners.append(np.full(len(start), order))
         starts.append(start)
         sizes.append(size)
-    reachable = cost(counts)
-    if reachable > budget:
-        whole = cost({group.name: group.size for group in groups.prunable})
-        raise UserError(
-            f"the budget of {100 * budget / whole:.3g} % is out of reach: the smallest reachable is "
-            f"{100 * reachable / whole:.3g} %, because groups without scores stay whole."
-        )
+    for what, least in budgets.kept(counts).items():
+        if least > budgets.shares[what]:
+            raise UserError(
+                f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
+                f"reachable is {100 * least:.3g} %, because groups without scores stay whole."
+            )
     if ranked:
         best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
         owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]
-        counts = _fill(counts, [group.name for group in groups.prunable], owner, size, cost, budget)
+        counts = _fill(counts, [group.name for group in groups.prunable], owner, size, budgets)
     return plan_of(groups, {name: units[: counts[name]] for name, units in ranked.items()})
 
 
@@ -242,8 +240,7 @@ def _fill(
     names: Sequence[str],
     owner: NDArray[np.int64],
     size: NDArray[np.int64],
-    cost: Callable[[Mapping[str, int]], int],
-    budget: float,
+    budgets: Budgets,
 ) -> dict[str, int]:
     """Add blocks in order while they fit the budget; once a block of a group does not, no later one of it will.
 
@@ -251,8 +248,7 @@ def _fill(
         counts: what is kept in any case.
         names: of the groups.
         owner, size: of each block, its group as an index of ``names`` and its units; best first.
-        cost: counts → cost.
-        budget: the largest cost allowed.
+        budgets: all of them hold.
     """
     taken = np.zeros(len(names), dtype=np.int64)
 
@@ -261,7 +257,8 @@ def _fill(
 
     def fits(number: int) -> bool:
         more = with_next(number)
-        return cost({**counts, **{n: counts[n] + int(m) for n, m in zip(names, more, strict=True) if m}}) <= budget
+        found = {n: counts[n] + int(m) for n, m in zip(names, more, strict=True) if m}
+        return bool(budgets.used({**counts, **found}) <= 1)
 
     while len(owner):
         low, high = 0, 1  # `low` blocks fit, `high` do not; doubling, because mostly few do after the first time

@@ -11,7 +11,7 @@ REPORT = Report.model_validate(
         "versions": {"atograph": "0.1.0"},
         "seed": 0,
         "device": "cpu",
-        "budget": {"kind": "flops", "asked": 0.3, "reached": 0.2998, "smallest": 0.041},
+        "budgets": [{"kind": "flops", "asked": 0.3, "reached": 0.2998, "smallest": 0.041}],
         "dense": {"flops": 3_296_512, "params": 174_970, "bytes": 712_000},
         "slim": {"flops": 988_000, "params": 51_234, "bytes": 215_000},
         "groups": 9,

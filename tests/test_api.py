@@ -74,6 +74,17 @@ def test_a_flops_budget_is_met_from_below(share: float) -> None:
             assert graph.cost.flops(plan.counts | {name: count + 1}) > share * graph.flops
 
 
+@pytest.mark.parametrize(("flops", "params"), [(0.5, 0.2), (0.2, 0.5), (0.3, 0.3)])
+def test_two_budgets_hold_at_once(flops: float, params: float) -> None:
+    model, inputs = build("residual")
+    graph = atograph.trace(model, inputs)
+    plan = graph.plan(flops=flops, params=params)
+    kept = graph.budgets(flops=flops, params=params).kept(plan.counts)
+    assert kept["flops"] <= flops and kept["params"] <= params
+    alone = [graph.plan(flops=flops).counts, graph.plan(params=params).counts]
+    assert plan.counts in alone or max(kept["flops"] / flops, kept["params"] / params) > 0.9
+
+
 def test_a_params_budget_rounding_and_floor() -> None:
     _model, _inputs, graph = traced("plain")
     plan = graph.plan(params=0.5, round_to=4)
@@ -93,8 +104,8 @@ def test_explicit_units_and_random_plans() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of flops="),
-        ({"flops": 0.5, "random": 0}, "exactly one of flops="),
+        ({}, "either a budget"),
+        ({"flops": 0.5, "random": 0}, "either a budget"),
         ({"flops": 0.0}, "above 0 and at most 1, not 0"),
         ({"flops": 1.5}, "above 0 and at most 1, not 1.5"),
         ({"flops": float("nan")}, "above 0 and at most 1, not nan"),

@@ -93,7 +93,7 @@ def test_a_budget_in_both_directions(text: str, expected: str) -> None:
 
 def test_one_line_per_epoch_in_a_pipe() -> None:
     console, out, _ = printed()
-    console.budget(0.3, 82.6e6, 0.041)
+    console.budget("flops", 0.3, 82.6e6, 0.041)
     progress = console.progress("compress")
     progress.start(10, 20)
     assert console.state == "compress, epoch 1 of 10"
@@ -128,7 +128,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quiet_says_warnings_only() -> None:
     console, out, err = printed(quiet=True)
     console.say("news")
-    console.budget(0.3, 1e6, 0.1)
+    console.budget("flops", 0.3, 1e6, 0.1)
     console.progress("compress").epoch(EpochRow(1, 0.9, 0.8, 0.5, 0.0, 0.0, 0.1, 2.0))
     console.warn("[bold] is no markup")
     assert (out.getvalue(), err.getvalue()) == ("", "warning: [bold] is no markup\n")

@@ -233,8 +233,8 @@ def test_a_model_that_has_changed_since_it_was_traced(change: Callable[[nn.Seque
         ({"g0": torch.full((8,), torch.nan)}, {"flops": 0.5}, "not numbers everywhere"),
         ({"g9": torch.ones(8)}, {"flops": 0.5}, "there is no group 'g9'"),
         ({"g1": torch.ones(4)}, {"flops": 0.5}, "takes no scores: model input"),
-        ({"g0": torch.ones(8)}, {"flops": 0.5, "params": 0.5}, "exactly one of"),
-        ({}, {"flops": 0.5}, "50 % is out of reach: the smallest reachable is 100 %"),
+        ({"g0": torch.ones(8)}, {}, "takes flops=, params= or both"),
+        ({}, {"flops": 0.5}, "50 % of the flops is out of reach: the smallest reachable is 100 %"),
     ],
 )
 def test_scores_that_are_none(scores: Any, budget: dict[str, float], why: str) -> None:

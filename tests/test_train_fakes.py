@@ -58,6 +58,12 @@ class FakeGraph:
     def flops(self) -> int:
         return int(self.cost.flops({}))
 
+    def budgets(self, flops: float) -> Any:
+        return SimpleNamespace(used=lambda kept: self.cost.flops(kept) / (flops * self.flops))
+
+    def plan(self, *, kept: Mapping[str, Any]) -> FakePlan:
+        return FakePlan({name: tuple(units) for name, units in kept.items()})
+
     def plan_from_scores(
         self, scores: Mapping[str, Tensor], flops: float = 0.5, floor: float = 0.0, round_to: int = 1
     ) -> FakePlan:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from atograph.passes.errors import UserError
 from pydantic import ValidationError
 from test_train_fakes import TwoConvs, blobs, two_convs_graph
+from torch import nn
 
+import atograph
+from atograph.train import auto_train_once
 from atograph.train.controller import Controller, _head, logistic_noise, straight_through
 from atograph.train.masks import UnitMap
 from atograph.train.pool import Pool
@@ -205,3 +210,16 @@ def test_the_pool_of_validation_data() -> None:
 
 def test_an_empty_pool_gives_the_current_batch() -> None:
     assert Pool(Task([]), TrainSettings(), Clock(2, 12), CPU).take("now") == "now"
+
+
+def test_the_controller_works_at_the_budget_that_is_exceeded_most() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    graph = atograph.trace(model, torch.randn(2, 1, 8, 8))
+    task = Task([(torch.randn(4, 1, 8, 8), torch.arange(4))])
+    for budgets in ({"flops": 0.2, "params": 0.9}, {"flops": 0.9, "params": 0.2}, {"params": 0.3}):
+        settings = TrainSettings(**budgets, epochs=3, device="cpu")
+        result = auto_train_once(copy.deepcopy(model), graph, task, settings)
+        kept = graph.budgets(**budgets).kept(result.plan.counts)
+        assert all(kept[what] <= share for what, share in budgets.items())
+        used = graph.budgets(**budgets).used({name: torch.tensor(4.0, requires_grad=True) for name in ("g0", "g1")})
+        assert isinstance(used, torch.Tensor) and used.requires_grad

@@ -52,6 +52,13 @@ class Cost(Protocol):
         """Total FLOPs at ``kept`` units per group (a number or a 0-dim tensor; missing: all)."""
 
 
+class Budgets(Protocol):
+    """What a plan may cost."""
+
+    def used(self, counts: Mapping[str, Any], /) -> Any:
+        """How much of the tightest budget some counts of kept units use: within all of them up to 1."""
+
+
 class Plan(Protocol):
     """Which units stay."""
 
@@ -111,10 +118,19 @@ class Graph(Protocol[P_co]):
     def cost(self) -> Cost:
         """The cost model."""
 
+    def budgets(self, *, flops: float | None = ..., params: float | None = ...) -> Budgets:
+        """Budgets, as shares of the dense model's costs."""
+
     def plan(self, *, kept: Mapping[str, Iterable[int]]) -> P_co:
         """The plan that keeps these units."""
 
     def plan_from_scores(
-        self, scores: Mapping[str, Tensor], flops: float = ..., floor: float = ..., round_to: int = ...
+        self,
+        scores: Mapping[str, Tensor],
+        flops: float | None = ...,
+        floor: float = ...,
+        round_to: int = ...,
+        *,
+        params: float | None = ...,
     ) -> P_co:
-        """Keep the highest scores, Tensor[size] per group, within a share ``flops`` of the dense FLOPs."""
+        """Keep the highest scores, Tensor[size] per group, within budgets."""

@@ -86,7 +86,7 @@ class UnitMap:
         """Multiply every unit's slices in place by its factor, [total]."""
         if not self._row:
             return
-        along = _padded(factor, 1.0)[self._index].split(self._lengths)
+        along = torch.split(_padded(factor, 1.0)[self._index], self._lengths)
         torch._foreach_mul_(
             [parameter for parameter, _site in self._row],
             [

@@ -31,6 +31,7 @@ class MaskSearch(Generic[P]):
     def __init__(self, model: nn.Module, graph: Graph[P], task: Task, units: UnitMap, settings: TrainSettings) -> None:
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
         self.objective = _Objective(model, task)
+        self.budgets = graph.budgets(**settings.budgets)
         device = units.family.device
         self.controller = Controller(units.sizes, settings.seed).to(device)
         self.optimizer = torch.optim.AdamW(
@@ -61,7 +62,10 @@ class MaskSearch(Generic[P]):
         self.prior, self.losses = state["prior"].to(self.prior.device), state["losses"]
 
     def step(self, batch: Any) -> None:
-        """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3)."""
+        """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3).
+
+        With several budgets, F and target are those of the one that is exceeded most.
+        """
         settings, units = self.settings, self.units
         noise = logistic_noise(units.total, self.noise).to(self.prior.device)
         mask = straight_through(self.controller() + self.prior + noise, settings.temperature)
@@ -70,7 +74,7 @@ class MaskSearch(Generic[P]):
                 self.objective, {f"model.{n}": v for n, v in units.masked(mask).items()}, (batch,)
             )
         kept = {name: part.sum() for name, part in units.split(mask).items()}
-        share = torch.as_tensor(self.graph.cost.flops(kept)) / (settings.flops * self.graph.flops)
+        share = torch.as_tensor(self.budgets.used(kept))
         loss = task_loss + settings.gamma * share.clamp(min=1e-6).log().abs()
         if not bool(torch.isfinite(loss)):
             return  # a mask that breaks the model (overflow, say) teaches nothing
@@ -96,9 +100,7 @@ class MaskSearch(Generic[P]):
         scores = self.scores() if scores is None else scores
         parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
         settings = self.settings
-        return self.graph.plan_from_scores(
-            parts, flops=settings.flops, floor=settings.floor, round_to=settings.round_to
-        )
+        return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.round_to, **settings.budgets)
 
     def refresh_prior(self) -> None:
         """Take the prior anew from the weights as they are, with zero where its own plan cuts."""

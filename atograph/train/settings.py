@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from atograph.passes.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -24,8 +25,11 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    flops: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """Share of the model's total FLOPs that the final mask keeps (authors' code: of the prunable ones)."""
+    flops: Share | None = None
+    """Largest share of the model's total FLOPs that the final mask keeps (authors' code: of the prunable ones). None:
+    no such budget; 0.5 if there is no other one either."""
+    params: Share | None = None
+    """The same for parameters. With both, both hold, and the controller works at the one that is further off."""
     floor: Fraction = 0.05
     """Least share of each family's units that stays; one unit stays in any case."""
     round_to: Annotated[int, Field(ge=1)] = 1
@@ -103,6 +107,12 @@ class TrainSettings(BaseModel):
     """After the freeze, shrink each masked group by at least its norm over the steps left until `zero`. With
     λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
     once."""
+
+    @property
+    def budgets(self) -> dict[Literal["flops", "params"], float]:
+        """``flops`` and ``params``, those that are budgets."""
+        given: dict[Literal["flops", "params"], float | None] = {"flops": self.flops, "params": self.params}
+        return {what: share for what, share in given.items() if share is not None} or {"flops": 0.5}
 
     @property
     def zero_from(self) -> float:

@@ -1,0 +1,54 @@
+"""Budgets: the shares of the dense model's costs that a plan may keep, one or several of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from atograph.passes.cost import CostModel
+from atograph.passes.errors import UserError
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a plan may cost.
+
+    Attributes:
+        shares: ``flops`` or ``params`` → the largest share of the dense model's to keep.
+        cost: of the program.
+    """
+
+    shares: Mapping[str, float]
+    cost: CostModel
+
+    @classmethod
+    def of(cls, cost: CostModel, **shares: float | None) -> Budgets:
+        """The budgets that are given.
+
+        Raises:
+            UserError: none is, or one is no share, or the model has none of what it limits.
+        """
+        given = {what: share for what, share in shares.items() if share is not None}
+        if not given:
+            raise UserError("a plan within a budget takes flops=, params= or both.")
+        for what, share in given.items():
+            if not 0 < share <= 1:
+                raise UserError(
+                    f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
+                )
+            if not getattr(cost, what)():
+                raise UserError(f"this model has no {what} to reduce, as torch.utils.flop_counter counts them.")
+        return cls(given, cost)
+
+    def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """For each budget the share of the dense cost that some counts keep; of the kind of the counts."""
+        return {what: getattr(self.cost, what)(counts) / getattr(self.cost, what)() for what in self.shares}
+
+    def used(self, counts: Mapping[str, Any] | None = None) -> Any:
+        """How much of the tightest budget some counts use: they are within all of them up to 1."""
+        parts = [kept / self.shares[what] for what, kept in self.kept(counts).items()]
+        if any(isinstance(part, torch.Tensor) for part in parts):
+            return torch.stack([torch.as_tensor(part) for part in parts]).max()
+        return max(parts)
