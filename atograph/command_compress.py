@@ -18,6 +18,7 @@ def compress(
     *,
     flops: float | None,
     params: float | None,
+    bytes: float | None,
     out: Path | None,
     force: bool,
     resume: bool,
@@ -30,8 +31,8 @@ def compress(
     console: Console,
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
-    budgets = {"flops": flops, "params": params}
-    if flops is params is None:
+    budgets = {"flops": flops, "params": params, "bytes": bytes}
+    if flops is params is bytes is None:
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
     for name, share in budgets.items():
         if share is not None:

@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from safetensors.torch import save_file
 from torch import nn
@@ -50,6 +50,9 @@ from atograph.weightless import current_state
 
 if TYPE_CHECKING:
     from atograph.spec import Spec
+
+
+Cost: TypeAlias = Literal["flops", "params", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def compress(
     example_inputs: Any = None,
     flops: float | None = None,
     params: float | None = None,
+    bytes: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
@@ -114,7 +118,8 @@ def compress(
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
             the inputs in the first training batch.
         flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
-        params: the same for parameters; with both, both hold.
+        params: the same for parameters.
+        bytes: the same for the peak memory of activations; with several budgets, all hold.
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
@@ -141,7 +146,8 @@ def compress(
     )
     job = Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
-        settings=settings_of({"flops": flops, "params": params, **settings}), baseline=baseline, opset=opset,
+        settings=settings_of({"flops": flops, "params": params, "bytes": bytes, **settings}),
+        baseline=baseline, opset=opset,
     )  # fmt: skip
     return run(job, out=None if out is None else Path(out), force=force, resume=resume, console=Console(quiet=quiet))
 
@@ -354,7 +360,7 @@ def _measure(
     )
 
 
-def _budget(what: Literal["flops", "params"], asked: float, graph: Graph, slimmed: Slim, smallest: float) -> Budget:
+def _budget(what: Cost, asked: float, graph: Graph, slimmed: Slim, smallest: float) -> Budget:
     return Budget(kind=what, asked=asked, reached=getattr(slimmed, what) / getattr(graph, what), smallest=smallest)
 
 

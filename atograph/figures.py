@@ -56,15 +56,15 @@ def budget(share: float, dense: float, smallest: float, *, unit: str) -> str:
 
     Args:
         share: what is to stay, of ``dense``.
-        dense: MACs or parameters of the dense model.
+        dense: MACs, parameters or bytes of the dense model.
         smallest: the smallest share that can be reached.
-        unit: ``MACs`` or ``parameters``.
+        unit: ``MACs``, ``parameters`` or ``B of activations``.
 
     Returns:
         ``keep 30.0 % = 12.4 of 41.3 MMACs, remove 70.0 %; smallest reachable 4.1 %``.
     """
     divisor, letter = scale_of(dense)
-    scaled = f"{letter}{unit}" if unit == "MACs" else f"{letter} {unit}".lstrip()
+    scaled = f"{letter}{unit}" if unit[0].isupper() else f"{letter} {unit}".lstrip()
     kept, whole = three_digits(share * dense / divisor), three_digits(dense / divisor)
     return (
         f"keep {percent(share)} = {kept} of {whole} {scaled}, remove {percent(1 - share)}; "

@@ -75,6 +75,11 @@ class Graph:
         """Number of parameters that the captured program reads."""
         return int(self.cost.params())
 
+    @property
+    def bytes(self) -> int:
+        """Peak memory of the activations for a batch of one, as an interpreter of the program needs it."""
+        return int(self.cost.bytes())
+
     def __str__(self) -> str:
         units = sum(group.size for group in self.prunable)
         head = (
@@ -90,6 +95,7 @@ class Graph:
         flops: float | None = None,
         *,
         params: float | None = None,
+        bytes: float | None = None,
         random: int | None = None,
         keep: float = 0.5,
         kept: Mapping[str, Iterable[int]] | None = None,
@@ -100,7 +106,8 @@ class Graph:
 
         Args:
             flops: the largest share of the dense FLOPs to keep; units of small norm go first.
-            params: the same for parameters; with both, both hold.
+            params: the same for parameters.
+            bytes: the same for the peak memory of activations (`passes.memory`); with several budgets, all hold.
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
@@ -110,9 +117,9 @@ class Graph:
         Raises:
             UserError: not exactly one way is given, or the budget or a group is out of reach.
         """
-        budget = None if flops is params is None else True
+        budget = None if flops is params is bytes is None else True
         if sum(way is not None for way in (budget, random, kept)) != 1:
-            raise UserError("plan() takes either a budget (flops=, params= or both), or random=, or kept=.")
+            raise UserError("plan() takes either budgets (flops=, params=, bytes=), or random=, or kept=.")
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
@@ -121,7 +128,7 @@ class Graph:
             return plan_of(self.groups, kept)
         self.read_weights()
         scores = magnitude_scores(self.groups, self.program.state)
-        return self.plan_from_scores(scores, flops=flops, params=params, floor=floor, round_to=round_to)
+        return self.plan_from_scores(scores, flops, floor, round_to, params=params, bytes=bytes)
 
     def plan_from_scores(
         self,
@@ -131,13 +138,15 @@ class Graph:
         round_to: int = 1,
         *,
         params: float | None = None,
+        bytes: float | None = None,
     ) -> Plan:
         """The plan that keeps the highest scores within a budget, by one threshold over all groups.
 
         Args:
             scores: group name → score per unit, shape ``[size]``; a group without scores stays whole.
             flops: the largest share of the dense FLOPs to keep.
-            params: the same for parameters; with both, both hold.
+            params: the same for parameters.
+            bytes: the same for the peak memory of activations; with several budgets, all hold.
             floor: share of each group that stays at least.
             round_to: kept counts are multiples of this.
 
@@ -147,17 +156,19 @@ class Graph:
         if not isinstance(scores, Mapping):
             raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
         _check_scores(scores, self.groups)
-        budgets = self.budgets(flops=flops, params=params)
+        budgets = self.budgets(flops=flops, params=params, bytes=bytes)
         check_budgets(budgets, self.groups, floor, round_to)
         return plan_from_scores(self.groups, budgets, scores, floor=floor, round_to=round_to)
 
-    def budgets(self, *, flops: float | None = None, params: float | None = None) -> Budgets:
+    def budgets(
+        self, *, flops: float | None = None, params: float | None = None, bytes: float | None = None
+    ) -> Budgets:
         """Budgets on what this model costs, as shares of the dense model's.
 
         Raises:
             UserError: none is given, or one is no share.
         """
-        return Budgets.of(self.cost, flops=flops, params=params)
+        return Budgets.of(self.cost, flops=flops, params=params, bytes=bytes)
 
     def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:
         """The smallest FLOPs that a plan can reach."""

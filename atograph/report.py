@@ -19,7 +19,7 @@ class _Record(BaseModel):
 class Budget(_Record):
     """What was asked for and what came out, as shares of the dense model's total."""
 
-    kind: Literal["flops", "params"]
+    kind: Literal["flops", "params", "bytes"]
     asked: Share
     reached: Share
     smallest: Share

@@ -16,7 +16,8 @@ class Budgets:
     """What a plan may cost.
 
     Attributes:
-        shares: ``flops`` or ``params`` → the largest share of the dense model's to keep.
+        shares: ``flops``, ``params`` or ``bytes`` (of activations, at their peak) → the largest share of the dense
+            model's to keep.
         cost: of the program.
     """
 
@@ -32,14 +33,14 @@ class Budgets:
         """
         given = {what: share for what, share in shares.items() if share is not None}
         if not given:
-            raise UserError("a plan within a budget takes flops=, params= or both.")
+            raise UserError("a plan within a budget takes flops=, params= or bytes=, or several of them.")
         for what, share in given.items():
             if not 0 < share <= 1:
                 raise UserError(
                     f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
                 )
             if not getattr(cost, what)():
-                raise UserError(f"this model has no {what} to reduce, as torch.utils.flop_counter counts them.")
+                raise UserError(f"this model has no {what} to reduce.")
         return cls(given, cost)
 
     def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``estimate-cost``: FLOPs and parameters of a program as functions of how many units each group keeps.
+"""``estimate-cost``: FLOPs, parameters and peak memory of a program as functions of how many units each group keeps.
 
 FLOPs are those of `torch.utils.flop_counter`, by its own formulas, for a batch of one sample. They are sums and
 products of sizes, so each formula is evaluated once, on sizes that are polynomials in the groups' counts. The result is
@@ -7,7 +7,7 @@ an exact integer for integer counts, and a differentiable tensor for soft ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,51 +18,10 @@ from atograph.passes.base import AnalysisPass
 from atograph.passes.dims import Axis, Dim, Shape, evaluate, product, resolve
 from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
+from atograph.passes.memory import Peak
+from atograph.passes.polynomial import Monomials, Polynomial, added
 from atograph.passes.program import Program
 from atograph.passes.sizes import at
-
-
-class Polynomial:
-    """A sum of products of counts: names of the factors, in order → coefficient."""
-
-    __slots__ = ("terms",)
-
-    def __init__(self, terms: Mapping[tuple[str, ...], int]) -> None:
-        self.terms = dict(terms)
-
-    def __add__(self, other: Polynomial | int) -> Polynomial:
-        return Polynomial(_sum([self.terms, _terms(other)]))
-
-    def __mul__(self, other: Polynomial | int) -> Polynomial:
-        if isinstance(other, int):
-            return Polynomial({factors: n * other for factors, n in self.terms.items()} if other else {})
-        return Polynomial(
-            _sum(
-                {tuple(sorted((*a, *b))): m * n}
-                for a, m in self.terms.items()
-                for b, n in _terms(other).items()
-            )
-        )  # fmt: skip
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, (Polynomial, int)) and self.terms == _terms(other)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.terms.items()))
-
-
-def _terms(value: Polynomial | int) -> Mapping[tuple[str, ...], int]:
-    return value.terms if isinstance(value, Polynomial) else {(): value} if value else {}
-
-
-def _sum(parts: Iterable[Mapping[tuple[str, ...], int]]) -> dict[tuple[str, ...], int]:
-    total: dict[tuple[str, ...], int] = {}
-    for part in parts:
-        for factors, coefficient in part.items():
-            total[factors] = total.get(factors, 0) + coefficient
-    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,44 +32,32 @@ class Cost:
     sizes: Mapping[str, int]
 
     @cached_property
-    def _names(self) -> list[str]:
-        return sorted({name for factors in self.polynomial.terms for name in factors})
-
-    @cached_property
-    def _arrays(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Coefficients, and for each the positions of its factors among the names; one past the end stands for 1."""
-        position = {name: index for index, name in enumerate(self._names)}
-        factors = [[position[name] for name in each] for each in self.polynomial.terms]
-        most = max(map(len, factors), default=0)
-        padded = [[*each, *[len(position)] * (most - len(each))] for each in factors]
-        coefficients = np.array(list(self.polynomial.terms.values()), dtype=np.int64)
-        return coefficients, np.array(padded, dtype=np.int64).reshape(len(factors), most)
+    def _compiled(self) -> tuple[Monomials, np.ndarray[Any, Any]]:
+        terms = self.polynomial.terms
+        return Monomials(list(terms), self.sizes), np.array(list(terms.values()), dtype=np.int64)
 
     def __call__(self, kept: Mapping[str, Any]) -> Any:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
-        coefficients, factors = self._arrays
-        counts = [*(kept.get(name, self.sizes[name]) for name in self._names), 1]
-        soft = [count for count in counts if isinstance(count, torch.Tensor)]
-        if soft:
-            device, precise = soft[0].device, torch.float64
-            vector = torch.stack([torch.as_tensor(n, dtype=precise, device=device).reshape(()) for n in counts])
-            weights = torch.as_tensor(coefficients, dtype=precise, device=device)
-            products = vector[torch.as_tensor(factors, device=device)].prod(dim=1)
-            return (weights * products).sum().to(soft[0].dtype)
-        return (coefficients * np.array(counts)[factors].prod(axis=1)).sum().item()
+        monomials, coefficients = self._compiled
+        products = monomials(kept)
+        if isinstance(products, torch.Tensor):
+            weights = torch.as_tensor(coefficients, dtype=products.dtype, device=products.device)
+            return (weights * products).sum().to(_soft(kept).dtype)
+        return (coefficients * products).sum().item()
 
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
     """The cost of a program at any counts of kept units; a group that is not mentioned keeps them all.
 
-    ``flops`` and ``params`` take ``{group name: count}`` with counts that are ints, floats or 0-dim tensors, and
-    return a number of the same kind.
+    ``flops``, ``params`` and ``bytes`` take ``{group name: count}`` with counts that are ints, floats or 0-dim
+    tensors, and return a number of the same kind.
     """
 
     made_by: ClassVar[str] = "estimate-cost"
     _flops: Cost
     _params: Cost
+    _bytes: Peak
 
     def flops(self, kept: Mapping[str, Any] | None = None) -> Any:
         """Total FLOPs (two per multiply-add) for a batch of one."""
@@ -119,6 +66,13 @@ class CostModel:
     def params(self, kept: Mapping[str, Any] | None = None) -> Any:
         """Number of parameters."""
         return self._params(kept or {})
+
+    def bytes(self, kept: Mapping[str, Any] | None = None) -> Any:
+        """Peak memory of the activations for a batch of one, in bytes (`memory.Peak`)."""
+        found = self._bytes(kept or {})
+        if isinstance(found, torch.Tensor):
+            return found.to(_soft(kept or {}).dtype)
+        return int(found) if found.is_integer() else found
 
 
 @dataclass(frozen=True)
@@ -141,18 +95,15 @@ class EstimateCost(AnalysisPass):
         def counts(shape: Shape) -> tuple[Any, ...]:
             for dim in shape:
                 if dim not in known:
-                    known[dim] = evaluate(resolve(dim), count, _added)
+                    known[dim] = evaluate(resolve(dim), count, added)
             return tuple(known[dim] for dim in shape)
 
         parameters = program.parameter_names()
         shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
         flops = [effect.flops(counts) for effect in axes.effects.values() if effect.flops is not None]
-        return CostModel(_total(flops, sizes), _total(counts(tuple(shapes)), sizes))
+        params = added(counts(tuple(shapes)))
+        return CostModel(Cost(added(flops), sizes), Cost(params, sizes), Peak(program, axes, counts, sizes))
 
 
-def _added(parts: list[Any]) -> Polynomial:
-    return Polynomial(_sum(map(_terms, parts)))
-
-
-def _total(parts: Iterable[Polynomial | int], sizes: Mapping[str, int]) -> Cost:
-    return Cost(_added(list(parts)), sizes)
+def _soft(kept: Mapping[str, Any]) -> torch.Tensor:
+    return next(count for count in kept.values() if isinstance(count, torch.Tensor))

@@ -74,15 +74,20 @@ def test_a_flops_budget_is_met_from_below(share: float) -> None:
             assert graph.cost.flops(plan.counts | {name: count + 1}) > share * graph.flops
 
 
-@pytest.mark.parametrize(("flops", "params"), [(0.5, 0.2), (0.2, 0.5), (0.3, 0.3)])
-def test_two_budgets_hold_at_once(flops: float, params: float) -> None:
-    model, inputs = build("residual")
-    graph = atograph.trace(model, inputs)
-    plan = graph.plan(flops=flops, params=params)
-    kept = graph.budgets(flops=flops, params=params).kept(plan.counts)
-    assert kept["flops"] <= flops and kept["params"] <= params
-    alone = [graph.plan(flops=flops).counts, graph.plan(params=params).counts]
-    assert plan.counts in alone or max(kept["flops"] / flops, kept["params"] / params) > 0.9
+@pytest.mark.parametrize(
+    "shares",
+    [{"flops": 0.5, "params": 0.3}, {"flops": 0.3, "params": 0.5}, {"params": 0.4, "bytes": 0.6}, {"bytes": 0.6}],
+)
+def test_budgets_hold_at_once(shares: dict[str, float]) -> None:
+    _model, _inputs, graph = traced("plain")
+    plan = graph.plan(**shares, floor=0.0)
+    budgets = graph.budgets(**shares)
+    assert all(kept <= shares[what] for what, kept in budgets.kept(plan.counts).items())
+    for name, count in plan.counts.items():  # no unit fits any more
+        if count < plan.sizes[name]:
+            assert budgets.used(plan.counts | {name: count + 1}) > 1
+    slim = atograph.slim(graph, plan)
+    assert {what: getattr(slim, what) / getattr(graph, what) for what in shares} == budgets.kept(plan.counts)
 
 
 def test_a_params_budget_rounding_and_floor() -> None:
@@ -104,8 +109,8 @@ def test_explicit_units_and_random_plans() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either a budget"),
-        ({"flops": 0.5, "random": 0}, "either a budget"),
+        ({}, "either budgets"),
+        ({"flops": 0.5, "random": 0}, "either budgets"),
         ({"flops": 0.0}, "above 0 and at most 1, not 0"),
         ({"flops": 1.5}, "above 0 and at most 1, not 1.5"),
         ({"flops": float("nan")}, "above 0 and at most 1, not nan"),

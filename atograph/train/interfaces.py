@@ -118,7 +118,7 @@ class Graph(Protocol[P_co]):
     def cost(self) -> Cost:
         """The cost model."""
 
-    def budgets(self, *, flops: float | None = ..., params: float | None = ...) -> Budgets:
+    def budgets(self, *, flops: float | None = ..., params: float | None = ..., bytes: float | None = ...) -> Budgets:
         """Budgets, as shares of the dense model's costs."""
 
     def plan(self, *, kept: Mapping[str, Iterable[int]]) -> P_co:
@@ -132,5 +132,6 @@ class Graph(Protocol[P_co]):
         round_to: int = ...,
         *,
         params: float | None = ...,
+        bytes: float | None = ...,
     ) -> P_co:
         """Keep the highest scores, Tensor[size] per group, within budgets."""

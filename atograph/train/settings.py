@@ -29,7 +29,10 @@ class TrainSettings(BaseModel):
     """Largest share of the model's total FLOPs that the final mask keeps (authors' code: of the prunable ones). None:
     no such budget; 0.5 if there is no other one either."""
     params: Share | None = None
-    """The same for parameters. With both, both hold, and the controller works at the one that is further off."""
+    """The same for parameters."""
+    bytes: Share | None = None
+    """The same for the peak memory of activations. With several budgets all hold, and the controller works at the one
+    that is exceeded most."""
     floor: Fraction = 0.05
     """Least share of each family's units that stays; one unit stays in any case."""
     round_to: Annotated[int, Field(ge=1)] = 1
@@ -109,9 +112,11 @@ class TrainSettings(BaseModel):
     once."""
 
     @property
-    def budgets(self) -> dict[Literal["flops", "params"], float]:
-        """``flops`` and ``params``, those that are budgets."""
-        given: dict[Literal["flops", "params"], float | None] = {"flops": self.flops, "params": self.params}
+    def budgets(self) -> dict[Literal["flops", "params", "bytes"], float]:
+        """``flops``, ``params`` and ``bytes``, those that are budgets."""
+        given: dict[Literal["flops", "params", "bytes"], float | None] = {
+            "flops": self.flops, "params": self.params, "bytes": self.bytes,
+        }  # fmt: skip
         return {what: share for what, share in given.items() if share is not None} or {"flops": 0.5}
 
     @property
