@@ -30,15 +30,18 @@ class Slim:
         plan: what was kept.
         flops: FLOPs of the slim program for a batch of one.
         params: its number of parameters.
-        bytes: peak memory of its activations for a batch of one.
         passes_program: the slim program in the form that passes work on.
     """
 
     def __init__(self, graph: Graph, plan: Plan, slimmed: Program) -> None:
         self._graph, self.plan, self.passes_program = graph, plan, slimmed
         self.flops = int(graph.cost.flops(plan.counts))
-        self.bytes = int(graph.cost.bytes(plan.counts))
         self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
+
+    @cached_property
+    def bytes(self) -> int:
+        """Peak memory of its activations for a batch of one, as an interpreter of the program needs it."""
+        return int(self._graph.cost.bytes(self.plan.counts))
 
     @cached_property
     def program(self) -> ExportedProgram:
