@@ -128,14 +128,39 @@ def torch_pruning(bench: Bench) -> Outcome:
     return train_regularised(tp, bench.model(), bench.task(), bench.settings(), bench.budget)
 
 
+def longer(bench: Bench) -> Outcome:
+    """As many epochs more as the slim module saves, by its FLOPs: what the dense network would have cost."""
+    settings = bench.settings()
+    cost = settings.zero + (1 - settings.zero) * bench.budget
+    return pruned(bench, epochs=round(settings.epochs / cost))
+
+
 METHODS: dict[str, Callable[[Bench], Outcome]] = {
     "dense": dense,
     "uniformly narrower": narrow,
     "atograph": pruned,
+    "atograph, for the FLOPs of dense": longer,
     "one-shot magnitude, fine-tuned": one_shot,
     "ATO as published": published,
     "Torch-Pruning, regularised, fine-tuned": torch_pruning,
 }
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "mask from magnitudes alone (controller=false)": {"controller": False},
+    "no prior (prior=none)": {"prior": "none"},
+    "final at 10 % (freeze=0.1, zero=0.2)": {
+        "controller_start": 0.05,
+        "projection_start": 0.1,
+        "freeze": 0.1,
+        "zero": 0.2,
+    },
+    "final at 20 % (freeze=0.2, zero=0.3)": {"freeze": 0.2, "zero": 0.3},
+    "final at 50 % (freeze=0.5, zero=0.65)": {"freeze": 0.5, "zero": 0.65},
+    "zeroed at once (slim_at=freeze)": {"slim_at": "freeze"},
+    "without a pace (paced=false)": {"paced": False},
+}
+"""What becomes of atograph when one choice is another."""
 
 
 def _number(value: float | None) -> float:
@@ -154,7 +179,8 @@ def _flops(model: nn.Module) -> int:
 def measure(bench: Bench, method: str) -> Run:
     """Train once."""
     started = time.perf_counter()
-    accuracy, flops, zeroing = METHODS[method](bench)
+    how = METHODS[method] if method in METHODS else partial(pruned, **ABLATIONS[method])
+    accuracy, flops, zeroing = how(bench)
     seconds = time.perf_counter() - started
     return Run(bench.network, bench.budget, method, bench.seed, 100 * accuracy, flops, seconds, zeroing)
 
@@ -188,6 +214,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
     parser.add_argument("--budget", type=float, action="append", help="default: 0.5 and 0.3")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all of them")
+    parser.add_argument("--ablation", action="store_true", help="atograph with one choice changed at a time, instead")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--images", type=int, metavar="N", help="the first N training images (default: all 60,000)")
@@ -195,11 +222,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST (default: Debian's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the runs there, and go on with what is missing")
     options = parser.parse_args()
+    methods = list(ABLATIONS) if options.ablation else options.method or list(METHODS)
     runs = _read(options.json)
     for network in options.network or NETWORKS:
         for seed in range(options.seeds):
             for budget in options.budget or BUDGETS:
-                for method in options.method or METHODS:
+                for method in methods:
                     bench = Bench(network, 1.0 if method == "dense" else budget, seed, options)
                     known = {(run.network, run.budget, run.method, run.seed) for run in runs}
                     if (bench.network, bench.budget, method, seed) in known:

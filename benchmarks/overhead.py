@@ -38,7 +38,13 @@ class Cost:
 def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
     """One run of each."""
     seconds: dict[str, list[EpochRow]] = {}
-    settings = TrainSettings(flops=flops, epochs=options.epochs, device=options.device, slim_at=options.slim_at)
+    settings = TrainSettings(
+        flops=flops,
+        epochs=options.epochs,
+        device=options.device,
+        slim_at=options.slim_at,
+        controller_min_steps=options.controller_min_steps,
+    )
     slim_from = None
     for which in ("dense", "atograph"):
         train, val = loaders(options.data, options.images, seed=0)
@@ -66,6 +72,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6000, help="training images (default: 6000)")
     parser.add_argument("--repeats", type=int, default=3, help="the median of this many pairs of runs (default: 3)")
     parser.add_argument("--slim-at", choices=("zero", "freeze", "never"), default="zero")
+    parser.add_argument(
+        "--controller-min-steps",
+        type=int,
+        default=0,
+        help="a short run steps the controller more often, up to this often in all; 0, the default here, gives the "
+        "cost of a long run, where it steps once in 20 steps (the training's own default: 40)",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST (default: Debian's)")
     options = parser.parse_args()

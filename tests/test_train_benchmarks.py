@@ -12,7 +12,7 @@ import torch
 from benchmarks import accuracy, overhead
 from benchmarks.fashion import NETWORKS
 
-OPTIONS = Namespace(epochs=4, device="cpu", images=64, data=None, slim_at="zero")
+OPTIONS = Namespace(epochs=4, device="cpu", images=64, data=None, slim_at="zero", controller_min_steps=0)
 
 
 @pytest.fixture(autouse=True)
