@@ -104,7 +104,7 @@ def _plain(text: str) -> str:
 
 def _wording(text: str) -> str:
     """The same without figures and the widths of columns."""
-    text = re.sub(r"(> )?\d[\d.,:]*(e-\d+)?( ms| s)?( [KMG](?=\s))?", "#", text)
+    text = re.sub(r"(> )?\d[\d.,:]*(e[-+]\d+)?( ms| s)?( [KMG](?=\s))?", "#", text)
     return _plain(re.sub(r"─+", "─", re.sub(r"[^\S\n]+", " ", text)))
 
 
