@@ -137,6 +137,20 @@ def test_the_slim_module_is_what_the_loss_gets_and_the_dense_one_what_the_user_k
     assert isinstance(result.model, TwoConvs) and result.model.conv1.weight.shape[0] == 8
 
 
+def test_a_loss_of_another_model_than_the_one_it_gets_trains_dense() -> None:
+    """As of a file whose loss() uses a global variable."""
+    made: list[nn.Module] = []
+
+    def make() -> nn.Module:
+        made.append(TwoConvs())
+        return made[-1]
+
+    batches = [(x.double(), y) for x, y in blobs()]
+    task = Task(batches, loss=lambda _model, batch: nn.functional.cross_entropy(made[-1](batch[0]), batch[1]))
+    result = run("zero", make, task)
+    assert result.slim_from is None and result.why_dense == "the loss is not that of the model that it is given"
+
+
 def test_a_run_that_diverges_in_the_slim_module_gives_the_last_good_weights() -> None:
     batches = [(x.double(), y) for x, y in blobs()]
 

@@ -104,15 +104,26 @@ def _try(dense: nn.Module, slim: nn.Module, loss: Callable[[nn.Module], Tensor])
     values, drawn = [], False
     devices = sorted({p.device.index or 0 for p in dense.parameters() if p.device.type == "cuda"})
     for module in (dense, slim):
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        tried = copy_of(module)
+        with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(module is slim):
             before = torch.get_rng_state()
             try:
-                values.append(float(loss(copy_of(module))))
+                value = loss(tried)
             except Exception as error:
                 raise CannotShrink(f"in training, it fails: {type(error).__name__}: {error}") from error
             drawn |= bool(devices) or not torch.equal(before, torch.get_rng_state())
+            values.append(float(value.detach()))
+            if module is slim and not _depends(value, tried):
+                raise CannotShrink("the loss is not that of the model that it is given")
     if not drawn and abs(values[0] - values[1]) > 1e-3 * max(abs(values[0]), 1e-3):
         raise CannotShrink(f"in training, its loss is {values[1]:.4g} where it should be {values[0]:.4g}")
+
+
+def _depends(value: Tensor, module: nn.Module) -> bool:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not value.requires_grad or not trained:
+        return False
+    return any(grad is not None for grad in torch.autograd.grad(value, trained, allow_unused=True))
 
 
 def _move(optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor, Cuts]]) -> None:
