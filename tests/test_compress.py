@@ -109,6 +109,13 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
         import os, signal
         from pathlib import Path
 
+        def train_data():
+            from torch.utils.data import DataLoader
+
+            order = torch.Generator().manual_seed(torch.initial_seed())
+            batches = list(globals()["batches"](0, 12))
+            return DataLoader(batches, batch_size=None, shuffle=True, generator=order)
+
         def loss(model, batch):
             if model.training and Path("alive").exists():
                 left = int(Path("alive").read_text())

@@ -13,9 +13,13 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
+
+_DEPTH, _FEW = 5, 100
+"""How far the attributes of a loader are followed, and how long a container may be that is looked into."""
 
 
 def seed_everything(seed: int) -> None:
@@ -69,8 +73,26 @@ def set_random_state(state: dict[str, Any], data: Any) -> None:
 
 
 def _generators(data: Any) -> list[torch.Generator]:
-    """The generators that a `torch.utils.data.DataLoader` and its samplers hold."""
-    sampler, batches = getattr(data, "sampler", None), getattr(data, "batch_sampler", None)
-    holders = (data, sampler, batches, getattr(batches, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
+    """The generators that a loader holds: in its attributes, those of its samplers and its data set, in closures."""
+    found: dict[int, torch.Generator] = {}
+    seen: set[int] = set()
+
+    def look(value: Any, depth: int) -> None:
+        if isinstance(value, torch.Generator):
+            found.setdefault(id(value), value)
+        if depth == 0 or id(value) in seen or isinstance(value, (torch.Tensor, torch.nn.Module, type, ModuleType)):
+            return
+        seen.add(id(value))
+        inside: list[Any] = list(getattr(value, "__dict__", {}).values())
+        if isinstance(value, (list, tuple, dict)) and len(value) <= _FEW:
+            inside += value.values() if isinstance(value, dict) else value
+        for cell in getattr(value, "__closure__", None) or ():
+            try:
+                inside.append(cell.cell_contents)
+            except ValueError:  # nothing is in it yet
+                continue
+        for item in inside:
+            look(item, depth - 1)
+
+    look(data, _DEPTH)
+    return list(found.values())
