@@ -198,15 +198,13 @@ def compress_spec(
 def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Console) -> Result:
     """Carry a job out; the folder appears when all of it has succeeded."""
     if out is None:
-        return _run(job, None, None, console)
+        return _run(job, None, None, resume, console)
     folder = RunFolder(out, force=force)
     there = resuming.check(out, resume=resume, force=force)
     if resume:
         console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
-    else:
-        resuming.clear(out)
     try:
-        result = _run(job, out, folder, console)
+        result = _run(job, out, folder, resume, console)
     except Diverged as error:
         resuming.clear(out)  # it would diverge again
         if not error.epochs:
@@ -220,7 +218,7 @@ def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Conso
     return result
 
 
-def _run(job: Job, out: Path | None, folder: RunFolder | None, console: Console) -> Result:
+def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, console: Console) -> Result:
     started = time.monotonic()
     require_values(current_state(job.model), "training needs the values of the weights")
     check_accepts(job.model, job.inputs, where=job.where)
@@ -233,6 +231,8 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, console: Console)
     smallest = budgets.kept(fewest(graph.groups, settings.floor, settings.round_to))
     for what, share in budgets.shares.items():
         console.budget(what, share, getattr(graph, what), smallest[what])
+    if out is not None and not resume:
+        resuming.clear(out)  # not before all that may be wrong with this run was looked at
     baseline, training = (
         None if out is None else resuming.checkpoints(out, part, settings, graph) for part in ("baseline", "training")
     )

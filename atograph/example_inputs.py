@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
     kwargs: dict[str, Any]
 
     def __str__(self) -> str:
-        from atograph.train.batches import describe
+        from atograph.batches import describe
 
         parts = [describe(value) for value in self.args]
         parts += [f"{name}={describe(value)}" for name, value in self.kwargs.items()]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from atograph.batches import describe
 from atograph.capture import capture
 from atograph.passes.budgets import Budgets
 from atograph.passes.choose import check_budgets, magnitude_scores
@@ -54,8 +55,8 @@ class Graph:
                 before, now = node.meta["val"], current.get(name)
                 if now is None or now.shape != before.shape or now.dtype != before.dtype:
                     raise UserError(
-                        f"the model has changed since it was traced: {name} was {_described(before)}, and is "
-                        f"{'gone' if now is None else _described(now)}.",
+                        f"the model has changed since it was traced: {name} was {describe(before)}, and is "
+                        f"{'gone' if now is None else describe(now)}.",
                         hint="Trace it again.",
                     )
         self.program.state.update((name, current[name]) for name in self.program.state if name in current)
@@ -196,10 +197,6 @@ class Graph:
                     ends = (group.name, parameter)
                 graph.add_edge(*ends, dim=dim, zeroed=(parameter, dim) in zeroed)
         return graph
-
-
-def _described(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:

@@ -131,9 +131,7 @@ class AutoTrainOnce:
 
         The loss functions that were kept for the controller are not in it: it then learns from those that come.
         """
-        state = self._pruner.state()
-        state["pool"]["batches"] = []
-        return {"done": self.done, "epoch": self._epoch, "pruner": state}
+        return {"done": self.done, "epoch": self._epoch, "pruner": self._pruner.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: after the dense model has its weights, and before the optimiser gets its state."""

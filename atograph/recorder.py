@@ -36,7 +36,7 @@ class NotUniform(NotTraced):
 
 
 class Unfollowed(Exception):
-    """The code exchanges the memory behind a tensor: no op tells, and torch.export would not notice either."""
+    """The code does what no op tells: it exchanges the memory behind a tensor, or draws from a generator of its own."""
 
 
 @dataclass

@@ -87,7 +87,7 @@ class FrozenGroup(_Record):
 class Report(_Record):
     """Everything about one finished run."""
 
-    format: Literal["atograph report 1"] = "atograph report 1"
+    format: Literal["atograph report 2"] = "atograph report 2"
     spec: str
     """As given on the command line."""
     name: str

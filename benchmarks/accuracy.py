@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 import atograph
+from atograph.flop_count import count_flops
 from atograph.small import small_module
 from atograph.train import Task, TrainSettings, auto_train_once, dense_training
 from benchmarks.fashion import NETWORKS, loaders
@@ -169,11 +170,7 @@ def _number(value: float | None) -> float:
 
 
 def _flops(model: nn.Module) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 1, 28, 28))
-    return int(counter.get_total_flops())
+    return count_flops(model.eval(), torch.zeros(1, 1, 28, 28))
 
 
 def measure(bench: Bench, method: str) -> Run:

@@ -13,23 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 
-class Block(nn.Module):
-    """Two convolutions and a shortcut (He et al., arXiv 1512.03385)."""
+def _example() -> ModuleType:
+    """`examples/fashion_mnist.py`, whose data and blocks these are."""
+    path = Path(__file__).parent.parent / "examples" / "fashion_mnist.py"
+    spec = importlib.util.spec_from_file_location("fashion_mnist", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to the same kind, or to [N, 10]."""
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+EXAMPLE = _example()
 
 
 class Inverted(nn.Module):
@@ -66,11 +60,11 @@ class Pooled(nn.Module):
 
 
 def resnet20(width: float = 1.0) -> nn.Module:
-    """16, 32 and 64 channels at a width of 1."""
+    """16, 32 and 64 channels at a width of 1 (He et al., arXiv 1512.03385)."""
     w = [_scaled(n, width) for n in (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)]
     strides = [1, 1, 1, 2, 1, 1, 2, 1, 1]
     stem = [nn.Conv2d(1, w[0], 3, padding=1, bias=False), nn.BatchNorm2d(w[0]), nn.ReLU()]
-    blocks = [Block(a, b, stride) for a, b, stride in zip(w, w[1:], strides, strict=False)]
+    blocks = [EXAMPLE.Block(a, b, stride) for a, b, stride in zip(w, w[1:], strides, strict=False)]
     return Pooled(nn.Sequential(*stem, *blocks), w[-1])
 
 
@@ -116,19 +110,9 @@ def loaders(data: Path | None, images: int | None, seed: int) -> tuple[DataLoade
 
     The order and the augmentation are drawn from ``seed``.
     """
-    example = _example()
-    example.limit = lambda: images
+    EXAMPLE.limit = lambda: images
     torch.manual_seed(seed)
-    return example.train_data(data), example.val_data(data)
-
-
-def _example() -> ModuleType:
-    path = Path(__file__).parent.parent / "examples" / "fashion_mnist.py"
-    spec = importlib.util.spec_from_file_location("fashion_mnist", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return EXAMPLE.train_data(data), EXAMPLE.val_data(data)
 
 
 def _scaled(channels: int, width: float) -> int:

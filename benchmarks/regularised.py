@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from atograph.copying import eval_mode
+from atograph.flop_count import count_flops
 from atograph.train import Silent, Task, TrainSettings
 from atograph.train.fit import Fit, Hook
 
@@ -60,12 +61,8 @@ class Regularised(Hook):
 
     def flops(self) -> int:
         """Of the network as it is."""
-        modes = [(module, module.training) for module in self.fit.model.modules()]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.fit.model.eval()(self.images)
-        for module, training in modes:
-            module.training = training
-        return int(counter.get_total_flops())
+        with eval_mode(self.fit.model):
+            return count_flops(self.fit.model, self.images)
 
     def _regularise(self, *_: Any) -> None:
         if not self.done:

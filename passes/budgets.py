@@ -19,10 +19,12 @@ class Budgets:
         shares: ``flops``, ``params`` or ``bytes`` (of activations, at their peak) → the largest share of the dense
             model's to keep.
         cost: of the program.
+        dense: what is limited → its value for the dense model.
     """
 
     shares: Mapping[str, float]
     cost: CostModel
+    dense: Mapping[str, int]
 
     @classmethod
     def of(cls, cost: CostModel, **shares: float | None) -> Budgets:
@@ -39,13 +41,15 @@ class Budgets:
                 raise UserError(
                     f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
                 )
-            if not getattr(cost, what)():
+        dense = {what: getattr(cost, what)() for what in given}
+        for what, total in dense.items():
+            if not total:
                 raise UserError(f"this model has no {what} to reduce.")
-        return cls(given, cost)
+        return cls(given, cost, dense)
 
     def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """For each budget the share of the dense cost that some counts keep; of the kind of the counts."""
-        return {what: getattr(self.cost, what)(counts) / getattr(self.cost, what)() for what in self.shares}
+        return {what: getattr(self.cost, what)(counts) / total for what, total in self.dense.items()}
 
     def used(self, counts: Mapping[str, Any] | None = None) -> Any:
         """How much of the tightest budget some counts use: they are within all of them up to 1."""

@@ -13,6 +13,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.plan import Plan, fewest, plan_from_scores, random_plan
 from atograph.passes.program import Program
+from atograph.passes.slices import norms_along
 from atograph.passes.values import require_values
 
 
@@ -20,10 +21,7 @@ def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor
     """‖x_g‖₂ of every unit over its zeroing set; shape ``[group.size]``, float64."""
     squares = torch.zeros(group.size + 1, dtype=torch.float64)
     for part in group.zeroing:
-        value = state[part.parameter].detach()
-        others = [d for d in range(value.dim()) if d != part.dim]
-        precise = torch.promote_types(value.dtype, torch.float32)
-        along = torch.linalg.vector_norm(value, dim=others, dtype=precise) if others else value.abs()
+        along = norms_along(state[part.parameter].detach(), part.dim)
         squares.index_add_(0, torch.where(part.units < 0, group.size, part.units), along.double().cpu().square())
     return squares[:-1].sqrt()
 

@@ -74,6 +74,13 @@ class Slice(BaseModel):
         return torch.cat([units, units.new_ones(1)])[self.units]
 
 
+def norms_along(value: torch.Tensor, dim: int) -> torch.Tensor:
+    """``[n]``: the 2-norm over all dimensions but ``dim``, in float32 or what is more precise."""
+    others = [d for d in range(value.dim()) if d != dim]
+    precise = torch.promote_types(value.dtype, torch.float32)
+    return torch.linalg.vector_norm(value, dim=others, dtype=precise) if others else value.abs().to(precise)
+
+
 @lru_cache(maxsize=1024)
 def _units(
     length: int, size: int, offset: int, outer: int, stride: int, inner: int, positions: tuple[int, ...] | None

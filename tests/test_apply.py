@@ -403,7 +403,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def earlier_run(folder: Path) -> dict[str, bytes]:
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text('{"format": "atograph report 1"}')
+    (folder / "report.json").write_text('{"format": "atograph report 2"}')
     (folder / "model.safetensors").write_bytes(b"old")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

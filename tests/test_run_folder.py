@@ -9,7 +9,7 @@ from atograph.passes.errors import UserError
 
 from atograph.run_folder import RunFolder
 
-OURS = '{"format": "atograph report 1"}'
+OURS = '{"format": "atograph report 2"}'
 
 
 def make_run(folder: Path, plan: str = "old") -> Path:

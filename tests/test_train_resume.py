@@ -21,6 +21,8 @@ import atograph
 from atograph.small import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
 from atograph.train.checkpoints import Checkpoints
+from atograph.train.pool import Pool
+from atograph.train.schedule import Clock
 
 
 class Noisy(nn.Module):
@@ -167,6 +169,13 @@ def test_what_no_checkpoint_can_hold_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         Checkpoints(tmp_path / "file" / "saved", {}, seconds=0).save(0, 1, {})
+
+
+def test_batches_that_no_checkpoint_can_hold_are_left_out() -> None:
+    task = Task([])
+    pool = Pool(task, TrainSettings(), Clock(1, 100), torch.device("cpu"))
+    pool.batches = [(torch.ones(2), np.ones(2)), [torch.ones(2), {"text": "a", "length": 1}]]
+    assert pool.state()["batches"] == pool.batches[1:]
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

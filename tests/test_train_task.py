@@ -12,8 +12,8 @@ from atograph.passes.errors import UserError
 from test_train_fakes import TwoConvs, blobs
 from torch import nn
 
+from atograph.batches import batch_size, describe, keep_copy, map_tensors, to_device
 from atograph.copying import eval_mode
-from atograph.train.batches import batch_size, describe, keep_copy, map_tensors, to_device
 from atograph.train.defaults import default_loss, default_metric, logits_of
 from atograph.train.task import Task
 

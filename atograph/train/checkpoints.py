@@ -120,6 +120,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def can_hold(value: Any) -> bool:
+    """Whether a checkpoint can hold ``value``: nested dicts, lists and tuples of tensors, numbers, strings and None."""
+    if isinstance(value, Mapping):
+        return all(can_hold(key) and can_hold(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(can_hold(item) for item in value)
+    return value is None or isinstance(value, (Tensor, bool, int, float, str))
+
+
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A state as JSON values, its tensors taken out."""
     if isinstance(value, Tensor):
@@ -135,7 +144,7 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     raise UserError(
         f"the state of the training holds a {type(value).__name__}, which no checkpoint can hold.",
-        hint="It is in a batch, or in the optimiser; train without checkpoints, with --set checkpoint_seconds=inf.",
+        hint="It is in the optimiser's state; train without checkpoints, with --set checkpoint_seconds=inf.",
     )
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph.batches import describe, tensors
 from atograph.passes.errors import UserError
-from atograph.train.batches import describe, tensors
 
 LABELS = ("labels", "label", "targets", "target")
 OWN_LOSS = "define loss(model, batch) for it."

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from atograph.batches import to_device
 from atograph.passes.errors import UserError
-from atograph.train.batches import to_device
 from atograph.train.checkpoints import Checkpoints
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.progress import EpochRow, Progress

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atograph.passes.errors import InternalError
+from atograph.passes.slices import norms_along
 from atograph.train.interfaces import Group, Plan
 
 
@@ -100,7 +101,7 @@ class UnitMap:
         """Tensor[total]: the sum of squares over all of a unit's slices (‖x_g‖² of its ZIG)."""
         sums = torch.zeros(self.total + 1, device=self.family.device)
         if self._row:
-            norms = [_norms_along(parameter, site.dim) for parameter, site in self._row]
+            norms = [norms_along(parameter, site.dim).float() for parameter, site in self._row]
             sums.index_add_(0, self._index, torch.cat(norms).square())
         return sums[:-1]
 
@@ -126,11 +127,3 @@ def _padded(flat: Tensor, value: float) -> Tensor:
 def _shaped(vector: Tensor, dim: int, ndim: int) -> Tensor:
     """[n] as [1, .., n, .., 1] with n at ``dim``."""
     return vector.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
-
-
-def _norms_along(value: Tensor, dim: int) -> Tensor:
-    """float32 [n]: the norm over all dimensions but ``dim``."""
-    others = [axis for axis in range(value.ndim) if axis != dim]
-    precise = torch.promote_types(value.dtype, torch.float32)
-    found = torch.linalg.vector_norm(value, dim=others, dtype=precise) if others else value.abs()
-    return found.float()

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from atograph.train.batches import keep_copy, to_device
+from atograph.batches import keep_copy, to_device
+from atograph.train.checkpoints import can_hold
 from atograph.train.schedule import Clock
 from atograph.train.seeding import own_randomness
 from atograph.train.settings import TrainSettings
@@ -32,8 +33,9 @@ class Pool:
                 self.batches = [keep_copy(batch) for batch in islice(task.val_data, settings.controller_batches)]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
-        return {"batches": self.batches, "offered": self.offered, "taken": self.taken}
+        """What a checkpoint holds of it: of the batches those that it can hold, no objects or arrays."""
+        held = [batch for batch in self.batches if can_hold(batch)]
+        return {"batches": held, "offered": self.offered, "taken": self.taken}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""

@@ -74,7 +74,11 @@ class Pruner(Hook, Generic[P]):
         self.search.load(state["search"])
         self.pool.load(state["pool"])
         if self.slim_from is not None:
-            assert self.shrink is not None
+            if self.shrink is None:
+                raise UserError(
+                    "this state is of a training that went on in the slim module, and this one has nothing to make it.",
+                    hint="Give AutoTrainOnce the optimiser, as when it was saved.",
+                )
             self.shrunk = Shrunk(self.fit.model, self.shrink(self.plan), self.fit.optimizer)
             self.fit.model = self.shrunk.module
 

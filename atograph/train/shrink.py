@@ -30,15 +30,19 @@ class Small(Protocol):
         """Dense parameter or buffer → per dimension the indices that stay, None for all."""
 
 
+class CannotShrink(Exception):
+    """The training goes on in the dense module; the text says why."""
+
+
 class Shrink(Protocol[P_contra]):
     """Makes the model that is trained slim."""
 
     def __call__(self, plan: P_contra, /) -> Small:
-        """The slim module; any exception says why there is none."""
+        """The slim module.
 
-
-class CannotShrink(Exception):
-    """The training goes on in the dense module; the text says why."""
+        Raises:
+            CannotShrink: there is none, and why.
+        """
 
 
 class Shrunk:
@@ -61,7 +65,6 @@ class Shrunk:
         optimizer: torch.optim.Optimizer,
         loss: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
-        self._dense = dense
         device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
         self.module = small.module.to(device)
         slim = _tensors(self.module)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph.batches import batch_size, describe, to_device
 from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
-from atograph.train.batches import batch_size, describe, to_device
 from atograph.train.defaults import default_loss, default_metric
 from atograph.train.seeding import own_randomness
 
