@@ -38,12 +38,31 @@ def compress(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     data: DataOption = None,
     init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="ato (the default) prunes while it trains; magnitude and taylor prune the initial weights at once, "
+            "and then fine-tune for --epochs (0: not at all)."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     floor: Annotated[float | None, typer.Option(help="Least share of a group's units that stays.")] = None,
     round_to: Annotated[int | None, typer.Option(help="Kept units of a group come in multiples of this.")] = None,
+    slim_at: Annotated[
+        str | None,
+        typer.Option(help="Train the slim module from there on: zero (everything masked is zero), freeze, or never."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (mixed precision).")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients make one step.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last", help="Keep channels last in memory.", show_default=False)
+    ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile", help="Train with torch.compile.", show_default=False)
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
@@ -52,6 +71,9 @@ def compress(
         bool, typer.Option("--baseline", help="Also train the dense network the same way, to compare.")
     ] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there, while it trains.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the closing table only.")] = False,
 ) -> None:
     """Train the model of SPEC so that a part becomes zero, remove it, prove that nothing changed, export.
@@ -61,7 +83,20 @@ def compress(
 
     The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json and log.csv.
     """
-    given = {"epochs": epochs, "lr": lr, "device": device, "seed": seed, "floor": floor, "round_to": round_to}
+    given = {
+        "method": method,
+        "epochs": epochs,
+        "lr": lr,
+        "device": device,
+        "seed": seed,
+        "floor": floor,
+        "round_to": round_to,
+        "slim_at": slim_at,
+        "precision": precision,
+        "accumulate": accumulate,
+        "channels_last": channels_last,
+        "compile": compile,
+    }
     from atograph import command_compress
 
     with running(quiet=quiet) as console:
@@ -79,6 +114,7 @@ def compress(
             assignments=set_ or [],
             baseline=baseline,
             opset=opset,
+            tensorboard=tensorboard,
             console=console,
         )
 

@@ -28,6 +28,7 @@ def compress(
     assignments: Sequence[str],
     baseline: bool,
     opset: int | None,
+    tensorboard: Path | None,
     console: Console,
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
@@ -40,10 +41,12 @@ def compress(
     settings = train_settings({**given, **budgets}, assignments)
 
     from atograph.spec import load_spec
+    from atograph.train.settings import needs_data
 
     console.phase("loading the file")
     spec = load_spec(text, data=data)
-    spec.require_training()
+    if needs_data(settings):
+        spec.require_training()
     folder = Path("runs", spec.name) if out is None else out
 
     from atograph.compression import compress_spec
@@ -57,6 +60,7 @@ def compress(
         settings=settings,
         baseline=baseline,
         opset=opset,
+        tensorboard=tensorboard,
         console=console,
     )
     console.report(result.report)

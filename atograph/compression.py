@@ -4,55 +4,49 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.torch import save_file
 from torch import nn
 
 from atograph import resuming
-from atograph.capture import batch_of, repeat_single, with_batch
-from atograph.certificate import certify, exactness
 from atograph.console import Console
 from atograph.copying import copy_of
-from atograph.example_inputs import Inputs, as_inputs, check_accepts, inputs_of_batch
-from atograph.flop_count import count_flops
-from atograph.graph import Graph, trace
+from atograph.example_inputs import as_inputs, check_accepts, inputs_of_batch
+from atograph.graph import trace
 from atograph.init_weights import load_init
-from atograph.latency import measure_latency
 from atograph.masking import zero_
+from atograph.measuring import Job, check_cost, measure
 from atograph.onnx_export import OnnxModel, check_opset, export_onnx
 from atograph.passes.choose import check_budgets
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.plan import Plan, fewest
-from atograph.passes.run import ProgramModule
 from atograph.passes.values import require_values
-from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
+from atograph.report import Report
 from atograph.run_folder import RunFolder
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
 from atograph.stages import stage
+from atograph.tensorboard import TensorBoard
 from atograph.train.checkpoints import Checkpoints
-from atograph.train.fit import Diverged, pick_device
-from atograph.train.loop import Trained, auto_train_once, dense_training
-from atograph.train.progress import EpochRow
+from atograph.train.fit import Diverged
+from atograph.train.loop import auto_train_once, dense_training
+from atograph.train.progress import Each, EpochRow, Progress
+from atograph.train.replicas import join
 from atograph.train.seeding import seed_everything
-from atograph.train.settings import TrainSettings, settings_of
+from atograph.train.settings import TrainSettings, needs_data, settings_of
 from atograph.train.task import Task
 from atograph.weightless import current_state
 
 if TYPE_CHECKING:
     from atograph.spec import Spec
-
-
-Cost: TypeAlias = Literal["flops", "params", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -76,23 +70,9 @@ class Result:
     folder: Path | None
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything that one run needs, whether it came from a file or from Python."""
-
-    name: str
-    where: str
-    model: nn.Module
-    inputs: Inputs
-    task: Task
-    settings: TrainSettings
-    baseline: bool
-    opset: int | None
-
-
 def compress(
     model: nn.Module,
-    train_data: Iterable[Any],
+    train_data: Iterable[Any] | None = None,
     *,
     example_inputs: Any = None,
     flops: float | None = None,
@@ -101,12 +81,13 @@ def compress(
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
-    optimizer: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
     out: str | Path | None = None,
     force: bool = False,
     resume: bool = False,
     baseline: bool = False,
     opset: int | None = None,
+    tensorboard: str | Path | None = None,
     quiet: bool = True,
     **settings: Any,
 ) -> Result:
@@ -114,7 +95,8 @@ def compress(
 
     Args:
         model: trained in place.
-        train_data: batches, readable once per epoch (a DataLoader, a list).
+        train_data: batches, readable once per epoch (a DataLoader, a list); None: nothing is trained, with
+            ``method="magnitude", epochs=0``.
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
             the inputs in the first training batch.
         flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
@@ -124,21 +106,29 @@ def compress(
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
         metric: ``metric(model, batch)``, a mean over the batch; by default top-1 accuracy.
-        optimizer: ``optimizer(params)``; by default SGD with Nesterov momentum, or ``optimizer="adamw"`` in Python's
-            settings (`TrainSettings.optimizer`).
+        optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
         out: folder of the run; None writes nothing.
         force: replace a run that is there.
         resume: go on from the checkpoints of a run into ``out`` that was interrupted; without any, start anew.
         baseline: train a copy without pruning first, for comparison.
         opset: ONNX opset; None leaves it to torch.
+        tensorboard: folder for curves that TensorBoard shows.
         quiet: print nothing.
-        **settings: any field of `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...).
+        **settings: any field of `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...), and ``method``:
+            ``ato``, ``magnitude`` or ``taylor`` (`train.settings.METHODS`).
 
     Raises:
         UserError: model, data, budget or folder cannot be used, or the training diverged.
         InternalError: the certificate failed.
     """
-    task = Task(train_data, val_data, loss=loss, metric=metric, optimizer=optimizer)
+    if isinstance(optimizer, str):
+        settings["optimizer"], optimizer = optimizer, None
+    checked = settings_of({"flops": flops, "params": params, "bytes": bytes, **settings})
+    if train_data is None and needs_data(checked):
+        raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
+    if train_data is None and example_inputs is None:
+        raise UserError("without train_data, the example_inputs have to be given.")
+    task = Task(train_data or (), val_data, loss=loss, metric=metric, optimizer=optimizer)
     inputs = (
         inputs_of_batch(task.first_batch())
         if example_inputs is None
@@ -146,8 +136,8 @@ def compress(
     )
     job = Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
-        settings=settings_of({"flops": flops, "params": params, "bytes": bytes, **settings}),
-        baseline=baseline, opset=opset,
+        settings=checked, baseline=baseline, opset=opset,
+        tensorboard=None if tensorboard is None else Path(tensorboard),
     )  # fmt: skip
     return run(job, out=None if out is None else Path(out), force=force, resume=resume, console=Console(quiet=quiet))
 
@@ -162,6 +152,7 @@ def compress_spec(
     settings: TrainSettings,
     baseline: bool,
     opset: int | None,
+    tensorboard: Path | None,
     console: Console,
 ) -> Result:
     """`compress` for a file: what ``atograph compress`` does.
@@ -175,6 +166,7 @@ def compress_spec(
         settings: of the training, the budget included.
         baseline: train the dense network the same way first, for comparison.
         opset: ONNX opset; None leaves it to torch.
+        tensorboard: folder for curves that TensorBoard shows.
         console: what the user sees.
 
     Raises:
@@ -189,23 +181,29 @@ def compress_spec(
             load_init(model, init)
     job = Job(
         name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
-        task=Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer),
-        settings=settings, baseline=baseline, opset=opset,
+        task=Task(
+            spec.train_data() if needs_data(settings) else (), spec.val_data(),
+            loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
+        ),
+        settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard,
     )  # fmt: skip
     return run(job, out=out, force=force, resume=resume, console=console)
 
 
 def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Console) -> Result:
-    """Carry a job out; the folder appears when all of it has succeeded."""
+    """Carry a job out; the folder appears when all of it has succeeded, written by the first of several processes."""
     if out is None:
         return _run(job, None, None, resume, console)
-    folder = RunFolder(out, force=force)
+    first = join(job.settings.device).rank == 0
+    folder = RunFolder(out, force=force) if first else None
     there = resuming.check(out, resume=resume, force=force)
     if resume:
         console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
     try:
         result = _run(job, out, folder, resume, console)
     except Diverged as error:
+        if not first:
+            raise
         resuming.clear(out)  # it would diverge again
         if not error.epochs:
             raise
@@ -214,7 +212,8 @@ def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Conso
         if resuming.checkpoints_beside(out).exists():
             console.say("to go on from the last checkpoint, run it again with --resume")
         raise
-    resuming.clear(out)
+    if first:
+        resuming.clear(out)
     return result
 
 
@@ -225,14 +224,16 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, con
     graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
     settings = job.settings
     check_opset(job.opset)
-    _check_cost(graph, job.inputs)
+    check_cost(graph, job.inputs)
     budgets = graph.budgets(**settings.budgets)
     check_budgets(budgets, graph.groups, settings.floor, settings.round_to)
     smallest = budgets.kept(fewest(graph.groups, settings.floor, settings.round_to))
     for what, share in budgets.shares.items():
         console.budget(what, share, getattr(graph, what), smallest[what])
-    if out is not None and not resume:
+    replicas = join(settings.device)
+    if folder is not None and out is not None and not resume:
         resuming.clear(out)  # not before all that may be wrong with this run was looked at
+    replicas.wait()
     baseline, training = (
         None if out is None else resuming.checkpoints(out, part, settings, graph) for part in ("baseline", "training")
     )
@@ -242,10 +243,12 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, con
         graph,
         job.task,
         settings,
-        console.progress("training"),
+        _progress(job, replicas.rank, console),
         shrink=partial(small_module, graph),
         checkpoints=training,
     )
+    if replicas.rank:
+        replicas.wait()  # the first process measures alone
     plan = trained.plan
     if trained.why_dense:
         console.say(f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}")
@@ -259,28 +262,21 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, con
             dense = to_exported(graph.program)
             dense_onnx = export_onnx(dense, Path(scratch) / "dense.onnx", opset=job.opset)
             onnx = OnnxModel(dense_onnx, dense, threads=1), OnnxModel(slim_onnx, slimmed.program, threads=1)
-        report = _measure(
+        report = measure(
             job, graph, slimmed, onnx, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console
         )
         if place is not None:
             slimmed.save(place)
             report.save(place / "report.json")
             _write_log(place / "log.csv", trained.history)
-    return Result(job.model, plan, slimmed, report, trained.history, out)
+    if not replicas.rank:
+        replicas.wait()
+    return Result(job.model, plan, slimmed, report, trained.history, None if folder is None else out)
 
 
-def _check_cost(graph: Graph, inputs: Inputs) -> None:
-    """The cost model must be right before anyone trains by it."""
-    _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs)
-
-
-def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs) -> None:
-    args, kwargs = with_batch(tuple(inputs), 1)
-    counted = count_flops(form, *args, **kwargs)
-    if counted != predicted:
-        raise InternalError(
-            f"the cost model says {predicted:,} FLOPs for the {which} program, flop_counter counts {counted:,}."
-        )
+def _progress(job: Job, rank: int, console: Console) -> Progress:
+    shown = console.progress("training")
+    return shown if job.tensorboard is None or rank else Each([shown, TensorBoard(job.tensorboard)])
 
 
 def _with_checkpoint(error: Diverged, path: Path) -> UserError:
@@ -295,89 +291,15 @@ def _baseline(job: Job, console: Console, checkpoints: Checkpoints | None) -> fl
     return dense_training(model, job.task, job.settings, console.progress("dense baseline"), checkpoints).metric
 
 
-def _measure(
-    job: Job,
-    graph: Graph,
-    slimmed: Slim,
-    onnx: tuple[OnnxModel, OnnxModel],
-    files: tuple[Path, Path],
-    dense_metric: float | None,
-    trained: Trained[Plan],
-    smallest: Mapping[str, float],
-    started: float,
-    console: Console,
-) -> Report:
-    with stage("proving"):
-        inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
-        dense_onnx, slim_onnx = onnx
-        certificate = certify(job.model, slimmed, slim_onnx, inputs)
-        difference = exactness(job.model, slimmed, inputs)
-        _check_flops("slim", slimmed.flops, slimmed, inputs)
-    with stage("measuring"):
-        cpu = pick_device("cpu")
-        slim_metric, onnx_metric = (
-            job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
-        )
-        sizes = sorted({1, batch_of(tuple(inputs)) or 1})
-        latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
-    if all(entry.slim > entry.dense for entry in latency):
-        console.warn("the slim model is not faster here; kept widths in multiples of 8 often help: --round-to 8.")
-    why = slimmed.why_no_module
-    if why:
-        console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
-    settings = job.settings
-    return Report(
-        spec=job.where,
-        name=job.name,
-        versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
-        seed=settings.seed,
-        device=str(pick_device(settings.device)),
-        settings=settings.model_dump(),
-        budgets=[_budget(what, asked, graph, slimmed, smallest[what]) for what, asked in settings.budgets.items()],
-        dense=Size(flops=graph.flops, params=graph.params, bytes=files[0].stat().st_size),
-        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
-        groups=len(graph.prunable),
-        metrics=Metrics(dense=dense_metric, masked=trained.metric_masked, slim=slim_metric, onnx=onnx_metric),
-        latency_ms=latency,
-        certificate=certificate,
-        float64=difference,
-        slim_from=trained.slim_from,
-        why_dense=trained.why_dense,
-        module=f"not slim: {why}" if why else "slim",
-        frozen=[
-            FrozenGroup(
-                group=group.name,
-                units=group.size,
-                reason=group.frozen.text,
-                where=", ".join(
-                    part for part in (group.frozen.module or group.frozen.node, group.frozen.source) if part
-                ),
-            )
-            for group in graph.groups
-            if group.frozen is not None
-        ],
-        seconds=time.monotonic() - started,
-    )
-
-
-def _budget(what: Cost, asked: float, graph: Graph, slimmed: Slim, smallest: float) -> Budget:
-    return Budget(kind=what, asked=asked, reached=getattr(slimmed, what) / getattr(graph, what), smallest=smallest)
-
-
-def inputs_of(job: Job) -> Inputs:
-    """Real inputs, from a validation or a training batch; the example inputs where a batch has another form."""
-    data = job.task.train_data if job.task.val_data is None else job.task.val_data
-    batch = next(iter(data), None)
-    try:
-        real = inputs_of_batch(batch)
-    except Exception:  # a batch of the user's own form: the example inputs are real enough
-        return job.inputs
-    same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
-    return real if same_form else job.inputs
-
-
 def _write_log(path: Path, history: list[EpochRow]) -> None:
+    """One row for each epoch; the units that each family keeps come last, a column for each."""
+    rows = [asdict(row) for row in history]
+    for row in rows:
+        row |= {f"kept {name}": count for name, count in row.pop("kept").items()}
+    names = dict.fromkeys([field.name for field in fields(EpochRow) if field.name != "kept"])
+    for row in rows:
+        names |= dict.fromkeys(row)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(history[0])))
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
-        writer.writerows(asdict(row) for row in history)
+        writer.writerows(rows)

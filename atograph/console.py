@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import IO, TYPE_CHECKING
 
@@ -26,6 +27,8 @@ _PIPE_WIDTH = 110
 class Console:
     """Prints what a run tells, and remembers how far it is.
 
+    In a training of several processes (``accelerate launch``) all but the first one print errors only.
+
     Args:
         quiet: print warnings and the closing table only.
         out: standard output unless given.
@@ -33,10 +36,11 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool = False, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
-        self.quiet = quiet
+        self.silent = os.environ.get("RANK", "0") != "0"
+        self.quiet = quiet or self.silent
         self._out = _rich(out, stderr=False)
         self._err = _rich(err, stderr=True)
-        self._line = None if quiet else ProgressLine(sys.stderr if err is None else err)
+        self._line = None if self.quiet else ProgressLine(sys.stderr if err is None else err)
         self._phase = "before the start"
 
     @property
@@ -71,6 +75,8 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Something that the user should know, quiet or not."""
+        if self.silent:
+            return
         self._err.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def error(self, text: str) -> None:
@@ -89,7 +95,8 @@ class Console:
 
     def report(self, report: Report) -> None:
         """The closing table."""
-        self._out.print(closing_table(report))
+        if not self.silent:
+            self._out.print(closing_table(report))
 
 
 class LineProgress:

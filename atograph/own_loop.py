@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from atograph.passes.errors import UserError
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
 from atograph.train.pruner import Pruner
+from atograph.train.replicas import join
 from atograph.train.schedule import Clock
 from atograph.train.settings import settings_of
 from atograph.train.task import Task
@@ -160,11 +161,14 @@ class _Loop:
         self.settings = ato.settings
         self.clock = Clock(ato.settings.epochs, max(1, ato.steps // ato.settings.epochs))
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.task = Task([], loss=lambda model, loss_fn: loss_fn(model), metric=lambda _model, _batch: None)
-        self._optimizer = optimizer
+        self.task = Task([], loss=lambda model, loss_fn: loss_fn(model))
+        self.replicas = join()
+        self.optimizer = optimizer
 
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Asked for only if there is one."""
-        assert self._optimizer is not None
-        return self._optimizer
+    def train_on(self, model: nn.Module) -> None:
+        """The loop asks for it before each step."""
+        self.model = model
+
+    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+        """A loop of one's own measures by itself."""
+        return None

@@ -46,6 +46,10 @@ class Metrics(_Record):
     slim: float | None = None
     onnx: float | None = None
     """The slim network in ONNX Runtime."""
+    before_zeroing: float | None = None
+    """When what was left of the masked groups was about to be set to zero, in the midst of the training."""
+    after_zeroing: float | None = None
+    """Right after that."""
 
 
 class Latency(_Record):
@@ -112,6 +116,8 @@ class Report(_Record):
     module: str
     """``slim``, or why the user's own module could not be made slim."""
     frozen: list[FrozenGroup]
+    curves: list[dict[str, object]] = Field(default_factory=list)
+    """One entry for each epoch, with the fields of `train.EpochRow`: what `log.csv` holds."""
     seconds: float
 
     def save(self, path: Path) -> None:

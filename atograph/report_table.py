@@ -45,11 +45,17 @@ def _costs(report: Report) -> Table:
     ]
     for name, before, after, ratio in rows:
         table.add_row(name, before, "", after, "", ratio)
+    for budget in report.budgets:
+        if budget.kind == "bytes":
+            table.add_row("activations at their peak", "", "", "", "", figures.percent(budget.reached))
     table.add_row(
         metrics.name,
         *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),
         "",
     )
+    if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
+        lost = metrics.before_zeroing - metrics.after_zeroing
+        table.add_row("  lost at the last zeroing", "", f"{lost:.4f}", "", "", "")
     for speed in report.latency_ms:
         name = f"ORT ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
         ratio = _ratio(speed.slim, speed.dense)

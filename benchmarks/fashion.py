@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,14 +105,32 @@ NETWORKS: dict[str, Callable[[float], nn.Module]] = {
 }
 
 
-def loaders(data: Path | None, images: int | None, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Training and test batches of 128; ``images`` limits the training images, and the test images to half of that.
+def loaders(data: Path | None, images: int | None, seed: int, shrink: int = 1) -> tuple[Any, Any]:
+    """Training batches of 128 and test batches; ``images`` limits the training images, and ``shrink`` their sides.
 
     The order and the augmentation are drawn from ``seed``.
     """
-    EXAMPLE.limit = lambda: images
     torch.manual_seed(seed)
-    return EXAMPLE.train_data(data), EXAMPLE.val_data(data)
+    EXAMPLE.limit = lambda: images
+    train = EXAMPLE.train_data(data)
+    EXAMPLE.limit = lambda: None
+    val = EXAMPLE.val_data(data)
+    return (train, val) if shrink == 1 else (Shrunk(train, shrink), Shrunk(val, shrink))
+
+
+class Shrunk:
+    """The same batches with the mean of each ``by`` x ``by`` pixels."""
+
+    def __init__(self, loader: DataLoader[Any], by: int) -> None:
+        self.loader, self.by = loader, by
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.loader:
+            yield nn.functional.avg_pool2d(images, self.by), labels
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+        return len(self.loader)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -27,9 +27,9 @@ STEPS = 400
 class Regularised(Hook):
     """The hook of one run."""
 
-    def __init__(self, fit: Fit, tp: ModuleType, budget: float) -> None:
+    def __init__(self, fit: Fit, tp: ModuleType, budget: float, images: torch.Tensor) -> None:
         self.fit, self.budget, self.done = fit, budget, False
-        self.images = torch.zeros(1, 1, 28, 28, device=fit.device)
+        self.images = images.to(fit.device)
         self.whole = self.flops()
         self.pruner = tp.pruner.GroupNormPruner(
             fit.model,
@@ -70,14 +70,14 @@ class Regularised(Hook):
 
 
 def train_regularised(
-    tp: ModuleType, model: nn.Module, task: Task, settings: TrainSettings, budget: float
+    tp: ModuleType, model: nn.Module, task: Task, settings: TrainSettings, budget: float, images: torch.Tensor
 ) -> tuple[float, float, float | None]:
     """Accuracy in the end, share of the FLOPs kept, and None."""
     made: list[Regularised] = []
     fit = Fit(model, task, settings, Silent())
 
     def hook(run: Fit) -> Hook:
-        made.append(Regularised(run, tp, budget))
+        made.append(Regularised(run, tp, budget, images))
         return made[0]
 
     fit.run(hook)

@@ -18,6 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Unit = Annotated[int, Field(ge=0)]
 
+_CLOSE = 0.005
+"""Share of the dense cost within which a plan comes to its budget, where units are small enough."""
+
+_FEW_GROUPS = 40
+"""In a network of more groups, some block always fits into what is left."""
+
 
 class Plan(BaseModel):
     """Which units of which group stay.
@@ -195,7 +201,8 @@ def plan_from_scores(
 
     Each group's units are ranked by score and taken in blocks of ``round_to``. One threshold over all blocks is found
     by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. Costs are products
-    of counts with non-negative coefficients, so a block that does not fit once never fits later.
+    of counts with non-negative coefficients, so a block that does not fit once never fits later. Where more than half
+    a percent of the dense cost is left even so, blocks are exchanged.
 
     Args:
         groups: the program's groups.
@@ -207,7 +214,7 @@ def plan_from_scores(
     Raises:
         UserError: the budget is out of reach.
     """
-    ranked, counts = {}, {}
+    ranked, counts, levels = {}, {}, {}
     means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
     for order, group in enumerate(groups.prunable):
         if group.name not in scores:
@@ -217,6 +224,7 @@ def plan_from_scores(
         ranked[group.name] = units.tolist()
         least = counts[group.name] = least_kept(group, floor, round_to)
         start = np.arange(least, group.size, round_to)
+        levels[group.name] = [*start.tolist(), group.size]
         size = np.minimum(round_to, group.size - start)
         means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
         owners.append(np.full(len(start), order))
@@ -232,6 +240,7 @@ def plan_from_scores(
         best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
         owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]
         counts = _fill(counts, [group.name for group in groups.prunable], owner, size, budgets)
+        counts = _exchange(counts, levels, budgets)
     return plan_of(groups, {name: units[: counts[name]] for name, units in ranked.items()})
 
 
@@ -275,3 +284,36 @@ def _fill(
         left[:low] = False
         owner, size = owner[left], size[left]
     return {**counts, **{n: counts[n] + int(m) for n, m in zip(names, taken, strict=True) if m}}
+
+
+def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budgets: Budgets) -> dict[str, int]:
+    """Give a block of one group for blocks of another while that uses more of the budgets.
+
+    In a network of few groups a block can be a percent of the whole, and what is left of a budget too little for any
+    block. In one of many groups there is always one that fits.
+
+    Args:
+        counts: within the budgets.
+        levels: group → the counts that it can have, increasing.
+        budgets: all of them hold.
+    """
+    share = max(budgets.shares.values())
+    used = budgets.used(counts)
+    while (1 - used) * share > _CLOSE and len(levels) <= _FEW_GROUPS:
+        best, found = used, counts
+        for less in levels:
+            below = [level for level in levels[less] if level < counts[less]]
+            for more in levels if below else ():
+                for level in levels[more] if more != less else ():
+                    if level <= counts[more]:
+                        continue
+                    tried = {**counts, less: below[-1], more: level}
+                    now = budgets.used(tried)
+                    if now > 1:
+                        break
+                    if now > best:
+                        best, found = now, tried
+        if found is counts:
+            break
+        used, counts = best, found
+    return counts

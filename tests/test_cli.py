@@ -61,7 +61,7 @@ BAD = [
     (["--flops", "nan"], "error: --flops nan is out of range"),
     (
         ["--flops", "0.3", "--epochs", "0"],
-        "error: training setting epochs: Input should be greater than",
+        "error: training settings: epochs=0 trains nothing, but this method prunes while it trains",
     ),
     (["--flops", "0.3", "--set", "gamma"], "error: --set gamma is not of the form KEY=VALUE."),
     (["--flops", "0.3", "--set", "gama=1"], "error: --set gama=1: there is no setting `gama`. There are: "),
@@ -123,7 +123,8 @@ def test_what_goes_to_the_work(net: Path, compress_spec) -> None:
 
     compress_spec(fake)
     options = "--flops 0.25 --epochs 3 --seed 7 --round-to 8 --floor 0.1 --lr 0.5 --device cpu --set gamma=2 "
-    options += "--set weight_decay=none --force --resume --baseline --opset 20 --init w.pt --out o"
+    options += "--set weight_decay=none --force --resume --baseline --opset 20 --init w.pt --out o "
+    options += "--method magnitude --precision bfloat16 --accumulate 2 --compile --slim-at never --tensorboard tb"
     atograph("compress", "net.py", *options.split())
     settings = got.pop("settings")
     assert got.pop("spec").name == "net"
@@ -138,6 +139,7 @@ def test_what_goes_to_the_work(net: Path, compress_spec) -> None:
         "init": Path("w.pt"),
         "baseline": True,
         "opset": 20,
+        "tensorboard": Path("tb"),
     }
 
 

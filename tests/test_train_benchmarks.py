@@ -12,12 +12,14 @@ import torch
 from benchmarks import accuracy, overhead
 from benchmarks.fashion import NETWORKS
 
-OPTIONS = Namespace(epochs=4, device="cpu", images=64, data=None, slim_at="zero", controller_min_steps=0)
+OPTIONS = Namespace(
+    epochs=4, device="cpu", images=64, data=None, slim_at="zero", controller_min_steps=0, width=1.0, shrink=1
+)
 
 
 @pytest.fixture(autouse=True)
 def noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loaders(_data: Path | None, images: int | None, seed: int) -> Any:
+    def loaders(_data: Path | None, images: int | None, seed: int, shrink: int = 1) -> Any:
         generator = torch.Generator().manual_seed(seed)
         x, y = torch.randn(images or 8, 1, 28, 28, generator=generator), torch.arange(images or 8) % 10
         batches = list(zip(x.split(16), y.split(16), strict=True))

@@ -84,10 +84,13 @@ def test_the_history() -> None:
     history = run(epochs=10).history
     assert [row.epoch for row in history] == list(range(1, 11))
     assert [row.flops == 1 for row in history] == [True] + [False] * 9
-    assert [row.lam for row in history[:2]] == [0, 0] and history[2].lam == 10 and history[3].lam > 100
-    assert all(row.zeroed == 1 for row in history[4:])
+    assert [row.lam for row in history] == [0] * 4 + [pytest.approx(1000, rel=0.5)] + [0] * 5
+    assert all(row.zeroed == 1 and row.vanishing == 0 for row in history[5:]) and history[3].vanishing > 0
     assert history[0].controller_loss is None and history[1].controller_loss is not None
+    assert [row.controller_lr for row in history] == [0, *[pytest.approx(1e-3)] * 2, pytest.approx(1e-4), *[0] * 6]
     assert history[4].controller_loss is None
+    assert all(row.soft_flops == row.flops for row in history[5:]) and 0 < history[2].soft_flops < 1
+    assert history[0].kept == {"g0": 8, "g1": 16} and history[-1].kept == history[5].kept != history[0].kept
     assert history[-1].lr < history[2].lr and history[-1].loss < history[0].loss
     assert all(row.metric is not None and row.seconds > 0 for row in history)
 

@@ -82,8 +82,8 @@ def test_kept_weights_agree_with_those_of_dense_training(options: dict[str, Any]
 
 def test_at_the_freeze_what_is_masked_is_zeroed_at_once() -> None:
     slim = run("freeze")
-    assert slim.slim_from == pytest.approx(0.3, abs=0.05) and slim.history[2].zeroed == 1
-    same(slim, run("never", zero=0.3))
+    assert slim.slim_from == pytest.approx(0.4, abs=0.05) and slim.history[2].zeroed == 1
+    same(slim, run("never", zero=0.4))
 
 
 @pytest.mark.parametrize(

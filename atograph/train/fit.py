@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from typing import Any, NoReturn
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from atograph.batches import to_device
 from atograph.passes.errors import UserError
 from atograph.train.checkpoints import Checkpoints
+from atograph.train.compute import Compute, autocast
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.progress import EpochRow, Progress
+from atograph.train.replicas import join
 from atograph.train.schedule import Clock, lr_factor
 from atograph.train.seeding import random_state, seed_everything, set_random_state
 from atograph.train.settings import TrainSettings
@@ -29,6 +32,10 @@ class Pruned:
     zeroed: float = 0.0
     lam: float = 0.0
     controller_loss: float | None = None
+    controller_lr: float = 0.0
+    soft_flops: float = 1.0
+    vanishing: float = 0.0
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 class Hook:
@@ -134,6 +141,7 @@ class Fit:
     Attributes:
         dense: the model that was given.
         model: what the steps train: the dense model, or its slim form once a hook has put that in its place.
+        metric: of the last evaluation on the validation data.
         optimizer: of the parameters of ``model``.
 
     Args:
@@ -149,11 +157,16 @@ class Fit:
         progress: Progress,
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.dense, self.task, self.settings, self.progress = model, task, settings, progress
-        self.model = model
-        self.device = pick_device(settings.device)
-        self.clock = Clock(settings.epochs, task.steps_per_epoch)
+        self.dense, self.settings, self.progress = model, settings, progress
+        self.replicas = join(settings.device)
+        self.device = self.replicas.device or pick_device(settings.device)
+        self.task = task.on(self.replicas.part_of).within(autocast(settings, self.device))
+        self.compute = Compute(self.task, settings, self.device, self.replicas)
+        self.model = self._called = model
+        batches = self.task.steps_per_epoch
+        self.clock = Clock(settings.epochs, None if batches is None else -(-batches // settings.accumulate))
         self.history: list[EpochRow] = []
+        self.metric: float | None = None
         self.hook = Hook()
         self.checkpoints, self.place = checkpoints, Place()
         self.optimizer: torch.optim.Optimizer
@@ -170,10 +183,13 @@ class Fit:
         """
         home = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         modes = [(module, module.training) for module in self.model.modules()]
+        contiguous = [parameter for parameter in self.model.parameters() if parameter.is_contiguous()]
         try:
             seed_everything(self.settings.seed)
             self.model.to(self.device)
-            batch = self.task.check(self.model, self.device)
+            self.replicas.from_first([*self.model.parameters(), *self.model.buffers()])
+            batch = self.task.check(self.model, self.device) if self.settings.epochs else 1
+            self.train_on(self.model)
             self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
             rates = Rates(self.optimizer)
             self.hook = make_hook(self)
@@ -183,29 +199,41 @@ class Fit:
             try:
                 while self.place.epoch < self.settings.epochs:
                     self._epoch(rates)
+                if not self.settings.epochs:
+                    self.hook.finish()
+                    self.metric = self.evaluate(self.task.val_data)
             finally:
                 self.progress.stop()
                 self.hook.sync()
         finally:
-            self.model = self.dense
+            self.model = self._called = self.dense
             self.dense.to(home)
+            for parameter in contiguous:
+                parameter.data = parameter.data.contiguous()
             for module, training in modes:
                 module.training = training
 
-    def evaluate(self) -> float | None:
-        """The metric on the validation data."""
-        return self.task.evaluate(self.model, self.task.val_data, self.device)
+    def train_on(self, model: nn.Module) -> None:
+        """From now on the steps train ``model``, on the device already."""
+        self.model, self._called = model, self.compute.prepare(model)
+
+    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+        """The metric over ``data``, of all processes together; None without data or where it makes no sense."""
+        replicas = self.replicas
+        replicas.average_([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
+        total, count = (replicas.total(each) for each in self.task.totals(self.model, data, self.device))
+        return total / count if count else None
 
     def _epoch(self, rates: Rates) -> None:
         place, hook, started = self.place, self.hook, time.monotonic()
         epoch, last = place.epoch, place.epoch + 1 == self.settings.epochs
         self.model.train()
-        for step, raw in self._batches():
+        for step, raw in self._steps():
             t = self.clock.fraction(epoch, step)
             place.lr = rates.set(lr_factor(self.settings, t))
-            batch = to_device(raw, self.device)
-            hook.before_step(t, batch)
-            loss = float(self._step(batch, epoch, step))
+            batches = [to_device(batch, self.device) for batch in raw]
+            hook.before_step(t, batches[0])
+            loss = self._step(batches, epoch, step)
             hook.after_step(t, place.lr)
             place.step, place.total = step + 1, place.total + loss
             self.progress.step(epoch + 1, place.step, loss, hook.flops_share)
@@ -217,17 +245,15 @@ class Fit:
             hook.finish()
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
             self._diverged("weights that are not finite", epoch, place.step - 1)
-        metric, pruned = self.evaluate(), hook.pruned()
+        self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(
             epoch=epoch + 1,
             loss=place.total / place.step,
-            metric=metric,
+            metric=self.metric,
             flops=hook.flops_share,
-            zeroed=pruned.zeroed,
-            lam=pruned.lam,
-            controller_loss=pruned.controller_loss,
             lr=place.lr,
             seconds=time.monotonic() - started,
+            **vars(pruned),
         )
         self.history.append(row)
         self._keep()
@@ -235,25 +261,25 @@ class Fit:
         self._save_if(due=not last)
         self.progress.epoch(row)
 
-    def _batches(self) -> Iterator[tuple[int, Any]]:
-        """The epoch's batches, numbered; those that a resumed run has seen are drawn again and dropped."""
-        place, data = self.place, self.task.train_data
+    def _steps(self) -> Iterator[tuple[int, list[Any]]]:
+        """The batches of each step of the epoch, numbered; what a resumed run has seen is drawn again and dropped."""
+        place, data, size = self.place, self.task.train_data, self.settings.accumulate
         if not place.step:
             self.hook.epoch_start(self.clock.fraction(place.epoch, 0))
             place.random = random_state(data)
-            yield from enumerate(data)
+            yield from enumerate(_in_groups(data, size))
             return
         now = random_state(data)
         set_random_state(place.random, data)
-        batches = enumerate(data)
+        steps = enumerate(_in_groups(data, size))
         for _ in range(place.step):
-            next(batches)
+            next(steps)
         set_random_state(now, data)
-        yield from batches
+        yield from steps
 
     def _save_if(self, *, due: bool) -> None:
         """Write a checkpoint; with ``due`` only if it is time for one."""
-        if self.checkpoints is None or (due and not self.checkpoints.due()):
+        if self.checkpoints is None or self.replicas.rank or (due and not self.checkpoints.due()):
             return
         self.hook.sync()
         place = self.place
@@ -265,6 +291,7 @@ class Fit:
             "history": [asdict(row) for row in self.history],
             "steps": self.clock.steps,
             "hook": self.hook.state(),
+            "compute": self.compute.state(),
         }
         self.checkpoints.save(place.epoch, place.step, state)
 
@@ -275,25 +302,20 @@ class Fit:
             return
         self.place, self.clock.steps = Place(**state["place"]), state["steps"]
         self.history.extend(EpochRow(**row) for row in state["history"])
+        self.metric = self.history[-1].metric if self.history else None
         self.dense.load_state_dict(state["weights"], strict=False)
         self.good, self.resumed = state["weights"], True
         self.hook.load(state["hook"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.compute.load(state["compute"])
         set_random_state(state["random"], self.task.train_data)
 
-    def _step(self, batch: Any, epoch: int, step: int) -> Tensor:
-        loss = self.task.checked_loss(self.model, batch)
-        if not math.isfinite(loss.item()):
-            self._diverged(f"a loss of {loss.item()}", epoch, step)
-        if not loss.requires_grad:
-            raise UserError(
-                "loss(model, batch) does not depend on any trainable parameter.",
-                hint="It must be computed from the model's output without .detach() or torch.no_grad().",
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss.detach()
+    def _step(self, batches: Sequence[Any], epoch: int, step: int) -> float:
+        loss = float(self.compute.gradients(self._called, self.optimizer, batches))
+        if not math.isfinite(loss):
+            self._diverged(f"a loss of {loss}", epoch, step)
+        self.compute.step(self.optimizer)
+        return loss
 
     def _keep(self) -> None:
         """Remember the weights (in main memory) as the last good ones."""
@@ -305,7 +327,13 @@ class Fit:
         return {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
-        self.model = self.dense
+        self.model = self._called = self.dense
         self.dense.load_state_dict(self.good, strict=False)
         last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
         raise Diverged(what, where=where, last=last, weights=self.good, resumed=self.resumed)
+
+
+def _in_groups(data: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batches = iter(data)
+    while group := list(islice(batches, size)):
+        yield group

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from atograph.train.replicas import Replicas
 from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
@@ -70,8 +71,19 @@ class Plan(Protocol):
 class Training(Protocol):
     """The run that a model is trained in."""
 
-    model: nn.Module
-    """What the steps train."""
+    @property
+    def model(self) -> nn.Module:
+        """What the steps train."""
+
+    def train_on(self, model: nn.Module) -> None:
+        """Let them train another one, on the device already."""
+
+    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+        """The metric of the model over ``data``; None without data, or where it makes no sense."""
+
+    @property
+    def replicas(self) -> Replicas:
+        """The processes that train together."""
 
     @property
     def dense(self) -> nn.Module:
@@ -94,8 +106,8 @@ class Training(Protocol):
         """The loss of a batch, and what the model is measured with."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Of the parameters of ``model``."""
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """Of the parameters of ``model``; None: it is not known, and the dense model is trained to the end."""
 
 
 P = TypeVar("P", bound=Plan)

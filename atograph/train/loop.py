@@ -95,7 +95,7 @@ def auto_train_once(
         pruner.metric_dense,
         pruner.before_zero,
         pruner.after_zero,
-        fit.history[-1].metric,
+        fit.metric,
         pruner.slim_from,
         pruner.why_dense,
     )
@@ -115,4 +115,4 @@ def dense_training(
     """
     fit = Fit(model, task, settings, progress or Silent(), checkpoints)
     fit.run(lambda run: Hook())
-    return DenseTrained(model, fit.history, fit.history[-1].metric)
+    return DenseTrained(model, fit.history, fit.metric)

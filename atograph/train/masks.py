@@ -25,7 +25,7 @@ class UnitMap:
     """The units of all prunable groups, numbered through from 0 to ``total`` - 1 in the groups' order.
 
     Attributes:
-        names, sizes: the groups'.
+        names, sizes: the groups'; ``sized`` has both.
         total: number of units.
         family: LongTensor[total], the group (by position) of each unit.
         sites: where the units are, per parameter name: the union of the zeroing sets.
@@ -35,6 +35,7 @@ class UnitMap:
         groups = list(groups)
         self.names = tuple(group.name for group in groups)
         self.sizes = tuple(group.size for group in groups)
+        self.sized = dict(zip(self.names, self.sizes, strict=True))
         self.total = sum(self.sizes)
         self.family = torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.long)).to(device)
         known = dict(model.named_parameters(remove_duplicate=False))
@@ -105,6 +106,15 @@ class UnitMap:
             sums.index_add_(0, self._index, torch.cat(norms).square())
         return sums[:-1]
 
+    @torch.no_grad()
+    def products(self) -> Tensor:
+        """Tensor[total]: Σ w · ∂L/∂w over all of a unit's slices; 0 for parameters without a gradient."""
+        sums = torch.zeros(self.total + 1, device=self.family.device)
+        if self._row:
+            found = [_products(parameter, site.dim) for parameter, site in self._row]
+            sums.index_add_(0, self._index, torch.cat(found))
+        return sums[:-1]
+
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
         for site in self.sites[name]:
             value = value * _shaped(mask[site.index], site.dim, value.ndim).to(value.dtype)
@@ -127,3 +137,12 @@ def _padded(flat: Tensor, value: float) -> Tensor:
 def _shaped(vector: Tensor, dim: int, ndim: int) -> Tensor:
     """[n] as [1, .., n, .., 1] with n at ``dim``."""
     return vector.reshape([-1 if axis == dim else 1 for axis in range(ndim)])
+
+
+def _products(parameter: nn.Parameter, dim: int) -> Tensor:
+    """float32 [n]: the sum of w · ∂L/∂w over all dimensions but ``dim``."""
+    if parameter.grad is None:
+        return torch.zeros(parameter.shape[dim], device=parameter.device)
+    products = parameter * parameter.grad
+    others = [axis for axis in range(parameter.ndim) if axis != dim]
+    return (products.sum(dim=others) if others else products).float()

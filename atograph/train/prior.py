@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from atograph.copying import eval_mode
 from atograph.train.masks import UnitMap
+from atograph.train.replicas import Replicas
+from atograph.train.task import Task
 
 
 @torch.no_grad()
@@ -15,5 +21,60 @@ def magnitude(units: UnitMap) -> Tensor:
     families = len(units.sizes)
     counts = torch.bincount(units.family, minlength=families).clamp(min=1)
     mean = torch.zeros(families, device=norms.device).index_add_(0, units.family, norms) / counts
-    score = (norms / mean[units.family].clamp(min=1e-12)).clamp(min=1e-3).log()
+    return _standard((norms / mean[units.family].clamp(min=1e-12)).clamp(min=1e-3).log())
+
+
+class Taylor:
+    """How much the loss depends on each unit: the mean over batches of (Σ w · ∂L/∂w)², summed over the unit's slices.
+
+    Source: Molchanov et al., CVPR 2019, arXiv 1906.10771, equation 8, here over a zero-invariant group. The gradients
+    are those of the training itself, and the last steps count most.
+
+    Attributes:
+        mean: Tensor[total]; None while nothing was observed.
+
+    Args:
+        units: of the prunable groups.
+        memory: over about how many of the last steps the mean is.
+    """
+
+    def __init__(self, units: UnitMap, memory: int) -> None:
+        self.units = units
+        self.mean: Tensor | None = None
+        self._rate = 1.0 / max(memory, 1)
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Take in the gradients that the parameters hold now."""
+        found = self.units.products().square()
+        if bool(found.isfinite().all()):
+            self.mean = found if self.mean is None else self.mean.lerp(found, self._rate)
+
+    def measure(self, model: nn.Module, task: Task, batches: Iterable[Any], replicas: Replicas) -> None:
+        """Take in the gradients of some batches (on the device), in eval mode; the parameters end without gradients."""
+        seen: list[Tensor] = []
+        for batch in batches:
+            model.zero_grad(set_to_none=True)
+            with eval_mode(model):
+                task.checked_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            replicas.average_gradients(model.parameters())
+            seen.append(self.units.products().square())
+        model.zero_grad(set_to_none=True)
+        if seen:
+            self.mean = torch.stack(seen).mean(dim=0)
+
+    def scores(self, prices: Tensor) -> Tensor:
+        """Tensor[total]: log of the importance that a unit has for what it costs, in standard deviations.
+
+        Ranked by it, units fill a budget as a knapsack is filled: greedily, by worth over weight.
+
+        Args:
+            prices: [total], above 0: what each unit costs.
+        """
+        assert self.mean is not None
+        worth = (self.mean / self.mean.mean().clamp(min=1e-30)).clamp(min=1e-6)
+        return _standard(worth.log() - prices.log())
+
+
+def _standard(score: Tensor) -> Tensor:
     return score / score.std(correction=0).clamp(min=1e-6)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -20,6 +21,11 @@ class EpochRow:
         lr: rate of the last step.
         seconds: wall time of the epoch, evaluation included.
         controller_loss: mean over the epoch's controller steps, None without any.
+        controller_lr: rate of the controller at the end of the epoch, 0 where it does not learn.
+        soft_flops: share of the FLOPs at the units that the controller keeps in the mean over its noise, before its mask
+            is cut to the budget; that of the hard mask once it is final.
+        vanishing: ‖what is masked‖ / ‖all prunable groups‖, by the 2-norm: what is still to go.
+        kept: units that the current mask keeps, per family.
     """
 
     epoch: int
@@ -31,6 +37,10 @@ class EpochRow:
     lr: float
     seconds: float
     controller_loss: float | None = None
+    controller_lr: float = 0.0
+    soft_flops: float = 1.0
+    vanishing: float = 0.0
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 class Progress(Protocol):
@@ -63,3 +73,30 @@ class Silent:
 
     def stop(self) -> None:
         """Ignore it."""
+
+
+class Each:
+    """The `Progress` that tells several others."""
+
+    def __init__(self, others: Sequence[Progress]) -> None:
+        self._others = others
+
+    def start(self, epochs: int, steps_per_epoch: int | None) -> None:
+        """Tell them."""
+        for other in self._others:
+            other.start(epochs, steps_per_epoch)
+
+    def step(self, epoch: int, step: int, loss: float, flops_share: float) -> None:
+        """Tell them."""
+        for other in self._others:
+            other.step(epoch, step, loss, flops_share)
+
+    def epoch(self, row: EpochRow) -> None:
+        """Tell them."""
+        for other in self._others:
+            other.epoch(row)
+
+    def stop(self) -> None:
+        """Tell them."""
+        for other in self._others:
+            other.stop()

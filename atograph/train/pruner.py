@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Generic
 
 import torch
 
+from atograph.batches import to_device
 from atograph.passes.errors import UserError
 from atograph.train.fit import Hook, Pruned
 from atograph.train.interfaces import Graph, P, Training
 from atograph.train.masks import UnitMap
 from atograph.train.pool import Pool
+from atograph.train.prior import Taylor
 from atograph.train.project import family_shares, project, zeroed_share
 from atograph.train.schedule import controller_interval, strength
 from atograph.train.search import MaskSearch
 from atograph.train.shrink import CannotShrink, Shrink, Shrunk
+
+_MEMORY = 0.03
+"""Share of the training whose gradients say how important a unit is."""
+
+_MEMORY_WITHOUT_LENGTH = 100
+"""The same in steps, where nobody knows how many there are."""
 
 _SAVED = (
     "masking", "frozen", "zero", "lam", "steps", "flops_share", "metric_dense", "before_zero", "after_zero",
@@ -40,13 +49,16 @@ class Pruner(Hook, Generic[P]):
                 hint="`graph.groups` gives the reason for each axis.",
             )
         self.units = UnitMap(graph.prunable, fit.model, fit.device)
-        self.search = MaskSearch(fit.model, graph, fit.task, self.units, self.settings)
+        self.search = MaskSearch(fit.model, graph, fit.task, self.units, self.settings, fit.replicas)
         self.plan = self.search.plan()  # a budget out of reach shows before the first step
         self.masking = self.frozen = self.zero = False
         self.lam = 0.0
         self.mask = torch.ones(self.units.total, device=fit.device)
         self.shares = torch.zeros_like(self.mask)
         self.pool = Pool(fit.task, self.settings, fit.clock, fit.device)
+        self.taylor = Taylor(self.units, fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH)
+        if fit.optimizer is not None:
+            fit.optimizer.register_step_pre_hook(lambda *_: self._observe())
         self.steps = 0
         self.metric_dense: float | None = None
         self.before_zero: float | None = None
@@ -60,6 +72,7 @@ class Pruner(Hook, Generic[P]):
         return {name: getattr(self, name) for name in _SAVED} | {
             "kept": {name: list(units) for name, units in self.plan.kept.items()},
             "mask": self.mask,
+            "taylor": self.taylor.mean,
             "search": self.search.state(),
             "pool": self.pool.state(),
         }
@@ -72,15 +85,16 @@ class Pruner(Hook, Generic[P]):
         self.mask = state["mask"].to(self.mask.device)
         self.shares = family_shares(self.units, self.mask)
         self.search.load(state["search"])
+        self.taylor.mean = None if state["taylor"] is None else state["taylor"].to(self.mask.device)
         self.pool.load(state["pool"])
         if self.slim_from is not None:
-            if self.shrink is None:
+            if self.shrink is None or self.fit.optimizer is None:
                 raise UserError(
                     "this state is of a training that went on in the slim module, and this one has nothing to make it.",
                     hint="Give AutoTrainOnce the optimiser, as when it was saved.",
                 )
             self.shrunk = Shrunk(self.fit.model, self.shrink(self.plan), self.fit.optimizer)
-            self.fit.model = self.shrunk.module
+            self.fit.train_on(self.shrunk.module)
 
     def epoch_start(self, t: float) -> None:
         """Read the mask anew, unless it is frozen."""
@@ -100,7 +114,8 @@ class Pruner(Hook, Generic[P]):
             self.pool.offer(batch)
         elif not self.frozen:
             if settings.controller and self.steps % controller_interval(settings, self.fit.clock) == 0:
-                self.search.step(self.pool.take(otherwise=batch))
+                done = (t - settings.controller_start) / max(settings.freeze - settings.controller_start, 1e-9)
+                self.search.step(self.pool.take(otherwise=batch), done)
             if t >= settings.projection_start and not self.masking:
                 self._read_mask()
             self.steps += 1
@@ -125,7 +140,7 @@ class Pruner(Hook, Generic[P]):
         if not self.zero:
             self._zero()
         self.sync()
-        self.fit.model = self.fit.dense
+        self.fit.train_on(self.fit.dense)
 
     def sync(self) -> None:
         """Give the dense model what was trained in the slim one."""
@@ -134,12 +149,25 @@ class Pruner(Hook, Generic[P]):
 
     def pruned(self) -> Pruned:
         """How far the pruning is."""
-        losses = self.search.losses
-        mean = sum(losses) / len(losses) if losses else None
-        return Pruned(zeroed_share(self.units, self.mask), self.lam, mean)
+        search, losses = self.search, self.search.losses
+        norms = self.units.squared_norms()
+        return Pruned(
+            zeroed=zeroed_share(self.units, self.mask),
+            lam=self.lam,
+            controller_loss=sum(losses) / len(losses) if losses else None,
+            controller_lr=0.0 if self.frozen or not losses else search.lr,
+            soft_flops=self.flops_share if self.frozen else search.soft_flops(),
+            vanishing=float((norms * (1 - self.mask)).sum() / norms.sum().clamp(min=1e-30)) ** 0.5,
+            kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},
+        )
+
+    def _observe(self) -> None:
+        """The optimiser is about to step: look at the gradients."""
+        if self.settings.prior == "taylor" and not self.frozen:
+            self.taylor.observe()
 
     def _read_mask(self) -> None:
-        self.search.refresh_prior()
+        self.search.refresh_prior(self.taylor)
         self.plan = self.search.plan()
         self.masking = True
         self.mask = self.units.mask_of(self.plan)
@@ -149,6 +177,10 @@ class Pruner(Hook, Generic[P]):
 
     def _freeze(self) -> None:
         self.metric_dense = self._metric()
+        if self.settings.prior == "taylor" and self.taylor.mean is None:
+            batches = self.pool.batches or self.fit.task.some_batches(self.settings.controller_batches)
+            on_device = (to_device(batch, self.fit.device) for batch in batches)
+            self.taylor.measure(self.fit.model, self.fit.task, on_device, self.fit.replicas)
         self._read_mask()
         self.frozen = True
 
@@ -161,18 +193,20 @@ class Pruner(Hook, Generic[P]):
 
     def _shrink(self, t: float, batch: Any) -> None:
         fit = self.fit
-        if self.shrink is None or self.settings.slim_at == "never":
+        if self.shrink is None or fit.optimizer is None or self.settings.slim_at == "never":
             return
+        exact = fit.task.within(nullcontext)  # without mixed precision, whose rounding would hide a wrong width
         try:
             small = self.shrink(self.plan)
-            self.shrunk = Shrunk(fit.model, small, fit.optimizer, lambda model: fit.task.checked_loss(model, batch))
+            self.shrunk = Shrunk(fit.model, small, fit.optimizer, lambda model: exact.checked_loss(model, batch))
         except CannotShrink as reason:
             self.why_dense = str(reason)
         else:
-            fit.model, self.slim_from = self.shrunk.module, t
+            fit.train_on(self.shrunk.module)
+            self.slim_from = t
 
     def _metric(self) -> float | None:
         """On the validation data, or else on the batches that were set aside."""
         fit = self.fit
         data = self.pool.batches if fit.task.val_data is None else fit.task.val_data
-        return fit.task.evaluate(fit.model, data, fit.device)
+        return fit.evaluate(data)

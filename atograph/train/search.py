@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from atograph.batches import batch_size
 from atograph.copying import eval_mode
 from atograph.train.controller import Controller, logistic_noise, straight_through
 from atograph.train.interfaces import Graph, P
 from atograph.train.masks import UnitMap
-from atograph.train.prior import magnitude
+from atograph.train.prior import Taylor, magnitude
+from atograph.train.replicas import Alone, Replicas
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 
@@ -28,7 +30,16 @@ class MaskSearch(Generic[P]):
         settings: see there.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph[P], task: Task, units: UnitMap, settings: TrainSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph[P],
+        task: Task,
+        units: UnitMap,
+        settings: TrainSettings,
+        replicas: Replicas | None = None,
+    ) -> None:
+        self.replicas = replicas or Alone()
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
         self.objective = _Objective(model, task)
         self.budgets = graph.budgets(**settings.budgets)
@@ -42,7 +53,8 @@ class MaskSearch(Generic[P]):
         self.noise = torch.Generator().manual_seed(settings.seed)
         self.prior = torch.full((units.total,), settings.offset, device=device)
         self.losses: list[float] = []
-        self.refresh_prior()
+        self.prices = self._prices()
+        self.refresh_prior(None)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
@@ -61,35 +73,57 @@ class MaskSearch(Generic[P]):
         self.noise.set_state(state["noise"])
         self.prior, self.losses = state["prior"].to(self.prior.device), state["losses"]
 
-    def step(self, batch: Any) -> None:
+    @property
+    def lr(self) -> float:
+        """Rate of the controller's last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self, batch: Any, done: float = 0.0) -> None:
         """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3).
 
         With several budgets, F and target are those of the one that is exceeded most.
+
+        Args:
+            batch: on the device.
+            done: share of the controller's phase that is over.
         """
         settings, units = self.settings, self.units
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.controller_lr * (0.1 if done >= settings.controller_drop else 1.0)
         noise = logistic_noise(units.total, self.noise).to(self.prior.device)
         mask = straight_through(self.controller() + self.prior + noise, settings.temperature)
+        changed = {f"model.{name}": value for name, value in units.masked(mask).items()}
         with eval_mode(self.objective):
-            task_loss = functional_call(
-                self.objective, {f"model.{n}": v for n, v in units.masked(mask).items()}, (batch,)
-            )
+            if settings.controller_norms == "batch" and batch_size(batch) > 1:
+                changed |= _with_batch_statistics(self.objective)
+            task_loss = functional_call(self.objective, changed, (batch,))
         kept = {name: part.sum() for name, part in units.split(mask).items()}
         share = torch.as_tensor(self.budgets.used(kept))
         loss = task_loss + settings.gamma * share.clamp(min=1e-6).log().abs()
-        if not bool(torch.isfinite(loss)):
+        mean = loss.detach().clone()
+        self.replicas.average_([mean])
+        if not bool(torch.isfinite(mean)):
             return  # a mask that breaks the model (overflow, say) teaches nothing
         weights = list(self.controller.parameters())
         # Not loss.backward(): that would leave gradients in the model's parameters.
         for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight.grad = grad
+        self.replicas.average_gradients(weights)
         nn.utils.clip_grad_norm_(weights, 1.0)
         self.optimizer.step()
-        self.losses.append(float(loss.detach()))
+        self.losses.append(float(mean))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
         """Tensor[total]: the logits without noise; higher is kept."""
         return self.controller() + self.prior if self.settings.controller else self.prior
+
+    @torch.no_grad()
+    def soft_flops(self) -> float:
+        """Share of the dense FLOPs at the units that the mask keeps in the mean over its noise."""
+        soft = self.scores().sigmoid()
+        kept = {name: float(part.sum()) for name, part in self.units.split(soft).items()}
+        return float(self.graph.cost.flops(kept)) / self.graph.flops
 
     def plan(self, scores: Tensor | None = None) -> P:
         """The plan of ``scores`` [total] (None: the controller's, `scores`), exactly within the budget.
@@ -98,18 +132,55 @@ class MaskSearch(Generic[P]):
             UserError: the budget is out of reach.
         """
         scores = self.scores() if scores is None else scores
+        self.replicas.from_first([scores])
         parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
         settings = self.settings
         return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.round_to, **settings.budgets)
 
-    def refresh_prior(self) -> None:
-        """Take the prior anew from the weights as they are, with zero where its own plan cuts."""
+    def refresh_prior(self, taylor: Taylor | None) -> None:
+        """Take the prior anew, with zero where its own plan cuts.
+
+        Args:
+            taylor: what the training's gradients say; None, or where it has seen nothing, the weights are looked at.
+        """
         if self.settings.prior == "none":
             return
-        prior = magnitude(self.units)
+        by_gradients = self.settings.prior == "taylor" and taylor is not None and taylor.mean is not None
+        prior = taylor.scores(self.prices) if by_gradients and taylor is not None else magnitude(self.units)
         kept = int(self.units.mask_of(self.plan(prior)).sum())
         cut = prior.sort(descending=True).values[max(kept - 1, 0)]
         self.prior = (prior - cut) * self.settings.prior_scale
+
+    def _prices(self) -> Tensor:
+        """Tensor[total]: what one unit of the dense model costs, of the budgets of FLOPs and parameters, over the mean.
+
+        A thousandth at least; 1 where there is no such budget: a peak of memory has a price in one place only.
+        """
+        units, shares = self.units, self.settings.budgets
+        counts = {name: torch.tensor(float(size), requires_grad=True) for name, size in units.sized.items()}
+        used = [
+            torch.as_tensor(self.graph.budgets(**{what: share}).used(counts))
+            for what, share in shares.items()
+            if what != "bytes"
+        ]
+        prices = torch.zeros(len(counts))
+        for each in used:
+            found = torch.autograd.grad(each, list(counts.values()), allow_unused=True)
+            prices += torch.stack([torch.zeros(()) if price is None else price for price in found])
+        if not used or not bool(prices.sum() > 0):
+            return torch.ones(units.total, device=units.family.device)
+        return (prices / prices.mean()).clamp(min=1e-3).to(units.family.device)[units.family]
+
+
+def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Let batch norms normalise by the batch at hand until the mode is set anew; their own buffers are to be exchanged for
+    those that are returned."""
+    copies: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = True
+            copies |= {f"{name}.{buffer}": value.clone() for buffer, value in module.named_buffers(recurse=False)}
+    return copies
 
 
 class _Objective(nn.Module):

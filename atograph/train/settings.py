@@ -38,7 +38,8 @@ class TrainSettings(BaseModel):
     round_to: Annotated[int, Field(ge=1)] = 1
     """Kept units of a family come in multiples of this (8 suits tensor cores)."""
 
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Annotated[int, Field(ge=0)] = 10
+    """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
     """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
@@ -56,6 +57,17 @@ class TrainSettings(BaseModel):
     """The rate after the warm-up; it also scales the rates of an optimiser that the task brings."""
     warmup: Fraction = 0.05
     """Share of the training in which the rate climbs linearly from near zero."""
+
+    # How steps are computed.
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Batches to a step, whose gradients are averaged; "steps" of the other settings are these."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the forward passes (`torch.autocast`); weights, gradients and the optimiser stay in float32. With float16 the
+    loss is scaled (`torch.amp.GradScaler`)."""
+    channels_last: bool = False
+    """Keep images and convolutions with the channels last in memory: faster on GPUs with half precision."""
+    compile: bool = False
+    """Train with `torch.compile`, which takes a minute at the start and again for the slim module: for long runs."""
 
     # The search for the mask.
     controller: bool = True
@@ -76,32 +88,40 @@ class TrainSettings(BaseModel):
     then."""
     controller_batches: Annotated[int, Field(ge=1)] = 16
     """Most batches that are set aside (in main memory)."""
+    controller_norms: Literal["batch", "running"] = "batch"
+    """What batch norms normalise a masked network by: the batch at hand, or their running statistics, which are those
+    of the whole network (authors' code). The loss by the batch tells better how a network will do once it is trained on
+    (EagleEye, Li et al., arXiv 2007.02491)."""
+    controller_drop: Fraction = 0.9
+    """Share of the controller's phase after which its rate is a tenth (authors' code: near its end)."""
     temperature: Positive = 0.4
     """T of the Gumbel-sigmoid (authors' code)."""
     offset: float = 3.0
     """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
     gamma: NotNegative = 8.0
     """Weight of |log(F(mask) / target)| (authors' code: 2 × 4)."""
-    prior: Literal["magnitude", "none"] = "magnitude"
-    """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. ``magnitude``,
-    ours: it learns a correction to the group magnitudes, centred on the budget, so that a run too short to
-    teach it much ends at magnitude pruning and not at a random mask."""
+    prior: Literal["taylor", "magnitude", "none"] = "taylor"
+    """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. Ours: the controller
+    learns a correction to a score, centred on the budget, so that a run too short to teach it much ends at a good
+    mask and not at a random one. ``taylor``: how much the loss depends on a unit, by the gradients of the training
+    (Molchanov et al., arXiv 1906.10771), over what the unit costs. ``magnitude``: its norm over its family's mean."""
     prior_scale: Positive = 3.0
     """Logits per standard deviation of the prior; the noise has one of 1.8."""
 
     # The projection.
-    projection_start: Fraction = 0.2
-    """T_start: from here every optimiser step is followed by the projection (paper: 20 %)."""
-    freeze: Fraction = 0.3
+    projection_start: Fraction = 0.4
+    """T_start: from here every optimiser step is followed by the projection (paper: 20 %). Here it waits for the final
+    mask: what has been shrunk looks unimportant from then on, so that an early mask would stay."""
+    freeze: Fraction = 0.4
     """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
-    zero: Fraction = 0.45
+    zero: Fraction = 0.5
     """From here on everything masked is exactly zero and is held there."""
     slim_at: Literal["zero", "freeze", "never"] = "zero"
     """From when on the slim module is trained in the dense one's place, which costs less and changes nothing:
     once everything masked is exactly zero; or at the freeze already, where it is then zeroed at once; or never.
     Where the module cannot be made slim, the dense one is trained to the end."""
     lambda_start: NotNegative = 10.0
-    """λ until the freeze (authors' code: 10)."""
+    """λ until the freeze, where the projection starts before it (authors' code: 10)."""
     lambda_freeze: Positive = 100.0
     """λ right after the freeze; it rises geometrically to `lambda_end` until `zero`."""
     lambda_end: Positive = 1000.0
@@ -130,17 +150,37 @@ class TrainSettings(BaseModel):
         if not self.controller_start <= self.freeze <= self.zero:
             moments = f"{self.controller_start:g}, {self.freeze:g}, {self.zero:g}"
             raise ValueError(f"controller_start <= freeze <= zero must hold, got {moments}")
+        if not self.epochs and self.freeze:
+            raise ValueError(
+                "epochs=0 trains nothing, but this method prunes while it trains (others: magnitude, taylor)"
+            )
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
         return self
 
 
+_AT_ONCE = {"controller": False, "controller_start": 0.0, "projection_start": 0.0, "freeze": 0.0, "zero": 0.0}
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "ato": {},
+    "magnitude": {**_AT_ONCE, "prior": "magnitude"},
+    "taylor": {**_AT_ONCE, "prior": "taylor"},
+}
+"""What ``--method`` sets: ``ato`` prunes while it trains; the others prune the initial weights at once, by the norms of
+their groups or by the gradients of a few batches, and all epochs train the slim network (fine-tuning)."""
+
+
 def settings_of(values: Mapping[str, Any]) -> TrainSettings:
-    """Settings from values that a user gave.
+    """Settings from values that a user gave; ``method`` is one of `METHODS`, which other values override.
 
     Raises:
         UserError: naming the first setting that does not exist or does not fit.
     """
+    values = dict(values)
+    method = values.pop("method", "ato")
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}.", hint=f"There are: {', '.join(METHODS)}.")
+    values = {**METHODS[method], **values}
     try:
         return TrainSettings(**values)
     except ValidationError as error:
@@ -150,3 +190,8 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         raise UserError(
             f"training setting {place}: {message}." if place else f"training settings: {message}."
         ) from error
+
+
+def needs_data(settings: TrainSettings) -> bool:
+    """Whether a run reads training batches."""
+    return settings.epochs > 0 or settings.prior == "taylor"

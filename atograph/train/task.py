@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from atograph.batches import batch_size, describe, to_device
+from atograph.batches import batch_size, describe, keep_copy, to_device
 from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.train.defaults import default_loss, default_metric
-from atograph.train.seeding import own_randomness
+from atograph.train.seeding import own_randomness, random_state, set_random_state
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Metric = Callable[[nn.Module, Any], "float | Tensor | None"]
@@ -48,6 +51,20 @@ class Task:
         self.loss: Loss = loss or default_loss
         self.metric: Metric = metric or default_metric
         self.optimizer = optimizer
+        self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def within(self, around: Callable[[], AbstractContextManager[Any]]) -> Task:
+        """The same task, with losses and metrics computed within the context that ``around()`` makes."""
+        task = copy(self)
+        task._around = around
+        return task
+
+    def on(self, part_of: Callable[[Iterable[Any]], Iterable[Any]]) -> Task:
+        """The same task on a part of its data."""
+        task = copy(self)
+        task.train_data = part_of(self.train_data)
+        task.val_data = None if self.val_data is None else part_of(self.val_data)
+        return task
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -63,10 +80,17 @@ class Task:
         Raises:
             UserError: the data is empty.
         """
-        with own_randomness():
-            for batch in self.train_data:
-                return batch
+        for batch in self.some_batches(1):
+            return batch
         raise UserError("the training data has no batches.", where="train_data")
+
+    def some_batches(self, count: int) -> list[Any]:
+        """Copies of the first training batches, in main memory; the data order of the training stays what it was."""
+        before = random_state(self.train_data)
+        try:
+            return [keep_copy(batch) for batch in islice(self.train_data, count)]
+        finally:
+            set_random_state(before, self.train_data)
 
     def checked_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss of one batch.
@@ -74,7 +98,8 @@ class Task:
         Raises:
             UserError: it is not one number.
         """
-        loss = self.loss(model, batch)
+        with self._around():
+            loss = self.loss(model, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise UserError(f"loss(model, batch) must return a scalar tensor, got {describe(loss)}.")
         return loss.reshape(())
@@ -91,7 +116,8 @@ class Task:
                 on_device = to_device(batch, device)
                 self.checked_loss(model, on_device)
                 if self.val_data is not None:
-                    value = self.metric(model, on_device)
+                    with self._around():
+                        value = self.metric(model, on_device)
                     _number(0.0 if value is None else value)
         except UserError:
             raise
@@ -105,20 +131,24 @@ class Task:
         return batch_size(batch)
 
     def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
-        """Mean of the metric over ``data``, weighted by batch size; None without data or without a metric.
+        """Mean of the metric over ``data``, weighted by batch size; None without data or without a metric."""
+        total, count = self.totals(model, data, device)
+        return total / count if count else None
+
+    def totals(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> tuple[float, int]:
+        """The sum of the metric over all examples of ``data`` that have one, and their number.
 
         In eval mode, without gradients; the random state of the training is left as it was.
         """
-        if data is None:
-            return None
         total, count = 0.0, 0
         with torch.no_grad(), own_randomness(), eval_mode(model):
-            for batch in data:
-                value = self.metric(model, to_device(batch, device))
+            for batch in () if data is None else data:
+                with self._around():
+                    value = self.metric(model, to_device(batch, device))
                 if value is not None:
                     size = batch_size(batch)
                     total, count = total + _number(value) * size, count + size
-        return total / count if count else None
+        return total, count
 
 
 def _number(value: object) -> float:

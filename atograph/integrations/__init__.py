@@ -1,0 +1,117 @@
+"""Auto-Train-Once as a callback: of Lightning (`lightning`) and of transformers' Trainer (`transformers`).
+
+Here is what the two share. Neither of these packages is imported before the module of its name is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from atograph.own_loop import AutoTrainOnce
+from atograph.passes.errors import UserError
+from atograph.slimming import Slim
+from atograph.train.seeding import own_randomness
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""``loss(model, batch)``: a 0-dim tensor."""
+
+
+def required(extra: str, *names: str) -> ModuleType:
+    """The first of some modules whose package is installed.
+
+    Args:
+        extra: atograph's extra that installs it.
+        names: of the modules, as they are imported.
+
+    Raises:
+        UserError: none is.
+    """
+    for name in names:
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] != name.split(".")[0]:
+                raise  # it is there, and lacks something itself
+    raise UserError(
+        f"atograph.integrations.{extra} needs the package {names[0].split('.')[0]}, which is not installed.",
+        hint=f"pip install 'atograph[{extra}]'",
+    )
+
+
+class Pruning:
+    """An `AutoTrainOnce` that takes batches, and whose state holds those that were set aside for the controller.
+
+    Attributes:
+        ato: what it drives; the dense model is trained to the end.
+
+    Args:
+        model: the dense model, on the device that it is trained on.
+        inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords), on that device.
+        steps: how many steps the optimiser is going to make.
+        loss: of a batch, for the controller.
+        settings: fields of `train.TrainSettings`.
+
+    Raises:
+        UserError: as `AutoTrainOnce`.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, *, steps: int, loss: Loss, settings: dict[str, Any]) -> None:
+        with own_randomness():
+            self.ato = AutoTrainOnce(model, inputs, steps=steps, optimizer=None, **settings)
+
+        class Held(tuple[Any, ...]):
+            """A batch alone in a tuple that is also a loss function: copied to main memory, moved and saved as data."""
+
+            def __call__(self, model: nn.Module) -> Tensor:
+                return loss(model, self[0])
+
+        self._held = Held
+
+    def before_step(self, batch: Any) -> None:
+        """Before each step of the optimiser, with a batch of it on the device."""
+        self.ato.controller_step(self._held((batch,)))
+
+    def after_step(self, lr: float) -> None:
+        """After each step of the optimiser, with the rate of that step."""
+        self.ato.project(lr)
+
+    def finish(self) -> Slim:
+        """The slim model, its module made as well; the dense one is then zero wherever it was cut."""
+        slim = self.ato.finish()
+        with suppress(UserError):  # who asks for it hears of it again
+            _ = slim.module  # now: later the trainer may have moved the dense model to another device
+        return slim
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: nested dicts, lists and tuples of tensors, numbers, strings and None."""
+        state = self.ato.state_dict()
+        pool = state["pruner"]["pool"]
+        pool["batches"] = [batch for (batch,) in pool["batches"]]
+        return state | {"of": self.ato.steps}
+
+    def load(self, state: dict[str, Any], step: int) -> None:
+        """Go on from such a state, after the model has its weights.
+
+        Args:
+            state: as `state` gave it; it is used up.
+            step: how many steps of the optimiser were made before.
+
+        Raises:
+            UserError: it is of a training of another length, or of another moment of this one.
+        """
+        if state["of"] != self.ato.steps:
+            raise UserError(
+                f"the checkpoint is of a training of {state['of']:,} steps, and this one makes {self.ato.steps:,}.",
+                hint="Resume with the epochs, batches and gradient accumulation that it was started with.",
+            )
+        if state["done"] != step:
+            raise UserError(f"the checkpoint is of step {step:,}, but its state of the pruning of {state['done']:,}.")
+        pool = state["pruner"]["pool"]
+        pool["batches"] = [self._held((batch,)) for batch in pool["batches"]]
+        self.ato.load_state_dict(state)

@@ -1,0 +1,222 @@
+"""Auto-Train-Once as a callback of Lightning."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from atograph.batches import to_device
+from atograph.example_inputs import Inputs, inputs_of_batch
+from atograph.integrations import Loss, Pruning, required
+from atograph.own_loop import AutoTrainOnce
+from atograph.passes.errors import UserError
+from atograph.slimming import Slim
+from atograph.train.settings import settings_of
+
+_Callback: Any = required("lightning", "lightning.pytorch", "pytorch_lightning").Callback
+
+
+class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only where Lightning is installed
+    """Prunes the module that a Lightning trainer fits: masks while it trains, and a slim model after that.
+
+        callback = AutoTrainOnceCallback(flops=0.3)
+        Trainer(max_epochs=40, callbacks=[callback]).fit(module, loader)
+        callback.slim.to_onnx("slim.onnx")
+
+    The dense module is trained to the end, because the trainer holds its optimiser. What is traced, and made slim, is
+    the module's ``forward``. Checkpoints of the trainer hold what it takes to resume (``ckpt_path``).
+
+    Attributes:
+        slim: what came out, on the device that it was trained on; None before the end of ``fit``, and after one that
+            was interrupted.
+
+    Args:
+        example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords). None: the module's
+            ``example_input_array``, or else the inputs in the first batch.
+        loss: ``loss(module, batch)`` for the controller, a 0-dim tensor. None: the module's ``training_step``, without
+            what it logs.
+        settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
+            module's own.
+
+    Raises:
+        UserError: a setting does not fit; from ``fit``, what `AutoTrainOnce` refuses, manual optimisation, several
+            optimisers or devices, a training without an end, and a checkpoint of another one.
+    """
+
+    def __init__(self, example_inputs: Any = None, *, loss: Loss | None = None, **settings: Any) -> None:
+        settings_of(settings)  # what is wrong with them shows here
+        self.slim: Slim | None = None
+        self._inputs, self._loss, self._settings = example_inputs, loss, settings
+        self._pruning: Pruning | None = None
+        self._saved: dict[str, Any] | None = None
+        self._begun, self._lr = False, 0.0
+
+    @property
+    def ato(self) -> AutoTrainOnce | None:
+        """What prunes; None before the first batch."""
+        return None if self._pruning is None else self._pruning.ato
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse what it cannot do."""
+        _check(trainer, pl_module)
+        self._pruning = self.slim = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Before the first of the batches of a step, let the mask go on."""
+        if self._begun:
+            return
+        pruning = self._pruning or self._start(trainer, pl_module, batch)
+        with _trainer_of(pl_module, None, then=trainer):
+            pruning.before_step((batch, batch_idx))
+        self._begun = True
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Take note of the step's rate: after the step a scheduler changes it."""
+        self._lr = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the step, shrink what is masked."""
+        if self._pruning is not None and trainer.global_step > self._pruning.ato.done:
+            self._pruning.after_step(self._lr)
+            self._begun = False
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Make the slim model, while all of it is on one device."""
+        if self._pruning is not None:
+            self._finish(trainer, pl_module, self._pruning)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """The same, where the checkpoint was of the end and no batch came."""
+        if self._pruning is None and self._saved is not None:
+            self._finish(trainer, pl_module, self._start(trainer, pl_module, None))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the trainer's checkpoints hold of it: tensors, numbers and text."""
+        return (self._saved or {}) if self._pruning is None else self._pruning.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called by the trainer, before there is anything to load it into."""
+        self._saved = state_dict
+
+    def _start(self, trainer: Any, module: Any, batch: Any) -> Pruning:
+        saved, step, self._saved = self._saved, trainer.global_step, None
+        if step and not saved:
+            raise UserError(
+                f"this training has made {step:,} steps without the callback, which prunes over a whole one.",
+                hint="Load the weights into the module, and fit it from step 0.",
+            )
+        inputs = to_device(self._example(module, batch), module.device)
+        steps = trainer.estimated_stepping_batches
+        with _trainer_of(module, None, then=trainer):
+            pruning = Pruning(module, inputs, steps=steps, loss=self._loss_of(trainer), settings=self._settings)
+        if saved and step:  # at step 0 it would be what a call of test() or validate() has left
+            pruning.load(saved, step)
+        self._pruning, self._begun = pruning, False
+        return pruning
+
+    def _finish(self, trainer: Any, module: Any, pruning: Pruning) -> None:
+        with _trainer_of(module, None, then=trainer):
+            self.slim = pruning.finish()
+
+    def _example(self, module: Any, batch: Any) -> Any:
+        if self._inputs is not None:
+            return self._inputs
+        own = module.example_input_array
+        if own is not None:
+            return own
+        try:
+            inputs: Inputs = inputs_of_batch(batch)
+        except UserError as error:
+            raise UserError(
+                error.message, where=error.where, hint="Give AutoTrainOnceCallback example_inputs to trace with."
+            ) from error
+        return inputs.kwargs or inputs.args
+
+    def _loss_of(self, trainer: Any) -> Loss:
+        """The loss of a batch and its number, as a training step computes it."""
+
+        def loss(module: Any, numbered: Any) -> Tensor:
+            batch, number = numbered
+            with trainer.precision_plugin.train_step_context():
+                if self._loss is not None:
+                    return self._loss(module, batch)
+                with _trainer_of(module, trainer, then=None), _unnoticed(module):
+                    arguments = (batch, number)[: _takes(module.training_step)]
+                    output = module.training_step(*arguments)
+            found = output.get("loss") if isinstance(output, Mapping) else output
+            if not isinstance(found, Tensor):
+                raise UserError(
+                    f"training_step() gives the controller no loss, but a {type(found).__name__}.",
+                    hint="Give AutoTrainOnceCallback loss, a function of the module and a batch.",
+                )
+            return found
+
+        return loss
+
+
+def _check(trainer: Any, module: Any) -> None:
+    """Refuse a training that the callback cannot follow."""
+    if not module.automatic_optimization or len(trainer.optimizers) != 1:
+        raise UserError(
+            "the callback follows automatic optimisation with one optimiser, and this module "
+            + ("steps by itself." if not module.automatic_optimization else f"has {len(trainer.optimizers)} of them."),
+            where=type(module).__name__,
+            hint="With several optimisers or manual optimisation, call atograph.AutoTrainOnce in training_step.",
+        )
+    # by name: lightning and pytorch_lightning each have a class of their own
+    if "SingleDeviceStrategy" not in {kind.__name__ for kind in type(trainer.strategy).__mro__}:
+        raise UserError(
+            f"the callback prunes on one device, and this trainer has {trainer.world_size}, by "
+            f"{type(trainer.strategy).__name__}.",
+            hint="Give the Trainer devices=1 and no strategy.",
+        )
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+        raise UserError(
+            "training_step() takes its batches from an iterator, so the callback sees none.",
+            where=type(module).__name__,
+            hint="Let it take a batch.",
+        )
+    steps = trainer.estimated_stepping_batches
+    if not isfinite(steps) or steps < 1:
+        raise UserError(
+            "the schedule of the pruning needs to know how many steps the training makes, and nobody does.",
+            hint="Give the Trainer max_steps, or max_epochs and data with a length.",
+        )
+
+
+def _takes(step: Any) -> int:
+    """How many of (batch, batch_idx) a training step takes."""
+    parameters = inspect.signature(step).parameters.values()
+    return 2 if any(each.kind is each.VAR_POSITIONAL for each in parameters) else min(2, len(parameters))
+
+
+@contextmanager
+def _trainer_of(module: Any, trainer: Any, *, then: Any) -> Iterator[None]:
+    """Within it the module has another trainer, or none: what looks at all that a module holds stops there."""
+    module.trainer = trainer
+    try:
+        yield
+    finally:
+        module.trainer = then
+
+
+@contextmanager
+def _unnoticed(module: Any) -> Iterator[None]:
+    """Within it nothing is logged; afterwards metrics have the values that they had before."""
+    names = ("log", "log_dict")
+    states = [getattr(metric, "metric_state", None) or {} for metric in module.modules()]
+    values = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    before = [value.detach().clone() for value in values]
+    vars(module).update(dict.fromkeys(names, lambda *_args, **_kwargs: None))
+    try:
+        yield
+    finally:
+        for name in names:
+            del vars(module)[name]
+        for value, old in zip(values, before, strict=True):
+            value.detach().copy_(old)  # in place: what attributes hold is put back after each look of the controller

@@ -1,0 +1,198 @@
+"""Auto-Train-Once as a callback of transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from atograph.batches import keep_copy, to_device
+from atograph.integrations import Loss, Pruning, required
+from atograph.own_loop import AutoTrainOnce
+from atograph.passes.errors import UserError
+from atograph.slimming import Slim
+from atograph.train.checkpoints import Checkpoints
+from atograph.train.defaults import LABELS, default_loss
+from atograph.train.seeding import random_state, set_random_state
+from atograph.train.settings import settings_of
+
+_TrainerCallback: Any = required("transformers", "transformers").TrainerCallback
+
+_FOLDER = "atograph"
+"""Within the folder of a checkpoint."""
+
+
+class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known only where transformers is installed
+    """Prunes the model that a Trainer trains: masks while it trains, and a slim model after that.
+
+        callback = AutoTrainOnceCallback(flops=0.5)
+        Trainer(model, args, train_dataset=data, callbacks=[callback]).train()
+        callback.slim.to_onnx("slim.onnx")
+
+    The dense model is trained to the end, because the Trainer holds its optimiser. A callback sees no batches: those
+    for the controller are the first ``controller_batches`` of the training data, read once before the training begins.
+    What it takes to resume lies in a folder ``atograph`` within each checkpoint, as safetensors and JSON.
+
+    Attributes:
+        slim: what came out, on the device that it was trained on; None before the end of ``train()``.
+
+    Args:
+        example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords). None: the first batch
+            without its labels.
+        loss: ``loss(model, batch)`` for the controller, a 0-dim tensor. None: ``model(**batch).loss``.
+        resume_from: the checkpoint to resume from, where it does not lie in the Trainer's ``output_dir``.
+        settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
+            Trainer's own.
+
+    Raises:
+        UserError: a setting does not fit; from ``train()``, what `AutoTrainOnce` refuses, several devices, DeepSpeed,
+            FSDP, ``load_best_model_at_end``, a search for hyperparameters, and a checkpoint of another training.
+    """
+
+    def __init__(
+        self,
+        example_inputs: Any = None,
+        *,
+        loss: Loss | None = None,
+        resume_from: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        self._batches_at_most = settings_of(settings).controller_batches
+        self.slim: Slim | None = None
+        self._inputs, self._loss, self._settings = example_inputs, loss or default_loss, settings
+        self._resume_from = resume_from
+        self._pruning: Pruning | None = None
+        self._batches: list[Any] = []
+
+    @property
+    def ato(self) -> AutoTrainOnce | None:
+        """What prunes; None before the training."""
+        return None if self._pruning is None else self._pruning.ato
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Trace the model, set batches aside, and go on from the checkpoint that the Trainer resumes from."""
+        _check(args, state)
+        model: nn.Module = kwargs["model"]
+        self.slim = None
+        self._batches = _first(kwargs["train_dataloader"], self._batches_at_most)
+        inputs = self._inputs if self._inputs is not None else _without_labels(self._batches[0], args)
+        inputs = to_device(inputs, args.device)
+        with _as_written(model):
+            self._pruning = Pruning(model, inputs, steps=state.max_steps, loss=self._loss, settings=self._settings)
+        if state.global_step:
+            self._load(self._pruning, args, state, _sum(model))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the mask go on."""
+        assert self._pruning is not None
+        ato = self._pruning.ato
+        warmup = int(ato.steps * ato.settings.controller_start)
+        turn = ato.done // max(1, warmup // self._batches_at_most)  # so that the warm-up sets each batch aside once
+        self._pruning.before_step(to_device(self._batches[turn % len(self._batches)], args.device))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Shrink what is masked, at the rate that a scheduler has not yet changed."""
+        assert self._pruning is not None
+        self._pruning.after_step(float(kwargs["optimizer"].param_groups[0]["lr"]))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put a state of its own into the checkpoint."""
+        assert self._pruning is not None
+        own = self._pruning.state() | {"weights": _sum(kwargs["model"])}
+        Checkpoints(_own_folder(args, state) / _FOLDER, {}, 0.0).save(0, state.global_step, own)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make the slim model."""
+        assert self._pruning is not None
+        with _as_written(kwargs["model"]):
+            self.slim = self._pruning.finish()
+
+    def _load(self, pruning: Pruning, args: Any, state: Any, weights: float) -> None:
+        """A callback is not told where the Trainer resumes from."""
+        folder = Path(self._resume_from or args.resume_from_checkpoint or _own_folder(args, state))
+        saved = Checkpoints(folder / _FOLDER, {}, 0.0).load()
+        if saved is None or not isclose(saved["weights"], weights, rel_tol=1e-6):
+            raise UserError(
+                "there is no state of the pruning here that belongs to the weights that the Trainer resumes from.",
+                where=str(folder),
+                hint="Give AutoTrainOnceCallback resume_from, the same folder as the Trainer. Weights that were "
+                "trained without the callback can be loaded into the model, and trained from step 0.",
+            )
+        pruning.load(saved, state.global_step)
+
+
+@contextmanager
+def _as_written(model: nn.Module) -> Iterator[None]:
+    """Within it the model's ``forward`` is its own: for mixed precision accelerate puts another in its place."""
+    own = vars(model)
+    replaced = own.pop("forward") if "_original_forward" in own and "forward" in own else None
+    try:
+        yield
+    finally:
+        if replaced is not None:
+            own["forward"] = replaced
+
+
+def _own_folder(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _sum(model: nn.Module) -> float:
+    """One number that tells weights from others."""
+    return float(sum(parameter.detach().double().abs().sum() for parameter in model.parameters()))
+
+
+def _check(args: Any, state: Any) -> None:
+    """Refuse a training that the callback cannot follow."""
+    one = "Train on one device; with CUDA_VISIBLE_DEVICES=0 the Trainer sees one GPU."
+    refused = (
+        ("several devices", args.world_size > 1 or args.n_gpu > 1, one),
+        ("DeepSpeed", args.deepspeed, one),
+        ("FSDP", args.fsdp, one),
+        (
+            "load_best_model_at_end",
+            args.load_best_model_at_end,
+            "The best weights may be of before the mask was final.",
+        ),
+        ("hyperparameter_search()", state.is_hyper_param_search, "Search first, and then prune."),
+    )
+    for what, holds, hint in refused:
+        if holds:
+            raise UserError(f"the callback cannot prune with {what}.", where="the Trainer", hint=hint)
+
+
+def _first(loader: Any, count: int) -> list[Any]:
+    """The first batches, in main memory, read by another loader: the Trainer's goes on as if nobody had asked.
+
+    Raises:
+        UserError: there are none.
+    """
+    before = random_state(loader)
+    if loader.batch_sampler is not None:
+        batching: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
+    else:
+        batching = {"batch_size": loader.batch_size}
+    mine: DataLoader[Any] = DataLoader(loader.dataset, collate_fn=loader.collate_fn, **batching)
+    batches = [keep_copy(batch) for batch in islice(mine, count)]
+    set_random_state(before, loader)
+    if not batches:
+        raise UserError("the training data has no batches.", where="train_dataset")
+    return batches
+
+
+def _without_labels(batch: Any, args: Any) -> Any:
+    if not isinstance(batch, Mapping):
+        kind = "tensor" if isinstance(batch, torch.Tensor) else type(batch).__name__
+        raise UserError(
+            f"a batch is a {kind}, and no dict of what the model takes.",
+            where="train_dataset",
+            hint="Give AutoTrainOnceCallback example_inputs to trace with.",
+        )
+    return {key: value for key, value in batch.items() if key not in {*LABELS, *(args.label_names or ())}}

@@ -1,0 +1,168 @@
+"""What a finished run measures: the certificate, metrics, latency and costs, as a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import nn
+
+from atograph.capture import batch_of, repeat_single, with_batch
+from atograph.certificate import certify, exactness
+from atograph.console import Console
+from atograph.example_inputs import Inputs, inputs_of_batch
+from atograph.flop_count import count_flops
+from atograph.graph import Graph
+from atograph.latency import measure_latency
+from atograph.onnx_export import OnnxModel
+from atograph.passes.errors import InternalError
+from atograph.passes.plan import Plan
+from atograph.passes.run import ProgramModule
+from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
+from atograph.slimming import Slim
+from atograph.stages import stage
+from atograph.train.fit import pick_device
+from atograph.train.loop import Trained
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+
+Cost: TypeAlias = Literal["flops", "params", "bytes"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one run needs, whether it came from a file or from Python."""
+
+    name: str
+    where: str
+    model: nn.Module
+    inputs: Inputs
+    task: Task
+    settings: TrainSettings
+    baseline: bool
+    opset: int | None
+    tensorboard: Path | None = None
+
+
+def check_cost(graph: Graph, inputs: Inputs) -> None:
+    """The cost model must be right before anyone trains by it."""
+    _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs)
+
+
+def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs) -> None:
+    args, kwargs = with_batch(tuple(inputs), 1)
+    counted = count_flops(form, *args, **kwargs)
+    if counted != predicted:
+        raise InternalError(
+            f"the cost model says {predicted:,} FLOPs for the {which} program, flop_counter counts {counted:,}."
+        )
+
+
+def measure(
+    job: Job,
+    graph: Graph,
+    slimmed: Slim,
+    onnx: tuple[OnnxModel, OnnxModel],
+    files: tuple[Path, Path],
+    dense_metric: float | None,
+    trained: Trained[Plan],
+    smallest: Mapping[str, float],
+    started: float,
+    console: Console,
+) -> Report:
+    """Prove the slim model and measure it beside the dense one.
+
+    Args:
+        job: of the run.
+        graph: of the dense model, which holds the trained weights.
+        slimmed: what came out.
+        onnx: the dense and the slim model in ONNX Runtime, from ``files``.
+        files: their ONNX files.
+        dense_metric: of the dense baseline.
+        trained: the training.
+        smallest: budget → the smallest share that can be reached.
+        started: when the run began, by `time.monotonic`.
+        console: for warnings.
+
+    Raises:
+        InternalError: the certificate failed.
+    """
+    with stage("proving"):
+        inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
+        dense_onnx, slim_onnx = onnx
+        certificate = certify(job.model, slimmed, slim_onnx, inputs)
+        difference = exactness(job.model, slimmed, inputs)
+        _check_flops("slim", slimmed.flops, slimmed, inputs)
+    with stage("measuring"):
+        cpu = pick_device("cpu")
+        slim_metric, onnx_metric = (
+            job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
+        )
+        sizes = sorted({1, batch_of(tuple(inputs)) or 1})
+        latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
+    if all(entry.slim > entry.dense for entry in latency):
+        console.warn("the slim model is not faster here; kept widths in multiples of 8 often help: --round-to 8.")
+    why = slimmed.why_no_module
+    if why:
+        console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
+    settings = job.settings
+    return Report(
+        spec=job.where,
+        name=job.name,
+        versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
+        seed=settings.seed,
+        device=str(pick_device(settings.device)),
+        settings=settings.model_dump(),
+        budgets=[_budget(what, asked, graph, slimmed, smallest[what]) for what, asked in settings.budgets.items()],
+        dense=Size(flops=graph.flops, params=graph.params, bytes=files[0].stat().st_size),
+        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
+        groups=len(graph.prunable),
+        metrics=Metrics(
+            dense=dense_metric,
+            masked=trained.metric_masked,
+            slim=slim_metric,
+            onnx=onnx_metric,
+            before_zeroing=trained.metric_before_zeroing,
+            after_zeroing=trained.metric_after_zeroing,
+        ),
+        latency_ms=latency,
+        certificate=certificate,
+        float64=difference,
+        slim_from=trained.slim_from,
+        why_dense=trained.why_dense,
+        module=f"not slim: {why}" if why else "slim",
+        frozen=[
+            FrozenGroup(
+                group=group.name,
+                units=group.size,
+                reason=group.frozen.text,
+                where=", ".join(
+                    part for part in (group.frozen.module or group.frozen.node, group.frozen.source) if part
+                ),
+            )
+            for group in graph.groups
+            if group.frozen is not None
+        ],
+        curves=[asdict(row) for row in trained.history],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _budget(what: Cost, asked: float, graph: Graph, slimmed: Slim, smallest: float) -> Budget:
+    return Budget(kind=what, asked=asked, reached=getattr(slimmed, what) / getattr(graph, what), smallest=smallest)
+
+
+def inputs_of(job: Job) -> Inputs:
+    """Real inputs, from a validation or a training batch; the example inputs where a batch has another form."""
+    data = job.task.train_data if job.task.val_data is None else job.task.val_data
+    batch = next(iter(data), None)
+    try:
+        real = inputs_of_batch(batch)
+    except Exception:  # a batch of the user's own form: the example inputs are real enough
+        return job.inputs
+    same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
+    return real if same_form else job.inputs

@@ -1,0 +1,102 @@
+"""How batches become a step: precision, memory format, compilation, gradients added up, and several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atograph.passes.errors import UserError
+from atograph.train.replicas import Replicas
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(settings: TrainSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes the context that the forward passes of a training run in.
+
+    Raises:
+        UserError: the device cannot compute in that precision.
+    """
+    if settings.precision == "float32":
+        return nullcontext
+    dtype = _DTYPES[settings.precision]
+    if not torch.amp.is_autocast_available(device.type):
+        raise UserError(
+            f"there is no mixed precision on the device {device.type}.", hint="Leave out --precision, or use a GPU."
+        )
+    return partial(torch.autocast, device.type, dtype)
+
+
+class Compute:
+    """Makes gradients and steps; float16 with its scaled loss, and everything averaged over the processes.
+
+    Args:
+        task: its losses are computed in the settings' precision already (`Task.within`).
+        settings, device, replicas: of the training.
+    """
+
+    def __init__(self, task: Task, settings: TrainSettings, device: torch.device, replicas: Replicas) -> None:
+        self.task, self.settings, self.replicas = task, settings, replicas
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """The module as steps are to call it; it shares everything with ``module``, whose memory format is set."""
+        if self.settings.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not self.settings.compile:
+            return module
+        compiled: nn.Module = torch.compile(module)  # type: ignore[assignment]
+        return compiled
+
+    def gradients(self, called: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[Any]) -> Tensor:
+        """Gradients of the mean loss over some batches, and that mean; where it is not finite there are none.
+
+        Raises:
+            UserError: the loss does not depend on what is trained, or the model cannot be compiled.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros(())
+        for batch in batches:
+            loss = self._loss(called, batch)
+            if not loss.requires_grad:
+                raise UserError(
+                    "loss(model, batch) does not depend on any trainable parameter.",
+                    hint="It must be computed from the model's output without .detach() or torch.no_grad().",
+                )
+            loss = loss / len(batches) if len(batches) > 1 else loss
+            total = total.to(loss.device) + loss.detach().float()
+            if bool(loss.detach().isfinite()):
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.replicas.average_([total])
+        self.replicas.average_gradients(called.parameters())
+        return total
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step; in float16 not if a gradient overflowed (the scale is halved then)."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return self.scaler.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        if state:
+            self.scaler.load_state_dict(state)
+
+    def _loss(self, called: nn.Module, batch: Any) -> Tensor:
+        if not self.settings.compile:
+            return self.task.checked_loss(called, batch)
+        try:
+            return self.task.checked_loss(called, batch)
+        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            text = str(error).strip().partition("\n")[0]
+            raise UserError(f"torch.compile cannot compile this model: {text}.", hint="Leave out --compile.") from error

@@ -1,0 +1,220 @@
+"""One training in several processes: what they agree on, and which part of the data each of them sees.
+
+The processes are those that ``accelerate launch`` (or ``torchrun``) started, on one machine or on several. Each of them
+holds the whole model; gradients, those of the controller included, are averaged, so that all hold the same weights and
+masks. `Alone` is the one process of any other run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from functools import cache, partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader
+
+from atograph.batches import batch_size, map_tensors
+from atograph.passes.errors import UserError
+
+_PATIENCE = timedelta(days=1)
+"""How long a process waits for another one: exporting and measuring a large model takes a while."""
+
+
+class Replicas(Protocol):
+    """The processes of one training."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process; 0 is the one that writes and prints."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device of this process; None: whatever the settings say."""
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Put the mean over all processes in the place of each tensor."""
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """The same for the gradients; a process without one counts as zero, where any has one."""
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Put the first process's values in the place of each tensor."""
+
+    def total(self, value: float) -> float:
+        """The sum over all processes."""
+
+    def part_of(self, data: Iterable[Any]) -> Iterable[Any]:
+        """This process's part of each batch."""
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+
+
+class Alone:
+    """The only process."""
+
+    rank = 0
+    device: torch.device | None = None
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """They are their own mean."""
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """They are their own mean."""
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """It is this one."""
+
+    def total(self, value: float) -> float:
+        """The value."""
+        return value
+
+    def part_of(self, data: Iterable[Any]) -> Iterable[Any]:
+        """All of it."""
+        return data
+
+    def wait(self) -> None:
+        """Nobody else comes."""
+
+
+class Several:
+    """The processes of torch's default process group, through Hugging Face Accelerate."""
+
+    def __init__(self, device: str) -> None:
+        try:
+            from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
+        except ImportError as error:
+            raise UserError(
+                "several processes train one model with the package accelerate, which is not installed.",
+                hint="pip install 'atograph[accelerate]'",
+            ) from error
+        self._engine = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no",  # see `compute.autocast`
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+            rng_types=["generator"],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        )
+        self.device: torch.device = self._engine.device
+        self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+        nccl = distributed.get_backend() == "nccl"
+        self._meeting = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """In one message for each type of number."""
+
+        def mean(flat: Tensor) -> None:
+            distributed.all_reduce(flat)
+            flat /= self.count
+
+        self._together(tensors, mean)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """After one message about who has which."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        have = torch.tensor([float(parameter.grad is not None) for parameter in trained], device=self._meeting)
+        distributed.all_reduce(have)
+        gradients = []
+        for parameter, count in zip(trained, have.tolist(), strict=True):
+            if count and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        self.average_(gradients)
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """In one message for each type of number."""
+        self._together(tensors, partial(distributed.broadcast, src=0))
+
+    def total(self, value: float) -> float:
+        """The sum, in float64."""
+        found = torch.tensor(value, dtype=torch.float64, device=self._meeting)
+        distributed.all_reduce(found)
+        return float(found)
+
+    def part_of(self, data: Iterable[Any]) -> Iterable[Any]:
+        """Of a DataLoader each process loads its own part only; of anything else all do, and each takes its part.
+
+        Raises:
+            UserError: the batch size of a DataLoader is not a multiple of the number of processes.
+        """
+        if not isinstance(data, DataLoader):
+            return _Parts(data, self.rank, self.count)
+        try:
+            shared: Iterable[Any] = self._engine.prepare_data_loader(data, device_placement=False)
+        except ValueError as error:
+            raise UserError(
+                f"the DataLoader's batches cannot be shared between {self.count} processes: {error}",
+                where="train_data or val_data",
+                hint="Make the batch size, of all processes together, a multiple of their number.",
+            ) from error
+        return shared
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        distributed.barrier()
+
+    def _together(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], Any]) -> None:
+        """Exchange tensors in place, all of one type of number as one vector."""
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault(tensor.dtype, []).append(tensor.detach())
+        for same in by_type.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in same]).to(self._meeting)
+            exchange(flat)
+            start = 0
+            for tensor in same:
+                tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+                start += tensor.numel()
+
+
+class _Parts:
+    """Every ``count``-th example of each batch, from ``rank`` on."""
+
+    def __init__(self, data: Iterable[Any], rank: int, count: int) -> None:
+        self.data, self._rank, self._count = data, rank, count
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.data:
+            size = batch_size(batch)
+            mine = torch.arange(self._rank, size, self._count)
+            if not len(mine):
+                mine = torch.tensor([self._rank % size])  # fewer examples than processes
+            yield map_tensors(batch, partial(_some, size, mine))
+
+    def __len__(self) -> int:
+        """Batches in one pass.
+
+        Raises:
+            TypeError: the data has no length.
+        """
+        return len(self.data)  # type: ignore[arg-type]
+
+
+@cache
+def join(device: str = "auto") -> Replicas:
+    """The processes that this one was started with.
+
+    Args:
+        device: ``cpu`` keeps them from GPUs.
+
+    Raises:
+        UserError: there are several, and accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Alone()
+    started = distributed.is_initialized()
+    several = Several(device)
+    if not started:
+        atexit.register(distributed.destroy_process_group)
+    return several
+
+
+def _some(size: int, indices: Tensor, tensor: Tensor) -> Tensor:
+    """Some rows of a tensor that has one for each of ``size`` examples; any other one as it is."""
+    return tensor[indices.to(tensor.device)] if tensor.ndim and tensor.shape[0] == size else tensor

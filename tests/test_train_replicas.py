@@ -1,0 +1,100 @@
+"""Training in several processes: all end with the same masks and weights, and those are one process's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from atograph.passes.errors import UserError
+from replicas_run import train
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from atograph.train.replicas import Alone, Several, _Parts, join
+
+# `accelerate launch` hands several processes without a GPU to mpirun; torchrun is what it hands those with GPUs to
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ROOT = Path(__file__).parent.parent
+
+
+def launched(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LAUNCH, *command], capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("two")
+    done = launched(str(Path(__file__).with_name("replicas_run.py")), str(made))
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.mark.parametrize("kind", ["list", "loader"])
+def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
+    first, second = (load_file(folder / f"{kind}.{rank}.safetensors") for rank in (0, 1))
+    told = [json.loads((folder / f"{kind}.{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1] and told[0]["slim_from"] is not None
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    weights, alone = train(kind)
+    assert {name: list(units) for name, units in alone["kept"].items()} == told[0]["kept"]
+    for name, value in weights.items():
+        torch.testing.assert_close(first[name], value, atol=2e-5, rtol=1e-3)
+    for (loss, metric, flops), (loss_two, metric_two, flops_two) in zip(alone["rows"], told[0]["rows"], strict=True):
+        assert loss == pytest.approx(loss_two, rel=1e-4) and (metric, flops) == (pytest.approx(metric_two), flops_two)
+
+
+def test_the_command_in_two_processes(tmp_path: Path) -> None:
+    """One folder, one closing table; two batches of 32 are one of 64."""
+    out = tmp_path / "run"
+    done = launched(
+        "-m", "atograph", "compress", "examples/digits.py", "--flops", "0.5", "--epochs", "3", "--out", str(out)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == done.stdout.count("certificate") == 1
+    report = json.loads((out / "report.json").read_text())
+    assert report["budgets"][0]["reached"] <= 0.5 and report["float64"] < 1e-9
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_mistake_in_two_processes_ends_both(tmp_path: Path) -> None:
+    command = ["-m", "atograph", "compress", "examples/digits.py", "--flops", "0.0001", "--out", str(tmp_path / "run")]
+    done = launched(*command)
+    assert done.returncode != 0 and "is out of reach" in done.stderr and not any(tmp_path.iterdir())
+
+
+def test_parts_of_batches() -> None:
+    batch = (torch.arange(5), {"weight": torch.ones(3), "x": torch.arange(10).reshape(5, 2)}, "text")
+    first, second = (next(iter(_Parts([batch], rank, 2))) for rank in (0, 1))
+    assert first[0].tolist() == [0, 2, 4] and second[0].tolist() == [1, 3]
+    assert second[1]["x"].tolist() == [[2, 3], [6, 7]] and second[1]["weight"].shape == (3,) and second[2] == "text"
+    assert next(iter(_Parts([(torch.tensor([7]),)], 1, 2)))[0].tolist() == [7]  # fewer examples than processes
+    assert len(_Parts([batch], 0, 2)) == 1
+
+
+def test_alone() -> None:
+    assert isinstance(join(), Alone) and join().part_of([1]) == [1] and join().total(2.0) == 2.0
+
+
+class Refusing:
+    def prepare_data_loader(self, data: Any, device_placement: bool) -> Any:
+        raise ValueError("not a round multiple")
+
+
+def test_batches_that_cannot_be_shared() -> None:
+    several: Any = object.__new__(Several)
+    several.count, several._engine = 2, Refusing()
+    with pytest.raises(UserError, match="cannot be shared between 2 processes"):
+        several.part_of(DataLoader(torch.zeros(9, 1), batch_size=3))
+
+
+def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(UserError, match=r"pip install 'atograph\[accelerate\]'"):
+        join.__wrapped__()
