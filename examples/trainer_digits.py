@@ -6,7 +6,7 @@ python examples/trainer_digits.py
 import tempfile
 
 import torch
-from digits import ResNet, _split, val_data
+from digits import ResNet, train_data, val_data
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -30,7 +30,7 @@ class Digits(nn.Module):
 def train(epochs: int, **options: object) -> tuple[Digits, AutoTrainOnceCallback]:
     torch.manual_seed(0)
     model, callback = Digits(), AutoTrainOnceCallback(flops=0.3, round_to=2)
-    data = [{"images": image, "labels": label} for image, label in _split()[0]]
+    data = [{"images": image, "labels": label} for image, label in train_data().dataset]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, num_train_epochs=epochs, per_device_train_batch_size=64, learning_rate=2e-3, weight_decay=0.05,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,7 +136,7 @@ class Lightning:
                 self.count.update()
                 self.drawn.append(0)
                 self.log("count", self.count, on_step=False, on_epoch=True)
-                self.log_dict({"train": float(self.training)}, on_step=False, on_epoch=True)
+                self.log_dict({"train" if self.training else "controller": 1.0})
                 if self.training:
                     seen.append(float(x[0, 0, 0, 0]))
                 return {"loss": nn.functional.cross_entropy(self(x), y)}
@@ -155,8 +156,8 @@ class Lightning:
     ) -> Any:  # fmt: skip
         saving = self.pl.callbacks.ModelCheckpoint(self.folder, "{epoch}", save_top_k=-1, auto_insert_metric_name=False)
         defaults = {"max_epochs": EPOCHS, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-        callbacks = [saving, *([self.callback] if prune else [])]
-        trainer = self.pl.Trainer(callbacks=callbacks, enable_model_summary=False, **defaults | options)
+        defaults |= {"callbacks": [saving, *([self.callback] if prune else [])], "enable_model_summary": False}
+        trainer = self.pl.Trainer(**defaults | options)
         data = DataLoader(images(), SIZE, shuffle=shuffle) if data is None else data
         trainer.fit(self.module, data, ckpt_path=ckpt_path)
         return trainer
@@ -203,6 +204,20 @@ def test_lightning_prunes_once_a_step(lightning: ModuleType, tmp_path: Path, mon
     steps = EPOCHS * 3  # of three, three and two batches
     assert begun == list(range(steps)) and len(rates) == steps
     assert rates == pytest.approx([0.1 * 0.98**step for step in range(steps)])
+
+
+def test_a_training_that_ends_early_is_finished_with_a_warning(lightning: ModuleType, tmp_path: Path) -> None:
+    class Stop(lightning.Callback):  # type: ignore[misc, name-defined]
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.should_stop = True
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # as one that averages weights
+            nn.init.normal_(pl_module.network.conv1.weight)
+
+    run = Lightning(lightning, tmp_path)
+    with pytest.warns(UserWarning, match="ended after 8 of 48 steps, so what is masked is set to zero at once"):
+        run.fit(callbacks=[Stop(), run.callback], enable_checkpointing=False)
+    run.check()
 
 
 def test_lightning_notices_nothing_of_the_controller(
@@ -321,7 +336,7 @@ class Trained:
         self.callback = AutoTrainOnceCallback(**{"flops": 0.4} | settings)
 
     def train(
-        self, resume: str | Path | None = None, *, prune: bool = True, data: Any = None, collate: Any = None,
+        self, resume: Path | bool | None = None, *, prune: bool = True, data: Any = None, collate: Any = None,
         **options: Any,
     ) -> None:  # fmt: skip
         defaults = {
@@ -332,7 +347,7 @@ class Trained:
         data = [{"x": x, "labels": y} for x, y in images()] if data is None else data
         callbacks = [self.callback] if prune else []
         trainer = self.transformers.Trainer(self.model, arguments, collate, train_dataset=data, callbacks=callbacks)
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.train(resume_from_checkpoint=str(resume) if isinstance(resume, Path) else resume)
 
     def check(self) -> None:
         assert self.callback.ato is not None
@@ -361,6 +376,15 @@ def test_the_trainer_resumes(trained: Trained, step: int, tmp_path: Path) -> Non
     assert same(run.model.state_dict(), trained.model.state_dict())
     assert run.callback._pruning is not None and trained.callback._pruning is not None
     assert same(run.callback._pruning.state(), trained.callback._pruning.state())
+
+
+def test_the_trainer_resumes_from_its_last_checkpoint(transformers: ModuleType, tmp_path: Path) -> None:
+    one = Trained(transformers, tmp_path)
+    one.train(save_strategy="epoch")
+    shutil.rmtree(tmp_path / f"checkpoint-{EPOCHS * BATCHES}")
+    other = Trained(transformers, tmp_path)
+    other.train(True)
+    assert same(other.model.state_dict(), one.model.state_dict()) and other.seen == one.seen[-BATCHES:]
 
 
 def test_the_trainer_prunes_once_a_step(

@@ -5,6 +5,7 @@ Here is what the two share. Neither of these packages is imported before the mod
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from atograph.masking import zero_
 from atograph.own_loop import AutoTrainOnce
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
@@ -83,7 +85,12 @@ class Pruning:
 
     def finish(self) -> Slim:
         """The slim model, its module made as well; the dense one is then zero wherever it was cut."""
+        done, steps = self.ato.done, self.ato.steps
+        if done < steps * self.ato.settings.zero_from:
+            early = f"the training ended after {done:,} of {steps:,} steps, so what is masked is set to zero at once"
+            warnings.warn(f"{early}, and the weights had no time to recover.", stacklevel=2)
         slim = self.ato.finish()
+        zero_(self.ato.model, slim.plan)  # others may have put an average of former weights into the model
         with suppress(UserError):  # who asks for it hears of it again
             _ = slim.module  # now: later the trainer may have moved the dense model to another device
         return slim

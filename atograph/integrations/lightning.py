@@ -44,8 +44,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             module's own.
 
     Raises:
-        UserError: a setting does not fit; from ``fit``, what `AutoTrainOnce` refuses, manual optimisation, several
-            optimisers or devices, a training without an end, and a checkpoint of another one.
+        UserError: a setting does not fit; from ``fit``, what `AutoTrainOnce` refuses, manual optimisation (and so
+            several optimisers), several devices, a training without an end, and a checkpoint of another one.
     """
 
     def __init__(self, example_inputs: Any = None, *, loss: Loss | None = None, **settings: Any) -> None:
@@ -142,12 +142,11 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
 
         def loss(module: Any, numbered: Any) -> Tensor:
             batch, number = numbered
-            with trainer.precision_plugin.train_step_context():
+            around = trainer.precision_plugin.train_step_context()
+            with around, _trainer_of(module, trainer, then=None), _unnoticed(module):
                 if self._loss is not None:
                     return self._loss(module, batch)
-                with _trainer_of(module, trainer, then=None), _unnoticed(module):
-                    arguments = (batch, number)[: _takes(module.training_step)]
-                    output = module.training_step(*arguments)
+                output = module.training_step(*(batch, number)[: _takes(module.training_step)])
             found = output.get("loss") if isinstance(output, Mapping) else output
             if not isinstance(found, Tensor):
                 raise UserError(
@@ -161,10 +160,9 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
 
 def _check(trainer: Any, module: Any) -> None:
     """Refuse a training that the callback cannot follow."""
-    if not module.automatic_optimization or len(trainer.optimizers) != 1:
+    if not module.automatic_optimization:  # several optimisers are possible only then
         raise UserError(
-            "the callback follows automatic optimisation with one optimiser, and this module "
-            + ("steps by itself." if not module.automatic_optimization else f"has {len(trainer.optimizers)} of them."),
+            "the callback follows automatic optimisation with one optimiser, and this module steps by itself.",
             where=type(module).__name__,
             hint="With several optimisers or manual optimisation, call atograph.AutoTrainOnce in training_step.",
         )

@@ -116,16 +116,18 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
 
     def _load(self, pruning: Pruning, args: Any, state: Any, weights: float) -> None:
         """A callback is not told where the Trainer resumes from."""
-        folder = Path(self._resume_from or args.resume_from_checkpoint or _own_folder(args, state))
-        saved = Checkpoints(folder / _FOLDER, {}, 0.0).load()
-        if saved is None or not isclose(saved["weights"], weights, rel_tol=1e-6):
-            raise UserError(
-                "there is no state of the pruning here that belongs to the weights that the Trainer resumes from.",
-                where=str(folder),
-                hint="Give AutoTrainOnceCallback resume_from, the same folder as the Trainer. Weights that were "
-                "trained without the callback can be loaded into the model, and trained from step 0.",
-            )
-        pruning.load(saved, state.global_step)
+        own = _own_folder(args, state)
+        for folder in [self._resume_from] if self._resume_from else [args.resume_from_checkpoint or own, own]:
+            saved = Checkpoints(Path(folder) / _FOLDER, {}, 0.0).load()
+            if saved is not None and isclose(saved["weights"], weights, rel_tol=1e-6):
+                pruning.load(saved, state.global_step)
+                return
+        raise UserError(
+            "there is no state of the pruning here that belongs to the weights that the Trainer resumes from.",
+            where=str(self._resume_from or own),
+            hint="Give AutoTrainOnceCallback resume_from, the same folder as the Trainer. Weights that were "
+            "trained without the callback can be loaded into the model, and trained from step 0.",
+        )
 
 
 @contextmanager
@@ -146,7 +148,7 @@ def _own_folder(args: Any, state: Any) -> Path:
 
 def _sum(model: nn.Module) -> float:
     """One number that tells weights from others."""
-    return float(sum(parameter.detach().double().abs().sum() for parameter in model.parameters()))
+    return float(sum(parameter.detach().cpu().double().abs().sum() for parameter in model.parameters()))
 
 
 def _check(args: Any, state: Any) -> None:
