@@ -63,7 +63,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # torchvision and timm go in without their dependencies: they would ask for a torch of their own, though only their models
 # are used. What else they need comes with transformers.
 $(VENV)/.installed-for-tests: $(VENV)/.installed
-	@$(PIP) install -q -c constraints.txt pillow transformers accelerate tensorboard
+	@$(PIP) install -q -c constraints.txt pillow transformers accelerate tensorboard lightning
 	@$(PIP) install -q -c constraints.txt --no-deps torchvision timm
 	@touch $@
 

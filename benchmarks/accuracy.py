@@ -32,6 +32,7 @@ from atograph.flop_count import count_flops
 from atograph.small import small_module
 from atograph.train import Task, TrainSettings, auto_train_once, dense_training
 from benchmarks.fashion import NETWORKS, loaders
+from benchmarks.published import PUBLISHED
 
 BUDGETS = (0.5, 0.3)
 
@@ -128,10 +129,7 @@ def one_shot(bench: Bench) -> Outcome:
 
 def published(bench: Bench) -> Outcome:
     """The schedule of the authors' code: the mask is frozen at half-time, nothing is zeroed or slim before the end."""
-    return pruned(
-        bench, prior="none", controller_norms="running", controller_min_steps=0, projection_start=0.2, freeze=0.5,
-        zero=1.0, lambda_freeze=1000.0, lambda_end=1000.0, paced=False, slim_at="never",
-    )  # fmt: skip
+    return pruned(bench, **PUBLISHED)
 
 
 def torch_pruning(bench: Bench) -> Outcome:

@@ -28,7 +28,8 @@ from atograph.train.settings import TrainSettings
 from atograph.train.settings import settings_of as checked_settings
 from atograph.train.task import Task
 from benchmarks import paper_cifar, paper_imagenet
-from benchmarks.paper_rows import PUBLISHED, ROWS, Row
+from benchmarks.paper_rows import ROWS, Row
+from benchmarks.published import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,6 @@ def run(name: str, options: argparse.Namespace, console: Console) -> Result:
         load_init(model, options.init)
     recipe, where = row.recipe, f"the row {name}"
     loss = TrainingLoss(recipe.smoothing, recipe.mixup) if recipe.smoothing or recipe.mixup else None
-    # As `atograph.compress` does it, whose `optimizer` takes a function only.
     job = Job(
         name=name, where=where, model=model, inputs=as_inputs(torch.zeros(2, 3, side, side), where=where),
         task=Task(train, val, loss=loss), settings=settings, baseline=options.baseline, opset=None,

@@ -108,9 +108,3 @@ ROWS = {
     "mobilenetv2-imagenet": Row(networks.mobilenet_v2, "imagenet", 0.7, "code", _MOBILENET),
 }
 """The experiments by name."""
-
-PUBLISHED: dict[str, Any] = {
-    "prior": "none", "controller_min_steps": 0, "freeze": 0.5, "zero": 1.0, "lambda_freeze": 1000.0,
-    "lambda_end": 1000.0, "paced": False, "slim_at": "never",
-}  # fmt: skip
-"""Settings that make the search that of the authors' code: its other moments are atograph's defaults already."""

@@ -19,7 +19,8 @@ import atograph
 from atograph.train.settings import TrainSettings
 from benchmarks import paper, paper_cifar, paper_imagenet
 from benchmarks.paper_cifar import FORMS, Form
-from benchmarks.paper_rows import PUBLISHED, ROWS
+from benchmarks.paper_rows import ROWS
+from benchmarks.published import PUBLISHED
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results" / "paper.md"
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}

@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from atograph.masking import zero_
@@ -55,7 +56,8 @@ class Pruning:
     Args:
         model: the dense model, on the device that it is trained on.
         inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords), on that device.
-        steps: how many steps the optimiser is going to make.
+        optimizer: the trainer's, whose gradients say how much the loss depends on a unit.
+        steps: how many steps it is going to make.
         loss: of a batch, for the controller.
         settings: fields of `train.TrainSettings`.
 
@@ -63,9 +65,19 @@ class Pruning:
         UserError: as `AutoTrainOnce`.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, *, steps: int, loss: Loss, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps: int,
+        loss: Loss,
+        settings: dict[str, Any],
+    ) -> None:
+        dense = {**settings, "slim_at": "never"}  # the trainer holds the model and the optimiser's parameters
         with own_randomness():
-            self.ato = AutoTrainOnce(model, inputs, steps=steps, optimizer=None, **settings)
+            self.ato = AutoTrainOnce(model, inputs, steps=steps, optimizer=optimizer, **dense)
 
         class Held(tuple[Any, ...]):
             """A batch alone in a tuple that is also a loss function: copied to main memory, moved and saved as data."""

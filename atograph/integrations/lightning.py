@@ -113,7 +113,9 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         inputs = to_device(self._example(module, batch), module.device)
         steps = trainer.estimated_stepping_batches
         with _trainer_of(module, None, then=trainer):
-            pruning = Pruning(module, inputs, steps=steps, loss=self._loss_of(trainer), settings=self._settings)
+            pruning = Pruning(
+                module, inputs, trainer.optimizers[0], steps=steps, loss=self._loss_of(trainer), settings=self._settings
+            )
         if saved and step:  # at step 0 it would be what a call of test() or validate() has left
             pruning.load(saved, step)
         self._pruning, self._begun = pruning, False

@@ -85,7 +85,10 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         inputs = self._inputs if self._inputs is not None else _without_labels(self._batches[0], args)
         inputs = to_device(inputs, args.device)
         with _as_written(model):
-            self._pruning = Pruning(model, inputs, steps=state.max_steps, loss=self._loss, settings=self._settings)
+            optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # within accelerate's
+            self._pruning = Pruning(
+                model, inputs, optimizer, steps=state.max_steps, loss=self._loss, settings=self._settings
+            )
         if state.global_step:
             self._load(self._pruning, args, state, _sum(model))
 

@@ -22,8 +22,8 @@ class EpochRow:
         seconds: wall time of the epoch, evaluation included.
         controller_loss: mean over the epoch's controller steps, None without any.
         controller_lr: rate of the controller at the end of the epoch, 0 where it does not learn.
-        soft_flops: share of the FLOPs at the units that the controller keeps in the mean over its noise, before its mask
-            is cut to the budget; that of the hard mask once it is final.
+        soft_flops: share of the FLOPs at the units that the controller keeps in the mean over its noise, before the
+            budget cuts its mask; that of the hard mask once it is final.
         vanishing: ‖what is masked‖ / ‖all prunable groups‖, by the 2-norm: what is still to go.
         kept: units that the current mask keeps, per family.
     """

@@ -173,8 +173,10 @@ class MaskSearch(Generic[P]):
 
 
 def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Let batch norms normalise by the batch at hand until the mode is set anew; their own buffers are to be exchanged for
-    those that are returned."""
+    """Let batch norms normalise by the batch at hand until the mode is set anew.
+
+    Their own buffers are to be exchanged for the copies that are returned.
+    """
     copies: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
