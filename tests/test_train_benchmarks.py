@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from sample_report import REPORT
 
 from benchmarks import accuracy, overhead
 from benchmarks.fashion import NETWORKS
@@ -42,8 +43,8 @@ def test_the_table() -> None:
         *(accuracy.Run("ResNet-20", 0.3, "atograph", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
     ]
     assert accuracy.table(runs).splitlines()[2:] == [
-        "| ResNet-20 | 1 | dense | 90.00 |  | 1.000 | 1.00 |  | 1 |",
-        "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 | 0.299 | 0.70 | 0.01 | 2 |",
+        "| ResNet-20 | 1 | dense | 90.00 |  | 1.000 |  | 1 |",
+        "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 | 0.299 | 0.01 | 2 |",
     ]
 
 
@@ -57,3 +58,23 @@ def test_networks_scale_with_their_width(name: str) -> None:
     x = torch.randn(2, 1, 28, 28)
     sizes = [sum(p.numel() for p in NETWORKS[name](width).parameters()) for width in (0.3, 1.0)]
     assert sizes[0] < 0.2 * sizes[1] and NETWORKS[name](0.3).eval()(x).shape == (2, 10)
+
+
+def test_plots(tmp_path: Path) -> None:
+    """Of the same runs, the same file."""
+    pytest.importorskip("matplotlib", reason="matplotlib is for the plots only")
+    from benchmarks import plots
+
+    runs = [
+        accuracy.Run("ResNet-20", budget, "atograph", seed, 89.0 + seed, budget, 7.0, 0.0)
+        for budget in (0.3, 0.5)
+        for seed in (0, 1)
+    ]
+    axes = plots.accuracy(runs).axes[0]
+    (line,) = axes.get_lines()[:1]
+    assert line.get_xdata().tolist() == [0.3, 0.5] and line.get_ydata().tolist() == [89.5, 89.5]
+    rows = [{"epoch": n, "flops": 0.5, "soft_flops": 0.6, "vanishing": 0.1, "kept": {"g0": 8 - n}} for n in (1, 2)]
+    report = REPORT.model_copy(update={"curves": rows})
+    bars = plots.widths(report).axes[0].patches
+    assert [bar.get_height() for bar in bars] == [7, 6]
+    assert len(plots.flops(report).axes[0].get_lines()) == 3
