@@ -14,6 +14,7 @@ from atograph.graph import trace
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
+from atograph.train.optim import check_optimizer
 from atograph.train.pruner import Pruner
 from atograph.train.replicas import join
 from atograph.train.schedule import Clock
@@ -64,11 +65,15 @@ class AutoTrainOnce:
         optimizer: torch.optim.Optimizer | None = None,
         **settings: Any,
     ) -> None:
-        if steps < 1:
-            raise UserError(f"a loop makes one step or more, not {steps}.")
+        if not isinstance(steps, int) or steps < 1:
+            raise UserError(f"a loop makes one step or more, not {steps!r}.")
+        if optimizer is not None:
+            check_optimizer(optimizer, model)
         inputs = as_inputs(example_inputs, where="example_inputs")
         self.graph = trace(model, inputs.args, inputs.kwargs)
         self.settings = settings_of(settings)
+        if not self.settings.epochs:
+            raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
         self.steps, self.done, self._epoch, self._finished = steps, 0, -1, False
         self._loop = _Loop(model, self, optimizer)
         shrink = None if optimizer is None else partial(small_module, self.graph)
@@ -121,7 +126,10 @@ class AutoTrainOnce:
         self.done += 1
 
     def finish(self) -> Slim:
-        """Zero what is left of the masked groups, put all weights back into the dense model, and make it slim."""
+        """Zero what is left of the masked groups, put all weights back into the dense model, and make it slim.
+
+        An optimiser that has trained the slim module still holds its parameters: to train on, make a new one.
+        """
         if not self._finished:
             self._pruner.finish()
             self._finished = True

@@ -103,10 +103,11 @@ def check_budgets(budgets: Budgets, groups: Groups, floor: float, round_to: int)
     if not groups.prunable:
         reasons = "; ".join(dict.fromkeys(f"{g.name}: {g.frozen}" for g in groups)) or "the model has no parameters"
         raise UserError(f"nothing in this model can be pruned ({reasons}).")
+    multiples = f", in multiples of {round_to}" if round_to > 1 else ""
     for what, least in budgets.kept(fewest(groups, floor, round_to)).items():
         if budgets.shares[what] < least:
             raise UserError(
                 f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
-                f"reachable is {100 * least:.3g} %, with at least {100 * floor:.3g} % of each group kept.",
+                f"reachable is {100 * least:.3g} %, with at least {100 * floor:.3g} % of each group kept{multiples}.",
                 hint="Ask for more, or lower the floor." if round_to == 1 else "Ask for more, or round to less.",
             )

@@ -301,13 +301,14 @@ def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budge
     used = budgets.used(counts)
     while (1 - used) * share > _CLOSE and len(levels) <= _FEW_GROUPS:
         best, found = used, counts
-        for less in levels:
-            below = [level for level in levels[less] if level < counts[less]]
-            for more in levels if below else ():
-                for level in levels[more] if more != less else ():
+        fewer = [counts]  # what an exchange left may have room for a block alone
+        fewer += [{**counts, less: below[-1]} for less in levels if (below := _below(levels[less], counts[less]))]
+        for start in fewer:
+            for more in levels:
+                for level in levels[more] if start[more] == counts[more] else ():
                     if level <= counts[more]:
                         continue
-                    tried = {**counts, less: below[-1], more: level}
+                    tried = {**start, more: level}
                     now = budgets.used(tried)
                     if now > 1:
                         break
@@ -317,3 +318,7 @@ def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budge
             break
         used, counts = best, found
     return counts
+
+
+def _below(levels: Sequence[int], count: int) -> list[int]:
+    return [level for level in levels if level < count]

@@ -78,19 +78,14 @@ def test_parts_of_batches() -> None:
 
 
 def test_alone() -> None:
-    assert isinstance(join(), Alone) and join().part_of([1]) == [1] and join().total(2.0) == 2.0
-
-
-class Refusing:
-    def prepare_data_loader(self, data: Any, device_placement: bool) -> Any:
-        raise ValueError("not a round multiple")
+    assert isinstance(join(), Alone) and join().part_of([1], even=True) == [1] and join().total(2.0) == 2.0
 
 
 def test_batches_that_cannot_be_shared() -> None:
     several: Any = object.__new__(Several)
-    several.count, several._engine = 2, Refusing()
+    several.rank, several.count = 0, 2
     with pytest.raises(UserError, match="cannot be shared between 2 processes"):
-        several.part_of(DataLoader(torch.zeros(9, 1), batch_size=3))
+        several.part_of(DataLoader(torch.zeros(9, 1), batch_size=3), even=True)
 
 
 def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

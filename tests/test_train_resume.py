@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -191,3 +191,85 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(found["tensors"][name], value) and found["tensors"][name].dtype == value.dtype
     saved.clear()
     assert saved.load() is None
+
+
+class Replaced(nn.Module):
+    """Buffers that are not saved, that ``forward`` replaces, and that cannot be written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 12, 3, padding=1), nn.Linear(12, 10)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+        self.register_buffer("ids", torch.arange(4).reshape(1, 4).expand(3, 4))
+        self.mask = nn.Parameter(torch.full((3,), -torch.inf), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean().detach()
+            self.count += 0.01
+        return self.head((self.conv(x) + self.count).relu().mean((2, 3)))
+
+
+def run_replaced(folder: Path | None, slim_at: str = "zero", kill_at: int | None = None) -> Trained[Any]:
+    torch.manual_seed(0)
+    model, data, calls = Replaced(), Numbers(blobs(6)), []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        calls.extend([None] * model.training)
+        if len(calls) == kill_at:
+            raise Killed
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    settings = SETTINGS.model_copy(update={"slim_at": slim_at})
+    graph = atograph.trace(model, blobs(1)[0][0][:2])
+    return auto_train_once(
+        model, graph, Task(data, blobs(2, seed=1), loss=loss), settings, shrink=partial(small_module, graph),
+        checkpoints=None if folder is None else EveryThird(folder, {}, seconds=0),
+    )  # fmt: skip
+
+
+class Numbers:
+    """Batches in an order that generators of Python's and of numpy's draw."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches, self.python, self.numpy = batches, random.Random(0), np.random.default_rng(0)
+        self.old = np.random.RandomState(0)
+
+    def __iter__(self) -> Any:
+        for index in self.python.sample(range(len(self.batches)), len(self.batches)):
+            x, y = self.batches[index]
+            yield x + float(self.numpy.normal()) / 10 + float(self.old.rand()) / 10, y
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def test_buffers_that_are_replaced_are_those_of_the_dense_training() -> None:
+    slim, dense = run_replaced(None), run_replaced(None, "never")
+    assert slim.slim_from is not None
+    for name in ("mean", "count", "ids", "mask"):
+        torch.testing.assert_close(getattr(slim.model, name), getattr(dense.model, name))
+
+
+@pytest.mark.parametrize("kill_at", [4, 14, 23, 29])
+def test_all_generators_and_buffers_go_on(tmp_path: Path, kill_at: int) -> None:
+    whole = run_replaced(None)
+    with pytest.raises(Killed):
+        run_replaced(tmp_path / "saved", kill_at=kill_at)
+    again = run_replaced(tmp_path / "saved")
+    same(again, whole)
+    assert torch.equal(again.model.count, whole.model.count)
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+def test_named_tuples_keep_their_names(tmp_path: Path) -> None:
+    saved = Checkpoints(tmp_path / "saved", {}, seconds=0)
+    saved.save(0, 1, {"batch": Pair(torch.ones(2), torch.zeros(1))})
+    found = saved.load()
+    assert found is not None
+    assert torch.equal(found["batch"].x, torch.ones(2)) and found["batch"]._fields == ("x", "y")

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from atograph.passes.errors import UserError
-from test_train_fakes import TwoConvs, blobs
+from test_train_fakes import TwoConvs, blobs, two_convs_graph
 from torch import nn
 
 from atograph.batches import batch_size, describe, keep_copy, map_tensors, to_device
 from atograph.copying import eval_mode
+from atograph.train import TrainSettings, auto_train_once, dense_training
 from atograph.train.defaults import default_loss, default_metric, logits_of
+from atograph.train.settings import settings_of
 from atograph.train.task import Task
 
 CPU = torch.device("cpu")
@@ -186,3 +188,52 @@ def test_steps_per_epoch() -> None:
 
     assert Task(blobs(2)).steps_per_epoch == 2
     assert Task(Unsized()).steps_per_epoch is None
+
+
+class Other(torch.optim.SGD):
+    """It holds parameters of another model."""
+
+    def __init__(self, _parameters: Any) -> None:
+        super().__init__(TwoConvs().parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda parameters: torch.optim.LBFGS(parameters), "LBFGS computes the loss several times in a step"),
+        (lambda parameters: Other(parameters), "holds parameters that are not the model's"),
+        (torch.optim.SGD(TwoConvs().parameters(), lr=0.1), "optimizer is a function of the parameters, not a SGD"),
+        (lambda parameters: parameters, "must return a torch optimiser, got list"),
+    ],
+)
+def test_an_optimiser_that_cannot_train_it(optimizer: Any, message: str) -> None:
+    task = Task(blobs(2), optimizer=optimizer)
+    with pytest.raises(UserError, match=message):
+        dense_training(TwoConvs(), task, TrainSettings(epochs=1, device="cpu"))
+
+
+def test_what_a_training_leaves_behind() -> None:
+    model = TwoConvs()
+    dense_training(model, Task(blobs(2)), TrainSettings(epochs=1, device="cpu", channels_last=True))
+    assert all(parameter.grad is None and parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_weights_that_are_too_large_to_rank() -> None:
+    model = TwoConvs()
+    with torch.no_grad():
+        model.conv1.weight.fill_(1e30)
+    with pytest.raises(UserError, match="weights or gradients are not finite, or too large"):
+        auto_train_once(model, two_convs_graph(), Task(blobs(2)), TrainSettings(epochs=1, device="cpu"))
+
+
+def test_a_frozen_model_can_be_pruned_at_once() -> None:
+    model = TwoConvs().requires_grad_(False)
+    settings = settings_of({"method": "magnitude", "epochs": 0, "device": "cpu", "flops": 0.5})
+    assert auto_train_once(model, two_convs_graph(), Task(()), settings).history == []
+
+
+def test_a_detached_loss_has_no_gradients_to_prune_by() -> None:
+    settings = settings_of({"method": "taylor", "epochs": 0, "device": "cpu", "flops": 0.5})
+    task = Task(blobs(2), loss=lambda model, batch: model(batch[0]).mean().detach())
+    with pytest.raises(UserError, match="does not depend on any trainable parameter"):
+        auto_train_once(TwoConvs(), two_convs_graph(), task, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import namedtuple
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
@@ -137,6 +138,8 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"dict": [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {"named": [type(value).__name__, list(value._fields), [_packed(item, tensors) for item in value]]}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_packed(item, tensors) for item in value]}
@@ -156,5 +159,8 @@ def _unpacked(value: Any, tensor: Any) -> Any:
         return tensor(inside)
     if kind == "dict":
         return {_unpacked(key, tensor): _unpacked(item, tensor) for key, item in inside}
+    if kind == "named":  # of a class of its own, with the same names
+        name, names, inside = inside
+        return namedtuple(name, names)(*(_unpacked(item, tensor) for item in inside))
     items = [_unpacked(item, tensor) for item in inside]
     return items if kind == "list" else tuple(items)

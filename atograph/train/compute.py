@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph.batches import batch_size
 from atograph.passes.errors import UserError
 from atograph.train.replicas import Replicas
 from atograph.train.settings import TrainSettings
@@ -59,18 +60,14 @@ class Compute:
         """Gradients of the mean loss over some batches, and that mean; where it is not finite there are none.
 
         Raises:
-            UserError: the loss does not depend on what is trained, or the model cannot be compiled.
+            UserError: as `Task.loss_to_train`, or the model cannot be compiled.
         """
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
         for batch in batches:
             loss = self._loss(called, batch)
-            if not loss.requires_grad:
-                raise UserError(
-                    "loss(model, batch) does not depend on any trainable parameter.",
-                    hint="It must be computed from the model's output without .detach() or torch.no_grad().",
-                )
-            loss = loss / len(batches) if len(batches) > 1 else loss
+            share = self.replicas.share_of(batch_size(batch)) / len(batches)
+            loss = loss * share if share != 1 else loss
             total = total.to(loss.device) + loss.detach().float()
             if bool(loss.detach().isfinite()):
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -94,9 +91,9 @@ class Compute:
 
     def _loss(self, called: nn.Module, batch: Any) -> Tensor:
         if not self.settings.compile:
-            return self.task.checked_loss(called, batch)
+            return self.task.loss_to_train(called, batch)
         try:
-            return self.task.checked_loss(called, batch)
+            return self.task.loss_to_train(called, batch)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             text = str(error).strip().partition("\n")[0]
             raise UserError(f"torch.compile cannot compile this model: {text}.", hint="Leave out --compile.") from error

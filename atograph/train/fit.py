@@ -21,8 +21,9 @@ from atograph.train.progress import EpochRow, Progress
 from atograph.train.replicas import join
 from atograph.train.schedule import Clock, lr_factor
 from atograph.train.seeding import random_state, seed_everything, set_random_state
-from atograph.train.settings import TrainSettings
+from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task
+from atograph.train.weights import overlaps, set_weights, weights_of
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Fit:
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.dense, self.settings, self.progress = model, settings, progress
+        seed_everything(settings.seed)  # before the data is shared, whose order then follows it
         self.replicas = join(settings.device)
         self.device = self.replicas.device or pick_device(settings.device)
         self.task = task.on(self.replicas.part_of).within(autocast(settings, self.device))
@@ -183,12 +185,12 @@ class Fit:
         """
         home = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         modes = [(module, module.training) for module in self.model.modules()]
-        contiguous = [parameter for parameter in self.model.parameters() if parameter.is_contiguous()]
+        contiguous = [name for name, value in weights_of(self.model).items() if value.is_contiguous()]
         try:
             seed_everything(self.settings.seed)
             self.model.to(self.device)
-            self.replicas.from_first([*self.model.parameters(), *self.model.buffers()])
-            batch = self.task.check(self.model, self.device) if self.settings.epochs else 1
+            self.replicas.from_first([value for value in weights_of(self.model).values() if not overlaps(value)])
+            batch = self.task.check(self.model, self.device) if needs_data(self.settings) else 1
             self.train_on(self.model)
             self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
             rates = Rates(self.optimizer)
@@ -208,8 +210,10 @@ class Fit:
         finally:
             self.model = self._called = self.dense
             self.dense.to(home)
-            for parameter in contiguous:
-                parameter.data = parameter.data.contiguous()
+            self.dense.zero_grad(set_to_none=True)
+            now = {**dict(self.dense.named_parameters()), **dict(self.dense.named_buffers())}
+            for name in contiguous:
+                now[name].data = now[name].data.contiguous()
             for module, training in modes:
                 module.training = training
 
@@ -220,7 +224,8 @@ class Fit:
     def evaluate(self, data: Iterable[Any] | None) -> float | None:
         """The metric over ``data``, of all processes together; None without data or where it makes no sense."""
         replicas = self.replicas
-        replicas.average_([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
+        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() and not overlaps(buffer)]
+        replicas.average_(buffers)
         total, count = (replicas.total(each) for each in self.task.totals(self.model, data, self.device))
         return total / count if count else None
 
@@ -243,7 +248,8 @@ class Fit:
         self.clock.steps = place.step
         if last:
             hook.finish()
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
             self._diverged("weights that are not finite", epoch, place.step - 1)
         self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(
@@ -286,7 +292,7 @@ class Fit:
         state = {
             "place": {each.name: getattr(place, each.name) for each in fields(place)},
             "random": random_state(self.task.train_data),
-            "weights": self._weights(),
+            "weights": weights_of(self.dense),
             "optimizer": self.optimizer.state_dict(),
             "history": [asdict(row) for row in self.history],
             "steps": self.clock.steps,
@@ -303,7 +309,7 @@ class Fit:
         self.place, self.clock.steps = Place(**state["place"]), state["steps"]
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
-        self.dense.load_state_dict(state["weights"], strict=False)
+        set_weights(self.dense, state["weights"])
         self.good, self.resumed = state["weights"], True
         self.hook.load(state["hook"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -320,17 +326,15 @@ class Fit:
     def _keep(self) -> None:
         """Remember the weights (in main memory) as the last good ones."""
         self.hook.sync()
-        self.good, self.resumed = {name: value.to("cpu", copy=True) for name, value in self._weights().items()}, False
-
-    def _weights(self) -> dict[str, Tensor]:
-        state = self.dense.state_dict()
-        return {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+        self.good = {name: value.to("cpu", copy=True) for name, value in weights_of(self.dense).items()}
+        self.resumed = False
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.model = self._called = self.dense
-        self.dense.load_state_dict(self.good, strict=False)
+        set_weights(self.dense, self.good)
+        saved = {name: self.good[name] for name in self.dense.state_dict() if name in self.good}
         last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
-        raise Diverged(what, where=where, last=last, weights=self.good, resumed=self.resumed)
+        raise Diverged(what, where=where, last=last, weights=saved, resumed=self.resumed)
 
 
 def _in_groups(data: Iterable[Any], size: int) -> Iterator[list[Any]]:

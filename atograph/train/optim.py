@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -31,12 +32,22 @@ def make_optimizer(model: nn.Module, task: Task, settings: TrainSettings, batch:
         UserError: the model has nothing to train, or the task's function returns no optimiser.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not settings.epochs:
+        return torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)  # nothing is trained
     if not trained:
         raise UserError("the model has no parameter that requires a gradient.")
+    if settings.precision == "float16" and any(parameter.dtype == torch.float16 for parameter in trained):
+        raise UserError(
+            "mixed precision keeps weights in float32, and this model's are float16.", hint="Use model.float()."
+        )
     if task.optimizer is not None:
+        if not callable(task.optimizer):
+            raise UserError(
+                f"optimizer is a function of the parameters, not a {type(task.optimizer).__name__}.",
+                hint="For example: optimizer=lambda params: torch.optim.SGD(params, lr=0.1).",
+            )
         made = task.optimizer(trained)
-        if not isinstance(made, torch.optim.Optimizer):
-            raise UserError(f"optimizer(params) must return a torch optimiser, got {type(made).__name__}.")
+        check_optimizer(made, model)
         return made
     lr = settings.lr if settings.lr is not None else default_lr(settings.optimizer, batch)
     decay = settings.weight_decay
@@ -64,3 +75,25 @@ class Rates:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         return self.peaks[0] * factor
+
+
+def check_optimizer(optimizer: object, model: nn.Module) -> None:
+    """Refuse what cannot train a model.
+
+    Raises:
+        UserError: it is no torch optimiser, holds parameters of another model, or steps by a closure.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optimizer(params) must return a torch optimiser, got {type(optimizer).__name__}.")
+    own = set(model.parameters())
+    if any(parameter not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise UserError(
+            "the optimiser holds parameters that are not the model's.",
+            hint="Make it from the parameters that optimizer(params) is given: a baseline trains a copy of the model.",
+        )
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UserError(
+            f"{type(optimizer).__name__} computes the loss several times in a step, which the training here does not.",
+            hint="Use an optimiser whose step() needs no closure.",
+        )

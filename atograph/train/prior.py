@@ -56,7 +56,7 @@ class Taylor:
         for batch in batches:
             model.zero_grad(set_to_none=True)
             with eval_mode(model):
-                task.checked_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+                task.loss_to_train(model, batch).backward()  # type: ignore[no-untyped-call]
             replicas.average_gradients(model.parameters())
             seen.append(self.units.products().square())
         model.zero_grad(set_to_none=True)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any, Generic
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from atograph.batches import to_device
 from atograph.passes.errors import UserError
@@ -57,8 +58,9 @@ class Pruner(Hook, Generic[P]):
         self.shares = torch.zeros_like(self.mask)
         self.pool = Pool(fit.task, self.settings, fit.clock, fit.device)
         self.taylor = Taylor(self.units, fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH)
-        if fit.optimizer is not None:
-            fit.optimizer.register_step_pre_hook(lambda *_: self._observe())
+        self._watch: RemovableHandle | None = None
+        if fit.optimizer is not None and self.settings.prior == "taylor":
+            self._watch = fit.optimizer.register_step_pre_hook(lambda *_: self.taylor.observe())
         self.steps = 0
         self.metric_dense: float | None = None
         self.before_zero: float | None = None
@@ -86,6 +88,8 @@ class Pruner(Hook, Generic[P]):
         self.shares = family_shares(self.units, self.mask)
         self.search.load(state["search"])
         self.taylor.mean = None if state["taylor"] is None else state["taylor"].to(self.mask.device)
+        if self.frozen:
+            self._freeze_for_good()
         self.pool.load(state["pool"])
         if self.slim_from is not None:
             if self.shrink is None or self.fit.optimizer is None:
@@ -161,11 +165,6 @@ class Pruner(Hook, Generic[P]):
             kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},
         )
 
-    def _observe(self) -> None:
-        """The optimiser is about to step: look at the gradients."""
-        if self.settings.prior == "taylor" and not self.frozen:
-            self.taylor.observe()
-
     def _read_mask(self) -> None:
         self.search.refresh_prior(self.taylor)
         self.plan = self.search.plan()
@@ -182,7 +181,12 @@ class Pruner(Hook, Generic[P]):
             on_device = (to_device(batch, self.fit.device) for batch in batches)
             self.taylor.measure(self.fit.model, self.fit.task, on_device, self.fit.replicas)
         self._read_mask()
+        self._freeze_for_good()
+
+    def _freeze_for_good(self) -> None:
         self.frozen = True
+        if self._watch is not None:
+            self._watch.remove()  # nobody asks for gradients any more
 
     def _zero(self) -> None:
         done = zeroed_share(self.units, self.mask) == 1.0

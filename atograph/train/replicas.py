@@ -48,8 +48,17 @@ class Replicas(Protocol):
     def total(self, value: float) -> float:
         """The sum over all processes."""
 
-    def part_of(self, data: Iterable[Any]) -> Iterable[Any]:
-        """This process's part of each batch."""
+    def share_of(self, examples: int) -> float:
+        """What this process's mean over so many examples weighs in the mean over all processes; 1 for equal parts."""
+
+    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+        """This process's part of each batch.
+
+        Args:
+            data: batches.
+            even: every process gets as many batches, the last one completed by examples from the start where it has to
+                be; else each example comes once, and some processes may get fewer batches.
+        """
 
     def wait(self) -> None:
         """Until every process has come here."""
@@ -74,7 +83,11 @@ class Alone:
         """The value."""
         return value
 
-    def part_of(self, data: Iterable[Any]) -> Iterable[Any]:
+    def share_of(self, examples: int) -> float:
+        """All of it."""
+        return 1.0
+
+    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
         """All of it."""
         return data
 
@@ -87,20 +100,18 @@ class Several:
 
     def __init__(self, device: str) -> None:
         try:
-            from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
+            from accelerate import Accelerator, InitProcessGroupKwargs
         except ImportError as error:
             raise UserError(
                 "several processes train one model with the package accelerate, which is not installed.",
                 hint="pip install 'atograph[accelerate]'",
             ) from error
-        self._engine = Accelerator(
+        engine = Accelerator(
             cpu=device == "cpu",
             mixed_precision="no",  # see `compute.autocast`
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-            rng_types=["generator"],
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         )
-        self.device: torch.device = self._engine.device
+        self.device: torch.device = engine.device
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
         nccl = distributed.get_backend() == "nccl"
         self._meeting = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
@@ -137,7 +148,11 @@ class Several:
         distributed.all_reduce(found)
         return float(found)
 
-    def part_of(self, data: Iterable[Any]) -> Iterable[Any]:
+    def share_of(self, examples: int) -> float:
+        """After one message."""
+        return examples * self.count / self.total(float(examples))
+
+    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
         """Of a DataLoader each process loads its own part only; of anything else all do, and each takes its part.
 
         Raises:
@@ -145,8 +160,17 @@ class Several:
         """
         if not isinstance(data, DataLoader):
             return _Parts(data, self.rank, self.count)
+        from accelerate.data_loader import prepare_data_loader
+
         try:
-            shared: Iterable[Any] = self._engine.prepare_data_loader(data, device_placement=False)
+            shared: Iterable[Any] = prepare_data_loader(
+                data,
+                num_processes=self.count,
+                process_index=self.rank,
+                split_batches=True,
+                rng_types=["generator"],
+                even_batches=even,
+            )
         except ValueError as error:
             raise UserError(
                 f"the DataLoader's batches cannot be shared between {self.count} processes: {error}",

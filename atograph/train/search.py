@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from atograph.batches import batch_size
 from atograph.copying import eval_mode
+from atograph.passes.errors import UserError
 from atograph.train.controller import Controller, logistic_noise, straight_through
 from atograph.train.interfaces import Graph, P
 from atograph.train.masks import UnitMap
@@ -132,6 +133,11 @@ class MaskSearch(Generic[P]):
             UserError: the budget is out of reach.
         """
         scores = self.scores() if scores is None else scores
+        if not bool(scores.isfinite().all()):
+            raise UserError(
+                "the units of this model cannot be ranked: weights or gradients are not finite, or too large.",
+                hint="Look for bad values in the weights and in the data.",
+            )
         self.replicas.from_first([scores])
         parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
         settings = self.settings

@@ -50,7 +50,7 @@ def random_state(data: Any) -> dict[str, Any]:
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "loader": [generator.get_state() for generator in _generators(data)],
+        "loader": [_state(generator) for generator in _generators(data)],
     }
     if numpy is not None:
         name, keys, *rest = numpy.random.get_state()
@@ -65,21 +65,62 @@ def set_random_state(state: dict[str, Any], data: Any) -> None:
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     for generator, saved in zip(_generators(data), state["loader"], strict=False):
-        generator.set_state(saved)
+        _set_state(generator, saved)
     numpy = sys.modules.get("numpy")
     if numpy is not None and "numpy" in state:
         name, keys, *rest = state["numpy"]
         numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
 
 
-def _generators(data: Any) -> list[torch.Generator]:
+def _state(generator: Any) -> Any:
+    """The state of a generator of torch, of `random`, or of numpy, as a checkpoint can hold it."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return _plain(_numpys(generator).state)
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        _numpys(generator).state = _plain(state, back=True)
+
+
+def _numpys(generator: Any) -> Any:
+    """The bit generator of a `numpy.random.Generator` or `RandomState`."""
+    return getattr(generator, "bit_generator", None) or generator._bit_generator
+
+
+def _plain(state: Any, back: bool = False) -> Any:
+    """A state with tensors for its arrays, or ``back``."""
+    if isinstance(state, dict):
+        return {key: _plain(value, back) for key, value in state.items()}
+    if isinstance(state, torch.Tensor):
+        return state.numpy().astype("uint64" if state.numel() <= 8 else "uint32")
+    return torch.from_numpy(state.astype("int64")) if hasattr(state, "astype") else state
+
+
+def _is_generator(value: Any) -> bool:
+    kinds: list[type] = [torch.Generator, random.Random]
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        kinds += [numpy.random.Generator, numpy.random.RandomState]
+    return isinstance(value, tuple(kinds))
+
+
+def _generators(data: Any) -> list[Any]:
     """The generators that a loader holds: in its attributes, those of its samplers and its data set, in closures."""
-    found: dict[int, torch.Generator] = {}
+    found: dict[int, Any] = {}
     seen: set[int] = set()
 
     def look(value: Any, depth: int) -> None:
-        if isinstance(value, torch.Generator):
+        if _is_generator(value):
             found.setdefault(id(value), value)
+            return
         if depth == 0 or id(value) in seen or isinstance(value, (torch.Tensor, torch.nn.Module, type, ModuleType)):
             return
         seen.add(id(value))

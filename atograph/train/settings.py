@@ -96,7 +96,7 @@ class TrainSettings(BaseModel):
     """Share of the controller's phase after which its rate is a tenth (authors' code: near its end)."""
     temperature: Positive = 0.4
     """T of the Gumbel-sigmoid (authors' code)."""
-    offset: float = 3.0
+    offset: Annotated[float, Field(allow_inf_nan=False)] = 3.0
     """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
     gamma: NotNegative = 8.0
     """Weight of |log(F(mask) / target)| (authors' code: 2 × 4)."""

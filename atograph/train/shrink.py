@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atograph.copying import copy_of
 from atograph.train.interfaces import P_contra
+from atograph.train.weights import set_weights, weights_of
 
 Cuts: TypeAlias = Sequence[Tensor | None]
 
@@ -66,26 +67,26 @@ class Shrunk:
         loss: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
         device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
-        self.module = small.module.to(device)
-        slim = _tensors(self.module)
-        self._pairs = [
-            (old, slim[name], _on(small.kept.get(name, ()), device))
-            for name, old in _tensors(dense).items()
-            if name in slim
-        ]
+        self.dense, self.module = dense, small.module.to(device)
+        self._cuts = {name: _on(cuts, device) for name, cuts in small.kept.items()}
         if loss is not None:
             _try(dense, self.module, loss)
-        _move(optimizer, {old: (new, cuts) for old, new, cuts in self._pairs})
+        slim = dict(self.module.named_parameters())
+        _move(
+            optimizer,
+            {old: (slim[name], self._cuts.get(name, ())) for name, old in dense.named_parameters() if name in slim},
+        )
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Give the dense model the weights and statistics of what stayed."""
-        for old, new, cuts in self._pairs:
-            old[_where(old, cuts)] = new
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        dense, slim = weights_of(self.dense), weights_of(self.module)
+        for name, cuts in self._cuts.items():
+            if name in slim and slim[name].shape != dense[name].shape:
+                whole = dense[name].clone()
+                whole[_where(whole, cuts)] = slim[name]
+                slim[name] = whole
+        set_weights(self.dense, slim)
 
 
 def _on(cuts: Cuts, device: torch.device) -> Cuts:

@@ -59,11 +59,11 @@ class Task:
         task._around = around
         return task
 
-    def on(self, part_of: Callable[[Iterable[Any]], Iterable[Any]]) -> Task:
-        """The same task on a part of its data."""
+    def on(self, part_of: Callable[[Iterable[Any], bool], Iterable[Any]]) -> Task:
+        """The same task on a part of its data (`replicas.Replicas.part_of`)."""
         task = copy(self)
-        task.train_data = part_of(self.train_data)
-        task.val_data = None if self.val_data is None else part_of(self.val_data)
+        task.train_data = part_of(self.train_data, True)
+        task.val_data = None if self.val_data is None else part_of(self.val_data, False)
         return task
 
     @property
@@ -103,6 +103,20 @@ class Task:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise UserError(f"loss(model, batch) must return a scalar tensor, got {describe(loss)}.")
         return loss.reshape(())
+
+    def loss_to_train(self, model: nn.Module, batch: Any) -> Tensor:
+        """The same, with a gradient.
+
+        Raises:
+            UserError: it is not one number, or depends on nothing that is trained.
+        """
+        loss = self.checked_loss(model, batch)
+        if not loss.requires_grad:
+            raise UserError(
+                "loss(model, batch) does not depend on any trainable parameter.",
+                hint="It must be computed from the model's output without .detach() or torch.no_grad().",
+            )
+        return loss
 
     def check(self, model: nn.Module, device: torch.device) -> int:
         """Try the first batch in eval mode, without gradients; give the batch size.
