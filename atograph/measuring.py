@@ -122,7 +122,7 @@ def measure(
         slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
         groups=len(graph.prunable),
         metrics=Metrics(
-            dense=dense_metric,
+            dense=trained.metric_dense if dense_metric is None and not settings.freeze else dense_metric,
             masked=trained.metric_masked,
             slim=slim_metric,
             onnx=onnx_metric,

@@ -40,7 +40,7 @@ class Metrics(_Record):
 
     name: str = "top-1"
     dense: float | None = None
-    """The dense network trained the same way (``--baseline``)."""
+    """The dense network trained the same way (``--baseline``); where it is pruned at once, or else before that."""
     masked: float | None = None
     """The trained network with its masked groups at zero."""
     slim: float | None = None

@@ -66,6 +66,11 @@ class Batches:
         """
         return len(self._made)  # type: ignore[arg-type]
 
+    @property
+    def made(self) -> Any:
+        """What the user's function returned, where that can be read again and again: a DataLoader, say."""
+        return None if self._once else self._made
+
     def first(self) -> Any:
         """The first batch of a pass of its own."""
         for batch in self:

@@ -34,15 +34,17 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder))
         except OSError as error:
             raise UserError(f"the curves cannot be written: {error}", where=str(folder)) from error
-        self._steps = 0
+        self._per_epoch, self._before = 0, 0
 
     def start(self, epochs: int, steps_per_epoch: int | None) -> None:
-        """Nothing to write yet."""
+        """Take note of how long an epoch is; where nobody knows, steps are counted from where the run begins."""
+        self._per_epoch = steps_per_epoch or 0
 
     def step(self, epoch: int, step: int, loss: float, flops_share: float) -> None:
         """The loss of one step."""
-        self._steps += 1
-        self._writer.add_scalar("loss/step", loss, self._steps)
+        self._before += not self._per_epoch
+        number = (epoch - 1) * self._per_epoch + step if self._per_epoch else self._before
+        self._writer.add_scalar("loss/step", loss, number)
 
     def epoch(self, row: EpochRow) -> None:
         """Everything about one epoch."""

@@ -24,6 +24,9 @@ _CLOSE = 0.005
 _FEW_GROUPS = 40
 """In a network of more groups, some block always fits into what is left."""
 
+_FEW_LEVELS = 100
+"""Up to this many counts of all groups together, any number of a group's blocks is exchanged, and not one only."""
+
 
 class Plan(BaseModel):
     """Which units of which group stay.
@@ -287,7 +290,7 @@ def _fill(
 
 
 def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budgets: Budgets) -> dict[str, int]:
-    """Give a block of one group for blocks of another while that uses more of the budgets.
+    """Give blocks of one group for blocks of another while that uses more of the budgets.
 
     In a network of few groups a block can be a percent of the whole, and what is left of a budget too little for any
     block. In one of many groups there is always one that fits.
@@ -298,11 +301,14 @@ def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budge
         budgets: all of them hold.
     """
     share = max(budgets.shares.values())
+    deep = 1 if sum(len(each) for each in levels.values()) > _FEW_LEVELS else _FEW_LEVELS
     used = budgets.used(counts)
     while (1 - used) * share > _CLOSE and len(levels) <= _FEW_GROUPS:
         best, found = used, counts
         fewer = [counts]  # what an exchange left may have room for a block alone
-        fewer += [{**counts, less: below[-1]} for less in levels if (below := _below(levels[less], counts[less]))]
+        for less in levels:
+            below = [level for level in levels[less] if level < counts[less]]
+            fewer += [{**counts, less: level} for level in below[-deep:]]
         for start in fewer:
             for more in levels:
                 for level in levels[more] if start[more] == counts[more] else ():
@@ -318,7 +324,3 @@ def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budge
             break
         used, counts = best, found
     return counts
-
-
-def _below(levels: Sequence[int], count: int) -> list[int]:
-    return [level for level in levels if level < count]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 
 import networkx as nx
 import onnxruntime
 import pytest
 import torch
+from atograph.passes.errors import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import build
 from torch import nn
 
@@ -72,6 +76,53 @@ def test_a_flops_budget_is_met_from_below(share: float) -> None:
     for name, count in plan.counts.items():
         if count < plan.sizes[name]:
             assert graph.cost.flops(plan.counts | {name: count + 1}) > share * graph.flops
+
+
+@given(
+    widths=st.lists(st.integers(2, 24), min_size=2, max_size=4),
+    flops=st.floats(0.15, 0.9),
+    floor=st.sampled_from([0.0, 0.05, 0.3]),
+    round_to=st.sampled_from([1, 2, 5]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_plan_is_within_its_limits(widths: list[int], flops: float, floor: float, round_to: int, seed: int) -> None:
+    sizes = [3, *widths]
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    graph = atograph.trace(nn.Sequential(*layers, nn.Linear(sizes[-1], 2)), torch.randn(2, 3))
+    generator = torch.Generator().manual_seed(seed)
+    scores = {group.name: torch.randn(group.size, generator=generator) for group in graph.prunable}
+    try:
+        plan = graph.plan_from_scores(scores, flops=flops, floor=floor, round_to=round_to)
+    except UserError as error:
+        assert "out of reach" in str(error)
+        return
+    assert graph.cost.flops(plan.counts) <= flops * graph.flops
+    for group in graph.prunable:
+        kept = plan.kept[group.name]
+        assert len(kept) >= min(group.size, max(1, floor * group.size))
+        assert len(kept) % round_to == 0 or len(kept) == group.size
+        best = scores[group.name].argsort(descending=True, stable=True)[: len(kept)]
+        assert set(kept) == set(best.tolist())
+        if len(kept) < group.size:  # no block fits any more
+            more = min(group.size, len(kept) + round_to)
+            assert graph.cost.flops(plan.counts | {group.name: more}) > flops * graph.flops
+
+
+def test_a_plan_of_few_groups_comes_close_to_its_budget() -> None:
+    graph = atograph.trace(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4)),
+                           torch.randn(2, 8))  # fmt: skip
+    first, second = graph.prunable
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7):
+        plan = graph.plan(flops=share, floor=0.0)
+        kept = graph.cost.flops(plan.counts) / graph.flops
+        costs = [
+            graph.cost.flops({first.name: a, second.name: b}) / graph.flops
+            for a in range(1, first.size + 1)
+            for b in range(1, second.size + 1)
+        ]
+        best = max(cost for cost in costs if cost <= share)
+        assert kept == best or share - 0.005 <= kept <= share
 
 
 @pytest.mark.parametrize(

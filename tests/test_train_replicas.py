@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -68,13 +69,28 @@ def test_a_mistake_in_two_processes_ends_both(tmp_path: Path) -> None:
     assert done.returncode != 0 and "is out of reach" in done.stderr and not any(tmp_path.iterdir())
 
 
+class Two:
+    """Process ``rank`` of two, without the other one."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.count = rank, 2
+
+    def from_first(self, tensors: Any) -> None:
+        """As if it were the first one."""
+
+
+def parts(batches: list[Any], rank: int, even: bool = True) -> list[Any]:
+    return list(_Parts(batches, Two(rank), even))  # type: ignore[arg-type]
+
+
 def test_parts_of_batches() -> None:
     batch = (torch.arange(5), {"weight": torch.ones(3), "x": torch.arange(10).reshape(5, 2)}, "text")
-    first, second = (next(iter(_Parts([batch], rank, 2))) for rank in (0, 1))
+    (first,), (second,) = parts([batch], 0), parts([batch], 1)
     assert first[0].tolist() == [0, 2, 4] and second[0].tolist() == [1, 3]
     assert second[1]["x"].tolist() == [[2, 3], [6, 7]] and second[1]["weight"].shape == (3,) and second[2] == "text"
-    assert next(iter(_Parts([(torch.tensor([7]),)], 1, 2)))[0].tolist() == [7]  # fewer examples than processes
-    assert len(_Parts([batch], 0, 2)) == 1
+    alone = [(torch.tensor([7]),)]  # fewer examples than processes
+    assert parts(alone, 1)[0][0].tolist() == [7] and parts(alone, 1, even=False) == []
+    assert len(_Parts([batch], Two(0), True)) == 1  # type: ignore[arg-type]
 
 
 def test_alone() -> None:
@@ -93,3 +109,38 @@ def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match=r"pip install 'atograph\[accelerate\]'"):
         join.__wrapped__()
+
+
+def test_the_loader_of_a_file_is_shared_by_the_loader(tmp_path: Path) -> None:
+    """Each process loads its part only, other ones in each epoch, and each example once."""
+    (tmp_path / "net.py").write_text(
+        dedent("""
+            import os, torch
+            from torch import nn
+            from torch.utils.data import DataLoader, Dataset
+
+            class Noted(Dataset):
+                def __len__(self):
+                    return 96
+
+                def __getitem__(self, index):
+                    with open(f"seen{os.environ['RANK']}", "a") as file:
+                        file.write(f"{index} ")
+                    return torch.randn(8, generator=torch.Generator().manual_seed(index)), index % 3
+
+            def model():
+                return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3))
+
+            def train_data():
+                return DataLoader(Noted(), batch_size=16, shuffle=True)
+
+            def example_inputs():
+                return torch.randn(2, 8)
+        """)
+    )
+    command = [*LAUNCH, "-m", "atograph", "compress", "net.py", "--flops", "0.5", "--epochs", "2", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seen = [[int(index) for index in (tmp_path / f"seen{rank}").read_text().split()] for rank in (0, 1)]
+    last = [each[-64:-16] for each in seen]  # the last epoch; a batch for the certificate comes after it
+    assert sorted(last[0] + last[1]) == list(range(96)) and max(map(len, seen)) < 2 * 96

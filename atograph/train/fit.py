@@ -102,7 +102,14 @@ class Diverged(UserError):
     """
 
     def __init__(
-        self, what: str, *, where: str, last: EpochRow | None, weights: dict[str, Tensor], resumed: bool = False
+        self,
+        what: str,
+        *,
+        where: str,
+        last: EpochRow | None,
+        weights: dict[str, Tensor],
+        resumed: bool = False,
+        also: str = "",
     ) -> None:
         self.weights, self.epochs = weights, 0 if last is None else last.epoch
         kept = "its initial weights (no epoch was finished)"
@@ -113,7 +120,7 @@ class Diverged(UserError):
         super().__init__(
             f"training diverged with {what}; the model holds {kept}.",
             where=where,
-            hint="Try a lower rate (lr), a longer warm-up, or look for bad values in the data.",
+            hint=f"Try a lower rate (lr), a longer warm-up, or look for bad values in the data.{also}",
         )
 
 
@@ -332,9 +339,11 @@ class Fit:
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.model = self._called = self.dense
         set_weights(self.dense, self.good)
+        fast = [f"--{each}" for each in ("compile", "precision") if each in self.settings.model_fields_set]
+        also = f" Or train without {' and '.join(fast)}, to see whether that is the cause." if fast else ""
         saved = {name: self.good[name] for name in self.dense.state_dict() if name in self.good}
         last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
-        raise Diverged(what, where=where, last=last, weights=saved, resumed=self.resumed)
+        raise Diverged(what, where=where, last=last, weights=saved, resumed=self.resumed, also=also)
 
 
 def _in_groups(data: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -158,13 +158,14 @@ class Several:
         Raises:
             UserError: the batch size of a DataLoader is not a multiple of the number of processes.
         """
-        if not isinstance(data, DataLoader):
-            return _Parts(data, self.rank, self.count)
+        loader = getattr(data, "made", data)  # what a SPEC's function returned
+        if not isinstance(loader, DataLoader):
+            return _Parts(data, self, even)
         from accelerate.data_loader import prepare_data_loader
 
         try:
             shared: Iterable[Any] = prepare_data_loader(
-                data,
+                loader,
                 num_processes=self.count,
                 process_index=self.rank,
                 split_batches=True,
@@ -198,17 +199,27 @@ class Several:
 
 
 class _Parts:
-    """Every ``count``-th example of each batch, from ``rank`` on."""
+    """Every ``count``-th example of each batch, from a process's rank on.
 
-    def __init__(self, data: Iterable[Any], rank: int, count: int) -> None:
-        self.data, self._rank, self._count = data, rank, count
+    An order that is drawn when a pass begins is the same in all processes, since they begin it with the first one's
+    state of torch's generator.
+    """
+
+    def __init__(self, data: Iterable[Any], replicas: Several, even: bool) -> None:
+        self.data, self._replicas, self._even = data, replicas, even
 
     def __iter__(self) -> Iterator[Any]:
+        rank, count = self._replicas.rank, self._replicas.count
+        state = torch.get_rng_state()
+        self._replicas.from_first([state])
+        torch.set_rng_state(state)
         for batch in self.data:
             size = batch_size(batch)
-            mine = torch.arange(self._rank, size, self._count)
-            if not len(mine):
-                mine = torch.tensor([self._rank % size])  # fewer examples than processes
+            mine = torch.arange(rank, size, count)
+            if not len(mine) and not self._even:
+                continue
+            if not len(mine):  # fewer examples than processes
+                mine = torch.tensor([rank % size])
             yield map_tensors(batch, partial(_some, size, mine))
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -187,6 +188,11 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            near = get_close_matches(place, TrainSettings.model_fields, n=3)
+            raise UserError(
+                f"there is no training setting {place!r}.", hint=f"Perhaps {', '.join(near)}?" if near else None
+            ) from error
         raise UserError(
             f"training setting {place}: {message}." if place else f"training settings: {message}."
         ) from error

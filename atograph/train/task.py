@@ -54,7 +54,10 @@ class Task:
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def within(self, around: Callable[[], AbstractContextManager[Any]]) -> Task:
-        """The same task, with losses and metrics computed within the context that ``around()`` makes."""
+        """The same task, with losses computed within the context that ``around()`` makes.
+
+        Metrics are not: they are those of the network as it is exported.
+        """
         task = copy(self)
         task._around = around
         return task
@@ -130,8 +133,7 @@ class Task:
                 on_device = to_device(batch, device)
                 self.checked_loss(model, on_device)
                 if self.val_data is not None:
-                    with self._around():
-                        value = self.metric(model, on_device)
+                    value = self.metric(model, on_device)
                     _number(0.0 if value is None else value)
         except UserError:
             raise
@@ -157,8 +159,7 @@ class Task:
         total, count = 0.0, 0
         with torch.no_grad(), own_randomness(), eval_mode(model):
             for batch in () if data is None else data:
-                with self._around():
-                    value = self.metric(model, to_device(batch, device))
+                value = self.metric(model, to_device(batch, device))
                 if value is not None:
                     size = batch_size(batch)
                     total, count = total + _number(value) * size, count + size
