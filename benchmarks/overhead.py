@@ -7,8 +7,10 @@ own log, evaluation, slimming and controller included.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +27,7 @@ class Cost:
     """Seconds over those of plain training.
 
     Attributes:
-        until_freeze: per epoch, of the epochs that end before the mask is final.
+        until_freeze: of the epochs that end before the mask is final.
         whole: of all epochs together.
         slim_from: the fraction of the training from which on the slim module was trained; None: never.
     """
@@ -48,6 +50,7 @@ def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
     slim_from = None
     for which in ("dense", "atograph"):
         train, val = loaders(options.data, options.images, seed=0)
+        val = list(islice(val, max(len(train) // 2, 1)))  # half as many images as are trained on
         torch.manual_seed(0)
         model = NETWORKS[network](1.0)
         if which == "dense":
@@ -56,11 +59,17 @@ def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
         graph = atograph.trace(model, torch.randn(2, 1, 28, 28))
         run = auto_train_once(model, graph, Task(train, val), settings, shrink=partial(small_module, graph))
         seconds[which], slim_from = run.history, run.slim_from
-    before = [i for i in range(options.epochs) if (i + 1) / options.epochs <= settings.freeze]
-    dense = median(row.seconds for row in seconds["dense"])
-    until_freeze = median([seconds["atograph"][i].seconds for i in before]) / dense if before else float("nan")
-    whole = sum(row.seconds for row in seconds["atograph"]) / sum(row.seconds for row in seconds["dense"])
+    before = [i for i in range(options.epochs) if (i + 1) / options.epochs <= settings.freeze + 1e-9]
+    until_freeze = _ratio(seconds, before) if before else float("nan")
+    whole = _ratio(seconds, range(options.epochs))
     return Cost(until_freeze, whole, slim_from)
+
+
+def _ratio(seconds: dict[str, list[EpochRow]], epochs: Iterable[int]) -> float:
+    """What some epochs took, over what the same ones of plain training took."""
+    chosen = list(epochs)
+    took = {which: sum(rows[epoch].seconds for epoch in chosen) for which, rows in seconds.items()}
+    return took["atograph"] / took["dense"]
 
 
 def main() -> None:
@@ -85,7 +94,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, device {options.device}, "
           f"{options.epochs} epochs of {options.images} images, median of {options.repeats}\n")  # fmt: skip
-    print("| network | FLOPs kept | step until the freeze / plain | whole run / plain | slim from |")
+    print("| network | FLOPs kept | until the freeze / plain | whole run / plain | slim from |")
     print("|---|---|---|---|---|")
     for network in options.network or NETWORKS:
         for flops in options.flops or (0.5, 0.3):

@@ -24,9 +24,6 @@ _CLOSE = 0.005
 _FEW_GROUPS = 40
 """In a network of more groups, some block always fits into what is left."""
 
-_FEW_LEVELS = 100
-"""Up to this many counts of all groups together, any number of a group's blocks is exchanged, and not one only."""
-
 
 class Plan(BaseModel):
     """Which units of which group stay.
@@ -290,7 +287,7 @@ def _fill(
 
 
 def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budgets: Budgets) -> dict[str, int]:
-    """Give blocks of one group for blocks of another while that uses more of the budgets.
+    """Give a block of one group for blocks of another while that uses more of the budgets.
 
     In a network of few groups a block can be a percent of the whole, and what is left of a budget too little for any
     block. In one of many groups there is always one that fits.
@@ -301,14 +298,13 @@ def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budge
         budgets: all of them hold.
     """
     share = max(budgets.shares.values())
-    deep = 1 if sum(len(each) for each in levels.values()) > _FEW_LEVELS else _FEW_LEVELS
     used = budgets.used(counts)
     while (1 - used) * share > _CLOSE and len(levels) <= _FEW_GROUPS:
         best, found = used, counts
         fewer = [counts]  # what an exchange left may have room for a block alone
         for less in levels:
             below = [level for level in levels[less] if level < counts[less]]
-            fewer += [{**counts, less: level} for level in below[-deep:]]
+            fewer += [{**counts, less: level} for level in below[-1:]]  # one: scores are to decide, and not what fits
         for start in fewer:
             for more in levels:
                 for level in levels[more] if start[more] == counts[more] else ():
