@@ -128,7 +128,7 @@ def compress(
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     if train_data is None and example_inputs is None:
         raise UserError("without train_data, the example_inputs have to be given.")
-    task = Task(train_data or (), val_data, loss=loss, metric=metric, optimizer=optimizer)
+    task = Task(() if train_data is None else train_data, val_data, loss=loss, metric=metric, optimizer=optimizer)
     inputs = (
         inputs_of_batch(task.first_batch())
         if example_inputs is None

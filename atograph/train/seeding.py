@@ -72,6 +72,16 @@ def set_random_state(state: dict[str, Any], data: Any) -> None:
         numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
 
 
+@contextmanager
+def order_kept(data: Any) -> Iterator[None]:
+    """Every generator is afterwards as it was: batches that are read inside do not change what the training draws."""
+    before = random_state(data)
+    try:
+        yield
+    finally:
+        set_random_state(before, data)
+
+
 def _state(generator: Any) -> Any:
     """The state of a generator of torch, of `random`, or of numpy, as a checkpoint can hold it."""
     if isinstance(generator, torch.Generator):

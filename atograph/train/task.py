@@ -15,7 +15,7 @@ from atograph.batches import batch_size, describe, keep_copy, to_device
 from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.train.defaults import default_loss, default_metric
-from atograph.train.seeding import own_randomness, random_state, set_random_state
+from atograph.train.seeding import order_kept, own_randomness
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Metric = Callable[[nn.Module, Any], "float | Tensor | None"]
@@ -83,17 +83,15 @@ class Task:
         Raises:
             UserError: the data is empty.
         """
-        for batch in self.some_batches(1):
-            return batch
+        with order_kept(self.train_data):
+            for batch in self.train_data:
+                return batch
         raise UserError("the training data has no batches.", where="train_data")
 
     def some_batches(self, count: int) -> list[Any]:
         """Copies of the first training batches, in main memory; the data order of the training stays what it was."""
-        before = random_state(self.train_data)
-        try:
+        with order_kept(self.train_data):
             return [keep_copy(batch) for batch in islice(self.train_data, count)]
-        finally:
-            set_random_state(before, self.train_data)
 
     def checked_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss of one batch.
