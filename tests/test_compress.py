@@ -213,7 +213,7 @@ def test_divergence_saves_the_last_good_weights(tmp_path: Path) -> None:
     done = run(tmp_path, "--flops", "0.5", "--epochs", "5", spec=spec)
     assert done.returncode == 2
     assert (
-        "epoch 3, step 7: training diverged with a loss of nan; the model holds the weights of the end of epoch 2"
+        "epoch 3, step 5: training diverged with a loss of nan; the model holds the weights of the end of epoch 2"
         in done.stderr
     )
     saved = tmp_path / "runs" / "net.last-good.safetensors"

@@ -25,7 +25,10 @@ from atograph.integrations import required
 
 ROOT = Path(__file__).parents[1]
 EPOCHS, BATCHES, SIZE = 6, 8, 32
-LEARNED = {"controller_start": 0.15, "controller_lr": 0.1, "prior_scale": 0.3, "controller_batches": 3}
+LEARNED = {
+    "controller_start": 0.15, "controller_lr": 0.1, "prior_scale": 0.3, "controller_batches": 3,
+    "projection_start": 0.45, "freeze": 0.45, "zero": 0.6,
+}  # fmt: skip
 """With these the mask is the controller's work, which no resumed run can find again without its state."""
 
 DOCUMENT = blocks((ROOT / "docs" / "integrations.md").read_text(encoding="utf-8"))
@@ -180,7 +183,7 @@ def test_lightning_ends_with_a_slim_module(whole: Lightning) -> None:
     assert whole.callback.ato is not None and whole.callback.ato.done == EPOCHS * BATCHES
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 4, 6], ids=["warm-up", "frozen", "zero", "end"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 6], ids=["warm-up", "learning", "frozen", "zero", "end"])
 def test_lightning_resumes(whole: Lightning, epochs: int, tmp_path: Path) -> None:
     run = Lightning(whole.pl, tmp_path, example_inputs=torch.zeros(2, 1, 8, 8), **LEARNED)
     run.fit(whole.folder / f"{epochs - 1}.ckpt")

@@ -82,6 +82,36 @@ def test_by_gradients_of_a_few_batches() -> None:
     assert all(parameter.grad is None for parameter in fresh().parameters())
 
 
+@pytest.mark.parametrize("call", ["before", "positional", "keyword"])
+def test_gradients_are_those_of_the_step_also_where_a_closure_computes_them(call: str) -> None:
+    model, (x, y) = fresh(), blobs(1)[0]
+    units = UnitMap(atograph.trace(model, EXAMPLE).prunable, model, torch.device("cpu"))
+    seen, expected = Taylor(units, 10), Taylor(units, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    watch = seen.watch(optimizer)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    if call == "before":
+        closure()
+        optimizer.step()
+    elif call == "positional":
+        assert float(optimizer.step(closure)) > 0
+    else:
+        assert float(optimizer.step(closure=closure)) > 0
+    expected.observe()
+    assert seen.mean is not None and expected.mean is not None and torch.equal(seen.mean, expected.mean)
+    assert bool((seen.mean > 0).any())
+    watch.remove()
+    seen.mean = None
+    optimizer.step(closure)
+    assert seen.mean is None
+
+
 @pytest.mark.parametrize("method", ["magnitude", "taylor"])
 def test_fine_tuning_runs_in_the_slim_module(method: str) -> None:
     data = blobs(8)

@@ -81,7 +81,7 @@ def test_what_is_masked_touches_nothing() -> None:
 
 
 def test_the_history() -> None:
-    history = run(epochs=10).history
+    history = run(epochs=10, projection_start=0.4, freeze=0.4, zero=0.5).history
     assert [row.epoch for row in history] == list(range(1, 11))
     assert [row.flops == 1 for row in history] == [True] + [False] * 9
     assert [row.lam for row in history] == [0] * 4 + [pytest.approx(1000, rel=0.5)] + [0] * 5

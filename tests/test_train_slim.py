@@ -81,9 +81,9 @@ def test_kept_weights_agree_with_those_of_dense_training(options: dict[str, Any]
 
 
 def test_at_the_freeze_what_is_masked_is_zeroed_at_once() -> None:
-    slim = run("freeze")
+    slim = run("freeze", freeze=0.4)
     assert slim.slim_from == pytest.approx(0.4, abs=0.05) and slim.history[2].zeroed == 1
-    same(slim, run("never", zero=0.4))
+    same(slim, run("never", freeze=0.4, zero=0.4))
 
 
 @pytest.mark.parametrize(

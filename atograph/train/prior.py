@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from atograph.copying import eval_mode
 from atograph.train.masks import UnitMap
@@ -42,6 +44,30 @@ class Taylor:
         self.units = units
         self.mean: Tensor | None = None
         self._rate = 1.0 / max(memory, 1)
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Observe the gradients of each step of an optimiser: before it, or when its closure has computed them."""
+
+        def before(
+            _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            own, *given = args
+            closure = given[0] if given else kwargs.get("closure")
+            if closure is not None:
+                return (own,), {**kwargs, "closure": self._observing(closure)}
+            self.observe()
+            return None
+
+        return optimizer.register_step_pre_hook(before)
+
+    def _observing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        @wraps(closure)
+        def observed() -> Any:
+            loss = closure()
+            self.observe()
+            return loss
+
+        return observed
 
     @torch.no_grad()
     def observe(self) -> None:

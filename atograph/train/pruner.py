@@ -60,7 +60,7 @@ class Pruner(Hook, Generic[P]):
         self.taylor = Taylor(self.units, fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH)
         self._watch: RemovableHandle | None = None
         if fit.optimizer is not None and self.settings.prior == "taylor":
-            self._watch = fit.optimizer.register_step_pre_hook(lambda *_: self.taylor.observe())
+            self._watch = self.taylor.watch(fit.optimizer)
         self.steps = 0
         self.metric_dense: float | None = None
         self.before_zero: float | None = None

@@ -110,12 +110,12 @@ class TrainSettings(BaseModel):
     """Logits per standard deviation of the prior; the noise has one of 1.8."""
 
     # The projection.
-    projection_start: Fraction = 0.4
+    projection_start: Fraction = 0.35
     """T_start: from here every optimiser step is followed by the projection (paper: 20 %). Here it waits for the final
     mask: what has been shrunk looks unimportant from then on, so that an early mask would stay."""
-    freeze: Fraction = 0.4
+    freeze: Fraction = 0.35
     """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
-    zero: Fraction = 0.5
+    zero: Fraction = 0.45
     """From here on everything masked is exactly zero and is held there."""
     slim_at: Literal["zero", "freeze", "never"] = "zero"
     """From when on the slim module is trained in the dense one's place, which costs less and changes nothing:
