@@ -162,6 +162,39 @@ def apply(
         )
 
 
+@app.command(short_help="Make the ONNX file of a run again.")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of `atograph apply`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; in RUN slim.onnx, slim.fp16.onnx or slim.int8.onnx unless given.")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights and arithmetic in float16.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights and activations in int8, ranges by batches of train_data().")
+    ] = False,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Keep the weights in a second file (above 2 GB they always are).")
+    ] = False,
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="For --int8; the run's own unless given.")] = None,
+    data: DataOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Export the slim program of RUN to ONNX, without training and without the model's code.
+
+    With --int8, SPEC is a file or module that defines train_data(), for the ranges of activations; with its val_data()
+    and metric(model, batch) the metric before and after is printed.
+    """
+    from atograph import command_export
+
+    with running(quiet=quiet) as console:
+        command_export.export(
+            run, out=out, opset=opset, fp16=fp16, int8=int8, external_data=external_data, spec=spec, data=data,
+            force=force, console=console,
+        )  # fmt: skip
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

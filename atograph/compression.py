@@ -258,7 +258,8 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, con
     with nullcontext() if folder is None else folder as place, TemporaryDirectory() as scratch:
         files = Path(scratch) if place is None else place
         with stage("exporting"):
-            slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset)
+            asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
+            slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset, metadata=asked)
             dense = to_exported(graph.program)
             dense_onnx = export_onnx(dense, Path(scratch) / "dense.onnx", opset=job.opset)
             onnx = OnnxModel(dense_onnx, dense, threads=1), OnnxModel(slim_onnx, slimmed.program, threads=1)

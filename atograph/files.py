@@ -18,6 +18,15 @@ def sync(folder: Path) -> None:
         sync_folder(path)
 
 
+def put_in_place(file: Path, target: Path) -> None:
+    """Give a finished file its name, in the place of another one, readable by whoever may read the folder."""
+    file.chmod(target.parent.stat().st_mode & 0o666)
+    with file.open("rb") as finished:
+        os.fsync(finished.fileno())
+    file.replace(target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk."""
     if os.name != "posix":

@@ -9,9 +9,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.export import ExportedProgram
 
 from atograph.checkpoint import Checkpoint
 from atograph.passes.errors import UserError
+from atograph.passes.exported import with_state
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -23,6 +25,16 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         UserError: the folder holds no slim program, or its weights are missing or damaged.
     """
+    module: nn.Module = load_program(folder).module(check_guards=False)
+    return module
+
+
+def load_program(folder: str | Path) -> ExportedProgram:
+    """The same as a `torch.export.ExportedProgram`.
+
+    Raises:
+        UserError: as `load`.
+    """
     place = Path(folder)
     path = place / "slim.pt2"
     if not path.is_file():
@@ -31,16 +43,21 @@ def load(folder: str | Path) -> nn.Module:
         program = torch.export.load(path)
     except Exception as error:
         raise UserError(f"not a program that torch.export can load: {error}.", where=str(path)) from error
-    module: nn.Module = program.module(check_guards=False)
-    empty = [name for name, tensor in program.state_dict.items() if tensor.is_meta]
-    if empty:
-        weights, renamed = _weights(place), _renamed(place)
-        names = {name: renamed.get(name, name) for name in empty}
-        missing = [name for name in empty if names[name] not in weights]
-        if missing:
-            raise UserError(f"the weights lack {names[missing[0]]}.", where=str(folder))
-        module.load_state_dict({name: weights[names[name]] for name in empty}, strict=False, assign=True)
-    return module
+    tensors = {**program.state_dict, **program.constants}
+    empty = [name for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.is_meta]
+    if not empty:
+        return program
+    weights, renamed = _weights(place), _renamed(place)
+    names = {name: renamed.get(name, name) for name in empty}
+    missing = [name for name in empty if names[name] not in weights]
+    if missing:
+        raise UserError(f"the weights lack {names[missing[0]]}.", where=str(folder))
+    state = {name: _like(program.state_dict.get(name), weights[names[name]]) for name in empty}
+    return with_state(program, state, program.example_inputs)
+
+
+def _like(old: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:
+    return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

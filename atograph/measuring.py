@@ -18,7 +18,7 @@ from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.flop_count import count_flops
 from atograph.graph import Graph
 from atograph.latency import measure_latency
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_export import OnnxModel, size_on_disk
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
 from atograph.passes.run import ProgramModule
@@ -118,8 +118,8 @@ def measure(
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),
         budgets=[_budget(what, asked, graph, slimmed, smallest[what]) for what, asked in settings.budgets.items()],
-        dense=Size(flops=graph.flops, params=graph.params, bytes=files[0].stat().st_size),
-        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=files[1].stat().st_size),
+        dense=Size(flops=graph.flops, params=graph.params, bytes=size_on_disk(files[0])),
+        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=size_on_disk(files[1])),
         groups=len(graph.prunable),
         metrics=Metrics(
             dense=trained.metric_dense if dense_metric is None and not settings.freeze else dense_metric,

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from atograph.onnx_names import input_names, output_names, with_constants, without_constants
 from atograph.passes.errors import UserError
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 OLDEST_OPSET = 18
 """The oldest opset that torch.onnx writes from an exported program."""
@@ -33,13 +39,26 @@ def check_opset(opset: int | None) -> None:
         raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
 
 
-def export_onnx(program: ExportedProgram, path: Path, *, opset: int | None = None) -> Path:
+def export_onnx(
+    program: ExportedProgram,
+    path: Path,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    external_data: bool = False,
+) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
+
+    Inputs are called as the parameters of the model's ``forward``, outputs as in `onnx_names.output_names`. What the
+    model returns beside tensors is not in the file.
 
     Args:
         program: what to export.
         path: the file to write.
         opset: the ONNX opset; None leaves the choice to torch.
+        metadata: the file's ``metadata_props``.
+        external_data: keep the weights in a second file, ``path`` with ``.data`` at its end; above 2 GB, as much as one
+            file can hold, they are there in any case.
 
     Raises:
         UserError: torch.onnx cannot express the program; with its reason.
@@ -47,33 +66,71 @@ def export_onnx(program: ExportedProgram, path: Path, *, opset: int | None = Non
     check_opset(opset)
     with _quiet():
         try:
-            exported = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
+            exported = torch.onnx.export(without_constants(program), dynamo=True, verbose=False, opset_version=opset)
         except Exception as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UserError(
-                f"torch.onnx cannot export this program: {reason.strip()[:400]}",
+                f"torch.onnx cannot export this program: {_reason(error)}.",
                 hint="Another opset may know the op, see --opset.",
             ) from error
     assert exported is not None
-    model = exported.model_proto
-    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    model = exported.model
+    written = model.opset_imports[""]
     if opset is not None and written != opset:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
-    _name_batch(model)
+    _name(model.graph, input_names(program), output_names(program))
+    model.producer_name, model.producer_version = "atograph", version("atograph")
+    model.metadata_props.update(metadata or {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    exported.save(path, external_data=external_data or None)
     onnx.checker.check_model(str(path))
     return path
 
 
-def _name_batch(model: onnx.ModelProto) -> None:
-    """Call the first dynamic dimension ``batch``, wherever it occurs; torch numbers its symbols at random."""
-    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
-    dims = [d for value in values for d in value.type.tensor_type.shape.dim if d.dim_param]
-    symbols = [d.dim_param for d in dims if d.dim_param.isidentifier()]
-    for dim in dims:
-        if symbols:
-            dim.dim_param = dim.dim_param.replace(symbols[0], "batch")
+def size_on_disk(path: Path) -> int:
+    """Bytes of an ONNX file, with its weights where they are in a file of their own."""
+    weights = weights_beside(path)
+    return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+
+
+def weights_beside(path: Path) -> Path:
+    """The file that the weights of an ONNX file are in where they are not in itself."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _reason(error: BaseException) -> str:
+    """What torch.onnx ran into first, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")[:400]
+
+
+def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name the inputs, the outputs, and the first dynamic dimension ``batch``; torch numbers its symbols at random."""
+    inside = [value for node in graph.all_nodes() for value in node.outputs]
+    values = [*graph.inputs, *graph.initializers.values(), *inside]
+    for value in values:
+        if value.name in {*inputs, *outputs}:
+            value.name = f"{value.name}_inner"
+    for position, output in enumerate(graph.outputs):
+        if output.producer() is None or output in graph.outputs[:position]:  # an input, or returned before
+            same = onnx_ir.Node("", "Identity", [output])
+            same.outputs[0].shape, same.outputs[0].type = output.shape, output.type
+            graph.append(same)
+            graph.outputs[position] = same.outputs[0]
+    for names, named in ((inputs, graph.inputs), (outputs, graph.outputs)):
+        for name, value in zip(names, named, strict=True):
+            value.name = name
+    batch = None
+    for value in values:
+        for index, dim in enumerate(value.shape or ()):
+            text = None if isinstance(dim, int) else dim.value
+            if text is None:
+                continue
+            if batch is None and text.isidentifier():
+                batch = text
+            if batch is not None and value.shape is not None:
+                value.shape[index] = text.replace(batch, "batch")
 
 
 @contextmanager
@@ -107,7 +164,7 @@ class OnnxModel(nn.Module):
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._taken = {value.name for value in self.session.get_inputs()}
         self._names = list(program.graph_signature.user_inputs)
-        self._out_spec = program.call_spec.out_spec
+        self._program = program
 
     def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The inputs as ONNX Runtime takes them: arrays by name."""
@@ -121,4 +178,4 @@ class OnnxModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file."""
         found = [torch.from_numpy(value) for value in self.session.run(None, self.feed(*args, **kwargs))]
-        return found if self._out_spec is None else pytree.tree_unflatten(found, self._out_spec)
+        return with_constants(self._program, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,21 @@ class Slim:
         """Why there is no slim module; empty if there is one."""
         return self._module[1]
 
-    def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Path:
-        """Export to ONNX with a dynamic batch.
+    def to_onnx(
+        self,
+        path: str | Path,
+        *,
+        opset: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        external_data: bool = False,
+    ) -> Path:
+        """Export to ONNX with a dynamic batch, as `onnx_export.export_onnx`.
+
+        Args:
+            path: the file to write.
+            opset: the ONNX opset; None leaves the choice to torch.
+            metadata: more for the file's ``metadata_props``, beside what `metadata` says.
+            external_data: keep the weights in a second file.
 
         Raises:
             UserError: torch.onnx cannot express the program.
@@ -100,7 +114,16 @@ class Slim:
         from atograph.onnx_export import export_onnx
 
         self._require_values("an ONNX file holds the values of the weights")
-        return export_onnx(self.program, Path(path), opset=opset)
+        own = {**self.metadata, **(metadata or {})}
+        return export_onnx(self.program, Path(path), opset=opset, metadata=own, external_data=external_data)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What an ONNX file says about where it comes from: the plan, and what was kept of the dense model."""
+        from atograph.onnx_metadata import metadata
+
+        dense = self._graph
+        return metadata(self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder."""

@@ -166,25 +166,25 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
-    return _with_empty_state(exported, empty, interface.example) if without_data else exported
+    return with_state(exported, empty, interface.example) if without_data else exported
 
 
-def _with_empty_state(exported: ExportedProgram, empty: dict[str, torch.Tensor], example: Any) -> ExportedProgram:
-    """The same program with its meta tensors, and the user's example inputs, for the stand-ins."""
+def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: Any) -> ExportedProgram:
+    """The same program with other tensors in the place of some of its own, and other example inputs."""
     return ExportedProgram(
         root=exported.graph_module,
         graph=exported.graph,
         graph_signature=exported.graph_signature,
-        state_dict={**exported.state_dict, **_only(empty, exported.state_dict)},
+        state_dict={**exported.state_dict, **_only(state, exported.state_dict)},
         range_constraints=exported.range_constraints,
         module_call_graph=exported.module_call_graph,
         example_inputs=example,
-        constants={**exported.constants, **_only(empty, exported.constants)},
+        constants={**exported.constants, **_only(state, exported.constants)},
         verifiers=exported.verifiers,
     )
 
 
-def _only(values: dict[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
+def _only(values: Mapping[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in values.items() if name in names}
 
 

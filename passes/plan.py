@@ -65,6 +65,11 @@ class Plan(BaseModel):
         """Group name → number of units that stay: what the cost model takes."""
         return {name: len(units) for name, units in self.kept.items()}
 
+    @property
+    def digest(self) -> str:
+        """Identifies the plan: 16 hexadecimal digits, of its model and of what is kept."""
+        return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}".encode()).hexdigest()[:16]
+
     def mask(self, group: str) -> torch.Tensor:
         """1.0 for each unit of a listed group that stays, else 0.0; shape ``[size]``."""
         mask = torch.zeros(self.sizes[group])

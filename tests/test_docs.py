@@ -59,7 +59,7 @@ def test_every_option_in_running_text_exists() -> None:
     for path in (ROOT / "benchmarks").glob("*.py"):  # commands of their own
         known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', path.read_text(encoding="utf-8")))
     for path in DOCUMENTS:
-        named = re.findall(r"(?<![\w-])--[a-z][a-z_-]*", path.read_text(encoding="utf-8"))
+        named = re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text(encoding="utf-8"))
         assert set(named) <= known | {"--help"} | LAUNCHERS, path.name
 
 

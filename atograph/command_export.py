@@ -1,0 +1,67 @@
+"""``atograph export``: the ONNX file of a run, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.console import Console
+    from atograph.exporting import Precision
+    from atograph.train.task import Task
+
+_NOTABLE = 0.01
+"""Relative difference above which float16 is worth a warning."""
+
+
+def export(
+    run: Path,
+    *,
+    out: Path | None,
+    opset: int | None,
+    fp16: bool,
+    int8: bool,
+    external_data: bool,
+    spec: str | None,
+    data: Path | None,
+    force: bool,
+    console: Console,
+) -> None:
+    """Check what was typed before any work, then export and print what the file computes."""
+    if fp16 and int8:
+        raise UserError("choose one of --fp16 and --int8.")
+    if not run.is_dir():
+        raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
+    if out is not None and out.is_dir():
+        raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
+    if out is not None and out.exists() and not force:
+        raise UserError("the file is there already.", where=str(out), hint="Replace it with --force.")
+
+    from atograph import figures
+    from atograph.exporting import export_run
+
+    task = _task(run, spec, data, console) if int8 else None
+    precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
+    done = export_run(run, out, precision=precision, opset=opset, external_data=external_data, task=task)
+    if done.difference is not None:
+        console.say(f"ONNX Runtime and the slim program differ by {done.difference:.1e} (relative, example inputs)")
+        if precision == "float16" and not done.difference < _NOTABLE:
+            console.warn("this model loses much in float16: look at its metric before you deploy it.")
+    if done.metric is not None and done.metric_before is not None:
+        console.say(f"metric: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
+    console.say(f"written to {done.path} ({figures.size(done.bytes)})")
+
+
+def _task(run: Path, text: str | None, data: Path | None, console: Console) -> Task:
+    """Data and metric of a SPEC, by default that of the run."""
+    from atograph.report import Report
+    from atograph.spec import load_spec
+    from atograph.train.task import Task
+
+    if text is None:
+        text = Report.load(run / "report.json").spec
+    console.phase("loading the file")
+    spec = load_spec(text, data=data)
+    return Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric)

@@ -1,0 +1,98 @@
+"""ONNX files of lower precision, made from one in float32 by what ONNX Runtime comes with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import onnx_ir
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from atograph.onnx_export import weights_beside
+from atograph.passes.errors import UserError
+
+_LARGEST = 2**31 - 2**20
+"""What one protobuf file can hold, with room for the graph."""
+
+
+def to_float16(source: Path, target: Path) -> Path:
+    """The same model with weights and arithmetic in float16 where ONNX Runtime knows them; inputs and outputs stay.
+
+    Source: `onnxruntime.transformers.float16`.
+    """
+    large = weights_beside(source).exists()
+    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=large)
+    return _save(onnx_ir.from_proto(model), target, outside=large or model.ByteSize() > _LARGEST)
+
+
+def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Path:
+    """The same model with weights (per channel) and activations in int8, by static quantisation in the QDQ format.
+
+    Source: `onnxruntime.quantization`; int8 for both and QDQ are what its manual advises for a start.
+
+    Args:
+        source: the model in float32.
+        target: the file to write.
+        batches: what inputs look like: arrays by input name. The ranges of the activations are those that they give.
+
+    Raises:
+        UserError: there is no batch, or ONNX Runtime cannot quantise the model.
+    """
+    given = list(batches)
+    if not given:
+        raise UserError("int8 takes batches to find out the ranges of the activations, and there are none.")
+    large = weights_beside(source).exists()
+    with _quiet(), TemporaryDirectory(dir=target.parent) as scratch:
+        prepared, made = Path(scratch, "prepared.onnx"), Path(scratch, "made.onnx")
+        try:
+            quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+            quantize_static(
+                prepared,
+                made,
+                _Reader(given),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=large,
+            )
+        except Exception as error:
+            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise UserError(f"ONNX Runtime cannot quantise this model: {first.strip()[:400]}.") from error
+        model = onnx_ir.load(made)
+        for key in ("onnx.infer", "onnx.quant.pre_process"):  # notes of the quantiser to itself
+            model.metadata_props.pop(key, None)
+        return _save(model, target, outside=large)
+
+
+def _save(model: onnx_ir.Model, target: Path, *, outside: bool) -> Path:
+    onnx_ir.save(model, target, external_data=weights_beside(target).name if outside else None)
+    return target
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self._left: Iterator[dict[str, Any]] = iter(batches)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch; None after the last."""
+        return next(self._left, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser tells what it does, and what could be done before."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

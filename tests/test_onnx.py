@@ -1,0 +1,121 @@
+"""The ONNX file: what its inputs and outputs are called, what it says about itself, and where its weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import atograph
+from atograph.onnx_export import OnnxModel
+from atograph.slim_module import relative_difference
+
+
+@dataclass
+class Both:
+    score: Tensor
+    parts: tuple[Tensor, Tensor]
+
+
+pytree.register_dataclass(Both)
+
+
+class Net(nn.Module):
+    """Two convolutions, the first with batch norm, and what some function makes of their output and the input."""
+
+    def __init__(self, returns: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.second, self.returns = nn.Conv2d(8, 3, 1), returns
+
+    def forward(self, image: Tensor) -> Any:
+        return self.returns(self.second(torch.relu(self.norm(self.first(image)))), image)
+
+
+def slimmed(returns: Callable[[Tensor, Tensor], Any] = lambda y, x: y) -> tuple[atograph.Slim, Tensor]:
+    torch.manual_seed(0)
+    model, image = Net(returns), torch.randn(2, 3, 4, 4)
+    model(image)  # batch norm has statistics of its own
+    graph = atograph.trace(model.eval(), image)
+    return atograph.slim(graph, graph.plan(flops=0.6)), image
+
+
+@pytest.mark.parametrize(
+    ("returns", "names"),
+    [
+        (lambda y, x: y, ["output"]),
+        (lambda y, x: (y, y), ["output_0", "output_1"]),
+        (lambda y, x: [y, (y + 1, y * 2)], ["output_0", "output_1_0", "output_1_1"]),
+        (lambda y, x: {"logits": y, "hidden": [y + 1]}, ["logits", "hidden_0"]),
+        (lambda y, x: {"image": y}, ["image_out"]),
+        (lambda y, x: {"relu": y, "conv2d": y + 1, "first.weight": y * 2}, ["relu", "conv2d", "first.weight"]),
+        (lambda y, x: (x, y), ["output_0", "output_1"]),
+        (lambda y, x: (y, torch.ones(3)), ["output_0", "output_1"]),
+        (lambda y, x: {"logits": y, "loss": None}, ["logits"]),
+        (lambda y, x: (7, y, "text"), ["output_1"]),
+        (lambda y, x: Both(y, (y + 1, y)), ["score", "parts_0", "parts_1"]),
+    ],
+    ids=["tensor", "same twice", "nested", "dict", "input's name", "names inside", "input", "constant", "none",
+         "numbers", "dataclass"],
+)  # fmt: skip
+def test_outputs_are_called_as_the_model_returns_them(
+    returns: Callable[[Tensor, Tensor], Any], names: list[str], tmp_path: Path
+) -> None:
+    slim, image = slimmed(returns)
+    path = slim.to_onnx(tmp_path / "slim.onnx")
+    graph = onnx.load(path).graph
+    assert [value.name for value in graph.input] == ["image"]
+    assert [value.name for value in graph.output] == names
+    expected, spec = pytree.tree_flatten(slim(image))
+    found, found_spec = pytree.tree_flatten(OnnxModel(path, slim.program)(image))
+    assert spec == found_spec
+    for one, other in zip(expected, found, strict=True):
+        assert relative_difference(one, other) < 1e-6 if isinstance(one, Tensor) else one == other
+
+
+def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    slim, _image = slimmed()
+    model = onnx.load(slim.to_onnx(tmp_path / "slim.onnx", metadata={"atograph.budgets": "flops=0.6"}))
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert said == {
+        "atograph.plan": slim.plan.digest,
+        "atograph.model": slim.plan.fingerprint,
+        "atograph.flops": f"{slim.flops} of {2 * 16 * (3 * 8 + 8 * 3)}",
+        "atograph.params": f"{slim.params} of {3 * 8 + 8 + 2 * 8 + 8 * 3 + 3}",
+        "atograph.budgets": "flops=0.6",
+    }
+    assert (model.producer_name, model.producer_version) == ("atograph", "0.1.0")
+    other = slim.plan.model_copy(update={"kept": {"g0": (0, 1)}})
+    assert other.digest != slim.plan.digest == slimmed()[0].plan.digest
+
+
+def test_there_is_nothing_in_it_that_is_not_needed(tmp_path: Path) -> None:
+    slim, _image = slimmed()
+    graph = onnx.load(slim.to_onnx(tmp_path / "slim.onnx")).graph
+    assert [node.op_type for node in graph.node] == ["Conv", "Relu", "Conv"]  # the batch norm is in the first
+    read = {name for node in graph.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= read
+    dims = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.value_info]
+    kept = len(slim.plan.kept["g0"])
+    assert [shape for shape in dims if shape[0] == "batch"] == [["batch", kept, 4, 4]] * 2
+
+
+def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    slim, image = slimmed()
+    path = slim.to_onnx(tmp_path / "slim.onnx", external_data=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["slim.onnx", "slim.onnx.data"]
+    assert relative_difference(slim(image), OnnxModel(path, slim.program)(image)) < 1e-6
+
+
+def test_what_onnx_cannot_express_is_named(tmp_path: Path) -> None:
+    slim, _image = slimmed(lambda y, x: torch.special.i1e(y))
+    with pytest.raises(atograph.UserError, match=r"torch\.onnx cannot export this program: .*bessel_i1e") as raised:
+        slim.to_onnx(tmp_path / "slim.onnx")
+    assert "\x1b" not in str(raised.value) and not [*tmp_path.iterdir()]
