@@ -26,16 +26,30 @@ EXACT = 1e-9
 
 
 def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
-    """Compare the three forms at a batch of one and at the batch of ``inputs``.
+    """Compare the three forms (`compare`), and insist on it.
+
+    Raises:
+        InternalError: a difference is above the tolerance.
+    """
+    entries = compare(masked, slim, onnx_model, inputs)
+    for entry in entries:
+        if not entry.holds:
+            raise InternalError(
+                f"the certificate failed at a batch of {entry.batch}: masked and slim differ by "
+                f"{entry.masked_slim:.1e}, slim and ONNX Runtime by {entry.slim_onnx:.1e}, allowed are "
+                f"{TOLERANCE:.0e} (relative)."
+            )
+    return entries
+
+
+def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
+    """The three forms at a batch of one and at the batch of ``inputs``.
 
     Args:
         masked: the dense network on the CPU with the plan's zeroing sets at zero.
         slim: what was made of it.
         onnx_model: the exported file.
         inputs: real ones, a batch of two or more.
-
-    Raises:
-        InternalError: a difference is above the tolerance.
     """
     revived = _revived(masked, slim.plan)
     entries = []
@@ -50,11 +64,6 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
                 slim_onnx=_largest(found, tensors_of(onnx_model(*args, **kwargs))),
                 tolerance=TOLERANCE,
                 moved=_largest(reference, tensors_of(revived(*args, **kwargs))),
-            )
-        if not entry.holds:
-            raise InternalError(
-                f"the certificate failed at a batch of {size}: masked and slim differ by {entry.masked_slim:.1e}, "
-                f"slim and ONNX Runtime by {entry.slim_onnx:.1e}, allowed are {TOLERANCE:.0e} (relative)."
             )
         entries.append(entry)
     return entries

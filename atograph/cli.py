@@ -195,6 +195,25 @@ def export(
         )  # fmt: skip
 
 
+@app.command(short_help="Prove a run again, on fresh inputs.")
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The run's own unless given.")] = None,
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
+) -> None:
+    """Compare the masked dense network, the slim program and slim.onnx of RUN; exit with 1 where they differ.
+
+    The dense network is made by SPEC and gets the run's weights; what was removed is zero, or random where that must
+    not matter. Inputs are those of the run, random ones, and a batch of val_data() or train_data() where there is one.
+    """
+    from atograph import command_verify
+
+    with running(quiet=quiet) as console:
+        command_verify.verify(run, spec=spec, data=data, seed=seed, console=console)
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -14,6 +14,7 @@ from atograph.passes.errors import InternalError, UserError
 if TYPE_CHECKING:
     from atograph.console import Console
     from atograph.passes.plan import Plan
+    from atograph.spec import Spec
 
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
 
@@ -61,3 +62,25 @@ def read_plan(name: str | Path) -> Plan:
         raise UserError(f"cannot read the plan: {error.strerror}.", where=str(name)) from error
     except UserError as error:
         raise UserError(error.message, where=str(name), hint=error.hint) from None
+
+
+def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console) -> Spec:
+    """What ``--spec`` names, or else the file that a run was made from.
+
+    Raises:
+        UserError: the folder holds no run, or the file cannot be loaded.
+    """
+    from atograph.report import Report
+    from atograph.spec import load_spec
+
+    if not run.is_dir():
+        raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
+    own = Report.load(run / "report.json").spec if text is None else text
+    console.phase("loading the file")
+    try:
+        return load_spec(own, data=data)
+    except UserError as error:
+        if text is not None:
+            raise
+        hint = f"The run was made from it, as report.json says; --spec names another. {error.hint or ''}".strip()
+        raise UserError(error.message, where=error.where, hint=hint) from error

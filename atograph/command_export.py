@@ -56,12 +56,8 @@ def export(
 
 def _task(run: Path, text: str | None, data: Path | None, console: Console) -> Task:
     """Data and metric of a SPEC, by default that of the run."""
-    from atograph.report import Report
-    from atograph.spec import load_spec
+    from atograph.command import spec_of_run
     from atograph.train.task import Task
 
-    if text is None:
-        text = Report.load(run / "report.json").spec
-    console.phase("loading the file")
-    spec = load_spec(text, data=data)
+    spec = spec_of_run(run, text, data, console)
     return Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric)

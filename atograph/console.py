@@ -15,6 +15,7 @@ from atograph.progress_line import ProgressLine
 from atograph.report_table import closing_table
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import TaskID
 
     from atograph.report import Report
@@ -95,8 +96,12 @@ class Console:
 
     def report(self, report: Report) -> None:
         """The closing table."""
+        self.table(closing_table(report))
+
+    def table(self, table: RenderableType) -> None:
+        """What a command is for, quiet or not."""
         if not self.silent:
-            self._out.print(closing_table(report))
+            self._out.print(table)
 
 
 class LineProgress:

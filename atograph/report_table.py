@@ -24,7 +24,7 @@ def closing_table(report: Report) -> RenderableType:
     """Costs and metrics of each form, the certificate, and what was frozen and why."""
     parts: list[RenderableType] = [_costs(report)]
     if report.certificate:
-        parts.append(_certificate(report.certificate))
+        parts.append(certificate_table([(f"batch of {entry.batch}", entry) for entry in report.certificate]))
     if report.frozen:
         parts.append(_frozen(report.frozen))
     return Group(*parts)
@@ -64,12 +64,13 @@ def _costs(report: Report) -> Table:
     return table
 
 
-def _certificate(entries: Sequence[Comparison]) -> Table:
+def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
+    """One row for each comparison and what it is called."""
     table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "what was zeroed weighs", "", numbers=4)
-    for entry in entries:
+    for name, entry in entries:
         verdict = "equal" if entry.holds else "NOT EQUAL"
         values = (entry.masked_slim, entry.slim_onnx, entry.tolerance)
-        table.add_row(f"batch of {entry.batch}", *(f"{value:.1e}" for value in values), _share(entry.moved), verdict)
+        table.add_row(name, *(f"{value:.1e}" for value in values), _share(entry.moved), verdict)
     return table
 
 

@@ -1,0 +1,48 @@
+"""``atograph verify``: the certificate of a run, again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from atograph.command import spec_of_run
+
+if TYPE_CHECKING:
+    from atograph.console import Console
+    from atograph.example_inputs import Inputs
+    from atograph.spec import Spec
+
+EXIT_DIFFERENT = 1
+
+
+def verify(run: Path, *, spec: str | None, data: Path | None, seed: int, console: Console) -> None:
+    """Put the dense network together, compare, and print the table."""
+    source = spec_of_run(run, spec, data, console)
+
+    from atograph.report_table import certificate_table
+    from atograph.stages import stage
+    from atograph.verifying import verify_run
+
+    with stage("making the model"):
+        model = source.model()
+    entries = verify_run(run, model, seed=seed, real=_real(source))
+    console.table(certificate_table(entries))
+    if not all(entry.holds for _name, entry in entries):
+        console.error("the files of this run do not compute the same.")
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _real(spec: Spec) -> Inputs | None:
+    """The inputs of a batch, of the validation data where there is some; None where a batch does not tell them."""
+    from atograph.example_inputs import inputs_of_batch
+    from atograph.passes.errors import UserError
+
+    data = spec.val_data()
+    if data is None and hasattr(spec.module, "train_data"):
+        data = spec.train_data()
+    try:
+        return None if data is None else inputs_of_batch(data.first())
+    except UserError:
+        return None

@@ -1,0 +1,150 @@
+"""The certificate of a finished run, again: the dense network is put together from its code and the slim weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from atograph.capture import with_batch
+from atograph.certificate import TOLERANCE, compare
+from atograph.command import read_plan
+from atograph.example_inputs import Inputs
+from atograph.graph import Graph, trace
+from atograph.loading import load_program
+from atograph.masking import zero_
+from atograph.onnx_export import OnnxModel
+from atograph.passes.errors import UserError
+from atograph.passes.infer_axes import Axes
+from atograph.passes.plan import Plan
+from atograph.passes.slim import Kept
+from atograph.report import Comparison
+from atograph.slim_module import relative_difference
+from atograph.slimming import Slim, slim
+from atograph.stages import stage
+from atograph.structures import tensors_of
+
+FRESH_BATCH = 3
+"""Samples of the random inputs."""
+
+
+def verify_run(
+    folder: str | Path, model: nn.Module, *, seed: int = 0, real: Inputs | None = None
+) -> list[tuple[str, Comparison]]:
+    """Compare the masked dense network, the slim program and its ONNX file, on inputs old and new.
+
+    Args:
+        folder: of a run.
+        model: the dense model, with any weights; it gets those of the run, zeros where the plan removes a unit, and
+            keeps its own in what else is removed, which touches nothing.
+        seed: of the random inputs: normal, with the example inputs' mean and standard deviation; whole numbers are
+            drawn from theirs.
+        real: inputs of more batches than the one that the run was traced with; None: there are none.
+
+    Returns:
+        What the inputs are, and what came out for them; whether it holds is for the caller to say.
+
+    Raises:
+        UserError: the folder is no run of this model, or its files do not belong together.
+    """
+    place = Path(folder)
+    plan = read_plan(place / "plan.json")
+    with stage("loading the run"):
+        program = load_program(place)
+        if program.example_inputs is None:
+            raise UserError("this slim program has no example inputs.", where=str(place / "slim.pt2"))
+        inputs = Inputs(*program.example_inputs)
+        try:
+            weights = load_file(place / "slim.safetensors")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"not a safetensors file: {error}.", where=str(place / "slim.safetensors")) from error
+        try:
+            onnx_model = OnnxModel(place / "slim.onnx", program)
+        except Exception as error:
+            raise UserError(
+                f"ONNX Runtime cannot load this file: {str(error).strip()[:300]}.",
+                where=str(place / "slim.onnx"),
+                hint="Make it again: atograph export.",
+            ) from error
+    graph = trace(model.cpu().eval(), *inputs)
+    widen_(graph, plan, weights)
+    zero_(model, plan)
+    slimmed = slim(graph, plan)
+    _belong_together(program, weights, slimmed, place)
+    fresh = Inputs(*with_batch(_like(inputs, seed), FRESH_BATCH))
+    cases = {"example inputs": inputs, "random inputs": fresh, **({} if real is None else {"real inputs": real})}
+    with stage("proving"):
+        return [
+            (f"{what}, batch of {entry.batch}", entry)
+            for what, given in cases.items()
+            for entry in compare(model, slimmed, onnx_model, given)
+        ]
+
+
+@torch.no_grad()
+def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
+    """Give a dense model the slim weights where its own stay; nothing changes if they do not fit.
+
+    Raises:
+        UserError: the plan or the weights are of another model.
+    """
+    assert graph.model is not None
+    axes, kept = graph.program.fact(Axes), Kept.by(plan, graph.program)
+    own = graph.program.interface.parameters | graph.program.interface.buffers
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for node, name in graph.program.state_nodes():
+        if name not in own or name not in weights:
+            continue
+        tensor = graph.program.state[name]
+        index = torch.arange(tensor.numel()).reshape(tensor.shape)
+        flat = kept.slice(index, axes.shape(node))
+        if flat.shape != weights[name].shape:
+            raise UserError(
+                f"the weights are of another plan: {name} has shape {tuple(weights[name].shape)}, and the plan keeps "
+                f"{tuple(flat.shape)} of it."
+            )
+        parts.append((tensor, flat, weights[name]))
+    for tensor, flat, value in parts:
+        whole = tensor.detach().flatten()
+        whole[flat.flatten()] = value.flatten().to(whole.dtype)
+        tensor.copy_(whole.reshape(tensor.shape))
+
+
+def _belong_together(program: ExportedProgram, weights: Mapping[str, Tensor], slimmed: Slim, folder: Path) -> None:
+    """Make sure that slim.pt2 holds the weights of slim.safetensors, and computes what this slim program does."""
+    for name, value in program.state_dict.items():
+        if name in weights and not torch.equal(value.detach(), weights[name]):
+            raise UserError(
+                f"the files of this run do not belong together: {name} is another one in slim.pt2 than in "
+                "slim.safetensors.",
+                where=str(folder),
+            )
+    assert program.example_inputs is not None
+    args, kwargs = program.example_inputs
+    with torch.no_grad():
+        found, expected = tensors_of(program.module(check_guards=False)(*args, **kwargs)), slimmed(*args, **kwargs)
+    for one, other in zip(found, tensors_of(expected), strict=True):
+        if one.shape != other.shape or relative_difference(other, one) > TOLERANCE:
+            raise UserError("slim.pt2 does not compute what the plan leaves of this model.", where=str(folder))
+
+
+def _like(inputs: Inputs, seed: int) -> Inputs:
+    """Random inputs of the same shapes and types."""
+    random = torch.Generator().manual_seed(seed)
+
+    def fresh(leaf: object) -> object:
+        if not isinstance(leaf, Tensor) or not leaf.numel():
+            return leaf
+        if leaf.is_floating_point():
+            spread = leaf.std(correction=0)
+            return (torch.randn(leaf.shape, generator=random) * spread + leaf.mean()).to(leaf.dtype)
+        chosen = torch.randint(leaf.numel(), (leaf.numel(),), generator=random)
+        return leaf.flatten()[chosen].reshape(leaf.shape)
+
+    return pytree.tree_map(fresh, inputs)

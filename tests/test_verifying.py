@@ -1,0 +1,116 @@
+"""``atograph verify``: a run proves itself again, and one that was tampered with does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
+from test_exporting import SPEC
+from typer.testing import CliRunner
+
+from atograph.cli import app
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    (folder / "net.py").write_text(SPEC.replace("\n    ", "\n"))
+    code, output = invoke(
+        "compress", folder / "net.py", "--flops", "0.5", "--epochs", "2", "--out", folder / "run", "-q"
+    )
+    assert code == 0, output
+    return folder / "run"
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_a_run_proves_itself_again(run: Path) -> None:
+    code, output = invoke("verify", run)
+    assert code == 0, output
+    for what in ("example inputs", "random inputs", "real inputs"):
+        assert f"{what}, batch of 1" in output
+    assert output.count(" equal") == 6 and "NOT" not in output
+
+
+def test_without_data_there_are_two_kinds_of_inputs(run: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "bare.py"
+    spec.write_text(SPEC.replace("\n    ", "\n").partition("def train_data")[0])
+    code, output = invoke("verify", run, "--spec", spec, "--seed", 1)
+    assert code == 0 and output.count(" equal") == 4 and "real inputs" not in output
+
+
+def other_bias(run: Path) -> None:
+    model = onnx.load(run / "slim.onnx")
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "5.bias")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    onnx.save(model, run / "slim.onnx")
+
+
+def test_another_onnx_file_is_noticed(run: Path) -> None:
+    other_bias(run)
+    code, output = invoke("verify", run)
+    assert code == 1 and output.count("NOT EQUAL") == 6
+    assert output.endswith("the files of this run do not compute the same.")
+
+
+def other_weights(run: Path) -> None:
+    weights = load_file(run / "slim.safetensors")
+    save_file({**weights, "5.bias": weights["5.bias"] + 1}, run / "slim.safetensors")
+
+
+def other_shapes(run: Path) -> None:
+    weights = load_file(run / "slim.safetensors")
+    save_file({**weights, "0.weight": torch.zeros(3, 1, 3, 3)}, run / "slim.safetensors")
+
+
+def other_plan(run: Path) -> None:
+    text = (run / "plan.json").read_text()
+    (run / "plan.json").write_text(text.replace('"fingerprint":"', '"fingerprint":"0').replace('": "', '": "0', 1))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (other_weights, "do not belong together: 5.bias is another one in slim.pt2 than in slim.safetensors"),
+        (other_shapes, "the weights are of another plan: 0.weight has shape (3, 1, 3, 3), and the plan keeps"),
+        (other_plan, "the plan is for another model"),
+        (lambda run: (run / "slim.onnx").write_bytes(b"nothing"), "ONNX Runtime cannot load this file"),
+        (lambda run: (run / "slim.onnx").unlink(), "ONNX Runtime cannot load this file"),
+        (lambda run: (run / "slim.safetensors").write_bytes(b"nothing"), "not a safetensors file"),
+        (lambda run: shutil.rmtree(run), "there is no such folder"),
+        (lambda run: (run / "report.json").write_text("{}"), "report.json"),
+    ],
+)
+def test_files_that_do_not_belong_together(run: Path, tamper: Callable[[Path], None], message: str) -> None:
+    tamper(run)
+    code, output = invoke("verify", run)
+    assert code == 2 and message in output
+
+
+def test_a_model_of_other_groups_is_refused(run: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "other.py"
+    spec.write_text(SPEC.replace("\n    ", "\n").replace("(1, 16", "(1, 20").replace("(16", "(20"))
+    code, output = invoke("verify", run, "--spec", spec)
+    assert code == 2 and "the plan is for another model. The first difference is group g0" in output
+
+
+def test_a_file_that_is_gone_is_named_with_the_option(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    report = (run / "report.json").read_text()
+    (run / "report.json").write_text(report.replace("net.py", "gone.py"))
+    code, output = invoke("verify", run)
+    assert code == 2 and "gone.py: no such file." in output and "--spec names another" in output
