@@ -23,7 +23,7 @@ from atograph.graph import trace
 from atograph.init_weights import load_init
 from atograph.masking import zero_
 from atograph.measuring import Job, check_cost, measure
-from atograph.onnx_export import OnnxModel, check_opset, export_onnx
+from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, export_onnx
 from atograph.passes.choose import check_budgets
 from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
@@ -220,6 +220,7 @@ def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Conso
 def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, console: Console) -> Result:
     started = time.monotonic()
     require_values(current_state(job.model), "training needs the values of the weights")
+    check_dtypes(current_state(job.model))
     check_accepts(job.model, job.inputs, where=job.where)
     graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
     settings = job.settings

@@ -10,8 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-    """FLOPs of ``run(*args, **kwargs)``, of attention too where a CPU kernel does it that the counter does not know."""
-    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    """FLOPs of ``run(*args, **kwargs)``, with those of CPU kernels that the counter does not know: attention, LSTM."""
+    on_cpu: dict[Any, Callable[..., int]] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
+    }
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         run(*args, **kwargs)
     return int(counter.get_total_flops())
@@ -19,3 +22,11 @@ def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
 def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _recurrent_flops(
+    sequence: Any, from_input: Any, from_hidden: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any
+) -> int:
+    """Of one layer and direction: (inputs + hidden) × gates at each step of each sequence."""
+    steps, batch, inputs = sequence
+    return int(2 * steps * batch * (from_input[0] * inputs + from_hidden[0] * from_hidden[1]))

@@ -16,7 +16,7 @@ from atograph.report import Latency
 def measure_latency(
     dense: OnnxModel, slim: OnnxModel, inputs: Inputs, *, batch: int = 1, seconds: float = 1.0
 ) -> Latency:
-    """Median milliseconds per call of both models.
+    """Median milliseconds per call of both models, and the distance between the quartiles.
 
     Args:
         dense, slim: the two files.
@@ -34,7 +34,15 @@ def measure_latency(
         for (session, feed), times in zip(calls, taken, strict=True):
             times.append(_timed(session, feed))
     threads = dense.session.get_session_options().intra_op_num_threads or os.cpu_count() or 1
-    return Latency(batch=batch, threads=threads, dense=statistics.median(taken[0]), slim=statistics.median(taken[1]))
+    quartiles = [statistics.quantiles(times, n=4) for times in taken]
+    return Latency(
+        batch=batch,
+        threads=threads,
+        dense=quartiles[0][1],
+        slim=quartiles[1][1],
+        dense_spread=quartiles[0][2] - quartiles[0][0],
+        slim_spread=quartiles[1][2] - quartiles[1][0],
+    )
 
 
 def _timed(session: Any, feed: dict[str, Any]) -> float:

@@ -39,6 +39,20 @@ def check_opset(opset: int | None) -> None:
         raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
 
 
+def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that ONNX Runtime cannot compute with, before anyone trains them.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for name, tensor in state.items():
+        if tensor.dtype == torch.bfloat16:
+            raise UserError(
+                f"ONNX Runtime has no CPU kernels for bfloat16, the type of {name}.",
+                hint="Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision.",
+            )
+
+
 def export_onnx(
     program: ExportedProgram,
     path: Path,
@@ -78,6 +92,7 @@ def export_onnx(
     if opset is not None and written != opset:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
     _name(model.graph, input_names(program), output_names(program))
+    _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.update(metadata or {})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +118,15 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__).rstrip(".")[:400]
+
+
+def _forget(graph: onnx_ir.Graph) -> None:
+    """Keep the module that a node comes from, and drop what tells of the machine it was made on: traces with paths."""
+    for node in graph.all_nodes():
+        own = node.metadata_props.get("namespace")
+        node.metadata_props.clear()
+        if own is not None:
+            node.metadata_props["namespace"] = own
 
 
 def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from atograph.train.pruner import Pruner
 from atograph.train.replicas import join
 from atograph.train.schedule import Clock
 from atograph.train.settings import settings_of
+from atograph.train.shrink import CannotShrink
 from atograph.train.task import Task
 
 LossFn = Callable[[nn.Module], Tensor]
@@ -74,7 +76,8 @@ class AutoTrainOnce:
         self.settings = settings_of(settings)
         if not self.settings.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
-        self.steps, self.done, self._epoch, self._finished = steps, 0, -1, False
+        self.steps, self.done, self._epoch = steps, 0, -1
+        self._begun = self._finished = False
         self._loop = _Loop(model, self, optimizer)
         shrink = None if optimizer is None else partial(small_module, self.graph)
         self._pruner = Pruner(self._loop, self.graph, shrink)
@@ -105,6 +108,9 @@ class AutoTrainOnce:
             The loss of the controller, where it has learned.
         """
         self._require_running()
+        if self._begun:
+            raise UserError("project(lr) was not called after the last step.", hint="It shrinks what is masked.")
+        self._begun = True
         losses = self._pruner.search.losses
         t = self.done / self.steps
         epoch = int(t * self.settings.epochs)
@@ -122,6 +128,9 @@ class AutoTrainOnce:
             lr: the rate of that step.
         """
         self._require_running()
+        if not self._begun:
+            raise UserError("controller_step(loss_fn) was not called before this step.", hint="It makes the mask.")
+        self._begun = False
         self._pruner.after_step(self.done / self.steps, lr)
         self.done += 1
 
@@ -131,6 +140,11 @@ class AutoTrainOnce:
         An optimiser that has trained the slim module still holds its parameters: to train on, make a new one.
         """
         if not self._finished:
+            if self.done < self.steps * self.settings.zero_from:
+                early = (
+                    f"the training ended after {self.done:,} of {self.steps:,} steps, so what is masked is set to zero"
+                )
+                warnings.warn(f"{early} at once, and the weights had no time to recover.", stacklevel=2)
             self._pruner.finish()
             self._finished = True
         return slim(self.graph, self._pruner.plan)
@@ -144,8 +158,16 @@ class AutoTrainOnce:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: after the dense model has its weights, and before the optimiser gets its state."""
+        if not {"done", "epoch", "pruner"} <= state.keys():
+            raise UserError("this is no state of AutoTrainOnce.", hint="state_dict() gives one.")
         self.done, self._epoch = state["done"], state["epoch"]
-        self._pruner.load(state["pruner"])
+        try:
+            self._pruner.load(state["pruner"])
+        except CannotShrink as reason:
+            raise UserError(
+                f"the slim module of this state cannot be made again: {reason}.",
+                hint="Load in this order: the dense model's weights, AutoTrainOnce's state, the optimiser's state.",
+            ) from reason
 
     def sync(self) -> None:
         """Put the weights as they are now into the dense model."""

@@ -59,6 +59,9 @@ class Latency(_Record):
     threads: int
     dense: float
     slim: float
+    dense_spread: float | None = None
+    """Between the quartiles."""
+    slim_spread: float | None = None
 
 
 class Comparison(_Record):

@@ -147,4 +147,5 @@ def _like(inputs: Inputs, seed: int) -> Inputs:
         chosen = torch.randint(leaf.numel(), (leaf.numel(),), generator=random)
         return leaf.flatten()[chosen].reshape(leaf.shape)
 
-    return pytree.tree_map(fresh, inputs)
+    args, kwargs = pytree.tree_map(fresh, tuple(inputs))
+    return Inputs(args, kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from itertools import pairwise, permutations
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import onnxruntime
@@ -303,3 +304,14 @@ def test_a_model_that_export_refuses_is_one_paragraph_with_the_line() -> None:
     text = str(refused.value)
     assert text.startswith("torch.export cannot capture this model: ")
     assert "test_api.py:" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
+def test_flops_of_an_lstm_are_counted_on_the_kernel_that_the_cpu_uses(options: dict[str, Any]) -> None:
+    from atograph.flop_count import count_flops
+
+    model = nn.LSTM(8, 16, batch_first=True, **options).eval()
+    graph, x = atograph.trace(model, torch.randn(2, 5, 8)), torch.randn(1, 5, 8)
+    assert count_flops(model, x) == graph.flops > 0
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert count_flops(model, x) == graph.flops

@@ -181,6 +181,11 @@ def test_data_without_validation_and_with_a_loss_of_ones_own() -> None:
         ("def train_data(): return [(torch.zeros(4, 2), torch.zeros(4).long())]", [], "the model rejects the inputs"),
         ("def model(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))", [], "nothing in this model can be"),
         (
+            "def model(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)).bfloat16()",
+            [],
+            "ONNX Runtime has no CPU kernels for bfloat16, the type of 1.weight. Keep weights in float32",
+        ),
+        (
             "class Odd(nn.Module):\n"
             "    def __init__(self):\n        super().__init__()\n        self.f = nn.Linear(64, 4)\n"
             "    def forward(self, x):\n        return self.f(x.flatten(1)) if x.sum() > 0 else x\n"

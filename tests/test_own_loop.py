@@ -109,3 +109,32 @@ def test_what_does_not_fit_is_refused() -> None:
     loop.ato.finish()
     with pytest.raises(UserError, match="the training is finished"):
         loop.ato.controller_step(lambda model: model(x).sum())
+
+
+def test_steps_are_begun_and_ended_in_turn() -> None:
+    loop = Loop()
+    with pytest.raises(UserError, match=r"controller_step\(loss_fn\) was not called before this step"):
+        loop.ato.project(0.1)
+    loop.ato.controller_step(lambda model: model(loop.batches[0][0]).sum())
+    with pytest.raises(UserError, match=r"project\(lr\) was not called after the last step"):
+        loop.ato.controller_step(lambda model: model(loop.batches[0][0]).sum())
+
+
+def test_an_end_before_its_time_is_told() -> None:
+    loop = Loop()
+    loop.run(20)
+    with pytest.warns(UserWarning, match="ended after 20 of 48 steps, so what is masked is set to zero at once"):
+        loop.ato.finish()
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    loop = Loop()
+    with pytest.raises(UserError, match="this is no state of AutoTrainOnce"):
+        loop.ato.load_state_dict({"a": 1})
+    loop.run(30)
+    loop.ato.sync()
+    state, optimizer = loop.ato.state_dict(), loop.optimizer.state_dict()
+    other = Loop()
+    other.optimizer.load_state_dict(optimizer)  # of the slim module, which is not there yet
+    with pytest.raises(UserError, match="Load in this order: the dense model's weights, AutoTrainOnce's state"):
+        other.ato.load_state_dict(state)

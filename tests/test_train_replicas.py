@@ -144,3 +144,98 @@ def test_the_loader_of_a_file_is_shared_by_the_loader(tmp_path: Path) -> None:
     seen = [[int(index) for index in (tmp_path / f"seen{rank}").read_text().split()] for rank in (0, 1)]
     last = [each[-64:-16] for each in seen]  # the last epoch; a batch for the certificate comes after it
     assert sorted(last[0] + last[1]) == list(range(96)) and max(map(len, seen)) < 2 * 96
+
+
+KILLED = """
+    import os, signal, torch
+    from torch import nn
+    from torch.utils.data import DataLoader, Dataset
+
+    steps = 0
+
+    class Noisy(Dataset):
+        def __len__(self):
+            return 96
+
+        def __getitem__(self, index):
+            x = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(index))
+            return x + 0.1 * torch.randn(1, 6, 6), index % 3  # noise of the process's own generator
+
+    def model():
+        return nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(),
+                             nn.Dropout(0.1), nn.Linear(256, 3))
+
+    def train_data():
+        return DataLoader(Noisy(), batch_size=16, shuffle=True)
+
+    def val_data():
+        return [(torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(7)), torch.arange(16) % 3)]
+
+    def loss(model, batch):
+        global steps
+        steps += model.training
+        if steps == int(os.environ.get("KILL_AT", -1)) and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+"""
+
+
+@pytest.mark.parametrize("killed_at", [9, 22], ids=["the controller learns", "the slim module is trained"])
+def test_killed_and_resumed_in_two_processes(
+    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Path
+) -> None:
+    """Each process goes on with its own generators, batches set aside, and batch-norm statistics."""
+    (tmp_path / "net.py").write_text(dedent(KILLED))
+    monkeypatch.setenv("KILL_AT", str(killed_at))
+    assert compressed(tmp_path).returncode != 0
+    monkeypatch.delenv("KILL_AT")
+    done = compressed(tmp_path, "--resume")
+    assert done.returncode == 0, done.stderr
+    for name in ("slim.onnx", "slim.safetensors", "plan.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+    one, other = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "run", uninterrupted))
+    for row, expected in zip(one["curves"], other["curves"], strict=True):
+        assert row | {"seconds": 0} == expected | {"seconds": 0}
+
+
+def test_a_checkpoint_of_two_processes_is_not_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text(dedent(KILLED))
+    monkeypatch.setenv("KILL_AT", "9")
+    assert compressed(tmp_path).returncode != 0
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("KILL_AT")
+    done = compressed(tmp_path, "--resume", launch=[sys.executable])
+    assert done.returncode == 2
+    assert "it was one of 2 processes, and now there are 1. Resume with what the run was started with" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "net.py").write_text(dedent(KILLED))
+    done = compressed(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def compressed(folder: Path, *options: str, launch: list[str] = LAUNCH) -> subprocess.CompletedProcess[str]:
+    command = [*launch, "-m", "atograph", "compress", "net.py", "--flops", "0.5", "--epochs", "5", "--device", "cpu"]
+    command += ["--out", "run", "--set", "checkpoint_seconds=0", "--set", "controller_min_steps=8", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+
+
+def test_each_validation_example_counts_once() -> None:
+    """A loader over a data set without a length would complete its last batch."""
+
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(torch.arange(19))
+
+    loader = DataLoader(Stream(), batch_size=4)
+    seen = []
+    for rank in (0, 1):
+        several: Any = object.__new__(Several)
+        several.rank, several.count = rank, 2
+        several.from_first = lambda tensors: None
+        seen += [int(value) for batch in several.part_of(loader, even=False) for value in batch]
+    assert sorted(seen) == list(range(19))

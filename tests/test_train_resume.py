@@ -13,7 +13,7 @@ import pytest
 import torch
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
-from test_train_fakes import blobs
+from test_train_fakes import TwoConvs, blobs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -273,3 +273,53 @@ def test_named_tuples_keep_their_names(tmp_path: Path) -> None:
     found = saved.load()
     assert found is not None
     assert torch.equal(found["batch"].x, torch.ones(2)) and found["batch"]._fields == ("x", "y")
+
+
+def resumed_with(folder: Path, make: Any, model: nn.Module | None = None, batches: int = 6) -> None:
+    """Go on with another optimiser, model or amount of data than the run was started with."""
+    model = model or TwoConvs()
+    graph = atograph.trace(model, torch.zeros(2, 1, 8, 8))
+    task = Task(blobs(batches), optimizer=make)
+    auto_train_once(model, graph, task, SETTINGS, checkpoints=EveryThird(folder, {}, seconds=0))
+
+
+class Extra(TwoConvs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Parameter(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"make": lambda p: torch.optim.SGD(p, 0.1)},
+            "optimiser was torch.optim.adam.Adam, and is torch.optim.sgd",
+        ),
+        ({"make": lambda p: torch.optim.Adam([{"params": p[:1]}, {"params": p[1:]}])}, "different number of parameter"),
+        ({"model": Extra()}, "the checkpoint is of another training: "),
+        ({"batches": 2}, "train_data: has fewer batches than when the run was started: epoch 1 was at step 3"),
+    ],
+    ids=["optimiser", "groups", "model", "data"],
+)
+def test_what_has_changed_since_is_said(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    calls = iter(range(1000))
+
+    def adam(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters)
+
+    def killed(model: nn.Module, batch: Any) -> Tensor:
+        if model.training and next(calls) == 4:
+            raise Killed
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    model = TwoConvs()
+    graph = atograph.trace(model, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(Killed):
+        auto_train_once(
+            model, graph, Task(blobs(6), loss=killed, optimizer=adam), SETTINGS,
+            checkpoints=EveryThird(tmp_path, {}, seconds=0),
+        )  # fmt: skip
+    with pytest.raises(UserError, match="Resume with what the run was started with") as raised:
+        resumed_with(tmp_path, **{"make": adam, **change})
+    assert message in str(raised.value)

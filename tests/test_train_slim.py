@@ -42,6 +42,16 @@ class Auxiliary(TwoConvs):
         return y + self.second(self.bn1(self.conv1(x)).relu().mean((2, 3))) if self.training else y
 
 
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
+                                    nn.Linear(16, 10))  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class Different(TwoConvs):
     """In training it computes with the number of its channels."""
 
@@ -120,6 +130,31 @@ def test_an_optimiser_with_state_of_its_own_shape_trains_dense() -> None:
     batches = [(x.double(), y) for x, y in blobs()]
     task = Task(batches, batches[:2], optimizer=lambda parameters: torch.optim.Adafactor(parameters, lr=1e-2))
     assert "Adafactor keeps a 'row_var' of a shape of its own" in run("zero", task=task).why_dense
+
+
+def test_an_optimiser_that_looks_at_whole_matrices_trains_dense() -> None:
+    """Muon makes the update of a matrix orthogonal: rows that are gone would have had a part in it."""
+    batches = [(x.double(), y) for x, y in blobs()]
+    muon = partial(torch.optim.Muon, lr=1e-2)
+    task = Task(batches, batches[:2], optimizer=lambda parameters: muon([p for p in parameters if p.ndim == 2]))
+    result = run("zero", Deep, task=task)
+    assert result.slim_from is None
+    assert "Muon looks at a parameter as a whole, so a slim one would be trained otherwise" in result.why_dense
+
+
+def test_trying_the_optimiser_leaves_no_trace() -> None:
+    stepped: list[int] = []
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+        torch.optim.lr_scheduler.ConstantLR(optimizer)  # puts a step of its own in the optimiser's place
+        optimizer.register_step_post_hook(lambda *_: stepped.append(1))
+        return optimizer
+
+    batches = [(x.double(), y) for x, y in blobs()]
+    result = run("zero", task=Task(batches, batches[:2], optimizer=make))
+    assert result.slim_from is not None and len(stepped) == 6 * len(batches)
+    same(result, run("never", task=Task(batches, batches[:2], optimizer=make)))
 
 
 def test_the_slim_module_is_what_the_loss_gets_and_the_dense_one_what_the_user_keeps() -> None:

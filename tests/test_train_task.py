@@ -237,3 +237,22 @@ def test_a_detached_loss_has_no_gradients_to_prune_by() -> None:
     task = Task(blobs(2), loss=lambda model, batch: model(batch[0]).mean().detach())
     with pytest.raises(UserError, match="does not depend on any trainable parameter"):
         auto_train_once(TwoConvs(), two_convs_graph(), task, settings)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            "train",
+            r"^train_data, epoch 1, step 3: the model or the loss rejects this batch, \(float32\[8, 1, 5",
+        ),
+        ("val", r"^validation, batch 2: the model or the metric rejects this batch, \(float32\[8, 1, 5, 5, 2\]"),
+    ],
+)
+def test_a_later_batch_that_does_not_fit_is_named(changed: str, message: str) -> None:
+    data = {"train": blobs(4), "val": blobs(2)}
+    data[changed][2 if changed == "train" else 1] = (torch.zeros(8, 1, 5, 5, 2), torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(UserError, match=message) as raised:
+        dense_training(TwoConvs(), Task(data["train"], data["val"]), TrainSettings(epochs=1, device="cpu"))
+    assert "RuntimeError: Expected" in str(raised.value) and isinstance(raised.value.__cause__, RuntimeError)
+    assert "(raised at test_train_fakes.py:" in str(raised.value)

@@ -5,7 +5,6 @@ Here is what the two share. Neither of these packages is imported before the mod
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -85,7 +84,7 @@ class Pruning:
             def __call__(self, model: nn.Module) -> Tensor:
                 return loss(model, self[0])
 
-        self._held = Held
+        self._held, self._inputs = Held, inputs
 
     def before_step(self, batch: Any) -> None:
         """Before each step of the optimiser, with a batch of it on the device."""
@@ -97,10 +96,6 @@ class Pruning:
 
     def finish(self) -> Slim:
         """The slim model, its module made as well; the dense one is then zero wherever it was cut."""
-        done, steps = self.ato.done, self.ato.steps
-        if done < steps * self.ato.settings.zero_from:
-            early = f"the training ended after {done:,} of {steps:,} steps, so what is masked is set to zero at once"
-            warnings.warn(f"{early}, and the weights had no time to recover.", stacklevel=2)
         slim = self.ato.finish()
         zero_(self.ato.model, slim.plan)  # others may have put an average of former weights into the model
         with suppress(UserError):  # who asks for it hears of it again
@@ -112,7 +107,7 @@ class Pruning:
         state = self.ato.state_dict()
         pool = state["pruner"]["pool"]
         pool["batches"] = [batch for (batch,) in pool["batches"]]
-        return state | {"of": self.ato.steps}
+        return state | {"of": self.ato.steps, "inputs": self._inputs}
 
     def load(self, state: dict[str, Any], step: int) -> None:
         """Go on from such a state, after the model has its weights.

@@ -110,7 +110,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
                 f"this training has made {step:,} steps without the callback, which prunes over a whole one.",
                 hint="Load the weights into the module, and fit it from step 0.",
             )
-        inputs = to_device(self._example(module, batch), module.device)
+        example = saved["inputs"] if batch is None and saved else self._example(module, batch)
+        inputs = to_device(example, module.device)
         steps = trainer.estimated_stepping_batches
         with _trainer_of(module, None, then=trainer):
             pruning = Pruning(

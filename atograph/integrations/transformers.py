@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.batches import keep_copy, to_device
 from atograph.integrations import Loss, Pruning, required
@@ -180,9 +180,8 @@ def _first(loader: Any, count: int) -> list[Any]:
         UserError: there are none.
     """
     before = random_state(loader)
-    if loader.batch_sampler is not None:
-        batching: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
-    else:
+    batching: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
+    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         batching = {"batch_size": loader.batch_size}
     mine: DataLoader[Any] = DataLoader(loader.dataset, collate_fn=loader.collate_fn, **batching)
     batches = [keep_copy(batch) for batch in islice(mine, count)]

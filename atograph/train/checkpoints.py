@@ -21,7 +21,7 @@ from atograph.passes.errors import UserError
 KEPT = 2
 """How many checkpoints stay."""
 
-_FORMAT = "atograph checkpoint 1"
+_FORMAT = "atograph checkpoint 2"
 
 
 class Checkpoints:
@@ -51,8 +51,8 @@ class Checkpoints:
         Raises:
             UserError: the state holds something else, or the folder cannot be written.
         """
-        tensors: dict[str, Tensor] = {}
-        text = json.dumps({"format": _FORMAT, "identity": self._identity, "state": _packed(state, tensors)})
+        packed, tensors = pack(state)
+        text = json.dumps({"format": _FORMAT, "identity": self._identity, "state": packed})
         if self._seconds == inf:
             return
         made = self.folder / f"{epoch:06}-{step:08}.tmp"
@@ -128,6 +128,21 @@ def can_hold(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(can_hold(item) for item in value)
     return value is None or isinstance(value, (Tensor, bool, int, float, str))
+
+
+def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:
+    """A state as JSON values, and its tensors in main memory by name.
+
+    Raises:
+        UserError: it holds what `can_hold` does not know.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _packed(value, tensors), tensors
+
+
+def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `pack` took apart."""
+    return _unpacked(packed, tensors.__getitem__)
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -22,7 +22,7 @@ from atograph.train.replicas import join
 from atograph.train.schedule import Clock, lr_factor
 from atograph.train.seeding import random_state, seed_everything, set_random_state
 from atograph.train.settings import TrainSettings, needs_data
-from atograph.train.task import Task
+from atograph.train.task import Task, naming
 from atograph.train.weights import overlaps, set_weights, weights_of
 
 
@@ -136,10 +136,12 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = str(error).strip().partition("\n")[0]
+        text = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"the device {name!r} cannot be used: {text}", hint="Use --device auto, cpu or cuda."
+            f"the device {name!r} cannot be used: {text}.", hint="Use --device auto, cpu or cuda."
         ) from error
+    if device.type == "meta":
+        raise UserError("nothing can be trained on the device 'meta'.", hint="Use --device auto, cpu or cuda.")
     return device
 
 
@@ -285,46 +287,76 @@ class Fit:
         now = random_state(data)
         set_random_state(place.random, data)
         steps = enumerate(_in_groups(data, size))
-        for _ in range(place.step):
-            next(steps)
+        if sum(1 for _ in islice(steps, place.step)) < place.step:
+            raise UserError(
+                f"has fewer batches than when the run was started: epoch {place.epoch + 1} was at step {place.step}.",
+                where="train_data",
+                hint=_OTHER_RUN,
+            )
         set_random_state(now, data)
         yield from steps
 
     def _save_if(self, *, due: bool) -> None:
-        """Write a checkpoint; with ``due`` only if it is time for one."""
-        if self.checkpoints is None or self.replicas.rank or (due and not self.checkpoints.due()):
+        """Write a checkpoint; with ``due`` only if it is time for one, by the first process's clock."""
+        if self.checkpoints is None:
+            return
+        late = due and not self.checkpoints.due()
+        if not self.replicas.total(float(not late and not self.replicas.rank)):
             return
         self.hook.sync()
-        place = self.place
-        state = {
+        place, alone = self.place, self.replicas.count == 1
+        own = {
             "place": {each.name: getattr(place, each.name) for each in fields(place)},
             "random": random_state(self.task.train_data),
+            "buffers": {} if alone else dict(self.dense.named_buffers()),
+            "hook": self.hook.state(),
+        }
+        every = self.replicas.gather(own)
+        if self.replicas.rank:
+            return
+        state = {
             "weights": weights_of(self.dense),
             "optimizer": self.optimizer.state_dict(),
+            "optimizer's class": _class_of(self.optimizer),
             "history": [asdict(row) for row in self.history],
             "steps": self.clock.steps,
-            "hook": self.hook.state(),
             "compute": self.compute.state(),
+            "processes": every,
         }
         self.checkpoints.save(place.epoch, place.step, state)
 
     def _resume(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
+        """Go on from the last checkpoint, if there is one.
+
+        Raises:
+            UserError: it is not of this training.
+        """
         state = None if self.checkpoints is None else self.checkpoints.load()
         if state is None:
             return
-        self.place, self.clock.steps = Place(**state["place"]), state["steps"]
+        every, before, kind = state["processes"], state["optimizer's class"], _class_of(self.optimizer)
+        if len(every) != self.replicas.count:
+            _refuse(f"it was one of {len(every)} processes, and now there are {self.replicas.count}")
+        if before != kind:
+            _refuse(f"its optimiser was {before}, and is {kind} now")
+        own = every[self.replicas.rank]
+        self.place, self.clock.steps = Place(**own["place"]), state["steps"]
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
-        set_weights(self.dense, state["weights"])
-        self.good, self.resumed = state["weights"], True
-        self.hook.load(state["hook"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            set_weights(self.dense, {**state["weights"], **own["buffers"]})
+            self.good, self.resumed = state["weights"], True
+            self.hook.load(own["hook"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            _refuse(f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}", error)
         self.compute.load(state["compute"])
-        set_random_state(state["random"], self.task.train_data)
+        set_random_state(own["random"], self.task.train_data)
 
     def _step(self, batches: Sequence[Any], epoch: int, step: int) -> float:
-        loss = float(self.compute.gradients(self._called, self.optimizer, batches))
+        where = f"train_data, epoch {epoch + 1}, step {step + 1}"
+        with naming("the model or the loss", "this batch", batches[0] if len(batches) == 1 else batches, where=where):
+            loss = float(self.compute.gradients(self._called, self.optimizer, batches))
         if not math.isfinite(loss):
             self._diverged(f"a loss of {loss}", epoch, step)
         self.compute.step(self.optimizer)
@@ -344,6 +376,17 @@ class Fit:
         saved = {name: self.good[name] for name in self.dense.state_dict() if name in self.good}
         last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
         raise Diverged(what, where=where, last=last, weights=saved, resumed=self.resumed, also=also)
+
+
+_OTHER_RUN = "Resume with what the run was started with, or start anew with --force."
+
+
+def _refuse(why: str, cause: Exception | None = None) -> NoReturn:
+    raise UserError(f"the checkpoint is of another training: {why}.", hint=_OTHER_RUN) from cause
+
+
+def _class_of(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _in_groups(data: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -16,10 +16,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.batches import batch_size, map_tensors
 from atograph.passes.errors import UserError
+from atograph.train.checkpoints import pack, unpack
+from atograph.train.seeding import held_generators
 
 _PATIENCE = timedelta(days=1)
 """How long a process waits for another one: exporting and measuring a large model takes a while."""
@@ -31,6 +33,10 @@ class Replicas(Protocol):
     @property
     def rank(self) -> int:
         """The number of this process; 0 is the one that writes and prints."""
+
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
 
     @property
     def device(self) -> torch.device | None:
@@ -47,6 +53,13 @@ class Replicas(Protocol):
 
     def total(self, value: float) -> float:
         """The sum over all processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, by rank; in all but the first an empty list.
+
+        Args:
+            value: what a checkpoint can hold.
+        """
 
     def share_of(self, examples: int) -> float:
         """What this process's mean over so many examples weighs in the mean over all processes; 1 for equal parts."""
@@ -67,7 +80,7 @@ class Replicas(Protocol):
 class Alone:
     """The only process."""
 
-    rank = 0
+    rank, count = 0, 1
     device: torch.device | None = None
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
@@ -82,6 +95,10 @@ class Alone:
     def total(self, value: float) -> float:
         """The value."""
         return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value."""
+        return [value]
 
     def share_of(self, examples: int) -> float:
         """All of it."""
@@ -148,6 +165,12 @@ class Several:
         distributed.all_reduce(found)
         return float(found)
 
+    def gather(self, value: Any) -> list[Any]:
+        """As bytes, from process to process."""
+        found: list[Any] | None = None if self.rank else [None] * self.count
+        distributed.gather_object(pack(value), found)
+        return [unpack(*each) for each in found or ()]
+
     def share_of(self, examples: int) -> float:
         """After one message."""
         return examples * self.count / self.total(float(examples))
@@ -159,26 +182,20 @@ class Several:
             UserError: the batch size of a DataLoader is not a multiple of the number of processes.
         """
         loader = getattr(data, "made", data)  # what a SPEC's function returned
-        if not isinstance(loader, DataLoader):
+        batches = getattr(loader, "batch_sampler", None)
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not _counted(batches):
             return _Parts(data, self, even)
-        from accelerate.data_loader import prepare_data_loader
+        from accelerate.data_loader import BatchSamplerShard
 
         try:
-            shared: Iterable[Any] = prepare_data_loader(
-                loader,
-                num_processes=self.count,
-                process_index=self.rank,
-                split_batches=True,
-                rng_types=["generator"],
-                even_batches=even,
-            )
+            own = BatchSamplerShard(batches, self.count, self.rank, split_batches=True, even_batches=even)
         except ValueError as error:
             raise UserError(
                 f"the DataLoader's batches cannot be shared between {self.count} processes: {error}",
                 where="train_data or val_data",
                 hint="Make the batch size, of all processes together, a multiple of their number.",
             ) from error
-        return shared
+        return _InOrderOfFirst(_with_batches(loader, own), self)
 
     def wait(self) -> None:
         """Until every process has come here."""
@@ -198,29 +215,19 @@ class Several:
                 start += tensor.numel()
 
 
-class _Parts:
-    """Every ``count``-th example of each batch, from a process's rank on.
+class _InOrderOfFirst:
+    """Passes that begin with the first process's state of the generators: an order that is drawn then is the same."""
 
-    An order that is drawn when a pass begins is the same in all processes, since they begin it with the first one's
-    state of torch's generator.
-    """
-
-    def __init__(self, data: Iterable[Any], replicas: Several, even: bool) -> None:
-        self.data, self._replicas, self._even = data, replicas, even
+    def __init__(self, data: Iterable[Any], replicas: Several) -> None:
+        self.data, self._replicas = data, replicas
 
     def __iter__(self) -> Iterator[Any]:
-        rank, count = self._replicas.rank, self._replicas.count
-        state = torch.get_rng_state()
-        self._replicas.from_first([state])
-        torch.set_rng_state(state)
-        for batch in self.data:
-            size = batch_size(batch)
-            mine = torch.arange(rank, size, count)
-            if not len(mine) and not self._even:
-                continue
-            if not len(mine):  # fewer examples than processes
-                mine = torch.tensor([rank % size])
-            yield map_tensors(batch, partial(_some, size, mine))
+        held = [each for each in held_generators(self.data) if isinstance(each, torch.Generator)]
+        for generator in (torch.default_generator, *held):
+            state = generator.get_state()
+            self._replicas.from_first([state])
+            generator.set_state(state)
+        return iter(self.data)
 
     def __len__(self) -> int:
         """Batches in one pass.
@@ -229,6 +236,49 @@ class _Parts:
             TypeError: the data has no length.
         """
         return len(self.data)  # type: ignore[arg-type]
+
+
+class _Parts(_InOrderOfFirst):
+    """Every ``count``-th example of each batch, from a process's rank on."""
+
+    def __init__(self, data: Iterable[Any], replicas: Several, even: bool) -> None:
+        super().__init__(data, replicas)
+        self._even = even
+
+    def __iter__(self) -> Iterator[Any]:
+        rank, count = self._replicas.rank, self._replicas.count
+        for batch in super().__iter__():
+            size = batch_size(batch)
+            mine = torch.arange(rank, size, count)
+            if not len(mine) and not self._even:
+                continue
+            if not len(mine):  # fewer examples than processes
+                mine = torch.tensor([rank % size])
+            yield map_tensors(batch, partial(_some, size, mine))
+
+
+def _counted(batch_sampler: Any) -> bool:
+    """Whether its batches are all of one size, the last one aside."""
+    return isinstance(getattr(batch_sampler, "batch_size", None), int)
+
+
+def _with_batches(loader: DataLoader[Any], batch_sampler: Any) -> DataLoader[Any]:
+    """The same loader with other batches."""
+    workers: dict[str, Any] = {}
+    if loader.num_workers:
+        workers = {"prefetch_factor": loader.prefetch_factor, "persistent_workers": loader.persistent_workers}
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batch_sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        **workers,
+    )
 
 
 @cache

@@ -50,7 +50,7 @@ def random_state(data: Any) -> dict[str, Any]:
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "loader": [_state(generator) for generator in _generators(data)],
+        "loader": [_state(generator) for generator in held_generators(data)],
     }
     if numpy is not None:
         name, keys, *rest = numpy.random.get_state()
@@ -64,7 +64,7 @@ def set_random_state(state: dict[str, Any], data: Any) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
-    for generator, saved in zip(_generators(data), state["loader"], strict=False):
+    for generator, saved in zip(held_generators(data), state["loader"], strict=False):
         _set_state(generator, saved)
     numpy = sys.modules.get("numpy")
     if numpy is not None and "numpy" in state:
@@ -122,7 +122,7 @@ def _is_generator(value: Any) -> bool:
     return isinstance(value, tuple(kinds))
 
 
-def _generators(data: Any) -> list[Any]:
+def held_generators(data: Any) -> list[Any]:
     """The generators that a loader holds: in its attributes, those of its samplers and its data set, in closures."""
     found: dict[int, Any] = {}
     seen: set[int] = set()

@@ -6,14 +6,17 @@ stays as a step of the dense one would, to rounding: dropout aside, which draws 
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from atograph.copying import copy_of
 from atograph.train.interfaces import P_contra
+from atograph.train.seeding import own_randomness
 from atograph.train.weights import set_weights, weights_of
 
 Cuts: TypeAlias = Sequence[Tensor | None]
@@ -143,6 +146,69 @@ def _move(optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor,
             for key, value in entries.items()
         }
     for group in optimizer.param_groups:
+        _check_elementwise(optimizer, group, pairs, state)
+    for group in optimizer.param_groups:
         group["params"] = [pairs[old][0] if old in pairs else old for old in group["params"]]
     optimizer.state.clear()
     optimizer.state.update(state)
+
+
+def _check_elementwise(
+    optimizer: torch.optim.Optimizer,
+    group: Mapping[str, Any],
+    pairs: Mapping[Tensor, tuple[Tensor, Cuts]],
+    state: Mapping[Tensor, dict[str, Any]],
+) -> None:
+    """Step with copies of a group's parameters, dense and slim, by the same random gradients.
+
+    Raises:
+        CannotShrink: the slim ones step otherwise: the optimiser looks at a parameter as a whole (Muon, LARS).
+    """
+    olds = [old for old in group["params"] if old.requires_grad]
+    news = [pairs.get(old, (old, ())) for old in olds]
+    if all(new.shape == old.shape for old, (new, _cuts) in zip(olds, news, strict=True)):
+        return
+    random = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(old.shape, generator=random, dtype=torch.float32).to(old) for old in olds]
+    wheres = [_where(old, cuts) for old, (_new, cuts) in zip(olds, news, strict=True)]
+    try:
+        with own_randomness():
+            dense = _stepped(optimizer, group, olds, gradients, optimizer.state)
+            cut = [gradient[where] for gradient, where in zip(gradients, wheres, strict=True)]
+            slim = _stepped(optimizer, group, [new for new, _cuts in news], cut, state)
+    except Exception as error:
+        raise CannotShrink(f"{type(optimizer).__name__} cannot be tried: {type(error).__name__}: {error}") from error
+    for old, where, one, other in zip(olds, wheres, dense, slim, strict=True):
+        before, expected = old.detach()[where], one[where]
+        rounding = 8 * torch.finfo(old.dtype).eps * expected.abs().amax() if expected.numel() else 0.0
+        allowed = 1e-3 * (expected - before).abs().amax() + rounding if expected.numel() else 0.0
+        if expected.numel() and bool((expected - other).abs().amax() > allowed):
+            raise CannotShrink(
+                f"{type(optimizer).__name__} looks at a parameter as a whole, so a slim one would be trained otherwise"
+            )
+
+
+def _stepped(
+    optimizer: torch.optim.Optimizer,
+    group: Mapping[str, Any],
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    state: Mapping[Tensor, dict[str, Any]],
+) -> list[Tensor]:
+    """What one step of an optimiser makes of copies of some parameters; nothing else notices."""
+    copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    trial = object.__new__(type(optimizer))
+    trial.__dict__ |= optimizer.__dict__
+    trial.__dict__ |= {"_optimizer_step_pre_hooks": OrderedDict(), "_optimizer_step_post_hooks": OrderedDict()}
+    trial.param_groups = [{**group, "params": copies}]
+    trial.state = defaultdict(dict)
+    for copied, gradient, parameter in zip(copies, gradients, parameters, strict=True):
+        copied.grad = gradient.clone()
+        if parameter in state:
+            trial.state[copied] = tree_map(_cloned, state[parameter])
+    type(optimizer).step(trial)  # not trial.step: a scheduler puts one in its place that is bound to the optimiser
+    return [copied.detach() for copied in copies]
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

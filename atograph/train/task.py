@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.train.defaults import default_loss, default_metric
 from atograph.train.seeding import order_kept, own_randomness
+from atograph.user_code import line_of_user
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Metric = Callable[[nn.Module, Any], "float | Tensor | None"]
@@ -126,22 +127,13 @@ class Task:
             UserError: the model or the loss rejects the batch; the original error is its cause.
         """
         batch = self.first_batch()
-        try:
-            with torch.no_grad(), own_randomness(), eval_mode(model):
-                on_device = to_device(batch, device)
-                self.checked_loss(model, on_device)
-                if self.val_data is not None:
-                    value = self.metric(model, on_device)
-                    _number(0.0 if value is None else value)
-        except UserError:
-            raise
-        except Exception as error:
-            text = f"{type(error).__name__}: " + str(error).strip().partition("\n")[0].rstrip(".")
-            raise UserError(
-                f"the model or the loss rejects the first batch, {describe(batch)}: {text}.",
-                where="train_data",
-                hint="Check the batch's shapes and types against what the model takes.",
-            ) from error
+        named = naming("the model or the loss", "the first batch", batch, where="train_data")
+        with named, torch.no_grad(), own_randomness(), eval_mode(model):
+            on_device = to_device(batch, device)
+            self.checked_loss(model, on_device)
+            if self.val_data is not None:
+                value = self.metric(model, on_device)
+                _number(0.0 if value is None else value)
         return batch_size(batch)
 
     def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
@@ -153,15 +145,37 @@ class Task:
         """The sum of the metric over all examples of ``data`` that have one, and their number.
 
         In eval mode, without gradients; the random state of the training is left as it was.
+
+        Raises:
+            UserError: the model or the metric rejects a batch.
         """
         total, count = 0.0, 0
         with torch.no_grad(), own_randomness(), eval_mode(model):
-            for batch in () if data is None else data:
-                value = self.metric(model, to_device(batch, device))
+            for number, batch in enumerate(() if data is None else data, 1):
+                with naming("the model or the metric", "this batch", batch, where=f"validation, batch {number}"):
+                    value = self.metric(model, to_device(batch, device))
                 if value is not None:
                     size = batch_size(batch)
                     total, count = total + _number(value) * size, count + size
         return total, count
+
+
+@contextmanager
+def naming(who: str, which: str, batch: Any, *, where: str) -> Iterator[None]:
+    """Run the user's code on a batch; what it raises becomes a `UserError` that tells the batch and the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: " + str(error).strip().partition("\n")[0].rstrip(".")
+        at = line_of_user(error)
+        shapes = "Check the batch's shapes and types against what the model takes."
+        raise UserError(
+            f"{who} rejects {which}, {describe(batch)}: {text}" + (f" (raised at {at})." if at else "."),
+            where=where,
+            hint="Use smaller batches." if isinstance(error, torch.OutOfMemoryError) else shapes,
+        ) from error
 
 
 def _number(value: object) -> float:
