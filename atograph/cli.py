@@ -214,6 +214,34 @@ def verify(
         command_verify.verify(run, spec=spec, data=data, seed=seed, console=console)
 
 
+@app.command(short_help="Time the slim model beside the dense one.")
+def bench(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The run's own unless given.")] = None,
+    data: DataOption = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Samples per call; repeatable. 1 and 8 unless given.")] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(help="Threads within an op; repeatable. 1 unless given; 0: ONNX Runtime's choice."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 2.0,
+    profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print tables and warnings only.")] = False,
+) -> None:
+    """Run the dense model and slim.onnx of RUN in turns in ONNX Runtime on this machine, and compare their latency.
+
+    The dense model is made by SPEC and exported the same way. Times are medians; the distance between the quartiles is
+    beside them. A warning names the layers that waste what the FLOPs promise, if less than half of it is gained.
+    """
+    from atograph import command_bench
+
+    with running(quiet=quiet) as console:
+        command_bench.bench(
+            run, spec=spec, data=data, batches=batch or [1, 8], threads=threads or [1], seconds=seconds,
+            profile=profile, console=console,
+        )  # fmt: skip
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -15,6 +15,7 @@ from atograph import figures
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from atograph.benching import Bench, LayerPair
     from atograph.report import Comparison, FrozenGroup, Report
 
 _SHOWN_PLACES = 2
@@ -71,6 +72,30 @@ def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
         verdict = "equal" if entry.holds else "NOT EQUAL"
         values = (entry.masked_slim, entry.slim_onnx, entry.tolerance)
         table.add_row(name, *(f"{value:.1e}" for value in values), _share(entry.moved), verdict)
+    return table
+
+
+def latency_table(found: Bench) -> Table:
+    """One row for each batch size and number of threads: medians, and the distance between the quartiles."""
+    promised = 1 / found.flops_share if found.flops_share else float("inf")
+    headings = ("ONNX Runtime, CPU", "dense ms", "±", "slim ms", "±", "speed-up", "promised", "time saved")
+    table = _table(*headings, numbers=7)
+    for entry in found.latencies:
+        name = f"batch {entry.batch}, {entry.threads} thread{'s' if entry.threads > 1 else ''}"
+        times = ((entry.dense, entry.dense_spread), (entry.slim, entry.slim_spread))
+        cells = [cell for ms, spread in times for cell in (figures.three_digits(ms), f"{spread or 0:.2g}")]
+        saved = f"{found.gained(entry):.0%} of promised"
+        table.add_row(name, *cells, f"{entry.dense / entry.slim:.2f}", f"{promised:.2f}", saved)
+    return table
+
+
+def layer_table(layers: Sequence[LayerPair]) -> Table:
+    """One row for each layer, in the order in which they run."""
+    table = _table("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", numbers=5)
+    for layer in layers:
+        kept = "" if layer.kept is None else figures.percent(layer.kept)
+        times = (f"{layer.dense:.4f}", f"{layer.slim:.4f}", _ratio(layer.slim, layer.dense))
+        table.add_row(Text(layer.title), *times, kept, f"{layer.wasted:+.4f}")
     return table
 
 

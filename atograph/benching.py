@@ -1,0 +1,125 @@
+"""How much faster a slim model is in ONNX Runtime than its dense one, and which layers hold it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from atograph.capture import with_batch
+from atograph.command import read_plan
+from atograph.example_inputs import Inputs
+from atograph.graph import trace
+from atograph.latency import measure_latency
+from atograph.loading import load_program
+from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.passes.errors import UserError
+from atograph.passes.exported import to_exported
+from atograph.profiling import Layer, profile
+from atograph.report import Latency
+from atograph.stages import stage
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """One layer before and after.
+
+    Attributes:
+        title: as `profiling.Layer.title`.
+        dense, slim: milliseconds per call.
+        kept: share of its FLOPs that is left; None where it has none.
+        wasted: milliseconds that the slim one takes beyond the share of the dense one's that the whole model's FLOPs
+            promise.
+    """
+
+    title: str
+    dense: float
+    slim: float
+    kept: float | None
+    wasted: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `bench_run` found out.
+
+    Attributes:
+        flops_share: FLOPs of the slim model over those of the dense one.
+        latencies: for each batch size and number of threads.
+        layers: at the first of them, in the order in which they run.
+    """
+
+    flops_share: float
+    latencies: Sequence[Latency]
+    layers: Sequence[LayerPair]
+
+    def gained(self, latency: Latency) -> float:
+        """The time saved over the time that the FLOPs promise to save: 1 where latency falls as FLOPs do."""
+        return (1 - latency.slim / latency.dense) / max(1 - self.flops_share, 1e-9)
+
+
+def bench_run(
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int] = (1,),
+    seconds: float = 2.0,
+) -> Bench:
+    """Time a run's ``slim.onnx`` beside its dense model, exported the same way, in turns.
+
+    Args:
+        folder: of the run.
+        model: the dense model; its weights may be any.
+        batches: samples per call.
+        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+        seconds: time for each measurement.
+
+    Raises:
+        UserError: the folder is no run of this model.
+    """
+    place = Path(folder)
+    plan = read_plan(place / "plan.json")
+    with stage("loading the run"):
+        program = load_program(place)
+    if program.example_inputs is None:
+        raise UserError("this slim program has no example inputs.", where=str(place / "slim.pt2"))
+    inputs = Inputs(*program.example_inputs)
+    graph = trace(model.cpu().eval(), *inputs)
+    plan.check(graph.groups)
+    slim_path = place / "slim.onnx"
+    if not slim_path.is_file():
+        raise UserError("there is no such file.", where=str(slim_path), hint="Make it again: atograph export.")
+    with TemporaryDirectory() as scratch:
+        with stage("exporting the dense model"):
+            dense_program = to_exported(graph.program)
+            dense_path = export_onnx(dense_program, Path(scratch) / "dense.onnx")
+        with stage("measuring"):
+            latencies = []
+            for count in threads:
+                dense = OnnxModel(dense_path, dense_program, threads=count)
+                slim = OnnxModel(slim_path, program, threads=count)
+                latencies += [measure_latency(dense, slim, inputs, batch=size, seconds=seconds) for size in batches]
+            args, kwargs = with_batch(tuple(inputs), batches[0])
+            pairs = [
+                profile(path, form.feed(*args, **kwargs), threads=threads[0])
+                for path, form in ((dense_path, dense), (slim_path, slim))
+            ]
+    share = float(graph.cost.flops(plan.counts)) / graph.flops
+    return Bench(share, latencies, _side_by_side(*pairs, share))
+
+
+def _side_by_side(dense: Sequence[Layer], slim: Sequence[Layer], share: float) -> list[LayerPair]:
+    """Layers of the same name and op, or else of the same name: kernels may be fused in one model only."""
+    before = {layer.title: layer for layer in dense}
+    after = {layer.title: layer for layer in slim}
+    pairs = []
+    for title in {**before, **after}:
+        one, other = before.get(title), after.get(title)
+        ms, now = (layer.ms if layer else 0.0 for layer in (one, other))
+        kept = other.flops / one.flops if one and other and one.flops else None
+        pairs.append(LayerPair(title, ms, now, kept, now - share * ms))
+    return pairs

@@ -1,0 +1,58 @@
+"""``atograph bench``: dense and slim in ONNX Runtime, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atograph.command import spec_of_run
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.console import Console
+
+_LITTLE = 0.5
+"""Share of the promised time below which a warning says which layers waste it."""
+
+_WORST = 5
+
+
+def bench(
+    run: Path,
+    *,
+    spec: str | None,
+    data: Path | None,
+    batches: list[int],
+    threads: list[int],
+    seconds: float,
+    profile: bool,
+    console: Console,
+) -> None:
+    """Measure, print the table, and warn where FLOPs promise more than there is."""
+    for name, values in (("--batch", batches), ("--threads", threads)):
+        if any(value < (1 if name == "--batch" else 0) for value in values):
+            raise UserError(f"{name} takes whole numbers from {1 if name == '--batch' else 0} on.")
+    if not seconds > 0:
+        raise UserError("--seconds is above 0.")
+    source = spec_of_run(run, spec, data, console)
+
+    from atograph.benching import bench_run
+    from atograph.report_table import latency_table, layer_table
+    from atograph.stages import stage
+
+    with stage("making the model"):
+        model = source.model()
+    found = bench_run(run, model, batches=batches, threads=threads, seconds=seconds)
+    console.table(latency_table(found))
+    worst = sorted(found.layers, key=lambda layer: -layer.wasted)[:_WORST]
+    if profile:
+        console.table(layer_table(found.layers))
+    for latency in found.latencies:
+        if found.gained(latency) < _LITTLE:
+            layers = ", ".join(f"{layer.title} ({layer.wasted:.3f} ms)" for layer in worst if layer.wasted > 0)
+            console.warn(
+                f"at a batch of {latency.batch} the slim model saves {found.gained(latency):.0%} of the time that its "
+                f"FLOPs promise. What takes the most beyond that: {layers}. Kept widths in multiples of 8 often help: "
+                "--round-to 8."
+            )
+            break

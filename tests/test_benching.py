@@ -1,0 +1,109 @@
+"""``atograph bench``: what is measured is told as it is; where time goes, by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_exporting import SPEC
+from torch import nn
+from typer.testing import CliRunner
+
+import atograph
+from atograph.benching import Bench, LayerPair, bench_run
+from atograph.cli import app
+from atograph.profiling import profile
+from atograph.report import Latency
+
+
+class Several(nn.Module):
+    """A convolution with batch norm, a depthwise one, a linear layer, and ops without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.depth = nn.Conv2d(16, 16, 3, groups=16, padding=1)
+        self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(torch.relu(self.depth(self.stem(x))))
+        return self.head(y.mean((2, 3)).softmax(1))
+
+
+def test_layers_have_their_names_and_all_flops_are_found(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(Several().eval(), x)
+    slim = atograph.slim(graph, graph.plan(random=0))
+    layers = profile(slim.to_onnx(tmp_path / "slim.onnx"), {"x": x.numpy()}, calls=3)
+    named = {layer.name: layer for layer in layers if layer.name}
+    assert list(named) == ["stem.0", "depth", "up", "head"]
+    assert sum(layer.flops for layer in layers) == slim.flops
+    assert all(layer.ms > 0 for layer in layers)
+    assert "all Softmax" in [layer.title for layer in layers]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "net.py").write_text(SPEC.replace("\n    ", "\n"))
+    code, output = invoke(
+        "compress", folder / "net.py", "--flops", "0.5", "--epochs", "2", "--out", folder / "run", "-q"
+    )
+    assert code == 0, output
+    return folder / "run"
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_a_run_is_measured_beside_its_dense_model(run: Path) -> None:
+    code, output = invoke("bench", run, "--batch", 1, "--batch", 3, "--seconds", 0.05, "--profile")
+    assert code == 0, output
+    for text in ("batch 1, 1 thread", "batch 3, 1 thread", "of promised", "0 (", "5 ("):
+        assert text in output, text
+
+
+def test_any_weights_will_do(run: Path) -> None:
+    from atograph.spec import load_spec
+
+    found = bench_run(run, load_spec(str(run.parent / "net.py")).model(), batches=(2,), seconds=0.01)
+    assert [latency.batch for latency in found.latencies] == [2] and 0 < found.flops_share <= 0.5
+    assert all(latency.dense > 0 and latency.dense_spread is not None for latency in found.latencies)
+    convolution = next(layer for layer in found.layers if layer.title.startswith("0 ("))
+    assert convolution.kept is not None and convolution.kept < 1
+
+
+def test_the_gain_is_that_of_time() -> None:
+    found = Bench(0.5, [], [])
+    assert found.gained(Latency(batch=1, threads=1, dense=2.0, slim=1.0)) == pytest.approx(1.0)
+    assert found.gained(Latency(batch=1, threads=1, dense=2.0, slim=2.0)) == 0
+
+
+def test_a_slim_model_that_gains_little_is_told_with_its_layers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import atograph.benching as benching
+
+    layers = [LayerPair("a (Conv)", 1.0, 0.5, 0.5, 0.0), LayerPair("b (Conv)", 1.0, 1.0, 0.5, 0.5)]
+    slow = Bench(0.5, [Latency(batch=8, threads=1, dense=2.0, slim=1.9)], layers)
+    monkeypatch.setattr(benching, "bench_run", lambda *_args, **_options: slow)
+    code, output = invoke("bench", run)
+    assert code == 0
+    assert "at a batch of 8 the slim model saves 10% of the time that its FLOPs promise." in output
+    assert "What takes the most beyond that: b (Conv) (0.500 ms)." in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", 0], "--batch takes whole numbers from 1 on."),
+        (["--threads", -1], "--threads takes whole numbers from 0 on."),
+        (["--seconds", 0], "--seconds is above 0."),
+        (["--spec", "gone.py"], "gone.py: no such file."),
+    ],
+)
+def test_what_cannot_be_measured_is_said(run: Path, arguments: list[object], message: str) -> None:
+    code, output = invoke("bench", run, *arguments)
+    assert code == 2 and message in output
