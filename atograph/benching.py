@@ -104,12 +104,10 @@ def bench_run(
                 slim = OnnxModel(slim_path, program, threads=count)
                 latencies += [measure_latency(dense, slim, inputs, batch=size, seconds=seconds) for size in batches]
             args, kwargs = with_batch(tuple(inputs), batches[0])
-            pairs = [
-                profile(path, form.feed(*args, **kwargs), threads=threads[0])
-                for path, form in ((dense_path, dense), (slim_path, slim))
-            ]
+            before = profile(dense_path, dense.feed(*args, **kwargs), threads=threads[0])
+            after = profile(slim_path, slim.feed(*args, **kwargs), threads=threads[0])
     share = float(graph.cost.flops(plan.counts)) / graph.flops
-    return Bench(share, latencies, _side_by_side(*pairs, share))
+    return Bench(share, latencies, _side_by_side(before, after, share))
 
 
 def _side_by_side(dense: Sequence[Layer], slim: Sequence[Layer], share: float) -> list[LayerPair]:

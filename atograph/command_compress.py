@@ -33,7 +33,7 @@ def compress(
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
     budgets = {"flops": flops, "params": params, "bytes": bytes}
-    if flops is params is bytes is None:
+    if flops is params is bytes is None and not any(text.partition("=")[0] in budgets for text in assignments):
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
     for name, share in budgets.items():
         if share is not None:
@@ -78,16 +78,13 @@ def check_share(option: str, share: float) -> None:
 
 def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> TrainSettings:
     """The training's settings from the options that were given (not None) and from ``KEY=VALUE`` texts."""
-    from atograph.train.settings import TrainSettings, settings_of
+    from atograph.train.settings import settings_of
 
     values = {name: value for name, value in given.items() if value is not None}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment} is not of the form KEY=VALUE.")
-        if key not in TrainSettings.model_fields:
-            known = ", ".join(sorted(TrainSettings.model_fields))
-            raise UserError(f"--set {assignment}: there is no setting `{key}`.", hint=f"There are: {known}.")
         if key in values:
             raise UserError(f"--set {assignment}: `{key}` was given twice.")
         values[key] = None if value == "none" and _takes_none(key) else value
@@ -97,4 +94,4 @@ def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> Trai
 def _takes_none(key: str) -> bool:
     from atograph.train.settings import TrainSettings
 
-    return TrainSettings.model_fields[key].default is None
+    return key in TrainSettings.model_fields and TrainSettings.model_fields[key].default is None

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from atograph.passes.errors import UserError
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_BEGINS_WITH = (b"P", b"\x80")
+"""A zip file, or a pickle of protocol 2 or newer: what torch.save makes."""
+
 _NESTS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 3
 
@@ -71,6 +74,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            if file.read(1) not in _BEGINS_WITH:
+                raise UserError(
+                    "not a file that torch.load can read: it was not made by torch.save.", where=where
+                ) from error
         raise UserError(
             "the file is a pickle that holds more than plain tensors, and loading it could run any code.",
             where=where,

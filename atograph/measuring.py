@@ -104,6 +104,8 @@ def measure(
         )
         sizes = sorted({1, batch_of(tuple(inputs)) or 1})
         latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
+    if any(value is not None and value != value for value in (trained.metric_masked, slim_metric, onnx_metric)):
+        console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
     if all(entry.slim > entry.dense for entry in latency):
         console.warn("the slim model is not faster here; kept widths in multiples of 8 often help: --round-to 8.")
     why = slimmed.why_no_module

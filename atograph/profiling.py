@@ -68,8 +68,8 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
             kernel = name.removesuffix("_kernel_time"), str(event["args"]["op_name"])
             taken.setdefault(kernel, []).append(event["dur"] / 1e3)
     origins, layers = _Origins(onnx.load(path, load_external_data=False)), dict[tuple[str, str], Layer]()
-    for (kernel, op), times in taken.items():
-        name, flops = origins.of(kernel)
+    for (made, op), times in taken.items():
+        name, flops = origins.of(made)
         before = layers.get((name, op), Layer(name, op, 0.0, 0))
         layers[name, op] = Layer(name, op, before.ms + median(times[3:]), before.flops + flops)
     return list(layers.values())
@@ -103,8 +103,8 @@ class _Origins:
         result, first = self._shapes.get(node.output[0], []), self._shapes.get(node.input[0], [])
         if node.op_type in ("Conv", "ConvTranspose"):
             weight = self._weights.get(node.input[1], (0,))
-            return 2 * prod((result if node.op_type == "Conv" else first)[1:]) * prod(weight[1:])
-        return 2 * prod(result) * (first[-1] if first else 0)
+            return 2 * int(prod((result if node.op_type == "Conv" else first)[1:]) * prod(weight[1:]))
+        return 2 * int(prod(result)) * (first[-1] if first else 0)
 
 
 def _module(node: onnx.NodeProto) -> str:

@@ -45,6 +45,7 @@ def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
         epochs=options.epochs,
         device=options.device,
         slim_at=options.slim_at,
+        round_to=options.round_to,
         controller_min_steps=options.controller_min_steps,
     )
     slim_from = None
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6000, help="training images (default: 6000)")
     parser.add_argument("--repeats", type=int, default=3, help="the median of this many pairs of runs (default: 3)")
     parser.add_argument("--slim-at", choices=("zero", "freeze", "never"), default="zero")
+    parser.add_argument("--round-to", type=int, default=1, help="kept units come in multiples of this")
     parser.add_argument(
         "--controller-min-steps",
         type=int,

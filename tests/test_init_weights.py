@@ -109,11 +109,14 @@ UNREADABLE = [
     ("w.pt", b"", "not a file that torch.load can read: "),
     ("w.pt", b"PK\x03\x04 damaged", "not a file that torch.load can read: "),
     ("w.pt", pickle.dumps(Anything, protocol=2), "the file is a pickle that holds more than plain tensors"),
+    ("w.pt", b"weights of a network", "not a file that torch.load can read"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"), UNREADABLE, ids=["absent", "onnx", "text", "empty", "damaged", "pickle"]
+    ("name", "content", "message"),
+    UNREADABLE,
+    ids=["absent", "onnx", "text", "empty", "damaged", "pickle", "text as pickle"],
 )
 def test_files_that_hold_no_weights(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     path = tmp_path / name

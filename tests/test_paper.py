@@ -287,7 +287,7 @@ def test_options_go_before_the_row_and_all_are_settings() -> None:
     assert changed.model_dump().items() >= PUBLISHED.items()
     for arguments, message in (
         (("--flops", "30"), "--flops 30 is out of range"),
-        (("--set", "speed=1"), "there is no setting `speed`"),
+        (("--set", "speed=1"), "there is no training setting 'speed'"),
     ):
         with pytest.raises(UserError, match=message):
             settings(*arguments)

@@ -14,7 +14,15 @@ from benchmarks import accuracy, overhead
 from benchmarks.fashion import NETWORKS
 
 OPTIONS = Namespace(
-    epochs=4, device="cpu", images=64, data=None, slim_at="zero", controller_min_steps=0, width=1.0, shrink=1
+    epochs=4,
+    device="cpu",
+    images=64,
+    data=None,
+    slim_at="zero",
+    round_to=1,
+    controller_min_steps=0,
+    width=1.0,
+    shrink=1,
 )
 
 

@@ -161,6 +161,25 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, file: str, content: byt
         run(tmp_path / "saved")
 
 
+def test_a_checkpoint_of_which_some_bytes_have_changed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=9)
+    for path in tmp_path.rglob("tensors.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="cannot be read: its tensors are not those that were written"):
+        run(tmp_path / "saved")
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path, whole: Trained[Any]) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=9)
+    (tmp_path / "saved" / ".DS_Store").write_text("of the Finder")
+    same(run(tmp_path / "saved"), whole)
+    assert (tmp_path / "saved" / ".DS_Store").exists()
+
+
 def test_what_no_checkpoint_can_hold_is_said(tmp_path: Path) -> None:
     saved = Checkpoints(tmp_path / "saved", {}, seconds=0)
     with pytest.raises(UserError, match="holds a set, which no checkpoint can hold"):

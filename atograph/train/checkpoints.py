@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 import time
 from collections import namedtuple
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
+
+_NAME = re.compile(r"\d{6,}-\d{8,}")
 
 KEPT = 2
 """How many checkpoints stay."""
@@ -52,7 +56,7 @@ class Checkpoints:
             UserError: the state holds something else, or the folder cannot be written.
         """
         packed, tensors = pack(state)
-        text = json.dumps({"format": _FORMAT, "identity": self._identity, "state": packed})
+        about = {"format": _FORMAT, "identity": self._identity, "state": packed}
         if self._seconds == inf:
             return
         made = self.folder / f"{epoch:06}-{step:08}.tmp"
@@ -60,7 +64,8 @@ class Checkpoints:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir(parents=True)
             save_file(tensors, made / "tensors.safetensors")
-            (made / "state.json").write_text(text, encoding="utf-8")
+            about["sha256"] = _digest(made / "tensors.safetensors")
+            (made / "state.json").write_text(json.dumps(about), encoding="utf-8")
             sync(made)
             shutil.rmtree(made.with_suffix(""), ignore_errors=True)
             made.rename(made.with_suffix(""))
@@ -86,6 +91,8 @@ class Checkpoints:
             text = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if text["format"] != _FORMAT:
                 raise ValueError(f"its format is {text['format']!r}")
+            if text["sha256"] != _digest(path / "tensors.safetensors"):
+                raise ValueError("its tensors are not those that were written")
             with safe_open(path / "tensors.safetensors", framework="pt") as file:
                 state = _unpacked(text["state"], file.get_tensor)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -103,7 +110,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if path.suffix != ".tmp")
+        return sorted(path for path in self.folder.glob("*") if _NAME.fullmatch(path.name))
 
     def _check_identity(self, theirs: Mapping[str, Any], path: Path) -> None:
         for name in {**theirs, **self._identity}:
@@ -114,6 +121,11 @@ class Checkpoints:
                     where=str(path),
                     hint="Resume with what the run was started with, or start anew with --force.",
                 )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(value: Any) -> str:
