@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from torch import nn
 
-from atograph.capture import with_batch
+from atograph.capture import batch_sizes, with_batch
 from atograph.command import read_plan
 from atograph.example_inputs import Inputs
 from atograph.graph import trace
@@ -74,7 +74,7 @@ def bench_run(
     Args:
         folder: of the run.
         model: the dense model; its weights may be any.
-        batches: samples per call.
+        batches: samples per call; a model that takes one batch size only is measured at that.
         threads: threads within an op; 0 leaves the choice to ONNX Runtime.
         seconds: time for each measurement.
 
@@ -90,6 +90,8 @@ def bench_run(
     inputs = Inputs(*program.example_inputs)
     graph = trace(model.cpu().eval(), *inputs)
     plan.check(graph.groups)
+    if graph.program.interface.fixed:
+        batches = batch_sizes(inputs, graph.program)
     slim_path = place / "slim.onnx"
     if not slim_path.is_file():
         raise UserError("there is no such file.", where=str(slim_path), hint="Make it again: atograph export.")

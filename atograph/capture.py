@@ -133,6 +133,12 @@ def with_batch(inputs: Any, size: int) -> Any:
     return pytree.tree_map(resize, inputs)
 
 
+def batch_sizes(inputs: Any, program: Program) -> list[int]:
+    """What a program can be tried at with some inputs: a batch of one and theirs, or theirs alone where it is fixed."""
+    own = batch_of(inputs) or 1
+    return [own] if program.interface.fixed else sorted({1, own})
+
+
 def repeat_single(inputs: Any) -> Any:
     """A batch of one sample made two; anything else as it is."""
     return with_batch(inputs, 2) if batch_of(inputs) == 1 else inputs
@@ -142,7 +148,7 @@ def repeat_single(inputs: Any) -> Any:
 def _quiet() -> Iterator[None]:
     """torch logs and prints its graph before it raises; the error that we make of it says what matters."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with redirect_stderr(io.StringIO()) as printed:
             yield

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from atograph.capture import batch_of, with_batch
+from atograph.capture import batch_sizes, with_batch
 from atograph.copying import copy_of, eval_mode
 from atograph.example_inputs import Inputs
 from atograph.passes.errors import InternalError
@@ -43,7 +43,7 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
 
 
 def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
-    """The three forms at a batch of one and at the batch of ``inputs``.
+    """The three forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other).
 
     Args:
         masked: the dense network on the CPU with the plan's zeroing sets at zero.
@@ -53,7 +53,7 @@ def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
     """
     revived = _revived(masked, slim.plan)
     entries = []
-    for size in sorted({1, batch_of(inputs) or 1}):
+    for size in batch_sizes(inputs, slim.passes_program):
         args, kwargs = with_batch(tuple(inputs), size)
         with eval_mode(masked), eval_mode(revived), torch.no_grad():
             reference = tensors_of(masked(*args, **kwargs))

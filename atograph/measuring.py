@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
-from atograph.capture import batch_of, repeat_single, with_batch
+from atograph.capture import batch_sizes, repeat_single, with_batch
 from atograph.certificate import certify, exactness
 from atograph.console import Console
 from atograph.example_inputs import Inputs, inputs_of_batch
@@ -21,6 +21,7 @@ from atograph.latency import measure_latency
 from atograph.onnx_export import OnnxModel, size_on_disk
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
+from atograph.passes.program import Program
 from atograph.passes.run import ProgramModule
 from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
 from atograph.slimming import Slim
@@ -50,11 +51,11 @@ class Job:
 
 def check_cost(graph: Graph, inputs: Inputs) -> None:
     """The cost model must be right before anyone trains by it."""
-    _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs)
+    _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs, graph.program)
 
 
-def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs) -> None:
-    args, kwargs = with_batch(tuple(inputs), 1)
+def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs, program: Program) -> None:
+    args, kwargs = with_batch(tuple(inputs), batch_sizes(tuple(inputs), program)[0])
     counted = count_flops(form, *args, **kwargs)
     if counted != predicted:
         raise InternalError(
@@ -92,17 +93,18 @@ def measure(
         InternalError: the certificate failed.
     """
     with stage("proving"):
-        inputs = Inputs(*repeat_single(tuple(inputs_of(job))))
+        given = tuple(inputs_of(job))
+        inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
         dense_onnx, slim_onnx = onnx
         certificate = certify(job.model, slimmed, slim_onnx, inputs)
         difference = exactness(job.model, slimmed, inputs)
-        _check_flops("slim", slimmed.flops, slimmed, inputs)
+        _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
     with stage("measuring"):
         cpu = pick_device("cpu")
         slim_metric, onnx_metric = (
             job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
         )
-        sizes = sorted({1, batch_of(tuple(inputs)) or 1})
+        sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
         latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
     if any(value is not None and value != value for value in (trained.metric_masked, slim_metric, onnx_metric)):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")

@@ -77,7 +77,9 @@ def verify_run(
     zero_(model, plan)
     slimmed = slim(graph, plan)
     _belong_together(program, weights, slimmed, place)
-    fresh = Inputs(*with_batch(_like(inputs, seed), FRESH_BATCH))
+    fresh = _like(inputs, seed)
+    if not graph.program.interface.fixed:
+        fresh = Inputs(*with_batch(fresh, FRESH_BATCH))
     cases = {"example inputs": inputs, "random inputs": fresh, **({} if real is None else {"real inputs": real})}
     with stage("proving"):
         return [

@@ -187,3 +187,43 @@ def test_a_full_disk_leaves_the_old_file(run: Path, monkeypatch: pytest.MonkeyPa
     assert code == 2 and "slim.onnx: cannot write the file: No space left on device." in output
     assert (run / "slim.onnx").read_bytes() == before
     assert not [file for file in run.iterdir() if file.name.startswith(".")]
+
+
+class OfFour(nn.Module):
+    """It takes batches of four only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("place", torch.randn(4, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.second(torch.relu(self.first(x) + self.place))
+        return result
+
+
+def test_a_model_of_one_batch_size_goes_all_the_way(tmp_path: Path) -> None:
+    from atograph.benching import bench_run
+    from atograph.verifying import verify_run
+
+    torch.manual_seed(0)
+    data = [(torch.randn(4, 6), torch.randint(3, (4,))) for _ in range(6)]
+    model = OfFour()
+    result = atograph.compress(model, data, val_data=data, flops=0.5, epochs=2, out=tmp_path / "run", quiet=True)
+    assert [entry.batch for entry in result.report.certificate] == [4] and result.report.certificate[0].holds
+    assert [entry.batch for entry in result.report.latency_ms] == [4]
+    assert result.report.metrics.masked == result.report.metrics.onnx
+    (shape,) = [
+        [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in onnx.load(tmp_path / "run" / "slim.onnx").graph.input
+    ]
+    assert shape == [4, 6]
+    made = export_run(tmp_path / "run")
+    assert made.difference is not None and made.difference < 1e-6
+    other = OfFour()
+    other.place.copy_(model.place)
+    entries = verify_run(tmp_path / "run", other)
+    assert [name for name, _ in entries] == ["example inputs, batch of 4", "random inputs, batch of 4"]
+    assert all(entry.holds for _, entry in entries)
+    found = bench_run(tmp_path / "run", other, batches=(1, 8), seconds=0.01)
+    assert [latency.batch for latency in found.latencies] == [4]
