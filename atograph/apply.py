@@ -19,7 +19,7 @@ from atograph.checkpoint import Checkpoint, Reader, Stored
 from atograph.graph import Graph
 from atograph.passes.dims import Indices
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.exported import to_exported
+from atograph.passes.exported import to_exported, with_plain_outputs
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.slim import Kept
@@ -250,7 +250,7 @@ def _write_program(path: Path, slimmed: Program, in_weights: set[str]) -> str:
     buffer = io.BytesIO()  # torch would report a full disk as an error of its own
     with stage("writing the program"):
         try:
-            torch.export.save(to_exported(slimmed.rewritten(slimmed.graph, state)), buffer)
+            torch.export.save(with_plain_outputs(to_exported(slimmed.rewritten(slimmed.graph, state))), buffer)
         except Exception as error:
             return f"not written: torch.export cannot save it ({type(error).__name__})"
         path.write_bytes(buffer.getbuffer())

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from atograph.passes.plan import Plan
     from atograph.spec import Spec
 
+FROM_PYTHON = "the model"
+"""What a report names where there was no SPEC."""
+
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
 
 
@@ -76,6 +79,10 @@ def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console
     if not run.is_dir():
         raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
     own = Report.load(run / "report.json").spec if text is None else text
+    if text is None and own == FROM_PYTHON:
+        raise UserError(
+            "this run was made from Python.", where=str(run), hint="Name a file with its model: --spec SPEC."
+        )
     console.phase("loading the file")
     try:
         return load_spec(own, data=data)

@@ -50,9 +50,12 @@ def bench(
     for latency in found.latencies:
         if found.gained(latency) < _LITTLE:
             layers = ", ".join(f"{layer.title} ({layer.wasted:.3f} ms)" for layer in worst if layer.wasted > 0)
+            where = f"at a batch of {latency.batch} ({latency.threads} thread{'s' if latency.threads > 1 else ''})"
+            saved = f"saves {found.gained(latency):.0%} of the time that its FLOPs promise"
+            if latency.slim > latency.dense:
+                saved = "is slower than the dense one"
             console.warn(
-                f"at a batch of {latency.batch} the slim model saves {found.gained(latency):.0%} of the time that its "
-                f"FLOPs promise. What takes the most beyond that: {layers}. Kept widths in multiples of 8 often help: "
-                "--round-to 8."
+                f"{where} the slim model {saved}. What takes the most beyond that: {layers}. Kept widths in multiples "
+                "of 8 often help convolutions and linear layers: --round-to 8."
             )
             break

@@ -16,6 +16,10 @@ _NOTABLE = 0.01
 """Relative difference above which float16 is worth a warning."""
 
 
+_LARGE = 0.1
+"""The same for int8, whose metric is measured where there is data."""
+
+
 def export(
     run: Path,
     *,
@@ -36,6 +40,8 @@ def export(
         raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
     if out is not None and out.is_dir():
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
+    if out is not None and out.suffix != ".onnx":
+        raise UserError("an ONNX file ends in .onnx.", where=str(out), hint="Name it so: --out slim.onnx.")
     if out is not None and out.exists() and not force:
         raise UserError("the file is there already.", where=str(out), hint="Replace it with --force.")
 
@@ -49,6 +55,8 @@ def export(
         console.say(f"ONNX Runtime and the slim program differ by {done.difference:.1e} (relative, example inputs)")
         if precision == "float16" and not done.difference < _NOTABLE:
             console.warn("this model loses much in float16: look at its metric before you deploy it.")
+        if precision == "int8" and done.metric is None and done.difference > _LARGE:
+            console.warn("this model loses much in int8, and there is no val_data() to tell what that costs.")
     if done.metric is not None and done.metric_before is not None:
         console.say(f"metric: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
     console.say(f"written to {done.path} ({figures.size(done.bytes)})")

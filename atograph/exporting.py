@@ -17,7 +17,7 @@ from atograph.capture import batch_of, with_batch
 from atograph.example_inputs import inputs_of_batch
 from atograph.files import put_in_place
 from atograph.loading import load_program
-from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk
+from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk, weights_beside
 from atograph.onnx_metadata import metadata
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
@@ -109,9 +109,12 @@ def export_run(
                     before = task.evaluate(reference, task.val_data, cpu)
                     after = task.evaluate(OnnxModel(made, program), task.val_data, cpu)
             difference = _difference(program, made)
+            outside = weights_beside(made).exists()
             for file in sorted(made.parent.glob(f"{target.name}*"), reverse=True):  # the weights first
                 if file.is_file():
                     put_in_place(file, target.with_name(file.name))
+            if not outside:
+                weights_beside(target).unlink(missing_ok=True)  # of the file that was there
     except OSError as error:
         raise UserError(f"cannot write the file: {error.strerror or error}.", where=str(target)) from error
     return Exported(target, size_on_disk(target), difference, before, after)

@@ -94,11 +94,18 @@ def export_onnx(
     _name(model.graph, input_names(program), output_names(program))
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
+    model.metadata_props.clear()  # of the dense signature, and of torch's symbols
     model.metadata_props.update(metadata or {})
     path.parent.mkdir(parents=True, exist_ok=True)
     exported.save(path, external_data=external_data or None)
     onnx.checker.check_model(str(path))
     return path
+
+
+def _renamed(dim: int | onnx_ir.SymbolicDim, batch: str) -> int | str | None:
+    if isinstance(dim, int):
+        return dim
+    return None if dim.value is None else dim.value.replace(batch, "batch")
 
 
 def size_on_disk(path: Path) -> int:
@@ -145,16 +152,11 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -
     for names, named in ((inputs, graph.inputs), (outputs, graph.outputs)):
         for name, value in zip(names, named, strict=True):
             value.name = name
-    batch = None
+    symbols = [dim.value for value in values for dim in value.shape or () if not isinstance(dim, int) and dim.value]
+    batch = next((symbol for symbol in symbols if symbol.isidentifier()), None)
     for value in values:
-        for index, dim in enumerate(value.shape or ()):
-            text = None if isinstance(dim, int) else dim.value
-            if text is None:
-                continue
-            if batch is None and text.isidentifier():
-                batch = text
-            if batch is not None and value.shape is not None:
-                value.shape[index] = text.replace(batch, "batch")
+        if batch is not None and value.shape is not None:
+            value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])
 
 
 @contextmanager
@@ -185,14 +187,25 @@ class OnnxModel(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._path = path
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise UserError(
+                f"ONNX Runtime cannot load this file: {str(error).strip()[:300]}.",
+                where=str(path),
+                hint="Another opset may do (--opset); a damaged file of a run is made again by `atograph export`.",
+            ) from error
         self._taken = {value.name for value in self.session.get_inputs()}
         self._names = list(program.graph_signature.user_inputs)
         self._program = program
 
     def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The inputs as ONNX Runtime takes them: arrays by name."""
-        leaves = pytree.tree_leaves((args, kwargs))
+        try:  # by the names of keywords, whatever their order is
+            leaves = self._program.call_spec.in_spec.flatten_up_to((args, kwargs))
+        except (ValueError, AttributeError):  # given by position where the program has keywords, or the other way round
+            leaves = pytree.tree_leaves((args, kwargs))
         return {
             str(name): leaf.detach().cpu().numpy()
             for name, leaf in zip(self._names, leaves, strict=True)
@@ -201,5 +214,12 @@ class OnnxModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file."""
-        found = [torch.from_numpy(value) for value in self.session.run(None, self.feed(*args, **kwargs))]
+        feed = self.feed(*args, **kwargs)
+        try:
+            values = self.session.run(None, feed)
+        except Exception as error:
+            raise UserError(
+                f"ONNX Runtime cannot run this file on these inputs: {str(error).strip()[:300]}.", where=str(self._path)
+            ) from error
+        found = [torch.from_numpy(value) for value in values]
         return with_constants(self._program, found)

@@ -73,7 +73,9 @@ def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Pa
 
 
 def _save(model: onnx_ir.Model, target: Path, *, outside: bool) -> Path:
+    model.graph.sort()  # the conversion puts its casts at the end
     onnx_ir.save(model, target, external_data=weights_beside(target).name if outside else None)
+    onnx.checker.check_model(str(target))
     return target
 
 

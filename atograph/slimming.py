@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.graph import Graph
-from atograph.passes.exported import to_exported
+from atograph.passes.exported import to_exported, with_plain_outputs
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
@@ -132,7 +132,7 @@ class Slim:
         self._require_values("saving needs the values of the weights")
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        torch.export.save(self.program, target / "slim.pt2")
+        torch.export.save(with_plain_outputs(self.program), target / "slim.pt2")
         state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
         # as bytes: save_file would make a file that only its owner may read
         (target / "slim.safetensors").write_bytes(save(_unshared(state)))

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from atograph.capture import with_batch
 from atograph.certificate import TOLERANCE, compare
 from atograph.command import read_plan
-from atograph.example_inputs import Inputs
+from atograph.example_inputs import Inputs, check_accepts
 from atograph.graph import Graph, trace
 from atograph.loading import load_program
 from atograph.masking import zero_
@@ -64,16 +64,18 @@ def verify_run(
             weights = load_file(place / "slim.safetensors")
         except (SafetensorError, OSError) as error:
             raise UserError(f"not a safetensors file: {error}.", where=str(place / "slim.safetensors")) from error
-        try:
-            onnx_model = OnnxModel(place / "slim.onnx", program)
-        except Exception as error:
-            raise UserError(
-                f"ONNX Runtime cannot load this file: {str(error).strip()[:300]}.",
-                where=str(place / "slim.onnx"),
-                hint="Make it again: atograph export.",
-            ) from error
+        onnx_model = OnnxModel(place / "slim.onnx", program)
+        made_of = onnx_model.session.get_modelmeta().custom_metadata_map.get("atograph.plan", plan.digest)
+    if real is not None:
+        check_accepts(model, real, where="the data of the SPEC")
     graph = trace(model.cpu().eval(), *inputs)
     widen_(graph, plan, weights)
+    if made_of != plan.digest:
+        raise UserError(
+            f"the files of this run do not belong together: slim.onnx is of the plan {made_of}, and plan.json is "
+            f"{plan.digest}.",
+            where=str(folder),
+        )
     zero_(model, plan)
     slimmed = slim(graph, plan)
     _belong_together(program, weights, slimmed, place)

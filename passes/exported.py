@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -167,6 +168,46 @@ def to_exported(program: Program) -> ExportedProgram:
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
     return with_state(exported, empty, interface.example) if without_data else exported
+
+
+def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
+    """The same program with dicts for the dataclasses and named tuples that it returns: no class is needed to load it.
+
+    What it returns in a container of another kind stays as it is.
+    """
+    entry = exported.module_call_graph[0]
+    if entry.signature is None or entry.signature.out_spec is None:
+        return exported
+    out_spec = entry.signature.out_spec
+    places = list(range(out_spec.num_leaves))
+    plain, spec = pytree.tree_flatten(_plain(pytree.tree_unflatten(places, out_spec)))
+    if plain != places or spec == out_spec:
+        return exported
+    calls = [replace(entry, signature=replace(entry.signature, out_spec=spec)), *exported.module_call_graph[1:]]
+    return ExportedProgram(
+        root=exported.graph_module,
+        graph=exported.graph,
+        graph_signature=exported.graph_signature,
+        state_dict=exported.state_dict,
+        range_constraints=exported.range_constraints,
+        module_call_graph=calls,
+        example_inputs=exported.example_inputs,
+        constants=exported.constants,
+        verifiers=exported.verifiers,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: _plain(item) for name, item in zip(value._fields, value, strict=True)}
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {name: _plain(item) for name, item in held.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: Any) -> ExportedProgram:

@@ -91,7 +91,7 @@ def test_a_slim_model_that_gains_little_is_told_with_its_layers(run: Path, monke
     monkeypatch.setattr(benching, "bench_run", lambda *_args, **_options: slow)
     code, output = invoke("bench", run)
     assert code == 0
-    assert "at a batch of 8 the slim model saves 10% of the time that its FLOPs promise." in output
+    assert "at a batch of 8 (1 thread) the slim model saves 10% of the time that its FLOPs promise." in output
     assert "What takes the most beyond that: b (Conv) (0.500 ms)." in output
 
 

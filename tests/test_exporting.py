@@ -88,6 +88,7 @@ def test_precisions(run: Path, precision: Any, external_data: bool, tmp_path: Pa
         precision
     ] in kinds
     model = onnx.load(path)
+    onnx.checker.check_model(str(path), full_check=True)
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [1, 1]
     assert (done.metric is not None) == (done.metric_before is not None) == (precision == "int8")
     assert said(path) == said(run / "slim.onnx")
@@ -98,6 +99,22 @@ def test_the_command_uses_the_file_of_the_run(run: Path, monkeypatch: pytest.Mon
     assert code == 0 and "in float32" in output and "in int8" in output and (run / "slim.int8.onnx").exists()
     code, output = invoke(run, "--fp16", "--quiet")
     assert (code, output) == (0, "") and (run / "slim.fp16.onnx").exists()
+
+
+def test_weights_of_a_former_file_do_not_stay(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "slim.onnx"
+    export_run(run, path, external_data=True)
+    done = export_run(run, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["slim.onnx"] and done.bytes == path.stat().st_size
+
+
+def test_a_run_of_python_needs_a_spec(run: Path, tmp_path: Path) -> None:
+    for file in run.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    report = (run / "report.json").read_text()
+    (tmp_path / "report.json").write_text(report.replace(str(run.parent / "net.py"), "the model"))
+    code, output = invoke(tmp_path, "--int8")
+    assert code == 2 and "this run was made from Python. Name a file with its model: --spec SPEC." in output
 
 
 def test_weights_of_apply(run: Path, tmp_path: Path) -> None:
@@ -133,6 +150,7 @@ def dense() -> nn.Module:
         (["RUN", "--fp16", "--int8"], "error: choose one of --fp16 and --int8."),
         (["RUN", "--out", "RUN"], "is a folder, not a file to write"),
         (["RUN", "--out", "RUN/slim.onnx"], "the file is there already. Replace it with --force."),
+        (["RUN", "--out", "RUN/plan.json", "--force"], "an ONNX file ends in .onnx"),
         (["RUN", "--opset", "4"], "error: ONNX opset 4 cannot be written"),
         (["RUN", "--int8", "--spec", "missing.py"], "missing.py"),
         (["RUN/.."], "there is no slim.pt2 in this folder"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import pytest
@@ -25,6 +25,11 @@ class Both:
 
 
 pytree.register_dataclass(Both)
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    energy: Tensor
 
 
 class Net(nn.Module):
@@ -78,6 +83,41 @@ def test_outputs_are_called_as_the_model_returns_them(
     assert spec == found_spec
     for one, other in zip(expected, found, strict=True):
         assert relative_difference(one, other) < 1e-6 if isinstance(one, Tensor) else one == other
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, left: Tensor, right: Tensor) -> Pair:
+        y = torch.relu(self.left(left)) * torch.relu(self.right(right))
+        return Pair(self.head(y), y.sum(1))
+
+
+def test_keywords_go_by_their_names(tmp_path: Path) -> None:
+    left, right = torch.randn(3, 4), torch.randn(3, 4)
+    graph = atograph.trace(TwoInputs(), (), {"left": left, "right": right})
+    slim = atograph.slim(graph, graph.plan(random=0))
+    model = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
+    for one, other in zip(slim(left=left, right=right), model(right=right, left=left), strict=True):
+        assert relative_difference(one, other) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["named tuple", "dataclass"])
+def test_a_saved_program_needs_no_class_of_the_user(kind: str, tmp_path: Path) -> None:
+    if kind == "named tuple":
+        inputs: Any = (torch.randn(3, 4), torch.randn(3, 4))
+        graph = atograph.trace(TwoInputs(), inputs)
+        slim, names = atograph.slim(graph, graph.plan(random=0)), ["logits", "energy"]
+    else:
+        slim, image = slimmed(lambda y, x: Both(y, (y + 1, y)))
+        inputs, names = (image,), ["score", "parts"]
+    slim.save(tmp_path)
+    found = atograph.load(tmp_path)(*inputs)
+    assert type(found) is dict and list(found) == names
+    for one, other in zip(pytree.tree_leaves(slim(*inputs)), pytree.tree_leaves(found), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,12 +83,30 @@ def other_plan(run: Path) -> None:
     (run / "plan.json").write_text(text.replace('"fingerprint":"', '"fingerprint":"0').replace('": "', '": "0', 1))
 
 
+def other_units(run: Path) -> None:
+    """As many units of the same group, but others."""
+    plan = json.loads((run / "plan.json").read_text())
+    kept = plan["kept"]["g0"]
+    plan["kept"]["g0"] = sorted({*range(plan["sizes"]["g0"])} - set(kept))[: len(kept)]
+    (run / "plan.json").write_text(json.dumps(plan))
+
+
+def other_network(run: Path) -> None:
+    node = onnx.helper.make_node("Relu", ["elsewhere"], ["there"])
+    values = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in ("elsewhere", "there")]
+    graph = onnx.helper.make_graph([node], "other", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, run / "slim.onnx")
+
+
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
         (other_weights, "do not belong together: 5.bias is another one in slim.pt2 than in slim.safetensors"),
         (other_shapes, "the weights are of another plan: 0.weight has shape (3, 1, 3, 3), and the plan keeps"),
         (other_plan, "the plan is for another model"),
+        (other_units, "do not belong together: slim.onnx is of the plan"),
+        (other_network, "ONNX Runtime cannot run this file on these inputs"),
         (lambda run: (run / "slim.onnx").write_bytes(b"nothing"), "ONNX Runtime cannot load this file"),
         (lambda run: (run / "slim.onnx").unlink(), "ONNX Runtime cannot load this file"),
         (lambda run: (run / "slim.safetensors").write_bytes(b"nothing"), "not a safetensors file"),
