@@ -206,7 +206,8 @@ def verify(
     """Compare the masked dense network, the slim program and slim.onnx of RUN; exit with 1 where they differ.
 
     The dense network is made by SPEC and gets the run's weights; of what was removed, the zeroing sets are zero, and
-    the rest is as SPEC makes it, which must not matter. Inputs are those of the run, random ones, and a batch of val_data() or train_data() where there is one.
+    the rest is as SPEC makes it, which must not matter. Inputs are those of the run, random ones, and a batch of
+    val_data() or train_data() where there is one.
     """
     from atograph import command_verify
 
