@@ -11,10 +11,9 @@ from torch import nn
 
 from atograph.capture import batch_sizes, with_batch
 from atograph.command import read_plan
-from atograph.example_inputs import Inputs
 from atograph.graph import trace
 from atograph.latency import measure_latency
-from atograph.loading import load_program
+from atograph.loading import example_of, load_program
 from atograph.onnx_export import OnnxModel, export_onnx
 from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
@@ -85,9 +84,7 @@ def bench_run(
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
         program = load_program(place)
-    if program.example_inputs is None:
-        raise UserError("this slim program has no example inputs.", where=str(place / "slim.pt2"))
-    inputs = Inputs(*program.example_inputs)
+    inputs = example_of(program, place)
     graph = trace(model.cpu().eval(), *inputs)
     plan.check(graph.groups)
     if graph.program.interface.fixed:
@@ -113,13 +110,12 @@ def bench_run(
 
 
 def _side_by_side(dense: Sequence[Layer], slim: Sequence[Layer], share: float) -> list[LayerPair]:
-    """Layers of the same name and op, or else of the same name: kernels may be fused in one model only."""
-    before = {layer.title: layer for layer in dense}
-    after = {layer.title: layer for layer in slim}
+    """By name: kernels of a layer may be fused in one model only, and are called otherwise then."""
     pairs = []
-    for title in {**before, **after}:
-        one, other = before.get(title), after.get(title)
-        ms, now = (layer.ms if layer else 0.0 for layer in (one, other))
-        kept = other.flops / one.flops if one and other and one.flops else None
-        pairs.append(LayerPair(title, ms, now, kept, now - share * ms))
+    titles = {layer.name or layer.title: layer.title for layer in (*slim, *dense)}
+    for key, title in titles.items():
+        sides = [[layer for layer in side if key in (layer.name, layer.title)] for side in (dense, slim)]
+        before, after = (sum(layer.ms for layer in side) for side in sides)
+        flops, left = (sum(layer.flops for layer in side) for side in sides)
+        pairs.append(LayerPair(title, before, after, left / flops if flops else None, after - share * before))
     return pairs

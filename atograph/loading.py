@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.checkpoint import Checkpoint
+from atograph.example_inputs import Inputs
 from atograph.passes.errors import UserError
 from atograph.passes.exported import with_state
 
@@ -54,6 +55,17 @@ def load_program(folder: str | Path) -> ExportedProgram:
         raise UserError(f"the weights lack {names[missing[0]]}.", where=str(folder))
     state = {name: _like(program.state_dict.get(name), weights[names[name]]) for name in empty}
     return with_state(program, state, program.example_inputs)
+
+
+def example_of(program: ExportedProgram, folder: Path) -> Inputs:
+    """What a loaded program was traced with.
+
+    Raises:
+        UserError: it holds no inputs.
+    """
+    if program.example_inputs is None:
+        raise UserError("this slim program has no example inputs.", where=str(folder / "slim.pt2"))
+    return Inputs(*program.example_inputs)
 
 
 def _like(old: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:

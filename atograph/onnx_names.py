@@ -11,6 +11,8 @@ from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from atograph.passes.exported import rebuilt
+
 
 def input_names(program: ExportedProgram) -> list[str]:
     """The tensors that the program takes, by the parameters of the model's ``forward``."""
@@ -73,15 +75,13 @@ def without_constants(program: ExportedProgram) -> ExportedProgram:
     signature = ExportGraphSignature(
         program.graph_signature.input_specs, [spec for spec, kept in zip(specs, stays, strict=True) if kept]
     )
-    return ExportedProgram(
+    return rebuilt(
+        program,
         root=fx.GraphModule(program.graph_module, graph),
         graph=graph,
         graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
         module_call_graph=[_returning(sum(stays), entry) for entry in program.module_call_graph[:1]],
-        constants=program.constants,
-        verifiers=program.verifiers,
+        example_inputs=None,
     )
 
 

@@ -17,7 +17,7 @@ from atograph.certificate import TOLERANCE, compare
 from atograph.command import read_plan
 from atograph.example_inputs import Inputs, check_accepts
 from atograph.graph import Graph, trace
-from atograph.loading import load_program
+from atograph.loading import example_of, load_program
 from atograph.masking import zero_
 from atograph.onnx_export import OnnxModel
 from atograph.passes.errors import UserError
@@ -57,9 +57,7 @@ def verify_run(
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
         program = load_program(place)
-        if program.example_inputs is None:
-            raise UserError("this slim program has no example inputs.", where=str(place / "slim.pt2"))
-        inputs = Inputs(*program.example_inputs)
+        inputs = example_of(program, place)
         try:
             weights = load_file(place / "slim.safetensors")
         except (SafetensorError, OSError) as error:
@@ -129,8 +127,7 @@ def _belong_together(program: ExportedProgram, weights: Mapping[str, Tensor], sl
                 "slim.safetensors.",
                 where=str(folder),
             )
-    assert program.example_inputs is not None
-    args, kwargs = program.example_inputs
+    args, kwargs = example_of(program, folder)
     with torch.no_grad():
         found, expected = tensors_of(program.module(check_guards=False)(*args, **kwargs)), slimmed(*args, **kwargs)
     for one, other in zip(found, tensors_of(expected), strict=True):

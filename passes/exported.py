@@ -184,17 +184,7 @@ def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
     if plain != places or spec == out_spec:
         return exported
     calls = [replace(entry, signature=replace(entry.signature, out_spec=spec)), *exported.module_call_graph[1:]]
-    return ExportedProgram(
-        root=exported.graph_module,
-        graph=exported.graph,
-        graph_signature=exported.graph_signature,
-        state_dict=exported.state_dict,
-        range_constraints=exported.range_constraints,
-        module_call_graph=calls,
-        example_inputs=exported.example_inputs,
-        constants=exported.constants,
-        verifiers=exported.verifiers,
-    )
+    return rebuilt(exported, module_call_graph=calls)
 
 
 def _plain(value: Any) -> Any:
@@ -212,17 +202,28 @@ def _plain(value: Any) -> Any:
 
 def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: Any) -> ExportedProgram:
     """The same program with other tensors in the place of some of its own, and other example inputs."""
-    return ExportedProgram(
-        root=exported.graph_module,
-        graph=exported.graph,
-        graph_signature=exported.graph_signature,
+    return rebuilt(
+        exported,
         state_dict={**exported.state_dict, **_only(state, exported.state_dict)},
-        range_constraints=exported.range_constraints,
-        module_call_graph=exported.module_call_graph,
-        example_inputs=example,
         constants={**exported.constants, **_only(state, exported.constants)},
-        verifiers=exported.verifiers,
+        example_inputs=example,
     )
+
+
+def rebuilt(exported: ExportedProgram, **changed: Any) -> ExportedProgram:
+    """The same program with some of what its constructor takes changed."""
+    same = {
+        "root": exported.graph_module,
+        "graph": exported.graph,
+        "graph_signature": exported.graph_signature,
+        "state_dict": exported.state_dict,
+        "range_constraints": exported.range_constraints,
+        "module_call_graph": exported.module_call_graph,
+        "example_inputs": exported.example_inputs,
+        "constants": exported.constants,
+        "verifiers": exported.verifiers,
+    }
+    return ExportedProgram(**{**same, **changed})
 
 
 def _only(values: Mapping[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
