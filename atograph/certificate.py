@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from atograph.capture import batch_sizes, with_batch
+from atograph.comparing import relative_difference
 from atograph.copying import copy_of, eval_mode
 from atograph.example_inputs import Inputs
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
 from atograph.report import Comparison
-from atograph.slim_module import relative_difference
 from atograph.slimming import Slim
 from atograph.structures import tensors_of
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.export import ExportedProgram
 
 from atograph.capture import batch_of, with_batch
+from atograph.comparing import relative_difference
 from atograph.example_inputs import inputs_of_batch
 from atograph.files import put_in_place
 from atograph.loading import load_program
@@ -22,7 +23,6 @@ from atograph.onnx_metadata import metadata
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
-from atograph.slim_module import relative_difference
 from atograph.stages import stage
 from atograph.structures import tensors_of
 from atograph.train.task import Task

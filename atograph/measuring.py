@@ -139,6 +139,7 @@ def measure(
         slim_from=trained.slim_from,
         why_dense=trained.why_dense,
         module=f"not slim: {why}" if why else "slim",
+        repairs=list(slimmed.repairs),
         frozen=[
             FrozenGroup(
                 group=group.name,

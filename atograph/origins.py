@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
+from itertools import count
 from pathlib import Path
 from types import FrameType, FunctionType, TracebackType
 from typing import Any
@@ -27,6 +29,11 @@ _MANY = 1_000_000
 
 _OURS = str(Path(__file__).parent)
 _NOT_THE_USERS = ("/torch/", "\\torch\\", "/contextlib.py")
+_LAYERS = ("/torch/nn/modules/", "\\torch\\nn\\modules\\")
+_NOT_LAYERS = ("/module.py", "\\module.py")
+
+Place = tuple[str, int, int, str]
+"""Where a call to torch stands: file, first line of the function, offset of the instruction, name of what is called."""
 
 
 class Origins(TorchFunctionMode):
@@ -49,6 +56,7 @@ class Origins(TorchFunctionMode):
         self._seen: fx.Node | None = None  # the last node whose module is known
         self._hooks: list[Any] = []
         self._calls = self._items = 0
+        self._numbers = count()
 
     def of(self, graph: fx.Graph) -> Origins:
         """This, for the nodes of a graph, to be entered."""
@@ -86,9 +94,10 @@ class Origins(TorchFunctionMode):
         self.read_batch = self.read_batch or unwatched or _tells_batch(func, result)
         node = self._after = _last(self._graph)
         if node is not before:
-            line = _line_of_user()
+            line, call = _line_of_user(), (place_of(func), next(self._numbers))
             while node is not before and node.op != "root":
                 node.meta.setdefault("stack_trace", line)
+                node.meta.setdefault("call", call)
                 node = node.prev
         return result
 
@@ -164,6 +173,27 @@ _SAYS_THE_SAME = {
 
 def _last(graph: fx.Graph) -> fx.Node:
     return graph._root.prev
+
+
+def place_of(func: Any) -> Place:
+    """The place of the call to torch that a `TorchFunctionMode` is handling.
+
+    It is in the user's code, or in that of one of torch's own layers.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _issues_calls(frame.f_code.co_filename):
+        frame = frame.f_back
+    name = str(getattr(func, "__name__", func))
+    return ("", 0, 0, name) if frame is None else (
+        frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti, name
+    )  # fmt: skip
+
+
+@cache
+def _issues_calls(file: str) -> bool:
+    if any(part in file for part in _LAYERS):
+        return not file.endswith(_NOT_LAYERS)
+    return not file.startswith(_OURS) and not any(part in file for part in _NOT_THE_USERS)
 
 
 def _line_of_user() -> str:

@@ -118,6 +118,8 @@ class Report(_Record):
     """Why there was no slim module to train, where one was asked for."""
     module: str
     """``slim``, or why the user's own module could not be made slim."""
+    repairs: list[str] = Field(default_factory=list)
+    """What was repaired in its code, in words."""
     frozen: list[FrozenGroup]
     curves: list[dict[str, object]] = Field(default_factory=list)
     """One entry for each epoch, with the fields of `train.EpochRow`: what `log.csv` holds."""

@@ -19,7 +19,7 @@ from atograph.passes.program import Program
 from atograph.passes.run import ProgramModule
 from atograph.passes.slim import Slim as SlimPass
 from atograph.passes.values import require_values
-from atograph.slim_module import NotRepaired, slim_module
+from atograph.repair import NotRepaired, Repaired, slim_module
 from atograph.stages import stage
 
 
@@ -74,23 +74,32 @@ class Slim:
         return ProgramModule(own).double()
 
     @cached_property
-    def _module(self) -> tuple[nn.Module | None, str]:
+    def _repaired(self) -> Repaired | str:
         if self._graph.model is None:
-            return None, "the graph was not traced from a module"
+            return "the graph was not traced from a module"
         try:
-            return slim_module(self._graph.model, self.passes_program, self._callable), ""
+            return slim_module(self._graph.model, self._graph.program, self.passes_program)
         except NotRepaired as reason:
-            return None, str(reason)
+            return str(reason)
 
     @property
     def module(self) -> nn.Module | None:
-        """The user's own module made slim, checked against the program; None where ``why_no_module`` says why."""
-        return self._module[0]
+        """The user's own module made slim, checked against the program; None where ``why_no_module`` says why.
+
+        Where its code keeps widths that no attribute holds, some of its modules have hooks that correct single calls:
+        `repairs` lists them. They are copied and pickled with the module.
+        """
+        return None if isinstance(self._repaired, str) else self._repaired.module
 
     @property
     def why_no_module(self) -> str:
         """Why there is no slim module; empty if there is one."""
-        return self._module[1]
+        return self._repaired if isinstance(self._repaired, str) else ""
+
+    @property
+    def repairs(self) -> tuple[str, ...]:
+        """In words, what was repaired in the slim module beside its tensors: attributes first, then single calls."""
+        return () if isinstance(self._repaired, str) else (*self._repaired.attributes, *self._repaired.calls)
 
     def to_onnx(
         self,

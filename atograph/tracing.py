@@ -28,6 +28,7 @@ from atograph.passes.fake import empty
 from atograph.passes.interface import Interface
 from atograph.passes.program import Program
 from atograph.passes.propagate import runs_alone
+from atograph.passes.reason import ORIGIN
 from atograph.passes.sizes import BATCH, substitute
 from atograph.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.recordings import first_difference, mentions_batch
@@ -276,7 +277,7 @@ class _Rebuilt:
             self.graph.output(args[0])
             return
         made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
-        made.meta = {key: node.meta[key] for key in ("val", "nn_module_stack", "stack_trace") if key in node.meta}
+        made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}
         self._nodes[node] = made
 
     def _size(self, size: int) -> fx.Node:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from atograph.capture import with_batch
 from atograph.certificate import TOLERANCE, compare
 from atograph.command import read_plan
+from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs, check_accepts
 from atograph.graph import Graph, trace
 from atograph.loading import example_of, load_program
@@ -25,7 +26,6 @@ from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.slim import Kept
 from atograph.report import Comparison
-from atograph.slim_module import relative_difference
 from atograph.slimming import Slim, slim
 from atograph.stages import stage
 from atograph.structures import tensors_of

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import atograph
-from atograph.slim_module import relative_difference
+from atograph.comparing import relative_difference
 from atograph.structures import tensors_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

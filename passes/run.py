@@ -37,18 +37,21 @@ class ProgramModule(nn.Module):
         leaves = self._leaves(args, kwargs)
         values |= {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
         inputs = [values[node.name] for node in program.graph.nodes if node.op == "placeholder"]
-        if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
-            with traceback.preserve_node_meta():
-                results = fx.Interpreter(program).run(*inputs)
-        else:
+        if not torch.compiler.is_exporting():
             for node in program.input_nodes():
                 _check_sizes(node, values[node.name])
             _check_batches([(node, values[node.name]) for node in program.input_nodes()])
-            results = program(*inputs)
+        results = self._results(program, inputs)
         written = len(interface.writes)
         for placeholder, value in zip(interface.writes, results[:written], strict=True):
             values[placeholder].copy_(value)
         return pytree.tree_unflatten(results[written:], interface.returns)
+
+    def _results(self, program: Program, inputs: list[Any]) -> Any:
+        if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
+            with traceback.preserve_node_meta():
+                return fx.Interpreter(program).run(*inputs)
+        return program(*inputs)
 
     def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         interface = self._called[0].interface

@@ -16,6 +16,7 @@ from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program, copy_node
 from atograph.passes.propagate import propagate
+from atograph.passes.reason import ORIGIN
 from atograph.passes.sizes import is_dynamic, substitute, text
 from torch import fx
 
@@ -133,7 +134,7 @@ class Lowering:
         nodes = self._rewrite.nodes
         mapped = fx.map_arg((args, kwargs), lambda n: nodes.get(n, n))
         made = self._rewrite.graph.call_function(target, *mapped)
-        made.meta = {k: v for k, v in self.node.meta.items() if k in ("nn_module_stack", "stack_trace", "custom")}
+        made.meta = {k: v for k, v in self.node.meta.items() if k in (*ORIGIN, "custom")}
         return made
 
     def unchanged(self) -> fx.Node:
@@ -163,11 +164,19 @@ class _Rewrite:
                 self.nodes[node] = effect.lower(Lowering(node, self))
             else:
                 self.nodes[node] = self.copy(node)
+        self._note_origins()
         self.graph.eliminate_dead_code()
         names = self.program.state_names()
         propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()})
         self._check_shapes()
         return self.program.rewritten(self.graph, state | self.constants)
+
+    def _note_origins(self) -> None:
+        """Note at each node of the new graph the names of the old ones whose value it gives now."""
+        for new in self.graph.nodes:
+            new.meta["gives"] = ()
+        for node, new in self.nodes.items():
+            new.meta["gives"] = (*new.meta["gives"], node.name)
 
     def _touched(self, node: fx.Node) -> bool:
         involved = [node, *node.all_input_nodes]

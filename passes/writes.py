@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from atograph.passes.program import Program, copy_node
 from atograph.passes.propagate import mode_of, run
+from atograph.passes.reason import ORIGIN
 from torch import fx
 
 aten = torch.ops.aten
@@ -179,7 +180,7 @@ class _Replay:
     def _emit_like(self, origin: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A new op where an old one stood; old nodes among its arguments stand for what they hold now."""
         made = self.graph.call_function(target, *fx.map_arg((args, kwargs), lambda n: self.now.get(n, n)))
-        made.meta = {key: value for key, value in origin.meta.items() if key in ("nn_module_stack", "stack_trace")}
+        made.meta = {key: value for key, value in origin.meta.items() if key in ORIGIN}
         with self._mode, torch.no_grad():
             made.meta["val"] = run(made)
         return made

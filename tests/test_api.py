@@ -18,7 +18,7 @@ from networks import build
 from torch import nn
 
 import atograph
-from atograph.slim_module import relative_difference
+from atograph.comparing import relative_difference
 
 
 def traced(name: str = "residual") -> tuple[nn.Module, torch.Tensor, atograph.Graph]:

@@ -20,9 +20,9 @@ from networks import build
 from torch import nn
 
 import atograph
+from atograph.comparing import relative_difference
 from atograph.masking import zero_
 from atograph.report import Report
-from atograph.slim_module import relative_difference
 
 ROOT = Path(__file__).parent.parent
 

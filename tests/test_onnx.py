@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import atograph
+from atograph.comparing import relative_difference
 from atograph.onnx_export import OnnxModel
-from atograph.slim_module import relative_difference
 
 
 @dataclass

@@ -20,14 +20,17 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 class Wide(nn.Module):
-    """Its forward holds a width, so it cannot be made slim."""
+    """Its forward insists on a width, so it cannot be made slim."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x).relu().reshape(len(x), 8, -1).mean(2))
+        x = self.conv(x).relu()
+        if x.shape[1] != 8:
+            raise ValueError("there have to be 8 channels")
+        return self.head(x.mean((2, 3)))
 
 
 class Auxiliary(TwoConvs):
@@ -114,7 +117,7 @@ def test_the_state_of_any_optimiser_is_cut_along(make: MakeOptimizer) -> None:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Wide, "its forward keeps an old width"),
+        (Wide, "its forward keeps an old width: ValueError: there have to be 8 channels"),
         (Auxiliary, "in training, it fails: RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
         (Different, "in training, its loss is"),
     ],

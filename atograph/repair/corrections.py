@@ -1,0 +1,130 @@
+"""Corrected calls: what a slim module does where its code keeps a width that no attribute holds.
+
+A layer norm goes on counting the removed zeros; attention keeps the scale of its old width; a view gets the width that
+its code takes from somewhere else. Such a module's ``forward`` runs under a `TorchFunctionMode`, which
+changes the arguments of single calls, found by their place in the code, or makes them as the slim program does. The
+rest of the user's code runs as it stands, in training too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.overrides import TorchFunctionMode
+
+from atograph.origins import Place, place_of
+from atograph.repair.arguments import tensor_leaves, with_leaves
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What becomes of one call.
+
+    Attributes:
+        arguments: number of an argument that is no tensor → its value; a fraction, by how much it is multiplied.
+        keywords: arguments that are added.
+        ops: what is done instead; it takes the call's tensors, each once.
+        function: what is called instead, with the same arguments.
+    """
+
+    arguments: Mapping[int, Any] = field(default_factory=dict)
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    ops: fx.GraphModule | None = None
+    function: Callable[..., Any] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both do the same; a module that is called twice has the same ops at the same place."""
+        return isinstance(other, Correction) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(repr(self._key))
+
+    @property
+    def _key(self) -> Any:
+        return dict(self.arguments), dict(self.keywords), None if self.ops is None else self.ops.code, self.function
+
+    def __bool__(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.arguments or self.keywords or self.function or self.ops is not None)
+
+    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call ``func``, or do what takes its place."""
+        if self.ops is not None:
+            return self.ops(*dict.fromkeys(tensor_leaves((args, kwargs))))
+        args, kwargs = with_leaves((args, kwargs), self._changed)
+        return (self.function or func)(*args, **{**kwargs, **self.keywords})
+
+    def _changed(self, number: int, given: Any) -> Any:
+        value = self.arguments.get(number, given)
+        return int(given * value) if isinstance(value, Fraction) else value
+
+    def __str__(self) -> str:
+        if self.ops is not None:
+            return "as the slim program does it"
+        changes = [f"argument {number + 1} {_change(value)}" for number, value in self.arguments.items()]
+        return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
+
+
+def _change(value: Any) -> str:
+    return f"times {value}" if isinstance(value, Fraction) else f"= {value}"
+
+
+def correct_calls(module: nn.Module, calls: Mapping[Place, Correction]) -> None:
+    """Have the ``forward`` of a module make some of its calls to torch in another way from now on."""
+    module.forward = _Forward(module, dict(calls))
+    module.register_forward_pre_hook(_no_fast_path)
+
+
+def _no_fast_path(_module: nn.Module, _args: Any) -> None:
+    """torch's transformer layers run as one op in eval mode, with the widths as they were, unless there are hooks."""
+
+
+class _Forward:
+    """The ``forward`` of a module with corrected calls; it is copied and pickled with the module."""
+
+    def __init__(self, module: nn.Module, calls: dict[Place, Correction]) -> None:
+        self.module, self.calls = module, calls
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        run = self._run
+        if "torch._dynamo" in sys.modules:  # in compiled code, calls to torch have no place: this part stays as it is
+            run = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
+        return run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        kind = type(self.module)
+        with _Correcting(self.calls) as correcting:
+            result = kind.forward(self.module, *args, **kwargs)
+        if not correcting.made and not self.module.training:
+            raise RuntimeError(
+                f"a {kind.__name__} made none of the calls that atograph corrects in it: it was made slim with other "
+                "code (of the model, or of Python), or runs in another way than in the run that it was checked with. "
+                "Make it slim again with this code, from its plan and its dense weights: atograph.apply_plan."
+            )
+        return result
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(MethodType(type(self.module).forward, self.module))
+
+
+class _Correcting(TorchFunctionMode):
+    def __init__(self, calls: Mapping[Place, Correction]) -> None:
+        super().__init__()
+        self._calls = calls
+        self._names = {place[-1] for place in calls}
+        self.made = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", str(func)) in self._names and (call := self._calls.get(place_of(func))):
+            self.made += 1
+            return call(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))

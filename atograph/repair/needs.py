@@ -1,0 +1,140 @@
+"""What each call of the dense model to torch has to become in the slim one: one program laid beside the other."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from atograph.passes.program import Program
+from atograph.passes.reason import module_of, source_of
+from atograph.passes.sizes import at, is_dynamic
+from atograph.repair.arguments import plain_leaves
+from atograph.repair.composites import COMPOSITES
+from atograph.repair.watching import Site
+
+_ATEN = torch.ops.aten
+_TO_THE_END = 2**63 - 1  # of a slice that nobody gave an end
+_ALIKE: dict[Any, Any] = {_ATEN.view.default: _ATEN.reshape.default}  # the rewrite turns the one into the other
+
+
+@dataclass(frozen=True)
+class Need:
+    """One call of the dense model, and what the slim program does in its place.
+
+    Attributes:
+        number: of the call, in the order of the run.
+        line: ``file:line`` of it.
+        old: arguments of the recorded ops that are no tensors, in order.
+        new: the same in the slim program; empty where that has other ops there.
+        follow_batch: which of ``new`` do.
+        keywords: arguments that came to it.
+        ops: what the slim program does where it has other ops; takes the tensors that the call reads.
+        function: what is called in its place with the same arguments, if anything (`composites`).
+        impossible: why the call cannot be made to do what the slim program does; empty if it can.
+        single: whether it is one op, so that the call's result is that of the op.
+    """
+
+    number: int
+    line: str
+    old: tuple[Any, ...]
+    new: tuple[Any, ...] = ()
+    follow_batch: tuple[bool, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    ops: fx.GraphModule | None = None
+    function: Callable[..., Any] | None = None
+    impossible: str = ""
+    single: bool = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether the dense call would not do."""
+        return bool(self.ops or self.keywords or self.impossible) or self.old != self.new
+
+
+def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]]:
+    """For each place in a module's code what its calls have to become, in the order in which they are made.
+
+    Args:
+        dense, slim: the program before and after the rewrite.
+        batch: the batch that sizes are given for.
+    """
+    alive = _alive(dense)
+    before, after = _by_number(node for node in dense.graph.nodes if node in alive), _by_number(slim.graph.nodes)
+    found: dict[Site, list[Need]] = defaultdict(list)
+    for number, nodes in sorted(before.items()):
+        site = module_of(nodes[0]), nodes[0].meta["call"][0]
+        found[site].append(_need(number, nodes, after.get(number, []), batch))
+    return dict(found)
+
+
+def _alive(program: Program) -> set[fx.Node]:
+    """The nodes that the result depends on."""
+    found: set[fx.Node] = {program.output_node}
+    for node in reversed(program.graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _by_number(nodes: Iterable[fx.Node]) -> dict[int, list[fx.Node]]:
+    found: dict[int, list[fx.Node]] = defaultdict(list)
+    for node in nodes:
+        if "call" in node.meta and node.target is not operator.getitem:
+            found[node.meta["call"][1]].append(node)
+    return found
+
+
+def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], batch: int) -> Need:
+    line, single = source_of(dense[0]), len(dense) == 1
+    composite = COMPOSITES.get(dense[0].meta["call"][0][-1])
+    if composite is not None and slim:
+        return Need(number, line, single=False, **composite(dense, slim)._asdict())
+    if [_ALIKE.get(n.target, n.target) for n in dense] != [_ALIKE.get(n.target, n.target) for n in slim]:
+        old = [value for node in dense for value in _arguments(node, node.kwargs)]
+        ops, impossible = _piece(dense, slim)
+        return Need(number, line, _sizes(old, batch), ops=ops, impossible=impossible, single=single)
+    old, new, keywords = [], [], {}
+    for a, b in zip(dense, slim, strict=True):
+        before, after = _arguments(a, a.kwargs), _arguments(b, a.kwargs)
+        old += before
+        new += [x if x == _TO_THE_END else y for x, y in zip(before, after, strict=True)]
+        keywords.update({name: value for name, value in b.kwargs.items() if name not in a.kwargs})
+    follow_batch = tuple(type(value) is int and value != _TO_THE_END and is_dynamic(value) for value in new)
+    return Need(number, line, _sizes(old, batch), _sizes(new, batch), follow_batch, keywords, single=single)
+
+
+def _arguments(node: fx.Node, keywords: Iterable[str]) -> list[Any]:
+    """The plain arguments of a node, numbers that nodes compute among them."""
+    given = (node.args, [node.kwargs[name] for name in keywords])
+    values = [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in plain_leaves(given)]
+    return [value for value in values if not isinstance(value, (torch.Tensor, tuple, list))]
+
+
+def _sizes(values: Iterable[Any], batch: int) -> tuple[Any, ...]:
+    return tuple(at(value, batch) if type(value) is int and value != _TO_THE_END else value for value in values)
+
+
+def _piece(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> tuple[fx.GraphModule | None, str]:
+    """Some ops of the slim program as a function of the tensors that the dense ones read; or why there is none."""
+    reads = [node for node in dict.fromkeys(i for n in dense for i in n.all_input_nodes) if node not in dense]
+    outside = [node for node in dict.fromkeys(i for n in slim for i in n.all_input_nodes) if node not in slim]
+    result = next((node for node in slim if dense[-1].name in node.meta["gives"]), None)
+    if result is None or len(dense) > 1:
+        return None, "the slim program has no counterpart of it"
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for number, node in enumerate(reads):
+        placeholder = graph.placeholder(f"tensor_{number}")
+        copies.update({new: placeholder for new in outside if node.name in new.meta["gives"]})
+    if missing := [node.name for node in outside if node not in copies]:
+        return None, f"it would need {missing[0]}, which the call does not have"
+    for node in slim:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+        copies[node] = graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+    graph.output(copies[result])
+    return fx.GraphModule(nn.Module(), graph), ""

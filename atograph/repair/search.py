@@ -1,0 +1,217 @@
+"""The search for what has to change in a slim module's code: attributes first, then single calls.
+
+The dense model runs once, with integers that remember the attributes they come from, and each call that it makes is
+laid beside its need. An argument that has to change tells which value its attributes need. The slim module then runs,
+and a call whose arguments are still not right gets a correction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+
+from atograph.origins import Place
+from atograph.repair.arguments import plain_leaves, tensor_leaves
+from atograph.repair.corrections import Correction
+from atograph.repair.needs import Need
+from atograph.repair.remembered import Remembered, Slot, remembering
+from atograph.repair.samples import Sample
+from atograph.repair.watching import Site, run_watched
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Unrepaired(Exception):
+    """A call cannot be corrected; the text says why."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the dense model beside its need.
+
+    Attributes:
+        need: what it has to become.
+        given: its arguments that are no tensors.
+        numbers: which of them is which of the need's.
+    """
+
+    need: Need
+    given: Sequence[Any]
+    numbers: Mapping[int, int]
+
+    def wishes(self) -> Iterator[tuple[Remembered, int]]:
+        """Its arguments that come from attributes, with the values that they have to have."""
+        for number, of in self.numbers.items():
+            if self.need.new and isinstance(self.given[number], Remembered):
+                yield self.given[number], self.need.new[of]
+
+
+def calls_of(
+    model: nn.Module, needs: Mapping[Site, Sequence[Need]], example: Example
+) -> tuple[dict[Site, list[Call]], list[str]]:
+    """Run the dense model and lay its calls beside their needs.
+
+    Returns:
+        for each site its calls in order; and in words what differs from the run that was captured and matters.
+    """
+    found: dict[Site, list[list[Any]]] = defaultdict(list)
+
+    def note(site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+        if site in needs:
+            found[site].append(plain_leaves((args, kwargs)))
+        return func(*args, **kwargs)
+
+    with remembering(model):
+        run_watched(model, *example, note)
+    calls = {
+        site: [Call(need, given, _aligned(given, need.old)) for need, given in zip(needs[site], each, strict=True)]
+        for site, each in found.items()
+        if len(each) == len(needs[site])
+    }
+    lost = [
+        f"{need.line}: {site[1][-1]} is called another number of times than when the model was traced"
+        for site, each in needs.items()
+        if site not in calls
+        for need in each
+        if need.changed
+    ]
+    return calls, list(dict.fromkeys(lost))
+
+
+def _aligned(given: Sequence[Any], recorded: Sequence[Any]) -> dict[int, int]:
+    """Which of a call's arguments is which of the recorded op's: in the same order, by value."""
+    a, b = [_key(value) for value in given], [_key(value) for value in recorded]
+    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
+    return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
+
+
+def _key(value: Any) -> Any:
+    return (float(value), "") if type(value) in (int, float, Remembered) else (0.0, repr(value))
+
+
+def attributes(calls: Mapping[Site, Sequence[Call]]) -> dict[Slot, int]:
+    """The attributes that have to change, with their new values.
+
+    One whose value goes into calls as it is gets the value that most of them need; one that others are computed with
+    gets the value with which all of these are right.
+    """
+    wishes = [wish for each in calls.values() for call in each for wish in call.wishes()]
+    counted: dict[Slot, Counter[int]] = defaultdict(Counter)
+    for term, wanted in wishes:
+        if term.slot is not None:
+            counted[term.slot][wanted] += 1
+    values = {slot: each.most_common(1)[0][0] for slot, each in counted.items()}
+    computed: dict[Slot, list[tuple[Remembered, int]]] = defaultdict(list)
+    for term, wanted in wishes:
+        unknown = [slot for slot in term.slots if slot not in values]
+        if len(unknown) == 1:
+            computed[unknown[0]].append((term, wanted))
+    for slot, terms in computed.items():
+        values[slot] = _solution(slot, terms, values)
+    return {slot: value for slot, value in values.items() if value != slot.read()}
+
+
+def _solution(slot: Slot, terms: Sequence[tuple[Remembered, int]], values: Mapping[Slot, int]) -> int:
+    """The value nearest to an attribute's old one with which all terms are what is wanted; the old one if none is."""
+    old = slot.read()
+    for tried in sorted(range(1, 2 * abs(old) + 2), key=lambda value: abs(value - old)):
+        try:
+            if all(term.formula({**values, slot: tried}) == wanted for term, wanted in terms):
+                return tried
+        except ArithmeticError:
+            continue
+    return old
+
+
+def corrections(
+    model: nn.Module,
+    calls: Mapping[Site, Sequence[Call]],
+    example: Example,
+    samples: Mapping[int, Sample],
+    close: float,
+) -> tuple[dict[str, dict[Place, Correction]], list[str]]:
+    """Run the slim module and find out which of its calls need a correction.
+
+    Args:
+        model: slim, with its attributes set.
+        calls: of the dense model.
+        example: what to run it with.
+        samples: what the slim program computes at each call, by the call's number.
+        close: relative difference up to which results of one op are the same.
+
+    Returns:
+        module name → place → correction; and in words what is not as in the program, the first differing result too.
+    """
+    found: dict[Site, Correction] = {}
+    seen: Counter[Site] = Counter()
+    left: dict[str, None] = {}
+    differing: list[str] = []
+
+    def corrected(site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+        known = calls.get(site, ())
+        if seen[site] >= len(known):
+            return func(*args, **kwargs)
+        call = known[seen[site]]
+        seen[site] += 1
+        where = f"{call.need.line}{f' ({site[0]})' if site[0] else ''}: {site[1][-1]}"
+        try:
+            correction = _correction(call, args, kwargs)
+            if found.setdefault(site, correction) != correction:
+                raise Unrepaired("needs other sizes each time that it is called")
+            result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
+        except Unrepaired as error:
+            left.setdefault(f"{where} {error}")
+            return func(*args, **kwargs)
+        if call.need.single and isinstance(result, torch.Tensor) and not differing:
+            sample = samples.get(call.need.number)
+            if sample is not None and sample.difference(Sample.of(result)) > close:
+                differing.append(f"{where} gives something else than in the program")
+        return result
+
+    try:
+        run_watched(model, *example, corrected)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        left.setdefault(f"{type(error).__name__}: {first}")
+    by_module: dict[str, dict[Place, Correction]] = defaultdict(dict)
+    for (module, place), correction in found.items():
+        if correction:
+            by_module[module][place] = correction
+    return dict(by_module), [*left, *differing]
+
+
+def _correction(call: Call, args: Any, kwargs: Any) -> Correction:
+    """What a call of the slim module needs.
+
+    Raises:
+        Unrepaired: saying why it cannot be corrected.
+    """
+    need, given = call.need, plain_leaves((args, kwargs))
+    if len(given) != len(call.given) and not need.changed:
+        return Correction()
+    if need.impossible:
+        raise Unrepaired(f"cannot be corrected: {need.impossible}")
+    if need.ops is not None:
+        if len(dict.fromkeys(tensor_leaves((args, kwargs)))) != len(need.ops.graph.find_nodes(op="placeholder")):
+            raise Unrepaired("takes other tensors than the op that was recorded")
+        return Correction(ops=need.ops)
+    if len(given) != len(call.given):
+        raise Unrepaired("takes another number of arguments than in the dense model")
+    shown = set(call.numbers.values())
+    hidden = [a for i, (a, b) in enumerate(zip(need.old, need.new, strict=True)) if a != b and i not in shown]
+    if hidden:
+        raise Unrepaired(f"uses the width {hidden[0]}, which is none of its arguments")
+    arguments = {}
+    for number, of in call.numbers.items():
+        wanted, value = need.new[of], given[number]
+        if wanted != value and type(wanted) in (int, float):
+            arguments[number] = Fraction(wanted, value) if need.follow_batch[of] else wanted
+    keywords = {name: value for name, value in need.keywords.items() if kwargs.get(name) != value}
+    return Correction(arguments, keywords, function=need.function)

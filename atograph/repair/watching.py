@@ -1,0 +1,57 @@
+"""The calls to torch that a model makes while it runs: module, place, and arguments that are no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from atograph.copying import eval_mode
+from atograph.origins import Place, place_of
+
+Site = tuple[str, Place]
+"""A module by name, and a place in the code that its ``forward`` runs."""
+
+Handler = Callable[[Site, Any, Any, Any], Any]
+"""Takes site, function, args and kwargs of a call, and makes it."""
+
+
+def run_watched(model: nn.Module, args: Any, kwargs: Any, handler: Handler) -> Any:
+    """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``."""
+    with eval_mode(model), torch.no_grad(), _modules_entered(model) as stack, _Watching(stack, handler):
+        return model(*args, **kwargs)
+
+
+@contextmanager
+def _modules_entered(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules whose ``forward`` runs, innermost last."""
+    names = {id(module): name for name, module in reversed(list(model.named_modules()))}
+    stack: list[str] = []
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        stack.append(names.get(id(module), ""))
+
+    def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
+        stack.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield stack
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Watching(TorchFunctionMode):
+    def __init__(self, stack: list[str], handler: Handler) -> None:
+        super().__init__()
+        self._stack, self._handler = stack, handler
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        module = self._stack[-1] if self._stack else ""
+        return self._handler((module, place_of(func)), func, args, kwargs or {})

@@ -1,0 +1,323 @@
+"""The user's own module made slim: attributes found and set, calls corrected, and what cannot be repaired."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from atograph.passes.plan import random_plan
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import atograph
+from atograph.comparing import relative_difference
+from benchmarks.exact import perturb
+
+
+class Net(nn.Module):
+    """Something between an embedding, whose width goes, and a head."""
+
+    def __init__(self, middle: nn.Module, width: int = 24) -> None:
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Linear(8, width), middle, nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(torch.relu(self.stem(x))))
+
+
+class Attention(nn.Module):
+    """Heads as attributes, and products of them."""
+
+    def __init__(self, width: int = 24, heads: int = 4) -> None:
+        super().__init__()
+        self.n, self.per = heads, width // heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.n, self.per).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5 if self.training else 0.0)
+        return self.out(y.transpose(1, 2).reshape(b, t, self.n * self.per))
+
+
+class Literal(Attention):
+    """Widths written into the code, or taken from the width of something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, c = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, 4, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        y = ((q * self.per**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(b, t, c))
+
+
+class Merged(Attention):
+    """A width multiplied by the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        parts = self.qkv(x).view(b, t, 3, self.n, self.per).permute(2, 0, 3, 1, 4)
+        q, k, v = parts.reshape(3, b * self.n, t, self.per)
+        y = (q @ k.transpose(1, 2) * 0.3).softmax(-1) @ v
+        return self.out(y.view(b, self.n, t, self.per).transpose(1, 2).flatten(2))
+
+
+class Computed(Attention):
+    """The heads are told by the width of one, and that only where it divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = 24
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.inner // self.per, self.per).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.4)
+        return self.out(y.transpose(1, 2).reshape(b, t, self.inner))
+
+
+class Split(nn.Module):
+    """Pieces of unlike widths; their sizes stand in a tuple, and in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.sizes, self.more = nn.Linear(24, 20), (12, 8), {"first": 12}
+        self.a, self.b = nn.Linear(12, 24), nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wide(x)
+        a, b = torch.split(x, self.sizes, dim=-1)
+        return self.a(torch.sigmoid(a)) + self.b(b) + self.a(x[..., : self.more["first"]])
+
+
+@dataclass(frozen=True)
+class Config:
+    heads: int
+    per: int
+
+
+class Configured(nn.Module):
+    """Sizes in an object that the module holds."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.up, self.down = nn.Linear(24, config.heads * config.per), nn.Linear(config.heads * config.per, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x).unflatten(-1, (self.config.heads, self.config.per))
+        return self.down(torch.tanh(y).flatten(-2))
+
+
+class RootMeanSquare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(24) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class TwoWidths(nn.Module):
+    """One attribute for two widths that a plan may make unlike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = 16
+        self.a, self.b, self.c = nn.Linear(24, 32), nn.Linear(24, 32), nn.Linear(16, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).view(*x.shape[:-1], 2, self.inner)
+        b = self.b(x).view(*x.shape[:-1], 2, self.inner)
+        return self.c(torch.relu(a).sum(-2)) + self.c.bias * torch.relu(b).sum((-1, -2), keepdim=True).squeeze(-1)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.down = nn.LSTM(24, 16, batch_first=True), nn.Linear(16, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.layer(x)[0])
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, weights: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.weights = weights
+        self.inner = nn.MultiheadAttention(24, 4, batch_first=True, dropout=0.3, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x, x, x, need_weights=self.weights)[0]
+
+
+class Grouped(nn.Module):
+    """Groups as an attribute of torch's own layer, found like any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.down = (
+            nn.Conv1d(24, 24, 3, groups=24, padding=1),
+            nn.GroupNorm(6, 24),
+            nn.Conv1d(24, 24, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.norm(self.conv(x.transpose(1, 2)))).transpose(1, 2)
+
+
+def encoder() -> nn.Module:
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(24, 4, 32, batch_first=True), 2)
+
+
+MIDDLES = {
+    "attributes": (Attention, ["middle.n: 4 → 2", "middle.per: 6 → 3"], ["scaled_dot_product_attention"]),
+    "literals": (Literal, [], ["view", "reshape"]),
+    "batch": (Merged, ["middle.n: 4 → 2", "middle.per: 6 → 3"], []),
+    "computed": (Computed, ["middle.inner: 24 → 6", "middle.per: 6 → 3"], []),
+    "tuple and dict": (Split, ["middle.sizes[0]: 12 → 6", "middle.more['first']: 12 → 6"], []),
+    "configuration": (lambda: Configured(SimpleNamespace(heads=4, per=6)), ["middle.SimpleNamespace.heads: 4 → 2"], []),
+    "frozen": (lambda: Configured(Config(4, 6)), ["middle.Config.heads: 4 → 2", "middle.Config.per: 6 → 3"], []),
+    "layer norm": (lambda: nn.LayerNorm(24), [], ["layer_norm"]),
+    "rms norm": (lambda: nn.RMSNorm(24), [], ["rms_norm"]),
+    "own norm": (RootMeanSquare, [], ["mean"]),
+    "recurrent": (Recurrent, [], []),
+    "attention of torch": (SelfAttention, ["middle.inner.num_heads: 4 → 2"], ["multi_head_attention_forward"]),
+    "attention with weights": (lambda: SelfAttention(weights=True), [], ["multi_head_attention_forward"]),
+    "attention without bias": (lambda: SelfAttention(bias=False), [], ["multi_head_attention_forward"]),
+    "encoder of torch": (encoder, ["middle.layers.1.self_attn.num_heads: 4 → 2"], ["layer_norm"]),
+    "groups": (Grouped, ["middle.conv.groups: 24 → 12"], []),
+    "stack": (lambda: nn.Sequential(nn.LayerNorm(24), Literal(), RootMeanSquare(), Attention()), [], ["view", "mean"]),
+}  # fmt: skip
+
+
+def slimmed(model: nn.Module, x: Tensor, seed: int = 0) -> atograph.Slim:
+    perturb(model)
+    graph = atograph.trace(model.double().eval(), x.double())
+    return atograph.slim(graph, random_plan(graph.groups, seed, 0.5))
+
+
+def same(slim: atograph.Slim, module: nn.Module, x: Tensor) -> bool:
+    with torch.no_grad():
+        return relative_difference(slim(x.double()), module(x.double())) < 1e-12
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_a_module_comes_back(name: str) -> None:
+    make, attributes, calls = MIDDLES[name]
+    torch.manual_seed(0)
+    model = Net(make())
+    before = {part: dict(vars(module)) for part, module in model.named_modules()}
+    slim = slimmed(model, torch.randn(2, 5, 8))
+    assert slim.why_no_module == ""
+    module = slim.module
+    assert module is not None and same(slim, module, torch.randn(3, 5, 8)) and same(slim, module, torch.randn(1, 5, 8))
+    assert [type(part) for part in module.modules()] == [type(part) for part in model.modules()]
+    assert list(module.state_dict()) == list(model.state_dict())
+    for repair in attributes:
+        assert repair in slim.repairs
+    for called in calls:
+        assert any(f": {called} (" in repair for repair in slim.repairs), slim.repairs
+    for part, dense in model.named_modules():  # it is as it was
+        assert {k: v for k, v in vars(dense).items() if type(v) is int} == {
+            k: v for k, v in before[part].items() if type(v) is int
+        }
+
+
+def test_the_repairs_are_told_with_their_lines() -> None:
+    slim = slimmed(Net(nn.Sequential(nn.LayerNorm(24), Attention())), torch.randn(2, 5, 8))
+    assert slim.repairs[:2] == ("middle.1.n: 4 → 2", "middle.1.per: 6 → 3")
+    norm, attention = slim.repairs[2:]
+    assert norm.startswith("middle.0: layer_norm (test_repair.py:") and norm.endswith("as the slim program does it")
+    assert attention.startswith("middle.1: scaled_dot_product_attention (test_repair.py:")
+    assert attention.endswith("scale=0.408248")
+
+
+def test_an_attribute_with_two_widths_gets_one_and_the_other_call_is_corrected() -> None:
+    torch.manual_seed(0)
+    model = Net(TwoWidths()).double().eval()
+    perturb(model)
+    x = torch.randn(2, 5, 8).double()
+    graph = atograph.trace(model, x)
+    inner = [group.name for group in graph.prunable if group.size == 16]
+    keep = {name: range(4 + 2 * index) for index, name in enumerate(inner)}
+    slim = atograph.slim(graph, graph.plan(kept=keep))
+    assert slim.module is not None and same(slim, slim.module, x)
+    assert sum("middle.inner: 16 → " in repair for repair in slim.repairs) == 1
+    assert sum("middle: view (" in repair for repair in slim.repairs) == 1
+
+
+def test_a_slim_module_is_copied_pickled_traced_exported_and_compiled() -> None:
+    torch.manual_seed(0)
+    slim = slimmed(Net(nn.Sequential(nn.LayerNorm(24), Literal(), SelfAttention())), torch.randn(2, 5, 8))
+    module, x = slim.module, torch.randn(2, 5, 8).double()
+    assert module is not None and any("layer_norm" in repair for repair in slim.repairs)
+    assert same(slim, copy.deepcopy(module), x)
+    assert same(slim, pickle.loads(pickle.dumps(module)), x)
+    again = atograph.trace(module, x)
+    assert again.flops == slim.flops
+    assert same(slim, torch.export.export(module, (x,), strict=False).module(), x)
+    assert same(slim, torch.compile(module, backend="eager"), x)
+
+
+def test_a_slim_module_trains_with_its_dropout() -> None:
+    torch.manual_seed(0)
+    slim = slimmed(Net(nn.Sequential(Attention(), SelfAttention())), torch.randn(2, 5, 8))
+    module, x = slim.module, torch.randn(2, 5, 8).double()
+    assert module is not None
+    module.train()
+    first, second = module(x), module(x)
+    assert not torch.equal(first, second)
+    first.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+
+
+class Looping(nn.Module):
+    """One line for layers of unlike widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ups = nn.ModuleList(nn.Linear(24, width) for width in (16, 40))
+        self.downs = nn.ModuleList(nn.Linear(width, 24) for width in (16, 40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for up, down, width in zip(self.ups, self.downs, (8, 20), strict=True):
+            x = x + down(torch.relu(up(x)).view(-1, 5, 2, width).flatten(2))
+        return x
+
+
+def test_a_line_that_needs_other_sizes_each_time_is_named() -> None:
+    slim = slimmed(Net(Looping()), torch.randn(2, 5, 8))
+    assert slim.module is None
+    assert (
+        "test_repair.py:" in slim.why_no_module and "(middle): view needs other sizes each time" in slim.why_no_module
+    )
+
+
+class Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == 24, "the width is 24"
+        return self.layer(x)
+
+
+def test_code_that_insists_on_a_width_is_told() -> None:
+    slim = slimmed(Net(Asserting()), torch.randn(2, 5, 8))
+    assert slim.module is None and "AssertionError: the width is 24" in slim.why_no_module
+
+
+def test_corrections_that_no_longer_fit_the_code_are_refused() -> None:
+    slim = slimmed(Net(nn.LayerNorm(24)), torch.randn(2, 5, 8))
+    module = slim.module
+    assert module is not None
+    corrected: Any = module.middle.forward  # type: ignore[union-attr]
+    corrected.calls = {(file, line, at + 2, name): c for (file, line, at, name), c in corrected.calls.items()}
+    with pytest.raises(RuntimeError, match=r"LayerNorm.*made slim with other code"):
+        module(torch.randn(2, 5, 8).double())
