@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from atograph.copying import eval_mode
+from atograph.origins import AnnotatedCalls
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.exported import NotIntegral, from_exported
 from atograph.passes.functionalize import Functionalize
@@ -63,6 +64,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
             ) from reason
         except (NotTraced, AtographError) as reason:
             program = _functional(_exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform)))
+            AnnotatedCalls.note(program.graph)
             if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
                 program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
     return program
@@ -90,7 +92,8 @@ def _exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) ->
                 raise NotIntegral("another batch does not get the same ops")
             return from_exported(_export(model, *repeated), signature)
         except NotIntegral:
-            return from_exported(torch.export.export(model, *inputs, strict=False), signature)
+            with AnnotatedCalls():
+                return from_exported(torch.export.export(model, *inputs, strict=False), signature)
     except Exception as error:
         if repeated is not inputs:
             try:  # a model that really wants a batch of one
@@ -109,7 +112,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if tensor.dim() and tensor.shape[0] == batch:
             dynamic[tensor] = {0: Dim.AUTO}
     shapes = dynamic.dynamic_shapes(model, args, kwargs)
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    with AnnotatedCalls():
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _tensors(inputs: Any) -> list[torch.Tensor]:

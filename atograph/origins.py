@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx import traceback
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -118,6 +119,34 @@ class Origins(TorchFunctionMode):
             node.meta.setdefault("nn_module_stack", stack)
             node = node.prev
         self._seen = last
+
+
+class AnnotatedCalls(TorchFunctionMode):
+    """While it is entered, what `torch.export` captures says at each node which call to torch it comes from.
+
+    `note` then puts that where `Origins` does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = count()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        call = (place_of(func), next(self._numbers))
+        with traceback.preserve_node_meta(), traceback.annotate({_CALL: call}):
+            return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def note(graph: fx.Graph) -> None:
+        """Take the annotations of a captured graph for its nodes' ``call``."""
+        for node in graph.nodes:
+            custom = node.meta.get("custom", {})
+            if _CALL in custom:
+                node.meta["call"] = custom[_CALL]
+                node.meta["custom"] = {key: value for key, value in custom.items() if key != _CALL}
+
+
+_CALL = "atograph.call"
 
 
 def _length(tensor: torch.Tensor, dim: int = 0) -> int:

@@ -9,9 +9,9 @@ from pathlib import PurePath
 
 from torch import fx
 
-ORIGIN = ("nn_module_stack", "stack_trace", "call")
-"""What a node's ``meta`` says about where it comes from: modules, the user's line, and the place and number of the call
-to torch that made it (not there for what `torch.export` captured)."""
+ORIGIN = ("nn_module_stack", "stack_trace", "call", "custom")
+"""What a node's ``meta`` says about where it comes from: modules, the user's line, place and number of the call to
+torch that made it, and annotations (`torch.fx.traceback.annotate`)."""
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _LIBRARY = ("torch/", "torch\\")

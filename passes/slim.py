@@ -134,7 +134,7 @@ class Lowering:
         nodes = self._rewrite.nodes
         mapped = fx.map_arg((args, kwargs), lambda n: nodes.get(n, n))
         made = self._rewrite.graph.call_function(target, *mapped)
-        made.meta = {k: v for k, v in self.node.meta.items() if k in (*ORIGIN, "custom")}
+        made.meta = {k: v for k, v in self.node.meta.items() if k in ORIGIN}
         return made
 
     def unchanged(self) -> fx.Node:
