@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
     from benchmarks.models import NAMES
 
-    parts = ["atograph", *(["onnx"] if options.onnx else []), *([options.compare] if options.compare else [])]
+    parts = ["atograph", "module", *(["onnx"] if options.onnx else []), *([options.compare] if options.compare else [])]
     rows = Rows(options.json, NAMES)
     if options.resume:
         rows.load()

@@ -20,6 +20,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 PARTS = {
     "atograph": "benchmarks.zoo_row",
+    "module": "benchmarks.zoo_module",
     "onnx": "benchmarks.zoo_onnx",
     "torch-pruning": "benchmarks.torch_pruning_peer",
 }

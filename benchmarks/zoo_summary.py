@@ -36,9 +36,20 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n\n".join(blocks)
 
 
+STAGES = ("capture", "analysis", "plan", "rewrite")
+"""From the model to its slim program."""
+
+
+def seconds_to_module(row: Row) -> float | None:
+    """From the model to its slim module, on first use; None where one of the stages has not ended."""
+    parts = [row.get(part, {}).get("seconds", {}) for part in ("atograph", "module")]
+    taken = [*(parts[0].get(stage) for stage in STAGES), parts[1].get("module")]
+    return None if None in taken else float(sum(taken))
+
+
 def speed_ratio(row: Row) -> float | None:
     """Torch-Pruning's seconds over ours, where both came to an end."""
-    ours, theirs = row.get("atograph", {}).get("total"), row.get("torch-pruning", {}).get("total")
+    ours, theirs = seconds_to_module(row), row.get("torch-pruning", {}).get("total")
     return theirs / ours if ours and theirs else None
 
 
@@ -68,9 +79,18 @@ def _coverage(rows: Sequence[Row]) -> list[str]:
     degenerate = sum(part.get("magnitude", {}).get("degenerate", False) for part in known)
     return [
         f"0.3 of the FLOPs reachable on {reached} of {len(rows)}, by one unit everywhere on {degenerate}.",
-        f"An op without a rule on {sum(bool(part['unknown']) for part in known)}; "
-        f"a slim module on {sum(part.get('module', False) for part in known)}, the slim program on the others.",
+        f"An op without a rule on {sum(bool(part['unknown']) for part in known)}.",
+        *_modules([row["module"] for row in rows if "module" in row]),
     ]
+
+
+def _modules(parts: Sequence[Row]) -> list[str]:
+    slim = [part for part in parts if part.get("slim")]
+    plain = sum(not part["calls"] for part in slim)
+    return [
+        f"A slim module on {len(slim)} of {len(parts)}, on {plain} of them without a corrected call; "
+        "the slim program on the others."
+    ] * bool(parts)
 
 
 def _speed(rows: Sequence[Row]) -> list[str]:
@@ -80,7 +100,7 @@ def _speed(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if "analysis warm" in row.get("atograph", {}).get("seconds", {})
     ]
-    total = [(row["atograph"]["total"], row["model"]) for row in rows if "total" in row.get("atograph", {})]
+    total = [(seconds, row["model"]) for row in rows if (seconds := seconds_to_module(row)) is not None]
     if analysis:
         middle, (most, where) = median(value for value, _model in analysis), max(analysis)
         sentences.append(f"Analysis, warm: median {middle:.0f} ms, at most {most:.0f} ms ({where}).")
@@ -130,7 +150,8 @@ def _unreachable(row: Row) -> str:
 
 
 def _no_module(row: Row) -> str:
-    return str(row.get("atograph", {}).get("why_no_module", ""))
+    part = row.get("module", {})
+    return str(part.get("why_not") or part.get("error", ""))
 
 
 def _onnx_exceptions(row: Row) -> str:

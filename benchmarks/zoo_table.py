@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.zoo_rows import Row
-from benchmarks.zoo_summary import speed_ratio, summary
+from benchmarks.zoo_summary import seconds_to_module, speed_ratio, summary
 from benchmarks.zoo_verdict import onnx_verdict, peer_verdict, reachable, verdict
 
 MARKER = "<!-- table: python -m benchmarks.zoo -->"
@@ -92,13 +92,15 @@ COLUMNS: tuple[Column, ...] = (
     *_plan("0.3 of FLOPs", "magnitude"),
     Column("as counted", _as_counted),
     _yes("float32 inside", "atograph", "float32_inside"),
-    _yes("module", "atograph", "module"),
+    _yes("module", "module", "slim"),
+    _number("attributes set", "module", "attributes"),
+    _number("calls corrected", "module", "calls"),
     _seconds("capture s", "capture"),
     _seconds("analysis ms, warm", "analysis warm", form=".0f", scale=1e3),
     _seconds("plan s", "plan"),
     _seconds("rewrite s", "rewrite"),
-    _seconds("module s", "module"),
-    _number("model to slim s", "atograph", "total", form=".2f"),
+    _number("module s", "module", "seconds", "module", form=".2f"),
+    Column("model to module s", lambda row: "" if (found := seconds_to_module(row)) is None else f"{found:.2f}"),
 )
 ONNX = (Column("ONNX Runtime", onnx_verdict),)
 PEER = (

@@ -31,12 +31,11 @@ def plan(**changes: Any) -> Row:
 
 def row(name: str = "hf:one", **changes: Any) -> Row:
     seconds = {
-        "build": 0.1, "capture": 0.4, "analysis": 0.03, "plan": 0.01, "rewrite": 0.1, "module": 0.06,
-        "analysis warm": 0.02,
+        "build": 0.1, "capture": 0.4, "analysis": 0.03, "plan": 0.01, "rewrite": 0.1, "analysis warm": 0.02,
     }  # fmt: skip
     part = {
-        "seconds": seconds, "total": 0.6, "nodes": 1234, "unknown": {}, "groups": 3, "units": 96, "share": 0.99,
-        "smallest": 0.01, "frozen": {"model output": 2}, "module": True, "why_no_module": "", "float32_inside": False,
+        "seconds": seconds, "nodes": 1234, "unknown": {}, "groups": 3, "units": 96, "share": 0.99,
+        "smallest": 0.01, "frozen": {"model output": 2}, "float32_inside": False,
         "random": plan(), "magnitude": plan(),
     }  # fmt: skip
     return {"model": name, "atograph": part | changes}
@@ -97,6 +96,8 @@ def test_table_and_summary() -> None:
     failed = {"model": "tv:two", "atograph": {"seconds": {}, "error": "KeyError: a|b", "stage": "capture"}}
     other = row("hf:three", float32_inside=True, random=plan(difference=5e-8), unknown={"aten.odd.default": 2})
     other["torch-pruning"] = {"outcome": "ran", "total": 1.2, "seconds": {}}
+    other["module"] = {"slim": True, "why_not": "", "attributes": 4, "calls": 0, "seconds": {"module": 0.06}}
+    failed["module"] = {"slim": False, "why_not": "two.py:3: view", "attributes": 0, "calls": 0, "seconds": {}}
     other["onnx"] = {"differences": {"2": 1e-7, "3": 2e-7}}
     text = zoo_table.markdown([row(), failed, other])
     lines = text.splitlines()
@@ -111,11 +112,15 @@ def test_table_and_summary() -> None:
     assert cells["nodes"] == ("1,234", "", "1,234")
     assert cells["analysis ms, warm"] == ("20", "", "20")
     assert cells["0.3 reached"] == ("yes", "", "yes")
+    assert cells["module"] == ("", "no", "yes") and cells["attributes set"] == ("", "0", "4")
     assert cells["times faster"] == ("", "", "2.0")
     assert "2 of 3 exact." in text
     assert "Largest relative difference in float64: 3.0e-16 (allowed: 1e-09)." in text
     assert "compute something in float32 all the same: 5.0e-08 (allowed: 1e-06)." in text
     assert "Where it prunes to the end, atograph is faster on 1 of 1 (100%), by a median of 2.0 times." in text
+    assert (
+        "A slim module on 1 of 2, on 1 of them without a corrected call" in text and "- tv:two: two.py:3: view" in text
+    )
     assert "- hf:three: aten.odd.default ×2" in text
     assert "- tv:two: capture: KeyError: a|b" in text
 
@@ -234,7 +239,7 @@ def test_resume_measures_only_what_is_missing(monkeypatch: pytest.MonkeyPatch, t
     def measure_all(work: dict[str, list[str]], rows: Rows, _limit: float, _jobs: int) -> bool:
         for name, parts in work.items():
             measured.append((name, parts))
-            rows.add(row(name))
+            rows.add(row(name) | {"module": {}})
         return True
 
     monkeypatch.setattr(zoo, "measure_all", measure_all)
@@ -242,7 +247,7 @@ def test_resume_measures_only_what_is_missing(monkeypatch: pytest.MonkeyPatch, t
     file = tmp_path / "zoo.json"
     zoo.main(["--only", "hf:one", "--json", str(file)])
     zoo.main(["--only", "hf:*", "--json", str(file), "--resume"])
-    assert measured == [("hf:one", ["atograph"]), ("hf:two", ["atograph"])]
+    assert measured == [("hf:one", ["atograph", "module"]), ("hf:two", ["atograph", "module"])]
 
     rows = Rows(file, models.NAMES)
     rows.load()
@@ -323,7 +328,7 @@ def test_other_inputs_leave_masks_alone() -> None:
 def test_a_real_row() -> None:
     pytest.importorskip("transformers", reason="transformers is not installed: no real row of the zoo is measured")
     pytest.importorskip("timm", reason="timm is not installed: no real row of the zoo is measured")
-    found = measure_row("hf:bert", ["atograph"], 300.0, Processes())
+    found = measure_row("hf:bert", ["atograph", "module"], 300.0, Processes())
     assert verdict(found) == "exact"
     part = found["atograph"]
     assert part["random"]["difference"] <= 1e-9
@@ -331,5 +336,5 @@ def test_a_real_row() -> None:
     assert part["groups"] >= 5
     assert part["unknown"] == {}
     assert reachable(found)
-    assert part["total"] > part["seconds"]["capture"]
+    assert found["module"]["slim"] and found["module"]["attributes"] and found["module"]["calls"]
     assert zoo_table.markdown([found]).startswith("| model ")
