@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from atograph import program_file
+from atograph.belonging import check_same_plan, check_takes
 from atograph.capture import batch_sizes, with_batch
 from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.latency import measure_latency
-from atograph.loading import example_of, load_program
+from atograph.loading import example_of, load_run
 from atograph.onnx_export import OnnxModel, export_onnx
-from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.profiling import Layer, profile
 from atograph.report import Latency
 from atograph.stages import stage
+from atograph.writing import scratch
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,20 @@ def bench_run(
     place = Path(folder)
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
-        program = load_program(place)
-    inputs = example_of(program, place)
+        loaded = load_run(place)
+        program, inputs = loaded.program, example_of(loaded.program, place)
+        slim_path = place / "slim.onnx"
+        made_by = OnnxModel(slim_path, program).plan
+    check_takes(model, inputs, place)
     graph = trace(model.cpu().eval(), *inputs)
     plan.check(graph.groups)
+    check_same_plan(place, plan, {program_file.NAME: loaded.plan, slim_path.name: made_by})
     if graph.program.interface.fixed:
         batches = batch_sizes(inputs, graph.program)
-    slim_path = place / "slim.onnx"
-    if not slim_path.is_file():
-        raise UserError("there is no such file.", where=str(slim_path), hint="Make it again: atograph export.")
-    with TemporaryDirectory() as scratch:
+    with scratch() as place_for_dense:
         with stage("exporting the dense model"):
             dense_program = to_exported(graph.program)
-            dense_path = export_onnx(dense_program, Path(scratch) / "dense.onnx")
+            dense_path = export_onnx(dense_program, place_for_dense / "dense.onnx")
         with stage("measuring"):
             latencies = []
             for count in threads:

@@ -114,7 +114,7 @@ def test_a_run_of_python_needs_a_spec(run: Path, tmp_path: Path) -> None:
     report = (run / "report.json").read_text()
     (tmp_path / "report.json").write_text(report.replace(str(run.parent / "net.py"), "the model"))
     code, output = invoke(tmp_path, "--int8")
-    assert code == 2 and "this run was made from Python. Name a file with its model: --spec SPEC." in output
+    assert code == 2 and "this run was not made from a file. Name a file with its model: --spec SPEC." in output
 
 
 def test_weights_of_apply(run: Path, tmp_path: Path) -> None:
@@ -193,18 +193,20 @@ def test_a_damaged_run_is_refused_and_the_old_file_stays(
 
 
 def test_a_full_disk_leaves_the_old_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import atograph.exporting as exporting
+    import atograph.writing as writing
 
-    before = (run / "slim.onnx").read_bytes()
+    before = {file: file.read_bytes() for file in run.iterdir()}
 
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "put_in_place", full)
-    code, output = invoke(run)
-    assert code == 2 and "slim.onnx: cannot write the file: No space left on device." in output
-    assert (run / "slim.onnx").read_bytes() == before
-    assert not [file for file in run.iterdir() if file.name.startswith(".")]
+    monkeypatch.setattr(writing, "sync_folder", full)
+    for options in ([], ["--external-data"]):
+        code, output = invoke(run, *options)
+        assert code == 2 and "slim.onnx: cannot write there: No space left on device." in output
+        assert {file: file.read_bytes() for file in run.iterdir()} == before
+    code, output = invoke(run, "--out", run.parent / "new" / "one" / "slim.onnx")
+    assert code == 2 and not (run.parent / "new").exists()
 
 
 class OfFour(nn.Module):
