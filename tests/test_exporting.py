@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import onnx
 import pytest
 import torch
+from runs import command, make_run
 from torch import nn
 from typer.testing import CliRunner
 
@@ -17,40 +17,14 @@ import atograph
 from atograph.cli import app
 from atograph.exporting import export_run
 
-SPEC = """
-    import torch
-    from torch import nn
-
-    def model():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
-
-    def train_data():
-        torch.manual_seed(1)
-        x = torch.randn(64, 1, 8, 8)
-        return [(x[i:i + 16], x[i:i + 16, 0, :2, :2].flatten(1).argmax(1)) for i in range(0, 64, 16)]
-
-    def val_data():
-        return train_data()
-"""
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "net.py").write_text(dedent(SPEC))
-    out = folder / "run"
-    made = CliRunner().invoke(
-        app, ["compress", str(folder / "net.py"), "--flops", "0.5", "--epochs", "2", "--out", str(out), "-q"]
-    )
-    assert made.exit_code == 0, made.output
-    return out
+    return make_run(tmp_path_factory.mktemp("export"))
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["export", *map(str, arguments)])
-    return done.exit_code, done.output
+    return command("export", *arguments)
 
 
 def said(path: Path) -> dict[str, str]:
