@@ -22,6 +22,7 @@ from atograph.passes.errors import UserError
 from atograph.quiet import quiet
 from atograph.writing import writing
 
+_UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _AGAIN = "The ONNX file of a run is made again by `atograph export`."
@@ -84,10 +85,7 @@ def export_onnx(
         try:
             exported = torch.onnx.export(without_constants(program), dynamo=True, verbose=False, opset_version=opset)
         except Exception as error:
-            raise UserError(
-                f"torch.onnx cannot export this program: {_reason(error)}.",
-                hint="Another opset may know the op, see --opset.",
-            ) from error
+            raise _inexpressible(error) from error
     assert exported is not None
     model = exported.model
     written = model.opset_imports[""]
@@ -115,6 +113,17 @@ def size_on_disk(path: Path) -> int:
     """Bytes of an ONNX file, with its weights where they are in a file of their own."""
     weights = weights_beside(path)
     return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+
+
+def _inexpressible(error: Exception) -> UserError:
+    reason = _reason(error)
+    unknown = _UNKNOWN.search(reason)
+    if unknown is None:
+        return UserError(f"torch.onnx cannot export this program: {reason}.", hint="Another opset may do, see --opset.")
+    return UserError(
+        f"torch.onnx cannot export this program: it has nothing to write {unknown[1]} with.",
+        hint="Compute that with other ops in the model. From Python, atograph.slim and save() do without ONNX.",
+    )
 
 
 def _reason(error: BaseException) -> str:
