@@ -39,7 +39,7 @@ def _sentence(layer: LayerPair, multiple: int) -> str:
     if layer.kept is not None or layer.op in _LAYOUT:
         if multiple % _WIDTH:
             return f"Convolutions and linear layers like kept widths in multiples of {_WIDTH}: --round-to {_WIDTH}."
-        return f"Widths are multiples of {_WIDTH} already; larger batches keep small convolutions and linear layers busier."
+        return f"Widths are multiples of {_WIDTH} already; a larger batch gives small layers more to do."
     if layer.op in _MOVES:
-        return f"{layer.op} moves values and computes nothing: it follows from how the model is written, and no width helps."
+        return f"{layer.op} moves values and computes nothing: it comes from the model's code, and no width helps."
     return "Layers without weights have no FLOPs that a plan could count: they shrink with the channels at best."
