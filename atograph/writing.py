@@ -39,8 +39,12 @@ def writing(where: Path) -> Iterator[None]:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise CannotWrite(f"cannot write there: {reason}.", where=str(where)) from error
+            raise CannotWrite(f"cannot write there: {reason_of(error)}.", where=str(where)) from error
+
+
+def reason_of(error: OSError | SafetensorError) -> str:
+    """``No space left on device``."""
+    return getattr(error, "strerror", None) or str(error).rpartition("error: ")[2].rstrip(".")
 
 
 @contextmanager

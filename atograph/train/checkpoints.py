@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
-from atograph.writing import make_folders, remove_folders
+from atograph.writing import make_folders, reason_of, remove_folders
 
 _NAME = re.compile(r"\d{6,}-\d{8,}")
 
@@ -78,7 +78,7 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(made, ignore_errors=True)
             remove_folders(folders)  # or else there seemed to be something to resume from
-            raise UserError(f"the checkpoint cannot be written: {error}.", where=str(self.folder)) from error
+            raise UserError(f"the checkpoint cannot be written: {reason_of(error)}.", where=str(self.folder)) from error
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
