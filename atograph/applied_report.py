@@ -1,11 +1,14 @@
-"""What ``atograph apply`` did: the record that its ``report.json`` holds."""
+"""What ``atograph apply`` did: the record that its ``report.json`` holds. And either kind of report, read back."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from atograph.passes.errors import UserError
+from atograph.report import FROM_PYTHON, Report
 
 
 class AppliedSize(BaseModel):
@@ -28,6 +31,8 @@ class AppliedReport(BaseModel):
     format: Literal["atograph report of apply 1"] = "atograph report of apply 1"
     plan: str
     """Its fingerprint."""
+    spec: str = FROM_PYTHON
+    """What the model was made from, as given on the command line."""
     weights: str
     """The dense checkpoint, as given."""
     versions: dict[str, str]
@@ -48,3 +53,34 @@ class AppliedReport(BaseModel):
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+_EITHER: TypeAdapter[Report | AppliedReport] = TypeAdapter(
+    Annotated[Report | AppliedReport, Field(discriminator="format")]
+)
+
+
+def load_report(folder: Path) -> Report | AppliedReport:
+    """The report in the folder of a run or of ``atograph apply``.
+
+    Raises:
+        UserError: there is no such folder, or no report of atograph's in it.
+    """
+    path = folder / "report.json"
+    if not folder.is_dir():
+        raise UserError("there is no such folder.", where=str(folder), hint="Name that of a run: runs/net.")
+    if not path.is_file():
+        raise UserError(
+            "there is no report.json in this folder.",
+            where=str(folder),
+            hint="Name a folder that `atograph compress` or `atograph apply` wrote.",
+        )
+    try:
+        return _EITHER.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            reason = f"{where + ': ' if where else ''}{first['msg']}"
+        raise UserError(f"not a report of atograph: {reason.rstrip('.')}.", where=str(path)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +15,23 @@ import torch
 from atograph import figures
 from atograph.applied_report import AppliedReport, AppliedSize
 from atograph.checkpoint import Checkpoint, Reader, Stored
+from atograph.fitting import misfits, type_name
 from atograph.graph import Graph
 from atograph.passes.dims import Indices
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.exported import to_exported, with_plain_outputs
+from atograph.passes.exported import to_exported
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.slim import Kept
+from atograph.program_file import program_bytes
+from atograph.report import FROM_PYTHON
 from atograph.run_folder import RunFolder
 from atograph.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
 from atograph.slimming import Slim, slim
 from atograph.stages import stage
+from atograph.writing import writing
 
 _PIECE = 16 * 2**20
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def apply_plan(
     *,
     shard_size: str | int = "5GB",
     force: bool = False,
+    spec: str = FROM_PYTHON,
 ) -> Applied:
     """Slim a checkpoint that need not fit in memory.
 
@@ -72,6 +75,7 @@ def apply_plan(
         out: the folder to be.
         shard_size: the most that a file of weights holds: ``"5GB"``, ``"500MB"`` or a number of bytes.
         force: replace a run that is there.
+        spec: what the model was made from, for the report.
 
     Raises:
         UserError: the plan is for another model, the checkpoint does not fit or is damaged, or the folder cannot be
@@ -93,27 +97,25 @@ def apply_plan(
     ]
     shards = shards_of(entries, limit)
     _check_space(Path(out), sum(entry.nbytes for entry in entries))
-    with folder as place:
-        try:
-            _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
-            why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()))
-            report = AppliedReport(
-                plan=plan.fingerprint,
-                weights=str(weights),
-                versions={package: version(package) for package in ("atograph", "torch")},
-                dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=checkpoint.nbytes),
-                slim=AppliedSize(flops=slimmed.flops, params=slimmed.params, bytes=sum(e.nbytes for e in entries)),
-                files=[shard.file for shard in shards],
-                left_out=[name for name in checkpoint.tensors if name not in fitting],
-                renamed={own: name for name, own in fitting.items() if own not in fitting},
-                program=why_no_program or "slim.pt2",
-                kept={name: (len(units), plan.sizes[name]) for name, units in plan.kept.items()},
-                seconds=time.monotonic() - started,
-            )
-            (place / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-            report.save(place / "report.json")
-        except OSError as error:
-            raise UserError(f"cannot write there: {error.strerror or error}.", where=str(out)) from error
+    with folder as place, writing(Path(out)):
+        _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
+        why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()), plan)
+        report = AppliedReport(
+            plan=plan.fingerprint,
+            spec=spec,
+            weights=str(weights),
+            versions={package: version(package) for package in ("atograph", "torch")},
+            dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=checkpoint.nbytes),
+            slim=AppliedSize(flops=slimmed.flops, params=slimmed.params, bytes=sum(e.nbytes for e in entries)),
+            files=[shard.file for shard in shards],
+            left_out=[name for name in checkpoint.tensors if name not in fitting],
+            renamed={own: name for name, own in fitting.items() if own not in fitting},
+            program=why_no_program or "slim.pt2",
+            kept={name: (len(units), plan.sizes[name]) for name, units in plan.kept.items()},
+            seconds=time.monotonic() - started,
+        )
+        (place / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        report.save(place / "report.json")
     return Applied(Path(out), tuple(Path(out) / shard.file for shard in shards), slimmed, report)
 
 
@@ -150,37 +152,19 @@ def _fit(graph: Graph, checkpoint: Checkpoint) -> dict[str, str]:
     read = {name: by_identity[id(value)] for name, value in own.items() if id(value) in by_identity}
     stored = checkpoint.tensors
     given = {read[name] for name in stored if name in read}
-    both = [name for name in stored if name in own]
-    shapes = [name for name in both if stored[name].shape != tuple(own[name].shape)]
-    types = [name for name in both if stored[name].dtype != own[name].dtype]
-    complaints = {
-        "missing": [name for name in dict.fromkeys(read.values()) if name not in given],
-        "unexpected": [name for name in stored if name not in own],
-        "of another shape": [
-            f"{name} (checkpoint {list(stored[name].shape)}, model {list(own[name].shape)})" for name in shapes
-        ],
-        "of another type": [
-            f"{name} (checkpoint {_name(stored[name].dtype)}, model {_name(own[name].dtype)})" for name in types
-        ],
-    }
-    found = [
-        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for what, names in complaints.items()
-        if names
-    ]
+    missing = [name for name in dict.fromkeys(read.values()) if name not in given]
+    unexpected = [name for name in stored if name not in own]
+    found = misfits(stored, own, missing=missing, unexpected=unexpected, sides=("checkpoint", "model"))
     if found:
+        types = [entry.dtype for name, entry in stored.items() if name in own and entry.dtype != own[name].dtype]
         only_types = len(found) == 1 and bool(types)
-        hint = f"Make the model in that type: model.to(torch.{_name(stored[types[0]].dtype)})." if only_types else ""
+        hint = f"Make the model in that type: model.to(torch.{type_name(types[0])})." if only_types else ""
         raise UserError(
             f"the weights do not fit the model: {'; '.join(found)}.",
             where=str(checkpoint.where),
             hint=f"Nothing was written. {hint}".strip(),
         )
     return {name: read[name] for name in stored if name in read}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 # -- cutting -----------------------------------------------------------------------------------------------------------
@@ -241,19 +225,18 @@ def _pieces(reader: Reader, stored: Stored, cuts: _Cuts) -> Iterator[torch.Tenso
 # -- the program -------------------------------------------------------------------------------------------------------
 
 
-def _write_program(path: Path, slimmed: Program, in_weights: set[str]) -> str:
+def _write_program(path: Path, slimmed: Program, in_weights: set[str], plan: Plan) -> str:
     """Write the slim program, its weights on the meta device; what says why not, where it could not be run later."""
     empty = [name for name, tensor in slimmed.state.items() if tensor.is_meta and name not in in_weights]
     if empty:
         return f"not written: {empty[0]} is not in the weights, and the model on the meta device has no value for it"
     state = {name: _emptied(tensor) if name in in_weights else tensor for name, tensor in slimmed.state.items()}
-    buffer = io.BytesIO()  # torch would report a full disk as an error of its own
     with stage("writing the program"):
         try:
-            torch.export.save(with_plain_outputs(to_exported(slimmed.rewritten(slimmed.graph, state))), buffer)
+            content = program_bytes(to_exported(slimmed.rewritten(slimmed.graph, state)), plan)
         except Exception as error:
             return f"not written: torch.export cannot save it ({type(error).__name__})"
-        path.write_bytes(buffer.getbuffer())
+        path.write_bytes(content)
     return ""
 
 

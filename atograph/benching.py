@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
+from atograph import program_file
+from atograph.belonging import check_same_plan, check_takes
 from atograph.capture import batch_sizes, with_batch
 from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.latency import measure_latency
-from atograph.loading import example_of, load_program
+from atograph.loading import example_of, load_run
 from atograph.onnx_export import OnnxModel, export_onnx
-from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.profiling import Layer, profile
 from atograph.report import Latency
 from atograph.stages import stage
+from atograph.writing import scratch
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class LayerPair:
 
     Attributes:
         title: as `profiling.Layer.title`.
+        op: as ONNX Runtime calls it.
         dense, slim: milliseconds per call.
         kept: share of its FLOPs that is left; None where it has none.
         wasted: milliseconds that the slim one takes beyond the share of the dense one's that the whole model's FLOPs
@@ -35,6 +38,7 @@ class LayerPair:
     """
 
     title: str
+    op: str
     dense: float
     slim: float
     kept: float | None
@@ -49,11 +53,13 @@ class Bench:
         flops_share: FLOPs of the slim model over those of the dense one.
         latencies: for each batch size and number of threads.
         layers: at the first of them, in the order in which they run.
+        multiple: the widths that the plan changed are multiples of it.
     """
 
     flops_share: float
     latencies: Sequence[Latency]
     layers: Sequence[LayerPair]
+    multiple: int = 1
 
     def gained(self, latency: Latency) -> float:
         """The time saved over the time that the FLOPs promise to save: 1 where latency falls as FLOPs do."""
@@ -83,19 +89,20 @@ def bench_run(
     place = Path(folder)
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
-        program = load_program(place)
-    inputs = example_of(program, place)
+        loaded = load_run(place)
+        program, inputs = loaded.program, example_of(loaded.program, place)
+        slim_path = place / "slim.onnx"
+        made_by = OnnxModel(slim_path, program).plan
+    check_takes(model, inputs, place)
     graph = trace(model.cpu().eval(), *inputs)
     plan.check(graph.groups)
+    check_same_plan(place, plan, {program_file.NAME: loaded.plan, slim_path.name: made_by})
     if graph.program.interface.fixed:
         batches = batch_sizes(inputs, graph.program)
-    slim_path = place / "slim.onnx"
-    if not slim_path.is_file():
-        raise UserError("there is no such file.", where=str(slim_path), hint="Make it again: atograph export.")
-    with TemporaryDirectory() as scratch:
+    with scratch() as place_for_dense:
         with stage("exporting the dense model"):
             dense_program = to_exported(graph.program)
-            dense_path = export_onnx(dense_program, Path(scratch) / "dense.onnx")
+            dense_path = export_onnx(dense_program, place_for_dense / "dense.onnx")
         with stage("measuring"):
             latencies = []
             for count in threads:
@@ -106,16 +113,19 @@ def bench_run(
             before = profile(dense_path, dense.feed(*args, **kwargs), threads=threads[0])
             after = profile(slim_path, slim.feed(*args, **kwargs), threads=threads[0])
     share = float(graph.cost.flops(plan.counts)) / graph.flops
-    return Bench(share, latencies, _side_by_side(before, after, share))
+    changed = [count for name, count in plan.counts.items() if count < plan.sizes[name]]
+    return Bench(share, latencies, _side_by_side(before, after, share), gcd(*changed))
 
 
 def _side_by_side(dense: Sequence[Layer], slim: Sequence[Layer], share: float) -> list[LayerPair]:
     """By name: kernels of a layer may be fused in one model only, and are called otherwise then."""
     pairs = []
-    titles = {layer.name or layer.title: layer.title for layer in (*slim, *dense)}
-    for key, title in titles.items():
+    kinds = {layer.name or layer.title: layer for layer in (*slim, *dense)}
+    for key, kind in kinds.items():
         sides = [[layer for layer in side if key in (layer.name, layer.title)] for side in (dense, slim)]
         before, after = (sum(layer.ms for layer in side) for side in sides)
         flops, left = (sum(layer.flops for layer in side) for side in sides)
-        pairs.append(LayerPair(title, before, after, left / flops if flops else None, after - share * before))
+        pairs.append(
+            LayerPair(kind.title, kind.op, before, after, left / flops if flops else None, after - share * before)
+        )
     return pairs

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from atograph.passes.plan import Plan
     from atograph.spec import Spec
 
-FROM_PYTHON = "the model"
-"""What a report names where there was no SPEC."""
-
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
 
 
@@ -68,20 +65,21 @@ def read_plan(name: str | Path) -> Plan:
 
 
 def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console) -> Spec:
-    """What ``--spec`` names, or else the file that a run was made from.
+    """What ``--spec`` names, or else the file that a run, or a folder of ``atograph apply``, was made from.
 
     Raises:
         UserError: the folder holds no run, or the file cannot be loaded.
     """
-    from atograph.report import Report
+    from atograph.applied_report import load_report
+    from atograph.report import FROM_PYTHON
     from atograph.spec import load_spec
 
     if not run.is_dir():
         raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
-    own = Report.load(run / "report.json").spec if text is None else text
+    own = load_report(run).spec if text is None else text
     if text is None and own == FROM_PYTHON:
         raise UserError(
-            "this run was made from Python.", where=str(run), hint="Name a file with its model: --spec SPEC."
+            "this run was not made from a file.", where=str(run), hint="Name a file with its model: --spec SPEC."
         )
     console.phase("loading the file")
     try:

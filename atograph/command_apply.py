@@ -50,7 +50,7 @@ def apply(
         model = empty_model(spec, console)
     inputs = spec.inputs()
     graph = trace(model, inputs.args, inputs.kwargs)
-    applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force)
+    applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text)
     report = applied.report
     console.say(
         f"slim: {figures.size(report.slim.bytes)} in {_files(len(report.files))}; "

@@ -36,6 +36,7 @@ def bench(
         raise UserError("--seconds is above 0.")
     source = spec_of_run(run, spec, data, console)
 
+    from atograph.advice import advice
     from atograph.benching import bench_run
     from atograph.report_table import latency_table, layer_table
     from atograph.stages import stage
@@ -44,18 +45,18 @@ def bench(
         model = source.model()
     found = bench_run(run, model, batches=batches, threads=threads, seconds=seconds)
     console.table(latency_table(found))
-    worst = sorted(found.layers, key=lambda layer: -layer.wasted)[:_WORST]
+    worst = [layer for layer in sorted(found.layers, key=lambda layer: -layer.wasted) if layer.wasted > 0][:_WORST]
     if profile:
         console.table(layer_table(found.layers))
     for latency in found.latencies:
         if found.gained(latency) < _LITTLE:
-            layers = ", ".join(f"{layer.title} ({layer.wasted:.3f} ms)" for layer in worst if layer.wasted > 0)
+            layers = ", ".join(f"{layer.title} ({layer.wasted:.3f} ms)" for layer in worst)
             where = f"at a batch of {latency.batch} ({latency.threads} thread{'s' if latency.threads > 1 else ''})"
             saved = f"saves {found.gained(latency):.0%} of the time that its FLOPs promise"
             if latency.slim > latency.dense:
                 saved = "is slower than the dense one"
             console.warn(
-                f"{where} the slim model {saved}. What takes the most beyond that: {layers}. Kept widths in multiples "
-                "of 8 often help convolutions and linear layers: --round-to 8."
+                f"{where} the slim model {saved}. What takes the most beyond that: {layers}. "
+                f"{advice(worst, found.multiple)}"
             )
             break

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atograph.command import spec_of_run
+from atograph.files import weights_beside
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from atograph.console import Console
     from atograph.exporting import Precision
+    from atograph.spec import Spec
     from atograph.train.task import Task
 
 _NOTABLE = 0.01
@@ -42,13 +45,17 @@ def export(
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
     if out is not None and out.suffix != ".onnx":
         raise UserError("an ONNX file ends in .onnx.", where=str(out), hint="Name it so: --out slim.onnx.")
-    if out is not None and out.exists() and not force:
-        raise UserError("the file is there already.", where=str(out), hint="Replace it with --force.")
+    for path in () if out is None or force else (out, weights_beside(out)):
+        if path.exists():
+            raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
     from atograph import figures
     from atograph.exporting import export_run
 
-    task = _task(run, spec, data, console) if int8 else None
+    task = None
+    if int8 or spec is not None:  # without data, it may define ops that the program has
+        source = spec_of_run(run, spec, data, console)
+        task = _task(source) if int8 else None
     precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
     done = export_run(run, out, precision=precision, opset=opset, external_data=external_data, task=task)
     if done.difference is not None:
@@ -62,10 +69,7 @@ def export(
     console.say(f"written to {done.path} ({figures.size(done.bytes)})")
 
 
-def _task(run: Path, text: str | None, data: Path | None, console: Console) -> Task:
-    """Data and metric of a SPEC, by default that of the run."""
-    from atograph.command import spec_of_run
+def _task(source: Spec) -> Task:
     from atograph.train.task import Task
 
-    spec = spec_of_run(run, text, data, console)
-    return Task(spec.train_data(), spec.val_data(), loss=spec.loss, metric=spec.metric)
+    return Task(source.train_data(), source.val_data(), loss=source.loss, metric=source.metric)

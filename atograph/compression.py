@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.torch import save_file
@@ -44,6 +43,7 @@ from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings, needs_data, settings_of
 from atograph.train.task import Task
 from atograph.weightless import current_state
+from atograph.writing import naming, replacing, scratch, writing
 
 if TYPE_CHECKING:
     from atograph.spec import Spec
@@ -218,6 +218,13 @@ def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Conso
 
 
 def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, console: Console) -> Result:
+    with scratch() as aside:
+        return _run_beside(aside, job, out, folder, resume, console)
+
+
+def _run_beside(
+    aside: Path, job: Job, out: Path | None, folder: RunFolder | None, resume: bool, console: Console
+) -> Result:
     started = time.monotonic()
     require_values(current_state(job.model), "training needs the values of the weights")
     check_dtypes(current_state(job.model))
@@ -231,6 +238,9 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, con
     smallest = budgets.kept(fewest(graph.groups, settings.floor, settings.round_to))
     for what, share in budgets.shares.items():
         console.budget(what, share, getattr(graph, what), smallest[what])
+    with stage("exporting the dense model"):  # before the training: what ONNX cannot express would have been in vain
+        dense = to_exported(graph.program)
+        dense_file = export_onnx(dense, aside / "dense.onnx", opset=job.opset)
     replicas = join(settings.device)
     if folder is not None and out is not None and not resume:
         resuming.clear(out)  # not before all that may be wrong with this run was looked at
@@ -256,21 +266,23 @@ def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, con
     console.phase("slimming")
     zero_(job.model, plan)
     slimmed = slim(graph, plan)
-    with nullcontext() if folder is None else folder as place, TemporaryDirectory() as scratch:
-        files = Path(scratch) if place is None else place
+    with nullcontext() if folder is None else folder as place:
+        files, where = (aside, aside) if place is None or out is None else (place, out)
         with stage("exporting"):
             asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
-            slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset, metadata=asked)
-            dense = to_exported(graph.program)
-            dense_onnx = export_onnx(dense, Path(scratch) / "dense.onnx", opset=job.opset)
-            onnx = OnnxModel(dense_onnx, dense, threads=1), OnnxModel(slim_onnx, slimmed.program, threads=1)
+            with naming(where):
+                slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset, metadata=asked)
+            if not dense_file.is_file():  # a long training, and someone tidies up temporary files
+                export_onnx(dense, dense_file, opset=job.opset)
+            onnx = OnnxModel(dense_file, dense, threads=1), OnnxModel(slim_onnx, slimmed.program, threads=1)
         report = measure(
-            job, graph, slimmed, onnx, (dense_onnx, slim_onnx), dense_metric, trained, smallest, started, console
+            job, graph, slimmed, onnx, (dense_file, slim_onnx), dense_metric, trained, smallest, started, console
         )
         if place is not None:
-            slimmed.save(place)
-            report.save(place / "report.json")
-            _write_log(place / "log.csv", trained.history)
+            with writing(where):
+                slimmed.save(place)
+                report.save(place / "report.json")
+                _write_log(place / "log.csv", trained.history)
     if not replicas.rank:
         replicas.wait()
     return Result(job.model, plan, slimmed, report, trained.history, None if folder is None else out)
@@ -283,8 +295,8 @@ def _progress(job: Job, rank: int, console: Console) -> Progress:
 
 def _with_checkpoint(error: Diverged, path: Path) -> UserError:
     """Save the last good weights beside the folder that the run would have had, and say so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in error.weights.items()}, path)
+    with replacing(path.parent, where=path) as place, writing(path):
+        save_file({name: value.contiguous() for name, value in error.weights.items()}, place / path.name)
     return UserError(error.message, where=error.where, hint=f"They are saved in {path}, for --init. {error.hint}")
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.export import ExportedProgram
 
+from atograph import program_file
+from atograph.belonging import check_same_plan
+from atograph.calibration import calibration_batches
 from atograph.capture import batch_of, with_batch
+from atograph.command import read_plan
 from atograph.comparing import relative_difference
-from atograph.example_inputs import inputs_of_batch
-from atograph.files import put_in_place
-from atograph.loading import load_program
-from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk, weights_beside
+from atograph.files import weights_beside
+from atograph.loading import load_run
+from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk
 from atograph.onnx_metadata import metadata
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
@@ -26,6 +27,7 @@ from atograph.passes.plan import Plan
 from atograph.stages import stage
 from atograph.structures import tensors_of
 from atograph.train.task import Task
+from atograph.writing import replacing
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -84,46 +86,33 @@ def export_run(
     check_opset(opset)
     place = Path(folder)
     with stage("loading the run"):
-        program, said = load_program(place), _metadata(place)
+        loaded, plan = load_run(place), read_plan(place / "plan.json")
+        program, said = loaded.program, _metadata(place, plan)
+    check_same_plan(place, plan, {program_file.NAME: loaded.plan})
     target = place / FILES[precision] if path is None else Path(path)
     if precision == "int8" and task is None:
         raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
-            with stage("exporting"):
-                whole = Path(scratch, "whole", target.name)  # of the name in the end, which its weights are found by
-                export_onnx(program, whole, opset=opset, metadata=said, external_data=external_data)
-                made = whole
-                if precision != "float32":
-                    made = Path(scratch, target.name)
-                if precision == "float16":
-                    to_float16(whole, made)
-            before = after = None
-            if precision == "int8" and task is not None:
-                reference = OnnxModel(whole, program)
-                with stage("quantising"):
-                    to_int8(whole, made, _calibration(reference, task))
-                with stage("measuring"):
-                    cpu = torch.device("cpu")
-                    before = task.evaluate(reference, task.val_data, cpu)
-                    after = task.evaluate(OnnxModel(made, program), task.val_data, cpu)
-            difference = _difference(program, made)
-            outside = weights_beside(made).exists()
-            for file in sorted(made.parent.glob(f"{target.name}*"), reverse=True):  # the weights first
-                if file.is_file():
-                    put_in_place(file, target.with_name(file.name))
-            if not outside:
-                weights_beside(target).unlink(missing_ok=True)  # of the file that was there
-    except OSError as error:
-        raise UserError(f"cannot write the file: {error.strerror or error}.", where=str(target)) from error
+    with replacing(target.parent, where=target, drops=[weights_beside(target).name]) as scratch:
+        with stage("exporting"):
+            whole = scratch / "whole" / target.name  # of the name in the end, which its weights are found by
+            export_onnx(program, whole, opset=opset, metadata=said, external_data=external_data)
+            made = scratch / target.name
+            if precision == "float16":
+                to_float16(whole, made)
+        before = after = None
+        if precision == "int8" and task is not None:
+            reference = OnnxModel(whole, program)
+            with stage("quantising"):
+                to_int8(whole, made, calibration_batches(reference, task.some_batches(CALIBRATION_BATCHES)))
+            with stage("measuring"):
+                cpu = torch.device("cpu")
+                before = task.evaluate(reference, task.val_data, cpu)
+                after = task.evaluate(OnnxModel(made, program), task.val_data, cpu)
+        if precision == "float32":
+            for file in whole.parent.iterdir():
+                file.rename(scratch / file.name)
+        difference = _difference(program, made)
     return Exported(target, size_on_disk(target), difference, before, after)
-
-
-def _calibration(model: OnnxModel, task: Task) -> Iterable[dict[str, Any]]:
-    for batch in task.some_batches(CALIBRATION_BATCHES):
-        inputs = inputs_of_batch(batch)
-        yield model.feed(*inputs.args, **inputs.kwargs)
 
 
 def _difference(program: ExportedProgram, path: Path) -> float | None:
@@ -165,14 +154,14 @@ class _Costs(BaseModel):
     budgets: list[_Budget] = []
 
 
-def _metadata(folder: Path) -> dict[str, str]:
+def _metadata(folder: Path, plan: Plan) -> dict[str, str]:
+    path = folder / "report.json"
     try:
-        plan = Plan.from_json((folder / "plan.json").read_bytes())
-        costs = _Costs.model_validate(json.loads((folder / "report.json").read_bytes()))
+        costs = _Costs.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}.", where=str(folder)) from error
+        raise UserError(f"cannot read the report: {error.strerror}.", where=str(path)) from error
     except (ValueError, ValidationError) as error:
-        raise UserError("the report of this folder is damaged.", where=str(folder / "report.json")) from error
+        raise UserError("the report of this folder is damaged.", where=str(path)) from error
     dense, slim = costs.dense, costs.slim
     asked = {budget.kind: budget.asked for budget in costs.budgets}
     return metadata(plan, flops=(slim.flops, dense.flops), params=(slim.params, dense.params), budgets=asked)

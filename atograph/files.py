@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
+def weights_beside(path: Path) -> Path:
+    """The file that the weights of an ONNX file are in where they are not in itself."""
+    return path.with_name(f"{path.name}.data")
+
+
 def sync(folder: Path) -> None:
     """Bring a folder and all that is in it to the disk, readable by whoever may read the folder."""
     mode = folder.stat().st_mode & 0o666
@@ -16,15 +21,6 @@ def sync(folder: Path) -> None:
                 os.fsync(file.fileno())
     for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         sync_folder(path)
-
-
-def put_in_place(file: Path, target: Path) -> None:
-    """Give a finished file its name, in the place of another one, readable by whoever may read the folder."""
-    file.chmod(target.parent.stat().st_mode & 0o666)
-    with file.open("rb") as finished:
-        os.fsync(finished.fileno())
-    file.replace(target)
-    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

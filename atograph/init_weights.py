@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from atograph.fitting import misfits
 from atograph.passes.errors import UserError
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -36,19 +37,10 @@ def load_init(model: nn.Module, path: Path) -> None:
     given_ids = {id(own[name]) for name in state if name in own}
     missing = [name for name, tensor in own.items() if name not in state and id(tensor) not in given_ids]
     unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name} (file {list(state[name].shape)}, model {list(own[name].shape)})"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    complaints = [
-        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        if names
-    ]
-    if complaints:
+    found = misfits(state, own, missing=missing, unexpected=unexpected, sides=("file", "model"), types=False)
+    if found:
         raise UserError(
-            f"the weights do not fit the model: {'; '.join(complaints)}.",
+            f"the weights do not fit the model: {'; '.join(found)}.",
             where=str(path),
             hint="Nothing was loaded.",
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,10 +14,28 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.export import ExportedProgram
 
+from atograph import program_file
 from atograph.checkpoint import Checkpoint
 from atograph.example_inputs import Inputs
+from atograph.fitting import misfits
 from atograph.passes.errors import UserError
 from atograph.passes.exported import with_state
+from atograph.structures import tensors_of
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is in ``slim.pt2``.
+
+    Attributes:
+        program: with its weights, wherever they were.
+        plan: the digest of the plan that it was made by; empty where the file does not say.
+        weights_outside: whether its weights are in files of their own, as ``atograph apply`` writes them.
+    """
+
+    program: ExportedProgram
+    plan: str
+    weights_outside: bool
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -24,7 +45,7 @@ def load(folder: str | Path) -> nn.Module:
         folder: of a run, or of `apply_plan`. Shards are mapped into memory and copied as the model needs them.
 
     Raises:
-        UserError: the folder holds no slim program, or its weights are missing or damaged.
+        UserError: the folder holds no slim program, or its weights are missing, damaged or of another model.
     """
     module: nn.Module = load_program(folder).module(check_guards=False)
     return module
@@ -36,56 +57,119 @@ def load_program(folder: str | Path) -> ExportedProgram:
     Raises:
         UserError: as `load`.
     """
+    return load_run(folder).program
+
+
+def load_run(folder: str | Path) -> Loaded:
+    """The same, with where it comes from.
+
+    Raises:
+        UserError: as `load`.
+    """
     place = Path(folder)
-    path = place / "slim.pt2"
+    path = place / program_file.NAME
     if not path.is_file():
-        raise UserError("there is no slim.pt2 in this folder.", where=str(folder))
-    try:
-        program = torch.export.load(path)
-    except Exception as error:
-        raise UserError(f"not a program that torch.export can load: {error}.", where=str(path)) from error
-    tensors = {**program.state_dict, **program.constants}
-    empty = [name for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.is_meta]
+        raise _no_program(place)
+    program, plan = program_file.read_program(path)
+    empty = {name: tensor for name, tensor in state_of(program).items() if tensor.is_meta}
     if not empty:
-        return program
-    weights, renamed = _weights(place), _renamed(place)
-    names = {name: renamed.get(name, name) for name in empty}
-    missing = [name for name in empty if names[name] not in weights]
-    if missing:
-        raise UserError(f"the weights lack {names[missing[0]]}.", where=str(folder))
-    state = {name: _like(program.state_dict.get(name), weights[names[name]]) for name in empty}
-    return with_state(program, state, program.example_inputs)
+        return Loaded(program, plan, False)
+    weights = _weights_for(empty, place)
+    state = {name: _like(program.state_dict.get(name), weights[name]) for name in empty}
+    return Loaded(with_state(program, state, program.example_inputs), plan, True)
+
+
+def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and constants by name."""
+    return {
+        name: value
+        for name, value in {**program.state_dict, **program.constants}.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def example_of(program: ExportedProgram, folder: Path) -> Inputs:
     """What a loaded program was traced with.
 
     Raises:
-        UserError: it holds no inputs.
+        UserError: it holds no inputs, or none with values.
     """
-    if program.example_inputs is None:
-        raise UserError("this slim program has no example inputs.", where=str(folder / "slim.pt2"))
+    if program.example_inputs is None or any(leaf.is_meta for leaf in tensors_of(program.example_inputs)):
+        raise UserError(
+            "this slim program has no example inputs with values.",
+            where=str(folder / program_file.NAME),
+            hint="Make it again with example_inputs() that hold some.",
+        )
     return Inputs(*program.example_inputs)
+
+
+def _no_program(folder: Path) -> UserError:
+    if not folder.is_dir():
+        return UserError("there is no such folder.", where=str(folder), hint="Name that of a run: runs/net.")
+    try:
+        why = _said(folder).get("program")  # `atograph apply` notes why there is none
+    except UserError:
+        why = None
+    if isinstance(why, str) and why.startswith("not written"):
+        return UserError(f"there is no slim.pt2 in this folder: it was {why}.", where=str(folder))
+    return UserError(
+        "there is no slim.pt2 in this folder.",
+        where=str(folder),
+        hint="Name a folder that `atograph compress` or `atograph apply` wrote.",
+    )
 
 
 def _like(old: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
+def _weights_for(empty: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """The values of tensors without any, by the program's names."""
+    checkpoint, renamed = Checkpoint.open(folder), _renamed(folder)
+    own = {renamed.get(name, name): tensor for name, tensor in empty.items()}
+    stored = checkpoint.tensors  # tied weights may be there under several names, of which the program knows one
+    missing = [name for name in own if name not in stored]
+    found = misfits(stored, own, missing=missing, unexpected=(), sides=("there", "slim.pt2"))
+    if found:
+        raise UserError(
+            f"the weights do not fit slim.pt2: {'; '.join(found)}.",
+            where=str(checkpoint.files[0] if len(checkpoint.files) == 1 else folder),
+            hint="They are of another model or plan, or were edited: `atograph apply` writes both.",
+        )
     weights: dict[str, torch.Tensor] = {}
-    for file in Checkpoint.open(folder).files:
-        try:
-            weights |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"not a safetensors file: {error}.", where=str(file)) from error
-    return weights
+    for file in checkpoint.files:
+        weights |= load_safetensors(file)
+    return {name: weights[renamed.get(name, name)] for name in empty}
+
+
+def load_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not file.is_file():
+        raise UserError("there is no such file.", where=str(file))
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not a safetensors file: {error}.", where=str(file)) from error
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"not a report of atograph: {error!r}.", where=str(path)) from error
+    return report if isinstance(report, dict) else {}
 
 
 def _renamed(folder: Path) -> dict[str, str]:
     """Name in the program → name in the weights, of tied weights that have another one there."""
-    try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return {str(name): str(other) for name, other in report["renamed"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"not a report of atograph: {error!r}.", where=str(folder / "report.json")) from error
+    renamed = _said(folder).get("renamed")
+    if not isinstance(renamed, dict):
+        raise UserError(
+            "not a report of atograph: it does not say which weights were renamed.", where=str(folder / "report.json")
+        )
+    return {str(name): str(other) for name, other in renamed.items()}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,16 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from atograph.files import weights_beside
 from atograph.onnx_names import input_names, output_names, with_constants, without_constants
 from atograph.passes.errors import UserError
+from atograph.quiet import quiet
+from atograph.writing import writing
 
+_UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+_AGAIN = "The ONNX file of a run is made again by `atograph export`."
 
 OLDEST_OPSET = 18
 """The oldest opset that torch.onnx writes from an exported program."""
@@ -75,17 +78,14 @@ def export_onnx(
             file can hold, they are there in any case.
 
     Raises:
-        UserError: torch.onnx cannot express the program; with its reason.
+        UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
-    with _quiet():
+    with quiet("torch.onnx"):
         try:
             exported = torch.onnx.export(without_constants(program), dynamo=True, verbose=False, opset_version=opset)
         except Exception as error:
-            raise UserError(
-                f"torch.onnx cannot export this program: {_reason(error)}.",
-                hint="Another opset may know the op, see --opset.",
-            ) from error
+            raise _inexpressible(error) from error
     assert exported is not None
     model = exported.model
     written = model.opset_imports[""]
@@ -96,8 +96,9 @@ def export_onnx(
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.clear()  # of the dense signature, and of torch's symbols
     model.metadata_props.update(metadata or {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exported.save(path, external_data=external_data or None)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exported.save(path, external_data=external_data or None)
     onnx.checker.check_model(str(path))
     return path
 
@@ -114,9 +115,15 @@ def size_on_disk(path: Path) -> int:
     return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
 
 
-def weights_beside(path: Path) -> Path:
-    """The file that the weights of an ONNX file are in where they are not in itself."""
-    return path.with_name(f"{path.name}.data")
+def _inexpressible(error: Exception) -> UserError:
+    reason = _reason(error)
+    unknown = _UNKNOWN.search(reason)
+    if unknown is None:
+        return UserError(f"torch.onnx cannot export this program: {reason}.", hint="Another opset may do, see --opset.")
+    return UserError(
+        f"torch.onnx cannot export this program: it has nothing to write {unknown[1]} with.",
+        hint="Compute that with other ops in the model. From Python, atograph.slim and save() do without ONNX.",
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -159,18 +166,8 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -
             value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx narrates its steps and warns about its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 class OnnxModel(nn.Module):
@@ -188,17 +185,25 @@ class OnnxModel(nn.Module):
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self._path = path
+        if not path.is_file():
+            raise UserError("there is no such file.", where=str(path), hint=_AGAIN)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise UserError(
-                f"ONNX Runtime cannot load this file: {str(error).strip()[:300]}.",
+                f"ONNX Runtime cannot load this file: {_one_line(error)}.",
                 where=str(path),
-                hint="Another opset may do (--opset); a damaged file of a run is made again by `atograph export`.",
+                hint=f"Another opset may do (--opset). {_AGAIN}",
             ) from error
         self._taken = {value.name for value in self.session.get_inputs()}
         self._names = list(program.graph_signature.user_inputs)
         self._program = program
+
+    @property
+    def plan(self) -> str | None:
+        """The digest of the plan that the file was made by; None where it does not say."""
+        said: str | None = self.session.get_modelmeta().custom_metadata_map.get("atograph.plan")
+        return said
 
     def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The inputs as ONNX Runtime takes them: arrays by name."""
@@ -219,7 +224,7 @@ class OnnxModel(nn.Module):
             values = self.session.run(None, feed)
         except Exception as error:
             raise UserError(
-                f"ONNX Runtime cannot run this file on these inputs: {str(error).strip()[:300]}.", where=str(self._path)
+                f"ONNX Runtime cannot run this file on these inputs: {_one_line(error)}.", where=str(self._path)
             ) from error
         found = [torch.from_numpy(value) for value in values]
         return with_constants(self._program, found)

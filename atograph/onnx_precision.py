@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +13,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from atograph.onnx_export import weights_beside
+from atograph.files import weights_beside
 from atograph.passes.errors import UserError
+from atograph.quiet import quiet
+from atograph.writing import writing
 
 _LARGEST = 2**31 - 2**20
 """What one protobuf file can hold, with room for the graph."""
@@ -43,13 +43,13 @@ def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Pa
         batches: what inputs look like: arrays by input name. The ranges of the activations are those that they give.
 
     Raises:
-        UserError: there is no batch, or ONNX Runtime cannot quantise the model.
+        UserError: there is no batch, ONNX Runtime cannot quantise the model, or the file cannot be written.
     """
     given = list(batches)
     if not given:
         raise UserError("int8 takes batches to find out the ranges of the activations, and there are none.")
     large = weights_beside(source).exists()
-    with _quiet(), TemporaryDirectory(dir=target.parent) as scratch:
+    with writing(target), quiet(), TemporaryDirectory(dir=target.parent) as scratch:
         prepared, made = Path(scratch, "prepared.onnx"), Path(scratch, "made.onnx")
         try:
             quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
@@ -63,6 +63,8 @@ def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Pa
                 weight_type=QuantType.QInt8,
                 use_external_data_format=large,
             )
+        except OSError:
+            raise
         except Exception as error:
             first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UserError(f"ONNX Runtime cannot quantise this model: {first.strip()[:400]}.") from error
@@ -74,7 +76,8 @@ def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Pa
 
 def _save(model: onnx_ir.Model, target: Path, *, outside: bool) -> Path:
     model.graph.sort()  # the conversion puts its casts at the end
-    onnx_ir.save(model, target, external_data=weights_beside(target).name if outside else None)
+    with writing(target):
+        onnx_ir.save(model, target, external_data=weights_beside(target).name if outside else None)
     onnx.checker.check_model(str(target))
     return target
 
@@ -86,15 +89,3 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def get_next(self) -> dict[str, Any] | None:
         """The next batch; None after the last."""
         return next(self._left, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser tells what it does, and what could be done before."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
 import onnxruntime
+
+from atograph.writing import scratch
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -51,10 +52,10 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
     Returns:
         The layers in the order in which they first run.
     """
-    with TemporaryDirectory() as scratch:
+    with scratch() as place:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch, "profile"))
+        options.profile_file_prefix = str(place / "profile")
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

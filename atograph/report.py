@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atograph.passes.errors import UserError
 
+FROM_PYTHON = "the model"
+"""What a report names where there was no SPEC."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

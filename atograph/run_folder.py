@@ -11,6 +11,7 @@ from types import TracebackType
 
 from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
+from atograph.writing import make_folders, remove_folders, writing
 
 
 class RunFolder:
@@ -41,18 +42,16 @@ class RunFolder:
     def __enter__(self) -> Path:
         """The hidden folder to write into."""
         parent = self._target.parent
-        missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-        try:
-            for folder in reversed(missing):
-                folder.mkdir()
-                self._made_parents.append(folder)
-            folder = parent / f".{self._target.name}.{secrets.token_hex(4)}.tmp"
-            folder.mkdir()  # not mkdtemp: its mode, for one's eyes only, would stay with the run
-            self._folder = folder
-        except OSError as error:
-            self._discard()
-            raise UserError(f"cannot write there: {error.strerror}.", where=str(self.out)) from error
-        return self._folder
+        folder = parent / f".{self._target.name}.{secrets.token_hex(4)}.tmp"
+        with writing(self.out):
+            self._made_parents = make_folders(parent)
+            try:
+                folder.mkdir()  # not mkdtemp: its mode, for one's eyes only, would stay with the run
+            except OSError:
+                self._discard()
+                raise
+        self._folder = folder
+        return folder
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -63,7 +62,12 @@ class RunFolder:
             return
         assert self._folder is not None
         try:
-            sync(self._folder)
+            with writing(self.out):
+                sync(self._folder)
+        except BaseException:  # what the disk did not take is not complete
+            self._discard()
+            raise
+        try:
             self._check()
             self._swap(self._folder)
         except (OSError, UserError) as failure:
@@ -126,11 +130,7 @@ class RunFolder:
     def _discard(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        for folder in reversed(self._made_parents):
-            try:
-                folder.rmdir()
-            except OSError:  # someone else put something there meanwhile
-                break
+        remove_folders(self._made_parents)
 
 
 def _is_run(folder: Path) -> bool:

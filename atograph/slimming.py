@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.graph import Graph
-from atograph.passes.exported import to_exported, with_plain_outputs
+from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
@@ -135,17 +135,24 @@ class Slim:
         return metadata(self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params))
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder."""
-        from safetensors.torch import save
+        """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.
+
+        Raises:
+            UserError: they cannot be written; what was there under these names is as it was.
+        """
+        from safetensors.torch import save_file
+
+        from atograph import program_file
+        from atograph.writing import replacing, writing
 
         self._require_values("saving needs the values of the weights")
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        torch.export.save(with_plain_outputs(self.program), target / "slim.pt2")
+        program = program_file.program_bytes(self.program, self.plan)
         state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
-        # as bytes: save_file would make a file that only its owner may read
-        (target / "slim.safetensors").write_bytes(save(_unshared(state)))
-        (target / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
+        with replacing(target, where=target) as place, writing(target):
+            (place / program_file.NAME).write_bytes(program)
+            save_file(_unshared(state), place / "slim.safetensors")
+            (place / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
         return target
 
     def _require_values(self, doing: str) -> None:

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from atograph import program_file
+from atograph.belonging import HINT, check_same_plan, check_takes
 from atograph.capture import with_batch
 from atograph.certificate import TOLERANCE, compare
 from atograph.command import read_plan
 from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs, check_accepts
+from atograph.fitting import misfits
 from atograph.graph import Graph, trace
-from atograph.loading import example_of, load_program
+from atograph.loading import example_of, load_run, load_safetensors, state_of
 from atograph.masking import zero_
 from atograph.onnx_export import OnnxModel
 from atograph.passes.errors import UserError
@@ -40,7 +41,7 @@ def verify_run(
     """Compare the masked dense network, the slim program and its ONNX file, on inputs old and new.
 
     Args:
-        folder: of a run.
+        folder: of a run, or of ``atograph apply`` with an ONNX file of ``atograph export``.
         model: the dense model, with any weights; it gets those of the run, zeros where the plan removes a unit, and
             keeps its own in what else is removed, which touches nothing.
         seed: of the random inputs: normal, with the example inputs' mean and standard deviation; whole numbers are
@@ -56,27 +57,22 @@ def verify_run(
     place = Path(folder)
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
-        program = load_program(place)
+        loaded = load_run(place)
+        program = loaded.program
         inputs = example_of(program, place)
-        try:
-            weights = load_file(place / "slim.safetensors")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"not a safetensors file: {error}.", where=str(place / "slim.safetensors")) from error
         onnx_model = OnnxModel(place / "slim.onnx", program)
-        made_of = onnx_model.session.get_modelmeta().custom_metadata_map.get("atograph.plan", plan.digest)
+    check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     graph = trace(model.cpu().eval(), *inputs)
-    widen_(graph, plan, weights)
-    if made_of != plan.digest:
-        raise UserError(
-            f"the files of this run do not belong together: slim.onnx is of the plan {made_of}, and plan.json is "
-            f"{plan.digest}.",
-            where=str(folder),
-        )
+    plan.check(graph.groups)
+    check_same_plan(place, plan, {program_file.NAME: loaded.plan, "slim.onnx": onnx_model.plan})
+    if not loaded.weights_outside:
+        _check_weights(place / "slim.safetensors", program, graph)
+    widen_(graph, plan, state_of(program))
     zero_(model, plan)
     slimmed = slim(graph, plan)
-    _belong_together(program, weights, slimmed, place)
+    _check_program(program, slimmed, place)
     fresh = _like(inputs, seed)
     if not graph.program.interface.fixed:
         fresh = Inputs(*with_batch(fresh, FRESH_BATCH))
@@ -108,7 +104,7 @@ def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
         flat = kept.slice(index, axes.shape(node))
         if flat.shape != weights[name].shape:
             raise UserError(
-                f"the weights are of another plan: {name} has shape {tuple(weights[name].shape)}, and the plan keeps "
+                f"slim.pt2 is of another plan: {name} has shape {tuple(weights[name].shape)}, and the plan keeps "
                 f"{tuple(flat.shape)} of it."
             )
         parts.append((tensor, flat, weights[name]))
@@ -118,15 +114,30 @@ def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
         tensor.copy_(whole.reshape(tensor.shape))
 
 
-def _belong_together(program: ExportedProgram, weights: Mapping[str, Tensor], slimmed: Slim, folder: Path) -> None:
-    """Make sure that slim.pt2 holds the weights of slim.safetensors, and computes what this slim program does."""
-    for name, value in program.state_dict.items():
-        if name in weights and not torch.equal(value.detach(), weights[name]):
+def _check_weights(file: Path, program: ExportedProgram, graph: Graph) -> None:
+    """Make sure that a file holds the weights of the program beside it, no more and no fewer."""
+    weights, own = load_safetensors(file), state_of(program)
+    found = misfits(
+        weights,
+        own,
+        missing=[name for name in program.state_dict if name not in weights],
+        unexpected=[name for name in weights if name not in own and name not in graph.program.state],
+        sides=(file.name, program_file.NAME),
+    )
+    if found:
+        raise UserError(f"the weights do not fit {program_file.NAME}: {'; '.join(found)}.", where=str(file), hint=HINT)
+    for name, value in weights.items():
+        if name in own and not torch.equal(value, own[name].detach()):
             raise UserError(
-                f"the files of this run do not belong together: {name} is another one in slim.pt2 than in "
-                "slim.safetensors.",
-                where=str(folder),
+                f"the files of this run do not belong together: {name} is another one here than in "
+                f"{program_file.NAME}.",
+                where=str(file),
+                hint=HINT,
             )
+
+
+def _check_program(program: ExportedProgram, slimmed: Slim, folder: Path) -> None:
+    """Make sure that slim.pt2 computes what this slim program does."""
     args, kwargs = example_of(program, folder)
     with torch.no_grad():
         found, expected = tensors_of(program.module(check_guards=False)(*args, **kwargs)), slimmed(*args, **kwargs)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["packages"]
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_exporting import SPEC
+from runs import command as invoke
+from runs import make_run
 from torch import nn
-from typer.testing import CliRunner
 
 import atograph
+from atograph.advice import advice
 from atograph.benching import Bench, LayerPair, bench_run
-from atograph.cli import app
 from atograph.profiling import profile
 from atograph.report import Latency
 
@@ -46,18 +46,7 @@ def test_layers_have_their_names_and_all_flops_are_found(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bench")
-    (folder / "net.py").write_text(SPEC.replace("\n    ", "\n"))
-    code, output = invoke(
-        "compress", folder / "net.py", "--flops", "0.5", "--epochs", "2", "--out", folder / "run", "-q"
-    )
-    assert code == 0, output
-    return folder / "run"
-
-
-def invoke(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    return done.exit_code, " ".join(done.output.split())
+    return make_run(tmp_path_factory.mktemp("bench"))
 
 
 def test_a_run_is_measured_beside_its_dense_model(run: Path) -> None:
@@ -86,13 +75,34 @@ def test_the_gain_is_that_of_time() -> None:
 def test_a_slim_model_that_gains_little_is_told_with_its_layers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import atograph.benching as benching
 
-    layers = [LayerPair("a (Conv)", 1.0, 0.5, 0.5, 0.0), LayerPair("b (Conv)", 1.0, 1.0, 0.5, 0.5)]
+    layers = [
+        LayerPair("a (Conv)", "Conv", 1.0, 0.5, 0.5, 0.0),
+        LayerPair("b (Conv)", "Conv", 1.0, 1.0, 0.5, 0.5),
+        LayerPair("all Reshape", "Reshape", 0.5, 0.5, None, 0.25),
+    ]
     slow = Bench(0.5, [Latency(batch=8, threads=1, dense=2.0, slim=1.9)], layers)
     monkeypatch.setattr(benching, "bench_run", lambda *_args, **_options: slow)
     code, output = invoke("bench", run)
     assert code == 0
     assert "at a batch of 8 (1 thread) the slim model saves 10% of the time that its FLOPs promise." in output
-    assert "What takes the most beyond that: b (Conv) (0.500 ms)." in output
+    assert "What takes the most beyond that: b (Conv) (0.500 ms), all Reshape (0.250 ms). Convolutions" in output
+
+
+@pytest.mark.parametrize(
+    ("op", "kept", "multiple", "text"),
+    [
+        ("Conv", 0.5, 3, "--round-to 8."),
+        ("ReorderInput", None, 12, "--round-to 8."),
+        ("Conv", 0.5, 16, "multiples of 8 already"),
+        ("Gemm", 1.0, 1, "report.json says what is frozen"),
+        ("Transpose", None, 1, "Transpose moves values and computes nothing"),
+        ("Softmax", None, 1, "Layers without weights"),
+    ],
+)
+def test_the_advice_fits_what_wastes(op: str, kept: float | None, multiple: int, text: str) -> None:
+    found = advice([LayerPair("a", op, 1.0, 1.0, kept, 0.5)] * 2, multiple)
+    assert text in found and found.count(text) == 1
+    assert ("--round-to" in found) == ("--round-to" in text)
 
 
 @pytest.mark.parametrize(

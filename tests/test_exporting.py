@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import onnx
 import pytest
 import torch
+from runs import command, make_run
 from torch import nn
 from typer.testing import CliRunner
 
@@ -17,40 +17,14 @@ import atograph
 from atograph.cli import app
 from atograph.exporting import export_run
 
-SPEC = """
-    import torch
-    from torch import nn
-
-    def model():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
-
-    def train_data():
-        torch.manual_seed(1)
-        x = torch.randn(64, 1, 8, 8)
-        return [(x[i:i + 16], x[i:i + 16, 0, :2, :2].flatten(1).argmax(1)) for i in range(0, 64, 16)]
-
-    def val_data():
-        return train_data()
-"""
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "net.py").write_text(dedent(SPEC))
-    out = folder / "run"
-    made = CliRunner().invoke(
-        app, ["compress", str(folder / "net.py"), "--flops", "0.5", "--epochs", "2", "--out", str(out), "-q"]
-    )
-    assert made.exit_code == 0, made.output
-    return out
+    return make_run(tmp_path_factory.mktemp("export"))
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["export", *map(str, arguments)])
-    return done.exit_code, done.output
+    return command("export", *arguments)
 
 
 def said(path: Path) -> dict[str, str]:
@@ -114,7 +88,7 @@ def test_a_run_of_python_needs_a_spec(run: Path, tmp_path: Path) -> None:
     report = (run / "report.json").read_text()
     (tmp_path / "report.json").write_text(report.replace(str(run.parent / "net.py"), "the model"))
     code, output = invoke(tmp_path, "--int8")
-    assert code == 2 and "this run was made from Python. Name a file with its model: --spec SPEC." in output
+    assert code == 2 and "this run was not made from a file. Name a file with its model: --spec SPEC." in output
 
 
 def test_weights_of_apply(run: Path, tmp_path: Path) -> None:
@@ -193,18 +167,20 @@ def test_a_damaged_run_is_refused_and_the_old_file_stays(
 
 
 def test_a_full_disk_leaves_the_old_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import atograph.exporting as exporting
+    import atograph.writing as writing
 
-    before = (run / "slim.onnx").read_bytes()
+    before = {file: file.read_bytes() for file in run.iterdir()}
 
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "put_in_place", full)
-    code, output = invoke(run)
-    assert code == 2 and "slim.onnx: cannot write the file: No space left on device." in output
-    assert (run / "slim.onnx").read_bytes() == before
-    assert not [file for file in run.iterdir() if file.name.startswith(".")]
+    monkeypatch.setattr(writing, "sync_folder", full)
+    for options in ([], ["--external-data"]):
+        code, output = invoke(run, *options)
+        assert code == 2 and "slim.onnx: cannot write there: No space left on device." in output
+        assert {file: file.read_bytes() for file in run.iterdir()} == before
+    code, output = invoke(run, "--out", run.parent / "new" / "one" / "slim.onnx")
+    assert code == 2 and not (run.parent / "new").exists()
 
 
 class OfFour(nn.Module):

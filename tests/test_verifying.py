@@ -11,32 +11,19 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from runs import SPEC, make_run
+from runs import command as invoke
 from safetensors.torch import load_file, save_file
-from test_exporting import SPEC
-from typer.testing import CliRunner
-
-from atograph.cli import app
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verify")
-    (folder / "net.py").write_text(SPEC.replace("\n    ", "\n"))
-    code, output = invoke(
-        "compress", folder / "net.py", "--flops", "0.5", "--epochs", "2", "--out", folder / "run", "-q"
-    )
-    assert code == 0, output
-    return folder / "run"
+    return make_run(tmp_path_factory.mktemp("verify"))
 
 
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
-
-
-def invoke(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    return done.exit_code, " ".join(done.output.split())
 
 
 def test_a_run_proves_itself_again(run: Path) -> None:
@@ -49,7 +36,7 @@ def test_a_run_proves_itself_again(run: Path) -> None:
 
 def test_without_data_there_are_two_kinds_of_inputs(run: Path, tmp_path: Path) -> None:
     spec = tmp_path / "bare.py"
-    spec.write_text(SPEC.replace("\n    ", "\n").partition("def train_data")[0])
+    spec.write_text(SPEC.partition("def train_data")[0])
     code, output = invoke("verify", run, "--spec", spec, "--seed", 1)
     assert code == 0 and output.count(" equal") == 4 and "real inputs" not in output
 
@@ -102,13 +89,13 @@ def other_network(run: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (other_weights, "do not belong together: 5.bias is another one in slim.pt2 than in slim.safetensors"),
-        (other_shapes, "the weights are of another plan: 0.weight has shape (3, 1, 3, 3), and the plan keeps"),
+        (other_weights, "slim.safetensors: the files of this run do not belong together: 5.bias is another one here"),
+        (other_shapes, "do not fit slim.pt2: 1 of another shape: 0.weight (slim.safetensors [3, 1, 3, 3], slim.pt2 ["),
         (other_plan, "the plan is for another model"),
-        (other_units, "do not belong together: slim.onnx is of the plan"),
+        (other_units, "do not belong together: slim.pt2 is of the plan"),
         (other_network, "ONNX Runtime cannot run this file on these inputs"),
         (lambda run: (run / "slim.onnx").write_bytes(b"nothing"), "ONNX Runtime cannot load this file"),
-        (lambda run: (run / "slim.onnx").unlink(), "ONNX Runtime cannot load this file"),
+        (lambda run: (run / "slim.onnx").unlink(), "slim.onnx: there is no such file."),
         (lambda run: (run / "slim.safetensors").write_bytes(b"nothing"), "not a safetensors file"),
         (lambda run: shutil.rmtree(run), "there is no such folder"),
         (lambda run: (run / "report.json").write_text("{}"), "report.json"),
@@ -122,7 +109,7 @@ def test_files_that_do_not_belong_together(run: Path, tamper: Callable[[Path], N
 
 def test_a_model_of_other_groups_is_refused(run: Path, tmp_path: Path) -> None:
     spec = tmp_path / "other.py"
-    spec.write_text(SPEC.replace("\n    ", "\n").replace("(1, 16", "(1, 20").replace("(16", "(20"))
+    spec.write_text(SPEC.replace("(1, 16", "(1, 20").replace("(16", "(20"))
     code, output = invoke("verify", run, "--spec", spec)
     assert code == 2 and "the plan is for another model. The first difference is group g0" in output
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
+from atograph.writing import make_folders, reason_of, remove_folders
 
 _NAME = re.compile(r"\d{6,}-\d{8,}")
 
@@ -60,9 +61,11 @@ class Checkpoints:
         if self._seconds == inf:
             return
         made = self.folder / f"{epoch:06}-{step:08}.tmp"
+        folders: list[Path] = []
         try:
             shutil.rmtree(made, ignore_errors=True)
-            made.mkdir(parents=True)
+            folders = make_folders(self.folder)
+            made.mkdir()
             save_file(tensors, made / "tensors.safetensors")
             about["sha256"] = _digest(made / "tensors.safetensors")
             (made / "state.json").write_text(json.dumps(about), encoding="utf-8")
@@ -74,7 +77,8 @@ class Checkpoints:
                 shutil.rmtree(old)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(made, ignore_errors=True)
-            raise UserError(f"the checkpoint cannot be written: {error}", where=str(self.folder)) from error
+            remove_folders(folders)  # or else there seemed to be something to resume from
+            raise UserError(f"the checkpoint cannot be written: {reason_of(error)}.", where=str(self.folder)) from error
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
