@@ -230,7 +230,9 @@ class Graph:
         from atograph.timing import MeasuredLatency
 
         if batch < 1 or threads < 0:
-            raise UserError(f"latency is measured at a batch of 1 or more, with 0 threads or more, not {batch}, {threads}.")
+            raise UserError(
+                f"latency is measured at a batch of 1 or more, with 0 threads or more, not {batch}, {threads}."
+            )
         if self.program.interface.fixed:
             (batch,) = batch_sizes(self.program.interface.example, self.program)
         if isinstance(record, (str, Path)):

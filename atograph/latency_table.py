@@ -295,4 +295,3 @@ def split_time(kernels: Mapping[tuple[str, str], Sequence[float]]) -> tuple[floa
 def small_model_times(threads: int) -> Times:
     """Runs small models in ONNX Runtime."""
     return lambda model, feed: kernel_times(model, feed, threads=threads, calls=25, seconds=_SECONDS)
-

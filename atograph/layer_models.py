@@ -144,7 +144,9 @@ class _View:
         self.constant = {each for each, _name in program.state_nodes()}
         schema = node.target._schema.arguments  # type: ignore[union-attr]
         given = dict(zip((argument.name for argument in schema), node.args, strict=False)) | node.kwargs
-        self.arguments = {a.name: given.get(a.name, a.default_value if a.has_default_value() else None) for a in schema}
+        self.arguments: dict[str, Any] = {
+            a.name: given.get(a.name, a.default_value if a.has_default_value() else None) for a in schema
+        }
 
     def shape(self, name: str) -> Shape:
         return self._axes.shape(self.arguments[name])

@@ -56,6 +56,7 @@ class MeasuredLatency:
 
     Attributes:
         record: what was measured; nothing in it is measured again.
+        chosen: the multiple that `rounding` found last, among those that it `tried`.
         power: how the table is corrected: a plan predicted at a share p of the dense latency is taken to have p^power.
 
     Args:
@@ -75,6 +76,8 @@ class MeasuredLatency:
             fingerprint=fingerprint(groups), runtime=version("onnxruntime"), batch=batch, threads=threads
         )
         self.power = 1.0
+        self.chosen = 1
+        self.tried: dict[int, Rounded] = {}
         self._program, self._runtime = program, runtime
         self._flops = program.fact(CostModel).flops
         self._table: Interpolated | None = None
@@ -137,21 +140,23 @@ class MeasuredLatency:
         """
         tried = self.record.rounding.get(asked)
         if tried is None:
-            tried = {}
+            tried, refusals = {}, []
             for multiple in multiples:
                 try:
                     plan = choose(multiple)
                 except UserError as error:
-                    refusal = error
+                    refusals.append(error)
                     continue
                 flops = float(self._flops(plan.counts)) / float(self._flops())
                 tried[multiple] = Rounded(latency=self.ratio(plan), flops=flops)
             if not tried:
-                raise refusal
+                raise refusals[0]
             self.record.rounding[asked] = tried
             self._save()
         best = min(each.per_flops for each in tried.values())
-        return next(n for n, each in tried.items() if each.per_flops <= (1 + _SAME) * best)
+        self.tried = tried
+        self.chosen = next(n for n, each in tried.items() if each.per_flops <= (1 + _SAME) * best)
+        return self.chosen
 
     def settle(self, choose: Callable[[], Plan], asked: float) -> Plan:
         """A plan whose measured latency is within a budget: the slowest that was found, for it keeps most.

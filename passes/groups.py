@@ -52,7 +52,7 @@ class Group:
         if self.outer:
             return 1
         if self.size < round_to:
-            while 1 < round_to and 2 * round_to > self.size:
+            while round_to > 1 and 2 * round_to > self.size:
                 round_to //= 2
         return round_to
 

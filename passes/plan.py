@@ -205,9 +205,9 @@ def plan_from_scores(
 ) -> Plan:
     """The plan that keeps the best-scored units over all groups within some budgets.
 
-    Each group's units are ranked by score and taken in blocks (`Group.step` of ``round_to``). One threshold over all blocks is found
-    by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. No cost
-    falls where a count rises, so a block that does not fit once never fits later. Where more than half
+    Each group's units are ranked by score and taken in blocks (`Group.step` of ``round_to``). One threshold over all
+    blocks is found by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. No
+    cost falls where a count rises, so a block that does not fit once never fits later. Where more than half
     a percent of the dense cost is left even so, blocks are exchanged.
 
     Args:

@@ -145,10 +145,10 @@ class MaskSearch(Generic[P]):
         self.replicas.from_first([scores])
         parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
         settings = self.settings
-        how = {"measured": final} if settings.latency is not None else {}
-        return self.graph.plan_from_scores(
-            parts, floor=settings.floor, round_to=settings.rounding, **settings.budgets, **how
-        )
+        how: dict[Any, Any] = {**settings.budgets}
+        if settings.latency is not None:
+            how["measured"] = final
+        return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.rounding, **how)
 
     def refresh_prior(self, taylor: Taylor | None) -> None:
         """Take the prior anew, with zero where its own plan cuts.
