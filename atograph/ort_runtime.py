@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from atograph.passes.values import require_values
 from atograph.profiling import kernel_times
 
 _SECONDS = 1.5
-"""Of each measurement in turns; five calls of each in any case."""
+"""Of measuring for each model; five calls of each in any case."""
 
 
 class OrtRuntime:
@@ -52,14 +53,16 @@ class OrtRuntime:
         path = str(Path(folder.name) / "dense.onnx")
         return median(taken), *split_time(kernel_times(path, feed, threads=self._threads, seconds=2.0))
 
-    def ratio(self, plan: Plan) -> float:
-        """The latency of a plan's slim model over that of the dense one: the median over calls in turns."""
-        slimmed = Pipeline((SlimPass(plan),)).run(self._program)
-        with TemporaryDirectory() as scratch:
-            dense, slim = self._dense[1], self._export(slimmed, Path(scratch) / "slim.onnx")
-            calls = [(model.session, self._feed(model)) for model in (dense, slim)]
-            before, after = times_in_turns(calls, seconds=_SECONDS)
-        return median(b / a for a, b in zip(before, after, strict=True))
+    def ratios(self, plans: Sequence[Plan]) -> list[float]:
+        """The latency of each plan's slim model over that of the dense one: medians over calls in turns."""
+        models = [self._dense[1]]
+        with TemporaryDirectory(prefix="atograph-") as scratch:
+            for number, plan in enumerate(plans):
+                slimmed = Pipeline((SlimPass(plan),)).run(self._program)
+                models.append(self._export(slimmed, Path(scratch) / f"{number}.onnx"))
+            calls = [(model.session, self._feed(model)) for model in models]
+            dense, *slim = times_in_turns(calls, seconds=_SECONDS * len(plans))
+        return [median(after / before for before, after in zip(dense, taken, strict=True)) for taken in slim]
 
     @cached_property
     def _dense(self) -> tuple[TemporaryDirectory[str], OnnxModel]:

@@ -47,8 +47,8 @@ class Runtime(Protocol):
     def dense(self) -> tuple[float, float, float]:
         """Of the dense model: milliseconds per call; by its profile those in products, and those in all else."""
 
-    def ratio(self, plan: Plan) -> float:
-        """The latency of a plan's slim model over that of the dense one, measured in turns."""
+    def ratios(self, plans: Sequence[Plan]) -> list[float]:
+        """The latency of each plan's slim model over that of the dense one, all of them called in turns."""
 
 
 class MeasuredLatency:
@@ -83,10 +83,10 @@ class MeasuredLatency:
         self._table: Interpolated | None = None
         self._kept_in: list[Path] = []
 
-    def keep_in(self, path: Path) -> None:
+    def keep_in(self, path: str | Path) -> None:
         """Write the record there, now and whenever something was measured."""
-        self._kept_in.append(path)
-        self.record.save(path)
+        self._kept_in.append(Path(path))
+        self._save()
 
     def table(self) -> None:
         """Make sure that there is a table, so that `cost` predicts.
@@ -119,13 +119,17 @@ class MeasuredLatency:
 
     def ratio(self, plan: Plan) -> float:
         """The measured share of the dense latency for a plan."""
+        return self._ratios([plan])[0]
+
+    def _ratios(self, plans: Sequence[Plan]) -> list[float]:
         known = self.record.plans
-        if plan.digest not in known:
+        new = {plan.digest: plan for plan in plans if plan.digest not in known}
+        if new:
             runtime = self._measuring("a plan")
-            with stage("measuring the slim model in ONNX Runtime"):
-                known[plan.digest] = runtime.ratio(plan)
+            with stage(f"measuring {len(new)} slim model{'s' * (len(new) > 1)} in ONNX Runtime"):
+                known.update(zip(new, runtime.ratios(list(new.values())), strict=True))
             self._save()
-        return known[plan.digest]
+        return [known[plan.digest] for plan in plans]
 
     def rounding(self, asked: str, choose: Callable[[int], Plan], multiples: Sequence[int] = MULTIPLES) -> int:
         """The multiple whose plan takes the least time for the FLOPs that it keeps.
@@ -140,17 +144,19 @@ class MeasuredLatency:
         """
         tried = self.record.rounding.get(asked)
         if tried is None:
-            tried, refusals = {}, []
+            plans, refusals = {}, []
             for multiple in multiples:
                 try:
-                    plan = choose(multiple)
+                    plans[multiple] = choose(multiple)
                 except UserError as error:
                     refusals.append(error)
-                    continue
-                flops = float(self._flops(plan.counts)) / float(self._flops())
-                tried[multiple] = Rounded(latency=self.ratio(plan), flops=flops)
-            if not tried:
+            if not plans:
                 raise refusals[0]
+            whole = float(self._flops())
+            tried = {
+                multiple: Rounded(latency=ratio, flops=float(self._flops(plan.counts)) / whole)
+                for (multiple, plan), ratio in zip(plans.items(), self._ratios(list(plans.values())), strict=True)
+            }
             self.record.rounding[asked] = tried
             self._save()
         best = min(each.per_flops for each in tried.values())
