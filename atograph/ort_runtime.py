@@ -27,6 +27,9 @@ from atograph.profiling import kernel_times
 _SECONDS = 1.5
 """Of measuring for each model; five calls of each in any case."""
 
+_MEMORY = 3_000_000_000
+"""Bytes of dense weights up to which several slim models are held at once."""
+
 
 class OrtRuntime:
     """`timing.Runtime` on this machine's CPU.
@@ -55,6 +58,15 @@ class OrtRuntime:
 
     def ratios(self, plans: Sequence[Plan]) -> list[float]:
         """The latency of each plan's slim model over that of the dense one: medians over calls in turns."""
+        held = sum(value.nbytes for value in self._program.state.values())
+        together = max(1, _MEMORY // max(1, held))
+        return [
+            ratio
+            for start in range(0, len(plans), together)
+            for ratio in self._in_turns(plans[start : start + together])
+        ]
+
+    def _in_turns(self, plans: Sequence[Plan]) -> list[float]:
         models = [self._dense[1]]
         with TemporaryDirectory(prefix="atograph-") as scratch:
             for number, plan in enumerate(plans):
