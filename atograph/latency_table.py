@@ -52,6 +52,9 @@ _SECONDS = 0.4
 _NUMBERS = 50_000_000
 """The most that one small model reads (200 MB)."""
 
+_LARGEST = 250_000_000
+"""The most that one layer reads; an ONNX file holds no more than 2 GB."""
+
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
 
 Times = Callable[[bytes, Mapping[str, Any]], Mapping[tuple[str, str], Sequence[float]]]
@@ -250,7 +253,8 @@ def _points(size: int, varying: int) -> tuple[int, ...]:
 
 def _measured(part: _Part, times: Times) -> list[float]:
     """The median at each point of a layer's grid; the points take turns, so that the machine's drift hits all."""
-    pieces = [part.layer.kind.nodes(f"n{i}", widths) for i, widths in enumerate(product(*part.points))]
+    fitting = [_fitting(part, widths) for widths in product(*part.points)]
+    pieces = [part.layer.kind.nodes(f"n{i}", widths) for i, (widths, _often) in enumerate(fitting)]
     found: dict[str, float] = {}
     start = 0
     while start < len(pieces):
@@ -264,7 +268,16 @@ def _measured(part: _Part, times: Times) -> list[float]:
                 own = name.removesuffix("_nchwc")
                 found[own] = found.get(own, 0.0) + median(taken)
         start = end
-    return [found.get(piece.node.name, 0.0) for piece in pieces]
+    return [found.get(piece.node.name, 0.0) * often for piece, (_, often) in zip(pieces, fitting, strict=True)]
+
+
+def _fitting(part: _Part, widths: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """Widths that a small model can have, and how often: a vocabulary of 100,000 words is measured in parts."""
+    *others, last = widths
+    parts = 1
+    while last // parts > 1 and size_of(part.layer.kind.nodes("", (*others, last // parts))) > _LARGEST:
+        parts *= 2
+    return (*others, max(1, last // parts)), parts
 
 
 def _in_proportion(size: Polynomial, ms: float, at_dense: Callable[[Polynomial], int]) -> Table:

@@ -10,6 +10,7 @@ its own with a time limit. With ``--json`` a row is written as soon as it is mea
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -133,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no model's name matches '{options.only}'; there are {', '.join(MODELS)}", file=sys.stderr)
         return 2
     processes = Processes()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         for name in chosen:
             for part in rows.missing(name, [f"{budget:g}" for budget in BUDGETS]):
@@ -148,6 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown is not None:
         write_markdown(options.markdown, rows.listed)
     return 0
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
