@@ -33,6 +33,16 @@ def compress(
     flops: Annotated[float | None, typer.Option(help="Share of the dense FLOPs to keep: 0.3 keeps 30 %.")] = None,
     params: Annotated[float | None, typer.Option(help="Share of the dense parameters to keep.")] = None,
     bytes: Annotated[float | None, typer.Option(help="Share of the activations' peak memory to keep.")] = None,
+    latency: Annotated[
+        float | None, typer.Option(help="Share of the dense latency in ONNX Runtime on this machine to keep.")
+    ] = None,
+    latency_batch: Annotated[int | None, typer.Option(help="Samples per call where latency is measured; 1.")] = None,
+    latency_threads: Annotated[
+        int | None, typer.Option(help="Threads within an op there; 1 unless given, 0: ONNX Runtime's choice.")
+    ] = None,
+    latency_table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What was measured: read where it is there, written else.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
@@ -50,7 +60,13 @@ def compress(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     floor: Annotated[float | None, typer.Option(help="Least share of a group's units that stays.")] = None,
-    round_to: Annotated[int | None, typer.Option(help="Kept units of a group come in multiples of this.")] = None,
+    round_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Widths are multiples of this; auto: of what ONNX Runtime is fastest with on this machine.",
+        ),
+    ] = None,
     slim_at: Annotated[
         str | None,
         typer.Option(help="Train the slim module from there on: zero (everything masked is zero), freeze, or never."),
@@ -91,6 +107,9 @@ def compress(
         "seed": seed,
         "floor": floor,
         "round_to": round_to,
+        "latency_batch": latency_batch,
+        "latency_threads": latency_threads,
+        "latency_table": latency_table,
         "slim_at": slim_at,
         "precision": precision,
         "accumulate": accumulate,
@@ -105,6 +124,7 @@ def compress(
             flops=flops,
             params=params,
             bytes=bytes,
+            latency=latency,
             out=out,
             force=force,
             resume=resume,

@@ -19,6 +19,7 @@ def compress(
     flops: float | None,
     params: float | None,
     bytes: float | None,
+    latency: float | None,
     out: Path | None,
     force: bool,
     resume: bool,
@@ -32,8 +33,10 @@ def compress(
     console: Console,
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
-    budgets = {"flops": flops, "params": params, "bytes": bytes}
-    if flops is params is bytes is None and not any(text.partition("=")[0] in budgets for text in assignments):
+    budgets = {"flops": flops, "params": params, "bytes": bytes, "latency": latency}
+    if flops is params is bytes is latency is None and not any(
+        text.partition("=")[0] in budgets for text in assignments
+    ):
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
     for name, share in budgets.items():
         if share is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors.torch import save_file
 from torch import nn
 
-from atograph import resuming
+from atograph import latency_budget, resuming
 from atograph.console import Console
 from atograph.copying import copy_of
 from atograph.example_inputs import as_inputs, check_accepts, inputs_of_batch
@@ -78,6 +78,7 @@ def compress(
     flops: float | None = None,
     params: float | None = None,
     bytes: float | None = None,
+    latency: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
@@ -102,6 +103,8 @@ def compress(
         flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
         params: the same for parameters.
         bytes: the same for the peak memory of activations; with several budgets, all hold.
+        latency: the same for the latency in ONNX Runtime on this machine, which is measured (``latency_batch``,
+            ``latency_threads`` and ``latency_table`` say how).
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
@@ -123,7 +126,7 @@ def compress(
     """
     if isinstance(optimizer, str):
         settings["optimizer"], optimizer = optimizer, None
-    checked = settings_of({"flops": flops, "params": params, "bytes": bytes, **settings})
+    checked = settings_of({"flops": flops, "params": params, "bytes": bytes, "latency": latency, **settings})
     if train_data is None and needs_data(checked):
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     if train_data is None and example_inputs is None:
@@ -233,20 +236,29 @@ def _run_beside(
     settings = job.settings
     check_opset(job.opset)
     check_cost(graph, job.inputs)
+    replicas = join(settings.device)
+    beside = None if out is None else resuming.checkpoints_beside(out) / latency_budget.FILE
+    settings = latency_budget.prepare(graph, settings, earlier=beside if resume else None, alone=replicas.count == 1)
+    multiple = settings.rounding
+    assert multiple != "auto"
     budgets = graph.budgets(**settings.budgets)
-    check_budgets(budgets, graph.groups, settings.floor, settings.round_to)
-    smallest = budgets.kept(fewest(graph.groups, settings.floor, settings.round_to))
+    check_budgets(budgets, graph.groups, settings.floor, multiple)
+    smallest = budgets.kept(fewest(graph.groups, settings.floor, multiple))
     for what, share in budgets.shares.items():
-        console.budget(what, share, getattr(graph, what), smallest[what])
+        console.budget(what, share, budgets.dense[what], smallest[what])
+    if graph.latency is not None and graph.latency.tried:
+        console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
     with stage("exporting the dense model"):  # before the training: what ONNX cannot express would have been in vain
         dense = to_exported(graph.program)
         dense_file = export_onnx(dense, aside / "dense.onnx", opset=job.opset)
-    replicas = join(settings.device)
     if folder is not None and out is not None and not resume:
         resuming.clear(out)  # not before all that may be wrong with this run was looked at
     replicas.wait()
+    if not replicas.rank:
+        latency_budget.keep(graph, settings, beside)
     baseline, training = (
-        None if out is None else resuming.checkpoints(out, part, settings, graph) for part in ("baseline", "training")
+        None if out is None else resuming.checkpoints(out, part, job.settings, graph)
+        for part in ("baseline", "training")
     )
     dense_metric = _baseline(job, console, baseline) if job.baseline else None
     trained = auto_train_once(
@@ -274,14 +286,27 @@ def _run_beside(
                 slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset, metadata=asked)
             if not dense_file.is_file():  # a long training, and someone tidies up temporary files
                 export_onnx(dense, dense_file, opset=job.opset)
-            onnx = OnnxModel(dense_file, dense, threads=1), OnnxModel(slim_onnx, slimmed.program, threads=1)
+            threads = settings.latency_threads
+            onnx = OnnxModel(dense_file, dense, threads=threads), OnnxModel(slim_onnx, slimmed.program, threads=threads)
         report = measure(
-            job, graph, slimmed, onnx, (dense_file, slim_onnx), dense_metric, trained, smallest, started, console
+            job,
+            graph,
+            slimmed,
+            onnx,
+            (dense_file, slim_onnx),
+            dense_metric,
+            trained,
+            smallest,
+            multiple,
+            started,
+            console,
         )
         if place is not None:
             with writing(where):
                 slimmed.save(place)
                 report.save(place / "report.json")
+                if graph.latency is not None:
+                    graph.latency.record.save(place / latency_budget.FILE)
                 _write_log(place / "log.csv", trained.history)
     if not replicas.rank:
         replicas.wait()

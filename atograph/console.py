@@ -85,8 +85,9 @@ class Console:
         self._err.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
 
     def budget(self, what: str, share: float, dense: float, smallest: float) -> None:
-        """Say a budget on ``flops``, ``params`` or ``bytes`` back in both directions (shares of ``dense``)."""
-        unit = {"flops": "MACs", "params": "parameters", "bytes": "B of activations"}[what]
+        """Say a budget, such as ``flops`` or ``latency``, back in both directions (shares of ``dense``)."""
+        units = {"flops": "MACs", "params": "parameters", "bytes": "B of activations", "latency": "ms in ONNX Runtime"}
+        unit = units[what]
         whole = dense / 2 if what == "flops" else dense
         self.say(f"budget: {figures.budget(share, whole, smallest, unit=unit)}")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -24,6 +26,9 @@ from atograph.weightless import capture_weightless, current_state, is_weightless
 if TYPE_CHECKING:
     import networkx as nx
 
+    from atograph.latency_table import LatencyRecord
+    from atograph.timing import MeasuredLatency
+
 
 class Graph:
     """A captured model with its zero-invariant groups.
@@ -33,6 +38,7 @@ class Graph:
         groups: one `Group` per axis of the parameters.
         cost: FLOPs and parameters at any counts of kept units.
         model: the module that was traced, untouched; None if there was none.
+        latency: what was measured in ONNX Runtime; None as long as nobody asked.
     """
 
     def __init__(self, program: Program, model: nn.Module | None = None) -> None:
@@ -40,6 +46,7 @@ class Graph:
         self.model = model
         self.groups: Groups = program.fact(Groups)
         self.cost: CostModel = program.fact(CostModel)
+        self.latency: MeasuredLatency | None = None
 
     def read_weights(self) -> None:
         """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers.
@@ -97,11 +104,12 @@ class Graph:
         *,
         params: float | None = None,
         bytes: float | None = None,
+        latency: float | None = None,
         random: int | None = None,
         keep: float = 0.5,
         kept: Mapping[str, Iterable[int]] | None = None,
         floor: float = 0.05,
-        round_to: int = 1,
+        round_to: int | Literal["auto"] | None = None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
 
@@ -109,18 +117,21 @@ class Graph:
             flops: the largest share of the dense FLOPs to keep; units of small norm go first.
             params: the same for parameters.
             bytes: the same for the peak memory of activations (`passes.memory`); with several budgets, all hold.
+            latency: the same for the latency in ONNX Runtime on this machine: measured, see `measure_latency`.
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
-            floor: share of each group that stays at least (with ``flops`` and ``params``).
-            round_to: kept counts are multiples of this (with ``flops`` and ``params``).
+            floor: share of each group that stays at least (with budgets).
+            round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
+                ONNX Runtime on this machine (`timing.MeasuredLatency.rounding`). None: ``"auto"`` with a budget of
+                latency, else 1.
 
         Raises:
             UserError: not exactly one way is given, or the budget or a group is out of reach.
         """
-        budget = None if flops is params is bytes is None else True
+        budget = None if flops is params is bytes is latency is None else True
         if sum(way is not None for way in (budget, random, kept)) != 1:
-            raise UserError("plan() takes either budgets (flops=, params=, bytes=), or random=, or kept=.")
+            raise UserError("plan() takes either budgets (flops=, params=, bytes=, latency=), or random=, or kept=.")
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
@@ -129,17 +140,19 @@ class Graph:
             return plan_of(self.groups, kept)
         self.read_weights()
         scores = magnitude_scores(self.groups, self.program.state)
-        return self.plan_from_scores(scores, flops, floor, round_to, params=params, bytes=bytes)
+        return self.plan_from_scores(scores, flops, floor, round_to, params=params, bytes=bytes, latency=latency)
 
     def plan_from_scores(
         self,
         scores: Mapping[str, torch.Tensor],
         flops: float | None = None,
         floor: float = 0.05,
-        round_to: int = 1,
+        round_to: int | Literal["auto"] | None = None,
         *,
         params: float | None = None,
         bytes: float | None = None,
+        latency: float | None = None,
+        measured: bool = True,
     ) -> Plan:
         """The plan that keeps the highest scores within a budget, by one threshold over all groups.
 
@@ -148,8 +161,11 @@ class Graph:
             flops: the largest share of the dense FLOPs to keep.
             params: the same for parameters.
             bytes: the same for the peak memory of activations; with several budgets, all hold.
+            latency: the same for the latency in ONNX Runtime.
             floor: share of each group that stays at least.
-            round_to: kept counts are multiples of this.
+            round_to: as for `plan`.
+            measured: time what was chosen for a budget of latency, and choose again where it misses; else the
+                prediction is enough.
 
         Raises:
             UserError: the budget is out of reach, or the scores are not one number for each unit of prunable groups.
@@ -157,19 +173,77 @@ class Graph:
         if not isinstance(scores, Mapping):
             raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
         _check_scores(scores, self.groups)
-        budgets = self.budgets(flops=flops, params=params, bytes=bytes)
-        check_budgets(budgets, self.groups, floor, round_to)
-        return plan_from_scores(self.groups, budgets, scores, floor=floor, round_to=round_to)
+        budgets = self.budgets(flops=flops, params=params, bytes=bytes, latency=latency)
+
+        def choose(multiple: int) -> Plan:
+            check_budgets(budgets, self.groups, floor, multiple)
+            return plan_from_scores(self.groups, budgets, scores, floor=floor, round_to=multiple)
+
+        if round_to is None:
+            round_to = 1 if latency is None else "auto"
+        if round_to == "auto":
+            asked = ", ".join(f"{what}={share:g}" for what, share in [*budgets.shares.items(), ("floor", floor)])
+            round_to = self._latency().rounding(asked, choose)
+        if latency is None or not measured:
+            return choose(round_to)
+        return self._latency().settle(partial(choose, round_to), latency)
 
     def budgets(
-        self, *, flops: float | None = None, params: float | None = None, bytes: float | None = None
+        self,
+        *,
+        flops: float | None = None,
+        params: float | None = None,
+        bytes: float | None = None,
+        latency: float | None = None,
     ) -> Budgets:
         """Budgets on what this model costs, as shares of the dense model's.
 
         Raises:
             UserError: none is given, or one is no share.
         """
-        return Budgets.of(self.cost, flops=flops, params=params, bytes=bytes)
+        if latency is not None and 0 < latency <= 1:
+            self._latency().table()
+        return Budgets.of(self.cost, flops=flops, params=params, bytes=bytes, latency=latency)
+
+    def measure_latency(
+        self,
+        *,
+        batch: int = 1,
+        threads: int = 1,
+        record: LatencyRecord | str | Path | None = None,
+        alone: bool = True,
+    ) -> MeasuredLatency:
+        """Say how latency is to be measured, before the first plan that asks for it.
+
+        Args:
+            batch: samples per call; a model that takes one batch size only is measured at that.
+            threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+            record: what an earlier run measured, or its file (``latency.json``): it is not measured again.
+            alone: whether this process may measure. Of several that train together none can do it for the others.
+
+        Raises:
+            UserError: the record is of another model, or was measured in another way.
+        """
+        from atograph.capture import batch_sizes
+        from atograph.latency_table import LatencyRecord
+        from atograph.ort_runtime import OrtRuntime
+        from atograph.timing import MeasuredLatency
+
+        if batch < 1 or threads < 0:
+            raise UserError(
+                f"latency is measured at a batch of 1 or more, with 0 threads or more, not {batch}, {threads}."
+            )
+        if self.program.interface.fixed:
+            (batch,) = batch_sizes(self.program.interface.example, self.program)
+        if isinstance(record, (str, Path)):
+            record = LatencyRecord.load(Path(record))
+        runtime = OrtRuntime(self.program, batch=batch, threads=threads) if alone else None
+        self.latency = MeasuredLatency(self.program, runtime, batch=batch, threads=threads, record=record)
+        self.cost = self.cost.with_cost("latency", self.latency.cost)
+        return self.latency
+
+    def _latency(self) -> MeasuredLatency:
+        return self.latency or self.measure_latency()
 
     def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:
         """The smallest FLOPs that a plan can reach."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from atograph.capture import with_batch
@@ -26,13 +27,7 @@ def measure_latency(
     """
     args, kwargs = with_batch(tuple(inputs), batch)
     calls = [(model.session, model.feed(*args, **kwargs)) for model in (dense, slim)]
-    for session, feed in calls * 3:
-        session.run(None, feed)
-    taken: list[list[float]] = [[], []]
-    end = time.perf_counter() + seconds
-    while len(taken[1]) < 5 or (time.perf_counter() < end and len(taken[1]) < 200):
-        for (session, feed), times in zip(calls, taken, strict=True):
-            times.append(_timed(session, feed))
+    taken = times_in_turns(calls, seconds=seconds)
     threads = dense.session.get_session_options().intra_op_num_threads or os.cpu_count() or 1
     quartiles = [statistics.quantiles(times, n=4) for times in taken]
     return Latency(
@@ -43,6 +38,23 @@ def measure_latency(
         dense_spread=quartiles[0][2] - quartiles[0][0],
         slim_spread=quartiles[1][2] - quartiles[1][0],
     )
+
+
+def times_in_turns(calls: Sequence[tuple[Any, dict[str, Any]]], *, seconds: float) -> list[list[float]]:
+    """Milliseconds of each call of several sessions, one after the other and then all again.
+
+    Args:
+        calls: session of ONNX Runtime, and what to feed it with.
+        seconds: time to spend, a warm-up of three calls aside; at least five calls of each are made, at most 200.
+    """
+    for session, feed in [*calls] * 3:
+        session.run(None, feed)
+    taken: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + seconds
+    while len(taken[-1]) < 5 or (time.perf_counter() < end and len(taken[-1]) < 200):
+        for (session, feed), times in zip(calls, taken, strict=True):
+            times.append(_timed(session, feed))
+    return taken
 
 
 def _timed(session: Any, feed: dict[str, Any]) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from torch import nn
 
@@ -23,15 +23,13 @@ from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.run import ProgramModule
-from atograph.report import Budget, FrozenGroup, Metrics, Report, Size
+from atograph.report import Budget, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.slimming import Slim
 from atograph.stages import stage
 from atograph.train.fit import pick_device
 from atograph.train.loop import Trained
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
-
-Cost: TypeAlias = Literal["flops", "params", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ def measure(
     dense_metric: float | None,
     trained: Trained[Plan],
     smallest: Mapping[str, float],
+    round_to: int,
     started: float,
     console: Console,
 ) -> Report:
@@ -86,6 +85,7 @@ def measure(
         dense_metric: of the dense baseline.
         trained: the training.
         smallest: budget → the smallest share that can be reached.
+        round_to: the multiple that widths were rounded to.
         started: when the run began, by `time.monotonic`.
         console: for warnings.
 
@@ -105,15 +105,36 @@ def measure(
             job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
         )
         sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
+        timed = graph.latency.record if graph.latency is not None else None
+        if timed is not None and not graph.program.interface.fixed:
+            sizes = sorted({*sizes, timed.batch})
         latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
     if any(value is not None and value != value for value in (trained.metric_masked, slim_metric, onnx_metric)):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
     if all(entry.slim > entry.dense for entry in latency):
-        console.warn("the slim model is not faster here; kept widths in multiples of 8 often help: --round-to 8.")
+        console.warn("the slim model is not faster here; widths that suit ONNX Runtime often help: --round-to auto.")
     why = slimmed.why_no_module
     if why:
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
     settings = job.settings
+    reached = _reached(graph, slimmed, latency)
+    budgets = [
+        Budget(
+            kind=what,
+            asked=asked,
+            reached=reached[what],
+            smallest=smallest[what],
+            predicted=_predicted(what, graph, slimmed),
+        )
+        for what, asked in settings.budgets.items()
+    ]
+    missed = next((each for each in budgets if each.kind == "latency" and each.reached > 1.03 * each.asked), None)
+    if missed is not None:
+        console.warn(
+            f"the slim model takes {100 * missed.reached:.1f} % of the dense model's time, and "
+            f"{100 * missed.asked:.3g} % was asked for; either nothing faster was found, or the machine was busy: "
+            "atograph bench measures again."
+        )
     return Report(
         spec=job.where,
         name=job.name,
@@ -121,7 +142,9 @@ def measure(
         seed=settings.seed,
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),
-        budgets=[_budget(what, asked, graph, slimmed, smallest[what]) for what, asked in settings.budgets.items()],
+        budgets=budgets,
+        rounding=_rounding(graph),
+        round_to=round_to,
         dense=Size(flops=graph.flops, params=graph.params, bytes=size_on_disk(files[0])),
         slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=size_on_disk(files[1])),
         groups=len(graph.prunable),
@@ -157,8 +180,24 @@ def measure(
     )
 
 
-def _budget(what: Cost, asked: float, graph: Graph, slimmed: Slim, smallest: float) -> Budget:
-    return Budget(kind=what, asked=asked, reached=getattr(slimmed, what) / getattr(graph, what), smallest=smallest)
+def _reached(graph: Graph, slimmed: Slim, latency: Sequence[Latency]) -> dict[str, float]:
+    """The share of each cost that is left; of latency, as it was measured for the budget's batch."""
+    shares = {what: getattr(slimmed, what) / getattr(graph, what) for what in ("flops", "params")}
+    shares["bytes"] = slimmed.bytes / graph.bytes if graph.bytes else 1.0
+    if graph.latency is not None:
+        batch = graph.latency.record.batch
+        entry = next((each for each in latency if each.batch == batch), latency[0])
+        shares["latency"] = entry.slim / entry.dense
+    return shares
+
+
+def _rounding(graph: Graph) -> dict[int, Rounding]:
+    tried = graph.latency.tried if graph.latency is not None else {}
+    return {multiple: Rounding(latency=each.latency, flops=each.flops) for multiple, each in tried.items()}
+
+
+def _predicted(what: str, graph: Graph, slimmed: Slim) -> float | None:
+    return graph.latency.predicted(slimmed.plan) if what == "latency" and graph.latency is not None else None
 
 
 def inputs_of(job: Job) -> Inputs:

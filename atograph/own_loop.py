@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph import latency_budget
 from atograph.example_inputs import as_inputs
 from atograph.graph import trace
 from atograph.passes.errors import UserError
@@ -52,7 +53,8 @@ class AutoTrainOnce:
         optimizer: the loop's; from the slim module on it trains that one, with its state cut along. None: the dense
             model is trained to the end.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; ``epochs`` says how often the mask is read
-            anew while it is searched for.
+            anew while it is searched for. A loop that is to go on from a checkpoint with a budget of latency, or with
+            ``round_to="auto"``, needs ``latency_table``, a file: what it holds is not measured again.
 
     Raises:
         UserError: the model cannot be captured, a setting does not fit, or the budget is out of reach.
@@ -73,9 +75,12 @@ class AutoTrainOnce:
             check_optimizer(optimizer, model)
         inputs = as_inputs(example_inputs, where="example_inputs")
         self.graph = trace(model, inputs.args, inputs.kwargs)
-        self.settings = settings_of(settings)
-        if not self.settings.epochs:
+        given = settings_of(settings)
+        if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
+        replicas = join()
+        self.settings = latency_budget.prepare(self.graph, given, earlier=None, alone=replicas.count == 1)
+        latency_budget.keep(self.graph, given, None)
         self.steps, self.done, self._epoch = steps, 0, -1
         self._begun = self._finished = False
         self._loop = _Loop(model, self, optimizer)

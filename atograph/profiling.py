@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ import onnxruntime
 from atograph.writing import scratch
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,41 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
     Returns:
         The layers in the order in which they first run.
     """
+    taken = kernel_times(str(path), feed, threads=threads, calls=calls)
+    origins, layers = _Origins(onnx.load(path, load_external_data=False)), dict[tuple[str, str], Layer]()
+    for (made, op), times in taken.items():
+        name, flops = origins.of(made)
+        before = layers.get((name, op), Layer(name, op, 0.0, 0))
+        layers[name, op] = Layer(name, op, before.ms + median(times), before.flops + flops)
+    return list(layers.values())
+
+
+def kernel_times(
+    model: str | bytes, feed: Mapping[str, Any], *, threads: int = 1, calls: int = 30, seconds: float = inf
+) -> dict[tuple[str, str], list[float]]:
+    """What ONNX Runtime's profiler says of each kernel.
+
+    Args:
+        model: path of an ONNX file, or its content.
+        feed: its inputs, arrays by name.
+        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+        calls: how often it is called, after three for the warm-up.
+        seconds: after so long, five calls have to do.
+
+    Returns:
+        (name, op) of each kernel, in the order in which they run → milliseconds of each call.
+    """
     with scratch() as place:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = str(place / "profile")
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for _ in range(calls + 3):
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        started = time.perf_counter()
+        for call in range(calls + _WARM_UP):
+            if call >= 5 + _WARM_UP and time.perf_counter() - started > seconds:
+                break
             session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_bytes())
     taken: dict[tuple[str, str], list[float]] = {}
@@ -68,12 +97,7 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             kernel = name.removesuffix("_kernel_time"), str(event["args"]["op_name"])
             taken.setdefault(kernel, []).append(event["dur"] / 1e3)
-    origins, layers = _Origins(onnx.load(path, load_external_data=False)), dict[tuple[str, str], Layer]()
-    for (made, op), times in taken.items():
-        name, flops = origins.of(made)
-        before = layers.get((name, op), Layer(name, op, 0.0, 0))
-        layers[name, op] = Layer(name, op, before.ms + median(times[3:]), before.flops + flops)
-    return list(layers.values())
+    return {kernel: times[_WARM_UP:] or times for kernel, times in taken.items()}
 
 
 class _Origins:

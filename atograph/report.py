@@ -22,10 +22,13 @@ class _Record(BaseModel):
 class Budget(_Record):
     """What was asked for and what came out, as shares of the dense model's total."""
 
-    kind: Literal["flops", "params", "bytes"]
+    kind: Literal["flops", "params", "bytes", "latency"]
     asked: Share
-    reached: Share
+    reached: Annotated[float, Field(ge=0.0)]
+    """Of latency, as measured in ONNX Runtime."""
     smallest: Share
+    predicted: float | None = None
+    """Of latency, what the table of layers said, before anything was corrected by measuring."""
 
 
 class Size(_Record):
@@ -85,6 +88,13 @@ class Comparison(_Record):
         return self.masked_slim <= self.tolerance and self.slim_onnx <= self.tolerance
 
 
+class Rounding(_Record):
+    """What a plan in multiples of something came to, as shares of the dense model's."""
+
+    latency: float
+    flops: float
+
+
 class FrozenGroup(_Record):
     """A group that could not be pruned."""
 
@@ -106,6 +116,10 @@ class Report(_Record):
     device: str
     settings: dict[str, object] = Field(default_factory=dict)
     budgets: list[Budget]
+    round_to: int = 1
+    """The multiple that widths were rounded to."""
+    rounding: dict[int, Rounding] = Field(default_factory=dict)
+    """With ``auto``: what was measured for each multiple that was tried, on plans by magnitude."""
     dense: Size
     slim: Size
     groups: int

@@ -49,6 +49,8 @@ def _costs(report: Report) -> Table:
     for budget in report.budgets:
         if budget.kind == "bytes":
             table.add_row("activations at their peak", "", "", "", "", figures.percent(budget.reached))
+        if budget.kind == "latency" and budget.predicted is not None:
+            table.add_row("latency by the table of layers", "", "", "", "", figures.percent(budget.predicted))
     table.add_row(
         metrics.name,
         *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),

@@ -11,7 +11,7 @@ from atograph.passes.plan import fingerprint
 from atograph.train.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings
 
-_OF_THE_MACHINE = {"device", "checkpoint_seconds"}
+_OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
 
 
 def checkpoints_beside(out: Path) -> Path:

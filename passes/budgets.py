@@ -16,15 +16,15 @@ class Budgets:
     """What a plan may cost.
 
     Attributes:
-        shares: ``flops``, ``params`` or ``bytes`` (of activations, at their peak) → the largest share of the dense
-            model's to keep.
+        shares: ``flops``, ``params``, ``bytes`` (of activations, at their peak), or a cost that was added to the cost
+            model → the largest share of the dense model's to keep.
         cost: of the program.
         dense: what is limited → its value for the dense model.
     """
 
     shares: Mapping[str, float]
     cost: CostModel
-    dense: Mapping[str, int]
+    dense: Mapping[str, float]
 
     @classmethod
     def of(cls, cost: CostModel, **shares: float | None) -> Budgets:
@@ -35,13 +35,13 @@ class Budgets:
         """
         given = {what: share for what, share in shares.items() if share is not None}
         if not given:
-            raise UserError("a plan within a budget takes flops=, params= or bytes=, or several of them.")
+            raise UserError("a plan within a budget takes flops=, params=, bytes= or latency=, or several of them.")
         for what, share in given.items():
             if not 0 < share <= 1:
                 raise UserError(
                     f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
                 )
-        dense = {what: getattr(cost, what)() for what in given}
+        dense = {what: cost.of(what) for what in given}
         for what, total in dense.items():
             if not total:
                 raise UserError(f"this model has no {what} to reduce.")
@@ -49,7 +49,7 @@ class Budgets:
 
     def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """For each budget the share of the dense cost that some counts keep; of the kind of the counts."""
-        return {what: getattr(self.cost, what)(counts) / total for what, total in self.dense.items()}
+        return {what: self.cost.of(what, counts) / total for what, total in self.dense.items()}
 
     def used(self, counts: Mapping[str, Any] | None = None) -> Any:
         """How much of the tightest budget some counts use: they are within all of them up to 1."""

@@ -7,21 +7,22 @@ an exact integer for integer counts, and a differentiable tensor for soft ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import Axis, Dim, Shape, evaluate, product, resolve
+from atograph.passes.dims import product
+from atograph.passes.errors import UserError
 from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
 from atograph.passes.memory import Peak
 from atograph.passes.polynomial import Monomials, Polynomial, added
 from atograph.passes.program import Program
-from atograph.passes.sizes import at
+from atograph.passes.widths import Widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,29 @@ class CostModel:
     _flops: Cost
     _params: Cost
     _bytes: Peak
+    _others: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+
+    def with_cost(self, what: str, cost: Callable[[Mapping[str, Any]], Any]) -> CostModel:
+        """The same cost model with one more cost, which budgets may then limit by its name.
+
+        Args:
+            what: its name.
+            cost: takes counts as `flops` does and returns a number of the same kind, above 0 for the dense model. It
+                must not fall where a count rises: plans are chosen by adding units while they fit.
+        """
+        return replace(self, _others={**self._others, what: cost})
+
+    def of(self, what: str, kept: Mapping[str, Any] | None = None) -> Any:
+        """One cost by its name: ``flops``, ``params``, ``bytes``, or one that `with_cost` added.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        if what in self._others:
+            return self._others[what](kept or {})
+        if what not in ("flops", "params", "bytes"):
+            raise UserError(f"nothing is known of what this model costs in {what}.")
+        return getattr(self, what)(kept)
 
     def flops(self, kept: Mapping[str, Any] | None = None) -> Any:
         """Total FLOPs (two per multiply-add) for a batch of one."""
@@ -84,20 +108,8 @@ class EstimateCost(AnalysisPass):
     def analyse(self, program: Program) -> CostModel:
         """The cost model of a program whose groups have been found."""
         axes, groups = program.fact(Axes), program.fact(Groups)
-        sizes = {group.name: group.size for group in groups.prunable}
-        variable = {group.axis: Polynomial({(group.name,): 1}) for group in groups.prunable}
-
-        def count(axis: Axis) -> Any:
-            return variable.get(axis) or at(axis.size)
-
-        known: dict[Dim, Any] = {}  # a dim passes through many ops
-
-        def counts(shape: Shape) -> tuple[Any, ...]:
-            for dim in shape:
-                if dim not in known:
-                    known[dim] = evaluate(resolve(dim), count, added)
-            return tuple(known[dim] for dim in shape)
-
+        counts = Widths(groups)
+        sizes = counts.sizes
         parameters = program.parameter_names()
         shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
         flops = [effect.flops(counts) for effect in axes.effects.values() if effect.flops is not None]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import Axis, axes_of
+from atograph.passes.dims import Axis, Dim, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.placements import placements
@@ -30,6 +30,8 @@ class Group:
         zeroing: the parameter slices which, once zero, make a unit removable (empty for a frozen group).
         frozen: why no unit of it may go; None for a prunable group.
         axis: the axis itself.
+        outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
+            dim): then those are what can make a width a multiple of something.
     """
 
     name: str
@@ -39,6 +41,20 @@ class Group:
     zeroing: tuple[Slice, ...]
     frozen: Reason | None
     axis: Axis
+    outer: bool = False
+
+    def step(self, round_to: int) -> int:
+        """In which steps units may go where widths are to be multiples of ``round_to``.
+
+        One at a time for an outer factor of a product. A group of fewer units than ``round_to`` is taken in halves of
+        it, or halves of those, down to half of the group, so that rounding leaves it a choice.
+        """
+        if self.outer:
+            return 1
+        if self.size < round_to:
+            while round_to > 1 and 2 * round_to > self.size:
+                round_to //= 2
+        return round_to
 
     def __str__(self) -> str:
         """``g0  64 units  producers → consumers``, and why it is frozen."""
@@ -114,12 +130,13 @@ class FindGroups(AnalysisPass):
         program.facts[ZeroSets] = zero_sets
         members: dict[Axis, dict[tuple[str, int], None]] = {}
         parameters = program.parameter_names()
-        names = {}
+        names, dims = {}, {}
         for node, name in program.state_nodes():
             names[node] = name
             if name not in parameters:
                 continue
             for index, dim in enumerate(axes.shape(node)):
+                dims[name, index] = dim
                 for axis in axes_of(dim):
                     if axis.frozen is None or not axis.frozen.structural:
                         members.setdefault(axis, {})[name, index] = None
@@ -139,5 +156,19 @@ class FindGroups(AnalysisPass):
                 for place in placed[node, dim][axis]
             )
             consumers = frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ()))
-            listed.append(Group(f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis))
+            outer = all(_is_outer(axis, dims[member]) for member in found)
+            listed.append(Group(f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis, outer))
         return Groups(tuple(listed))
+
+
+def _is_outer(axis: Axis, dim: Dim) -> bool:
+    """Whether something multiplies an axis from the right wherever it stands along a resolved dim."""
+    for term in dim.terms:
+        for place, factor in enumerate(term):
+            if isinstance(factor, Axis):
+                inner = factor is axis and place == len(term) - 1
+            else:
+                inner = not _is_outer(axis, factor if isinstance(factor, Dim) else factor.source)
+            if inner:
+                return False
+    return True

@@ -185,8 +185,9 @@ def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
 
 
 def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
-    """How many units of a group stay at least: a share ``floor``, one unit, one multiple of ``round_to``."""
-    return min(group.size, round_to * max(1, ceil(ceil(floor * group.size) / round_to)))
+    """How many units of a group stay at least: a share ``floor``, one unit, one step of ``round_to`` (`Group.step`)."""
+    step = group.step(round_to)
+    return min(group.size, step * max(1, ceil(ceil(floor * group.size) / step)))
 
 
 def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1) -> dict[str, int]:
@@ -204,9 +205,9 @@ def plan_from_scores(
 ) -> Plan:
     """The plan that keeps the best-scored units over all groups within some budgets.
 
-    Each group's units are ranked by score and taken in blocks of ``round_to``. One threshold over all blocks is found
-    by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. Costs are products
-    of counts with non-negative coefficients, so a block that does not fit once never fits later. Where more than half
+    Each group's units are ranked by score and taken in blocks (`Group.step` of ``round_to``). One threshold over all
+    blocks is found by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. No
+    cost falls where a count rises, so a block that does not fit once never fits later. Where more than half
     a percent of the dense cost is left even so, blocks are exchanged.
 
     Args:
@@ -214,7 +215,7 @@ def plan_from_scores(
         budgets: all of them hold.
         scores: group name → score of each unit, shape ``[size]``; higher stays longer. Missing groups stay whole.
         floor: share of each group that stays at least.
-        round_to: kept counts are multiples of this (or the whole group).
+        round_to: widths are multiples of this, or whole (`Group.step`).
 
     Raises:
         UserError: the budget is out of reach.
@@ -227,10 +228,11 @@ def plan_from_scores(
             continue
         values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
         ranked[group.name] = units.tolist()
+        step = group.step(round_to)
         least = counts[group.name] = least_kept(group, floor, round_to)
-        start = np.arange(least, group.size, round_to)
+        start = np.arange(least, group.size, step)
         levels[group.name] = [*start.tolist(), group.size]
-        size = np.minimum(round_to, group.size - start)
+        size = np.minimum(step, group.size - start)
         means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
         owners.append(np.full(len(start), order))
         starts.append(start)

@@ -102,11 +102,12 @@ def test_any_plan_is_within_its_limits(widths: list[int], flops: float, floor: f
     for group in graph.prunable:
         kept = plan.kept[group.name]
         assert len(kept) >= min(group.size, max(1, floor * group.size))
-        assert len(kept) % round_to == 0 or len(kept) == group.size
+        step = group.step(round_to)
+        assert len(kept) % step == 0 or len(kept) == group.size
         best = scores[group.name].argsort(descending=True, stable=True)[: len(kept)]
         assert set(kept) == set(best.tolist())
         if len(kept) < group.size:  # no block fits any more
-            more = min(group.size, len(kept) + round_to)
+            more = min(group.size, len(kept) + step)
             assert graph.cost.flops(plan.counts | {group.name: more}) > flops * graph.flops
 
 

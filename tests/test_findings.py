@@ -233,7 +233,7 @@ def test_a_model_that_has_changed_since_it_was_traced(change: Callable[[nn.Seque
         ({"g0": torch.full((8,), torch.nan)}, {"flops": 0.5}, "not numbers everywhere"),
         ({"g9": torch.ones(8)}, {"flops": 0.5}, "there is no group 'g9'"),
         ({"g1": torch.ones(4)}, {"flops": 0.5}, "takes no scores: model input"),
-        ({"g0": torch.ones(8)}, {}, "takes flops=, params= or bytes="),
+        ({"g0": torch.ones(8)}, {}, "takes flops=, params=, bytes= or latency="),
         ({}, {"flops": 0.5}, "50 % of the flops is out of reach: the smallest reachable is 100 %"),
     ],
 )

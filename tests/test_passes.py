@@ -200,7 +200,7 @@ LAYERS = [
         "rules.reduce",
         "rules.shape",
     },
-    {"infer_axes", "zero", "groups", "memory", "cost", "budgets", "plan", "choose", "slim"},
+    {"infer_axes", "zero", "groups", "widths", "memory", "interpolated", "cost", "budgets", "plan", "choose", "slim"},
     {"text", "verify", "registry", "pipeline"},
 ]
 

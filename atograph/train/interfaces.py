@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,14 @@ class Graph(Protocol[P_co]):
     def cost(self) -> Cost:
         """The cost model."""
 
-    def budgets(self, *, flops: float | None = ..., params: float | None = ..., bytes: float | None = ...) -> Budgets:
+    def budgets(
+        self,
+        *,
+        flops: float | None = ...,
+        params: float | None = ...,
+        bytes: float | None = ...,
+        latency: float | None = ...,
+    ) -> Budgets:
         """Budgets, as shares of the dense model's costs."""
 
     def plan(self, *, kept: Mapping[str, Iterable[int]]) -> P_co:
@@ -141,9 +148,11 @@ class Graph(Protocol[P_co]):
         scores: Mapping[str, Tensor],
         flops: float | None = ...,
         floor: float = ...,
-        round_to: int = ...,
+        round_to: int | Literal["auto"] | None = ...,
         *,
         params: float | None = ...,
         bytes: float | None = ...,
+        latency: float | None = ...,
+        measured: bool = ...,
     ) -> P_co:
-        """Keep the highest scores, Tensor[size] per group, within budgets."""
+        """Keep the highest scores, Tensor[size] per group, within budgets; that of latency as predicted or measured."""

@@ -165,9 +165,9 @@ class Pruner(Hook, Generic[P]):
             kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},
         )
 
-    def _read_mask(self) -> None:
+    def _read_mask(self, *, final: bool = False) -> None:
         self.search.refresh_prior(self.taylor)
-        self.plan = self.search.plan()
+        self.plan = self.search.plan(final=final)
         self.masking = True
         self.mask = self.units.mask_of(self.plan)
         self.shares = family_shares(self.units, self.mask)
@@ -180,7 +180,7 @@ class Pruner(Hook, Generic[P]):
             batches = self.pool.batches or self.fit.task.some_batches(self.settings.controller_batches)
             on_device = (to_device(batch, self.fit.device) for batch in batches)
             self.taylor.measure(self.fit.model, self.fit.task, on_device, self.fit.replicas)
-        self._read_mask()
+        self._read_mask(final=True)
         self._freeze_for_good()
 
     def _freeze_for_good(self) -> None:

@@ -126,8 +126,12 @@ class MaskSearch(Generic[P]):
         kept = {name: float(part.sum()) for name, part in self.units.split(soft).items()}
         return float(self.graph.cost.flops(kept)) / self.graph.flops
 
-    def plan(self, scores: Tensor | None = None) -> P:
+    def plan(self, scores: Tensor | None = None, *, final: bool = False) -> P:
         """The plan of ``scores`` [total] (None: the controller's, `scores`), exactly within the budget.
+
+        Args:
+            scores: one for each unit.
+            final: a budget of latency is to hold as measured, not as predicted.
 
         Raises:
             UserError: the budget is out of reach.
@@ -141,7 +145,10 @@ class MaskSearch(Generic[P]):
         self.replicas.from_first([scores])
         parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
         settings = self.settings
-        return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.round_to, **settings.budgets)
+        how: dict[Any, Any] = {**settings.budgets}
+        if settings.latency is not None:
+            how["measured"] = final
+        return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.rounding, **how)
 
     def refresh_prior(self, taylor: Taylor | None) -> None:
         """Take the prior anew, with zero where its own plan cuts.

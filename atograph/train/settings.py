@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+Budget: TypeAlias = Literal["flops", "params", "bytes", "latency"]
 
 
 class TrainSettings(BaseModel):
@@ -34,10 +36,21 @@ class TrainSettings(BaseModel):
     bytes: Share | None = None
     """The same for the peak memory of activations. With several budgets all hold, and the controller works at the one
     that is exceeded most."""
+    latency: Share | None = None
+    """The same for the latency in ONNX Runtime on this machine's CPU: predicted by a table of measured layers while the
+    mask is searched for, and measured when it becomes final."""
+    latency_batch: Annotated[int, Field(ge=1)] = 1
+    """Samples per call where latency is measured."""
+    latency_threads: Annotated[int, Field(ge=0)] = 1
+    """Threads within an op there; 0 leaves the choice to ONNX Runtime."""
+    latency_table: str | None = None
+    """A file with what was measured (``latency.json`` of a run): it is read where it is there, and written else. With
+    the same file and seed a run gives the same plan."""
     floor: Fraction = 0.05
     """Least share of each family's units that stays; one unit stays in any case."""
-    round_to: Annotated[int, Field(ge=1)] = 1
-    """Kept units of a family come in multiples of this (8 suits tensor cores)."""
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Widths are multiples of this (8 suits tensor cores); ``auto``: of what ONNX Runtime is fastest with on this
+    machine. None: ``auto`` with a budget of latency, else 1."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""
@@ -133,12 +146,17 @@ class TrainSettings(BaseModel):
     once."""
 
     @property
-    def budgets(self) -> dict[Literal["flops", "params", "bytes"], float]:
-        """``flops``, ``params`` and ``bytes``, those that are budgets."""
-        given: dict[Literal["flops", "params", "bytes"], float | None] = {
-            "flops": self.flops, "params": self.params, "bytes": self.bytes,
+    def budgets(self) -> dict[Budget, float]:
+        """``flops``, ``params``, ``bytes`` and ``latency``, those that are budgets."""
+        given: dict[Budget, float | None] = {
+            "flops": self.flops, "params": self.params, "bytes": self.bytes, "latency": self.latency,
         }  # fmt: skip
         return {what: share for what, share in given.items() if share is not None} or {"flops": 0.5}
+
+    @property
+    def rounding(self) -> int | Literal["auto"]:
+        """`round_to`, where it is None what stands for it."""
+        return self.round_to or ("auto" if self.latency is not None else 1)
 
     @property
     def zero_from(self) -> float:

@@ -1,0 +1,160 @@
+"""Latency of slim models in ONNX Runtime: ``python -m benchmarks.latency [--only GLOB]``.
+
+Seven known models with random weights, pruned by magnitude to 0.5 and 0.3 of their FLOPs, on one thread of this CPU at
+batches of 1 and 8: with widths as they come (off), in multiples of 8, and in those that ``--round-to auto`` finds; and
+Torch-Pruning's model of the same FLOPs where it can make one, exported the same way, as it comes and rounded to what
+auto found. In one run all models of a budget are called in turns. Each budget of a model is measured in a process of
+its own with a time limit. With ``--json`` a row is written as soon as it is measured, and ``--resume`` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.latency_part import BATCHES
+from benchmarks.processes import Processes
+from benchmarks.zoo_rows import Row, Rows, measure_row
+
+BUDGETS = (0.5, 0.3)
+VARIANTS = ("off", "8", "auto", "Torch-Pruning", "Torch-Pruning, rounded")
+MARKER = "<!-- table: python -m benchmarks.latency -->"
+"""What stands above this line in a Markdown file is written by hand."""
+
+
+def part_command(part: str, model: str, found: Path) -> Sequence[str]:
+    """Measure a budget of a model with this Python."""
+    return [sys.executable, "-m", "benchmarks.latency_part", part, model, str(found)]
+
+
+def variants_of(row: Row, budget: float, batch: int) -> dict[str, dict[str, Any]]:
+    """Variant → what was found for it; that of ``auto`` is the one chosen for this batch."""
+    found = row.get(f"{budget:g}", {}).get("variants", {})
+    return {title: found[key] for title in ("dense", *VARIANTS)
+            if (key := f"auto, batch {batch}" if title == "auto" else title) in found}  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each model, budget and batch: latency over the dense one's, and that over the share of the FLOPs."""
+    lines = [
+        "| model | FLOPs | batch | dense ms | " + " | ".join(VARIANTS) + " |",
+        "|---|---|---|---|" + "---|" * len(VARIANTS),
+    ]
+    for row in rows:
+        for budget in BUDGETS:
+            for batch in BATCHES:
+                found = variants_of(row, budget, batch)
+                dense = found.get("dense", {}).get(str(batch))
+                if dense is None:
+                    part = row.get(f"{budget:g}")
+                    why = "" if part is None else part.get("error", "failed")
+                    lines.append(f"| {row['model']} | {budget:g} | {batch} | {why} |" + " |" * len(VARIANTS))
+                    continue
+                multiple = row[f"{budget:g}"]["multiples"].get(str(batch))
+                cells = [_cell(found.get(title), batch, multiple if title == "auto" else None) for title in VARIANTS]
+                lines.append(f"| {row['model']} | {budget:g} | {batch} | {dense:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(found: dict[str, Any] | None, batch: int, multiple: int | None) -> str:
+    if found is None:
+        return ""
+    if "error" in found:
+        return "failed: " + found["error"][:60].replace("|", "/")
+    ratio = found[str(batch)]
+    note = f", by {multiple}" if multiple else ""
+    return f"{ratio:.3f} ({ratio / found['flops']:.2f}{note})"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The median share of the ideal speed-up, 1 over the budget, that each variant reaches, by kind of network."""
+    from benchmarks.latency_models import CONVOLUTIONAL
+
+    lines = []
+    for kind, chosen in (("convolutional", True), ("attention", False)):
+        own = [row for row in rows if (row["model"] in CONVOLUTIONAL) is chosen]
+        for budget in BUDGETS:
+            for batch in BATCHES:
+                each = [variants_of(row, budget, batch) for row in own]
+                shares = {
+                    title: [budget / found[title][str(batch)] for found in each if str(batch) in found.get(title, {})]
+                    for title in VARIANTS
+                }
+                shown = [f"{title} {median(all_):.0%} of {len(all_)}" for title, all_ in shares.items() if all_]
+                if shown:
+                    lines.append(f"- {kind}, {budget:g} of the FLOPs, batch {batch}: {', '.join(shown)}")
+    return "\n".join(["The median share of the ideal speed-up (1 over the budget):", "", *lines])
+
+
+def write_markdown(file: Path, rows: Sequence[Row]) -> None:
+    """Write table and summary below the marker line of a file; what stands above it is kept."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else [MARKER]
+    above = lines[: lines.index(MARKER)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join([*above, MARKER, "", table(rows), "", summary(rows), ""]), encoding="utf-8")
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="*", metavar="GLOB", help="models whose name matches, for example '*net*'")
+    parser.add_argument("--timeout", type=float, default=1800.0, metavar="S", help="seconds per budget (default: 1800)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, each as soon as it is there")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of the --json file, measure what is missing"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and summary there, below its marker")
+    options = parser.parse_args(arguments)
+    if options.resume and options.json is None:
+        parser.error("--resume needs the --json file to resume from")
+    given = options.markdown
+    if given is not None and given.exists() and MARKER not in given.read_text(encoding="utf-8").splitlines():
+        parser.error(f"{given} has no line '{MARKER}': what stands above it is kept, what follows is replaced")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write what was asked for."""
+    options = options_of(arguments)
+    from benchmarks.latency_models import MODELS
+
+    rows = Rows(options.json, tuple(MODELS))
+    if options.resume:
+        rows.load()
+    chosen = [name for name in MODELS if fnmatchcase(name, options.only)]
+    if not chosen:
+        print(f"no model's name matches '{options.only}'; there are {', '.join(MODELS)}", file=sys.stderr)
+        return 2
+    processes = Processes()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        for name in chosen:
+            for part in rows.missing(name, [f"{budget:g}" for budget in BUDGETS]):
+                print(f"{name} at {part} of its FLOPs ...", file=sys.stderr, flush=True)
+                rows.add(measure_row(name, [part], options.timeout, processes, part_command))
+    except KeyboardInterrupt:
+        print(table(rows.listed))
+        return 130
+    finally:
+        processes.stop()
+    print(table(rows.listed))
+    print(f"\n{summary(rows.listed)}")
+    if options.markdown is not None:
+        write_markdown(options.markdown, rows.listed)
+    return 0
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""One model at one budget, measured in this process: ``python -m benchmarks.latency_part SHARE MODEL FILE``.
+
+The dense model and all slim ones are called in turns, so that the machine's drift hits all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from atograph.passes.exported import to_exported
+from torch import nn
+
+import atograph
+from atograph.capture import with_batch
+from atograph.flop_count import count_flops
+from atograph.latency import times_in_turns
+from atograph.onnx_export import OnnxModel, export_onnx
+from benchmarks.latency_models import build
+from benchmarks.torch_pruning_peer import installed
+from benchmarks.zoo_part import Record, first_line, root_of
+
+BATCHES = (1, 8)
+SECONDS = 20.0
+"""Of each measurement in turns."""
+
+_STEPS = 9
+"""Of the bisection for Torch-Pruning's ratio."""
+
+
+def measure(name: str, share: float, record: Record) -> None:
+    """Fill in the part of a row: for each variant its share of the FLOPs, and of the dense latency by batch size."""
+    torch.set_num_threads(1)
+    model, args, kwargs = build(name)
+    graph = atograph.trace(model, args, kwargs)
+    variants: dict[str, dict[str, Any]] = {}
+    with TemporaryDirectory() as scratch:
+        made: dict[str, OnnxModel] = {}
+
+        def variant(title: str, make: Callable[[], tuple[Any, float]]) -> None:
+            try:
+                with record.stage(title):
+                    program, flops = make()
+                    path = export_onnx(program, Path(scratch) / f"{len(made)}.onnx")
+                    made[title] = OnnxModel(path, program, threads=1)
+                variants[title] = {"flops": flops}
+            except Exception as error:
+                variants[title] = {"error": first_line(root_of(error))}
+            record.add(variants=variants)
+
+        def planned(**how: Any) -> tuple[Any, float]:
+            slim = atograph.slim(graph, graph.plan(flops=share, **how))
+            return slim.program, slim.flops / graph.flops
+
+        variant("dense", lambda: (to_exported(graph.program), 1.0))
+        variant("off", planned)
+        variant("8", lambda: planned(round_to=8))
+        multiples = {}
+        for batch in BATCHES:
+            latency = graph.measure_latency(batch=batch)
+            variant(f"auto, batch {batch}", lambda: planned(round_to="auto"))
+            multiples[str(batch)] = latency.chosen
+            record.add(multiples=multiples)
+        if installed():
+            for title, round_to in (("Torch-Pruning", None), ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])])):
+                variant(title, lambda round_to=round_to: torch_pruning(name, share, round_to))  # type: ignore[misc]
+        for batch in BATCHES:
+            with record.stage(f"batch {batch}"):
+                shown = [title for title in made if "auto" not in title or title.endswith(f" {batch}")]
+                calls = [
+                    (made[t].session, made[t].feed(*with_batch(args, batch), **with_batch(kwargs, batch)))
+                    for t in shown
+                ]
+                times = dict(zip(shown, times_in_turns(calls, seconds=SECONDS), strict=True))
+            for title, taken in times.items():
+                ratios = (after / before for before, after in zip(times["dense"], taken, strict=True))
+                variants[title][str(batch)] = median(taken) if title == "dense" else median(ratios)
+            record.add(variants=variants)
+
+
+def torch_pruning(name: str, share: float, round_to: int | None) -> tuple[Any, float]:
+    """Torch-Pruning's model at the smallest ratio that leaves at most ``share`` of the FLOPs, exported; its FLOPs."""
+    whole = count_flops(*_called(name))
+    low, high = 0.0, 1.0  # too little, enough
+    best: tuple[nn.Module, float] | None = None
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        model, found = _pruned(name, middle, round_to)
+        flops = count_flops(model, *found[1], **found[2]) / whole
+        if flops <= share:
+            high, best = middle, (model, flops)
+        else:
+            low = middle
+    if best is None:
+        raise ValueError(f"it does not come down to {share:g} of the FLOPs")
+    _, args, kwargs = build(name)
+    return to_exported(atograph.trace(best[0], args, kwargs).program), best[1]
+
+
+def _called(name: str) -> tuple[Any, ...]:
+    model, args, kwargs = build(name)
+    return (model, *with_batch(args, 1), *with_batch(kwargs, 1).values())
+
+
+def _pruned(name: str, ratio: float, round_to: int | None) -> tuple[nn.Module, Any]:
+    import torch_pruning as tp
+
+    model, args, kwargs = build(name)
+    args, kwargs = with_batch(args, 1), with_batch(kwargs, 1)
+    output = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    pruner = tp.pruner.BasePruner(
+        model, kwargs or args, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=ratio,
+        ignored_layers=[output], round_to=round_to,
+    )  # fmt: skip
+    pruner.step()
+    return model, (model, args, kwargs)
+
+
+def main() -> None:
+    """Measure; an error is a finding, too."""
+    share, model, path = sys.argv[1:]
+    record = Record(Path(path))
+    try:
+        measure(model, float(share), record)
+    except Exception as error:
+        record.add(error=first_line(error))
+
+
+if __name__ == "__main__":
+    main()
