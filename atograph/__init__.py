@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from atograph.apply import Applied, apply_plan
     from atograph.compression import Result, compress
     from atograph.graph import Graph, trace
+    from atograph.keep_module import keep_module
     from atograph.loading import load
     from atograph.masking import mask
     from atograph.own_loop import AutoTrainOnce
@@ -36,6 +37,7 @@ _HOMES = {
     "UserError": "passes.errors",
     "apply_plan": "apply",
     "compress": "compression",
+    "keep_module": "keep_module",
     "load": "loading",
     "mask": "masking",
     "slim": "slimming",
@@ -57,6 +59,7 @@ __all__ = [
     "UserError",
     "apply_plan",
     "compress",
+    "keep_module",
     "load",
     "mask",
     "slim",

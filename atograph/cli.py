@@ -67,6 +67,10 @@ def compress(
             help="Widths are multiples of this; auto: of what ONNX Runtime is fastest with on this machine.",
         ),
     ] = None,
+    keep_module: Annotated[
+        bool | None,
+        typer.Option("--keep-module", help="Keep whole what stands in the way of a slim module.", show_default=False),
+    ] = None,
     slim_at: Annotated[
         str | None,
         typer.Option(help="Train the slim module from there on: zero (everything masked is zero), freeze, or never."),
@@ -110,6 +114,7 @@ def compress(
         "latency_batch": latency_batch,
         "latency_threads": latency_threads,
         "latency_table": latency_table,
+        "keep_module": keep_module,
         "slim_at": slim_at,
         "precision": precision,
         "accumulate": accumulate,

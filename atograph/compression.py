@@ -20,6 +20,7 @@ from atograph.copying import copy_of
 from atograph.example_inputs import as_inputs, check_accepts, inputs_of_batch
 from atograph.graph import trace
 from atograph.init_weights import load_init
+from atograph.keep_module import keep_module
 from atograph.masking import zero_
 from atograph.measuring import Job, check_cost, measure
 from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, export_onnx
@@ -232,8 +233,9 @@ def _run_beside(
     require_values(current_state(job.model), "training needs the values of the weights")
     check_dtypes(current_state(job.model))
     check_accepts(job.model, job.inputs, where=job.where)
-    graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
-    settings = job.settings
+    graph, settings = trace(job.model, job.inputs.args, job.inputs.kwargs), job.settings
+    if settings.keep_module:
+        graph = keep_module(graph)
     check_opset(job.opset)
     check_cost(graph, job.inputs)
     replicas = join(settings.device)

@@ -20,6 +20,7 @@ from atograph.passes.groups import Group, Groups
 from atograph.passes.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
 from atograph.passes.program import Program
+from atograph.passes.reason import Reason
 from atograph.stages import stage
 from atograph.weightless import capture_weightless, current_state, is_weightless
 
@@ -41,10 +42,10 @@ class Graph:
         latency: what was measured in ONNX Runtime; None as long as nobody asked.
     """
 
-    def __init__(self, program: Program, model: nn.Module | None = None) -> None:
+    def __init__(self, program: Program, model: nn.Module | None = None, groups: Groups | None = None) -> None:
         self.program = program
         self.model = model
-        self.groups: Groups = program.fact(Groups)
+        self.groups: Groups = program.fact(Groups) if groups is None else groups
         self.cost: CostModel = program.fact(CostModel)
         self.latency: MeasuredLatency | None = None
 
@@ -72,6 +73,10 @@ class Graph:
     def prunable(self) -> tuple[Group, ...]:
         """The groups that are not frozen."""
         return self.groups.prunable
+
+    def frozen(self, reasons: Mapping[str, Reason]) -> Graph:
+        """The same graph with some groups kept whole for reasons of the user's own: name → why."""
+        return Graph(self.program, self.model, self.groups.frozen(reasons))
 
     @property
     def flops(self) -> int:

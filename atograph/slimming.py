@@ -19,7 +19,7 @@ from atograph.passes.program import Program
 from atograph.passes.run import ProgramModule
 from atograph.passes.slim import Slim as SlimPass
 from atograph.passes.values import require_values
-from atograph.repair import NotRepaired, Repaired, slim_module
+from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.stages import stage
 
 
@@ -74,13 +74,13 @@ class Slim:
         return ProgramModule(own).double()
 
     @cached_property
-    def _repaired(self) -> Repaired | str:
+    def _repaired(self) -> Repaired | NotRepaired:
         if self._graph.model is None:
-            return "the graph was not traced from a module"
+            return NotRepaired(Problem("the graph was not traced from a module"))
         try:
             return slim_module(self._graph.model, self._graph.program, self.passes_program)
         except NotRepaired as reason:
-            return str(reason)
+            return reason
 
     @property
     def module(self) -> nn.Module | None:
@@ -89,17 +89,23 @@ class Slim:
         Where its code keeps widths that no attribute holds, some of its modules have hooks that correct single calls:
         `repairs` lists them. They are copied and pickled with the module.
         """
-        return None if isinstance(self._repaired, str) else self._repaired.module
+        return self._repaired.module if isinstance(self._repaired, Repaired) else None
 
     @property
     def why_no_module(self) -> str:
         """Why there is no slim module; empty if there is one."""
-        return self._repaired if isinstance(self._repaired, str) else ""
+        return "" if isinstance(self._repaired, Repaired) else str(self._repaired)
 
     @property
     def repairs(self) -> tuple[str, ...]:
         """In words, what was repaired in the slim module beside its tensors: attributes first, then single calls."""
-        return () if isinstance(self._repaired, str) else (*self._repaired.attributes, *self._repaired.calls)
+        found = self._repaired
+        return (*found.attributes, *found.calls) if isinstance(found, Repaired) else ()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What keeps the module from being slim, one by one; none if it is."""
+        return () if isinstance(self._repaired, Repaired) else self._repaired.problems
 
     def to_onnx(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def description(self) -> str:
-        """``64 units  producers → consumers``, then ``frozen`` where it is.
+        """``64 units  producers → consumers``, then ``frozen`` where the model does not allow that units go.
 
         A consumer that has to be zero as well is marked with ``*``.
         """
@@ -74,7 +74,12 @@ class Group:
             mark = "*" if consumes and (parameter, dim) in zeroed else ""
             sides[consumes].append(f"{parameter}[{dim}]{mark}")
         text = f"{self.size} units  " + " → ".join(", ".join(side) for side in sides if side)
-        return text if self.frozen is None else f"{text}  frozen"
+        return text if self.free else f"{text}  frozen"
+
+    @property
+    def free(self) -> bool:
+        """Whether the model allows that units of it go, whatever the user wishes."""
+        return self.frozen is None or self.frozen.wish
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,13 @@ class Groups:
     def prunable(self) -> tuple[Group, ...]:
         """The groups that are not frozen."""
         return tuple(group for group in self.listed if group.frozen is None)
+
+    def frozen(self, reasons: Mapping[str, Reason]) -> Groups:
+        """The same groups, some of them frozen for more reasons: name → why."""
+        return Groups(tuple(
+            replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
+            for group in self.listed
+        ))  # fmt: skip
 
     def by_axis(self) -> dict[Axis, Group]:
         """Axis → its group."""

@@ -137,8 +137,8 @@ def _where_they_differ(a: str, b: str, shown: int = 100) -> tuple[str, str]:
 
 
 def fingerprint(groups: Groups) -> str:
-    """A digest of the groups: names, sizes, members, zeroing sets, and which of them are frozen."""
-    lines = (f"{g.name} {g.size} {g.members} {g.frozen is None} {g.zeroing}" for g in groups)
+    """A digest of the groups: names, sizes, members, zeroing sets, and which of them the model freezes."""
+    lines = (f"{g.name} {g.size} {g.members} {g.free} {g.zeroing}" for g in groups)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

@@ -27,6 +27,7 @@ class Reason:
         module: qualified name of the module that issued the node (empty for the root).
         source: ``file:line`` of the call in the user's code (empty where unknown).
         structural: true for kernel sizes, which nobody would prune; they are not listed as groups.
+        wish: true where the user wants it so; a plan that keeps to it fits the model without the wish as well.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Reason:
     module: str = ""
     source: str = ""
     structural: bool = False
+    wish: bool = False
 
     def __str__(self) -> str:
         where = ", ".join(part for part in (self.module or self.node, self.source) if part)

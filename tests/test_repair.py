@@ -298,6 +298,35 @@ def test_a_line_that_needs_other_sizes_each_time_is_named() -> None:
     )
 
 
+def test_what_stands_in_the_way_is_kept_whole() -> None:
+    torch.manual_seed(0)
+    model = Net(nn.Sequential(Looping(), Attention())).double().eval()
+    perturb(model)
+    x = torch.randn(2, 5, 8).double()
+    graph = atograph.trace(model, x)
+    kept = atograph.keep_module(graph)
+    frozen = [group for group in kept.groups if group.frozen is not None and group.frozen.wish]
+    members = {name for group in frozen for name, _dim in group.members}
+    assert {"middle.0.ups.0.weight", "middle.0.ups.1.weight"} <= members and "middle.1.out.weight" not in members
+    assert "so that the module comes back: test_repair.py:" in str(frozen[0])
+    plan = kept.plan(random=5, keep=0.5)
+    slim = atograph.slim(kept, plan)
+    assert slim.module is not None and same(slim, slim.module, x) and slim.params < kept.params
+    replayed = atograph.slim(graph, atograph.Plan.from_json(plan.to_json()))  # it fits without the wish
+    assert same(replayed, slim.module, x)
+    with pytest.raises(atograph.UserError, match="frozen here: so that the module comes back"):
+        graph.plan(random=5, keep=0.5).check(kept.groups)
+
+
+def test_a_module_that_insists_on_its_width_is_kept_as_far_as_needed() -> None:
+    torch.manual_seed(0)
+    graph = atograph.trace(Net(nn.Sequential(Asserting(), Attention())), torch.randn(2, 5, 8))
+    kept = atograph.keep_module(graph)
+    assert 0 < len(kept.prunable) < len(graph.prunable)
+    assert atograph.slim(kept, kept.plan(random=1, keep=0.5)).module is not None
+    assert atograph.keep_module(kept) is kept
+
+
 class Asserting(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -7,5 +7,6 @@ computes is compared with what the program does (`samples`).
 """
 
 from atograph.repair.module import NotRepaired, Repaired, slim_module
+from atograph.repair.search import Problem
 
-__all__ = ["NotRepaired", "Repaired", "slim_module"]
+__all__ = ["NotRepaired", "Problem", "Repaired", "slim_module"]

@@ -16,12 +16,20 @@ from atograph.passes.program import Program
 from atograph.repair.corrections import correct_calls
 from atograph.repair.needs import needs_of
 from atograph.repair.samples import samples_of
-from atograph.repair.search import Example, attributes, calls_of, corrections
+from atograph.repair.search import Example, Problem, attributes, calls_of, corrections
 from atograph.structures import tensors_of
 
 
 class NotRepaired(Exception):
-    """The module's own code keeps a width that cannot be reached; the text says where."""
+    """The module's own code keeps a width that cannot be reached; the text says where.
+
+    Attributes:
+        problems: one by one.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(dict.fromkeys(problem.text for problem in problems)))
+        self.problems = problems
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,10 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program.
     """
     if any(tensor.is_meta for tensor in slimmed.state.values()):
-        raise NotRepaired("the weights are on the meta device, so the module cannot be checked")
+        raise NotRepaired(Problem("the weights are on the meta device, so the module cannot be checked"))
     example = slimmed.interface.example
     if example is None:
-        raise NotRepaired("there are no example inputs to check the module with")
+        raise NotRepaired(Problem("there are no example inputs to check the module with"))
     replaced = {name: value for name, value in _named_state(model) if name in slimmed.state}
     module = copy_of(model, shared=replaced.values())
     calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example)
@@ -72,7 +80,7 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
         correct_calls(module.get_submodule(name), each)
     wrong = _difference(module, example, tensors_of(expected), close)
     if wrong or left:
-        raise NotRepaired("; ".join(dict.fromkeys([*left, *lost, *wrong])))
+        raise NotRepaired(*left, *lost, *wrong)
     lines = {(name, place): call.need.line for (name, place), each in calls.items() for call in each}
     corrected = tuple(
         f"{f'{name}: ' if name else ''}{place[-1]}{lines[name, place] and f' ({lines[name, place]})'} {correction}"
@@ -139,15 +147,16 @@ def _correct_widths(part: nn.Module) -> None:
             part.num_parameters = shape[0]
 
 
-def _difference(module: nn.Module, example: Example, expected: list[torch.Tensor], close: float) -> list[str]:
-    """In words, whether the module gives something else than the program, or nothing at all."""
+def _difference(module: nn.Module, example: Example, expected: list[torch.Tensor], close: float) -> list[Problem]:
+    """Whether the module gives something else than the program, or nothing at all."""
     args, kwargs = example
     with eval_mode(module), torch.no_grad():
         try:
             found = tensors_of(module(*args, **kwargs))
         except Exception as error:
-            return [f"its forward keeps an old width: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"]
+            first = (str(error).splitlines() or [""])[0]
+            return [Problem(f"its forward keeps an old width: {type(error).__name__}: {first}")]
     for a, b in zip(expected, found, strict=False):
         if a.shape != b.shape or relative_difference(a, b) > close:
-            return ["the module does not compute what the program does"]
+            return [Problem("the module does not compute what the program does")]
     return []

@@ -23,13 +23,28 @@ from atograph.repair.corrections import Correction
 from atograph.repair.needs import Need
 from atograph.repair.remembered import Remembered, Slot, remembering
 from atograph.repair.samples import Sample
-from atograph.repair.watching import Site, run_watched
+from atograph.repair.watching import Site, failed_in, run_watched
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Unrepaired(Exception):
     """A call cannot be corrected; the text says why."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a module's code that could not be repaired.
+
+    Attributes:
+        text: what it is, with the line.
+        module: name of the module in whose ``forward`` it was found.
+        calls: numbers of the calls to torch that it is about, if any.
+    """
+
+    text: str
+    module: str = ""
+    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,11 @@ class Call:
 
 def calls_of(
     model: nn.Module, needs: Mapping[Site, Sequence[Need]], example: Example
-) -> tuple[dict[Site, list[Call]], list[str]]:
+) -> tuple[dict[Site, list[Call]], list[Problem]]:
     """Run the dense model and lay its calls beside their needs.
 
     Returns:
-        for each site its calls in order; and in words what differs from the run that was captured and matters.
+        for each site its calls in order; and what differs from the run that was captured and matters.
     """
     found: dict[Site, list[list[Any]]] = defaultdict(list)
 
@@ -68,7 +83,11 @@ def calls_of(
             found[site].append(plain_leaves((args, kwargs)))
         return func(*args, **kwargs)
 
-    with remembering(model):
+    try:
+        with remembering(model):
+            run_watched(model, *example, note)
+    except Exception:  # code that takes nothing but plain integers; its calls can be corrected all the same
+        found.clear()
         run_watched(model, *example, note)
     calls = {
         site: [Call(need, given, _aligned(given, need.old)) for need, given in zip(needs[site], each, strict=True)]
@@ -76,7 +95,7 @@ def calls_of(
         if len(each) == len(needs[site])
     }
     lost = [
-        f"{need.line}: {site[1][-1]} is called another number of times than when the model was traced"
+        Problem(f"{need.line}: {site[1][-1]} is called another number of times than when the model was traced", site[0])
         for site, each in needs.items()
         if site not in calls
         for need in each
@@ -136,7 +155,7 @@ def corrections(
     example: Example,
     samples: Mapping[int, Sample],
     close: float,
-) -> tuple[dict[str, dict[Place, Correction]], list[str]]:
+) -> tuple[dict[str, dict[Place, Correction]], list[Problem]]:
     """Run the slim module and find out which of its calls need a correction.
 
     Args:
@@ -147,12 +166,12 @@ def corrections(
         close: relative difference up to which results of one op are the same.
 
     Returns:
-        module name → place → correction; and in words what is not as in the program, the first differing result too.
+        module name → place → correction; and what is not as in the program, of results that differ the first.
     """
     found: dict[Site, Correction] = {}
     seen: Counter[Site] = Counter()
-    left: dict[str, None] = {}
-    differing: list[str] = []
+    left: list[Problem] = []
+    differing: list[Problem] = []
 
     def corrected(site: Site, func: Any, args: Any, kwargs: Any) -> Any:
         known = calls.get(site, ())
@@ -167,19 +186,20 @@ def corrections(
                 raise Unrepaired("needs other sizes each time that it is called")
             result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
         except Unrepaired as error:
-            left.setdefault(f"{where} {error}")
+            left.append(Problem(f"{where} {error}", site[0], tuple(each.need.number for each in known)))
             return func(*args, **kwargs)
         if call.need.single and isinstance(result, torch.Tensor) and not differing:
             sample = samples.get(call.need.number)
             if sample is not None and sample.difference(Sample.of(result)) > close:
-                differing.append(f"{where} gives something else than in the program")
+                text = f"{where} gives something else than in the program"
+                differing.append(Problem(text, site[0], (call.need.number,)))
         return result
 
     try:
         run_watched(model, *example, corrected)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        left.setdefault(f"{type(error).__name__}: {first}")
+        left.append(Problem(f"{type(error).__name__}: {first}", failed_in(error)))
     by_module: dict[str, dict[Place, Correction]] = defaultdict(dict)
     for (module, place), correction in found.items():
         if correction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,14 @@ def run_watched(model: nn.Module, args: Any, kwargs: Any, handler: Handler) -> A
         return model(*args, **kwargs)
 
 
+def failed_in(error: BaseException) -> str:
+    """The name of the innermost module whose ``forward`` raised an error in a watched run."""
+    return str(getattr(error, _WHERE, ""))
+
+
+_WHERE = "_atograph_module"
+
+
 @contextmanager
 def _modules_entered(model: nn.Module) -> Iterator[list[str]]:
     """The names of the modules whose ``forward`` runs, innermost last."""
@@ -37,7 +46,9 @@ def _modules_entered(model: nn.Module) -> Iterator[list[str]]:
         stack.append(names.get(id(module), ""))
 
     def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
-        stack.pop()
+        name, error = stack.pop(), sys.exc_info()[1]
+        if error is not None and not hasattr(error, _WHERE):
+            setattr(error, _WHERE, name)
 
     hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:

@@ -51,6 +51,8 @@ class TrainSettings(BaseModel):
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Widths are multiples of this (8 suits tensor cores); ``auto``: of what ONNX Runtime is fastest with on this
     machine. None: ``auto`` with a budget of latency, else 1."""
+    keep_module: bool = False
+    """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""
