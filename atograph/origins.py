@@ -210,7 +210,7 @@ def place_of(func: Any) -> Place:
     It is in the user's code, or in that of one of torch's own layers.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _issues_calls(frame.f_code.co_filename):
+    while frame is not None and not issues_calls(frame.f_code.co_filename):
         frame = frame.f_back
     name = str(getattr(func, "__name__", func))
     return ("", 0, 0, name) if frame is None else (
@@ -219,7 +219,8 @@ def place_of(func: Any) -> Place:
 
 
 @cache
-def _issues_calls(file: str) -> bool:
+def issues_calls(file: str) -> bool:
+    """Whether the code in a file is the user's, a library's, or that of torch's own layers."""
     if any(part in file for part in _LAYERS):
         return not file.endswith(_NOT_LAYERS)
     return not file.startswith(_OURS) and not any(part in file for part in _NOT_THE_USERS)

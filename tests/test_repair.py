@@ -174,6 +174,37 @@ def encoder() -> nn.Module:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(24, 4, 32, batch_first=True), 2)
 
 
+def _only_integers(number: int) -> int:
+    if type(number) is not int:
+        raise TypeError("a plain integer is wanted")
+    return number
+
+
+class Strict(Attention):
+    """Takes integers apart in a way that knows no subclass of int."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        n, per = _only_integers(self.n), _only_integers(self.per)
+        q, k, v = self.qkv(x).view(b, t, 3, n, per).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out(F.scaled_dot_product_attention(q, k, v, scale=0.4).transpose(1, 2).reshape(b, t, n * per))
+
+
+class Careful(nn.Module):
+    """Attributes that are compared with widths, and used for nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim, self.pair, self.four = 24, (12, 2), 4
+        self.layer = nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.dim:
+            raise ValueError(f"{self.dim} are wanted")
+        assert x.shape[-1] == self.pair[0] * 2
+        return self.layer(x) if self.four == 4 else x
+
+
 MIDDLES = {
     "attributes": (Attention, ["middle.n: 4 → 2", "middle.per: 6 → 3"], ["scaled_dot_product_attention"]),
     "literals": (Literal, [], ["view", "reshape"]),
@@ -185,6 +216,8 @@ MIDDLES = {
     "layer norm": (lambda: nn.LayerNorm(24), [], ["layer_norm"]),
     "rms norm": (lambda: nn.RMSNorm(24), [], ["rms_norm"]),
     "own norm": (RootMeanSquare, [], ["mean"]),
+    "comparisons": (Careful, ["middle.dim: 24 → 12", "middle.pair[0]: 12 → 6"], []),
+    "plain integers only": (Strict, [], ["view", "reshape"]),
     "recurrent": (Recurrent, [], []),
     "attention of torch": (SelfAttention, ["middle.inner.num_heads: 4 → 2"], ["multi_head_attention_forward"]),
     "attention with weights": (lambda: SelfAttention(weights=True), [], ["multi_head_attention_forward"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,11 @@ from atograph.capture import batch_of
 from atograph.comparing import relative_difference
 from atograph.copying import copy_of, eval_mode
 from atograph.passes.program import Program
+from atograph.repair.comparisons import Comparisons
+from atograph.repair.config import fit_config
 from atograph.repair.corrections import correct_calls
 from atograph.repair.needs import needs_of
+from atograph.repair.remembered import Slot
 from atograph.repair.samples import samples_of
 from atograph.repair.search import Example, Problem, attributes, calls_of, corrections
 from atograph.structures import tensors_of
@@ -65,29 +69,39 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
         raise NotRepaired(Problem("there are no example inputs to check the module with"))
     replaced = {name: value for name, value in _named_state(model) if name in slimmed.state}
     module = copy_of(model, shared=replaced.values())
-    calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example)
+    comparisons, words = Comparisons(), dict[str, str]()
+    calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example, comparisons)
     _replace_state(module, slimmed)
-    changed = attributes(calls)
-    words = tuple(f"{attribute}: {attribute.read()} → {value}" for attribute, value in changed.items())
-    for attribute, value in changed.items():
-        attribute.write(value)
+    words |= _set(attributes([wish for each in calls.values() for call in each for wish in call.wishes()]))
     for part in module.modules():
         _correct_widths(part)
     expected, samples = samples_of(slimmed, *example)
     close = 1e-9 if all(value.dtype == torch.float64 for value in tensors_of(expected)) else 1e-4
-    found, left = corrections(module, calls, example, samples, 10 * close)
+    found, left = corrections(module, calls, example, samples, 10 * close, comparisons)
+    if more := {slot: value for slot, value in attributes(comparisons.wishes).items() if str(slot) not in words}:
+        words |= _set(more)
+        found, left = corrections(module, calls, example, samples, 10 * close, comparisons)
     for name, each in found.items():
         correct_calls(module.get_submodule(name), each)
     wrong = _difference(module, example, tensors_of(expected), close)
     if wrong or left:
         raise NotRepaired(*left, *lost, *wrong)
+    set_ = fit_config(model, module, lambda fresh: not _difference(fresh, example, tensors_of(expected), close))
     lines = {(name, place): call.need.line for (name, place), each in calls.items() for call in each}
     corrected = tuple(
         f"{f'{name}: ' if name else ''}{place[-1]}{lines[name, place] and f' ({lines[name, place]})'} {correction}"
         for name, each in found.items()
         for place, correction in each.items()
     )
-    return Repaired(module, words, corrected)
+    return Repaired(module, (*words.values(), *set_), corrected)
+
+
+def _set(changed: Mapping[Slot, int]) -> dict[str, str]:
+    """Set attributes; each with what was done in words."""
+    words = {str(slot): f"{slot}: {slot.read()} → {value}" for slot, value in changed.items()}
+    for slot, value in changed.items():
+        slot.write(value)
+    return words
 
 
 def _replace_state(module: nn.Module, slimmed: Program) -> None:

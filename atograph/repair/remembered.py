@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,36 @@ def _arithmetic(function: Callable[[Any, Any], Any], *, reflected: bool) -> Call
         return Remembered.of(result, slots, lambda values: function(_value(a, values), _value(b, values)))
 
     return method
+
+
+_Watcher = Callable[[Remembered, int, bool], bool]
+_watcher: ContextVar[_Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching_comparisons(watcher: _Watcher) -> Iterator[None]:
+    """Within it, whether a remembered integer equals a plain one is for ``watcher(it, other, truth)`` to say."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def _comparison(*, equal: bool) -> Callable[[Remembered, Any], Any]:
+    def method(self: Remembered, other: Any) -> Any:
+        same = int.__eq__(self, other)
+        watcher = _watcher.get()
+        if same is not NotImplemented and watcher is not None and type(other) is int:
+            same = watcher(self, other, same)
+        return same if same is NotImplemented or equal else not same
+
+    return method
+
+
+Remembered.__eq__ = _comparison(equal=True)  # type: ignore[method-assign,assignment]
+Remembered.__ne__ = _comparison(equal=False)  # type: ignore[method-assign,assignment]
+Remembered.__hash__ = int.__hash__  # type: ignore[method-assign]
 
 
 def _value(term: Any, values: Mapping[Slot, int]) -> Any:

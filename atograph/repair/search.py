@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from fractions import Fraction
@@ -19,6 +20,7 @@ from torch import nn
 
 from atograph.origins import Place
 from atograph.repair.arguments import plain_leaves, tensor_leaves
+from atograph.repair.comparisons import Comparisons
 from atograph.repair.corrections import Correction
 from atograph.repair.needs import Need
 from atograph.repair.remembered import Remembered, Slot, remembering
@@ -69,7 +71,7 @@ class Call:
 
 
 def calls_of(
-    model: nn.Module, needs: Mapping[Site, Sequence[Need]], example: Example
+    model: nn.Module, needs: Mapping[Site, Sequence[Need]], example: Example, comparisons: Comparisons
 ) -> tuple[dict[Site, list[Call]], list[Problem]]:
     """Run the dense model and lay its calls beside their needs.
 
@@ -84,9 +86,10 @@ def calls_of(
         return func(*args, **kwargs)
 
     try:
-        with remembering(model):
+        with remembering(model), comparisons.of_dense():
             run_watched(model, *example, note)
     except Exception:  # code that takes nothing but plain integers; its calls can be corrected all the same
+        comparisons.possible = False
         found.clear()
         run_watched(model, *example, note)
     calls = {
@@ -115,13 +118,15 @@ def _key(value: Any) -> Any:
     return (float(value), "") if type(value) in (int, float, Remembered) else (0.0, repr(value))
 
 
-def attributes(calls: Mapping[Site, Sequence[Call]]) -> dict[Slot, int]:
+def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
     """The attributes that have to change, with their new values.
 
-    One whose value goes into calls as it is gets the value that most of them need; one that others are computed with
-    gets the value with which all of these are right.
+    One whose value is used as it is gets the value that most uses need; one that others are computed with gets the
+    value with which all of these are right.
+
+    Args:
+        wishes: what attributes, and what is computed with them, have to be.
     """
-    wishes = [wish for each in calls.values() for call in each for wish in call.wishes()]
     counted: dict[Slot, Counter[int]] = defaultdict(Counter)
     for term, wanted in wishes:
         if term.slot is not None:
@@ -155,6 +160,7 @@ def corrections(
     example: Example,
     samples: Mapping[int, Sample],
     close: float,
+    comparisons: Comparisons,
 ) -> tuple[dict[str, dict[Place, Correction]], list[Problem]]:
     """Run the slim module and find out which of its calls need a correction.
 
@@ -164,6 +170,7 @@ def corrections(
         example: what to run it with.
         samples: what the slim program computes at each call, by the call's number.
         close: relative difference up to which results of one op are the same.
+        comparisons: of the dense model; gets those that fail.
 
     Returns:
         module name → place → correction; and what is not as in the program, of results that differ the first.
@@ -196,7 +203,8 @@ def corrections(
         return result
 
     try:
-        run_watched(model, *example, corrected)
+        with remembering(model) if comparisons.possible else nullcontext(), comparisons.of_slim():
+            run_watched(model, *example, corrected)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         left.append(Problem(f"{type(error).__name__}: {first}", failed_in(error)))
@@ -230,8 +238,12 @@ def _correction(call: Call, args: Any, kwargs: Any) -> Correction:
         raise Unrepaired(f"uses the width {hidden[0]}, which is none of its arguments")
     arguments = {}
     for number, of in call.numbers.items():
-        wanted, value = need.new[of], given[number]
+        wanted, value = need.new[of], _plain(given[number])
         if wanted != value and type(wanted) in (int, float):
             arguments[number] = Fraction(wanted, value) if need.follow_batch[of] else wanted
     keywords = {name: value for name, value in need.keywords.items() if kwargs.get(name) != value}
     return Correction(arguments, keywords, function=need.function)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, Remembered) else value
