@@ -31,6 +31,9 @@ _PERMUTES = {
     aten.permute.default, aten.transpose.int, aten.swapaxes.default, aten.movedim.int, aten.movedim.intlist,
     aten.t.default, aten.numpy_T.default, aten.mT.default,
 }  # fmt: skip
+ABSORBED = "absorbed"
+"""In the ``meta`` of a gather: what the ``meta`` of each movement was that it stands for, but for the last one."""
+
 # groups × channels → channels × groups
 _SHUFFLES = {aten.channel_shuffle.default, aten.native_channel_shuffle.default}
 
@@ -51,10 +54,17 @@ class GatherShuffles(RewritePass):
 
 
 class _Shuffle(NamedTuple):
-    """A chain of movements: where it starts, and for each dim that it reorders the index that comes to each place."""
+    """A chain of movements.
+
+    Attributes:
+        start: the node whose value is reordered.
+        orders: dim → for each place along it the index that comes there.
+        between: the movements before the last one.
+    """
 
     start: fx.Node
     orders: dict[int, torch.Tensor]
+    between: tuple[fx.Node, ...]
 
 
 def _with_gathers(program: Program, found: dict[fx.Node, _Shuffle]) -> Program:
@@ -71,7 +81,8 @@ def _with_gathers(program: Program, found: dict[fx.Node, _Shuffle]) -> Program:
             made.meta = dict(old.meta)
             gathers.append((made, order.to(old.meta["val"].device)))
         old.replace_all_uses_with(made)
-        _erase_unused(graph, old)
+        gone = _erase_unused(graph, old)
+        made.meta[ABSORBED] = tuple(nodes[node].meta for node in shuffle.between if nodes[node] in gone)
     state = dict(program.state)
     for made, order in reversed(gathers):  # numbered as they run
         constant = program.new_constant(graph, order, "order")
@@ -80,15 +91,16 @@ def _with_gathers(program: Program, found: dict[fx.Node, _Shuffle]) -> Program:
     return program.rewritten(graph, state)
 
 
-def _erase_unused(graph: fx.Graph, node: fx.Node) -> None:
+def _erase_unused(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
     """Erase an op that nobody reads any more, and those before it that only it read: movements, and their sizes."""
-    queue, erased = [node], set()
+    queue, erased = [node], set[fx.Node]()
     while queue:
         node = queue.pop()
         if node not in erased and not node.users and node.op == "call_function" and not node.is_impure():
             queue.extend(node.all_input_nodes)
             graph.erase_node(node)
             erased.add(node)
+    return erased
 
 
 def _is_movement(node: fx.Node) -> bool:
@@ -113,7 +125,7 @@ def _shuffle_at(end: fx.Node) -> _Shuffle | None:
     for start in reversed(starts):
         orders = _orders(chain[start], reversed(chain[:start]))
         if orders:
-            return _Shuffle(chain[start], orders)
+            return _Shuffle(chain[start], orders, tuple(chain[1:start]))
     return None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePath
+from typing import Any
 
 from torch import fx
 
@@ -49,7 +51,12 @@ def reason_at(node: fx.Node, text: str, *, structural: bool = False) -> Reason:
 
 def module_of(node: fx.Node) -> str:
     """Qualified name of the innermost module whose ``forward`` issued the node; empty for the root."""
-    stack = node.meta.get("nn_module_stack") or {}
+    return module_in(node.meta)
+
+
+def module_in(meta: Mapping[str, Any]) -> str:
+    """The same of a node's ``meta``."""
+    stack = meta.get("nn_module_stack") or {}
     names = [name for name, _type in stack.values()]
     return str(names[-1]) if names and not str(names[-1]).startswith("_empty_nn_module_stack") else ""
 

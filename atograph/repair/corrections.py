@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -77,7 +78,11 @@ def _change(value: Any) -> str:
     return f"times {value}" if isinstance(value, Fraction) else f"= {value}"
 
 
-def correct_calls(module: nn.Module, calls: Mapping[Place, Correction]) -> None:
+Corrections = Mapping[Place, tuple[Correction, ...]]
+"""Place → what becomes of a call there: the one thing each time, or of each time in a run of ``forward`` its own."""
+
+
+def correct_calls(module: nn.Module, calls: Corrections) -> None:
     """Have the ``forward`` of a module make some of its calls to torch in another way from now on."""
     module.forward = _Forward(module, dict(calls))
     module.register_forward_pre_hook(_no_fast_path)
@@ -90,7 +95,7 @@ def _no_fast_path(_module: nn.Module, _args: Any) -> None:
 class _Forward:
     """The ``forward`` of a module with corrected calls; it is copied and pickled with the module."""
 
-    def __init__(self, module: nn.Module, calls: dict[Place, Correction]) -> None:
+    def __init__(self, module: nn.Module, calls: Corrections) -> None:
         self.module, self.calls = module, calls
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +108,7 @@ class _Forward:
         kind = type(self.module)
         with _Correcting(self.calls) as correcting:
             result = kind.forward(self.module, *args, **kwargs)
-        if not correcting.made and not self.module.training:
+        if correcting.other or (not correcting.made and not self.module.training):
             raise RuntimeError(
                 f"a {kind.__name__} made none of the calls that atograph corrects in it: it was made slim with other "
                 "code (of the model, or of Python), or runs in another way than in the run that it was checked with. "
@@ -117,14 +122,24 @@ class _Forward:
 
 
 class _Correcting(TorchFunctionMode):
-    def __init__(self, calls: Mapping[Place, Correction]) -> None:
+    """Corrects calls while one ``forward`` runs.
+
+    Attributes:
+        made: how often each of them was made.
+        other: whether one was made more often than there are corrections for.
+    """
+
+    def __init__(self, calls: Corrections) -> None:
         super().__init__()
         self._calls = calls
         self._names = {place[-1] for place in calls}
-        self.made = 0
+        self.made: Counter[Place] = Counter()
+        self.other = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", str(func)) in self._names and (call := self._calls.get(place_of(func))):
-            self.made += 1
-            return call(func, args, kwargs or {})
+        if getattr(func, "__name__", str(func)) in self._names and (place := place_of(func)) in self._calls:
+            each, time = self._calls[place], self.made[place]
+            self.made[place] += 1
+            self.other |= 1 < len(each) <= time
+            return each[min(time, len(each) - 1)](func, args, kwargs or {})
         return func(*args, **(kwargs or {}))

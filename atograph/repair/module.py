@@ -91,7 +91,8 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
     corrected = tuple(
         f"{f'{name}: ' if name else ''}{place[-1]}{lines[name, place] and f' ({lines[name, place]})'} {correction}"
         for name, each in found.items()
-        for place, correction in each.items()
+        for place, times in each.items()
+        for correction in dict.fromkeys(filter(None, times))
     )
     return Repaired(module, (*words.values(), *set_), corrected)
 

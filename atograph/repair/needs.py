@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from atograph.passes.gather_shuffles import ABSORBED
 from atograph.passes.program import Program
-from atograph.passes.reason import module_of, source_of
+from atograph.passes.reason import module_in, source_of
 from atograph.passes.sizes import at, is_dynamic
 from atograph.repair.arguments import plain_leaves
 from atograph.repair.composites import COMPOSITES
@@ -68,9 +69,32 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]
     before, after = _by_number(node for node in dense.graph.nodes if node in alive), _by_number(slim.graph.nodes)
     found: dict[Site, list[Need]] = defaultdict(list)
     for number, nodes in sorted(before.items()):
-        site = module_of(nodes[0]), nodes[0].meta["call"][0]
-        found[site].append(_need(number, nodes, after.get(number, []), batch))
-    return dict(found)
+        slim_nodes = after.get(number, [])
+        found[_site(nodes[0].meta)].append(_need(number, nodes, slim_nodes, slim, batch))
+        for meta in _absorbed(nodes, slim_nodes):
+            found[_site(meta)].append(Need(meta["call"][1], source_of(nodes[0]), (), ops=_NOTHING))
+    return {site: sorted(each, key=lambda need: need.number) for site, each in found.items()}
+
+
+def _site(meta: Mapping[str, Any]) -> Site:
+    return module_in(meta), meta["call"][0]
+
+
+def _absorbed(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> list[Mapping[str, Any]]:
+    """The calls before a gather that the slim module leaves out, because it makes another gather of them."""
+    if ABSORBED not in dense[-1].meta or (slim and slim[-1].meta["val"].shape == dense[-1].meta["val"].shape):
+        return []
+    return [meta for meta in dense[-1].meta[ABSORBED] if "call" in meta]
+
+
+def _nothing() -> fx.GraphModule:
+    graph = fx.Graph()
+    graph.output(graph.placeholder("tensor_0"))
+    return fx.GraphModule(nn.Module(), graph)
+
+
+_NOTHING = _nothing()
+"""What gives back what it takes."""
 
 
 def _alive(program: Program) -> set[fx.Node]:
@@ -90,14 +114,14 @@ def _by_number(nodes: Iterable[fx.Node]) -> dict[int, list[fx.Node]]:
     return found
 
 
-def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], batch: int) -> Need:
+def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program, batch: int) -> Need:
     line, single = source_of(dense[0]), len(dense) == 1
     composite = COMPOSITES.get(dense[0].meta["call"][0][-1])
     if composite is not None and slim:
         return Need(number, line, single=False, **composite(dense, slim)._asdict())
-    if [_ALIKE.get(n.target, n.target) for n in dense] != [_ALIKE.get(n.target, n.target) for n in slim]:
+    if _absorbed(dense, slim) or _targets(dense) != _targets(slim):
         old = [value for node in dense for value in _arguments(node, node.kwargs)]
-        ops, impossible = _piece(dense, slim)
+        ops, impossible = _piece(dense, slim, program)
         return Need(number, line, _sizes(old, batch), ops=ops, impossible=impossible, single=single)
     old, new, keywords = [], [], {}
     for a, b in zip(dense, slim, strict=True):
@@ -107,6 +131,10 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], batch:
         keywords.update({name: value for name, value in b.kwargs.items() if name not in a.kwargs})
     follow_batch = tuple(type(value) is int and value != _TO_THE_END and is_dynamic(value) for value in new)
     return Need(number, line, _sizes(old, batch), _sizes(new, batch), follow_batch, keywords, single=single)
+
+
+def _targets(nodes: Sequence[fx.Node]) -> list[Any]:
+    return [_ALIKE.get(node.target, node.target) for node in nodes]
 
 
 def _arguments(node: fx.Node, keywords: Iterable[str]) -> list[Any]:
@@ -120,21 +148,37 @@ def _sizes(values: Iterable[Any], batch: int) -> tuple[Any, ...]:
     return tuple(at(value, batch) if type(value) is int and value != _TO_THE_END else value for value in values)
 
 
-def _piece(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> tuple[fx.GraphModule | None, str]:
+def _piece(dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program) -> tuple[fx.GraphModule | None, str]:
     """Some ops of the slim program as a function of the tensors that the dense ones read; or why there is none."""
+    if not slim and ABSORBED in dense[-1].meta:
+        return _NOTHING, ""
     reads = [node for node in dict.fromkeys(i for n in dense for i in n.all_input_nodes) if node not in dense]
     outside = [node for node in dict.fromkeys(i for n in slim for i in n.all_input_nodes) if node not in slim]
     result = next((node for node in slim if dense[-1].name in node.meta["gives"]), None)
     if result is None or len(dense) > 1:
         return None, "the slim program has no counterpart of it"
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for number, node in enumerate(reads):
+    graph, copies, held, constants = fx.Graph(), dict[fx.Node, fx.Node](), nn.Module(), program.constants()
+    for number, node in enumerate(node for node in reads if not _is_order(node, dense)):
         placeholder = graph.placeholder(f"tensor_{number}")
         copies.update({new: placeholder for new in outside if node.name in new.meta["gives"]})
+    for node in outside:
+        if node in constants and copies:
+            held.register_buffer(node.name, constants[node], persistent=False)
+            copies[node] = graph.call_function(beside, (graph.get_attr(node.name), next(iter(copies.values()))))
     if missing := [node.name for node in outside if node not in copies]:
         return None, f"it would need {missing[0]}, which the call does not have"
     for node in slim:
         args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
         copies[node] = graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
     graph.output(copies[result])
-    return fx.GraphModule(nn.Module(), graph), ""
+    return fx.GraphModule(held, graph), ""
+
+
+def _is_order(node: fx.Node, dense: Sequence[fx.Node]) -> bool:
+    """Whether a node is the order of a gather, which no call takes."""
+    return ABSORBED in dense[-1].meta and node is dense[-1].args[2]
+
+
+def beside(constant: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A constant on the device of a tensor."""
+    return constant.to(tensor.device)

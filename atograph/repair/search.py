@@ -80,7 +80,7 @@ def calls_of(
     """
     found: dict[Site, list[list[Any]]] = defaultdict(list)
 
-    def note(site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+    def note(site: Site, _run: int, func: Any, args: Any, kwargs: Any) -> Any:
         if site in needs:
             found[site].append(plain_leaves((args, kwargs)))
         return func(*args, **kwargs)
@@ -161,7 +161,7 @@ def corrections(
     samples: Mapping[int, Sample],
     close: float,
     comparisons: Comparisons,
-) -> tuple[dict[str, dict[Place, Correction]], list[Problem]]:
+) -> tuple[dict[str, dict[Place, tuple[Correction, ...]]], list[Problem]]:
     """Run the slim module and find out which of its calls need a correction.
 
     Args:
@@ -173,24 +173,24 @@ def corrections(
         comparisons: of the dense model; gets those that fail.
 
     Returns:
-        module name → place → correction; and what is not as in the program, of results that differ the first.
+        module name → place → corrections, as `correct_calls` takes them; and what is not as in the program, of results
+        that differ the first.
     """
-    found: dict[Site, Correction] = {}
+    found: dict[Site, dict[int, list[Correction]]] = defaultdict(lambda: defaultdict(list))
     seen: Counter[Site] = Counter()
     left: list[Problem] = []
     differing: list[Problem] = []
 
-    def corrected(site: Site, func: Any, args: Any, kwargs: Any) -> Any:
+    def corrected(site: Site, run: int, func: Any, args: Any, kwargs: Any) -> Any:
         known = calls.get(site, ())
         if seen[site] >= len(known):
             return func(*args, **kwargs)
         call = known[seen[site]]
         seen[site] += 1
-        where = f"{call.need.line}{f' ({site[0]})' if site[0] else ''}: {site[1][-1]}"
+        where = _where(site, call.need)
         try:
             correction = _correction(call, args, kwargs)
-            if found.setdefault(site, correction) != correction:
-                raise Unrepaired("needs other sizes each time that it is called")
+            found[site][run].append(correction)
             result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
         except Unrepaired as error:
             left.append(Problem(f"{where} {error}", site[0], tuple(each.need.number for each in known)))
@@ -208,11 +208,29 @@ def corrections(
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         left.append(Problem(f"{type(error).__name__}: {first}", failed_in(error)))
-    by_module: dict[str, dict[Place, Correction]] = defaultdict(dict)
-    for (module, place), correction in found.items():
-        if correction:
-            by_module[module][place] = correction
-    return dict(by_module), [*left, *differing]
+    by_module, unlike = _by_module(found, calls)
+    return by_module, [*left, *unlike, *differing]
+
+
+def _by_module(
+    found: Mapping[Site, Mapping[int, list[Correction]]], calls: Mapping[Site, Sequence[Call]]
+) -> tuple[dict[str, dict[Place, tuple[Correction, ...]]], list[Problem]]:
+    """What was found for each site in each run of its module, as `correct_calls` takes it; all runs have to be alike."""
+    by_module: dict[str, dict[Place, tuple[Correction, ...]]] = defaultdict(dict)
+    unlike = []
+    for site, runs in found.items():
+        (module, place), (times, *others) = site, runs.values()
+        if any(other != times for other in others):
+            text = f"{_where(site, calls[site][0].need)} needs other sizes in each run of the module"
+            unlike.append(Problem(text, module, tuple(call.need.number for call in calls[site])))
+        elif any(times):
+            by_module[module][place] = (times[0],) if all(each == times[0] for each in times) else tuple(times)
+    return dict(by_module), unlike
+
+
+def _where(site: Site, need: Need) -> str:
+    module, place = site
+    return f"{need.line}{f' ({module})' if module else ''}: {place[-1]}"
 
 
 def _correction(call: Call, args: Any, kwargs: Any) -> Correction:

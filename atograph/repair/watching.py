@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from atograph.origins import Place, place_of
 Site = tuple[str, Place]
 """A module by name, and a place in the code that its ``forward`` runs."""
 
-Handler = Callable[[Site, Any, Any, Any], Any]
-"""Takes site, function, args and kwargs of a call, and makes it."""
+Handler = Callable[[Site, int, Any, Any, Any], Any]
+"""Takes site, function, args and kwargs of a call, and makes it; second, a number for this run of the module."""
 
 
 def run_watched(model: nn.Module, args: Any, kwargs: Any, handler: Handler) -> Any:
@@ -37,16 +38,17 @@ _WHERE = "_atograph_module"
 
 
 @contextmanager
-def _modules_entered(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules whose ``forward`` runs, innermost last."""
+def _modules_entered(model: nn.Module) -> Iterator[list[tuple[str, int]]]:
+    """The names of the modules whose ``forward`` runs, and a number for each run, innermost last."""
     names = {id(module): name for name, module in reversed(list(model.named_modules()))}
-    stack: list[str] = []
+    stack: list[tuple[str, int]] = []
+    runs = count(1)
 
     def enter(module: nn.Module, _args: Any) -> None:
-        stack.append(names.get(id(module), ""))
+        stack.append((names.get(id(module), ""), next(runs)))
 
     def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
-        name, error = stack.pop(), sys.exc_info()[1]
+        (name, _run), error = stack.pop(), sys.exc_info()[1]
         if error is not None and not hasattr(error, _WHERE):
             setattr(error, _WHERE, name)
 
@@ -59,10 +61,10 @@ def _modules_entered(model: nn.Module) -> Iterator[list[str]]:
 
 
 class _Watching(TorchFunctionMode):
-    def __init__(self, stack: list[str], handler: Handler) -> None:
+    def __init__(self, stack: list[tuple[str, int]], handler: Handler) -> None:
         super().__init__()
         self._stack, self._handler = stack, handler
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        module = self._stack[-1] if self._stack else ""
-        return self._handler((module, place_of(func)), func, args, kwargs or {})
+        module, run = self._stack[-1] if self._stack else ("", 0)
+        return self._handler((module, place_of(func)), run, func, args, kwargs or {})
