@@ -38,7 +38,7 @@ def _sentence(layer: LayerPair, multiple: int) -> str:
         return "Layers that keep all of their FLOPs cannot become faster: report.json says what is frozen, and why."
     if layer.kept is not None or layer.op in _LAYOUT:
         if multiple % _WIDTH:
-            return f"Convolutions and linear layers like kept widths in multiples of {_WIDTH}: --round-to {_WIDTH}."
+            return f"Convolutions and linear layers like widths in multiples of {_WIDTH} or more: --round-to auto."
         return f"Widths are multiples of {_WIDTH} already; a larger batch gives small layers more to do."
     if layer.op in _MOVES:
         return f"{layer.op} moves values and computes nothing: it comes from the model's code, and no width helps."

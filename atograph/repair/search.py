@@ -215,7 +215,7 @@ def corrections(
 def _by_module(
     found: Mapping[Site, Mapping[int, list[Correction]]], calls: Mapping[Site, Sequence[Call]]
 ) -> tuple[dict[str, dict[Place, tuple[Correction, ...]]], list[Problem]]:
-    """What was found for each site in each run of its module, as `correct_calls` takes it; all runs have to be alike."""
+    """What was found for each site in each run of its module, as `correct_calls` takes it; all runs must be alike."""
     by_module: dict[str, dict[Place, tuple[Correction, ...]]] = defaultdict(dict)
     unlike = []
     for site, runs in found.items():
