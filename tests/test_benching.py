@@ -91,8 +91,8 @@ def test_a_slim_model_that_gains_little_is_told_with_its_layers(run: Path, monke
 @pytest.mark.parametrize(
     ("op", "kept", "multiple", "text"),
     [
-        ("Conv", 0.5, 3, "--round-to 8."),
-        ("ReorderInput", None, 12, "--round-to 8."),
+        ("Conv", 0.5, 3, "--round-to auto."),
+        ("ReorderInput", None, 12, "--round-to auto."),
         ("Conv", 0.5, 16, "multiples of 8 already"),
         ("Gemm", 1.0, 1, "report.json says what is frozen"),
         ("Transpose", None, 1, "Transpose moves values and computes nothing"),

@@ -175,11 +175,11 @@ class Looping(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ups = nn.ModuleList(nn.Linear(24, width) for width in (16, 40))
-        self.downs = nn.ModuleList(nn.Linear(width, 24) for width in (16, 40))
+        self.ups = nn.ModuleList(nn.Linear(24, width) for width in (18, 40))
+        self.downs = nn.ModuleList(nn.Linear(width, 24) for width in (18, 40))
 
     def forward(self, x: Tensor) -> Tensor:
-        for up, down, width in zip(self.ups, self.downs, (8, 20), strict=True):
+        for up, down, width in zip(self.ups, self.downs, (9, 20), strict=True):
             x = x + down(torch.relu(up(x)).view(-1, 5, 2, width).flatten(2))
         return x
 
@@ -290,6 +290,28 @@ def test_a_module_comes_back(name: str) -> None:
         }
 
 
+class Folded(nn.Module):
+    """A width times the length of the sequence, written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(24, 20), nn.Linear(20, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.up(x)).reshape(len(x), x.shape[1] * 20)
+        return self.down(y.view(len(x), x.shape[1], 20))
+
+
+def test_corrected_sizes_follow_the_length_of_a_sequence() -> None:
+    torch.manual_seed(0)
+    slim = slimmed(Net(Folded()), torch.randn(2, 5, 8))
+    module = slim.module
+    assert module is not None and any("argument 2: 100 → 50" in repair for repair in slim.repairs)
+    longer, first = torch.randn(3, 7, 8).double(), slice(None, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(module(longer)[:, first], slim(longer[:, first]), rtol=1e-12, atol=1e-12)
+
+
 def test_the_repairs_are_told_with_their_lines() -> None:
     slim = slimmed(Net(nn.Sequential(nn.LayerNorm(24), Attention())), torch.randn(2, 5, 8))
     assert slim.repairs[:2] == ("middle.1.n: 4 → 2", "middle.1.per: 6 → 3")
@@ -353,7 +375,7 @@ class Repeating(Looping):
         self.fold = Fold()
 
     def forward(self, x: Tensor) -> Tensor:
-        for up, down, width in zip(self.ups, self.downs, (8, 20), strict=True):
+        for up, down, width in zip(self.ups, self.downs, (9, 20), strict=True):
             x = x + down(self.fold(torch.relu(up(x)), width).flatten(2))
         return x
 

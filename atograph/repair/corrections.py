@@ -26,11 +26,32 @@ from atograph.repair.arguments import tensor_leaves, with_leaves
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """A size that becomes another one, and in proportion where it follows the batch or the length of a sequence."""
+
+    before: int
+    after: int
+
+    def __call__(self, given: int) -> int:
+        """What a size becomes."""
+        return int(given * Fraction(self.after, self.before))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scaled) and self.after * other.before == other.after * self.before
+
+    def __hash__(self) -> int:
+        return hash(Fraction(self.after, self.before))
+
+    def __str__(self) -> str:
+        return f": {self.before} → {self.after}"
+
+
+@dataclass(frozen=True, eq=False)
 class Correction:
     """What becomes of one call.
 
     Attributes:
-        arguments: number of an argument that is no tensor → its value; a fraction, by how much it is multiplied.
+        arguments: number of an argument that is no tensor → its value, or how it is scaled.
         keywords: arguments that are added.
         ops: what is done instead; it takes the call's tensors, each once.
         function: what is called instead, with the same arguments.
@@ -65,17 +86,17 @@ class Correction:
 
     def _changed(self, number: int, given: Any) -> Any:
         value = self.arguments.get(number, given)
-        return int(given * value) if isinstance(value, Fraction) else value
+        return value(given) if isinstance(value, Scaled) else value
 
     def __str__(self) -> str:
         if self.ops is not None:
             return "as the slim program does it"
-        changes = [f"argument {number + 1} {_change(value)}" for number, value in self.arguments.items()]
+        changes = [f"argument {number + 1}{_change(value)}" for number, value in self.arguments.items()]
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
 
 
 def _change(value: Any) -> str:
-    return f"times {value}" if isinstance(value, Fraction) else f"= {value}"
+    return str(value) if isinstance(value, Scaled) else f" = {value}"
 
 
 Corrections = Mapping[Place, tuple[Correction, ...]]

@@ -14,7 +14,7 @@ from torch import fx, nn
 from atograph.passes.gather_shuffles import ABSORBED
 from atograph.passes.program import Program
 from atograph.passes.reason import module_in, source_of
-from atograph.passes.sizes import at, is_dynamic
+from atograph.passes.sizes import at
 from atograph.repair.arguments import plain_leaves
 from atograph.repair.composites import COMPOSITES
 from atograph.repair.watching import Site
@@ -33,7 +33,6 @@ class Need:
         line: ``file:line`` of it.
         old: arguments of the recorded ops that are no tensors, in order.
         new: the same in the slim program; empty where that has other ops there.
-        follow_batch: which of ``new`` do.
         keywords: arguments that came to it.
         ops: what the slim program does where it has other ops; takes the tensors that the call reads.
         function: what is called in its place with the same arguments, if anything (`composites`).
@@ -45,7 +44,6 @@ class Need:
     line: str
     old: tuple[Any, ...]
     new: tuple[Any, ...] = ()
-    follow_batch: tuple[bool, ...] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
     ops: fx.GraphModule | None = None
     function: Callable[..., Any] | None = None
@@ -129,8 +127,7 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], progra
         old += before
         new += [x if x == _TO_THE_END else y for x, y in zip(before, after, strict=True)]
         keywords.update({name: value for name, value in b.kwargs.items() if name not in a.kwargs})
-    follow_batch = tuple(type(value) is int and value != _TO_THE_END and is_dynamic(value) for value in new)
-    return Need(number, line, _sizes(old, batch), _sizes(new, batch), follow_batch, keywords, single=single)
+    return Need(number, line, _sizes(old, batch), _sizes(new, batch), keywords, single=single)
 
 
 def _targets(nodes: Sequence[fx.Node]) -> list[Any]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import nn
 from atograph.origins import Place
 from atograph.repair.arguments import plain_leaves, tensor_leaves
 from atograph.repair.comparisons import Comparisons
-from atograph.repair.corrections import Correction
+from atograph.repair.corrections import Correction, Scaled
 from atograph.repair.needs import Need
 from atograph.repair.remembered import Remembered, Slot, remembering
 from atograph.repair.samples import Sample
@@ -258,7 +257,8 @@ def _correction(call: Call, args: Any, kwargs: Any) -> Correction:
     for number, of in call.numbers.items():
         wanted, value = need.new[of], _plain(given[number])
         if wanted != value and type(wanted) in (int, float):
-            arguments[number] = Fraction(wanted, value) if need.follow_batch[of] else wanted
+            sizes = type(wanted) is int and type(value) is int and value
+            arguments[number] = Scaled(value, wanted) if sizes else wanted
     keywords = {name: value for name, value in need.keywords.items() if kwargs.get(name) != value}
     return Correction(arguments, keywords, function=need.function)
 
