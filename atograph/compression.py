@@ -22,7 +22,7 @@ from atograph.graph import trace
 from atograph.init_weights import load_init
 from atograph.keep_module import keep_module
 from atograph.masking import zero_
-from atograph.measuring import Job, check_cost, measure
+from atograph.measuring import Job, Outcome, check_cost, measure
 from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, export_onnx
 from atograph.passes.choose import check_budgets
 from atograph.passes.errors import UserError
@@ -290,19 +290,11 @@ def _run_beside(
                 export_onnx(dense, dense_file, opset=job.opset)
             threads = settings.latency_threads
             onnx = OnnxModel(dense_file, dense, threads=threads), OnnxModel(slim_onnx, slimmed.program, threads=threads)
-        report = measure(
-            job,
-            graph,
-            slimmed,
-            onnx,
-            (dense_file, slim_onnx),
-            dense_metric,
-            trained,
-            smallest,
-            multiple,
-            started,
-            console,
-        )
+        outcome = Outcome(
+            graph=graph, slimmed=slimmed, onnx=onnx, files=(dense_file, slim_onnx), dense_metric=dense_metric,
+            trained=trained, smallest=smallest, round_to=multiple, started=started,
+        )  # fmt: skip
+        report = measure(job, outcome, console)
         if place is not None:
             with writing(where):
                 slimmed.save(place)

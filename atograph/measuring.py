@@ -61,23 +61,11 @@ def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: I
         )
 
 
-def measure(
-    job: Job,
-    graph: Graph,
-    slimmed: Slim,
-    onnx: tuple[OnnxModel, OnnxModel],
-    files: tuple[Path, Path],
-    dense_metric: float | None,
-    trained: Trained[Plan],
-    smallest: Mapping[str, float],
-    round_to: int,
-    started: float,
-    console: Console,
-) -> Report:
-    """Prove the slim model and measure it beside the dense one.
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has come to, before it is measured.
 
-    Args:
-        job: of the run.
+    Attributes:
         graph: of the dense model, which holds the trained weights.
         slimmed: what came out.
         onnx: the dense and the slim model in ONNX Runtime, from ``files``.
@@ -87,15 +75,35 @@ def measure(
         smallest: budget → the smallest share that can be reached.
         round_to: the multiple that widths were rounded to.
         started: when the run began, by `time.monotonic`.
+    """
+
+    graph: Graph
+    slimmed: Slim
+    onnx: tuple[OnnxModel, OnnxModel]
+    files: tuple[Path, Path]
+    dense_metric: float | None
+    trained: Trained[Plan]
+    smallest: Mapping[str, float]
+    round_to: int
+    started: float
+
+
+def measure(job: Job, outcome: Outcome, console: Console) -> Report:
+    """Prove the slim model and measure it beside the dense one.
+
+    Args:
+        job: of the run.
+        outcome: of the run.
         console: for warnings.
 
     Raises:
         InternalError: the certificate failed.
     """
+    graph, slimmed, trained = outcome.graph, outcome.slimmed, outcome.trained
     with stage("proving"):
         given = tuple(inputs_of(job))
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
-        dense_onnx, slim_onnx = onnx
+        dense_onnx, slim_onnx = outcome.onnx
         certificate = certify(job.model, slimmed, slim_onnx, inputs)
         difference = exactness(job.model, slimmed, inputs)
         _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
@@ -123,7 +131,7 @@ def measure(
             kind=what,
             asked=asked,
             reached=reached[what],
-            smallest=smallest[what],
+            smallest=outcome.smallest[what],
             predicted=_predicted(what, graph, slimmed),
         )
         for what, asked in settings.budgets.items()
@@ -144,12 +152,14 @@ def measure(
         settings=settings.model_dump(),
         budgets=budgets,
         rounding=_rounding(graph),
-        round_to=round_to,
-        dense=Size(flops=graph.flops, params=graph.params, bytes=size_on_disk(files[0])),
-        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=size_on_disk(files[1])),
+        round_to=outcome.round_to,
+        dense=Size(flops=graph.flops, params=graph.params, bytes=size_on_disk(outcome.files[0])),
+        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=size_on_disk(outcome.files[1])),
         groups=len(graph.prunable),
         metrics=Metrics(
-            dense=trained.metric_dense if dense_metric is None and not settings.freeze else dense_metric,
+            dense=trained.metric_dense
+            if outcome.dense_metric is None and not settings.freeze
+            else outcome.dense_metric,
             masked=trained.metric_masked,
             slim=slim_metric,
             onnx=onnx_metric,
@@ -176,7 +186,7 @@ def measure(
             if group.frozen is not None
         ],
         curves=[asdict(row) for row in trained.history],
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - outcome.started,
     )
 
 
