@@ -416,6 +416,23 @@ def test_a_module_that_insists_on_its_width_is_kept_as_far_as_needed() -> None:
     assert atograph.keep_module(kept) is kept
 
 
+class OtherInTraining(Attention):
+    """Does the same in training, by other lines."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.n, self.per).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        return self.out(y.transpose(1, 2).reshape(b, t, self.n * self.per))
+
+
+def test_a_way_that_is_only_taken_in_training_is_not_forgotten() -> None:
+    slim = slimmed(Net(OtherInTraining()), torch.randn(2, 5, 8))
+    assert slim.module is None and "in training mode its code goes another way" in slim.why_no_module
+
+
 class Asserting(nn.Module):
     def __init__(self) -> None:
         super().__init__()

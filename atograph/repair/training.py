@@ -1,0 +1,73 @@
+"""Whether a module computes in training mode what it does in eval mode, chance and batch statistics aside.
+
+Code may go another way in training, where nothing was repaired. If the dense module gives the same in both modes, the
+slim one has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from atograph.comparing import relative_difference
+from atograph.copying import eval_mode
+from atograph.structures import tensors_of
+
+_DROPOUTS = {
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
+    torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout,
+}  # fmt: skip
+
+_TRAINING = 13
+"""Which argument of `F.multi_head_attention_forward` says whether it drops anything."""
+
+
+def same_in_training(module: nn.Module, args: Any, kwargs: Any, close: float) -> bool:
+    """Whether training mode gives what eval mode gives, up to ``close`` of the largest value of an output."""
+    with eval_mode(module), torch.no_grad():
+        expected = tensors_of(module(*args, **kwargs))
+        try:
+            with _training(module), _NoDropout():
+                found = tensors_of(module(*args, **kwargs))
+        except Exception:
+            return False
+    return len(expected) == len(found) and all(
+        a.shape == b.shape and relative_difference(a, b) <= close for a, b in zip(expected, found, strict=True)
+    )
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """Modules in training mode, but for those that draw or follow the batch."""
+    chosen = [part for part in module.modules() if not isinstance(part, (_NormBase, _DropoutNd))]
+    for part in chosen:
+        part.training = True
+    try:
+        yield
+    finally:
+        for part in chosen:
+            part.training = False
+
+
+class _NoDropout(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention:
+            args, kwargs = args[:4], {**kwargs, **dict(zip(("dropout_p", "is_causal"), args[4:6], strict=False))}
+            kwargs["dropout_p"] = 0.0
+        if func is F.multi_head_attention_forward:
+            if len(args) > _TRAINING:
+                args = (*args[:_TRAINING], False, *args[_TRAINING + 1 :])
+            else:
+                kwargs = {**kwargs, "training": False}
+        return func(*args, **kwargs)
