@@ -64,7 +64,6 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
             ) from reason
         except (NotTraced, AtographError) as reason:
             program = _functional(_exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform)))
-            AnnotatedCalls.note(program.graph)
             if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
                 program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
     return program
@@ -90,14 +89,15 @@ def _exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) ->
         try:
             if not dynamic:
                 raise NotIntegral("another batch does not get the same ops")
-            return from_exported(_export(model, *repeated), signature)
+            return _program(_export(model, *repeated), signature)
         except NotIntegral:
             with AnnotatedCalls():
-                return from_exported(torch.export.export(model, *inputs, strict=False), signature)
+                exported = torch.export.export(model, *inputs, strict=False)
+            return _program(exported, signature)
     except Exception as error:
         if repeated is not inputs:
             try:  # a model that really wants a batch of one
-                return from_exported(_export(model, *inputs), signature)
+                return _program(_export(model, *inputs), signature)
             except Exception:
                 pass
         if isinstance(error, UserError):
@@ -114,6 +114,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     shapes = dynamic.dynamic_shapes(model, args, kwargs)
     with AnnotatedCalls():
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _program(exported: ExportedProgram, signature: inspect.Signature) -> Program:
+    program = from_exported(exported, signature)
+    AnnotatedCalls.note(program.graph)
+    return program
 
 
 def _tensors(inputs: Any) -> list[torch.Tensor]:

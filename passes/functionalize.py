@@ -9,6 +9,7 @@ from atograph.passes.base import RewritePass
 from atograph.passes.errors import UserError
 from atograph.passes.exported import from_exported, to_exported
 from atograph.passes.program import Program, copy_graph
+from atograph.passes.reason import ORIGIN
 from atograph.passes.writes import Hidden, without_writes
 from torch import fx
 
@@ -51,12 +52,25 @@ class Functionalize(RewritePass):
 
 def _by_torch(program: Program) -> Program:
     try:
-        return from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
+        result = from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
     except Exception as error:
         raise UserError(
             f"torch cannot make this program functional: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
             hint="It writes into tensors in place: let it give new ones instead.",
         ) from error
+    _note_origins(result.graph, program)
+    return result
+
+
+def _note_origins(graph: fx.Graph, program: Program) -> None:
+    """Note at each op where the op comes from that torch made it of."""
+    metas = {node.name: node.meta for node in program.graph.nodes}
+    for node in graph.nodes:
+        sources = node.meta.get("from_node") or []
+        while sources and sources[-1].from_node:
+            sources = sources[-1].from_node
+        meta = metas.get(sources[-1].name, {}) if sources else {}
+        node.meta.update({key: meta[key] for key in ORIGIN if key in meta})
 
 
 def _without_assertions(program: Program) -> Program:

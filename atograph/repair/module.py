@@ -79,22 +79,22 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
         _correct_widths(part)
     expected, samples = samples_of(slimmed, *example)
     close = 1e-9 if all(value.dtype == torch.float64 for value in tensors_of(expected)) else 1e-4
-    found, left = corrections(module, calls, example, samples, 10 * close, comparisons)
+    found = corrections(module, calls, example, samples, 10 * close, comparisons)
     if more := {slot: value for slot, value in attributes(comparisons.wishes).items() if str(slot) not in words}:
         words |= _set(more)
-        found, left = corrections(module, calls, example, samples, 10 * close, comparisons)
-    for name, each in found.items():
+        found = corrections(module, calls, example, samples, 10 * close, comparisons)
+    for name, each in found.calls.items():
         correct_calls(module.get_submodule(name), each)
     wrong = _difference(module, example, tensors_of(expected), close)
     if not wrong and trains_alike and not same_in_training(module, *example, close):
         wrong = [Problem("in training mode its code goes another way, and keeps an old width there")]
-    if wrong or left:
-        raise NotRepaired(*left, *lost, *wrong)
+    if wrong or found.wrong:
+        raise NotRepaired(*found.doubts, *found.wrong, *lost, *wrong)
     set_ = fit_config(model, module, lambda fresh: not _difference(fresh, example, tensors_of(expected), close))
     lines = {(name, place): call.need.line for (name, place), each in calls.items() for call in each}
     corrected = tuple(
         f"{f'{name}: ' if name else ''}{place[-1]}{lines[name, place] and f' ({lines[name, place]})'} {correction}"
-        for name, each in found.items()
+        for name, each in found.calls.items()
         for place, times in each.items()
         for correction in dict.fromkeys(filter(None, times))
     )

@@ -29,10 +29,6 @@ from atograph.repair.watching import Site, failed_in, run_watched
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class Unrepaired(Exception):
-    """A call cannot be corrected; the text says why."""
-
-
 @dataclass(frozen=True)
 class Problem:
     """Something in a module's code that could not be repaired.
@@ -46,6 +42,21 @@ class Problem:
     text: str
     module: str = ""
     calls: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `corrections` has found.
+
+    Attributes:
+        calls: module name → place → corrections, as `correct_calls` takes them.
+        wrong: what is not as in the program, of results that differ the first.
+        doubts: calls that may not be right, which only the result can tell.
+    """
+
+    calls: Mapping[str, Mapping[Place, tuple[Correction, ...]]]
+    wrong: Sequence[Problem]
+    doubts: Sequence[Problem]
 
 
 @dataclass(frozen=True)
@@ -160,7 +171,7 @@ def corrections(
     samples: Mapping[int, Sample],
     close: float,
     comparisons: Comparisons,
-) -> tuple[dict[str, dict[Place, tuple[Correction, ...]]], list[Problem]]:
+) -> Found:
     """Run the slim module and find out which of its calls need a correction.
 
     Args:
@@ -170,15 +181,11 @@ def corrections(
         samples: what the slim program computes at each call, by the call's number.
         close: relative difference up to which results of one op are the same.
         comparisons: of the dense model; gets those that fail.
-
-    Returns:
-        module name → place → corrections, as `correct_calls` takes them; and what is not as in the program, of results
-        that differ the first.
     """
     found: dict[Site, dict[int, list[Correction]]] = defaultdict(lambda: defaultdict(list))
     seen: Counter[Site] = Counter()
-    left: list[Problem] = []
-    differing: list[Problem] = []
+    doubts: list[Problem] = []
+    wrong: list[Problem] = []
 
     def corrected(site: Site, run: int, func: Any, args: Any, kwargs: Any) -> Any:
         known = calls.get(site, ())
@@ -187,18 +194,16 @@ def corrections(
         call = known[seen[site]]
         seen[site] += 1
         where = _where(site, call.need)
-        try:
-            correction = _correction(call, args, kwargs)
-            found[site][run].append(correction)
-            result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
-        except Unrepaired as error:
-            left.append(Problem(f"{where} {error}", site[0], tuple(each.need.number for each in known)))
-            return func(*args, **kwargs)
-        if call.need.single and isinstance(result, torch.Tensor) and not differing:
+        correction, doubt = _correction(call, args, kwargs)
+        found[site][run].append(correction)
+        if doubt:
+            doubts.append(Problem(f"{where} {doubt}", site[0], tuple(each.need.number for each in known)))
+        result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
+        if call.need.single and isinstance(result, torch.Tensor) and not wrong:
             sample = samples.get(call.need.number)
             if sample is not None and sample.difference(Sample.of(result)) > close:
                 text = f"{where} gives something else than in the program"
-                differing.append(Problem(text, site[0], (call.need.number,)))
+                wrong.append(Problem(text, site[0], (call.need.number,)))
         return result
 
     try:
@@ -206,9 +211,9 @@ def corrections(
             run_watched(model, *example, corrected)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        left.append(Problem(f"{type(error).__name__}: {first}", failed_in(error)))
+        wrong.append(Problem(f"{type(error).__name__}: {first}", failed_in(error)))
     by_module, unlike = _by_module(found, calls)
-    return by_module, [*left, *unlike, *differing]
+    return Found(by_module, [*unlike, *wrong], doubts)
 
 
 def _by_module(
@@ -232,27 +237,19 @@ def _where(site: Site, need: Need) -> str:
     return f"{need.line}{f' ({module})' if module else ''}: {place[-1]}"
 
 
-def _correction(call: Call, args: Any, kwargs: Any) -> Correction:
-    """What a call of the slim module needs.
-
-    Raises:
-        Unrepaired: saying why it cannot be corrected.
-    """
+def _correction(call: Call, args: Any, kwargs: Any) -> tuple[Correction, str]:
+    """What a call of the slim module needs; and in words why that may not do."""
     need, given = call.need, plain_leaves((args, kwargs))
-    if len(given) != len(call.given) and not need.changed:
-        return Correction()
     if need.impossible:
-        raise Unrepaired(f"cannot be corrected: {need.impossible}")
+        return Correction(), f"cannot be corrected: {need.impossible}"
     if need.ops is not None:
         if len(dict.fromkeys(tensor_leaves((args, kwargs)))) != len(need.ops.graph.find_nodes(op="placeholder")):
-            raise Unrepaired("takes other tensors than the op that was recorded")
-        return Correction(ops=need.ops)
+            return Correction(), "takes other tensors than the op that was recorded"
+        return Correction(ops=need.ops), ""
     if len(given) != len(call.given):
-        raise Unrepaired("takes another number of arguments than in the dense model")
+        return Correction(), "takes another number of arguments than in the dense model" if need.changed else ""
     shown = set(call.numbers.values())
     hidden = [a for i, (a, b) in enumerate(zip(need.old, need.new, strict=True)) if a != b and i not in shown]
-    if hidden:
-        raise Unrepaired(f"uses the width {hidden[0]}, which is none of its arguments")
     arguments = {}
     for number, of in call.numbers.items():
         wanted, value = need.new[of], _plain(given[number])
@@ -260,7 +257,8 @@ def _correction(call: Call, args: Any, kwargs: Any) -> Correction:
             sizes = type(wanted) is int and type(value) is int and value
             arguments[number] = Scaled(value, wanted) if sizes else wanted
     keywords = {name: value for name, value in need.keywords.items() if kwargs.get(name) != value}
-    return Correction(arguments, keywords, function=need.function)
+    doubt = f"uses the width {hidden[0]}, which is none of its arguments" if hidden else ""
+    return Correction(arguments, keywords, function=need.function), doubt
 
 
 def _plain(value: Any) -> Any:
