@@ -133,7 +133,7 @@ class _Forward:
             raise RuntimeError(
                 f"a {kind.__name__} made none of the calls that atograph corrects in it: it was made slim with other "
                 "code (of the model, or of Python), or runs in another way than in the run that it was checked with. "
-                "Make it slim again with this code, from its plan and its dense weights: atograph.apply_plan."
+                "Make it slim again with this code, from its plan: atograph.slim(graph, plan).module."
             )
         return result
 
