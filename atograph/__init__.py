@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from atograph.apply import Applied, apply_plan
     from atograph.compression import Result, compress
     from atograph.graph import Graph, trace
-    from atograph.keep_module import keep_module
+    from atograph.keeping import keep_module
     from atograph.loading import load
     from atograph.masking import mask
     from atograph.own_loop import AutoTrainOnce
@@ -37,7 +37,7 @@ _HOMES = {
     "UserError": "passes.errors",
     "apply_plan": "apply",
     "compress": "compression",
-    "keep_module": "keep_module",
+    "keep_module": "keeping",
     "load": "loading",
     "mask": "masking",
     "slim": "slimming",

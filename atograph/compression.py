@@ -20,7 +20,7 @@ from atograph.copying import copy_of
 from atograph.example_inputs import as_inputs, check_accepts, inputs_of_batch
 from atograph.graph import trace
 from atograph.init_weights import load_init
-from atograph.keep_module import keep_module
+from atograph.keeping import keep_module
 from atograph.masking import zero_
 from atograph.measuring import Job, Outcome, check_cost, measure
 from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, export_onnx

@@ -41,6 +41,8 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
         record=named if named is not None and named.exists() else None,
         alone=alone,
     )
+    if settings.latency_table is not None:
+        latency.keep_in(settings.latency_table)  # now: a budget that is refused shall not have to be measured again
     graph.read_weights()
     scores = magnitude_scores(graph.groups, graph.program.state)
     plan = graph.plan_from_scores(

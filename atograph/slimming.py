@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.graph import Graph
+from atograph.masking import mask
 from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
@@ -75,10 +76,11 @@ class Slim:
 
     @cached_property
     def _repaired(self) -> Repaired | NotRepaired:
-        if self._graph.model is None:
+        model = self._graph.model
+        if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
         try:
-            return slim_module(self._graph.model, self._graph.program, self.passes_program)
+            return slim_module(model, self._graph.program, self.passes_program, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
 

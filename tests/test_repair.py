@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 import pickle
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from atograph.passes.plan import random_plan
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import atograph
 from atograph.comparing import relative_difference
@@ -431,6 +434,111 @@ class OtherInTraining(Attention):
 def test_a_way_that_is_only_taken_in_training_is_not_forgotten() -> None:
     slim = slimmed(Net(OtherInTraining()), torch.randn(2, 5, 8))
     assert slim.module is None and "in training mode its code goes another way" in slim.why_no_module
+
+
+class LengthScaled(Attention):
+    """A scale that follows the length of the sequence, and the width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.n, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        y = (q @ k.transpose(-2, -1) * (math.log(t + 1) / q.shape[-1])).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_a_corrected_factor_follows_the_length_of_a_sequence() -> None:
+    torch.manual_seed(0)
+    model = Net(LengthScaled())
+    slim = slimmed(model, torch.randn(2, 5, 8))
+    module, longer = slim.module, torch.randn(2, 9, 8).double()
+    assert module is not None
+    with torch.no_grad():
+        masked = atograph.mask(model, slim.plan)
+        torch.testing.assert_close(module(longer), masked(longer), rtol=1e-12, atol=1e-12)
+
+
+class Checkpointed(Attention):
+    def attend(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.attend, x, use_reentrant=False) if self.training else self.attend(x)
+
+
+def test_a_checkpoint_within_a_corrected_forward_is_refused() -> None:
+    """It would run again without the corrections, and the gradients would be wrong."""
+    slim = slimmed(Net(Checkpointed()), torch.randn(2, 5, 8))
+    module = slim.module
+    assert module is not None
+    with pytest.raises(RuntimeError, match="Checkpoint whole modules"):
+        module.train()(torch.randn(2, 5, 8).double())
+    whole = slimmed(Net(Attention()), torch.randn(2, 5, 8)).module
+    assert whole is not None
+    x = torch.randn(2, 5, 8).double()
+    hidden = torch.relu(whole.stem(x))  # type: ignore[operator]
+    checkpoint(whole.middle, hidden, use_reentrant=False).sum().backward()  # type: ignore[union-attr]
+
+
+class OtherUse(Attention):
+    """Reads an attribute for something else in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y * (self.n / 4) if self.training else y
+
+
+def test_an_attribute_that_means_something_else_in_training_is_noticed() -> None:
+    slim = slimmed(Net(OtherUse()), torch.randn(2, 5, 8))
+    assert slim.module is None and "in training mode" in slim.why_no_module
+
+
+class Dropping(Looping):
+    """Leaves a layer out now and then."""
+
+    skipped = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, (up, down, width) in enumerate(zip(self.ups, self.downs, (9, 20), strict=True)):
+            if number != self.skipped:
+                x = x + down(torch.relu(up(x)).view(-1, 5, 2, width).flatten(2))
+        return x
+
+
+def test_a_loop_that_leaves_out_a_turn_is_refused() -> None:
+    slim = slimmed(Net(Dropping()), torch.randn(2, 5, 8))
+    module = slim.module
+    assert module is not None
+    module.middle.skipped = 1  # type: ignore[union-attr,assignment]
+    with pytest.raises(RuntimeError, match="runs in another way"):
+        module(torch.randn(2, 5, 8).double())
+
+
+def test_corrected_norms_hold_in_half_precision() -> None:
+    torch.manual_seed(0)
+    model = Net(nn.LayerNorm(24)).eval()
+    graph = atograph.trace(model, torch.randn(2, 5, 8))
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    module, x = slim.module, torch.randn(2, 5, 8) * 500
+    assert module is not None
+    with torch.no_grad():
+        assert relative_difference(slim(x), copy.deepcopy(module).half()(x.half())) < 5e-3
+
+
+def test_a_root_with_corrected_calls_is_exported() -> None:
+    torch.manual_seed(0)
+    graph = atograph.trace(Literal().double().eval(), torch.randn(2, 5, 24).double())
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    module, x = slim.module, torch.randn(2, 5, 24).double()
+    assert module is not None and "forward" in vars(module)
+    assert same(slim, torch.export.export(module, (x,), strict=False).module(), x)
+    assert list(inspect.signature(module.forward).parameters) == ["x"]
+
+
+def test_a_forward_of_the_instance_stays() -> None:
+    model = Net(nn.Identity())
+    model.middle.forward = MethodType(lambda self, x: F.layer_norm(x, (x.shape[-1],)), model.middle)  # type: ignore[method-assign]
+    slim = slimmed(model, torch.randn(2, 5, 8))
+    assert slim.module is not None and same(slim, slim.module, torch.randn(3, 5, 8))
 
 
 class Asserting(nn.Module):

@@ -8,18 +8,19 @@ rest of the user's code runs as it stands, in training too.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from types import MethodType
+from math import isclose
+from types import FrameType, MethodType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from atograph.origins import Place, place_of
 from atograph.repair.arguments import tensor_leaves, with_leaves
@@ -27,23 +28,27 @@ from atograph.repair.arguments import tensor_leaves, with_leaves
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """A size that becomes another one, and in proportion where it follows the batch or the length of a sequence."""
+    """A number that becomes another one, and in proportion where it follows the batch or the length of a sequence."""
 
-    before: int
-    after: int
+    before: float
+    after: float
 
-    def __call__(self, given: int) -> int:
-        """What a size becomes."""
-        return int(given * Fraction(self.after, self.before))
+    def __call__(self, given: float) -> float:
+        """What a number becomes; of an integer another one."""
+        if isinstance(given, int) and isinstance(self.after, int) and isinstance(self.before, int):
+            return int(given * Fraction(self.after, self.before))
+        return given * (self.after / self.before)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Scaled) and self.after * other.before == other.after * self.before
+        return isinstance(other, Scaled) and isclose(
+            self.after * other.before, other.after * self.before, rel_tol=1e-12
+        )
 
     def __hash__(self) -> int:
-        return hash(Fraction(self.after, self.before))
+        return 0
 
     def __str__(self) -> str:
-        return f": {self.before} → {self.after}"
+        return f": {self.before:.6g} → {self.after:.6g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +85,12 @@ class Correction:
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call ``func``, or do what takes its place."""
         if self.ops is not None:
-            return self.ops(*dict.fromkeys(tensor_leaves((args, kwargs))))
+            tensors = list(dict.fromkeys(tensor_leaves((args, kwargs))))
+            narrow = tensors[0].dtype
+            if narrow not in (torch.float16, torch.bfloat16):
+                return self.ops(*tensors)
+            wide = self.ops(*(x.float() if x.is_floating_point() else x for x in tensors))  # as torch's own norms do
+            return pytree.tree_map(lambda x: x.to(narrow) if isinstance(x, torch.Tensor) else x, wide)
         args, kwargs = with_leaves((args, kwargs), self._changed)
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
@@ -105,7 +115,7 @@ Corrections = Mapping[Place, tuple[Correction, ...]]
 
 def correct_calls(module: nn.Module, calls: Corrections) -> None:
     """Have the ``forward`` of a module make some of its calls to torch in another way from now on."""
-    module.forward = _Forward(module, dict(calls))
+    module.forward = _Forward(module, dict(calls), vars(module).get("forward"))
     module.register_forward_pre_hook(_no_fast_path)
 
 
@@ -116,8 +126,9 @@ def _no_fast_path(_module: nn.Module, _args: Any) -> None:
 class _Forward:
     """The ``forward`` of a module with corrected calls; it is copied and pickled with the module."""
 
-    def __init__(self, module: nn.Module, calls: Corrections) -> None:
+    def __init__(self, module: nn.Module, calls: Corrections, own: Callable[..., Any] | None) -> None:
         self.module, self.calls = module, calls
+        self.__wrapped__ = MethodType(type(module).forward, module) if own is None else own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run = self._run
@@ -126,20 +137,38 @@ class _Forward:
         return run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        kind = type(self.module)
         with _Correcting(self.calls) as correcting:
-            result = kind.forward(self.module, *args, **kwargs)
+            result = self.__wrapped__(*args, **kwargs)
         if correcting.other or (not correcting.made and not self.module.training):
             raise RuntimeError(
-                f"a {kind.__name__} made none of the calls that atograph corrects in it: it was made slim with other "
-                "code (of the model, or of Python), or runs in another way than in the run that it was checked with. "
-                "Make it slim again with this code, from its plan: atograph.slim(graph, plan).module."
+                f"a {type(self.module).__name__} does not make the calls that atograph corrects in it: it was made "
+                "slim with other code (of the model, or of Python), or runs in another way than in the run that it was "
+                "checked with. Make it slim again with this code, from its plan: atograph.slim(graph, plan).module."
             )
         return result
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(MethodType(type(self.module).forward, self.module))
+    def __code__(self) -> Any:  # torch.export looks at it
+        return self.__wrapped__.__code__
+
+
+def _refuse_checkpoint() -> None:
+    """What runs under `torch.utils.checkpoint` within a ``forward`` runs again in the backward pass, uncorrected.
+
+    Raises:
+        RuntimeError: the call that is being made is in such a part.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code is not _Forward._run.__code__:
+        if frame.f_code.co_filename.endswith(_CHECKPOINT):
+            raise RuntimeError(
+                "torch.utils.checkpoint is used within a forward whose calls atograph corrects, and would run that "
+                "part again without the corrections. Checkpoint whole modules, or none here."
+            )
+        frame = frame.f_back
+
+
+_CHECKPOINT = ("torch/utils/checkpoint.py", "torch\\utils\\checkpoint.py")
 
 
 class _Correcting(TorchFunctionMode):
@@ -147,7 +176,7 @@ class _Correcting(TorchFunctionMode):
 
     Attributes:
         made: how often each of them was made.
-        other: whether one was made more often than there are corrections for.
+        other: whether one was made more often, or less often, than there are corrections for.
     """
 
     def __init__(self, calls: Corrections) -> None:
@@ -155,12 +184,17 @@ class _Correcting(TorchFunctionMode):
         self._calls = calls
         self._names = {place[-1] for place in calls}
         self.made: Counter[Place] = Counter()
-        self.other = False
+
+    @property
+    def other(self) -> bool:
+        """See above."""
+        return any(1 < len(each) != self.made[place] > 0 for place, each in self._calls.items())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", str(func)) in self._names and (place := place_of(func)) in self._calls:
             each, time = self._calls[place], self.made[place]
             self.made[place] += 1
-            self.other |= 1 < len(each) <= time
+            if torch.is_grad_enabled():
+                _refuse_checkpoint()
             return each[min(time, len(each) - 1)](func, args, kwargs or {})
         return func(*args, **(kwargs or {}))

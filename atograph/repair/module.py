@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from atograph.capture import batch_of
+from atograph.capture import batch_of, with_batch
 from atograph.comparing import relative_difference
 from atograph.copying import copy_of, eval_mode
 from atograph.passes.program import Program
@@ -52,13 +52,14 @@ class Repaired:
     calls: tuple[str, ...]
 
 
-def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
+def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Callable[[], nn.Module]) -> Repaired:
     """A slim copy of the user's module, checked against the slim program, call by call.
 
     Args:
         model: the dense module; left as it is.
         dense: the program that was captured from it.
         slimmed: the slim program.
+        masked: makes the dense module with what the plan drops at zero.
 
     Raises:
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program.
@@ -70,7 +71,6 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
         raise NotRepaired(Problem("there are no example inputs to check the module with"))
     replaced = {name: value for name, value in _named_state(model) if name in slimmed.state}
     module = copy_of(model, shared=replaced.values())
-    trains_alike = same_in_training(module, *example, 1e-6)
     comparisons, words = Comparisons(), dict[str, str]()
     calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example, comparisons)
     _replace_state(module, slimmed)
@@ -86,8 +86,12 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program) -> Repaired:
     for name, each in found.calls.items():
         correct_calls(module.get_submodule(name), each)
     wrong = _difference(module, example, tensors_of(expected), close)
-    if not wrong and trains_alike and not same_in_training(module, *example, close):
-        wrong = [Problem("in training mode its code goes another way, and keeps an old width there")]
+    batch = batch_of(example)
+    if not wrong and batch is not None and not slimmed.interface.fixed:
+        other = with_batch(example, batch + 1)
+        wrong = _difference(module, other, tensors_of(samples_of(slimmed, *other)[0]), close)
+    if not wrong and not same_in_training(module, masked(), *example, 10 * close):
+        wrong = [Problem("in training mode its code goes another way, and does not compute what the masked model does")]
     if wrong or found.wrong:
         raise NotRepaired(*found.doubts, *found.wrong, *lost, *wrong)
     set_ = fit_config(model, module, lambda fresh: not _difference(fresh, example, tensors_of(expected), close))

@@ -254,8 +254,7 @@ def _correction(call: Call, args: Any, kwargs: Any) -> tuple[Correction, str]:
     for number, of in call.numbers.items():
         wanted, value = need.new[of], _plain(given[number])
         if wanted != value and type(wanted) in (int, float):
-            sizes = type(wanted) is int and type(value) is int and value
-            arguments[number] = Scaled(value, wanted) if sizes else wanted
+            arguments[number] = Scaled(value, wanted) if type(value) in (int, float) and value else wanted
     keywords = {name: value for name, value in need.keywords.items() if kwargs.get(name) != value}
     doubt = f"uses the width {hidden[0]}, which is none of its arguments" if hidden else ""
     return Correction(arguments, keywords, function=need.function), doubt

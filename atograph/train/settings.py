@@ -206,8 +206,11 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         return TrainSettings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        place = str(first["loc"][0]) if first["loc"] else ""
+        about = [
+            each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
+        ]  # of "this or that" one for each
+        message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
         if first["type"] == "extra_forbidden":
             near = get_close_matches(place, TrainSettings.model_fields, n=3)
             raise UserError(
