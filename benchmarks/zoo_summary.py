@@ -40,16 +40,15 @@ STAGES = ("capture", "analysis", "plan", "rewrite")
 """From the model to its slim program."""
 
 
-def seconds_to_module(row: Row) -> float | None:
-    """From the model to its slim module, on first use; None where one of the stages has not ended."""
-    parts = [row.get(part, {}).get("seconds", {}) for part in ("atograph", "module")]
-    taken = [*(parts[0].get(stage) for stage in STAGES), parts[1].get("module")]
+def seconds_to_program(row: Row) -> float | None:
+    """From the model to its slim program, on first use; None where one of the stages has not ended."""
+    taken = [row.get("atograph", {}).get("seconds", {}).get(stage) for stage in STAGES]
     return None if None in taken else float(sum(taken))
 
 
 def speed_ratio(row: Row) -> float | None:
-    """Torch-Pruning's seconds over ours, where both came to an end."""
-    ours, theirs = seconds_to_module(row), row.get("torch-pruning", {}).get("total")
+    """Torch-Pruning's seconds over ours to the slim program, where both came to an end."""
+    ours, theirs = seconds_to_program(row), row.get("torch-pruning", {}).get("total")
     return theirs / ours if ours and theirs else None
 
 
@@ -100,13 +99,13 @@ def _speed(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if "analysis warm" in row.get("atograph", {}).get("seconds", {})
     ]
-    total = [(seconds, row["model"]) for row in rows if (seconds := seconds_to_module(row)) is not None]
+    total = [(seconds, row["model"]) for row in rows if (seconds := seconds_to_program(row)) is not None]
     if analysis:
         middle, (most, where) = median(value for value, _model in analysis), max(analysis)
         sentences.append(f"Analysis, warm: median {middle:.0f} ms, at most {most:.0f} ms ({where}).")
     if total:
         middle, (most, where) = median(value for value, _model in total), max(total)
-        sentences.append(f"Model to slim module: median {middle:.2f} s, at most {most:.2f} s ({where}).")
+        sentences.append(f"Model to slim program: median {middle:.2f} s, at most {most:.2f} s ({where}).")
     return sentences
 
 

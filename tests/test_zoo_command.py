@@ -113,11 +113,11 @@ def test_table_and_summary() -> None:
     assert cells["analysis ms, warm"] == ("20", "", "20")
     assert cells["0.3 reached"] == ("yes", "", "yes")
     assert cells["module"] == ("", "no", "yes") and cells["attributes set"] == ("", "0", "4")
-    assert cells["times faster"] == ("", "", "2.0")
+    assert cells["times faster"] == ("", "", "2.2")
     assert "2 of 3 exact." in text
     assert "Largest relative difference in float64: 3.0e-16 (allowed: 1e-09)." in text
     assert "compute something in float32 all the same: 5.0e-08 (allowed: 1e-06)." in text
-    assert "Where it prunes to the end, atograph is faster on 1 of 1 (100%), by a median of 2.0 times." in text
+    assert "Where it prunes to the end, atograph is faster on 1 of 1 (100%), by a median of 2.2 times." in text
     assert (
         "A slim module on 1 of 2, on 1 of them without a corrected call" in text and "- tv:two: two.py:3: view" in text
     )
