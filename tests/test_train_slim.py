@@ -118,8 +118,8 @@ def test_the_state_of_any_optimiser_is_cut_along(make: MakeOptimizer) -> None:
     ("make", "why"),
     [
         (Wide, "its forward keeps an old width: ValueError: there have to be 8 channels"),
-        (Auxiliary, "in training, it fails: RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
-        (Different, "in training, its loss is"),
+        (Auxiliary, "in training mode its code goes another way"),
+        (Different, "in training mode its code goes another way"),
     ],
 )
 def test_a_module_that_cannot_be_slim_is_trained_dense(make: Callable[[], nn.Module], why: str) -> None:
