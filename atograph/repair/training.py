@@ -29,10 +29,17 @@ _TRAINING = 13
 """Which argument of `F.multi_head_attention_forward` says whether it drops anything."""
 
 
-def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: Any, close: float) -> bool:
-    """Whether a slim module gives in training what the masked dense one does, up to ``close`` of the largest values.
+_CLOSE = 1e-4
+"""Of the largest value of an output; rounding in float32 inside makes up to 1e-6."""
+
+
+def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether a slim module gives in training what the masked dense one does.
 
     True where that cannot be told, because the dense one draws random numbers or does not run.
+
+    Raises:
+        Exception: whatever the slim module raises, which stands for itself: a second head that only training has.
     """
     try:
         expected, again = (_outputs(masked, args, kwargs) for _ in range(2))
@@ -40,10 +47,7 @@ def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: An
         return True
     if not _alike(expected, again, 0.0):
         return True
-    try:
-        return _alike(expected, _outputs(module, args, kwargs), close)
-    except Exception:
-        return False
+    return _alike(expected, _outputs(module, args, kwargs), _CLOSE)
 
 
 def _outputs(module: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
