@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from atograph.passes.errors import UserError
 from atograph.report import FROM_PYTHON, Report
+from atograph.run_folder import check_folder
 
 
 class AppliedSize(BaseModel):
@@ -28,9 +29,9 @@ class AppliedReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["atograph report of apply 1"] = "atograph report of apply 1"
+    format: Literal["atograph report of apply 2"] = "atograph report of apply 2"
     plan: str
-    """Its fingerprint."""
+    """Its digest."""
     spec: str = FROM_PYTHON
     """What the model was made from, as given on the command line."""
     weights: str
@@ -67,8 +68,7 @@ def load_report(folder: Path) -> Report | AppliedReport:
         UserError: there is no such folder, or no report of atograph's in it.
     """
     path = folder / "report.json"
-    if not folder.is_dir():
-        raise UserError("there is no such folder.", where=str(folder), hint="Name that of a run: runs/net.")
+    check_folder(folder)
     if not path.is_file():
         raise UserError(
             "there is no report.json in this folder.",

@@ -101,7 +101,7 @@ def apply_plan(
         _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
         why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()), plan)
         report = AppliedReport(
-            plan=plan.fingerprint,
+            plan=plan.digest,
             spec=spec,
             weights=str(weights),
             versions={package: version(package) for package in ("atograph", "torch")},

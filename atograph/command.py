@@ -72,10 +72,10 @@ def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console
     """
     from atograph.applied_report import load_report
     from atograph.report import FROM_PYTHON
+    from atograph.run_folder import check_folder
     from atograph.spec import load_spec
 
-    if not run.is_dir():
-        raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
+    check_folder(run)
     own = load_report(run).spec if text is None else text
     if text is None and own == FROM_PYTHON:
         raise UserError(

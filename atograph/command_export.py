@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from atograph.command import spec_of_run
 from atograph.files import weights_beside
 from atograph.passes.errors import UserError
+from atograph.run_folder import check_folder
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -39,8 +40,7 @@ def export(
     """Check what was typed before any work, then export and print what the file computes."""
     if fp16 and int8:
         raise UserError("choose one of --fp16 and --int8.")
-    if not run.is_dir():
-        raise UserError("there is no such folder.", where=str(run), hint="Name that of a run: runs/net.")
+    check_folder(run)
     if out is not None and out.is_dir():
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
     if out is not None and out.suffix != ".onnx":

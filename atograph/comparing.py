@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -15,3 +17,10 @@ def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
     scale = float(reference.abs().max())
     difference = float((reference - other).abs().max())
     return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
+
+
+def alike(references: Sequence[torch.Tensor], others: Sequence[torch.Tensor], close: float) -> bool:
+    """Whether tensors are as many, of the same shapes, and no further apart than ``close``, one by one."""
+    return len(references) == len(others) and all(
+        a.shape == b.shape and relative_difference(a, b) <= close for a, b in zip(references, others, strict=True)
+    )

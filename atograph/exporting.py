@@ -87,15 +87,15 @@ def export_run(
     place = Path(folder)
     with stage("loading the run"):
         loaded, plan = load_run(place), read_plan(place / "plan.json")
-        program, said = loaded.program, _metadata(place, plan)
-    check_same_plan(place, plan, {program_file.NAME: loaded.plan})
+        program, costs = loaded.program, _costs(place)
+    check_same_plan(place, plan, {program_file.NAME: loaded.plan, "report.json": costs.plan})
     target = place / FILES[precision] if path is None else Path(path)
     if precision == "int8" and task is None:
         raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
     with replacing(target.parent, where=target, drops=[weights_beside(target).name]) as scratch:
         with stage("exporting"):
             whole = scratch / "whole" / target.name  # of the name in the end, which its weights are found by
-            export_onnx(program, whole, opset=opset, metadata=said, external_data=external_data)
+            export_onnx(program, whole, opset=opset, metadata=_metadata(plan, costs), external_data=external_data)
             made = scratch / target.name
             if precision == "float16":
                 to_float16(whole, made)
@@ -149,19 +149,23 @@ class _Costs(BaseModel):
     """What the reports of a run and of ``atograph apply`` have in common."""
 
     model_config = ConfigDict(extra="ignore")
+    plan: str = ""
     dense: _Size
     slim: _Size
     budgets: list[_Budget] = []
 
 
-def _metadata(folder: Path, plan: Plan) -> dict[str, str]:
+def _costs(folder: Path) -> _Costs:
     path = folder / "report.json"
     try:
-        costs = _Costs.model_validate(json.loads(path.read_bytes()))
+        return _Costs.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
         raise UserError(f"cannot read the report: {error.strerror}.", where=str(path)) from error
     except (ValueError, ValidationError) as error:
         raise UserError("the report of this folder is damaged.", where=str(path)) from error
+
+
+def _metadata(plan: Plan, costs: _Costs) -> dict[str, str]:
     dense, slim = costs.dense, costs.slim
     asked = {budget.kind: budget.asked for budget in costs.budgets}
     return metadata(plan, flops=(slim.flops, dense.flops), params=(slim.params, dense.params), budgets=asked)

@@ -20,6 +20,7 @@ from atograph.example_inputs import Inputs
 from atograph.fitting import misfits
 from atograph.passes.errors import UserError
 from atograph.passes.exported import with_state
+from atograph.run_folder import check_folder
 from atograph.structures import tensors_of
 
 
@@ -67,6 +68,7 @@ def load_run(folder: str | Path) -> Loaded:
         UserError: as `load`.
     """
     place = Path(folder)
+    check_folder(place)
     path = place / program_file.NAME
     if not path.is_file():
         raise _no_program(place)
@@ -104,8 +106,6 @@ def example_of(program: ExportedProgram, folder: Path) -> Inputs:
 
 
 def _no_program(folder: Path) -> UserError:
-    if not folder.is_dir():
-        return UserError("there is no such folder.", where=str(folder), hint="Name that of a run: runs/net.")
     try:
         why = _said(folder).get("program")  # `atograph apply` notes why there is none
     except UserError:

@@ -146,6 +146,7 @@ def measure(job: Job, outcome: Outcome, console: Console) -> Report:
     return Report(
         spec=job.where,
         name=job.name,
+        plan=slimmed.plan.digest,
         versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
         seed=settings.seed,
         device=str(pick_device(settings.device)),

@@ -193,7 +193,7 @@ class OnnxModel(nn.Module):
             raise UserError(
                 f"ONNX Runtime cannot load this file: {_one_line(error)}.",
                 where=str(path),
-                hint=f"Another opset may do (--opset). {_AGAIN}",
+                hint=f"It may be damaged, or of an opset that is too new. {_AGAIN}",
             ) from error
         self._taken = {value.name for value in self.session.get_inputs()}
         self._names = list(program.graph_signature.user_inputs)

@@ -111,6 +111,8 @@ class Report(_Record):
     spec: str
     """As given on the command line."""
     name: str
+    plan: str = ""
+    """Digest of the plan beside it."""
     versions: dict[str, str]
     seed: int
     device: str

@@ -133,6 +133,17 @@ class RunFolder:
         remove_folders(self._made_parents)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse what is to be the folder of a finished run and is no folder.
+
+    Raises:
+        UserError: there is none, or it is a file.
+    """
+    if not folder.is_dir():
+        what = "is a file, not the folder of a run." if folder.exists() else "there is no such folder."
+        raise UserError(what, where=str(folder), hint="Name that of a run: runs/net.")
+
+
 def _is_run(folder: Path) -> bool:
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

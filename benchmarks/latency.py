@@ -10,7 +10,6 @@ its own with a time limit. With ``--json`` a row is written as soon as it is mea
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -18,8 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.below import check_below, write_below
 from benchmarks.latency_part import BATCHES
-from benchmarks.processes import Processes
+from benchmarks.processes import Processes, ending_as_an_interrupt
 from benchmarks.zoo_rows import Row, Rows, measure_row
 
 BUDGETS = (0.5, 0.3)
@@ -92,14 +92,6 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(["The median share of the ideal speed-up (1 over the budget):", "", *lines])
 
 
-def write_markdown(file: Path, rows: Sequence[Row]) -> None:
-    """Write table and summary below the marker line of a file; what stands above it is kept."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else [MARKER]
-    above = lines[: lines.index(MARKER)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join([*above, MARKER, "", table(rows), "", summary(rows), ""]), encoding="utf-8")
-
-
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -115,9 +107,11 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.resume and options.json is None:
         parser.error("--resume needs the --json file to resume from")
-    given = options.markdown
-    if given is not None and given.exists() and MARKER not in given.read_text(encoding="utf-8").splitlines():
-        parser.error(f"{given} has no line '{MARKER}': what stands above it is kept, what follows is replaced")
+    if options.markdown is not None:
+        try:
+            check_below(options.markdown, MARKER)
+        except ValueError as error:
+            parser.error(str(error))
     return options
 
 
@@ -134,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no model's name matches '{options.only}'; there are {', '.join(MODELS)}", file=sys.stderr)
         return 2
     processes = Processes()
-    signal.signal(signal.SIGTERM, _interrupt)
+    ending_as_an_interrupt()
     try:
         for name in chosen:
             for part in rows.missing(name, [f"{budget:g}" for budget in BUDGETS]):
@@ -145,15 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         processes.stop()
-    print(table(rows.listed))
-    print(f"\n{summary(rows.listed)}")
+    shown = f"{table(rows.listed)}\n\n{summary(rows.listed)}"
+    print(shown)
     if options.markdown is not None:
-        write_markdown(options.markdown, rows.listed)
+        write_below(options.markdown, MARKER, f"{shown}\n")
     return 0
-
-
-def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

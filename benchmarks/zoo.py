@@ -7,19 +7,18 @@ With ``--json`` every row is written as soon as it is measured, and ``--resume``
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from benchmarks.processes import Processes
+from benchmarks.below import check_below, write_below
+from benchmarks.processes import Processes, ending_as_an_interrupt
 from benchmarks.torch_pruning_peer import INSTALL, installed
 from benchmarks.zoo_rows import Command, Rows, measure_row, part_command
-from benchmarks.zoo_table import check_markdown, markdown, write_markdown
+from benchmarks.zoo_table import MARKER, markdown
 from benchmarks.zoo_verdict import verdict
 
 
@@ -58,7 +57,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"Torch-Pruning is not installed: {INSTALL}")
     if options.markdown is not None:
         try:
-            check_markdown(options.markdown)
+            check_below(options.markdown, MARKER)
         except ValueError as error:
             parser.error(str(error))
     return options
@@ -101,18 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no model's name matches '{options.only}'; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
     work = {name: parts if name in again else rows.missing(name, parts) for name in chosen}
-    signal.signal(signal.SIGTERM, _interrupt)
+    ending_as_an_interrupt()
     complete = measure_all({name: todo for name, todo in work.items() if todo}, rows, options.timeout, options.jobs)
     print(markdown(rows.listed))
     if not complete:
         return 130
     if options.markdown is not None:
-        write_markdown(options.markdown, rows.listed)
+        write_below(options.markdown, MARKER, markdown(rows.listed))
     return 0
-
-
-def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

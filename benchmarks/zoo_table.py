@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -136,24 +135,3 @@ def markdown(rows: Sequence[Row]) -> str:
     Console(file=out, width=10_000, color_system=None).print(table)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     return "\n".join([*(line for line in lines if line), "", summary(rows)]) + "\n"
-
-
-def check_markdown(file: Path) -> None:
-    """Make sure that a file can be written, before hours of measuring.
-
-    Raises:
-        ValueError: it is there without the marker line.
-    """
-    if file.exists() and MARKER not in file.read_text(encoding="utf-8").splitlines():
-        raise ValueError(f"{file} has no line '{MARKER}': what stands above it is kept, what follows is replaced.")
-
-
-def write_markdown(file: Path, rows: Sequence[Row]) -> None:
-    """Write table and summary below the marker line of a file; what stands above it is kept."""
-    check_markdown(file)
-    above: list[str] = []
-    if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        above = lines[: lines.index(MARKER)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join([*above, MARKER, "", markdown(rows)]), encoding="utf-8")

@@ -15,6 +15,7 @@ from runs import SPEC, command, make_run
 from safetensors.torch import load_file, save_file
 
 import atograph
+from atograph.command import read_plan
 from atograph.spec import load_spec
 
 WIDER = SPEC.replace("(1, 16", "(1, 20").replace("(16", "(20")
@@ -62,7 +63,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = load_spec(str(folder / "eigen.py"))
     graph = atograph.trace(spec.model().eval(), torch.randn(4, 4))
     atograph.slim(graph, graph.plan(flops=0.5)).save(folder / "eigen")
-    shutil.copy(folder / "run" / "report.json", folder / "eigen")
+    of_run, plan = (folder / "run" / "report.json").read_text(), read_plan(folder / "run" / "plan.json")
+    (folder / "eigen" / "report.json").write_text(of_run.replace(plan.digest, graph.plan(flops=0.5).digest))
     return folder
 
 
@@ -184,7 +186,9 @@ CASES: list[tuple[Callable[[], Any], list[str], str]] = [
     (cut("run/report.json", 200), [VERIFY, BENCH, "export run --int8"], "run/report.json: not a report of atograph: "),
     (cut("run/report.json", 200), [EXPORT], "run/report.json: the report of this folder is damaged."),
     (lambda: Path("run/report.json").unlink(), [VERIFY, BENCH], "run: there is no report.json in this folder."),
+    (swap("twin/report.json", "run/report.json"), [EXPORT], "do not belong together: report.json is of the plan "),
     # the wrong data, or the wrong place
+    (nothing, ["verify net.py", "bench net.py", "export net.py"], "net.py: is a file, not the folder of a run."),
     (nothing, ["export run --int8 --spec eigen.py"], "batch 1 of the training data: the model takes input as "),
     (nothing, ["verify run --spec eigen.py"], "slim.pt2: the example inputs in it are not for this model: "),
     (nothing, ["verify ."], ".: there is no report.json in this folder. Name a folder that `atograph compress`"),
@@ -193,6 +197,10 @@ CASES: list[tuple[Callable[[], Any], list[str], str]] = [
     (
         lambda: Path("mine.onnx.data").write_text("mine"), ["export run --external-data --out mine.onnx"],
         "mine.onnx.data: the file is there already.",
+    ),
+    (
+        nothing, [f"compress net.py --flops 0.5 {option}" for option in ("--latency-batch 8", "--latency-table x")],
+        "says how latency is measured, and neither latency nor round_to=auto asks for it.",
     ),
     # what ONNX has no op for is known before the training
     (nothing, ["compress eigen.py --flops 0.5 --epochs 1 --out out/eigen"], "nothing to write aten._linalg_eigh with."),

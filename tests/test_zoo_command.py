@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import torch_pruning_peer, zoo, zoo_table
+from benchmarks.below import write_below
 from benchmarks.exact import difference, movement, other_inputs
 from benchmarks.processes import Processes, Stopped
 from benchmarks.zoo_part import Record, first_line
@@ -133,7 +134,7 @@ def test_markdown_keeps_what_stands_above_its_marker(tmp_path: Path) -> None:
     file = tmp_path / "coverage.md"
     file.write_text(f"# By hand\n\n{zoo_table.MARKER}\n\nold table\n", encoding="utf-8")
     for _ in range(2):
-        zoo_table.write_markdown(file, [row()])
+        write_below(file, zoo_table.MARKER, zoo_table.markdown([row()]))
     text = file.read_text(encoding="utf-8")
     assert text.startswith(f"# By hand\n\n{zoo_table.MARKER}\n\n| model ")
     assert "old table" not in text

@@ -1,12 +1,12 @@
 """The user's own `nn.Module` made slim.
 
-Its tensors are cut (`module`), and its code is repaired where it keeps a width of the dense model: the attributes
+Its tensors are cut (`tensors`), and its code is repaired where it keeps a width of the dense model: the attributes
 that hold it are found and set (`remembered`, `search`), and where none does, single calls are corrected
 (`corrections`). What each call has to become is read off the dense and the slim program (`needs`); all that the module
-computes is compared with what the program does (`samples`).
+computes is compared with what the program does (`samples`, `checks`).
 """
 
 from atograph.repair.module import NotRepaired, Repaired, slim_module
-from atograph.repair.search import Problem
+from atograph.repair.problem import Problem
 
 __all__ = ["NotRepaired", "Problem", "Repaired", "slim_module"]

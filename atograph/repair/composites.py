@@ -24,18 +24,22 @@ class Composite(NamedTuple):
         old, new: its widths as it is given them, in the dense and in the slim model.
         function: what is called in its place, with the same arguments and ``keywords``; None where nothing changes.
         keywords: arguments that came to it.
+        impossible: why nothing does the same with slim weights; empty if something does.
     """
 
     old: tuple[int, ...]
     new: tuple[int, ...]
     function: Callable[..., Any] | None
     keywords: dict[str, Any]
+    impossible: str = ""
 
 
 def _attention(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> Composite:
     old, new = _widths(dense), _widths(slim)
     if old == new:
         return Composite(old[:2], new[:2], None, {})
+    if any(node.target is _ATEN.cat.default for node in dense):
+        return Composite(old[:2], new[:2], None, {}, "bias_k, bias_v and add_zero_attn are not supported in it")
     return Composite(old[:2], new[:2], multi_head_attention, {"scale": old[2] ** -0.5})
 
 

@@ -39,8 +39,11 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
         return ()
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for found in _fits(type(dense), old, _candidates(dense, shapes, old), shapes):
-        fresh = _made(type(dense), old, found)
-        fresh.load_state_dict(module.state_dict())
+        try:
+            fresh = _made(type(dense), old, found)
+            fresh.load_state_dict(module.state_dict())
+        except Exception:  # tensors that only code makes, or that no configuration makes twice the same
+            continue
         if same(fresh.to(next(module.parameters()))):
             for name, value in found.items():
                 setattr(own, name, value)

@@ -1,9 +1,9 @@
 """Corrected calls: what a slim module does where its code keeps a width that no attribute holds.
 
-A layer norm goes on counting the removed zeros; attention keeps the scale of its old width; a view gets the width that
-its code takes from somewhere else. Such a module's ``forward`` runs under a `TorchFunctionMode`, which
-changes the arguments of single calls, found by their place in the code, or makes them as the slim program does. The
-rest of the user's code runs as it stands, in training too.
+A layer norm goes on counting the removed zeros; attention keeps the scale of its old width; a view gets the width
+that its code takes from somewhere else. Such a module's ``forward`` runs under a `TorchFunctionMode`, which changes the
+arguments of single calls, found by their place in the code, or makes them as the slim program does. The rest of the
+user's code runs as it stands, in training too.
 """
 
 from __future__ import annotations

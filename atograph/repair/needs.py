@@ -53,7 +53,7 @@ class Need:
     @property
     def changed(self) -> bool:
         """Whether the dense call would not do."""
-        return bool(self.ops or self.keywords or self.impossible) or self.old != self.new
+        return bool(self.ops or self.keywords or self.function or self.impossible) or self.old != self.new
 
 
 def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]]:

@@ -22,26 +22,10 @@ from atograph.repair.arguments import plain_leaves, tensor_leaves
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.corrections import Correction, Scaled
 from atograph.repair.needs import Need
+from atograph.repair.problem import Example, Problem, told
 from atograph.repair.remembered import Remembered, Slot, remembering
 from atograph.repair.samples import Sample
 from atograph.repair.watching import Site, failed_in, run_watched
-
-Example = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a module's code that could not be repaired.
-
-    Attributes:
-        text: what it is, with the line.
-        module: name of the module in whose ``forward`` it was found.
-        calls: numbers of the calls to torch that it is about, if any.
-    """
-
-    text: str
-    module: str = ""
-    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,8 +194,7 @@ def corrections(
         with remembering(model) if comparisons.possible else nullcontext(), comparisons.of_slim():
             run_watched(model, *example, corrected)
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        wrong.append(Problem(f"{type(error).__name__}: {first}", failed_in(error)))
+        wrong.append(Problem(told(error), failed_in(error)))
     by_module, unlike = _by_module(found, calls)
     return Found(by_module, [*unlike, *wrong], doubts)
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from atograph.comparing import relative_difference
+from atograph.comparing import alike
 from atograph.copying import eval_mode
 from atograph.structures import tensors_of
 
@@ -27,7 +27,6 @@ _DROPOUTS = {
 
 _TRAINING = 13
 """Which argument of `F.multi_head_attention_forward` says whether it drops anything."""
-
 
 _CLOSE = 1e-4
 """Of the largest value of an output; rounding in float32 inside makes up to 1e-6."""
@@ -45,20 +44,14 @@ def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: An
         expected, again = (_outputs(masked, args, kwargs) for _ in range(2))
     except Exception:
         return True
-    if not _alike(expected, again, 0.0):
+    if not alike(expected, again, 0.0):
         return True
-    return _alike(expected, _outputs(module, args, kwargs), _CLOSE)
+    return alike(expected, _outputs(module, args, kwargs), _CLOSE)
 
 
 def _outputs(module: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
     with eval_mode(module), torch.no_grad(), _training(module), _NoDropout():
         return tensors_of(module(*args, **kwargs))
-
-
-def _alike(some: list[torch.Tensor], others: list[torch.Tensor], close: float) -> bool:
-    return len(some) == len(others) and all(
-        a.shape == b.shape and relative_difference(a, b) <= close for a, b in zip(some, others, strict=True)
-    )
 
 
 @contextmanager

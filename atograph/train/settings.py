@@ -179,6 +179,16 @@ class TrainSettings(BaseModel):
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
         return self
 
+    @model_validator(mode="after")
+    def _of_use(self) -> TrainSettings:
+        """What says how latency is measured is of no use where none is."""
+        unused = sorted(self.model_fields_set & {"latency_batch", "latency_threads", "latency_table"})
+        if unused and self.latency is None and self.rounding != "auto":
+            raise ValueError(
+                f"{unused[0]} says how latency is measured, and neither latency nor round_to=auto asks for it"
+            )
+        return self
+
 
 _AT_ONCE = {"controller": False, "controller_start": 0.0, "projection_start": 0.0, "freeze": 0.0, "zero": 0.0}
 

@@ -1,0 +1,29 @@
+"""What is in the way of a slim module, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments that a module runs with."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a module's code that could not be repaired.
+
+    Attributes:
+        text: what it is, with the line.
+        module: name of the module in whose ``forward`` it was found.
+        calls: numbers of the calls to torch that it is about, if any.
+    """
+
+    text: str
+    module: str = ""
+    calls: tuple[int, ...] = ()
+
+
+def told(error: Exception) -> str:
+    """Kind and first line of an error that a module's code raised."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
