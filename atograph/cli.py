@@ -20,7 +20,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="model.py, package.module, or either:factory.")]
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME.")
+]
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Handed to each function of SPEC that has a parameter `data`."),
@@ -157,6 +159,39 @@ def opt(
 
     with running() as console:
         command_opt.opt(spec, passes=passes, print_after_all=print_after_all, out=out, data=data, console=console)
+
+
+@app.command(short_help="Show what hangs together, what can go, what cannot and why.")
+def inspect(
+    spec: SpecArgument,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All of one group: g3, or of the layer that makes its units.")
+    ] = None,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Why a parameter or module can, or cannot, be pruned."),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", help="text, json, dot, svg, graphml, html or model-explorer.")
+    ] = "text",
+    sort: Annotated[str, typer.Option(help="model (as it stands there), units, params or flops.")] = "model",
+    expand: Annotated[bool, typer.Option("--expand", help="Do not fold repeated blocks.")] = False,
+    plan: Annotated[Path | None, typer.Option(help="Also show how much this plan.json keeps.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of printing it.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Trace the model of SPEC and show its groups: nothing is trained or changed, and weights are not needed.
+
+    SPEC is a file or module that defines model() and example_inputs(), or a model of an installed package:
+    timm:resnet50, torchvision:resnet18, or transformers: and a folder with a config.json.
+    """
+    from atograph import command_inspect
+
+    with running() as console:
+        command_inspect.inspect(
+            spec, group=group, why=why, format=format, sort=sort, expand=expand, plan=plan, out=out, data=data,
+            console=console,
+        )  # fmt: skip
 
 
 @app.command(short_help="Slim a checkpoint by a plan, without loading it.")

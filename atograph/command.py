@@ -89,3 +89,19 @@ def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console
             raise
         hint = f"The run was made from it, as report.json says; --spec names another. {error.hint or ''}".strip()
         raise UserError(error.message, where=error.where, hint=hint) from error
+
+
+def write_text(text: str, out: Path | None, console: Console) -> None:
+    """Print what was made, or write it to a file that appears complete or not at all.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+    """
+    from atograph.writing import replacing
+
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    with replacing(out.parent, where=out) as folder:
+        (folder / out.name).write_text(text, encoding="utf-8")
+    console.say(f"written to {out}")

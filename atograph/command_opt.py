@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atograph.command import read_plan
-from atograph.passes.errors import UserError
+from atograph.command import read_plan, write_text
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -43,11 +42,8 @@ def opt(
     program = pipeline.run(captured, after=note if print_after_all else None)
     if not print_after_all:
         texts.append(_program_text(program))
-        if out is None:
-            typer.echo(texts[-1], nl=False)
-    if out is not None:
-        _write_text(out, "\n".join(texts))
-        console.say(f"written to {out}")
+    if out is not None or not print_after_all:
+        write_text("\n".join(texts), out, console)
 
 
 def _program_text(program: Program) -> str:
@@ -56,14 +52,3 @@ def _program_text(program: Program) -> str:
 
     groups = program.facts.get(Groups)
     return format_program(program) + (format_groups(groups) if groups is not None else "")
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"cannot write there: {error.strerror}.", where=str(path)) from error

@@ -255,27 +255,11 @@ class Graph:
         return int(self.cost.flops(fewest(self.groups, floor, round_to)))
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """The dependency graph: parameter → group that it produces, group → parameter that consumes it.
+        """The dependency graph of parameters and groups, as `inspection.drawing.to_networkx` describes it."""
+        from atograph.inspection import overview
+        from atograph.inspection.drawing import to_networkx
 
-        Nodes carry ``kind`` (``"group"`` or ``"parameter"``); groups ``size``, ``prunable`` and ``reason``, parameters
-        ``shape``. Edges carry ``dim`` and ``zeroed`` (whether that slice belongs to the zeroing set). All of them are
-        plain strings, numbers and booleans, so the graph can be written as GraphML.
-        """
-        import networkx as nx
-
-        graph = nx.MultiDiGraph()
-        for group in self.groups:
-            reason = "" if group.frozen is None else str(group.frozen)
-            graph.add_node(group.name, kind="group", size=group.size, prunable=not reason, reason=reason)
-            zeroed = {(part.parameter, part.dim) for part in group.zeroing}
-            for parameter, dim in group.members:
-                shape = "×".join(map(str, self.program.state[parameter].shape))
-                graph.add_node(parameter, kind="parameter", shape=shape)
-                ends = (parameter, group.name)
-                if (parameter, dim) in group.consumers:
-                    ends = (group.name, parameter)
-                graph.add_edge(*ends, dim=dim, zeroed=(parameter, dim) in zeroed)
-        return graph
+        return to_networkx(overview(self))
 
 
 def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from atograph.example_inputs import Inputs, as_inputs, inputs_of_batch
+from atograph.library_models import library_model
 from atograph.passes.errors import UserError
 from atograph.spec_import import import_file, import_module
 from atograph.user_code import kind_of, user_code
@@ -200,13 +201,16 @@ def load_spec(text: str, *, data: Path | None = None) -> Spec:
     """Import what ``text`` names.
 
     Args:
-        text: ``model.py``, ``package.module``, or either with ``:factory``, the maker of the model.
+        text: ``model.py``, ``package.module``, or either with ``:factory``, the maker of the model; or a model of
+            another package by its name, ``timm:resnet50`` (`library_models`).
         data: handed to each of the file's functions that has a parameter ``data``.
 
     Raises:
         UserError: no such file or module, no model in it, or ``data`` that nothing in it takes.
         UserCodeError: the file raised while it was imported, a syntax error included.
     """
+    if (library := library_model(text)) is not None:
+        return Spec(text=text, name=library[1], where=text, module=library[0], data=data)
     target, factory = _split(text)
     if target.endswith(".py") or "/" in target or "\\" in target or Path(target).exists():
         path = Path(target)

@@ -23,6 +23,7 @@ from atograph.passes.memory import Peak
 from atograph.passes.polynomial import Monomials, Polynomial, added
 from atograph.passes.program import Program
 from atograph.passes.widths import Widths
+from torch import fx
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +108,22 @@ class EstimateCost(AnalysisPass):
 
     def analyse(self, program: Program) -> CostModel:
         """The cost model of a program whose groups have been found."""
-        axes, groups = program.fact(Axes), program.fact(Groups)
-        counts = Widths(groups)
-        sizes = counts.sizes
-        parameters = program.parameter_names()
-        shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
-        flops = [effect.flops(counts) for effect in axes.effects.values() if effect.flops is not None]
-        params = added(counts(tuple(shapes)))
-        return CostModel(Cost(added(flops), sizes), Cost(params, sizes), Peak(program, axes, counts, sizes))
+        counts = Widths(program.fact(Groups))
+        axes, sizes = program.fact(Axes), counts.sizes
+        flops, params = added(flops_by_node(axes, counts).values()), params_with(program, counts)
+        return CostModel(Cost(flops, sizes), Cost(params, sizes), Peak(program, axes, counts, sizes))
+
+
+def flops_by_node(axes: Axes, counts: Widths) -> dict[fx.Node, Polynomial | int]:
+    """The FLOPs of each op that has any, at any counts."""
+    return {node: effect.flops(counts) for node, effect in axes.effects.items() if effect.flops is not None}
+
+
+def params_with(program: Program, counts: Widths) -> Polynomial:
+    """The number of parameters at any counts."""
+    axes, parameters = program.fact(Axes), program.parameter_names()
+    shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
+    return added(counts(tuple(shapes)))
 
 
 def _soft(kept: Mapping[str, Any]) -> torch.Tensor:

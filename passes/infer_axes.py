@@ -36,6 +36,12 @@ class Axes:
         """The resolved shape of a tensor."""
         return tuple(resolve(dim) for dim in self.shapes[node][output])
 
+    def read_output(self, node: fx.Node) -> int:
+        """Which output of its input a node reads: getitem says so."""
+        source = node.args[0] if node.args else None
+        several = isinstance(source, fx.Node) and len(self.shapes.get(source, ())) > 1
+        return int(node.args[1]) if several else 0  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class InferAxes(AnalysisPass):

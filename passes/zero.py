@@ -138,19 +138,13 @@ class _Proof:
                 operands = (only,)
             case Map(operands=several, absorbing=absorbing):
                 operands = tuple(operand for operand in several if operand.node in absorbing)
-        source = self._source_output(node)
+        source = self.axes.read_output(node)
         for operand in operands:
             for link in self._links(node, operand, dim, output):
                 if axis in self._brought(operand, link, source):
                     yield operand.node, link.source, source
 
     # -- abstract interpretation ---------------------------------------------------------------------------------------
-
-    def _source_output(self, node: fx.Node) -> int:
-        """Which output of its input a node reads: getitem says so."""
-        source = node.args[0] if node.args else None
-        several = isinstance(source, fx.Node) and len(self._axes.get(source, ())) > 1
-        return int(node.args[1]) if several else 0  # type: ignore[arg-type]
 
     def _links(self, node: fx.Node, operand: Operand, dim: int, output: int) -> list[Link]:
         """The links of an operand that lead to a dimension of an output."""
@@ -164,7 +158,7 @@ class _Proof:
 
     def _arriving(self, node: fx.Node, operand: Operand, dim: int, output: int) -> list[_Arrival]:
         """What an operand brings to a dimension of an output, link by link."""
-        source, known = self._source_output(node), self.constants.get(operand.node, {})
+        source, known = self.axes.read_output(node), self.constants.get(operand.node, {})
         return [
             (self._brought(operand, link, source), known.get((source, link.source), {}))
             for link in self._links(node, operand, dim, output)

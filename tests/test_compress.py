@@ -257,7 +257,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 def test_fashion_mnist_on_a_subset(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "atograph", "compress", str(ROOT / "examples" / "fashion_mnist.py"),
-        "--flops", "0.3", "--epochs", "3", "--out", str(tmp_path / "run"),
+        "--flops", "0.3", "--epochs", "6", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env={**os.environ, "FASHION_MNIST_LIMIT": "1500"}
@@ -266,4 +266,4 @@ def test_fashion_mnist_on_a_subset(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert abs(report["budgets"][0]["reached"] - 0.3) <= 0.003
     assert all(max(e["masked_slim"], e["slim_onnx"]) <= 1e-4 for e in report["certificate"])
-    assert report["metrics"]["slim"] > 0.3  # chance is 0.1
+    assert report["metrics"]["slim"] > 0.5  # chance is 0.1

@@ -1,0 +1,311 @@
+"""What there is to see of a graph, as plain data: every view (text, JSON, HTML, ...) is made of this record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import fx
+
+from atograph.graph import Graph
+from atograph.inspection.names import unknown_name
+from atograph.passes.cost import flops_by_node, params_with
+from atograph.passes.couplings import joins
+from atograph.passes.dims import axes_of
+from atograph.passes.errors import UserError
+from atograph.passes.groups import Group, Groups
+from atograph.passes.infer_axes import Axes
+from atograph.passes.plan import Plan
+from atograph.passes.polynomial import Polynomial, added
+from atograph.passes.program import Program
+from atograph.passes.reason import Reason, module_of, source_of
+from atograph.passes.rules import name_of
+from atograph.passes.slices import Slice
+from atograph.passes.widths import Widths
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Place(_Record):
+    """An op of the model."""
+
+    op: str
+    """As ATen calls it: ``add``."""
+    module: str
+    """Qualified name of the module whose ``forward`` calls it; empty for the model itself."""
+    source: str
+    """``file:line`` of the call; empty where unknown."""
+
+
+class Why(_Record):
+    """Why a group stays whole."""
+
+    text: str
+    module: str
+    source: str
+    wish: bool
+    """Whether it is the user's own wish."""
+
+
+class Member(_Record):
+    """One dimension of one parameter that holds the units of a group."""
+
+    parameter: str
+    dim: int
+    role: Literal["makes", "reads"]
+    """Output or input units, for the parameter."""
+    zeroed: bool
+    """Whether its slice has to be zero before a unit can go."""
+    reads: tuple[Place, ...]
+    """The ops that take the parameter."""
+
+
+class GroupView(_Record):
+    """One group."""
+
+    name: str
+    units: int
+    least: int
+    """Units that stay at least, whatever the budget."""
+    kept: int | None
+    """Units that a plan keeps; None where there is no plan."""
+    prunable: bool
+    why: Why | None
+    params: int
+    """Parameters that have a dimension along the group: they shrink with it."""
+    flops: int
+    """The same of FLOPs."""
+    members: tuple[Member, ...]
+    slices: tuple[Slice, ...]
+    """Of the parameters, what has to be zero."""
+    joins: tuple[Place, ...]
+    """Ops that lay one computed tensor's units upon another's, and so tie those who made them."""
+
+
+class ParameterView(_Record):
+    """One parameter."""
+
+    name: str
+    module: str
+    shape: tuple[int, ...]
+    groups: tuple[tuple[str, ...], ...]
+    """For each dimension the groups whose units it holds; none where it is structural, as kernel sizes are."""
+
+
+class ModuleView(_Record):
+    """One module that runs, or holds a parameter that is read."""
+
+    name: str
+    type: str
+    flops: int
+    """Of its own ops and of all modules in it, for a batch of one."""
+    params: int
+    """The same of parameters; shared ones count where they are held first."""
+    source: str
+    """The line of the first call that it makes; empty for one that makes none."""
+
+
+class Overview(_Record):
+    """A graph, to look at."""
+
+    format: Literal["atograph overview 1"] = "atograph overview 1"
+    name: str
+    note: str
+    flops: int
+    params: int
+    bytes: int
+    modules: tuple[ModuleView, ...]
+    """In the order in which they run, each before those in it."""
+    parameters: tuple[ParameterView, ...]
+    groups: tuple[GroupView, ...]
+
+    @property
+    def prunable(self) -> tuple[GroupView, ...]:
+        """The groups that are not frozen."""
+        return tuple(group for group in self.groups if group.prunable)
+
+    def group(self, name: str) -> GroupView:
+        """The group called ``name``, or the one whose units a parameter or module of that name makes.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        made = {
+            group.name: group
+            for group in self.groups
+            for member in group.members
+            if member.role == "makes" and (member.parameter == name or member.parameter.rpartition(".")[0] == name)
+        }
+        if len(made) == 1:
+            return next(iter(made.values()))
+        if made:
+            raise UserError(f"'{name}' makes the units of several groups: {', '.join(made)}.", hint="Name one of them.")
+        raise unknown_name(name, [*(each.name for each in self.groups), *(p.name for p in self.parameters)])
+
+
+def overview(graph: Graph, plan: Plan | None = None, *, name: str = "") -> Overview:
+    """Look at a graph.
+
+    Args:
+        graph: as `atograph.trace` gives it; its weights are not read.
+        plan: tells how many units each group keeps.
+        name: of the model; the name of its class unless given.
+
+    Raises:
+        UserError: the plan is for another model.
+    """
+    if plan is not None:
+        plan.check(graph.groups)
+    program = graph.program
+    counts = Widths(Groups(tuple(replace(group, frozen=None) for group in graph.groups)))
+    by_node = flops_by_node(program.fact(Axes), counts)
+    flops, params = (
+        _hanging(added(by_node.values()), counts.sizes),
+        _hanging(params_with(program, counts), counts.sizes),
+    )
+    readers, joined = dict(_readers(program)), joins(program)
+    fixed = program.interface.fixed
+    return Overview(
+        name=name or ("program" if graph.model is None else type(graph.model).__name__),
+        note=f"The batch is fixed to the example's size, because {fixed.rstrip('.')}." if fixed else "",
+        flops=graph.flops,
+        params=graph.params,
+        bytes=graph.bytes,
+        modules=tuple(_modules(graph, {node: _at_full(cost, counts.sizes) for node, cost in by_node.items()})),
+        parameters=tuple(_parameters(graph)),
+        groups=tuple(
+            GroupView(
+                name=group.name,
+                units=group.size,
+                least=1,
+                kept=None if plan is None else len(plan.kept.get(group.name, range(group.size))),
+                prunable=group.frozen is None,
+                why=why(group.frozen),
+                params=params.get(group.name, 0),
+                flops=flops.get(group.name, 0),
+                members=tuple(_members(group, readers)),
+                slices=group.zeroing,
+                joins=tuple(map(place_of, joined.get(group.axis, ()))),
+            )
+            for group in graph.groups
+        ),
+    )
+
+
+def place_of(node: fx.Node) -> Place:
+    """Where an op stands in the user's code."""
+    return Place(op=name_of(node.target).split(".")[1], module=module_of(node), source=source_of(node))
+
+
+def why(reason: Reason | None) -> Why | None:
+    """A reason as data."""
+    if reason is None:
+        return None
+    return Why(text=reason.text, module=reason.module or reason.node, source=reason.source, wish=reason.wish)
+
+
+def _at_full(cost: Polynomial | int, sizes: Mapping[str, int]) -> int:
+    if isinstance(cost, int):
+        return cost
+    return sum(factor * prod(sizes[name] for name in names) for names, factor in cost.terms.items())
+
+
+def _hanging(cost: Polynomial, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Group → the part of a cost that would be gone with all of its units."""
+    found: dict[str, int] = {}
+    for names, factor in cost.terms.items():
+        value = factor * prod(sizes[name] for name in names)
+        for name in set(names):
+            found[name] = found.get(name, 0) + value
+    return found
+
+
+def _readers(program: Program) -> Iterator[tuple[str, tuple[Place, ...]]]:
+    for node, name in program.state_nodes():
+        yield name, tuple(dict.fromkeys(place_of(user) for user in node.users if user.op == "call_function"))
+
+
+def _members(group: Group, readers: Mapping[str, tuple[Place, ...]]) -> Iterator[Member]:
+    zeroed = {(part.parameter, part.dim) for part in group.zeroing}
+    for parameter, dim in group.members:
+        yield Member(
+            parameter=parameter,
+            dim=dim,
+            role="reads" if (parameter, dim) in group.consumers else "makes",
+            zeroed=(parameter, dim) in zeroed,
+            reads=readers.get(parameter, ()),
+        )
+
+
+def _parameters(graph: Graph) -> Iterator[ParameterView]:
+    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    names = graph.program.parameter_names()
+    for node, name in graph.program.state_nodes():
+        if name in names:
+            held = (dict.fromkeys(by_axis[axis].name for axis in axes_of(dim) if axis in by_axis)
+                    for dim in axes.shape(node))  # fmt: skip
+            yield ParameterView(
+                name=name,
+                module=name.rpartition(".")[0],
+                shape=tuple(graph.program.state[name].shape),
+                groups=tuple(map(tuple, held)),
+            )
+
+
+def _modules(graph: Graph, flops: Mapping[fx.Node, int]) -> Iterator[ModuleView]:
+    """Every module that runs or holds a parameter, in the order in which they first do, each before what is in it."""
+    own_flops, own_params, lines = dict[str, int](), dict[str, int](), dict[str, str]()
+    order: dict[str, None] = {"": None}
+    for node in graph.program.graph.nodes:
+        if node.op == "call_function":
+            module = module_of(node)
+            order.setdefault(module)
+            own_flops[module] = own_flops.get(module, 0) + flops.get(node, 0)
+            lines.setdefault(module, source_of(node))
+    for parameter in _parameters(graph):
+        order.setdefault(parameter.module)
+        own_params[parameter.module] = own_params.get(parameter.module, 0) + prod(parameter.shape)
+    for name in _as_a_tree(order):
+        yield ModuleView(
+            name=name,
+            type=_type_of(graph, name),
+            flops=_within(name, own_flops),
+            params=_within(name, own_params),
+            source=lines.get(name, ""),
+        )
+
+
+def _as_a_tree(names: Iterable[str]) -> Iterator[str]:
+    """Names and those of all that they are in, depth first, siblings in the order of their first mention."""
+    children: dict[str, dict[str, None]] = {}
+    for name in names:
+        parts = name.split(".") if name else []
+        for depth, part in enumerate(parts):
+            parent = ".".join(parts[:depth])
+            children.setdefault(parent, {})[f"{parent}.{part}" if parent else part] = None
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        yield name
+        waiting.extend(reversed(children.get(name, {})))
+
+
+def _within(name: str, own: Mapping[str, int]) -> int:
+    return sum(value for other, value in own.items() if not name or other == name or other.startswith(f"{name}."))
+
+
+def _type_of(graph: Graph, name: str) -> str:
+    if graph.model is None:
+        return ""
+    try:
+        return type(graph.model.get_submodule(name)).__name__
+    except AttributeError:  # a parameter in a dict of parameters: what holds it is no module
+        return ""

@@ -1,0 +1,173 @@
+"""An overview as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from atograph import figures
+from atograph.inspection.chain import Cause
+from atograph.inspection.names import fold
+from atograph.inspection.overview import GroupView, Member, Overview, Place
+from atograph.inspection.rows import Order, Row, rows
+from atograph.passes.slices import Slice
+
+
+def overview_table(shown: Overview, *, folded: bool = True, order: Order = "model") -> RenderableType:
+    """Totals, then a row for each group, or for those of repeated blocks together."""
+    units = sum(group.units for group in shown.prunable)
+    lines = [
+        f"{shown.name}: {figures.count(shown.params)} parameters, {figures.count(shown.flops)} FLOPs; "
+        f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
+        *([shown.note] if shown.note else []),
+    ]
+    planned = any(group.kept is not None for group in shown.groups)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("group", no_wrap=True)
+    table.add_column("units", justify="right", no_wrap=True)
+    if planned:
+        table.add_column("kept", justify="right", no_wrap=True)
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("FLOPs", justify="right", no_wrap=True)
+    table.add_column("made by → read by", overflow="fold")
+    for row in rows(shown.groups, folded=folded, order=order):
+        shares = (_share(row.params, shown.params), _share(row.flops, shown.flops))
+        cells = (row.title, f"{row.groups[0].units:,}", *([row.kept] if planned else []), *shares)
+        table.add_row(*map(Text, cells), _sides(row))
+    return Group(*map(Text, lines), Text(), table, Text(), Text(_LEGEND, style="dim"))
+
+
+_LEGEND = (
+    "params and FLOPs: the share that hangs on the group's units, and shrinks with them. "
+    "A weight hangs on two groups, so shares add up to more than 100 %."
+)
+
+
+def _sides(row: Row) -> Text:
+    text = Text(" → ".join(", ".join(side) for side in (row.made_by, row.read_by) if side))
+    first = row.groups[0]
+    if first.why is not None:
+        text.append(f"\nstays: {reason(*row.groups)}", style="dim")
+    elif first.least > 1:
+        text.append(f"\nat least {first.least:,} stay", style="dim")
+    return text
+
+
+def reason(*groups: GroupView) -> str:
+    """Why a group stays, or several do that are alike, and where."""
+    found = [group.why for group in groups if group.why is not None]
+    modules = fold(dict.fromkeys(why.module for why in found), blocks=True)
+    where = ", ".join(part for part in (*modules, found[0].source) if part)
+    return f"{found[0].text} ({where})" if where else found[0].text
+
+
+def group_text(shown: Overview, group: GroupView) -> RenderableType:
+    """All of one group: members with their slices and the ops that take them, and what ties them together."""
+    hanging = (
+        f"{_share(group.params, shown.params)} of the parameters and {_share(group.flops, shown.flops)} of the FLOPs"
+    )
+    parts: list[RenderableType] = [Text(f"{group.name}: {group.units:,} units; {hanging} hang on it")]
+    if group.why is not None:
+        parts.append(Text(f"stays whole: {reason(group)}"))
+    if group.least > 1:
+        parts.append(Text(f"at least {group.least:,} units stay"))
+    if group.kept is not None:
+        parts.append(Text(f"the plan keeps {group.kept:,}"))
+    shapes = {each.name: each.shape for each in shown.parameters}
+    for role, title in (("makes", "made by"), ("reads", "read by")):
+        members = [each for each in group.members if each.role == role]
+        if members:
+            parts += [Text(), Text(title), _members(group, members, shapes)]
+    if group.joins:
+        parts += [Text(), Text("tied together by"), *map(_indented, places(group.joins))]
+    return Group(*parts)
+
+
+def _share(part: int, whole: int) -> str:
+    return figures.percent(part / max(whole, 1))
+
+
+def _members(group: GroupView, members: Iterable[Member], shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    for each in members:
+        units = [units_at(part) for part in group.slices if (part.parameter, part.dim) == (each.parameter, each.dim)]
+        zeroed = f"zero at {', '.join(units)} before unit u goes" if units else ""
+        cells = (f"  {each.parameter}[{each.dim}]", "×".join(map(str, shapes[each.parameter])),
+                 "; ".join(places(each.reads)), zeroed)  # fmt: skip
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def units_at(part: Slice) -> str:
+    """Where unit ``u`` of a group lies in a dimension, as a slice: ``64u:64u+64``."""
+    if part.positions is not None:
+        return f"{part.offset} + the place of u" if part.offset else "the place of u"
+    first = f"{part.inner}u" if part.inner > 1 else "u"
+    first = f"{part.offset}+{first}" if part.offset else first
+    found = first if part.inner == 1 else f"{first}:{first}+{part.inner}"
+    return f"{found} in each {part.stride}" if part.outer > 1 else found
+
+
+def places(found: Iterable[Place]) -> list[str]:
+    """``conv2d in layer1.0–2.conv1 (resnet.py:146)``: an op of repeated blocks once."""
+    modules: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        modules.setdefault((each.op, each.source), []).append(each.module)
+    return [
+        f"{op}{f' in {module}' if module else ''}{f' ({source})' if source else ''}"
+        for (op, source), inside in modules.items()
+        for module in fold(dict.fromkeys(inside), blocks=True)
+    ]
+
+
+def causes_text(shown: Overview, found: Iterable[Cause]) -> RenderableType:
+    """Why a parameter can, or cannot, be pruned, group by group; kernel sizes in one line."""
+    parts: list[RenderableType] = []
+    structural: dict[str, list[str]] = {}
+    views = {group.name: group for group in shown.groups}
+    for cause in found:
+        if cause.group is None:
+            text = "it is no width" if cause.reason is None else cause.reason.text
+            structural.setdefault(text, []).extend(cause.asked)
+        else:
+            parts += [*([Text()] if parts else []), *_cause_lines(cause, views[cause.group.name])]
+    for text, asked in structural.items():
+        parts += [*([Text()] if parts else []), Text(f"{', '.join(asked)}: stays, because {text}")]
+    return Group(*parts) if parts else Text("it has a single element, so there is nothing to prune.")
+
+
+def _cause_lines(cause: Cause, group: GroupView) -> Iterator[RenderableType]:
+    more = f" and {len(cause.asked) - _SHOWN} more" if len(cause.asked) > _SHOWN else ""
+    asked = ", ".join(cause.asked[:_SHOWN]) + more
+    (row,) = rows([group])
+    if group.why is None:
+        yield Text(f"{asked}: can be pruned, with {group.name} of {group.units:,} units.")
+        yield from _listed("its units go together from", row.made_by)
+        yield from _listed("and from what reads them:", row.read_by)
+        yield from _listed("tied together by", places(group.joins))
+        return
+    yield Text(f"{asked}: stays, with {group.name} of {group.units:,} units, because of: {reason(group)}.")
+    for link in cause.links:
+        at = f"{link.what} {link.where}".rstrip()
+        yield _indented(f"× {at}, both summed over by {link.through}" if link.through else f"{_ARROWS[link.how]} {at}")
+    if group.why.wish:
+        yield from _listed("that keeps whole", (*row.made_by, *row.read_by))
+
+
+def _listed(title: str, names: Sequence[str]) -> Iterator[RenderableType]:
+    if names:
+        yield _indented(f"{title} {', '.join(names)}")
+
+
+def _indented(text: str) -> RenderableType:
+    return Padding(Text(text), (0, 0, 0, 2))
+
+
+_SHOWN = 6
+_ARROWS = {"start": " ", "computed": "→", "computes": "←"}
