@@ -29,6 +29,25 @@ DataOption = Annotated[
 ]
 
 
+FreezeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze", metavar="GLOB", help="Layers whose widths stay: all of them, or GLOB:in, GLOB:out. Repeatable."
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="GLOB", help="Prune units of no other layers. Repeatable.")
+]
+MinUnitsOption = Annotated[int | None, typer.Option(help="Units that every group keeps at least.")]
+FloorOption = Annotated[float | None, typer.Option(help="Least share of a group's units that stays; 0.05.")]
+CoupleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--couple", metavar="A=B", help="Two groups, or layers that make them, keep the same units. Repeatable."
+    ),
+]
+
+
 @app.command(short_help="Train, prune, prove and export.")
 def compress(
     spec: SpecArgument,
@@ -61,7 +80,11 @@ def compress(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    floor: Annotated[float | None, typer.Option(help="Least share of a group's units that stays.")] = None,
+    floor: FloorOption = None,
+    min_units: MinUnitsOption = None,
+    freeze: FreezeOption = None,
+    only: OnlyOption = None,
+    couple: CoupleOption = None,
     round_to: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +135,10 @@ def compress(
         "device": device,
         "seed": seed,
         "floor": floor,
+        "min_units": min_units,
+        "freeze_layers": freeze,
+        "only": only,
+        "couple": couple,
         "round_to": round_to,
         "latency_batch": latency_batch,
         "latency_threads": latency_threads,
@@ -176,6 +203,11 @@ def inspect(
     ] = "text",
     sort: Annotated[str, typer.Option(help="model (as it stands there), units, params or flops.")] = "model",
     expand: Annotated[bool, typer.Option("--expand", help="Do not fold repeated blocks.")] = False,
+    freeze: FreezeOption = None,
+    only: OnlyOption = None,
+    min_units: MinUnitsOption = None,
+    floor: FloorOption = None,
+    couple: CoupleOption = None,
     plan: Annotated[Path | None, typer.Option(help="Also show how much this plan.json keeps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of printing it.")] = None,
     data: DataOption = None,
@@ -190,6 +222,7 @@ def inspect(
     with running() as console:
         command_inspect.inspect(
             spec, group=group, why=why, format=format, sort=sort, expand=expand, plan=plan, out=out, data=data,
+            given={"floor": floor, "min_units": min_units, "freeze_layers": freeze, "only": only, "couple": couple},
             console=console,
         )  # fmt: skip
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atograph.command import read_plan, write_text
+from atograph.command_compress import train_settings
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def inspect(
     plan: Path | None,
     out: Path | None,
     data: Path | None,
+    given: Mapping[str, Any],
     console: Console,
 ) -> None:
     """Trace the model and show its groups, one of them, or why a parameter stays."""
@@ -46,8 +48,10 @@ def inspect(
     from atograph.spec import load_spec
 
     spec = load_spec(text, data=data)
-    graph = graph_of(spec)
-    shown = overview(graph, None if plan is None else read_plan(plan), name=spec.name)
+    made = None if plan is None else read_plan(plan)
+    settings = train_settings(given, ())
+    graph = graph_of(spec).coupled(() if made is None else made.coupled).steered(**settings.steering)
+    shown = overview(graph, made, name=spec.name, floor=settings.floor)
     if format != "text":
         write_text(FORMATS[format].text(shown), out, console)
         return
@@ -67,7 +71,8 @@ def _text(
     if why is not None:
         return causes_text(shown, causes(graph, why))
     if group is not None:
-        return group_text(shown, shown.group(group))
+        found = graph.groups.named(group).name
+        return group_text(shown, next(each for each in shown.groups if each.name == found))
     return overview_table(shown, folded=not expand, order=sort)
 
 

@@ -234,6 +234,7 @@ def _run_beside(
     check_dtypes(current_state(job.model))
     check_accepts(job.model, job.inputs, where=job.where)
     graph, settings = trace(job.model, job.inputs.args, job.inputs.kwargs), job.settings
+    graph = graph.steered(**settings.steering)
     if settings.keep_module:
         graph = keep_module(graph)
     check_opset(job.opset)

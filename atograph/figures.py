@@ -22,7 +22,9 @@ def scale_of(value: float) -> tuple[float, str]:
 
 
 def count(value: float) -> str:
-    """``272 K``, ``41.3 M``: a count with its scale."""
+    """``272 K``, ``41.3 M``: a count with its scale; below a thousand, it is exact."""
+    if abs(value) < 1000 and value == int(value):
+        return str(int(value))
     divisor, letter = scale_of(value)
     return f"{three_digits(value / divisor)} {letter}".rstrip()
 

@@ -15,6 +15,7 @@ from atograph.capture import capture
 from atograph.passes.budgets import Budgets
 from atograph.passes.choose import check_budgets, magnitude_scores
 from atograph.passes.cost import CostModel
+from atograph.passes.couple_groups import write_pairs
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.pipeline import ANALYSE, Pipeline
@@ -76,7 +77,41 @@ class Graph:
 
     def frozen(self, reasons: Mapping[str, Reason]) -> Graph:
         """The same graph with some groups kept whole for reasons of the user's own: name → why."""
-        return Graph(self.program, self.model, self.groups.frozen(reasons))
+        return self.with_groups(self.groups.frozen(reasons))
+
+    def with_groups(self, groups: Groups) -> Graph:
+        """The same graph with wishes of the user's own about its groups (`Groups.frozen`, `Groups.keeping`)."""
+        return Graph(self.program, self.model, groups)
+
+    def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
+        """The same graph with pairs of groups made one, as `passes.couple_groups` does; names are those without that.
+
+        Raises:
+            UserError: a group does not exist, is frozen or of another size; or some are coupled already.
+        """
+        listed = tuple((first, second) for first, second in pairs)
+        if not listed or listed == self.groups.coupled:
+            return self
+        wishes = (group.least > 1 or (group.frozen is not None and group.frozen.wish) for group in self.groups)
+        if self.groups.coupled or any(wishes):
+            raise UserError("groups are coupled all at once, before any is frozen or keeps more units by a wish.")
+        fresh = self.program.rewritten(self.program.graph, self.program.state)
+        coupling = f"couple-groups{{pairs={write_pairs(listed)}}}"
+        pipeline = Pipeline.parse(f"infer-axes,find-groups,{coupling},estimate-cost")
+        return Graph(pipeline.run(fresh), self.model)
+
+    def steered(
+        self,
+        *,
+        freeze: Iterable[str] = (),
+        only: Iterable[str] = (),
+        min_units: int = 1,
+        couple: Iterable[tuple[str, str]] = (),
+    ) -> Graph:
+        """The same graph in which some groups stay whole, keep more units, or go together: `steering.steer`."""
+        from atograph.steering import steer
+
+        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple)
 
     @property
     def flops(self) -> int:

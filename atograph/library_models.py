@@ -91,7 +91,8 @@ def _transformers(name: str, text: str) -> ModuleType:
     kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
 
     def model() -> Any:
-        return transformers.AutoModel.from_config(config) if kind is None else kind(config)
+        make: Callable[[Any], Any] = transformers.AutoModel.from_config if kind is None else kind
+        return make(config)
 
     main = "input_ids" if kind is None else kind.main_input_name
     inputs = _INPUTS.get(main)

@@ -74,8 +74,8 @@ class AutoTrainOnce:
         if optimizer is not None:
             check_optimizer(optimizer, model)
         inputs = as_inputs(example_inputs, where="example_inputs")
-        self.graph = trace(model, inputs.args, inputs.kwargs)
         given = settings_of(settings)
+        self.graph = trace(model, inputs.args, inputs.kwargs).steered(**given.steering)
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
         replicas = join()

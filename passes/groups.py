@@ -11,6 +11,7 @@ from atograph.passes.base import AnalysisPass
 from atograph.passes.dims import Axis, Dim, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
+from atograph.passes.patterns import unknown_name
 from atograph.passes.placements import placements
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason
@@ -32,6 +33,7 @@ class Group:
         axis: the axis itself.
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
             dim): then those are what can make a width a multiple of something.
+        least: units that the user wants to stay at least.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Group:
     frozen: Reason | None
     axis: Axis
     outer: bool = False
+    least: int = 1
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -84,10 +87,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """All groups of a program, in order."""
+    """All groups of a program, in order.
+
+    Attributes:
+        listed: the groups.
+        coupled: pairs of groups that became one because the user wants it so, by their names before that.
+    """
 
     made_by: ClassVar[str] = "find-groups"
     listed: tuple[Group, ...]
+    coupled: tuple[tuple[str, str], ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -116,10 +125,35 @@ class Groups:
 
     def frozen(self, reasons: Mapping[str, Reason]) -> Groups:
         """The same groups, some of them frozen for more reasons: name → why."""
-        return Groups(tuple(
+        return replace(self, listed=tuple(
             replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
             for group in self.listed
         ))  # fmt: skip
+
+    def keeping(self, least: int) -> Groups:
+        """The same groups, each of which keeps at least so many units."""
+        return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
+
+    def named(self, name: str) -> Group:
+        """The group called ``name``, or the one whose units a parameter or module of that name makes.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        made = [
+            group for group in self.listed
+            if any(name in (parameter, parameter.rpartition(".")[0])
+                   for parameter, dim in group.members if (parameter, dim) not in group.consumers)
+        ]  # fmt: skip
+        if len(made) > 1:
+            names = ", ".join(group.name for group in made)
+            raise UserError(f"'{name}' makes the units of several groups: {names}.", hint="Name one of them.")
+        if not made:
+            parameters = {parameter for group in self.listed for parameter, _dim in group.members}
+            raise unknown_name(name, parameters, self._by_name)
+        return made[0]
 
     def by_axis(self) -> dict[Axis, Group]:
         """Axis → its group."""

@@ -36,6 +36,14 @@ class Axes:
         """The resolved shape of a tensor."""
         return tuple(resolve(dim) for dim in self.shapes[node][output])
 
+    def settle(self) -> None:
+        """Resolve all shapes, once no axis is bound any more; axes that multiply themselves are frozen."""
+        for node in self.shapes:
+            self.shapes[node] = tuple(self.shape(node, output) for output in range(len(self.shapes[node])))
+            for shape in self.shapes[node]:
+                for dim in shape:
+                    _freeze_repeated(node, dim)
+
     def read_output(self, node: fx.Node) -> int:
         """Which output of its input a node reads: getitem says so."""
         source = node.args[0] if node.args else None
@@ -61,11 +69,7 @@ class InferAxes(AnalysisPass):
                 _freeze_outputs(node, axes)
             elif node.op == "call_function":
                 _apply_rule(node, axes, constants)
-        for node in axes.shapes:  # no axis is bound from here on
-            axes.shapes[node] = tuple(axes.shape(node, output) for output in range(len(axes.shapes[node])))
-            for shape in axes.shapes[node]:
-                for dim in shape:
-                    _freeze_repeated(node, dim)
+        axes.settle()
         return axes
 
 

@@ -33,6 +33,7 @@ class Plan(BaseModel):
         sizes: group name → number of units of the dense model, for the same groups.
         zeroing: group name → the parameter slices that are zero where a unit is dropped.
         groups: group name → its units and members in words, frozen groups too; tells how another model differs.
+        coupled: pairs of groups that were made one before (`couple_groups`), by their names without that.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """
@@ -45,6 +46,7 @@ class Plan(BaseModel):
     kept: dict[str, tuple[Unit, ...]]
     zeroing: dict[str, tuple[Slice, ...]]
     groups: dict[str, str] = Field(default_factory=dict)
+    coupled: tuple[tuple[str, str], ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,6 +105,12 @@ class Plan(BaseModel):
         Raises:
             UserError: naming the first group that differs.
         """
+        if self.coupled != groups.coupled:
+            pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
+            raise UserError(
+                f"the plan is for groups that are {'coupled' if self.coupled else 'not coupled'} ({pairs}).",
+                hint="Couple them first: graph.coupled(plan.coupled).",
+            )
         here = {group.name: group.description for group in groups}
         for name in {**self.groups, **here} if self.groups else ():
             theirs, ours = self.groups.get(name, "no such group"), here.get(name, "no such group")
@@ -171,23 +179,26 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         kept=chosen,
         zeroing={group.name: group.zeroing for group in groups.prunable},
         groups={group.name: group.description for group in groups},
+        coupled=groups.coupled,
     )
 
 
 def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
-    """A plan that keeps a random share ``keep`` of every prunable group (at least one unit)."""
+    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`)."""
     generator = torch.Generator().manual_seed(seed)
     kept = {
-        group.name: torch.randperm(group.size, generator=generator)[: max(1, round(keep * group.size))].tolist()
+        group.name: torch.randperm(group.size, generator=generator)[
+            : max(group.least, round(keep * group.size))
+        ].tolist()
         for group in groups.prunable
     }
     return plan_of(groups, kept)
 
 
 def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
-    """How many units of a group stay at least: a share ``floor``, one unit, one step of ``round_to`` (`Group.step`)."""
-    step = group.step(round_to)
-    return min(group.size, step * max(1, ceil(ceil(floor * group.size) / step)))
+    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``."""
+    step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
+    return min(group.size, step * max(1, ceil(least / step)))
 
 
 def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1) -> dict[str, int]:

@@ -20,6 +20,7 @@ _OURS = {
     "gather-shuffles": "gather_shuffles:GatherShuffles",
     "infer-axes": "infer_axes:InferAxes",
     "find-groups": "groups:FindGroups",
+    "couple-groups": "couple_groups:CoupleGroups",
     "estimate-cost": "cost:EstimateCost",
     "plan-random": "choose:PlanRandom",
     "plan-magnitude": "choose:PlanMagnitude",

@@ -10,13 +10,13 @@ from typing import Literal
 from torch import fx
 
 from atograph.graph import Graph
-from atograph.inspection.names import unknown_name
 from atograph.inspection.overview import place_of
 from atograph.passes.couplings import Course, Place, Step
 from atograph.passes.dims import Axis, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group
 from atograph.passes.infer_axes import Axes
+from atograph.passes.patterns import unknown_name
 from atograph.passes.reason import Reason, module_of
 
 
@@ -158,7 +158,6 @@ def _output_of(graph: Graph, module: str, parameters: Iterable[str]) -> Iterator
     ops = [node for node in graph.program.graph.nodes if node.op == "call_function"]
     node = next((node for node in reversed(ops) if module and module_of(node) == module), None)
     if node is None:
-        modules = {module_of(node) for node in ops} | {each.rpartition(".")[0] for each in parameters}
-        raise unknown_name(module, [*modules, *parameters])
+        raise unknown_name(module, parameters, map(module_of, ops))
     for dim in range(len(graph.program.fact(Axes).shape(node))):
         yield f"{module}()[{dim}]", Place(node, 0, dim)

@@ -46,7 +46,8 @@ def _json(shown: Overview) -> str:
 def _dot(shown: Overview) -> str:
     from atograph.inspection.drawing import dot
 
-    return dot(shown).source
+    source: str = dot(shown).source
+    return source
 
 
 def _graphml(shown: Overview) -> str:

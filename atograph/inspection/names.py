@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
-
-from atograph.passes.errors import UserError
 
 Numbers = tuple[int, ...]
 
@@ -69,12 +66,3 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
-
-
-def unknown_name(name: str, known: Iterable[str]) -> UserError:
-    """What to say of a name, or a pattern, that nothing has."""
-    near = get_close_matches(name, sorted({each for each in known if each}), n=3, cutoff=0.3)
-    return UserError(
-        f"no parameter, module or group is called '{name}'.",
-        hint=f"Perhaps {', '.join(near)}?" if near else "`atograph inspect SPEC` lists them.",
-    )

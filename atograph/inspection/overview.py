@@ -11,14 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import fx
 
 from atograph.graph import Graph
-from atograph.inspection.names import unknown_name
 from atograph.passes.cost import flops_by_node, params_with
 from atograph.passes.couplings import joins
 from atograph.passes.dims import axes_of
-from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.infer_axes import Axes
-from atograph.passes.plan import Plan
+from atograph.passes.plan import Plan, least_kept
 from atograph.passes.polynomial import Polynomial, added
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, source_of
@@ -116,6 +114,8 @@ class Overview(_Record):
     format: Literal["atograph overview 1"] = "atograph overview 1"
     name: str
     note: str
+    floor: float
+    """Share of each group's units that stays at least."""
     flops: int
     params: int
     bytes: int
@@ -129,35 +129,15 @@ class Overview(_Record):
         """The groups that are not frozen."""
         return tuple(group for group in self.groups if group.prunable)
 
-    def group(self, name: str) -> GroupView:
-        """The group called ``name``, or the one whose units a parameter or module of that name makes.
 
-        Raises:
-            UserError: there is none, or there are several.
-        """
-        for group in self.groups:
-            if group.name == name:
-                return group
-        made = {
-            group.name: group
-            for group in self.groups
-            for member in group.members
-            if member.role == "makes" and (member.parameter == name or member.parameter.rpartition(".")[0] == name)
-        }
-        if len(made) == 1:
-            return next(iter(made.values()))
-        if made:
-            raise UserError(f"'{name}' makes the units of several groups: {', '.join(made)}.", hint="Name one of them.")
-        raise unknown_name(name, [*(each.name for each in self.groups), *(p.name for p in self.parameters)])
-
-
-def overview(graph: Graph, plan: Plan | None = None, *, name: str = "") -> Overview:
+def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: float = 0.0) -> Overview:
     """Look at a graph.
 
     Args:
         graph: as `atograph.trace` gives it; its weights are not read.
         plan: tells how many units each group keeps.
         name: of the model; the name of its class unless given.
+        floor: share of each group's units that stays at least.
 
     Raises:
         UserError: the plan is for another model.
@@ -176,6 +156,7 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "") -> Overv
     return Overview(
         name=name or ("program" if graph.model is None else type(graph.model).__name__),
         note=f"The batch is fixed to the example's size, because {fixed.rstrip('.')}." if fixed else "",
+        floor=floor,
         flops=graph.flops,
         params=graph.params,
         bytes=graph.bytes,
@@ -185,7 +166,7 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "") -> Overv
             GroupView(
                 name=group.name,
                 units=group.size,
-                least=1,
+                least=least_kept(group, floor),
                 kept=None if plan is None else len(plan.kept.get(group.name, range(group.size))),
                 prunable=group.frozen is None,
                 why=why(group.frozen),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -23,6 +24,7 @@ def overview_table(shown: Overview, *, folded: bool = True, order: Order = "mode
     lines = [
         f"{shown.name}: {figures.count(shown.params)} parameters, {figures.count(shown.flops)} FLOPs; "
         f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
+        *([f"of each, at least {figures.percent(shown.floor)} of its units stay"] if shown.floor else []),
         *([shown.note] if shown.note else []),
     ]
     planned = any(group.kept is not None for group in shown.groups)
@@ -37,7 +39,7 @@ def overview_table(shown: Overview, *, folded: bool = True, order: Order = "mode
     for row in rows(shown.groups, folded=folded, order=order):
         shares = (_share(row.params, shown.params), _share(row.flops, shown.flops))
         cells = (row.title, f"{row.groups[0].units:,}", *([row.kept] if planned else []), *shares)
-        table.add_row(*map(Text, cells), _sides(row))
+        table.add_row(*map(Text, cells), _sides(row, shown.floor))
     return Group(*map(Text, lines), Text(), table, Text(), Text(_LEGEND, style="dim"))
 
 
@@ -47,13 +49,13 @@ _LEGEND = (
 )
 
 
-def _sides(row: Row) -> Text:
+def _sides(row: Row, floor: float) -> Text:
     text = Text(" → ".join(", ".join(side) for side in (row.made_by, row.read_by) if side))
     first = row.groups[0]
     if first.why is not None:
         text.append(f"\nstays: {reason(*row.groups)}", style="dim")
-    elif first.least > 1:
-        text.append(f"\nat least {first.least:,} stay", style="dim")
+    elif first.least > max(1, ceil(floor * first.units)):
+        text.append(f"\nat least {first.least:,} of each stay", style="dim")
     return text
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from atograph.passes.errors import UserError
 
@@ -16,6 +16,17 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 Budget: TypeAlias = Literal["flops", "params", "bytes", "latency"]
+
+
+def _pairs(given: Any) -> Any:
+    """Each ``A=B`` as a pair."""
+    if not isinstance(given, (list, tuple)):
+        return given
+    texts = [each for each in given if isinstance(each, str)]
+    for text in texts:
+        if not all(text.partition("=")):
+            raise ValueError(f"'{text}' is not of the form A=B")
+    return tuple(tuple(each.split("=", 1)) if isinstance(each, str) else each for each in given)
 
 
 class TrainSettings(BaseModel):
@@ -51,6 +62,15 @@ class TrainSettings(BaseModel):
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Widths are multiples of this (8 suits tensor cores); ``auto``: of what ONNX Runtime is fastest with on this
     machine. None: ``auto`` with a budget of latency, else 1."""
+    freeze_layers: tuple[str, ...] = ()
+    """Names or globs of layers whose widths stay (`Graph.steered`)."""
+    only: tuple[str, ...] = ()
+    """Names or globs: groups stay whole unless all layers that make their units are among them."""
+    min_units: Annotated[int, Field(ge=1)] = 1
+    """Units that every group keeps at least."""
+    couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = ()
+    """Pairs (or ``"A=B"``) of groups, or of layers that make them: unit u of the one goes if and only if that of the
+    other does."""
     keep_module: bool = False
     """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
 
@@ -159,6 +179,11 @@ class TrainSettings(BaseModel):
     def rounding(self) -> int | Literal["auto"]:
         """`round_to`, where it is None what stands for it."""
         return self.round_to or ("auto" if self.latency is not None else 1)
+
+    @property
+    def steering(self) -> dict[str, Any]:
+        """What the user wants of the groups, as `Graph.steered` takes it."""
+        return {"freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple}
 
     @property
     def zero_from(self) -> float:
