@@ -53,7 +53,13 @@ def inspect(
     graph = graph_of(spec).coupled(() if made is None else made.coupled).steered(**settings.steering)
     shown = overview(graph, made, name=spec.name, floor=settings.floor)
     if format != "text":
-        write_text(FORMATS[format].text(shown), out, console)
+        form = FORMATS[format]
+        if form.beside and out is None:
+            raise UserError(f"--format {format} writes two files: --out names the first.")
+        write_text(form.write(graph, shown), out, console)
+        for ending, write in (form.beside or {}).items():
+            assert out is not None
+            write_text(write(graph, shown), out.with_name(out.stem + ending), console)
         return
     found = _text(graph, shown, group=group, why=why, sort=sort, expand=expand)
     if out is None:

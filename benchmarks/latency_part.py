@@ -5,8 +5,10 @@ The dense model and all slim ones are called in turns, so that the machine's dri
 
 from __future__ import annotations
 
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,6 +30,9 @@ from benchmarks.zoo_part import Record, first_line, root_of
 BATCHES = (1, 8)
 SECONDS = 20.0
 """Of each measurement in turns."""
+
+_PEER_MEMORY = 17 * 10**9
+"""Bytes of address space while Torch-Pruning works: where it asks for more, it fails, and the rest is measured still."""
 
 _STEPS = 9
 """Of the bisection for Torch-Pruning's ratio."""
@@ -67,8 +72,12 @@ def measure(name: str, share: float, record: Record) -> None:
             multiples[str(batch)] = latency.chosen
             record.add(multiples=multiples)
         if installed():
-            for title, round_to in (("Torch-Pruning", None), ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])])):
-                variant(title, lambda round_to=round_to: torch_pruning(name, share, round_to))  # type: ignore[misc]
+            with memory_limit(_PEER_MEMORY):
+                for title, round_to in (
+                    ("Torch-Pruning", None),
+                    ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])]),
+                ):
+                    variant(title, lambda round_to=round_to: torch_pruning(name, share, round_to))  # type: ignore[misc]
         for batch in BATCHES:
             with record.stage(f"batch {batch}"):
                 shown = [title for title in made if "auto" not in title or title.endswith(f" {batch}")]
@@ -81,6 +90,17 @@ def measure(name: str, share: float, record: Record) -> None:
                 ratios = (after / before for before, after in zip(times["dense"], taken, strict=True))
                 variants[title][str(batch)] = median(taken) if title == "dense" else median(ratios)
             record.add(variants=variants)
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Address space in bytes that this process may have for a while."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def torch_pruning(name: str, share: float, round_to: int | None) -> tuple[Any, float]:

@@ -1,4 +1,4 @@
-"""The forms that an overview is written in, by name."""
+"""The forms that a graph is written in, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from io import StringIO
 
 from rich.console import Console, RenderableType
 
+from atograph.graph import Graph
 from atograph.inspection.overview import Overview
+
+Writer = Callable[[Graph, Overview], str]
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,12 @@ class Format:
     """One form.
 
     Attributes:
-        text: an overview in this form.
-        suffix: what a file of it is called.
-        meant: what it is for, in a few words.
+        write: a graph, and the overview of it, in this form.
+        beside: ending of a second file → what is in that.
     """
 
-    text: Callable[[Overview], str]
-    suffix: str
-    meant: str
+    write: Writer
+    beside: Mapping[str, Writer] | None = None
 
 
 def plain(shown: RenderableType, width: int = 120) -> str:
@@ -33,53 +34,59 @@ def plain(shown: RenderableType, width: int = 120) -> str:
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
-def _text(shown: Overview) -> str:
+def _text(_graph: Graph, shown: Overview) -> str:
     from atograph.inspection.text import overview_table
 
     return plain(overview_table(shown))
 
 
-def _json(shown: Overview) -> str:
+def _json(_graph: Graph, shown: Overview) -> str:
     return shown.model_dump_json(indent=1) + "\n"
 
 
-def _dot(shown: Overview) -> str:
+def _dot(_graph: Graph, shown: Overview) -> str:
     from atograph.inspection.drawing import dot
 
     source: str = dot(shown).source
     return source
 
 
-def _graphml(shown: Overview) -> str:
+def _graphml(_graph: Graph, shown: Overview) -> str:
     from atograph.inspection.drawing import graphml
 
     return graphml(shown)
 
 
-def _svg(shown: Overview) -> str:
+def _svg(_graph: Graph, shown: Overview) -> str:
     from atograph.inspection.drawing import svg
 
     return svg(shown)
 
 
-def _html(shown: Overview) -> str:
+def _html(_graph: Graph, shown: Overview) -> str:
     from atograph.inspection.page import page
 
     return page(shown)
 
 
-def _model_explorer(shown: Overview) -> str:
+def _model_explorer(graph: Graph, shown: Overview) -> str:
     from atograph.inspection.model_explorer import graph_json
 
-    return graph_json(shown)
+    return graph_json(graph, shown)
+
+
+def _model_explorer_groups(graph: Graph, shown: Overview) -> str:
+    from atograph.inspection.model_explorer import groups_json
+
+    return groups_json(graph, shown)
 
 
 FORMATS: Mapping[str, Format] = {
-    "text": Format(_text, ".txt", "a table"),
-    "json": Format(_json, ".json", "all there is, as data"),
-    "dot": Format(_dot, ".dot", "layers and groups, for Graphviz"),
-    "svg": Format(_svg, ".svg", "the same, drawn by Graphviz"),
-    "graphml": Format(_graphml, ".graphml", "parameters and groups, for networkx, yEd or Gephi"),
-    "html": Format(_html, ".html", "a page to walk through the network"),
-    "model-explorer": Format(_model_explorer, ".json", "for Google's Model Explorer"),
+    "text": Format(_text),
+    "json": Format(_json),
+    "dot": Format(_dot),
+    "svg": Format(_svg),
+    "graphml": Format(_graphml),
+    "html": Format(_html),
+    "model-explorer": Format(_model_explorer, {".groups.json": _model_explorer_groups}),
 }
