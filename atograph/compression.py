@@ -70,6 +70,12 @@ class Result:
     history: list[EpochRow]
     folder: Path | None
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from atograph.inspection.notebook import report_html
+
+        return report_html(self.report)
+
 
 def compress(
     model: nn.Module,

@@ -138,6 +138,13 @@ class Graph:
         note = [f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []
         return "\n".join([head, *note, *(f"  {group}" for group in self.groups)])
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from atograph.inspection import overview
+        from atograph.inspection.notebook import overview_html
+
+        return overview_html(overview(self))
+
     def plan(
         self,
         flops: float | None = None,

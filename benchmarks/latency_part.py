@@ -32,7 +32,7 @@ SECONDS = 20.0
 """Of each measurement in turns."""
 
 _PEER_MEMORY = 17 * 10**9
-"""Bytes of address space while Torch-Pruning works: where it asks for more, it fails, and the rest is measured still."""
+"""Bytes of address space while Torch-Pruning works: where it asks for more it fails, and the rest is measured still."""
 
 _STEPS = 9
 """Of the bisection for Torch-Pruning's ratio."""

@@ -12,6 +12,7 @@ import torch
 from atograph.passes.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
+from atograph.passes.html_table import html_table
 from atograph.passes.slices import Slice
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -77,6 +78,13 @@ class Plan(BaseModel):
         mask = torch.zeros(self.sizes[group])
         mask[list(self.kept[group])] = 1.0
         return mask
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        rows = [(name, f"{size:,}", f"{len(self.kept[name]):,}", self.groups.get(name, "").partition("  ")[2])
+                for name, size in self.sizes.items()]  # fmt: skip
+        title = f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
+        return html_table(title, ("group", "units", "kept", "made by → read by"), rows, numbers=(1, 2))
 
     def to_json(self) -> str:
         """The plan as JSON text."""

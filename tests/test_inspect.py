@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import networkx as nx
 import pytest
@@ -246,6 +247,18 @@ def test_networkx() -> None:
     assert made.nodes["0.weight"] == {"kind": "parameter", "shape": "8×4", "module": "0"}
     again = nx.parse_graphml(graphml(found), force_multigraph=True)
     assert dict(again.nodes) == dict(made.nodes) and len(again.edges) == len(made.edges) == 6
+
+
+def test_notebooks_show_graphs_plans_and_results() -> None:
+    graph, _ = shown(hostile(), torch.randn(2, 4))
+    for each in (graph, graph.plan(random=0)):
+        page = each._repr_html_()
+        assert "&lt;b&gt;" in page and "<b>" not in page and page.count("<tr>") > 1
+        assert ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>") is not None
+    plain_net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    how = {"method": "magnitude", "epochs": 0, "flops": 0.6}
+    page = atograph.compress(plain_net, example_inputs=torch.randn(2, 4), **how)._repr_html_()
+    assert "masked = slim = ONNX" in page and "FLOPs" in page
 
 
 NET = """

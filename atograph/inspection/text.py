@@ -20,13 +20,6 @@ from atograph.passes.slices import Slice
 
 def overview_table(shown: Overview, *, folded: bool = True, order: Order = "model") -> RenderableType:
     """Totals, then a row for each group, or for those of repeated blocks together."""
-    units = sum(group.units for group in shown.prunable)
-    lines = [
-        f"{shown.name}: {figures.count(shown.params)} parameters, {figures.count(shown.flops)} FLOPs; "
-        f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
-        *([f"of each, at least {figures.percent(shown.floor)} of its units stay"] if shown.floor else []),
-        *([shown.note] if shown.note else []),
-    ]
     planned = any(group.kept is not None for group in shown.groups)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("group", no_wrap=True)
@@ -40,7 +33,18 @@ def overview_table(shown: Overview, *, folded: bool = True, order: Order = "mode
         shares = (_share(row.params, shown.params), _share(row.flops, shown.flops))
         cells = (row.title, f"{row.groups[0].units:,}", *([row.kept] if planned else []), *shares)
         table.add_row(*map(Text, cells), _sides(row, shown.floor))
-    return Group(*map(Text, lines), Text(), table, Text(), Text(_LEGEND, style="dim"))
+    return Group(*map(Text, headlines(shown)), Text(), table, Text(), Text(_LEGEND, style="dim"))
+
+
+def headlines(shown: Overview) -> list[str]:
+    """Totals, and what holds for all groups."""
+    units = sum(group.units for group in shown.prunable)
+    return [
+        f"{shown.name}: {figures.count(shown.params)} parameters, {figures.count(shown.flops)} FLOPs; "
+        f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
+        *([f"of each, at least {figures.percent(shown.floor)} of its units stay"] if shown.floor else []),
+        *([shown.note] if shown.note else []),
+    ]
 
 
 _LEGEND = (

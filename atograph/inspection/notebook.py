@@ -1,0 +1,45 @@
+"""How graphs and results show themselves in a notebook."""
+
+from __future__ import annotations
+
+from atograph import figures
+from atograph.inspection.overview import Overview
+from atograph.inspection.rows import rows
+from atograph.inspection.text import headlines, reason
+from atograph.passes.html_table import html_table
+from atograph.report import Report
+
+
+def overview_html(shown: Overview) -> str:
+    """The totals, and a row for each group, those of repeated blocks together."""
+    cells = []
+    for row in rows(shown.groups):
+        sides = " → ".join(", ".join(side) for side in (row.made_by, row.read_by) if side)
+        why = f"\nstays: {reason(*row.groups)}" if row.groups[0].why is not None else ""
+        cells.append((row.title, f"{row.groups[0].units:,}", figures.percent(row.params / max(shown.params, 1)),
+                      figures.percent(row.flops / max(shown.flops, 1)), sides + why))  # fmt: skip
+    header = ("group", "units", "params", "FLOPs", "made by → read by")
+    return html_table("\n".join(headlines(shown)), header, cells, numbers=(1, 2, 3))
+
+
+def report_html(report: Report) -> str:
+    """What the networks cost and are worth, before and after, and whether they were proved equal."""
+    dense, slim, metrics = report.dense, report.slim, report.metrics
+
+    def worth(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
+    cells = [
+        ("FLOPs", figures.count(dense.flops), figures.count(slim.flops), figures.percent(slim.flops / dense.flops)),
+        ("parameters", figures.count(dense.params), figures.count(slim.params),
+         figures.percent(slim.params / max(dense.params, 1))),
+        ("ONNX file", figures.size(dense.bytes), figures.size(slim.bytes), figures.percent(slim.bytes / dense.bytes)),
+        (metrics.name, worth(metrics.dense), worth(metrics.slim), ""),
+    ]  # fmt: skip
+    equal = all(entry.holds for entry in report.certificate) if report.certificate else None
+    proof = {
+        True: "masked = slim = ONNX, within the tolerance",
+        False: "the certificate does not hold",
+        None: "no certificate",
+    }
+    return html_table(f"{report.name}: {proof[equal]}", ("", "dense", "slim", "slim / dense"), cells, numbers=(1, 2, 3))

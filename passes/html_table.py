@@ -1,0 +1,32 @@
+"""A small HTML table, as notebooks show objects; all text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+_CELL = 'style="text-align: left; vertical-align: top"'
+_NUMBER = 'style="text-align: right; vertical-align: top"'
+
+
+def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    """A paragraph and a table.
+
+    Args:
+        title: the paragraph; lines stay lines.
+        header: of each column.
+        rows: their cells; lines stay lines.
+        numbers: columns that are aligned to the right.
+    """
+    right = set(numbers)
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        made = (f"<{tag} {_NUMBER if i in right else _CELL}>{_lines(cell)}</{tag}>" for i, cell in enumerate(cells))
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "".join(line("td", cells) for cells in rows)
+    return f"<p>{_lines(title)}</p><table><thead>{line('th', header)}</thead><tbody>{body}</tbody></table>"
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(map(escape, text.split("\n")))
