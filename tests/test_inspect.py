@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ import pytest
 import torch
 from atograph.passes.errors import UserError
 from conftest import Golden
+from doc_blocks import blocks, commands
 from networks import NETWORKS, build
 from runs import command
 from torch import Tensor, nn
@@ -329,6 +331,22 @@ def test_models_of_other_packages(torchvision: None, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     code, output = command("inspect", "nopackage:resnet18")
     assert code == 2
+
+
+def test_the_walk_through_shows_what_is_printed(
+    torchvision: None, transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("torchvision", "timm"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    monkeypatch.chdir(tmp_path)
+    transformers.LlamaConfig(architectures=["LlamaForCausalLM"], num_key_value_heads=8).save_pretrained("llama")
+    found = blocks((Path(__file__).parents[1] / "docs" / "inspect.md").read_text(encoding="utf-8"))
+    pairs = [(one, two) for one, two in pairwise(found) if one.language == "sh" and two.follows]
+    assert len(pairs) == 8
+    for typed, printed in pairs:
+        ((arguments, _output),) = commands(typed)
+        code, output = command(*arguments)
+        assert code == 0 and " ".join(printed.text.split()) in output, typed.text  # behind it, what takes seconds
 
 
 def test_a_configuration_of_transformers(transformers: ModuleType, tmp_path: Path) -> None:

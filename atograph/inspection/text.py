@@ -79,6 +79,8 @@ def group_text(shown: Overview, group: GroupView) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{group.name}: {group.units:,} units; {hanging} hang on it")]
     if group.why is not None:
         parts.append(Text(f"stays whole: {reason(group)}"))
+    if group.slices:
+        parts.append(Text("unit u can go once its slices are zero"))
     if group.least > 1:
         parts.append(Text(f"at least {group.least:,} units stay"))
     if group.kept is not None:
@@ -103,7 +105,7 @@ def _members(group: GroupView, members: Iterable[Member], shapes: Mapping[str, t
         table.add_column(overflow="fold")
     for each in members:
         units = [units_at(part) for part in group.slices if (part.parameter, part.dim) == (each.parameter, each.dim)]
-        zeroed = f"zero at {', '.join(units)} before unit u goes" if units else ""
+        zeroed = f"zero: {', '.join(units)}" if units else ""
         cells = (f"  {each.parameter}[{each.dim}]", "×".join(map(str, shapes[each.parameter])),
                  "; ".join(places(each.reads)), zeroed)  # fmt: skip
         table.add_row(*map(Text, cells))
@@ -111,13 +113,12 @@ def _members(group: GroupView, members: Iterable[Member], shapes: Mapping[str, t
 
 
 def units_at(part: Slice) -> str:
-    """Where unit ``u`` of a group lies in a dimension, as a slice: ``64u:64u+64``."""
-    if part.positions is not None:
-        return f"{part.offset} + the place of u" if part.offset else "the place of u"
-    first = f"{part.inner}u" if part.inner > 1 else "u"
+    """Where unit ``u`` of a group lies in a dimension, as a slice: ``[64u:64u+64]``."""
+    place = "u" if part.positions is None else "p(u)"  # of units in another order
+    first = f"{part.inner}{place}" if part.inner > 1 else place
     first = f"{part.offset}+{first}" if part.offset else first
-    found = first if part.inner == 1 else f"{first}:{first}+{part.inner}"
-    return f"{found} in each {part.stride}" if part.outer > 1 else found
+    found = f"[{first}]" if part.inner == 1 else f"[{first}:{first}+{part.inner}]"
+    return f"{found} of each {part.stride}" if part.outer > 1 else found
 
 
 def places(found: Iterable[Place]) -> list[str]:
