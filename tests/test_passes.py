@@ -172,7 +172,21 @@ def test_the_compiler_never_imports_the_product() -> None:
 
 # each layer may import those before it, and its own
 LAYERS = [
-    {"errors", "reason", "fake", "sizes", "dims", "placements", "scatter", "unify", "slices", "values", "polynomial"},
+    {
+        "errors",
+        "reason",
+        "fake",
+        "sizes",
+        "dims",
+        "placements",
+        "scatter",
+        "unify",
+        "slices",
+        "values",
+        "polynomial",
+        "patterns",
+        "html_table",
+    },
     {
         "interface",
         "program",
@@ -200,7 +214,21 @@ LAYERS = [
         "rules.reduce",
         "rules.shape",
     },
-    {"infer_axes", "zero", "groups", "widths", "memory", "interpolated", "cost", "budgets", "plan", "choose", "slim"},
+    {
+        "infer_axes",
+        "zero",
+        "groups",
+        "widths",
+        "couplings",
+        "couple_groups",
+        "memory",
+        "interpolated",
+        "cost",
+        "budgets",
+        "plan",
+        "choose",
+        "slim",
+    },
     {"text", "verify", "registry", "pipeline"},
 ]
 

@@ -14,10 +14,9 @@ def overview_html(shown: Overview) -> str:
     """The totals, and a row for each group, those of repeated blocks together."""
     cells = []
     for row in rows(shown.groups):
-        sides = " → ".join(", ".join(side) for side in (row.made_by, row.read_by) if side)
         why = f"\nstays: {reason(*row.groups)}" if row.groups[0].why is not None else ""
         cells.append((row.title, f"{row.groups[0].units:,}", figures.percent(row.params / max(shown.params, 1)),
-                      figures.percent(row.flops / max(shown.flops, 1)), sides + why))  # fmt: skip
+                      figures.percent(row.flops / max(shown.flops, 1)), row.sides + why))  # fmt: skip
     header = ("group", "units", "params", "FLOPs", "made by → read by")
     return html_table("\n".join(headlines(shown)), header, cells, numbers=(1, 2, 3))
 

@@ -35,6 +35,12 @@ class Row:
         return first if len(self.groups) == 1 else f"{first} … {last} ({len(self.groups)})"
 
     @property
+    def sides(self) -> str:
+        """``conv1, bn1 → conv2``."""
+        arrow = "→ " + ", ".join(self.read_by) if self.read_by else ""
+        return " ".join(filter(None, (", ".join(self.made_by), arrow)))
+
+    @property
     def params(self) -> int:
         """Of all of them."""
         return sum(group.params for group in self.groups)

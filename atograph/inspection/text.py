@@ -54,7 +54,7 @@ _LEGEND = (
 
 
 def _sides(row: Row, floor: float) -> Text:
-    text = Text(" → ".join(", ".join(side) for side in (row.made_by, row.read_by) if side))
+    text = Text(row.sides)
     first = row.groups[0]
     if first.why is not None:
         text.append(f"\nstays: {reason(*row.groups)}", style="dim")
