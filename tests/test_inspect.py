@@ -24,6 +24,7 @@ from atograph.inspection import Overview, overview
 from atograph.inspection.chain import causes
 from atograph.inspection.drawing import dot, graphml
 from atograph.inspection.formats import plain
+from atograph.inspection.model_explorer import graph_json, groups_json
 from atograph.inspection.names import fold
 from atograph.inspection.rows import rows
 from atograph.inspection.text import causes_text, group_text, overview_table
@@ -249,6 +250,21 @@ def test_networkx() -> None:
     assert made.nodes["0.weight"] == {"kind": "parameter", "shape": "8×4", "module": "0"}
     again = nx.parse_graphml(graphml(found), force_multigraph=True)
     assert dict(again.nodes) == dict(made.nodes) and len(again.edges) == len(made.edges) == 6
+
+
+def test_model_explorer() -> None:
+    graph, found = shown(hostile(), torch.randn(2, 4))
+    written = json.loads(graph_json(graph, found))
+    (program,) = written["graphs"]
+    assert written["label"] == program["id"] == found.name == "Sequential"
+    nodes = {node["id"]: node for node in program["nodes"]}
+    assert len(nodes) == len(program["nodes"]) == len(graph.program.graph.nodes)
+    assert all(edge["sourceNodeId"] in nodes for node in nodes.values() for edge in node["incomingEdges"])
+    weight = next(node for node in nodes.values() if node["label"] == "weight" and node["namespace"] == "2")
+    assert weight["attrs"][1] == {"key": "dim 1", "value": "g0, 6 units"}
+    assert weight["outputsMetadata"][0]["attrs"] == [{"key": "shape", "value": "2×6"}]
+    (data,) = json.loads(groups_json(graph, found)).values()
+    assert data["results"].keys() <= nodes.keys() and data["results"][weight["id"]]["value"] == 0
 
 
 def test_notebooks_show_graphs_plans_and_results() -> None:

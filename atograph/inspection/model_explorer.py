@@ -29,7 +29,7 @@ def graph_json(graph: Graph, shown: Overview) -> str:
     names, axes = graph.program.state_names(), graph.program.fact(Axes)
     by_axis = graph.groups.by_axis()
     nodes = [_node(node, names, axes, by_axis) for node in graph.program.graph.nodes]
-    return json.dumps({"graphs": [{"id": shown.name, "nodes": nodes}]}, ensure_ascii=False) + "\n"
+    return json.dumps({"label": shown.name, "graphs": [{"id": shown.name, "nodes": nodes}]}, ensure_ascii=False) + "\n"
 
 
 def groups_json(graph: Graph, shown: Overview) -> str:
@@ -42,8 +42,10 @@ def groups_json(graph: Graph, shown: Overview) -> str:
         if held:
             first = next((group for group in held if group.frozen is None), held[0])
             number = numbers[first.name]
-            results[node.name] = {"value": number, "bgColor": _FROZEN if first.frozen else _colour(number)}
-    return json.dumps({shown.name: {"name": "groups", "results": results}}, ensure_ascii=False) + "\n"
+            results[node.name] = {"value": number, "bgColor": _FROZEN if first.frozen else _colour(number),
+                                  "textColor": "#000000"}  # fmt: skip
+    sums = {"hideInAggregatedStatsTable": True, "hideInChildrenStatsTable": True}  # numbers of groups have no sum
+    return json.dumps({shown.name: {"name": "groups", "results": results, **sums}}, ensure_ascii=False) + "\n"
 
 
 def _node(node: fx.Node, names: Mapping[str, str], axes: Axes, by_axis: Mapping[Axis, Group]) -> dict[str, Any]:
