@@ -76,8 +76,8 @@ def with_curves() -> Report:
     curves: list[dict[str, object]] = [
         {
             "epoch": epoch, "loss": 2.3 / epoch, "metric": 1 - 0.9 / epoch, "flops": 1 - 0.07 * epoch,
-            "lam": 0.1 * epoch, "zeroed": 0.0, "lr": 0.1, "seconds": 1.5, "controller_loss": None, "vanishing": float("nan"),
-            "kept": {HOSTILE: 30 - epoch, "g2": 8}, "a surprise": epoch**2,
+            "lam": 0.1 * epoch, "zeroed": 0.0, "lr": 0.1, "seconds": 1.5, "controller_loss": None,
+            "vanishing": float("nan"), "kept": {HOSTILE: 30 - epoch, "g2": 8}, "a surprise": epoch**2,
         }
         for epoch in range(1, 11)
     ]  # fmt: skip
@@ -292,7 +292,7 @@ def test_folds_and_unfolds_by_mouse_and_keys(browser: Browser) -> None:
     assert browser.titles().count("11") == 0
     browser.press(Keys.HOME)
     assert browser.focused().startswith("Repeated")
-    browser.click("#tree .run > .row .title")
+    browser.click("#tree .is-run > .row .title")
     assert browser.titles().count("11") == 1
 
 
@@ -315,7 +315,7 @@ def test_a_cell_selects_its_group_everywhere(browser: Browser) -> None:
     assert browser.js("return document.querySelectorAll('#tree .cell.on').length") >= 3
     cells = sum("blocks" in each.parameter for each in wide.members)
     assert (
-        browser.js("return document.querySelector('#tree .run .holds').textContent") == f"{cells} cells of {wide.name}"
+        browser.js("return document.querySelector('#tree .is-run .holds').textContent") == f"{cells} cells of {wide.name}"
     )
     browser.press(Keys.ESCAPE)
     assert browser.js("return location.hash") == ""
@@ -403,7 +403,7 @@ def test_a_run_has_plots_and_the_same_as_tables(browser: Browser) -> None:
         "Loss", "top-1", "FLOPs kept", "Learning rate", "Projection", "Seconds per epoch", "a surprise", "Units kept",
         "Parameters kept, layer by layer",
     ]  # fmt: skip
-    assert browser.js("return document.querySelectorAll('#run .plots .main-svg').length") >= len(titles)
+    browser.until("[...document.querySelectorAll('#run .plot')].every((e) => e.querySelector('.main-svg'))")
     assert browser.js("return document.querySelectorAll('#run .plots summary').length") == len(titles)
     browser.click("#run .plots summary")
     browser.until("document.querySelectorAll('#run .plots tbody tr').length === 10")

@@ -81,12 +81,10 @@ def _plots() -> str:
 def _policy(style: str, script: str, plots: str | None) -> str:
     """Nothing from outside, and of what stands in the page only what was put there."""
     scripts = [script] if plots is None else [plots, script]
-    # Plotly makes an empty style sheet and fills it by rules, and styles the elements of its own drawings.
-    styles = [style] if plots is None else [style, ""]
-    own = "" if plots is None else "; style-src-attr 'unsafe-inline'"
+    styles = _digest(style) if plots is None else "'unsafe-inline'"  # Plotly brings its own, and styles what it draws
     return (
-        f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src {' '.join(map(_digest, styles))}"
-        f"{own}; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src {styles}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 

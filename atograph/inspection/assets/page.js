@@ -2,7 +2,7 @@
 
 // The page as a whole: what is selected, searched for and shown, the theme, and the keys.
 
-const view = { query: '', stops: false, shown: REPORT ? 'run' : 'network' };
+const view = { query: '', stops: false, shown: REPORT && location.hash.length < 2 ? 'run' : 'network' };
 
 /** Select a group, or none: here everything that shows it is told. */
 function select(name) {
@@ -92,7 +92,7 @@ function clearNarrowing() {
 
 function drawHeader() {
   const prunable = NET.groups.filter((group) => group.prunable);
-  const total = (name, value, title) => el('div', { title }, el('dd', {}, value), el('dt', {}, name));
+  const total = (name, value, title) => el('div', { title }, el('dt', {}, name), el('dd', {}, value));
   byId('totals').replaceChildren(
     total('parameters', count(NET.params), `${whole(NET.params)} parameters`),
     total('FLOPs', count(NET.flops), `${whole(NET.flops)} FLOPs for a batch of one`),

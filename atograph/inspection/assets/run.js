@@ -39,10 +39,12 @@ function costs() {
       `At the last zeroing, ${metrics.name} went from ${figure(metrics.before_zeroing)} to ${figure(metrics.after_zeroing)}.`));
 }
 
+const BUDGETS = { flops: 'FLOPs', params: 'parameters', bytes: 'activation bytes', latency: 'latency' };
+
 function budgets() {
   if (!REPORT.budgets.length) return null;
   const lines = REPORT.budgets.map((each) => [
-    each.kind === 'bytes' ? 'activation bytes' : each.kind, percent(each.asked), percent(each.reached), percent(each.smallest),
+    BUDGETS[each.kind] ?? each.kind, percent(each.asked), percent(each.reached), percent(each.smallest),
   ]);
   return section('Budget', table(['', 'asked', 'reached', 'smallest possible'], lines, { numbers: [1, 2, 3] }));
 }
@@ -58,13 +60,16 @@ function latencies() {
     table(['ONNX Runtime, CPU', 'dense ms', 'slim ms', 'speed-up'], lines, { numbers: [1, 2, 3] }));
 }
 
+/** Beyond 100 % the figure says no more. */
+const weighs = (moved) => (moved === null ? '' : moved > 1 ? '>\u202f100\u202f%' : percent(moved));
+
 function certificate() {
   if (!REPORT.certificate.length) return null;
   const lines = REPORT.certificate.map((each) => {
     const holds = [each.masked_slim, each.slim_onnx].every((value) => value !== null && value <= each.tolerance);
     return [
       `batch of ${each.batch}`, small(each.masked_slim), small(each.slim_onnx), small(each.tolerance),
-      each.moved === null ? '' : percent(each.moved),
+      weighs(each.moved),
       el('span', { class: holds ? 'good' : 'bad' }, holds ? '✓ equal' : '✗ NOT EQUAL'),
     ];
   });
@@ -91,7 +96,9 @@ function about() {
     ['device', REPORT.device], ['time (min)', minutes], ['slim module', REPORT.module], ...Object.entries(REPORT.versions),
     ...REPORT.repairs.map((text) => ['repaired', text]),
   ];
-  return section('About the run', table(['', ''], lines));
+  const made = section('About the run', table(['', ''], lines));
+  made.classList.add('about');
+  return made;
 }
 
 // --- plots ---
@@ -181,30 +188,40 @@ function plot(title, traces, layout, headings, lines) {
 
 const INKS = ['--plot-1', '--plot-2', '--plot-3', '--plot-4', '--plot-5', '--plot-6'];
 
-/** Draw all plots in the colours of the theme; again after it has changed. */
-function drawPlots() {
+let drawing = 0; // counts the times, so that a newer one ends those before
+
+/** Draw all plots in the colours of the theme, one after the other, so that the page can be used meanwhile. */
+async function drawPlots() {
   if (!REPORT || byId('run').hidden) return;
-  const ink = (name) => {
-    const probe = byId('run').appendChild(el('span', {}));
-    probe.style.color = `var(${name})`;
-    const found = getComputedStyle(probe).color;
-    probe.remove();
-    return found;
-  };
-  const [text, line] = [ink('--dim'), ink('--line')];
-  const named = { keeps: ink('--keeps'), removes: ink('--removes') };
-  const colorway = INKS.map(ink);
-  for (const { place, traces, layout } of plots) {
-    const axis = (given) => ({
-      gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, fixedrange: true, ...given,
-      title: given.title && { ...given.title, font: { size: 12, color: text }, standoff: 8 },
-    });
-    const coloured = traces.map(({ which, ...trace }) => (which ? { ...trace, marker: { color: named[which] } } : trace));
-    Plotly.react(place, coloured, {
-      ...layout, xaxis: axis({ showgrid: false, ...layout.xaxis }), yaxis: axis(layout.yaxis), colorway,
-      height: 240, margin: { l: 44, r: 12, t: 8, b: 36 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-      font: { family: 'system-ui, sans-serif', size: 12, color: text }, legend: { orientation: 'h', y: 1.16, x: 0 },
-      hoverlabel: { font: { family: 'system-ui, sans-serif' } },
-    }, { displayModeBar: false, responsive: true });
+  drawing += 1;
+  const mine = drawing;
+  for (const each of plots) {
+    await new Promise((next) => { setTimeout(next); });
+    if (mine !== drawing) return;
+    drawPlot(each);
   }
+}
+
+/** What a custom property comes to in the theme. */
+function ink(name) {
+  const probe = byId('run').appendChild(el('span', {}));
+  probe.style.color = `var(${name})`;
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+function drawPlot({ place, traces, layout }) {
+  const [text, line] = [ink('--dim'), ink('--line')];
+  const axis = (given) => ({
+    gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, fixedrange: true, ...given,
+    title: given.title && { ...given.title, font: { size: 12, color: text }, standoff: 8 },
+  });
+  const coloured = traces.map(({ which, ...trace }) => (which ? { ...trace, marker: { color: ink(`--${which}`) } } : trace));
+  Plotly.react(place, coloured, {
+    ...layout, xaxis: axis({ showgrid: false, ...layout.xaxis }), yaxis: axis(layout.yaxis), colorway: INKS.map(ink),
+    height: 240, margin: { l: 44, r: 12, t: 8, b: 36 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    font: { family: 'system-ui, sans-serif', size: 12, color: text }, legend: { orientation: 'h', y: 1.16, x: 0 },
+    hoverlabel: { font: { family: 'system-ui, sans-serif' } },
+  }, { displayModeBar: false, responsive: true });
 }

@@ -48,7 +48,7 @@ function item(node) {
   const made = el('li', {
     role: 'treeitem', tabindex: '-1', 'aria-level': node.level, 'aria-expanded': nested ? String(open) : null,
     'aria-label': [node.title, node.type, `${count(node.params)} parameters`].filter(Boolean).join(', '),
-    class: `${node.kind}${nested ? ' nested' : ''}${!nested && !node.parameters.length ? ' bare' : ''}`,
+    class: `is-${node.kind}${nested ? ' nested' : ''}${!nested && !node.parameters.length ? ' bare' : ''}`,
     '--level': node.level,
   }, row(node, nested));
   made.node = node;
@@ -79,7 +79,7 @@ function keptBar(kept, all) {
     bar(share, 'keeps'), el('span', { class: 'small' }, `${Math.round(100 * share)}\u202f%`));
 }
 
-const PIPS = 28;
+const PIPS = 24;
 
 /** What a folded node holds, a dot for each group; and how many cells of the selected one. */
 function pips(node) {
