@@ -315,7 +315,8 @@ def test_a_cell_selects_its_group_everywhere(browser: Browser) -> None:
     assert browser.js("return document.querySelectorAll('#tree .cell.on').length") >= 3
     cells = sum("blocks" in each.parameter for each in wide.members)
     assert (
-        browser.js("return document.querySelector('#tree .is-run .holds').textContent") == f"{cells} cells of {wide.name}"
+        browser.js("return document.querySelector('#tree .is-run .holds').textContent")
+        == f"{cells} cells of {wide.name}"
     )
     browser.press(Keys.ESCAPE)
     assert browser.js("return location.hash") == ""
@@ -419,11 +420,9 @@ def test_a_run_has_plots_and_the_same_as_tables(browser: Browser) -> None:
 @needs_browser
 @pytest.mark.parametrize("name", ["resnet50", "vit of 24 layers"])
 def test_large_networks_are_there_at_once(browser: Browser, name: str) -> None:
-    model: nn.Module
+    torchvision_models = pytest.importorskip("benchmarks.models.torchvision_models")  # timm imports torchvision, too
     if name == "resnet50":
-        from benchmarks.models.torchvision_models import build as torchvision_model
-
-        model = torchvision_model(name)
+        model = torchvision_models.build(name)
     else:
         timm = pytest.importorskip("timm")
         model = timm.create_model("vit_tiny_patch16_224", depth=24, pretrained=False)

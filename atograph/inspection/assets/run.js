@@ -15,7 +15,7 @@ const CURVES = [
 const plots = []; // { place, traces, layout }: drawn when they can be seen
 
 function drawRun() {
-  const parts = [costs(), budgets(), latencies(), certificate(), frozen(), about()].filter(Boolean);
+  const parts = [costs(), budgets(), latencies(), frozen(), certificate(), about()].filter(Boolean);
   byId('run').replaceChildren(
     el('section', { class: 'tables' }, parts),
     el('section', { class: 'plots' }, ...curves(), layersPlot()));
@@ -158,7 +158,7 @@ function layersPlot() {
   });
   const few = layers.length <= 24;
   const layout = {
-    barmode: 'stack', bargap: few ? 0.25 : 0.1, showlegend: true, yaxis: { tickformat: '.0%', range: [0, 1] },
+    height: 300, barmode: 'stack', bargap: few ? 0.25 : 0.1, showlegend: true, yaxis: { tickformat: '.0%', range: [0, 1] },
     xaxis: { tickvals: few ? places : [], ticktext: few ? names : [], tickangle: -40, title: few ? undefined : { text: 'layers, in order' } },
   };
   const made = plot('Parameters kept, layer by layer',
@@ -195,6 +195,9 @@ async function drawPlots() {
   if (!REPORT || byId('run').hidden) return;
   drawing += 1;
   const mine = drawing;
+  if (document.readyState === 'loading') { // Plotly stands last in the page
+    await new Promise((next) => { document.addEventListener('DOMContentLoaded', next); });
+  }
   for (const each of plots) {
     await new Promise((next) => { setTimeout(next); });
     if (mine !== drawing) return;
@@ -220,8 +223,8 @@ function drawPlot({ place, traces, layout }) {
   const coloured = traces.map(({ which, ...trace }) => (which ? { ...trace, marker: { color: ink(`--${which}`) } } : trace));
   Plotly.react(place, coloured, {
     ...layout, xaxis: axis({ showgrid: false, ...layout.xaxis }), yaxis: axis(layout.yaxis), colorway: INKS.map(ink),
-    height: 240, margin: { l: 44, r: 12, t: 8, b: 36 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { family: 'system-ui, sans-serif', size: 12, color: text }, legend: { orientation: 'h', y: 1.16, x: 0 },
+    height: layout.height ?? 240, margin: { l: 44, r: 12, t: layout.showlegend ? 30 : 8, b: 36 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    font: { family: 'system-ui, sans-serif', size: 12, color: text }, legend: { orientation: 'h', yanchor: 'bottom', y: 1.02, x: 0, traceorder: 'normal' },
     hoverlabel: { font: { family: 'system-ui, sans-serif' } },
   }, { displayModeBar: false, responsive: true });
 }
