@@ -171,6 +171,9 @@ needs_browser = pytest.mark.skipif(
 )
 
 
+DRAWN = "[...document.querySelectorAll('#run .plot')].every((e) => e.querySelector('.main-svg'))"
+
+
 class Browser:
     """A page in headless Chromium, which fails on any word in its console and any request that leaves it."""
 
@@ -259,7 +262,9 @@ def browser(driver: Any, tmp_path: Path) -> Iterator[Browser]:
 
 @needs_browser
 def test_hostile_names_stay_text(browser: Browser) -> None:
-    browser.open(page(seen(Hostile(), torch.randn(2, 3, 8, 8), name=HOSTILE), with_curves()))
+    browser.open(page(planned(seen(Hostile(), torch.randn(2, 3, 8, 8), name=HOSTILE)), with_curves()))
+    browser.until(DRAWN)
+    assert HOSTILE in browser.js("return document.querySelector('#run .wide .xaxislayer-above').textContent")
     browser.click("#tab-network")
     browser.click("#groups li")
     assert HOSTILE in browser.titles() and BREAKS_OUT in browser.titles()
@@ -404,7 +409,7 @@ def test_a_run_has_plots_and_the_same_as_tables(browser: Browser) -> None:
         "Loss", "top-1", "FLOPs kept", "Learning rate", "Projection", "Seconds per epoch", "a surprise", "Units kept",
         "Parameters kept, layer by layer",
     ]  # fmt: skip
-    browser.until("[...document.querySelectorAll('#run .plot')].every((e) => e.querySelector('.main-svg'))")
+    browser.until(DRAWN)
     assert browser.js("return document.querySelectorAll('#run .plots summary').length") == len(titles)
     browser.click("#run .plots summary")
     browser.until("document.querySelectorAll('#run .plots tbody tr').length === 10")

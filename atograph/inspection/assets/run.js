@@ -200,7 +200,7 @@ async function drawPlots() {
   }
   for (const each of plots) {
     await new Promise((next) => { setTimeout(next); });
-    if (mine !== drawing) return;
+    if (mine !== drawing || byId('run').hidden) return; // what is hidden has no width
     drawPlot(each);
   }
 }
