@@ -1,0 +1,102 @@
+"""An overview, and the run that came of it, as one page of HTML that asks for nothing from outside.
+
+Names in it are the user's, and so may be anything: they travel as JSON, and the script only ever makes text of them.
+A Content-Security-Policy lets nothing run but the scripts that stand in the page.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from atograph.inspection.overview import GroupView, Overview
+from atograph.inspection.rows import rows
+from atograph.inspection.text import places, units_at
+from atograph.report import Report
+
+_SCRIPTS = ("dom.js", "network.js", "tree.js", "groups.js", "panel.js", "stops.js", "run.js", "page.js")
+"""Joined in this order, the page's one script."""
+
+
+def page(shown: Overview, report: Report | None = None) -> str:
+    """A page to walk through the network, and with a report through its run.
+
+    Args:
+        shown: the network; with a plan's widths, the page tells them too.
+        report: of the run; its curves are plotted, so that the page grows by some 5 MB.
+    """
+    style, script = _text("page.css"), "\n".join(map(_text, _SCRIPTS))
+    plots = None if report is None else _plots()
+    data = {
+        "overview": shown.model_dump(mode="json", exclude={"groups"}) | {"groups": list(map(_group, shown.groups))},
+        "report": None if report is None else json.loads(report.model_dump_json()),  # no NaN, which JSON has not
+    }
+    return _template().render(
+        name=shown.name,
+        policy=_policy(style, script, plots),
+        data=data,
+        style=Markup(style),
+        script=Markup(script),
+        plots=None if plots is None else Markup(plots),
+    )
+
+
+def _group(group: GroupView) -> dict[str, Any]:
+    """A group, with what `text` would say of its members."""
+    (row,) = rows([group])
+    found = group.model_dump(mode="json", exclude={"members", "slices", "joins"})
+    found |= {"made_by": list(row.made_by), "read_by": list(row.read_by), "joins": places(group.joins)}
+    found["members"] = list(_members(group))
+    return found
+
+
+def _members(group: GroupView) -> Iterator[dict[str, Any]]:
+    zero: dict[tuple[str, int], list[str]] = {}
+    for part in group.slices:
+        zero.setdefault((part.parameter, part.dim), []).append(units_at(part))
+    for each in group.members:
+        yield {
+            "parameter": each.parameter,
+            "dim": each.dim,
+            "role": each.role,
+            "ops": places(each.reads),
+            "zero": zero.get((each.parameter, each.dim), []),
+        }
+
+
+def _plots() -> str:
+    from plotly.offline import get_plotlyjs
+
+    found: str = get_plotlyjs()
+    return found.replace("\r\n", "\n").replace("\r", "\n")  # as the browser reads it: the policy names its digest
+
+
+def _policy(style: str, script: str, plots: str | None) -> str:
+    """Nothing from outside, and of what stands in the page only what was put there."""
+    scripts = [script] if plots is None else [plots, script]
+    styles = _digest(style) if plots is None else "'unsafe-inline'"  # Plotly brings its own, and styles what it draws
+    return (
+        f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src {styles}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _text(name: str) -> str:
+    return (files("atograph.inspection") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.from_string(_text("page.html.j2"))
