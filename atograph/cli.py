@@ -126,7 +126,8 @@ def compress(
     SPEC is a file or module that defines model() and train_data(), an iterable of batches. It may define
     val_data(), example_inputs(), loss(model, batch), metric(model, batch) and optimizer(params).
 
-    The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json and log.csv.
+    The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json,
+    report.html and log.csv.
     """
     given = {
         "method": method,

@@ -20,6 +20,8 @@ from atograph.copying import copy_of
 from atograph.example_inputs import as_inputs, check_accepts, inputs_of_batch
 from atograph.graph import trace
 from atograph.init_weights import load_init
+from atograph.inspection import overview
+from atograph.inspection.page import page
 from atograph.keeping import keep_module
 from atograph.masking import zero_
 from atograph.measuring import Job, Outcome, check_cost, measure
@@ -306,6 +308,8 @@ def _run_beside(
             with writing(where):
                 slimmed.save(place)
                 report.save(place / "report.json")
+                shown = overview(graph, plan, name=job.name, floor=settings.floor)
+                (place / "report.html").write_text(page(shown, report), encoding="utf-8")
                 if graph.latency is not None:
                     graph.latency.record.save(place / latency_budget.FILE)
                 _write_log(place / "log.csv", trained.history)

@@ -70,7 +70,7 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "net"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "log.csv", "plan.json", "report.json", "slim.onnx", "slim.pt2", "slim.safetensors",
+        "log.csv", "plan.json", "report.html", "report.json", "slim.onnx", "slim.pt2", "slim.safetensors",
     ]  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0].startswith("budget: keep 30.0 % = ") and "remove 70.0 %; smallest reachable " in lines[0]

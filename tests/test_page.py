@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from networks import build
+from sample_report import REPORT
 from torch import nn
 
 import atograph
 from atograph.inspection import Overview, overview
 from atograph.inspection.page import page
 from atograph.report import Report
-from tests.networks import build
-from tests.sample_report import REPORT
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 BREAKS_OUT = "</script><script>alert(2)</script>\u2028'\"&amp;"
