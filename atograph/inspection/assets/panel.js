@@ -71,5 +71,5 @@ function member({ parameter, dim, ops, zero }) {
       i > 0 && '×', el(i === dim ? 'b' : 'span', {}, size),
     ]).flat()),
     ops.map((text) => el('div', { class: 'where' }, text)),
-    zero.some((units) => units !== 'u') && el('div', { class: 'where' }, `zero at ${zero.join(', ')} before unit u goes`));
+    zero.some((units) => units !== '[u]') && el('div', { class: 'where' }, `zero at ${zero.join(', ')} before unit u goes`));
 }
