@@ -183,7 +183,9 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: f
 
 def place_of(node: fx.Node) -> Place:
     """Where an op stands in the user's code."""
-    return Place(op=name_of(node.target).split(".")[1], module=module_of(node), source=source_of(node))
+    packet = getattr(node.target, "overloadpacket", None)  # an op without its overload
+    name = name_of(node.target) if packet is None else packet.__name__
+    return Place(op=name, module=module_of(node), source=source_of(node))
 
 
 def why(reason: Reason | None) -> Why | None:
