@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 PYTEST_ARGS ?= -n $(JOBS)
 
-.PHONY: demo test zoo lint types format clean
+.PHONY: demo test fuzz zoo lint types format clean
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
@@ -16,6 +16,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Random networks under random plans; SEED repeats one of these runs.
+N ?= 10000
+SEED ?= 0
+fuzz: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 FUZZ_N=$(N) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/test_fuzz.py
 
 # Hours. For less, or to go on where a run was interrupted: make zoo ZOO_ARGS="--only 'hf:*'", ZOO_ARGS="... --resume".
 ZOO_ARGS ?= --onnx --compare torch-pruning --json build/zoo.json --markdown docs/coverage.md
