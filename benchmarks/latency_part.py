@@ -6,12 +6,14 @@ The dense model and all slim ones are called in turns, so that the machine's dri
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,6 +35,9 @@ SECONDS = 20.0
 
 _PEER_MEMORY = 17 * 10**9
 """Bytes of address space while Torch-Pruning works: where it asks for more it fails, and the rest is measured still."""
+
+_PEER_SECONDS = 200
+"""For both of its variants: it may go round in circles."""
 
 _STEPS = 9
 """Of the bisection for Torch-Pruning's ratio."""
@@ -72,7 +77,7 @@ def measure(name: str, share: float, record: Record) -> None:
             multiples[str(batch)] = latency.chosen
             record.add(multiples=multiples)
         if installed():
-            with memory_limit(_PEER_MEMORY):
+            with memory_limit(_PEER_MEMORY), time_limit(_PEER_SECONDS):
                 for title, round_to in (
                     ("Torch-Pruning", None),
                     ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])]),
@@ -101,6 +106,22 @@ def memory_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise a `TimeoutError` in what takes longer, and again each second until the block is left."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def torch_pruning(name: str, share: float, round_to: int | None) -> tuple[Any, float]:
