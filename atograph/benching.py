@@ -94,7 +94,7 @@ def bench_run(
         slim_path = place / "slim.onnx"
         made_by = OnnxModel(slim_path, program).plan
     check_takes(model, inputs, place)
-    graph = trace(model.cpu().eval(), *inputs).coupled(plan.coupled)
+    graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
     plan.check(graph.groups)
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, slim_path.name: made_by})
     if graph.program.interface.fixed:

@@ -49,7 +49,7 @@ def apply(
     with stage("making the model"):
         model = empty_model(spec, console)
     inputs = spec.inputs()
-    graph = trace(model, inputs.args, inputs.kwargs).coupled(plan.coupled)
+    graph = trace(model, inputs.args, inputs.kwargs).for_plan(plan)
     applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text)
     report = applied.report
     console.say(

@@ -50,7 +50,10 @@ def inspect(
     spec = load_spec(text, data=data)
     made = None if plan is None else read_plan(plan)
     settings = train_settings(given, ())
-    graph = graph_of(spec).coupled(() if made is None else made.coupled).steered(**settings.steering)
+    graph = graph_of(spec)
+    if made is not None:
+        graph = graph.for_plan(made)
+    graph = graph.steered(**settings.steering)
     shown = overview(graph, made, name=spec.name, floor=settings.floor)
     if format != "text":
         form = FORMATS[format]

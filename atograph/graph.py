@@ -92,13 +92,30 @@ class Graph:
         listed = tuple((first, second) for first, second in pairs)
         if not listed or listed == self.groups.coupled:
             return self
-        wishes = (group.least > 1 or (group.frozen is not None and group.frozen.wish) for group in self.groups)
-        if self.groups.coupled or any(wishes):
-            raise UserError("groups are coupled all at once, before any is frozen or keeps more units by a wish.")
+        if self.groups.coupled:
+            if all(self.groups.named(first) is self.groups.named(second) for first, second in listed):
+                return self
+            done = ", ".join(f"{first} with {second}" for first, second in self.groups.coupled)
+            raise UserError(f"groups are coupled already ({done}), and others have to be coupled at the same time.")
+        if any(group.least > 1 or (group.frozen is not None and group.frozen.wish) for group in self.groups):
+            raise UserError("groups are coupled first, before any is frozen or keeps more units by a wish.")
         fresh = self.program.rewritten(self.program.graph, self.program.state)
         coupling = f"couple-groups{{pairs={write_pairs(listed)}}}"
         pipeline = Pipeline.parse(f"infer-axes,find-groups,{coupling},estimate-cost")
         return Graph(pipeline.run(fresh), self.model)
+
+    def for_plan(self, plan: Plan) -> Graph:
+        """The same graph with the groups coupled that a plan has coupled.
+
+        Raises:
+            UserError: they cannot be coupled here.
+        """
+        try:
+            return self.coupled(plan.coupled)
+        except UserError as error:
+            raise UserError(
+                f"the plan is for another model, for it couples groups, and here {error.message}"
+            ) from error
 
     def steered(
         self,
@@ -106,7 +123,7 @@ class Graph:
         freeze: Iterable[str] = (),
         only: Iterable[str] = (),
         min_units: int = 1,
-        couple: Iterable[tuple[str, str]] = (),
+        couple: Iterable[tuple[str, str] | str] = (),
     ) -> Graph:
         """The same graph in which some groups stay whole, keep more units, or go together: `steering.steer`."""
         from atograph.steering import steer

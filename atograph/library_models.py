@@ -55,8 +55,9 @@ def _timm(name: str, text: str) -> ModuleType:
     import timm
 
     known = timm.list_models()
-    if name.partition(".")[0] not in known:
-        raise _unknown(name, known, text)
+    tagged = timm.list_models(pretrained=True)
+    if name not in known and name not in tagged:
+        raise _unknown(name, [*known, *tagged], text)
     size = timm.get_pretrained_cfg(name)
     shape = (3, 224, 224) if size is None else size.input_size
     return _module(text, lambda: timm.create_model(name, pretrained=False), lambda: _noise(*shape))
@@ -83,8 +84,9 @@ def _transformers(name: str, text: str) -> ModuleType:
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
+        why = " ".join(str(error).split()).partition(". ")[0]
         raise UserError(
-            f"transformers finds no configuration there: {' '.join(str(error).split())[:300].rstrip('.')}.", where=text,
+            f"transformers cannot read a configuration there: {why.rstrip('.')}.", where=text,
             hint="Name a folder with a config.json, such a file, or a model of the hub.",
         ) from error  # fmt: skip
     config.use_cache = False  # what is kept for a next token is no part of the network

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
@@ -19,7 +19,7 @@ def steer(
     freeze: Iterable[str] = (),
     only: Iterable[str] = (),
     min_units: int = 1,
-    couple: Iterable[tuple[str, str]] = (),
+    couple: Iterable[tuple[str, str] | str] = (),
 ) -> Graph:
     """A graph in which some groups stay whole, keep more of their units, or go together.
 
@@ -32,17 +32,19 @@ def steer(
             that they read. ``conv1:out`` and ``conv1:in`` mean one side only.
         only: groups stay whole unless all layers that make their units are named here.
         min_units: every group keeps at least so many units, or all of them where it has fewer.
-        couple: pairs of groups of one size, each named by itself or by a layer that makes its units: unit u of the one
-            goes if and only if unit u of the other does.
+        couple: pairs of groups of one size (or ``"A=B"``), each named by itself or by a layer that makes its units:
+            unit u of the one goes if and only if unit u of the other does. They then have the name of the first; all
+            other groups keep theirs.
 
     Raises:
         UserError: a name stands for nothing, or groups cannot be coupled.
     """
-    if min_units < 1:
+    if not isinstance(min_units, int) or min_units < 1:
         raise UserError(f"a group keeps one unit or more, not {min_units}.")
-    graph = graph.coupled([(graph.groups.named(a).name, graph.groups.named(b).name) for a, b in couple])
-    groups, patterns = graph.groups, list(only)
-    reasons = {name: reason for pattern in freeze for name, reason in _frozen(groups, pattern)}
+    graph = graph.coupled([(graph.groups.named(a).name, graph.groups.named(b).name) for a, b in map(_pair, couple)])
+    groups, patterns = graph.groups, [only] if isinstance(only, str) else list(only)
+    frozen = [freeze] if isinstance(freeze, str) else freeze
+    reasons = {name: reason for pattern in frozen for name, reason in _frozen(groups, pattern)}
     if patterns:
         for pattern in patterns:
             _require_match(groups, pattern)
@@ -50,33 +52,53 @@ def steer(
     return graph.with_groups(groups.frozen(reasons).keeping(min_units))
 
 
+def _pair(given: tuple[str, str] | str) -> tuple[str, str]:
+    pair = tuple(part.strip() for part in given.split("=", 1)) if isinstance(given, str) else tuple(given)
+    if len(pair) != 2 or not all(pair):
+        raise UserError(f"a couple is two groups, or A=B, not {given!r}.")
+    return pair[0], pair[1]
+
+
 def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
     layer, colon, side = pattern.rpartition(":")
-    if not colon or side not in SIDES:
+    if not colon or side not in SIDES or _matches(groups, pattern):
         layer, side = pattern, ""
     _require_match(groups, layer)
-    for group in groups:
-        if group.name == layer or any(stands_for(layer, parameter) for parameter in _on(group, side)):
-            yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
+    name = groups.aliases.get(layer, layer)
+    found = [
+        group for group in groups if group.name == name or any(stands_for(layer, each) for each in _on(group, side))
+    ]
+    if not found:
+        what = "makes" if side == "out" else "reads"
+        raise UserError(f"'{pattern}' freezes nothing: '{layer}' {what} no units of its own.")
+    for group in found:
+        yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
 
 
 def _on(group: Group, side: str) -> list[str]:
     """The parameters that make a group's units (out), or read them (in), or both."""
-    takes: Callable[[bool], bool] = {"": lambda _reads: True, "out": lambda reads: not reads, "in": bool}[side]
-    return [member[0] for member in group.members if takes(member in group.consumers)]
+    members = {"out": group.makers, "in": group.readers}.get(side)
+    return [member[0] for member in group.members if members is None or member in members]
 
 
 def _others(groups: Groups, patterns: Sequence[str]) -> Iterator[tuple[str, Reason]]:
     names = ", ".join(f"'{pattern}'" for pattern in patterns)
+    named = {groups.aliases.get(pattern, pattern) for pattern in patterns}
     for group in groups:
         made_by = _on(group, "out")
         others = [name for name in made_by if not any(stands_for(pattern, name) for pattern in patterns)]
-        if group.name not in patterns and (others or not made_by):
+        if group.name not in named and (others or not made_by):
             too = f", and {others[0]} makes these units, too" if len(others) < len(made_by) else ""
             yield group.name, Reason(f"only {names} may be pruned{too}", wish=True)
 
 
 def _require_match(groups: Groups, pattern: str) -> None:
-    parameters = {parameter for group in groups for parameter, _dim in group.members}
-    if pattern not in {group.name for group in groups} and not any(stands_for(pattern, name) for name in parameters):
-        raise unknown_name(pattern, parameters)
+    if not _matches(groups, pattern):
+        raise unknown_name(pattern, {parameter for group in groups for parameter, _dim in group.members})
+
+
+def _matches(groups: Groups, pattern: str) -> bool:
+    """Whether a pattern names a group, or a parameter or module that holds a part of one."""
+    if pattern in groups.aliases or any(group.name == pattern for group in groups):
+        return True
+    return any(stands_for(pattern, parameter) for group in groups for parameter, _dim in group.members)

@@ -64,7 +64,7 @@ def verify_run(
     check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
-    graph = trace(model.cpu().eval(), *inputs).coupled(plan.coupled)
+    graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
     plan.check(graph.groups)
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, "slim.onnx": onnx_model.plan})
     if not loaded.weights_outside:

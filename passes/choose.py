@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -103,11 +103,25 @@ def check_budgets(budgets: Budgets, groups: Groups, floor: float, round_to: int)
     if not groups.prunable:
         reasons = "; ".join(dict.fromkeys(f"{g.name}: {g.frozen}" for g in groups)) or "the model has no parameters"
         raise UserError(f"nothing in this model can be pruned ({reasons}).")
-    multiples = f", in multiples of {round_to}" if round_to > 1 else ""
     for what, least in budgets.kept(fewest(groups, floor, round_to)).items():
         if budgets.shares[what] < least:
+            limits = dict(_limits(groups, floor, round_to))
             raise UserError(
                 f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
-                f"reachable is {100 * least:.3g} %, with at least {100 * floor:.3g} % of each group kept{multiples}.",
-                hint="Ask for more, or lower the floor." if round_to == 1 else "Ask for more, or round to less.",
+                f"reachable is {100 * least:.3g} %, with {', '.join(limits)}.",
+                hint=f"Ask for more, or {', or '.join(dict.fromkeys(limits.values()))}.",
             )
+
+
+def _limits(groups: Groups, floor: float, round_to: int) -> Iterator[tuple[str, str]]:
+    """What keeps a budget from being met, each with what can be done about it."""
+    units = max(group.least for group in groups.prunable)
+    if units > 1:
+        yield f"at least {units} units of each group kept", "keep fewer (min_units)"
+    wishes = sum(group.frozen is not None and group.frozen.wish for group in groups)
+    if wishes:
+        yield f"{wishes} groups whole that could be pruned", "freeze less"
+    if floor or not (units > 1 or wishes):
+        yield f"at least {100 * floor:.3g} % of each group kept", "lower the floor"
+    if round_to > 1:
+        yield f"in multiples of {round_to}", "round to less"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from atograph.passes.base import AnalysisPass
-from atograph.passes.dims import axes_of, dim_of, resolve
+from atograph.passes.dims import Axis, axes_of, dim_of, resolve
 from atograph.passes.errors import UserError
 from atograph.passes.groups import FindGroups, Group, Groups
 from atograph.passes.infer_axes import Axes
@@ -20,6 +20,8 @@ Pairs = tuple[tuple[str, str], ...]
 @dataclass(frozen=True)
 class CoupleGroups(AnalysisPass):
     """Unify the axes of pairs of groups, and find the groups anew.
+
+    Groups keep their names; those that become one have the name of the first of them.
 
     Attributes:
         pairs: as text, ``g0+g4`` or several of them, ``g0+g4;g1+g5``.
@@ -45,8 +47,15 @@ class CoupleGroups(AnalysisPass):
         for first, second in chosen:
             (axis,) = axes_of(resolve(dim_of(first.axis)))
             if axis.frozen is not None:
-                raise UserError(f"{first.name} and {second.name} cannot be coupled: {axis.frozen}.")
-        return replace(found, coupled=pairs)
+                raise UserError(f"groups {first.name} and {second.name} cannot be coupled: {axis.frozen.text}.")
+        names: dict[Axis, str] = {}
+        aliases = {}
+        for group in groups:
+            (axis,) = axes_of(resolve(dim_of(group.axis)))
+            if names.setdefault(axis, group.name) != group.name:
+                aliases[group.name] = names[axis]
+        listed = tuple(replace(group, name=names[group.axis]) for group in found)
+        return Groups(listed, coupled=pairs, aliases=aliases)
 
 
 def read_pairs(text: str) -> Pairs:

@@ -109,6 +109,48 @@ def joins(program: Program) -> dict[Axis, list[fx.Node]]:
     return found
 
 
+Sites = dict[Axis, dict[tuple[fx.Node, int], None]]
+"""Axis → dimensions of parameters."""
+
+
+class Sides(NamedTuple):
+    """Which dimensions of parameters give a computed tensor its units (output channels), and which are summed over with
+    one (input channels). A tied weight may do both."""
+
+    makers: Sites
+    readers: Sites
+
+
+def sides(program: Program) -> Sides:
+    """The sides of all parameters, also of those that ops turn about or scale before they meet the model's input."""
+    axes, found = program.fact(Axes), Sides({}, {})
+    inputs = set(program.input_nodes())
+    fixed: set[fx.Node] = set()  # what depends on parameters only
+    origins: dict[Place, dict[tuple[fx.Node, int], None]] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node not in inputs:
+            fixed.add(node)
+            origins |= {Place(node, 0, dim): {(node, dim): None} for dim in range(len(axes.shape(node)))}
+        effect = axes.effects.get(node)
+        if effect is None:
+            continue
+        if all(each in fixed for each in node.all_input_nodes):
+            fixed.add(node)
+        read = axes.read_output(node)
+        for operand, link, along in links_of(axes, node, effect.flow):
+            before = origins.get(Place(operand.node, read, link.source), {})
+            if node in fixed:
+                origins.setdefault(Place(node, link.output, link.target), {}).update(before)
+            else:
+                for axis in axes_of(along):
+                    found.makers.setdefault(axis, {}).update(before)
+        for contraction in effect.flow.contractions if isinstance(effect.flow, Affine) else ():
+            for axis in axes_of(resolve(contraction.over)):
+                for site, dim in contraction.sites:
+                    found.readers.setdefault(axis, {}).update(origins.get(Place(site, 0, dim), {}))
+    return found
+
+
 def links_of(axes: Axes, node: fx.Node, flow: Flow) -> Iterator[tuple[Operand, Link, Dim]]:
     """Each link of an op's flow, with its operand and the dim that comes along it."""
     read = axes.read_output(node)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
 from atograph.passes.base import AnalysisPass
+from atograph.passes.couplings import sides
 from atograph.passes.dims import Axis, Dim, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
-from atograph.passes.patterns import unknown_name
+from atograph.passes.patterns import names_for, unknown_name
 from atograph.passes.placements import placements
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason
@@ -34,6 +35,8 @@ class Group:
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
             dim): then those are what can make a width a multiple of something.
         least: units that the user wants to stay at least.
+        makers: the members that give a tensor its units (output channels).
+        readers: those that are summed over with one (input channels); a tied weight may be both.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Group:
     axis: Axis
     outer: bool = False
     least: int = 1
+    makers: frozenset[tuple[str, int]] = frozenset()
+    readers: frozenset[tuple[str, int]] = frozenset()
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -92,11 +97,13 @@ class Groups:
     Attributes:
         listed: the groups.
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
+        aliases: name of a group that became one with an earlier one → the name of that.
     """
 
     made_by: ClassVar[str] = "find-groups"
     listed: tuple[Group, ...]
     coupled: tuple[tuple[str, str], ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -140,20 +147,21 @@ class Groups:
         Raises:
             UserError: there is none, or there are several.
         """
+        name = self.aliases.get(name, name)
         if name in self._by_name:
             return self._by_name[name]
-        made = [
-            group for group in self.listed
-            if any(name in (parameter, parameter.rpartition(".")[0])
-                   for parameter, dim in group.members if (parameter, dim) not in group.consumers)
-        ]  # fmt: skip
-        if len(made) > 1:
-            names = ", ".join(group.name for group in made)
-            raise UserError(f"'{name}' makes the units of several groups: {names}.", hint="Name one of them.")
-        if not made:
-            parameters = {parameter for group in self.listed for parameter, _dim in group.members}
-            raise unknown_name(name, parameters, self._by_name)
-        return made[0]
+        held = [group for group in self.listed if any(name in names_for(each) for each, _dim in group.members)]
+        made = [group for group in held if any(name in names_for(each) for each, _dim in group.makers)]
+        if len(made) == 1:
+            return made[0]
+        if not held:
+            raise unknown_name(name, {each for group in self.listed for each, _dim in group.members}, self._by_name)
+        what = (
+            f"makes the units of several groups: {_listed(made)}"
+            if made
+            else f"makes no units; it reads {_listed(held)}"
+        )
+        raise UserError(f"'{name}' {what}.", hint="Name one of them.")
 
     def by_axis(self) -> dict[Axis, Group]:
         """Axis → its group."""
@@ -188,7 +196,7 @@ class FindGroups(AnalysisPass):
                         members.setdefault(axis, {})[name, index] = None
         sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
         placed = {site: placements(axes.shapes[site[0]][0][site[1]]) for site in sites}
-        listed = []
+        listed, (makers, readers) = [], sides(program)
         for number, (axis, found) in enumerate(members.items()):
             slices = tuple(
                 Slice(
@@ -203,8 +211,20 @@ class FindGroups(AnalysisPass):
             )
             consumers = frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ()))
             outer = all(_is_outer(axis, dims[member]) for member in found)
-            listed.append(Group(f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis, outer))
+            made, read = (
+                frozenset((names[node], dim) for node, dim in side.get(axis, ()) if (names[node], dim) in found)
+                for side in (makers, readers)
+            )
+            listed.append(Group(
+                f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis, outer,
+                makers=made, readers=read,
+            ))  # fmt: skip
         return Groups(tuple(listed))
+
+
+def _listed(groups: Sequence[Group], shown: int = 8) -> str:
+    more = f" and {len(groups) - shown} more" if len(groups) > shown else ""
+    return ", ".join(group.name for group in groups[:shown]) + more
 
 
 def _is_outer(axis: Axis, dim: Dim) -> bool:

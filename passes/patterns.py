@@ -18,7 +18,7 @@ def names_for(parameter: str) -> Iterator[str]:
 
 def stands_for(pattern: str, parameter: str) -> bool:
     """Whether a glob (``blocks.*.attn``; ``*`` is any text, dots included) names a parameter or a module around it."""
-    return any(fnmatchcase(name, pattern) for name in names_for(parameter))
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names_for(parameter))
 
 
 def unknown_name(name: str, parameters: Iterable[str], others: Iterable[str] = ()) -> UserError:

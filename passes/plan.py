@@ -117,7 +117,7 @@ class Plan(BaseModel):
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
             raise UserError(
                 f"the plan is for groups that are {'coupled' if self.coupled else 'not coupled'} ({pairs}).",
-                hint="Couple them first: graph.coupled(plan.coupled).",
+                hint="Couple them first: graph.for_plan(plan).",
             )
         here = {group.name: group.description for group in groups}
         for name in {**self.groups, **here} if self.groups else ():

@@ -206,9 +206,49 @@ def test_why_of_kernel_sizes_modules_and_groups() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     graph, found = shown(net, torch.randn(2, 3, 9, 9))
     text = plain(causes_text(found, causes(graph, "0")))
-    assert "0.weight[2], 0.weight[3]: stays, because kernel size" in text and "0.weight[0], 0.bias[0]: can be" in text
+    assert "0.weight[2], 0.weight[3]: no width, but kernel size" in text and "0.weight[0], 0.bias[0]: can be" in text
     assert "1()[1]: can be pruned, with g0 of 8 units." in plain(causes_text(found, causes(graph, "1")))
     assert [cause.group for cause in causes(graph, "g0")] == [graph.groups["g0"]]
+
+
+class Several(nn.Module):
+    """Ops with several results, along the way and at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rolled, self.wide, self.last = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 8), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.wide(self.rolled(x)[0]).chunk(2, -1)
+        return self.last(first * torch.sigmoid(second).sort(-1).values)
+
+
+def test_ops_with_several_results() -> None:
+    graph, found = shown(Several(), torch.randn(2, 5, 4))
+    (cause,) = causes(graph, "wide.bias")[:1]
+    assert [link.what for link in cause.links][-2:] == ["sigmoid", "sort"] or "sort" in str(cause.links)
+    for name in ("rolled", "wide", "last"):
+        assert plain(causes_text(found, causes(graph, name)))
+    assert json.loads(graph_json(graph, found))["graphs"] and json.loads(groups_json(graph, found))
+
+
+def test_two_axes_of_one_layer_are_two_rows() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.mixed, self.head = (
+                nn.Linear(4, 16),
+                nn.MultiheadAttention(16, 4, batch_first=True),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.up(x)
+            return self.head(x + self.mixed(x, x, x, need_weights=False)[0])
+
+    _graph, found = shown(Heads(), torch.randn(2, 5, 4))
+    assert all(row.params <= found.params for row in rows(found.groups))
+    assert sum(row.made_by[:1] == ["mixed.in_proj_weight"] for row in rows(found.groups)) == 2
 
 
 def test_names_that_stand_for_nothing() -> None:
@@ -374,4 +414,4 @@ def test_a_configuration_of_transformers(transformers: ModuleType, tmp_path: Pat
     code, output = command("inspect", f"transformers:{tmp_path / 'tiny'}")
     assert code == 0 and output.startswith("tiny: ") and "model.layers.0–2.mlp.gate_proj" in output
     code, output = command("inspect", "transformers:nowhere/there")
-    assert code == 2 and "transformers finds no configuration there: " in output
+    assert code == 2 and "transformers cannot read a configuration there: " in output

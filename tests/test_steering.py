@@ -103,7 +103,9 @@ def test_min_units(graph: atograph.Graph) -> None:
         }
     assert min(graph.plan(flops=0.3).counts.values()) < 4
     assert {group.least for group in overview(steered).prunable} == {5, 4}
-    with pytest.raises(UserError, match="smallest"):
+    with pytest.raises(
+        UserError, match=r"with at least 5 units of each group kept.*keep fewer \(min_units\), or lower the floor"
+    ):
         steered.plan(flops=0.2)
     with pytest.raises(UserError, match="one unit or more"):
         graph.steered(min_units=0)
@@ -129,11 +131,86 @@ def test_a_plan_of_coupled_groups_says_so(graph: atograph.Graph) -> None:
     steered = graph.steered(couple=[("blocks.0.0", "blocks.1.0")])
     plan = Plan.from_json(steered.plan(random=0).to_json())
     assert plan.coupled == ((graph.groups.named("blocks.0.0").name, graph.groups.named("blocks.1.0").name),)
-    with pytest.raises(UserError, match=r"for groups that are coupled .*graph.coupled\(plan.coupled\)"):
+    with pytest.raises(UserError, match=r"for groups that are coupled .*graph.for_plan\(plan\)"):
         plan.check(graph.groups)
     plan.check(graph.coupled(plan.coupled).groups)
     with pytest.raises(UserError, match="not coupled"):
         graph.plan(random=0).check(steered.groups)
+
+
+def test_names_stay_when_groups_are_coupled(graph: atograph.Graph) -> None:
+    first, second = (graph.groups.named(f"blocks.{block}.0").name for block in (0, 1))
+    steered = graph.steered(couple=[f"{first} = {second}"])
+    assert {group.name for group in graph.groups} - {group.name for group in steered.groups} == {second}
+    assert steered.groups.named(second) is steered.groups.named(first) is steered.groups.named("blocks.1.0")
+    for name in (group.name for group in graph.prunable):
+        (frozen,) = [group for group in graph.steered(couple=[(first, second)], freeze=[name]).groups
+                     if group.frozen is not None and group.frozen.wish]  # fmt: skip
+        assert set(graph.groups[name].members) <= set(frozen.members)
+    assert steered.steered(couple=[(second, first)]).groups is not None  # they are one already
+
+
+def test_a_tied_weight_makes_and_reads() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.up, self.down = nn.Embedding(11, 8), nn.Linear(8, 12), nn.Linear(12, 8)
+            self.scale = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.words(x)
+            y = (y + self.down(torch.relu(self.up(y)))) * self.scale
+            return y @ self.words.weight.t()
+
+    tied = atograph.trace(Tied().eval(), torch.randint(11, (2, 3)))
+    stream = tied.groups.named("down")
+    assert {name for name, _dim in stream.makers} == {"words.weight", "down.weight", "down.bias", "scale"}
+    assert {name for name, _dim in stream.readers} == {"words.weight", "up.weight"}
+    assert free(tied.steered(freeze=["words:out"])) == ["up"] and free(tied.steered(only=["down", "up"])) == ["up"]
+    assert "words.weight" in tied.to_networkx().predecessors(stream.name)
+    with pytest.raises(UserError, match="freezes nothing: 'scale' reads no units"):
+        tied.steered(freeze=["scale:in"])
+
+
+def test_names_of_modules_with_several_groups(graph: atograph.Graph) -> None:
+    with pytest.raises(UserError, match="'blocks' makes the units of several groups: g0, "):
+        graph.groups.named("blocks")
+    with pytest.raises(UserError, match=r"couple is two groups, or A=B"):
+        graph.steered(couple=["stem"])
+    assert free(graph.steered(freeze="stem")) == ["blocks.0.0", "blocks.1.0", "head.0"]
+
+
+class Odd(nn.Module):
+    """Layers whose names mean something in a pattern."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, layer in {"a:in": nn.Linear(4, 8), "b[0]": nn.Linear(8, 6), "c*": nn.Linear(6, 2)}.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = self.children()
+        return last(torch.relu(second(torch.relu(first(x)))))
+
+
+def test_odd_names() -> None:
+    odd = atograph.trace(Odd().eval(), torch.randn(2, 4))
+    assert [group.size for group in odd.prunable] == [8, 6]
+    for pattern, left in {"a:in": [6], "a:in:out": [6], "b[0]:out": [8], "c*": [8], "b*": []}.items():
+        assert [group.size for group in odd.steered(freeze=[pattern]).prunable] == left
+
+
+def test_a_coupled_plan_of_another_model() -> None:
+    one, other = (
+        atograph.trace(
+            nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, n), nn.ReLU(), nn.Linear(n, 2)), torch.randn(2, 4)
+        )
+        for n in (6, 7)
+    )
+    names = [group.name for group in one.prunable]
+    plan = one.coupled([(names[0], names[1])]).plan(random=0)
+    with pytest.raises(UserError, match="the plan is for another model, for it couples groups, and here"):
+        other.for_plan(plan)
 
 
 def test_couples_of_couples(graph: atograph.Graph) -> None:
@@ -150,7 +227,7 @@ def test_couples_of_couples(graph: atograph.Graph) -> None:
         (("stem", "blocks.0.0"), "have 12 and 8 units"),
         (("head.2", "head.0"), "because it stays whole: model output"),
         (("stam", "head.0"), "no parameter, module or group is called 'stam'. Perhaps stem"),
-        (("blocks", "head.0"), "no parameter, module or group is called 'blocks'"),
+        (("blocks", "head.0"), "'blocks' makes the units of several groups"),
     ],
 )
 def test_what_cannot_be_coupled(pair: tuple[str, str], message: str, graph: atograph.Graph) -> None:
@@ -161,7 +238,7 @@ def test_what_cannot_be_coupled(pair: tuple[str, str], message: str, graph: atog
 def test_couples_come_first(graph: atograph.Graph) -> None:
     pair = [(graph.groups.named("blocks.0.0").name, graph.groups.named("blocks.1.0").name)]
     for wished in (graph.steered(freeze=["stem"]), graph.steered(min_units=2), graph.coupled(pair)):
-        with pytest.raises(UserError, match="all at once"):
+        with pytest.raises(UserError, match=r"coupled first|coupled already .*, and others"):
             wished.coupled([("g0", "g1")])
     assert graph.coupled([]) is graph and graph.coupled(pair).coupled(pair).groups.coupled == tuple(pair)
 
@@ -170,7 +247,9 @@ def test_a_couple_that_multiplies_itself_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(4, 9, 1), nn.ReLU(), nn.Conv2d(9, 18, 3, groups=3), nn.ReLU(), nn.Conv2d(18, 2, 1))
     graph = atograph.trace(model, torch.randn(2, 4, 5, 5))
     groups, inner = (group.name for group in graph.prunable if group.size == 3)  # of one width, 3 × 3
-    with pytest.raises(UserError, match="cannot be coupled: it multiplies itself in one dimension"):
+    with pytest.raises(
+        UserError, match=r"groups g[0-9] and g[0-9] cannot be coupled: it multiplies itself in one dimension"
+    ):
         graph.coupled([(groups, inner)])
 
 

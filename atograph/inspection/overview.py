@@ -51,7 +51,7 @@ class Why(_Record):
 
 
 class Member(_Record):
-    """One dimension of one parameter that holds the units of a group."""
+    """One dimension of one parameter that holds the units of a group. A tied weight may stand there in both roles."""
 
     parameter: str
     dim: int
@@ -114,6 +114,8 @@ class Overview(_Record):
     format: Literal["atograph overview 1"] = "atograph overview 1"
     name: str
     note: str
+    coupled: tuple[tuple[str, str], ...]
+    """Pairs of groups that became one because the user wants it so; they have the name of the first."""
     floor: float
     """Share of each group's units that stays at least."""
     flops: int
@@ -156,6 +158,7 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: f
     return Overview(
         name=name or ("program" if graph.model is None else type(graph.model).__name__),
         note=f"The batch is fixed to the example's size, because {fixed.rstrip('.')}." if fixed else "",
+        coupled=graph.groups.coupled,
         floor=floor,
         flops=graph.flops,
         params=graph.params,
@@ -218,14 +221,15 @@ def _readers(program: Program) -> Iterator[tuple[str, tuple[Place, ...]]]:
 
 def _members(group: Group, readers: Mapping[str, tuple[Place, ...]]) -> Iterator[Member]:
     zeroed = {(part.parameter, part.dim) for part in group.zeroing}
-    for parameter, dim in group.members:
-        yield Member(
-            parameter=parameter,
-            dim=dim,
-            role="reads" if (parameter, dim) in group.consumers else "makes",
-            zeroed=(parameter, dim) in zeroed,
-            reads=readers.get(parameter, ()),
-        )
+    sides: tuple[tuple[Literal["makes", "reads"], frozenset[tuple[str, int]]], ...] = (
+        ("makes", group.makers), ("reads", group.readers)
+    )  # fmt: skip
+    for member in group.members:
+        parameter, dim = member
+        for role in [role for role, side in sides if member in side] or ["makes"]:
+            yield Member(
+                parameter=parameter, dim=dim, role=role, zeroed=member in zeroed, reads=readers.get(parameter, ())
+            )
 
 
 def _parameters(graph: Graph) -> Iterator[ParameterView]:

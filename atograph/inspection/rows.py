@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -66,8 +67,11 @@ def rows(groups: Iterable[GroupView], *, folded: bool = True, order: Order = "mo
         order: see `Order`.
     """
     alike: dict[Any, list[GroupView]] = {}
+    seen: Counter[Any] = Counter()
     for group in groups:
-        alike.setdefault(_kind(group) if folded else group.name, []).append(group)
+        own = frozenset((each.parameter, each.dim) for each in group.members)
+        seen[own] += 1  # heads and their width, say, stand in the same dimensions, and are no blocks
+        alike.setdefault((seen[own], _kind(group)) if folded else group.name, []).append(group)
     made = [
         Row(each, _modules(each, "makes"), _modules(each, "reads")) for each in alike.values()
     ]  # fmt: skip

@@ -42,6 +42,7 @@ def headlines(shown: Overview) -> list[str]:
     return [
         f"{shown.name}: {figures.count(shown.params)} parameters, {figures.count(shown.flops)} FLOPs; "
         f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
+        *([f"coupled: {', '.join(f'{a} with {b}' for a, b in shown.coupled)}"] if shown.coupled else []),
         *([f"of each, at least {figures.percent(shown.floor)} of its units stay"] if shown.floor else []),
         *([shown.note] if shown.note else []),
     ]
@@ -145,7 +146,7 @@ def causes_text(shown: Overview, found: Iterable[Cause]) -> RenderableType:
         else:
             parts += [*([Text()] if parts else []), *_cause_lines(cause, views[cause.group.name])]
     for text, asked in structural.items():
-        parts += [*([Text()] if parts else []), Text(f"{', '.join(asked)}: stays, because {text}")]
+        parts += [*([Text()] if parts else []), Text(f"{', '.join(asked)}: no width, but {text}")]
     return Group(*parts) if parts else Text("it has a single element, so there is nothing to prune.")
 
 

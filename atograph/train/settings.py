@@ -26,7 +26,9 @@ def _pairs(given: Any) -> Any:
     for text in texts:
         if not all(text.partition("=")):
             raise ValueError(f"'{text}' is not of the form A=B")
-    return tuple(tuple(each.split("=", 1)) if isinstance(each, str) else each for each in given)
+    return tuple(
+        tuple(part.strip() for part in each.split("=", 1)) if isinstance(each, str) else each for each in given
+    )
 
 
 class TrainSettings(BaseModel):
