@@ -36,8 +36,8 @@ SECONDS = 20.0
 _PEER_MEMORY = 17 * 10**9
 """Bytes of address space while Torch-Pruning works: where it asks for more it fails, and the rest is measured still."""
 
-_PEER_SECONDS = 200
-"""For both of its variants: it may go round in circles."""
+_PEER_SECONDS = 100
+"""For each of its variants: it may go round in circles."""
 
 _STEPS = 9
 """Of the bisection for Torch-Pruning's ratio."""
@@ -77,12 +77,8 @@ def measure(name: str, share: float, record: Record) -> None:
             multiples[str(batch)] = latency.chosen
             record.add(multiples=multiples)
         if installed():
-            with memory_limit(_PEER_MEMORY), time_limit(_PEER_SECONDS):
-                for title, round_to in (
-                    ("Torch-Pruning", None),
-                    ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])]),
-                ):
-                    variant(title, lambda round_to=round_to: torch_pruning(name, share, round_to))  # type: ignore[misc]
+            for title, round_to in (("Torch-Pruning", None), ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])])):
+                variant(title, lambda round_to=round_to: limited_torch_pruning(name, share, round_to))  # type: ignore[misc]
         for batch in BATCHES:
             with record.stage(f"batch {batch}"):
                 shown = [title for title in made if "auto" not in title or title.endswith(f" {batch}")]
@@ -110,18 +106,24 @@ def memory_limit(size: int) -> Iterator[None]:
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raise a `TimeoutError` in what takes longer, and again each second until the block is left."""
+    """Raise a `TimeoutError` in what takes longer."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise TimeoutError(f"more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def limited_torch_pruning(name: str, share: float, round_to: int | None) -> tuple[Any, float]:
+    """`torch_pruning`, which is given so much memory and time and no more."""
+    with memory_limit(_PEER_MEMORY), time_limit(_PEER_SECONDS):
+        return torch_pruning(name, share, round_to)
 
 
 def torch_pruning(name: str, share: float, round_to: int | None) -> tuple[Any, float]:
