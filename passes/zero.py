@@ -15,6 +15,7 @@ from math import isfinite, isnan, nan
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from atograph.passes.couplings import Sides, sides
 from atograph.passes.dims import Axis, axes_of, dim_of, resolve
 from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.infer_axes import Axes
@@ -47,12 +48,12 @@ class ZeroSets:
 
 def prove(program: Program, axes: Axes) -> ZeroSets:
     """Find each axis's zeroing set, and freeze the axes that have none."""
-    return _Proof(program, axes).run()
+    return _Proof(program, axes, sides(program)).run()
 
 
 class _Proof:
-    def __init__(self, program: Program, axes: Axes) -> None:
-        self.program, self.axes = program, axes
+    def __init__(self, program: Program, axes: Axes, sides: Sides) -> None:
+        self.program, self.axes, self._sides = program, axes, sides
         names, parameters = program.state_names(), program.parameter_names()
         self.parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
         self.zeroed: dict[Axis, dict[Site, None]] = {}
@@ -70,7 +71,7 @@ class _Proof:
         for node in self.program.graph.nodes:
             if node in self.parameters:
                 for dim, axis in self._prunable(node):
-                    if (node, dim) not in consumers.get(axis, ()):
+                    if (node, dim) not in consumers.get(axis, ()) or self._is_tied(node, dim, axis):
                         self.zeroed.setdefault(axis, {})[node, dim] = None
         for node in self.program.graph.nodes:
             if node in self.parameters:
@@ -90,6 +91,10 @@ class _Proof:
             },
             consumers,
         )
+
+    def _is_tied(self, node: fx.Node, dim: int, axis: Axis) -> bool:
+        """Whether a parameter makes the units that it reads elsewhere, as a table of words that is the head, too."""
+        return all((node, dim) in side.get(axis, ()) for side in self._sides)
 
     def _prunable(self, node: fx.Node, output: int = 0) -> Iterator[tuple[int, Axis]]:
         for index, found in enumerate(self._axes[node][output]):

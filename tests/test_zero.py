@@ -164,3 +164,25 @@ def test_a_weight_that_is_reshaped_before_use_is_still_found() -> None:
         "first[1] → last[0]*",
         "first[2] → last[0]*",
     ]
+
+
+class Tied(nn.Module):
+    """A table of words that is the head as well, and a norm on the way, as in GPT-2."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.words, self.norm, self.up = nn.Embedding(11, 8), nn.LayerNorm(8), nn.Linear(8, 12)
+        self.down, self.head = nn.Linear(12, 8), nn.Linear(8, 11, bias=False)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.words(x)
+        return self.head(y + self.down(torch.nn.functional.gelu(self.up(self.norm(y)))))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tied_table_of_words_is_zeroed_like_one_that_is_not(tied: bool) -> None:
+    found = compare(Tied(tied), (torch.randint(11, (2, 5)),))
+    assert found.difference <= 1e-12 and found.moved > 1e-3
+    assert sorted(group.size for group in found.graph.prunable) == [8, 12]
