@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -81,6 +82,8 @@ def _torchvision(name: str, text: str) -> ModuleType:
 def _transformers(name: str, text: str) -> ModuleType:
     import transformers
 
+    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():  # no name of the hub
+        raise UserError("there is no such folder or file.", where=text)
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

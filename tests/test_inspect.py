@@ -413,5 +413,8 @@ def test_a_configuration_of_transformers(transformers: ModuleType, tmp_path: Pat
     config.save_pretrained(tmp_path / "tiny")
     code, output = command("inspect", f"transformers:{tmp_path / 'tiny'}")
     assert code == 0 and output.startswith("tiny: ") and "model.layers.0–2.mlp.gate_proj" in output
-    code, output = command("inspect", "transformers:nowhere/there")
+    code, output = command("inspect", f"transformers:{tmp_path / 'nowhere'}")
+    assert code == 2 and "there is no such folder or file." in output
+    (tmp_path / "empty").mkdir()
+    code, output = command("inspect", f"transformers:{tmp_path / 'empty'}")
     assert code == 2 and "transformers cannot read a configuration there: " in output
