@@ -180,7 +180,8 @@ class FindGroups(AnalysisPass):
     def analyse(self, program: Program) -> Groups:
         """The groups of a program whose axes have been inferred."""
         axes = program.fact(Axes)
-        zero_sets = prove(program, axes)
+        both = sides(program)
+        zero_sets = prove(program, axes, both)
         program.facts[ZeroSets] = zero_sets
         members: dict[Axis, dict[tuple[str, int], None]] = {}
         parameters = program.parameter_names()
@@ -196,7 +197,7 @@ class FindGroups(AnalysisPass):
                         members.setdefault(axis, {})[name, index] = None
         sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
         placed = {site: placements(axes.shapes[site[0]][0][site[1]]) for site in sites}
-        listed, (makers, readers) = [], sides(program)
+        listed = []
         for number, (axis, found) in enumerate(members.items()):
             slices = tuple(
                 Slice(
@@ -213,7 +214,7 @@ class FindGroups(AnalysisPass):
             outer = all(_is_outer(axis, dims[member]) for member in found)
             made, read = (
                 frozenset((names[node], dim) for node, dim in side.get(axis, ()) if (names[node], dim) in found)
-                for side in (makers, readers)
+                for side in both
             )
             listed.append(Group(
                 f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis, outer,

@@ -15,7 +15,7 @@ from math import isfinite, isnan, nan
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from atograph.passes.couplings import Sides, sides
+from atograph.passes.couplings import Sides
 from atograph.passes.dims import Axis, axes_of, dim_of, resolve
 from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.infer_axes import Axes
@@ -46,9 +46,15 @@ class ZeroSets:
     consumers: dict[Axis, set[Site]] = field(default_factory=dict)
 
 
-def prove(program: Program, axes: Axes) -> ZeroSets:
-    """Find each axis's zeroing set, and freeze the axes that have none."""
-    return _Proof(program, axes, sides(program)).run()
+def prove(program: Program, axes: Axes, sides: Sides) -> ZeroSets:
+    """Find each axis's zeroing set, and freeze the axes that have none.
+
+    Args:
+        program: with its axes inferred.
+        axes: these.
+        sides: which parameters make units and which read them: one that does both is zeroed first.
+    """
+    return _Proof(program, axes, sides).run()
 
 
 class _Proof:
