@@ -17,6 +17,9 @@ from torch import Tensor, nn
 import atograph
 from atograph.capture import capture
 from atograph.inspection import overview
+from atograph.inspection.chain import causes
+from atograph.inspection.formats import plain
+from atograph.inspection.text import causes_text
 from benchmarks.exact import perturb
 
 
@@ -116,6 +119,10 @@ def test_coupled_groups_keep_the_same_units(graph: atograph.Graph) -> None:
     assert len(steered.prunable) == len(graph.prunable) - 1
     (both,) = [group for group in steered.prunable if group.size == 8]
     assert {name for name, _dim in both.members} >= {"blocks.0.0.weight", "blocks.1.0.weight"}
+    view = next(view for view in overview(steered).groups if view.name == both.name)
+    assert view.wished == (graph.groups.named("blocks.1.0").name,)
+    told = plain(causes_text(overview(steered), causes(steered, "blocks.0.0.bias")))
+    assert f"tied together by your coupling with {view.wished[0]}" in told
     plan = steered.plan(flops=0.5)
     slim = atograph.slim(steered, plan)
     assert slim.module is not None

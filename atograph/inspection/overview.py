@@ -83,6 +83,8 @@ class GroupView(_Record):
     """Of the parameters, what has to be zero."""
     joins: tuple[Place, ...]
     """Ops that lay one computed tensor's units upon another's, and so tie those who made them."""
+    wished: tuple[str, ...]
+    """Groups that became one with it because the user wants it so, by their names before that."""
 
 
 class ParameterView(_Record):
@@ -178,6 +180,7 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: f
                 members=tuple(_members(group, readers)),
                 slices=group.zeroing,
                 joins=tuple(map(place_of, joined.get(group.axis, ()))),
+                wished=tuple(old for old, new in graph.groups.aliases.items() if new == group.name),
             )
             for group in graph.groups
         ),

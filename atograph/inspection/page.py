@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from atograph.inspection.overview import GroupView, Overview
 from atograph.inspection.rows import rows
-from atograph.inspection.text import places, units_at
+from atograph.inspection.text import places, ties, units_at
 from atograph.report import Report
 
 _SCRIPTS = ("dom.js", "network.js", "tree.js", "groups.js", "panel.js", "stops.js", "run.js", "page.js")
@@ -52,7 +52,7 @@ def _group(group: GroupView) -> dict[str, Any]:
     """A group, with what `text` would say of its members."""
     (row,) = rows([group])
     found = group.model_dump(mode="json", exclude={"members", "slices", "joins"})
-    found |= {"made_by": list(row.made_by), "read_by": list(row.read_by), "joins": places(group.joins)}
+    found |= {"made_by": list(row.made_by), "read_by": list(row.read_by), "joins": ties(group)}
     found["members"] = list(_members(group))
     return found
 

@@ -91,9 +91,14 @@ def group_text(shown: Overview, group: GroupView) -> RenderableType:
         members = [each for each in group.members if each.role == role]
         if members:
             parts += [Text(), Text(title), _members(group, members, shapes)]
-    if group.joins:
-        parts += [Text(), Text("tied together by"), *map(_indented, places(group.joins))]
+    if tied := ties(group):
+        parts += [Text(), Text("tied together by"), *map(_indented, tied)]
     return Group(*parts)
+
+
+def ties(group: GroupView) -> list[str]:
+    """What makes the units of several layers one: ops, and the user's wish."""
+    return [*places(group.joins), *(f"your coupling with {name}" for name in group.wished)]
 
 
 def _share(part: int, whole: int) -> str:
@@ -158,7 +163,7 @@ def _cause_lines(cause: Cause, group: GroupView) -> Iterator[RenderableType]:
         yield Text(f"{asked}: can be pruned, with {group.name} of {group.units:,} units.")
         yield from _listed("its units go together from", row.made_by)
         yield from _listed("and from what reads them:", row.read_by)
-        yield from _listed("tied together by", places(group.joins))
+        yield from _listed("tied together by", ties(group))
         return
     yield Text(f"{asked}: stays, with {group.name} of {group.units:,} units, because of: {reason(group)}.")
     for link in cause.links:
