@@ -26,6 +26,7 @@ from atograph.passes.slim import Kept
 from atograph.program_file import program_bytes
 from atograph.report import FROM_PYTHON
 from atograph.run_folder import RunFolder
+from atograph.run_lock import claimed
 from atograph.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
 from atograph.slimming import Slim, slim
 from atograph.stages import stage
@@ -81,11 +82,19 @@ def apply_plan(
         UserError: the plan is for another model, the checkpoint does not fit or is damaged, or the folder cannot be
             written; an earlier run is then as it was.
     """
-    started = time.monotonic()
     limit = parse_size(shard_size)
-    folder = RunFolder(Path(out), force=force)
+    RunFolder(Path(out), force=force)
+    with claimed(Path(out)):
+        return _apply_plan(graph, plan, weights, Path(out), limit, force, spec)
+
+
+def _apply_plan(
+    graph: Graph, plan: Plan, weights: str | Path, out: Path, limit: int, force: bool, spec: str
+) -> Applied:
+    started = time.monotonic()
+    folder = RunFolder(out, force=force)
     checkpoint = Checkpoint.open(weights)
-    _check_place(checkpoint, Path(out))
+    _check_place(checkpoint, out)
     graph.read_weights()
     kept = Kept.by(plan, graph.program)
     fitting = _fit(graph, checkpoint)
@@ -96,8 +105,8 @@ def apply_plan(
         for name, own in fitting.items()
     ]
     shards = shards_of(entries, limit)
-    _check_space(Path(out), sum(entry.nbytes for entry in entries))
-    with folder as place, writing(Path(out)):
+    _check_space(out, sum(entry.nbytes for entry in entries))
+    with folder as place, writing(out):
         _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
         why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()), plan)
         report = AppliedReport(
@@ -116,7 +125,7 @@ def apply_plan(
         )
         (place / "plan.json").write_text(plan.to_json(), encoding="utf-8")
         report.save(place / "report.json")
-    return Applied(Path(out), tuple(Path(out) / shard.file for shard in shards), slimmed, report)
+    return Applied(out, tuple(out / shard.file for shard in shards), slimmed, report)
 
 
 # -- what is refused before anything is written ------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from atograph.passes.sizes import is_dynamic
 from atograph.passes.verify import verify
 from atograph.recorder import NotTraced, NotUniform, Unfollowed
 from atograph.structures import plain, plain_outputs
+from atograph.time_limit import within_limit
 from atograph.tracing import trace
 from atograph.user_code import line_of_user
 
@@ -52,7 +53,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
     if batch == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     plain(inputs)  # registers the dataclasses among the inputs
-    with eval_mode(model), plain_outputs(model), torch.no_grad(), _quiet():
+    with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
             program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)))

@@ -12,7 +12,7 @@ from atograph.capture import batch_sizes, with_batch
 from atograph.comparing import relative_difference
 from atograph.copying import copy_of, eval_mode
 from atograph.example_inputs import Inputs
-from atograph.passes.errors import InternalError
+from atograph.passes.errors import InternalError, UserError
 from atograph.passes.plan import Plan
 from atograph.report import Comparison
 from atograph.slimming import Slim
@@ -29,8 +29,14 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
     """Compare the three forms (`compare`), and insist on it.
 
     Raises:
+        UserError: the masked network gives NaN, by which nothing is proved.
         InternalError: a difference is above the tolerance.
     """
+    if not gives_numbers(masked, inputs):
+        raise UserError(
+            "the trained network gives NaN for the example inputs, so nothing can be proved.",
+            hint="Look for values that are too large in the weights or in the data.",
+        )
     entries = compare(masked, slim, onnx_model, inputs)
     for entry in entries:
         if not entry.holds:
@@ -40,6 +46,12 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
                 f"{TOLERANCE:.0e} (relative)."
             )
     return entries
+
+
+def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether no output for these inputs is NaN."""
+    with eval_mode(model), torch.no_grad():
+        return not any(bool(torch.isnan(value).any()) for value in tensors_of(model(*inputs.args, **inputs.kwargs)))
 
 
 def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:

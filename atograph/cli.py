@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from atograph.command import running
+from atograph.command import Killed, on_polite_kills, running
 
 app = typer.Typer(
     name="atograph",
@@ -27,7 +26,10 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Handed to each function of SPEC that has a parameter `data`."),
 ]
-
+LimitOption = Annotated[
+    float | None,
+    typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
+]
 
 FreezeOption = Annotated[
     list[str] | None,
@@ -68,6 +70,7 @@ def compress(
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     data: DataOption = None,
+    capture_limit: LimitOption = None,
     init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
     method: Annotated[
         str | None,
@@ -153,7 +156,7 @@ def compress(
     }
     from atograph import command_compress
 
-    with running(quiet=quiet) as console:
+    with running(quiet=quiet, limit=capture_limit) as console:
         command_compress.compress(
             spec,
             flops=flops,
@@ -181,11 +184,12 @@ def opt(
     print_after_all: Annotated[bool, typer.Option("--print-after-all", help="Print after every pass.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the text there instead of printing it.")] = None,
     data: DataOption = None,
+    capture_limit: LimitOption = None,
 ) -> None:
     """Capture the model of SPEC, run a pipeline of passes over it, and print its textual form."""
     from atograph import command_opt
 
-    with running() as console:
+    with running(limit=capture_limit) as console:
         command_opt.opt(spec, passes=passes, print_after_all=print_after_all, out=out, data=data, console=console)
 
 
@@ -212,6 +216,7 @@ def inspect(
     plan: Annotated[Path | None, typer.Option(help="Also show how much this plan.json keeps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of printing it.")] = None,
     data: DataOption = None,
+    capture_limit: LimitOption = None,
 ) -> None:
     """Trace the model of SPEC and show its groups: nothing is trained or changed, and weights are not needed.
 
@@ -220,7 +225,7 @@ def inspect(
     """
     from atograph import command_inspect
 
-    with running() as console:
+    with running(limit=capture_limit) as console:
         command_inspect.inspect(
             spec, group=group, why=why, format=format, sort=sort, expand=expand, plan=plan, out=out, data=data,
             given={"floor": floor, "min_units": min_units, "freeze_layers": freeze, "only": only, "couple": couple},
@@ -239,6 +244,7 @@ def apply(
     shard_size: Annotated[str, typer.Option(help="The most that one file of weights holds.")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     data: DataOption = None,
+    capture_limit: LimitOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Cut what PLAN drops out of a checkpoint, one tensor at a time: the weights never have to fit in memory.
@@ -250,7 +256,7 @@ def apply(
     """
     from atograph import command_apply
 
-    with running(quiet=quiet) as console:
+    with running(quiet=quiet, limit=capture_limit) as console:
         command_apply.apply(
             plan, spec, weights=weights, out=out, shard_size=shard_size, force=force, data=data, console=console
         )
@@ -350,5 +356,8 @@ def _version(
 
 def main() -> None:
     """The console script: like Ctrl-C, a polite kill unwinds the run, so that nothing half-written stays."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    app()
+    on_polite_kills()
+    try:
+        app()
+    except Killed as kill:
+        sys.exit(kill.code)

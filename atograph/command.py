@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,13 +21,42 @@ if TYPE_CHECKING:
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
 
 
+class Killed(BaseException):
+    """A signal asked the process to end. It is no `Exception`, which a user's code may catch."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.code = 128 + number
+
+
+def on_polite_kills() -> None:
+    """Raise `Killed` at the first SIGTERM or SIGHUP; those after it do not disturb what unwinds.
+
+    A signal that is ignored already (by ``nohup``) stays ignored.
+    """
+    polite = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heeded = [each for each in polite if signal.getsignal(each) is not signal.SIG_IGN]
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        for each in heeded:
+            signal.signal(each, signal.SIG_IGN)
+        raise Killed(number)
+
+    for each in heeded:
+        signal.signal(each, unwind)
+
+
 @contextmanager
-def running(*, quiet: bool = False) -> Iterator[Console]:
+def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Console]:
     """Give a command its console, and turn what it raises into a message on standard error and an exit code.
 
     A `UserError` is one paragraph and 2, after the user's own traceback where their code raised; an
-    `InternalError` is 70; Ctrl-C tells how far the run was, and is 130. Any other exception is a bug, and is
-    shown in full by Python.
+    `InternalError` is 70; Ctrl-C tells how far the run was, and is 130, as a polite kill is 128 and the signal's
+    number. Any other exception is a bug, and is shown in full by Python.
+
+    Args:
+        quiet: print little.
+        limit: seconds that capturing a model may take.
     """
     from atograph.console import Console
     from atograph.stages import watching
@@ -33,7 +64,7 @@ def running(*, quiet: bool = False) -> Iterator[Console]:
 
     console = Console(quiet=quiet)
     try:
-        with watching(console):
+        with watching(console), _capture_limit(limit):
             yield console
     except UserError as error:
         if isinstance(error, UserCodeError):
@@ -43,9 +74,18 @@ def running(*, quiet: bool = False) -> Iterator[Console]:
     except InternalError as error:
         console.error("\n".join((str(error), *getattr(error, "__notes__", ()))))
         raise typer.Exit(EXIT_INTERNAL) from None
-    except KeyboardInterrupt:
-        console.error(f"interrupted ({console.state}): nothing was written, and an earlier run is as it was.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except (KeyboardInterrupt, Killed) as end:
+        how, code = (str(end), end.code) if isinstance(end, Killed) else ("interrupted", EXIT_INTERRUPTED)
+        console.error(f"{how} ({console.state}): nothing was written, and an earlier run is as it was.")
+        raise typer.Exit(code) from None
+
+
+def _capture_limit(seconds: float | None) -> AbstractContextManager[None]:
+    if seconds is None:
+        return nullcontext()
+    from atograph.time_limit import capture_limit
+
+    return capture_limit(seconds)
 
 
 def read_plan(name: str | Path) -> Plan:

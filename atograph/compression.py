@@ -33,6 +33,7 @@ from atograph.passes.plan import Plan, fewest
 from atograph.passes.values import require_values
 from atograph.report import Report
 from atograph.run_folder import RunFolder
+from atograph.run_lock import claimed
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
 from atograph.stages import stage
@@ -45,6 +46,7 @@ from atograph.train.replicas import join
 from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings, needs_data, settings_of
 from atograph.train.task import Task
+from atograph.train.workers import naming_dead_workers
 from atograph.weightless import current_state
 from atograph.writing import naming, replacing, scratch, writing
 
@@ -151,7 +153,8 @@ def compress(
         settings=checked, baseline=baseline, opset=opset,
         tensorboard=None if tensorboard is None else Path(tensorboard),
     )  # fmt: skip
-    return run(job, out=None if out is None else Path(out), force=force, resume=resume, console=Console(quiet=quiet))
+    place, console = None if out is None else Path(out), Console(quiet=quiet)
+    return run(lambda: job, checked, out=place, force=force, resume=resume, console=console)
 
 
 def compress_spec(
@@ -184,37 +187,56 @@ def compress_spec(
     Raises:
         UserError: as `compress`.
     """
-    RunFolder(out, force=force)  # refuse before any work
-    resuming.check(out, resume=resume, force=force)
-    seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
-    with stage("making the model"):
-        model = spec.model()
-        if init is not None:
-            load_init(model, init)
-    job = Job(
-        name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
-        task=Task(
-            spec.train_data() if needs_data(settings) else (), spec.val_data(),
-            loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
-        ),
-        settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard,
-    )  # fmt: skip
-    return run(job, out=out, force=force, resume=resume, console=console)
+
+    def make() -> Job:
+        seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
+        with stage("making the model"):
+            model = spec.model()
+            if init is not None:
+                load_init(model, init)
+        return Job(
+            name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
+            task=Task(
+                spec.train_data() if needs_data(settings) else (), spec.val_data(),
+                loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
+            ),
+            settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
+        )  # fmt: skip
+
+    return run(make, settings, out=out, force=force, resume=resume, console=console)
 
 
-def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Console) -> Result:
-    """Carry a job out; the folder appears when all of it has succeeded, written by the first of several processes."""
+@naming_dead_workers()
+def run(
+    make: Callable[[], Job], settings: TrainSettings, *, out: Path | None, force: bool, resume: bool, console: Console
+) -> Result:
+    """Carry a job out; the folder appears when all of it has succeeded, written by the first of several processes.
+
+    Args:
+        make: the job; called once it is known that the folder can be written.
+        settings: those of the job.
+        out, force, resume, console: as in `compress_spec`.
+    """
     if out is None:
-        return _run(job, None, None, resume, console)
-    first = join(job.settings.device).rank == 0
-    folder = RunFolder(out, force=force) if first else None
-    there = resuming.check(out, resume=resume, force=force)
-    if resume:
-        console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
+        return _run(make(), None, None, resume, console)
+    first = join(settings.device).rank == 0
+    if not first:
+        return _run_into(out, None, make, resume, console)
+    RunFolder(out, force=force)  # refuse before a lock is made
+    with claimed(out):
+        folder = RunFolder(out, force=force)
+        there = resuming.check(out, resume=resume, force=force)
+        if resume:
+            console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
+        return _run_into(out, folder, make, resume, console)
+
+
+def _run_into(out: Path, folder: RunFolder | None, make: Callable[[], Job], resume: bool, console: Console) -> Result:
+    """Run into a folder, which only the first process has; checkpoints go when they are of no use any more."""
     try:
-        result = _run(job, out, folder, resume, console)
+        result = _run(make(), out, folder, resume, console)
     except Diverged as error:
-        if not first:
+        if folder is None:
             raise
         resuming.clear(out)  # it would diverge again
         if not error.epochs:
@@ -224,7 +246,7 @@ def run(job: Job, *, out: Path | None, force: bool, resume: bool, console: Conso
         if resuming.checkpoints_beside(out).exists():
             console.say("to go on from the last checkpoint, run it again with --resume")
         raise
-    if first:
+    if folder is not None:
         resuming.clear(out)
     return result
 
@@ -268,7 +290,7 @@ def _run_beside(
     if not replicas.rank:
         latency_budget.keep(graph, settings, beside)
     baseline, training = (
-        None if out is None else resuming.checkpoints(out, part, job.settings, graph)
+        None if out is None else resuming.checkpoints(out, part, job.settings, graph, job.init)
         for part in ("baseline", "training")
     )
     dense_metric = _baseline(job, console, baseline) if job.baseline else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from pathlib import Path
 def weights_beside(path: Path) -> Path:
     """The file that the weights of an ONNX file are in where they are not in itself."""
     return path.with_name(f"{path.name}.data")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of what is in a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from atograph.passes.plan import Plan, fewest, plan_from_scores, plan_of, random
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason
 from atograph.stages import stage
+from atograph.time_limit import capture_limit
 from atograph.weightless import capture_weightless, current_state, is_weightless
 
 if TYPE_CHECKING:
@@ -333,7 +335,9 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
             raise UserError(f"the scores of group {name} are not numbers everywhere.")
 
 
-def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
+def trace(
+    model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
+) -> Graph:
     """Capture a model and find its zero-invariant groups.
 
     Args:
@@ -341,14 +345,16 @@ def trace(model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = N
             do not look at weights work all the same, and `apply_plan` slims a checkpoint of it.
         args: example inputs, a tuple; a lone tensor stands for a tuple of one. Tensors have the batch first.
         kwargs: keyword example inputs.
+        time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
-        UserError: torch.export refuses the model.
+        UserError: torch.export refuses the model, or it takes too long.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
     positional = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
-    with stage("capturing the model"):
+    limit = nullcontext() if time_limit is None else capture_limit(time_limit)
+    with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
         captured = capturing(model, positional, kwargs or {})
     with stage("finding the groups"):

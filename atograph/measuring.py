@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from atograph.capture import batch_sizes, repeat_single, with_batch
-from atograph.certificate import certify, exactness
+from atograph.certificate import certify, exactness, gives_numbers
 from atograph.console import Console
 from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.flop_count import count_flops
@@ -22,6 +22,7 @@ from atograph.onnx_export import OnnxModel, size_on_disk
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
+from atograph.passes.reproducer import reproducible
 from atograph.passes.run import ProgramModule
 from atograph.report import Budget, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.slimming import Slim
@@ -45,11 +46,13 @@ class Job:
     baseline: bool
     opset: int | None
     tensorboard: Path | None = None
+    init: Path | None = None
 
 
 def check_cost(graph: Graph, inputs: Inputs) -> None:
     """The cost model must be right before anyone trains by it."""
-    _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs, graph.program)
+    with reproducible(graph.program):
+        _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs, graph.program)
 
 
 def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs, program: Program) -> None:
@@ -100,8 +103,12 @@ def measure(job: Job, outcome: Outcome, console: Console) -> Report:
         InternalError: the certificate failed.
     """
     graph, slimmed, trained = outcome.graph, outcome.slimmed, outcome.trained
-    with stage("proving"):
-        given = tuple(inputs_of(job))
+    with stage("proving"), reproducible(graph.program, slimmed.plan):
+        real = inputs_of(job)
+        if not gives_numbers(job.model, real):
+            console.warn("the first batch of data gives outputs that are NaN, so the proof is by the example inputs.")
+            real = job.inputs
+        given = tuple(real)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
         dense_onnx, slim_onnx = outcome.onnx
         certificate = certify(job.model, slimmed, slim_onnx, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from atograph.files import digest
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
@@ -41,10 +42,11 @@ def check(out: Path, *, resume: bool, force: bool) -> bool:
     return there
 
 
-def checkpoints(out: Path, part: str, settings: TrainSettings, graph: Graph) -> Checkpoints:
-    """The checkpoints of one training of a run: ``baseline`` or ``training``."""
+def checkpoints(out: Path, part: str, settings: TrainSettings, graph: Graph, init: Path | None) -> Checkpoints:
+    """The checkpoints of one training of a run: ``baseline`` or ``training``, from the weights in ``init`` if given."""
     identity = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
     identity["the digest of the model's groups"] = fingerprint(graph.groups)
+    identity["the digest of the initial weights"] = None if init is None else digest(init)
     return Checkpoints(checkpoints_beside(out) / part, identity, settings.checkpoint_seconds)
 
 

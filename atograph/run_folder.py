@@ -71,10 +71,11 @@ class RunFolder:
             self._check()
             self._swap(self._folder)
         except (OSError, UserError) as failure:
+            kept = _shown(self._folder)
             raise UserError(
                 f"the run is finished but could not be put in place ({failure}).",
                 where=str(self.out),
-                hint=f"It is complete in {self._folder}; move it yourself.",
+                hint=f"It is complete in {kept}; move it yourself.",
             ) from failure
         except BaseException:
             self._discard()
@@ -131,6 +132,15 @@ class RunFolder:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         remove_folders(self._made_parents)
+
+
+def _shown(folder: Path) -> Path:
+    """Give a hidden folder a name that is seen, and that the next run does not take for what a killed one has left."""
+    shown = folder.with_name(folder.name.removeprefix(".").removesuffix(".tmp"))
+    try:
+        return folder.rename(shown)
+    except OSError:
+        return folder
 
 
 def check_folder(folder: Path) -> None:

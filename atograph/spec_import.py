@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import re
 import sys
@@ -15,7 +16,9 @@ from atograph.user_code import user_code
 
 
 def import_file(path: Path) -> ModuleType:
-    """Run a Python file as a module of a free name; its folder stays on ``sys.path``, as for a script.
+    """Run a Python file as a module; its folder stays on ``sys.path``, as for a script.
+
+    The module has the file's own name where that is free, so that worker processes can import it, too.
 
     Raises:
         UserError: there is no such file, or it is no Python file.
@@ -31,7 +34,7 @@ def import_file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:  # its functions may import neighbours later on, so it stays
         sys.path.insert(0, folder)
-    name = _free_name(path.stem)
+    name = _free_name(path.resolve())
     loader = SourceFileLoader(name, str(path.resolve()))
     found = importlib.util.spec_from_file_location(name, path.resolve(), loader=loader)
     assert found is not None
@@ -46,14 +49,22 @@ def import_file(path: Path) -> ModuleType:
     return module
 
 
-def _free_name(stem: str) -> str:
-    # Not the stem itself: `random.py` or `torch.py` must not take the place of a module of that name.
-    base = name = "user_" + re.sub(r"\W", "_", stem)
+def _free_name(path: Path) -> str:
+    """The file's own name, or another one: ``random.py`` must not take the place of a module of that name."""
+    if path.stem.isidentifier() and path.stem not in sys.modules and _is_found(path):
+        return path.stem
+    base = name = "user_" + re.sub(r"\W", "_", path.stem)
     count = 1
     while name in sys.modules:
         count += 1
         name = f"{base}_{count}"
     return name
+
+
+def _is_found(path: Path) -> bool:
+    """Whether an import of the file's name finds this file, and no installed package."""
+    found = importlib.machinery.PathFinder.find_spec(path.stem)
+    return found is not None and found.origin is not None and Path(found.origin).resolve() == path
 
 
 def import_module(target: str) -> ModuleType:

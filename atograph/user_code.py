@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from atograph.passes import errors
 from atograph.passes.errors import AtographError, UserError
 
 _INSTALLED = {"site-packages", "dist-packages"}
+_PYTHON = sysconfig.get_path("stdlib")
 _OUR_FOLDERS = (Path(__file__).resolve().parent, Path(errors.__file__).resolve().parent)
 
 
@@ -63,11 +65,15 @@ def kind_of(value: object) -> str:
 
 
 def line_of_user(error: BaseException) -> str | None:
-    """``file.py:12 in forward``: the innermost frame of ``error`` outside installed packages, if any."""
+    """``file.py:12 in forward``: the innermost frame of ``error`` outside of Python and installed packages, if any."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not _is_ours(frame.filename) and not _INSTALLED.intersection(Path(frame.filename).parts):
+        if not _is_ours(frame.filename) and not _is_installed(Path(frame.filename)):
             return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
     return None
+
+
+def _is_installed(path: Path) -> bool:
+    return path.is_relative_to(_PYTHON) or not _INSTALLED.isdisjoint(path.parts)
 
 
 def _drop_frames(shown: traceback.TracebackException) -> None:

@@ -22,7 +22,6 @@ from atograph.compression import Job, Result
 from atograph.console import Console
 from atograph.example_inputs import as_inputs
 from atograph.init_weights import load_init
-from atograph.run_folder import RunFolder
 from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings
 from atograph.train.settings import settings_of as checked_settings
@@ -70,19 +69,22 @@ def run(name: str, options: argparse.Namespace, console: Console) -> Result:
         UserError: data, budget, settings or folder cannot be used.
     """
     row, settings = ROWS[name], settings_of(name, options)
-    RunFolder(options.out, force=options.force)  # refuse before any work
-    seed_everything(settings.seed)  # of the initial weights, and of the data's order
-    train, val, classes, side = _data(row, options)
-    model = row.network(classes)
-    if options.init is not None:
-        load_init(model, options.init)
-    recipe, where = row.recipe, f"the row {name}"
-    loss = TrainingLoss(recipe.smoothing, recipe.mixup) if recipe.smoothing or recipe.mixup else None
-    job = Job(
-        name=name, where=where, model=model, inputs=as_inputs(torch.zeros(2, 3, side, side), where=where),
-        task=Task(train, val, loss=loss), settings=settings, baseline=options.baseline, opset=None,
-    )  # fmt: skip
-    return compression.run(job, out=options.out, force=options.force, resume=options.resume, console=console)
+
+    def make() -> Job:
+        seed_everything(settings.seed)  # of the initial weights, and of the data's order
+        train, val, classes, side = _data(row, options)
+        model = row.network(classes)
+        if options.init is not None:
+            load_init(model, options.init)
+        recipe, where = row.recipe, f"the row {name}"
+        loss = TrainingLoss(recipe.smoothing, recipe.mixup) if recipe.smoothing or recipe.mixup else None
+        return Job(
+            name=name, where=where, model=model, inputs=as_inputs(torch.zeros(2, 3, side, side), where=where),
+            task=Task(train, val, loss=loss), settings=settings, baseline=options.baseline, opset=None,
+            init=options.init,
+        )  # fmt: skip
+
+    return compression.run(make, settings, out=options.out, force=options.force, resume=options.resume, console=console)
 
 
 def settings_of(name: str, options: argparse.Namespace) -> TrainSettings:

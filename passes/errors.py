@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class AtographError(Exception):
     """Base of every error that atograph raises on purpose."""
@@ -25,9 +27,18 @@ class UserError(AtographError):
 
 
 class InternalError(AtographError):
-    """An invariant of atograph itself is broken: never the user's fault, always worth a report."""
+    """An invariant is broken: never the user's fault, always worth a report.
 
-    def __init__(self, message: str) -> None:
+    Args:
+        message: what is broken, in one sentence.
+        culprit: the package whose bug it is: that of a pass, if it is not ours.
+
+    Attributes:
+        reproducer: the file that helps to reproduce it (`atograph.passes.reproducer`), once there is one.
+    """
+
+    def __init__(self, message: str, culprit: str = "atograph") -> None:
+        self.reproducer: Path | None = None
         super().__init__(
-            f"internal error: {message} This is a bug in atograph; please report it with the model that shows it."
+            f"internal error: {message} This is a bug in {culprit}; please report it with the model that shows it."
         )

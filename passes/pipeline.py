@@ -7,16 +7,18 @@ import gc
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from atograph.passes.base import Pass
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.registry import pass_class
-from atograph.passes.verify import verify
+from atograph.passes.reproducer import reproducible
+from atograph.passes.verify import Given, verify_pass
 
 Readers: TypeAlias = Mapping[type, Callable[[str], Any]]
 """How to read options that are not numbers, booleans or strings (a plan from the file that the text names)."""
@@ -73,18 +75,30 @@ class Pipeline:
         ran: list[str] = []
         for each in self.passes:
             ran.append(each.name)
-            try:
-                result = each(program)
-            except InternalError as error:
-                error.add_note(f"passes: {' → '.join(ran)}")
-                raise
-            rewritten = result.graph_module
-            assert isinstance(rewritten, Program)
-            program = rewritten
-            verify(program, after=" → ".join(ran))
+            with reproducible(program, _plan_of(each, program)):
+                program = _checked(each, program, ran)
             if after is not None:
                 after(each, program)
         return program
+
+
+def _checked(each: Pass, program: Program, ran: Sequence[str]) -> Program:
+    """What a pass gives, verified."""
+    text, given = " → ".join(ran), Given.of(program)
+    try:
+        result = each(program).graph_module
+    except InternalError as error:
+        error.add_note(f"passes: {text}")
+        raise
+    assert isinstance(result, Program)
+    verify_pass(each, given, result, after=text)
+    return result
+
+
+def _plan_of(each: Pass, program: Program) -> Plan | None:
+    """The plan that a pass works with, if it does."""
+    own = getattr(each, "plan", None)
+    return own if isinstance(own, Plan) else program.facts.get(Plan)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Slim(RewritePass):
     """
 
     name = "slim"
+    compares_shapes = True
     plan: Plan | None = None
 
     def rewrite(self, program: Program) -> Program:
@@ -38,11 +39,32 @@ class Slim(RewritePass):
         Raises:
             UserError: the plan does not fit the program.
         """
+        axes, kept = program.fact(Axes), Kept.by(self._plan_for(program), program)
+        return _Rewrite(program, axes, kept).run() if kept else program
+
+    def broken(self, given: Program, result: Program) -> Iterator[str]:
+        """No parameter has an old size, and what the plan leaves alone is the very same tensor."""
+        axes, plan = given.fact(Axes), self._plan_for(given)
+        dropped = {
+            group.axis: group.size - len(plan.kept[group.name])
+            for group in given.fact(Groups).prunable
+            if group.name in plan.kept
+        }
+        for node, name in given.state_nodes():
+            before, after = given.state[name], result.state.get(name)
+            if after is None:
+                continue
+            sizes = [evaluate(dim, lambda axis: axis.size - dropped.get(axis, 0)) for dim in axes.shape(node)]
+            if list(after.shape) != sizes:
+                yield f"{name} has the shape {tuple(after.shape)}, and the plan leaves {tuple(sizes)}"
+            elif after.shape == before.shape and after is not before:
+                yield f"{name}, which keeps all its units, is another tensor"
+
+    def _plan_for(self, program: Program) -> Plan:
         plan = self.plan or program.facts.get(Plan)
         if plan is None:
             raise UserError("the pass 'slim' has no plan.", hint="Write slim{plan=plan.json}.")
-        axes, kept = program.fact(Axes), Kept.by(plan, program)
-        return _Rewrite(program, axes, kept).run() if kept else program
+        return plan
 
 
 class Kept:

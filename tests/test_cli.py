@@ -272,7 +272,7 @@ def test_version_and_no_arguments() -> None:
     assert run("-m", "atograph", "compress").returncode == 2
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_nothing_behind(net: Path, sent: signal.Signals, code: int) -> None:
     work = dedent("""
         import sys, time
@@ -301,6 +301,6 @@ def test_signals_leave_nothing_behind(net: Path, sent: signal.Signals, code: int
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
-    if sent == signal.SIGINT:
-        assert err == ("interrupted (training, epoch 1 of 2): nothing was written, and an earlier run is as it was.\n")
+    how = "interrupted" if sent == signal.SIGINT else f"ended by {sent.name}"
+    assert err == f"{how} (training, epoch 1 of 2): nothing was written, and an earlier run is as it was.\n"
     assert {path.name for path in net.iterdir()} - {"__pycache__"} == {"net.py"}

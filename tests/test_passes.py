@@ -229,7 +229,7 @@ LAYERS = [
         "choose",
         "slim",
     },
-    {"text", "verify", "registry", "pipeline"},
+    {"text", "verify", "reproducer", "registry", "pipeline"},
 ]
 
 

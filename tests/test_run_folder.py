@@ -143,8 +143,10 @@ def test_what_appeared_meanwhile_stays_and_the_work_is_kept(tmp_path: Path) -> N
         (folder / "plan.json").write_text("new")
         make_run(out)
     assert content(out)["plan.json"] == "old"
-    assert str(caught.value).endswith(f"It is complete in {folder}; move it yourself.")
-    assert content(folder) == {"plan.json": "new"}
+    kept = next(path for path in tmp_path.iterdir() if path != out)
+    assert kept.name.startswith("run.") and not folder.exists()
+    assert str(caught.value).endswith(f"It is complete in {kept}; move it yourself.")
+    assert content(kept) == {"plan.json": "new"}
 
 
 def test_a_failed_swap_puts_the_earlier_run_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,4 +162,5 @@ def test_a_failed_swap_puts_the_earlier_run_back(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match="No space left on device"), RunFolder(out, force=True) as folder:
         (folder / "plan.json").write_text("new")
     assert content(out)["plan.json"] == "old"
-    assert content(folder) == {"plan.json": "new"}
+    (kept,) = (path for path in tmp_path.iterdir() if path != out)
+    assert content(kept) == {"plan.json": "new"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from atograph.files import sync, sync_folder
+from atograph.files import digest, sync, sync_folder
 from atograph.passes.errors import UserError
 from atograph.writing import make_folders, reason_of, remove_folders
 
@@ -67,7 +66,7 @@ class Checkpoints:
             folders = make_folders(self.folder)
             made.mkdir()
             save_file(tensors, made / "tensors.safetensors")
-            about["sha256"] = _digest(made / "tensors.safetensors")
+            about["sha256"] = digest(made / "tensors.safetensors")
             (made / "state.json").write_text(json.dumps(about), encoding="utf-8")
             sync(made)
             shutil.rmtree(made.with_suffix(""), ignore_errors=True)
@@ -95,7 +94,7 @@ class Checkpoints:
             text = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if text["format"] != _FORMAT:
                 raise ValueError(f"its format is {text['format']!r}")
-            if text["sha256"] != _digest(path / "tensors.safetensors"):
+            if text["sha256"] != digest(path / "tensors.safetensors"):
                 raise ValueError("its tensors are not those that were written")
             with safe_open(path / "tensors.safetensors", framework="pt") as file:
                 state = _unpacked(text["state"], file.get_tensor)
@@ -125,11 +124,6 @@ class Checkpoints:
                     where=str(path),
                     hint="Resume with what the run was started with, or start anew with --force.",
                 )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(value: Any) -> str:

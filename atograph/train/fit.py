@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from atograph.batches import to_device
+from atograph.batches import tensors, to_device
 from atograph.passes.errors import UserError
 from atograph.train.checkpoints import Checkpoints
 from atograph.train.compute import Compute, autocast
@@ -358,7 +358,8 @@ class Fit:
         with naming("the model or the loss", "this batch", batches[0] if len(batches) == 1 else batches, where=where):
             loss = float(self.compute.gradients(self._called, self.optimizer, batches))
         if not math.isfinite(loss):
-            self._diverged(f"a loss of {loss}", epoch, step)
+            bad = any(not bool(torch.isfinite(each).all()) for each in tensors(batches))
+            self._diverged(f"a loss of {loss}{' (this batch holds values that are not finite)' * bad}", epoch, step)
         self.compute.step(self.optimizer)
         return loss
 

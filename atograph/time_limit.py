@@ -1,0 +1,100 @@
+"""A limit on the time that a model's own code takes while it is captured: a loop over data may never end there."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+
+from torch import nn
+
+from atograph.passes.errors import UserError
+from atograph.user_code import line_of_user
+
+_limit: ContextVar[float | None] = ContextVar("capture limit", default=None)
+
+
+@contextmanager
+def capture_limit(seconds: float | None) -> Iterator[None]:
+    """Let every capture within the block take so many seconds at most; None: as long as it takes.
+
+    Only the model's own code is interrupted, between two of Python's instructions: a call into a library that does not
+    return is waited for.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):  # false for NaN
+        raise UserError(f"a time limit of {seconds:g} seconds is none: it is a number above 0.")
+    token = _limit.set(seconds)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+@contextmanager
+def within_limit(model: nn.Module) -> Iterator[None]:
+    """Within the block, interrupt the model's ``forward`` once the limit is over, counted from the block's beginning.
+
+    Raises:
+        UserError: it was; the text names the line that ran.
+    """
+    seconds = _limit.get()
+    if seconds is None:
+        yield
+        return
+    forward, own, end = model.forward, "forward" in vars(model), time.monotonic() + seconds
+
+    @wraps(forward)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        with _interrupted_at(end):
+            return forward(*args, **kwargs)
+
+    model.forward = limited
+    try:
+        yield
+    except _TimeUp as up:
+        at = line_of_user(up)
+        raise UserError(
+            f"capturing the model takes longer than {seconds:g} s{f' (it was at {at})' if at else ''}.",
+            hint="Give it more time (--capture-limit), or look for loops over data in forward().",
+        ) from None
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
+class _TimeUp(BaseException):
+    """Not an `Exception`: the model's code may catch those."""
+
+
+@contextmanager
+def _interrupted_at(end: float) -> Iterator[None]:
+    """Raise `_TimeUp` in this thread at a time of `time.monotonic`, unless the block is over by then."""
+    if time.monotonic() >= end:
+        raise _TimeUp
+    thread, lock, over = ctypes.c_ulong(threading.get_ident()), threading.Lock(), False
+
+    def interrupt() -> None:
+        with lock:
+            if not over:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TimeUp))
+
+    timer = threading.Timer(end - time.monotonic(), interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            over = True
+        timer.cancel()
