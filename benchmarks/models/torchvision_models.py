@@ -1,16 +1,30 @@
-"""torchvision's models, built without weights. Its compiled part does not load with a CPU torch, so the
-two operators that its Python code names are defined first."""
+"""torchvision's models, built without weights. Where its compiled part does not load (beside a CPU torch), the two
+operators that its Python code names are defined first."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
 
+
+def _load_operators() -> None:
+    package = find_spec("torchvision")
+    assert package is not None and package.origin is not None, "torchvision is not installed"
+    for compiled in Path(package.origin).parent.glob("_C*"):
+        try:
+            torch.ops.load_library(compiled)
+        except OSError:
+            continue
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+
+
 _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
-        _schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        _library.define(_schema)  # type: ignore[no-untyped-call]
+_load_operators()
 
 from torchvision import models  # noqa: E402
 
