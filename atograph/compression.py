@@ -37,6 +37,7 @@ from atograph.run_lock import claimed
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
 from atograph.stages import stage
+from atograph.steadiness import check_steady, listed
 from atograph.tensorboard import TensorBoard
 from atograph.train.checkpoints import Checkpoints
 from atograph.train.fit import Diverged
@@ -264,6 +265,9 @@ def _run_beside(
     check_dtypes(current_state(job.model))
     check_accepts(job.model, job.inputs, where=job.where)
     graph, settings = trace(job.model, job.inputs.args, job.inputs.kwargs), job.settings
+    changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
+    if changed:
+        console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
     graph = graph.steered(**settings.steering)
     if settings.keep_module:
         graph = keep_module(graph)

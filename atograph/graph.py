@@ -22,6 +22,7 @@ from atograph.passes.groups import Group, Groups
 from atograph.passes.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
 from atograph.passes.program import Program
+from atograph.passes.randomness import random_ops
 from atograph.passes.reason import Reason
 from atograph.stages import stage
 from atograph.time_limit import capture_limit
@@ -153,9 +154,16 @@ class Graph:
             f"{len(self.groups)} groups, {len(self.prunable)} of them prunable with {units:,} units; "
             f"{self.flops:,} FLOPs, {self.params:,} parameters"
         )
-        fixed = self.program.interface.fixed
-        note = [f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []
-        return "\n".join([head, *note, *(f"  {group}" for group in self.groups)])
+        return "\n".join([head, *self.notes, *(f"  {group}" for group in self.groups)])
+
+    @property
+    def notes(self) -> list[str]:
+        """What one should know of the program, a sentence each."""
+        fixed, drawn = self.program.interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        return [
+            *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
+            *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
+        ]
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""

@@ -229,7 +229,7 @@ LAYERS = [
         "choose",
         "slim",
     },
-    {"text", "verify", "reproducer", "registry", "pipeline"},
+    {"text", "randomness", "verify", "reproducer", "registry", "pipeline"},
 ]
 
 

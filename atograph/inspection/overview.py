@@ -156,10 +156,9 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: f
         _hanging(params_with(program, counts), counts.sizes),
     )
     readers, joined = dict(_readers(program)), joins(program)
-    fixed = program.interface.fixed
     return Overview(
         name=name or ("program" if graph.model is None else type(graph.model).__name__),
-        note=f"The batch is fixed to the example's size, because {fixed.rstrip('.')}." if fixed else "",
+        note=" ".join(graph.notes),
         coupled=graph.groups.coupled,
         floor=floor,
         flops=graph.flops,
