@@ -259,6 +259,18 @@ def test_other_initial_weights_do_not_go_on(tmp_path: Path) -> None:
         assert code == 2 and "this checkpoint is of another run: the digest of the initial weights was" in output
 
 
+@pytest.mark.parametrize("option", ["--out", "--tensorboard", "--latency-table"])
+@pytest.mark.parametrize("place", ["a file/below", "/proc/below"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, option: str, place: str) -> None:
+    """It is said in one line, before the training, and nothing is left."""
+    (tmp_path / "a file").touch()
+    budget = ["--latency", "0.5"] if option == "--latency-table" else []
+    code, output = finish(tmp_path, *COMPRESS, "--epochs", "1", *budget, option, place, spec="")
+    assert code == 2 and "Traceback" not in output and output.count("error: ") == 1, output
+    assert f"error: {place}: " in output and "training  epoch" not in output
+    assert left(tmp_path) == {"a file"}
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own, of 256 KB."""
