@@ -54,12 +54,19 @@ def read_plan(name: str | Path) -> Plan:
     Raises:
         UserError: it cannot be read or is no plan.
     """
-    from atograph.passes.plan import Plan
+    from atograph.passes.plan import HINT, Plan
+    from atograph.reading import Unreadable, parse_json, read_bytes, refusal
 
+    path = Path(name)
     try:
-        return Plan.from_json(Path(name).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the plan: {error.strerror}.", where=str(name)) from error
+        content = read_bytes(path)
+    except Unreadable as error:
+        raise refusal(error, path, "cannot read the plan") from error
+    try:
+        parse_json(content)
+        return Plan.from_json(content)
+    except Unreadable as error:
+        raise refusal(error, path, "this is not a valid plan", HINT) from error
     except UserError as error:
         raise UserError(error.message, where=str(name), hint=error.hint) from None
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch.export import ExportedProgram
 
 from atograph import program_file
@@ -24,6 +23,8 @@ from atograph.onnx_metadata import metadata
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
+from atograph.reading import read_as
+from atograph.report import NO_REPORT, Count
 from atograph.stages import stage
 from atograph.structures import tensors_of
 from atograph.train.task import Task
@@ -135,8 +136,8 @@ def _difference(program: ExportedProgram, path: Path) -> float | None:
 
 class _Size(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    flops: int
-    params: int
+    flops: Count
+    params: Count
 
 
 class _Budget(BaseModel):
@@ -156,13 +157,7 @@ class _Costs(BaseModel):
 
 
 def _costs(folder: Path) -> _Costs:
-    path = folder / "report.json"
-    try:
-        return _Costs.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"cannot read the report: {error.strerror}.", where=str(path)) from error
-    except (ValueError, ValidationError) as error:
-        raise UserError("the report of this folder is damaged.", where=str(path)) from error
+    return read_as(folder / "report.json", _Costs, NO_REPORT)
 
 
 def _metadata(plan: Plan, costs: _Costs) -> dict[str, str]:
