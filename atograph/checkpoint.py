@@ -203,6 +203,16 @@ def _read_index(path: Path) -> dict[str, str]:
     return names
 
 
+def check_header(file: Path) -> None:
+    """Make sure that a file of safetensors is as long as its header says, and holds nothing else.
+
+    Raises:
+        UserError: it is not.
+    """
+    for _stored in _stored_in(file):
+        pass
+
+
 def _stored_in(file: Path) -> Iterator[Stored]:
     """The tensors of one file, by their place in it."""
     header, data, size = _read_header(file)

@@ -16,8 +16,9 @@ from atograph.calibration import calibration_batches
 from atograph.capture import batch_of, with_batch
 from atograph.command import read_plan
 from atograph.comparing import relative_difference
+from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
-from atograph.loading import load_run
+from atograph.loading import load_run, run_example
 from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk
 from atograph.onnx_metadata import metadata
 from atograph.onnx_precision import to_float16, to_int8
@@ -87,8 +88,9 @@ def export_run(
     check_opset(opset)
     place = Path(folder)
     with stage("loading the run"):
-        loaded, plan = load_run(place), read_plan(place / "plan.json")
-        program, costs = loaded.program, _costs(place)
+        plan, costs = read_plan(place / "plan.json"), _costs(place)
+        loaded = load_run(place)
+        program = loaded.program
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, "report.json": costs.plan})
     target = place / FILES[precision] if path is None else Path(path)
     if precision == "int8" and task is None:
@@ -112,25 +114,24 @@ def export_run(
         if precision == "float32":
             for file in whole.parent.iterdir():
                 file.rename(scratch / file.name)
-        difference = _difference(program, made)
+        difference = _difference(program, made, place)
     return Exported(target, size_on_disk(target), difference, before, after)
 
 
-def _difference(program: ExportedProgram, path: Path) -> float | None:
+def _difference(program: ExportedProgram, path: Path, folder: Path) -> float | None:
     if program.example_inputs is None:
         return None
     leaves = tensors_of(program.example_inputs)
     if any(leaf.is_meta for leaf in leaves):
         return None
-    slim, file = program.module(check_guards=False), OnnxModel(path, program)
+    file = OnnxModel(path, program)
     fixed = all(isinstance(dim, int) for value in file.session.get_inputs() for dim in value.shape)
     batch = batch_of(program.example_inputs) or 1
     found = [0.0]
     for size in {batch} if fixed else {1, batch}:
-        args, kwargs = with_batch(program.example_inputs, size)
-        with torch.no_grad():
-            pairs = zip(tensors_of(slim(*args, **kwargs)), tensors_of(file(*args, **kwargs)), strict=True)
-            found += [relative_difference(one, other) for one, other in pairs]
+        inputs = Inputs(*with_batch(program.example_inputs, size))
+        slim, onnx = run_example(program, inputs, folder), tensors_of(file(*inputs.args, **inputs.kwargs))
+        found += [relative_difference(one, other) for one, other in zip(slim, onnx, strict=True)]
     return max(found)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph import program_file
-from atograph.checkpoint import Checkpoint
+from atograph.checkpoint import Checkpoint, check_header
 from atograph.example_inputs import Inputs
 from atograph.fitting import misfits
 from atograph.passes.errors import UserError
@@ -106,6 +106,25 @@ def example_of(program: ExportedProgram, folder: Path) -> Inputs:
     return Inputs(*program.example_inputs)
 
 
+def run_example(program: ExportedProgram, inputs: Inputs, folder: Path) -> list[torch.Tensor]:
+    """The tensors that a loaded program returns.
+
+    Raises:
+        UserError: it cannot be run on these inputs.
+    """
+    args, kwargs = inputs
+    try:
+        with torch.no_grad():
+            return tensors_of(program.module(check_guards=False)(*args, **kwargs))
+    except Exception as error:  # whatever its ops raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"this slim program cannot be run on its example inputs: {reason[:200].rstrip('.')}.",
+            where=str(folder / program_file.NAME),
+            hint="It is damaged; copy it again, or make it again.",
+        ) from error
+
+
 def _no_program(folder: Path) -> UserError:
     try:
         why = _said(folder).program  # `atograph apply` notes why there is none
@@ -151,6 +170,7 @@ def load_safetensors(file: Path) -> dict[str, torch.Tensor]:
     """
     if not file.is_file():
         raise UserError("there is no such file.", where=str(file))
+    check_header(file)
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from atograph.checkpoint import check_header
 from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
 from atograph.reading import check_regular, first_of, parse_json, read_bytes, refusal
@@ -107,7 +108,7 @@ class Checkpoints:
             # infinite numbers are such that the training has come upon
             about = _About.model_validate(parse_json(read_bytes(path / "state.json"), finite=False), strict=True)
             tensors = path / "tensors.safetensors"
-            check_regular(tensors)
+            _check_size(tensors)
             if about.sha256 != _digest(tensors):
                 raise ValueError("its tensors are not those that were written")
             self._check_identity(about.identity, path)
@@ -140,6 +141,19 @@ class Checkpoints:
                     where=str(path),
                     hint="Resume with what the run was started with, or start anew with --force.",
                 )
+
+
+def _check_size(path: Path) -> None:
+    """Make sure that a file is as long as it says: one without end would be digested for ever.
+
+    Raises:
+        ValueError: it is not.
+    """
+    check_regular(path)
+    try:
+        check_header(path)
+    except UserError as error:
+        raise ValueError(error.message) from error
 
 
 def _digest(path: Path) -> str:
