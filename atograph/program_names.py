@@ -36,8 +36,9 @@ _REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled", "cond", "while_l
             "associative_scan", "flex_attention", "tag_activation_checkpoint")  # fmt: skip
 
 _NO_OPS = {
-    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_test", "c10d", "debug_mode_ops",
-    "debugprims", "export", "inductor", "inductor_prims", "prim", "profiler", "rngprims", "static_runtime", "symm_mem",
+    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_test", "c10d", "c10d_functional",
+    "debug_mode_ops", "debugprims", "export", "fsdp", "inductor", "inductor_prims", "prim", "profiler", "rngprims",
+    "static_runtime", "symm_mem",
 }  # fmt: skip
 """Ops that torch has for itself: they talk to other processes, read files, or take addresses."""
 

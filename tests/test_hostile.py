@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from hostile import file_attacks, json_attacks, safetensors, tensor
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from runs import command, make_run
 from safetensors.torch import save_file
 
@@ -19,7 +21,7 @@ import atograph
 from atograph.applied_report import load_report
 from atograph.checkpoint import INDEX, Checkpoint
 from atograph.command import read_plan
-from atograph.exporting import export_run
+from atograph.exporting import _costs, export_run
 from atograph.latency_table import LatencyRecord
 from atograph.loading import load_safetensors
 from atograph.spec import load_spec
@@ -285,3 +287,61 @@ def test_a_run_does_not_bring_the_code_that_is_run(place: Path, monkeypatch: pyt
         code, output = command("verify", "run")
         assert code == 2 and output.count("error: ") == 1 and "Traceback" not in output, output
     assert not (place / "was run").exists()
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in JSON."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, item in inside for found in places(item, (*path, key)))]
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**18, -(10**30), 10**400, 2**63])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["../x", "/dev/zero", "\0", "\ud800", "__class__", "0.weight"]),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=4), inside, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_json_that_was_changed_at_random(made: Path, tmp_path: Path, kind: str) -> None:
+    """It is refused, or something valid: no other exception."""
+    name, read, _message = READERS[kind]
+    if kind == "report, for its costs":
+        name, read = "run/report.json", lambda place: _costs(place / "run")
+    place = Path(shutil.copytree(made, tmp_path / "place", ignore=shutil.ignore_patterns("report.html")))
+    value = json.loads((place / name).read_text())
+    where = places(value)
+
+    @settings(max_examples=120, deadline=None, derandomize=True, database=None,
+              suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
+    @given(changes=st.lists(st.tuples(st.sampled_from(where), ANYTHING, st.booleans()), min_size=1, max_size=3))
+    def check(changes: list[tuple[tuple[Any, ...], Any, bool]]) -> None:
+        changed = json.loads(json.dumps(value))
+        for path, new, gone in changes:
+            try:
+                inside = changed
+                for key in path[:-1]:
+                    inside = inside[key]
+                if gone and path:
+                    del inside[path[-1]]
+                elif path:
+                    inside[path[-1]] = new
+                else:
+                    changed = new
+            except (KeyError, IndexError, TypeError):  # an earlier change took it away
+                continue
+        (place / name).write_text(json.dumps(changed))
+        try:
+            found = read(place)
+        except atograph.UserError as error:
+            assert not any(char in str(error) for char in "\x1b\0\ud800")
+        else:
+            assert found is not None
+
+    check()
