@@ -88,9 +88,8 @@ def export_run(
     check_opset(opset)
     place = Path(folder)
     with stage("loading the run"):
-        plan, costs = read_plan(place / "plan.json"), _costs(place)
-        loaded = load_run(place)
-        program = loaded.program
+        loaded, plan = load_run(place), read_plan(place / "plan.json")
+        program, costs = loaded.program, _costs(place)
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, "report.json": costs.plan})
     target = place / FILES[precision] if path is None else Path(path)
     if precision == "int8" and task is None:

@@ -72,7 +72,7 @@ Read = Callable[[Path], Any]
 READERS: dict[str, tuple[str, Read, str]] = {
     "plan": ("run/plan.json", lambda place: read_plan(place / "run/plan.json"), "plan"),
     "report": ("run/report.json", lambda place: load_report(place / "run"), "report"),
-    "report, for its costs": ("run/report.json", lambda place: export_run(place / "run"), "report"),
+    "report, for its costs": ("run/report.json", lambda place: _costs(place / "run"), "report"),
     "report of apply": (
         "applied/report.json",
         lambda place: load_report(place / "applied"),
@@ -84,8 +84,11 @@ READERS: dict[str, tuple[str, Read, str]] = {
 }
 """Kind of file → where it is, what reads it, and what a refusal says."""
 
-NAMES: tuple[str, Read, str] = ("applied/report.json", lambda place: atograph.load(place / "applied"), "")
-"""The names of tied weights, as they are read where weights lie beside the program."""
+LOADING: dict[str, tuple[str, Read, str]] = {
+    "names": ("applied/report.json", lambda place: atograph.load(place / "applied"), ""),
+    "report of another run": ("run/report.json", lambda place: export_run(place / "run"), ""),
+}
+"""The same where what they say is used beside a program."""
 
 BINARY: dict[str, tuple[str, Read]] = {
     "weights": ("net.safetensors", lambda place: Checkpoint.open(place / "net.safetensors")),
@@ -181,7 +184,7 @@ WRONG: list[tuple[str, Callable[[Any], None], str]] = [
     ("report", put("spec", to=["net.py"]), "spec: "),
     ("report", put("certificate", to={}), "certificate: "),
     ("report, for its costs", put("slim", "params", to=1.5), "slim.params: "),
-    ("report, for its costs", put("plan", to="0" * 16), "do not belong together: report.json is of the plan 000"),
+    ("report of another run", put("plan", to="0" * 16), "do not belong together: report.json is of the plan 000"),
     ("names", put("renamed", to=None), "renamed: "),
     ("report of apply", put("renamed", "5.bias", to=7), "renamed.5.bias: "),
     ("names", put("renamed", "5.bias", to="../5.bias"), "1 missing: ../5.bias"),
@@ -212,7 +215,7 @@ WRONG: list[tuple[str, Callable[[Any], None], str]] = [
 
 @pytest.mark.parametrize(("kind", "change", "message"), WRONG)
 def test_json_that_says_something_wrong(place: Path, kind: str, change: Callable[[Any], None], message: str) -> None:
-    name, read, _message = {**READERS, "names": NAMES}[kind]
+    name, read, _message = {**READERS, **LOADING}[kind]
     value = json.loads((place / name).read_text())
     change(value)
     (place / name).write_text(json.dumps(value))
@@ -312,8 +315,6 @@ ANYTHING = st.recursive(
 def test_json_that_was_changed_at_random(made: Path, tmp_path: Path, kind: str) -> None:
     """It is refused, or something valid: no other exception."""
     name, read, _message = READERS[kind]
-    if kind == "report, for its costs":
-        name, read = "run/report.json", lambda place: _costs(place / "run")
     place = Path(shutil.copytree(made, tmp_path / "place", ignore=shutil.ignore_patterns("report.html")))
     value = json.loads((place / name).read_text())
     where = places(value)

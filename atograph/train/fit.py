@@ -347,8 +347,15 @@ class Fit:
             _refuse(f"its optimiser was {before}, and is {kind} now")
         own = every[self.replicas.rank]
         self.place, self.clock.steps = Place(**own["place"]), state["steps"]
+        if not all(type(count) is int and count >= 0 for count in (self.place.epoch, self.place.step)):
+            _refuse(f"it goes on at step {self.place.step} of epoch {self.place.epoch}")
+        if self.place.step:
+            set_random_state(self.place.random, self.task.train_data)
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
+        for name, parameter in self.dense.named_parameters():
+            if state["weights"][name].shape != parameter.shape:
+                _refuse(f"{name} has another shape there")
         set_weights(self.dense, {**state["weights"], **own["buffers"]})
         self.good, self.resumed = state["weights"], True
         self.hook.load(own["hook"])
