@@ -40,8 +40,11 @@ def library_model(text: str) -> tuple[ModuleType, str] | None:
         raise
     except Exception as error:  # torchvision of another build than torch raises a RuntimeError
         hint = f"pip install {library}" if isinstance(error, ImportError) else f"Does {library} fit this torch?"
+        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"the package {library} cannot be used: {type(error).__name__}: {error}.", where=text, hint=hint
+            f"the package {library} cannot be used: {type(error).__name__}: {reason}.",
+            where=text,
+            hint=hint,
         ) from error
     return found, name.rstrip("/").rpartition("/")[2].removesuffix(".json")
 
