@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from atograph.passes.errors import UserError
-from atograph.report import FROM_PYTHON, Report
+from atograph.reading import read_as
+from atograph.report import FROM_PYTHON, NO_REPORT, Count, Report
 from atograph.run_folder import check_folder
 
 
@@ -17,10 +18,10 @@ class AppliedSize(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    flops: int
+    flops: Count
     """On a batch of one, as `torch.utils.flop_counter` counts: two per multiply-accumulate."""
-    params: int
-    bytes: int
+    params: Count
+    bytes: Count
     """Of its weights."""
 
 
@@ -47,7 +48,7 @@ class AppliedReport(BaseModel):
     """Name in the program → name in the weights, where they differ: tied weights have several."""
     program: str
     """``slim.pt2``, or why there is none."""
-    kept: dict[str, tuple[int, int]]
+    kept: dict[str, tuple[Count, Count]]
     """Group → units that stay, units that there were."""
     seconds: float
 
@@ -75,12 +76,4 @@ def load_report(folder: Path) -> Report | AppliedReport:
             where=str(folder),
             hint="Name a folder that `atograph compress` or `atograph apply` wrote.",
         )
-    try:
-        return _EITHER.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            reason = f"{where + ': ' if where else ''}{first['msg']}"
-        raise UserError(f"not a report of atograph: {reason.rstrip('.')}.", where=str(path)) from error
+    return read_as(path, _EITHER, NO_REPORT)

@@ -6,16 +6,17 @@ would keep whole shards resident, and a file that shrinks under it would kill th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atograph.passes.errors import UserError
+from atograph.reading import Unreadable, parse_json, read_as, refusal
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -157,6 +158,24 @@ class Reader:
         return torch.frombuffer(buffer, dtype=bits).reshape(stop - start, *shape[1:])
 
 
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Entry(BaseModel):
+    """What a header says of a tensor."""
+
+    model_config = ConfigDict(extra="forbid")
+    dtype: str
+    shape: list[_Count]
+    data_offsets: Annotated[list[_Count], Field(min_length=2, max_length=2)]
+
+
+class _Index(BaseModel):
+    """What is read of an index of shards."""
+
+    weight_map: dict[str, str]
+
+
 def _in_folder(folder: Path) -> Path:
     """The index of a folder, or the only file in it."""
     for pattern in (INDEX, "*.safetensors.index.json", SINGLE, "*.safetensors"):
@@ -175,11 +194,7 @@ def _in_folder(folder: Path) -> Path:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name → name of the file beside the index."""
-    try:
-        wanted = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        names = {str(name): str(file) for name, file in wanted.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"not an index of safetensors: {error!r}.", where=str(path)) from error
+    names = read_as(path, _Index, "not an index of safetensors").weight_map
     for file in dict.fromkeys(names.values()):
         if PurePath(file).name != file:
             raise UserError(f"the index names the shard {file!r}, which is not beside it.", where=str(path))
@@ -188,25 +203,38 @@ def _read_index(path: Path) -> dict[str, str]:
     return names
 
 
+def check_header(file: Path) -> None:
+    """Make sure that a file of safetensors is as long as its header says, and holds nothing else.
+
+    Raises:
+        UserError: it is not.
+    """
+    for _stored in _stored_in(file):
+        pass
+
+
 def _stored_in(file: Path) -> Iterator[Stored]:
     """The tensors of one file, by their place in it."""
     header, data, size = _read_header(file)
-    entries = sorted(
-        ((name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda item: _start(item[1])
-    )
-    for name, entry in entries:
-        try:
-            dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-            begin, end = (int(n) for n in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"not a safetensors file: it says nothing sensible about {name}.", where=str(file)
-            ) from error
-        if dtype not in DTYPES:
-            raise UserError(f"{name} is of the type {dtype}, which cannot be cut.", where=str(file))
-        stored = Stored(name, file, DTYPES[dtype], shape, data + begin)
-        if min(shape, default=0) < 0 or begin < 0 or end - begin != stored.nbytes:
+    entries, done = {}, 0
+    for name, said in header.items():
+        if name != "__metadata__":
+            try:
+                entries[name] = _Entry.model_validate(said, strict=True)
+            except ValidationError as error:
+                raise UserError(
+                    f"not a safetensors file: it says nothing sensible about {name}.", where=str(file)
+                ) from error
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        begin, end = entry.data_offsets
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{name} is of the type {entry.dtype}, which cannot be cut.", where=str(file))
+        stored = Stored(name, file, DTYPES[entry.dtype], tuple(entry.shape), data + begin)
+        if end - begin != stored.nbytes:
             raise UserError(f"not a safetensors file: the size of {name} is wrong.", where=str(file))
+        if begin != done:
+            raise UserError(f"not a safetensors file: {name} does not begin where another ends.", where=str(file))
+        done = end
         if data + end > size:
             raise UserError(
                 f"the file is cut off: it ends in the middle of {name}, after {size:,} bytes.",
@@ -214,30 +242,26 @@ def _stored_in(file: Path) -> Iterator[Stored]:
                 hint="Copy or download it again.",
             )
         yield stored
-
-
-def _start(entry: Any) -> int:
-    try:
-        return int(entry["data_offsets"][0])
-    except (KeyError, TypeError, ValueError, IndexError):
-        return -1
+    if data + done < size:
+        raise UserError(f"not a safetensors file: {size - data - done:,} bytes at its end are of no tensor.",
+                        where=str(file))  # fmt: skip
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     """What a file says of its tensors, where their bytes begin, and how long the file is."""
     try:
         with file.open("rb") as handle:
+            size = file.stat().st_size
             length = int.from_bytes(handle.read(8), "little")
-            text = handle.read(length) if length <= _LONGEST_HEADER else b""
-        size = file.stat().st_size
+            text = handle.read(length) if length <= min(size - 8, _LONGEST_HEADER) else b""
     except OSError as error:
         raise UserError(f"cannot read the file: {error.strerror}.", where=str(file)) from error
-    if len(text) < length:
+    if len(text) < length or size < 8:
         raise UserError("not a safetensors file, or cut off within its header.", where=str(file))
     try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"not a safetensors file: {error}.", where=str(file)) from error
+        header = parse_json(text)
+    except Unreadable as error:
+        raise refusal(error, file, "not a safetensors file") from error
     if not isinstance(header, dict):
         raise UserError("not a safetensors file: its header is no object.", where=str(file))
     return header, 8 + length, size

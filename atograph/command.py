@@ -94,12 +94,19 @@ def read_plan(name: str | Path) -> Plan:
     Raises:
         UserError: it cannot be read or is no plan.
     """
-    from atograph.passes.plan import Plan
+    from atograph.passes.plan import HINT, Plan
+    from atograph.reading import Unreadable, parse_json, read_bytes, refusal
 
+    path = Path(name)
     try:
-        return Plan.from_json(Path(name).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the plan: {error.strerror}.", where=str(name)) from error
+        content = read_bytes(path)
+    except Unreadable as error:
+        raise refusal(error, path, "cannot read the plan") from error
+    try:
+        parse_json(content)
+        return Plan.from_json(content)
+    except Unreadable as error:
+        raise refusal(error, path, "this is not a valid plan", HINT) from error
     except UserError as error:
         raise UserError(error.message, where=str(name), hint=error.hint) from None
 
@@ -121,14 +128,33 @@ def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console
         raise UserError(
             "this run was not made from a file.", where=str(run), hint="Name a file with its model: --spec SPEC."
         )
+    if text is None and _lies_in(run, own):
+        raise UserError(
+            f"the file that this run was made from is said to lie in it: {own}. It would be run as it is.",
+            where=str(run),
+            hint="If you know what it does, name it: --spec SPEC.",
+        )
     console.phase("loading the file")
     try:
         return load_spec(own, data=data)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UserError(
+            f"the file that this run was made from cannot be looked for: {error}.", where=str(run)
+        ) from error
     except UserError as error:
         if text is not None:
             raise
         hint = f"The run was made from it, as report.json says; --spec names another. {error.hint or ''}".strip()
         raise UserError(error.message, where=error.where, hint=hint) from error
+
+
+def _lies_in(run: Path, text: str) -> bool:
+    """Whether a SPEC is a file in the folder of a run, where only data is: who made the folder made the file."""
+    files = (Path(text), Path(text.rpartition(":")[0] or text))
+    try:
+        return any(file.exists() and file.resolve().is_relative_to(run.resolve()) for file in files)
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def write_text(text: str, out: Path | None, console: Console) -> None:

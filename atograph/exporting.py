@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch.export import ExportedProgram
 
 from atograph import program_file
@@ -17,13 +16,16 @@ from atograph.calibration import calibration_batches
 from atograph.capture import batch_of, with_batch
 from atograph.command import read_plan
 from atograph.comparing import relative_difference
+from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
-from atograph.loading import load_run
+from atograph.loading import load_run, run_example
 from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk
 from atograph.onnx_metadata import metadata
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
+from atograph.reading import read_as
+from atograph.report import NO_REPORT, Count
 from atograph.stages import stage
 from atograph.structures import tensors_of
 from atograph.train.task import Task
@@ -111,32 +113,31 @@ def export_run(
         if precision == "float32":
             for file in whole.parent.iterdir():
                 file.rename(scratch / file.name)
-        difference = _difference(program, made)
+        difference = _difference(program, made, place)
     return Exported(target, size_on_disk(target), difference, before, after)
 
 
-def _difference(program: ExportedProgram, path: Path) -> float | None:
+def _difference(program: ExportedProgram, path: Path, folder: Path) -> float | None:
     if program.example_inputs is None:
         return None
     leaves = tensors_of(program.example_inputs)
     if any(leaf.is_meta for leaf in leaves):
         return None
-    slim, file = program.module(check_guards=False), OnnxModel(path, program)
+    file = OnnxModel(path, program)
     fixed = all(isinstance(dim, int) for value in file.session.get_inputs() for dim in value.shape)
     batch = batch_of(program.example_inputs) or 1
     found = [0.0]
     for size in {batch} if fixed else {1, batch}:
-        args, kwargs = with_batch(program.example_inputs, size)
-        with torch.no_grad():
-            pairs = zip(tensors_of(slim(*args, **kwargs)), tensors_of(file(*args, **kwargs)), strict=True)
-            found += [relative_difference(one, other) for one, other in pairs]
+        inputs = Inputs(*with_batch(program.example_inputs, size))
+        slim, onnx = run_example(program, inputs, folder), tensors_of(file(*inputs.args, **inputs.kwargs))
+        found += [relative_difference(one, other) for one, other in zip(slim, onnx, strict=True)]
     return max(found)
 
 
 class _Size(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    flops: int
-    params: int
+    flops: Count
+    params: Count
 
 
 class _Budget(BaseModel):
@@ -156,13 +157,7 @@ class _Costs(BaseModel):
 
 
 def _costs(folder: Path) -> _Costs:
-    path = folder / "report.json"
-    try:
-        return _Costs.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"cannot read the report: {error.strerror}.", where=str(path)) from error
-    except (ValueError, ValidationError) as error:
-        raise UserError("the report of this folder is damaged.", where=str(path)) from error
+    return read_as(folder / "report.json", _Costs, NO_REPORT)
 
 
 def _metadata(plan: Plan, costs: _Costs) -> dict[str, str]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atograph.fitting import misfits
 from atograph.passes.errors import UserError
+from atograph.pickled import NotPlain, load_plain
+from atograph.reading import Unreadable, refusal
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-_BEGINS_WITH = (b"P", b"\x80")
-"""A zip file, or a pickle of protocol 2 or newer: what torch.save makes."""
+_NO_WEIGHTS = "not a file that torch.load can read"
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 3
@@ -64,21 +63,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix not in _PICKLED:
         raise UserError(f"weights come as .safetensors or {', '.join(_PICKLED)}, not as `{path.suffix}`.", where=where)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            if file.read(1) not in _BEGINS_WITH:
-                raise UserError(
-                    "not a file that torch.load can read: it was not made by torch.save.", where=where
-                ) from error
+        content = load_plain(path)
+    except NotPlain as error:
         raise UserError(
-            "the file is a pickle that holds more than plain tensors, and loading it could run any code.",
-            where=where,
-            hint="Save the weights alone: torch.save(model.state_dict(), FILE).",
+            f"the file is {error}.", where=where, hint="Save the weights alone: torch.save(model.state_dict(), FILE)."
         ) from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise UserError(f"not a file that torch.load can read: {reason}.", where=where) from error
+    except (OSError, Unreadable) as error:
+        raise refusal(error, path, _NO_WEIGHTS) from error
     return _plain(content, where)
 
 

@@ -16,10 +16,10 @@ from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import fx
 
 from atograph.layer_models import Layer, layers_of, model_of, scores_of, size_of
@@ -32,7 +32,9 @@ from atograph.passes.polynomial import Polynomial
 from atograph.passes.program import Program
 from atograph.passes.widths import Widths
 from atograph.profiling import kernel_times
+from atograph.reading import read_as
 from atograph.stages import Stage
+from atograph.writing import replacing
 
 _SHARES: Mapping[int, Sequence[float]] = {
     1: (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1),
@@ -61,13 +63,16 @@ Times = Callable[[bytes, Mapping[str, Any]], Mapping[tuple[str, str], Sequence[f
 """Runs a small model: (name, op) of each kernel → milliseconds of each call."""
 
 
+Time = Annotated[float, Field(ge=0.0)]
+
+
 class Rounded(BaseModel):
     """A multiple that was tried: the latency and the FLOPs of a plan with it, over those of the dense model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency: float
-    flops: float
+    latency: Annotated[float, Field(gt=0)]
+    flops: Annotated[float, Field(gt=0)]
 
     @property
     def per_flops(self) -> float:
@@ -96,21 +101,25 @@ class LatencyRecord(BaseModel):
     fingerprint: str
     runtime: str = ""
     cpu: str = Field(default_factory=platform.machine)
-    batch: int
-    threads: int
-    dense: float = 0.0
-    rest: float = 0.0
-    products: float = 0.0
-    layers: dict[str, list[float]] = Field(default_factory=dict)
-    rounding: dict[str, dict[int, Rounded]] = Field(default_factory=dict)
-    plans: dict[str, float] = Field(default_factory=dict)
+    batch: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=0)]
+    dense: Time = 0.0
+    rest: Time = 0.0
+    products: Time = 0.0
+    layers: dict[str, list[Time]] = Field(default_factory=dict)
+    rounding: dict[str, Annotated[dict[Annotated[int, Field(ge=1)], Rounded], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    plans: dict[str, Time] = Field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, complete at any moment."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.part")
-        beside.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
+        """Write it as JSON, complete at any moment.
+
+        Raises:
+            CannotWrite: it cannot be written.
+        """
+        with replacing(path.parent, where=path) as folder:
+            (folder / path.name).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> LatencyRecord:
@@ -119,11 +128,7 @@ class LatencyRecord(BaseModel):
         Raises:
             UserError: the file cannot be read, or holds something else.
         """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"not a latency table of atograph: {first}.", where=str(path)) from error
+        return read_as(path, cls, "not a latency table of atograph", hint="Let it be measured anew.")
 
     def check(self, groups: Groups, batch: int, threads: int) -> None:
         """Refuse what was measured for another model, or in another way.

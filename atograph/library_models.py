@@ -40,8 +40,11 @@ def library_model(text: str) -> tuple[ModuleType, str] | None:
         raise
     except Exception as error:  # torchvision of another build than torch raises a RuntimeError
         hint = f"pip install {library}" if isinstance(error, ImportError) else f"Does {library} fit this torch?"
+        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"the package {library} cannot be used: {type(error).__name__}: {error}.", where=text, hint=hint
+            f"the package {library} cannot be used: {type(error).__name__}: {reason}.",
+            where=text,
+            hint=hint,
         ) from error
     return found, name.rstrip("/").rpartition("/")[2].removesuffix(".json")
 
@@ -85,7 +88,7 @@ def _transformers(name: str, text: str) -> ModuleType:
     if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():  # no name of the hub
         raise UserError("there is no such folder or file.", where=text)
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         why = " ".join(str(error).split()).partition(". ")[0]
         raise UserError(
@@ -93,7 +96,7 @@ def _transformers(name: str, text: str) -> ModuleType:
             hint="Name a folder with a config.json, such a file, or a model of the hub.",
         ) from error  # fmt: skip
     config.use_cache = False  # what is kept for a next token is no part of the network
-    kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+    kind = _named_class(getattr(config, "architectures", None))
 
     def model() -> Any:
         make: Callable[[Any], Any] = transformers.AutoModel.from_config if kind is None else kind
@@ -107,6 +110,15 @@ def _transformers(name: str, text: str) -> ModuleType:
             hint="Write a file with model() and example_inputs(), and name that.",
         )  # fmt: skip
     return _module(text, model, lambda: inputs(config))
+
+
+def _named_class(names: object) -> Any:
+    """The model that a configuration names; None where it names none, or something else of transformers."""
+    import transformers
+
+    first = names[0] if isinstance(names, list) and names else None
+    found = getattr(transformers, first, None) if isinstance(first, str) else None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
 def _noise(*shape: int) -> Any:

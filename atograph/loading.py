@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.export import ExportedProgram
 
 from atograph import program_file
-from atograph.checkpoint import Checkpoint
+from atograph.checkpoint import Checkpoint, check_header
 from atograph.example_inputs import Inputs
 from atograph.fitting import misfits
 from atograph.passes.errors import UserError
 from atograph.passes.exported import with_state
+from atograph.reading import read_as
+from atograph.report import NO_REPORT
 from atograph.run_folder import check_folder
 from atograph.structures import tensors_of
 
@@ -105,12 +106,31 @@ def example_of(program: ExportedProgram, folder: Path) -> Inputs:
     return Inputs(*program.example_inputs)
 
 
+def run_example(program: ExportedProgram, inputs: Inputs, folder: Path) -> list[torch.Tensor]:
+    """The tensors that a loaded program returns.
+
+    Raises:
+        UserError: it cannot be run on these inputs.
+    """
+    args, kwargs = inputs
+    try:
+        with torch.no_grad():
+            return tensors_of(program.module(check_guards=False)(*args, **kwargs))
+    except Exception as error:  # whatever its ops raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"this slim program cannot be run on its example inputs: {reason[:200].rstrip('.')}.",
+            where=str(folder / program_file.NAME),
+            hint="It is damaged; copy it again, or make it again.",
+        ) from error
+
+
 def _no_program(folder: Path) -> UserError:
     try:
-        why = _said(folder).get("program")  # `atograph apply` notes why there is none
+        why = _said(folder).program  # `atograph apply` notes why there is none
     except UserError:
-        why = None
-    if isinstance(why, str) and why.startswith("not written"):
+        why = ""
+    if why.startswith("not written"):
         return UserError(f"there is no slim.pt2 in this folder: it was {why}.", where=str(folder))
     return UserError(
         "there is no slim.pt2 in this folder.",
@@ -125,7 +145,7 @@ def _like(old: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:
 
 def _weights_for(empty: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
     """The values of tensors without any, by the program's names."""
-    checkpoint, renamed = Checkpoint.open(folder), _renamed(folder)
+    checkpoint, renamed = Checkpoint.open(folder), _said(folder).renamed
     own = {renamed.get(name, name): tensor for name, tensor in empty.items()}
     stored = checkpoint.tensors  # tied weights may be there under several names, of which the program knows one
     missing = [name for name in own if name not in stored]
@@ -150,26 +170,21 @@ def load_safetensors(file: Path) -> dict[str, torch.Tensor]:
     """
     if not file.is_file():
         raise UserError("there is no such file.", where=str(file))
+    check_header(file)
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"not a safetensors file: {error}.", where=str(file)) from error
 
 
-def _said(folder: Path) -> dict[str, Any]:
-    path = folder / "report.json"
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"not a report of atograph: {error!r}.", where=str(path)) from error
-    return report if isinstance(report, dict) else {}
+class _Said(BaseModel):
+    """What of the report of ``atograph apply`` is needed to load what it wrote."""
 
-
-def _renamed(folder: Path) -> dict[str, str]:
+    model_config = ConfigDict(extra="ignore")
+    renamed: dict[str, str]
     """Name in the program → name in the weights, of tied weights that have another one there."""
-    renamed = _said(folder).get("renamed")
-    if not isinstance(renamed, dict):
-        raise UserError(
-            "not a report of atograph: it does not say which weights were renamed.", where=str(folder / "report.json")
-        )
-    return {str(name): str(other) for name, other in renamed.items()}
+    program: str = ""
+
+
+def _said(folder: Path) -> _Said:
+    return read_as(folder / "report.json", _Said, NO_REPORT)

@@ -38,8 +38,7 @@ def zero_(model: nn.Module, plan: Plan) -> None:
         UserError: the model has no such parameters, or they are on the meta device.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    parts = [(part, plan.mask(name)) for name, slices in plan.zeroing.items() for part in slices]
-    for part, _units in parts:
+    for part in (part for slices in plan.zeroing.values() for part in slices):
         found = parameters.get(part.parameter)
         if found is None:
             raise UserError(f"the plan is for another model: there is no parameter {part.parameter} here.")
@@ -49,6 +48,7 @@ def zero_(model: nn.Module, plan: Plan) -> None:
                 f"{part.length} at dimension {part.dim}."
             )
     require_values(parameters, "masking sets weights to zero and needs their values")
+    parts = [(part, plan.mask(name)) for name, slices in plan.zeroing.items() for part in slices]
     for part, units in parts:
         if not bool(units.all()):
             parameter = parameters[part.parameter]

@@ -183,7 +183,7 @@ class OnnxModel(nn.Module):
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it refuses is raised, too
         self._path = path
         if not path.is_file():
             raise UserError("there is no such file.", where=str(path), hint=_AGAIN)

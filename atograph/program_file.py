@@ -13,13 +13,20 @@ from torch.export import ExportedProgram
 from atograph.passes.errors import UserError
 from atograph.passes.exported import with_plain_outputs
 from atograph.passes.plan import Plan
+from atograph.pickled import NotPlain
+from atograph.program_check import check_program
 from atograph.quiet import quiet
+from atograph.reading import Unreadable, check_regular, refusal
 
 NAME = "slim.pt2"
 
 _PLAN = "atograph.plan"
 
 _LONGEST = 160
+
+_NO_PROGRAM = "not a program that torch.export can load"
+
+_OWN_CLASSES = "Where it is your own, and the classes are, allow them: torch.serialization.add_safe_globals([Class])."
 
 _OWN_OPS = (
     "If the model has ops of its own, what defines them has to be imported before: --spec, or an import in Python. "
@@ -44,13 +51,19 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
     logger.addFilter(first)
     try:
         with quiet():
+            check_regular(path)
+            check_program(path)
             program = torch.export.load(path, extra_files=said)
+    except NotPlain as error:
+        raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
+    except Unreadable as error:
+        raise refusal(error, path, _NO_PROGRAM, "It was not made by atograph, or is damaged.") from error
     except Exception as error:
         lines = [line.strip() for line in str(first.error or error).splitlines() if line.strip()]
         reason = (lines or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
         reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
         raise UserError(
-            f"not a program that torch.export can load: {reason}.",
+            f"{_NO_PROGRAM}: {reason}.",
             where=str(path),
             hint=_OWN_OPS if is_zipfile(path) else "It is cut off or damaged; copy it again, or make it again.",
         ) from error

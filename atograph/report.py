@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from atograph.passes.errors import UserError
+from atograph.reading import read_as
 
 FROM_PYTHON = "the model"
 """What a report names where there was no SPEC."""
 
+NO_REPORT = "not a report of atograph"
+"""What to say of a file that is none."""
+
+Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -34,10 +38,10 @@ class Budget(_Record):
 class Size(_Record):
     """What one network costs."""
 
-    flops: int
+    flops: Count
     """On a batch of one, as `torch.utils.flop_counter` counts: two per multiply-accumulate."""
-    params: int
-    bytes: int
+    params: Count
+    bytes: Count
     """Of its ONNX file."""
 
 
@@ -61,8 +65,8 @@ class Metrics(_Record):
 class Latency(_Record):
     """Median milliseconds per call in ONNX Runtime on the CPU."""
 
-    batch: int
-    threads: int
+    batch: Count
+    threads: Count
     dense: float
     slim: float
     dense_spread: float | None = None
@@ -73,7 +77,7 @@ class Latency(_Record):
 class Comparison(_Record):
     """Largest differences on real inputs at one batch size, relative to the reference's largest value."""
 
-    batch: int
+    batch: Count
     masked_slim: float
     """Masked dense program against slim program."""
     slim_onnx: float
@@ -99,7 +103,7 @@ class FrozenGroup(_Record):
     """A group that could not be pruned."""
 
     group: str
-    units: int
+    units: Count
     reason: str
     where: str
 
@@ -118,13 +122,13 @@ class Report(_Record):
     device: str
     settings: dict[str, object] = Field(default_factory=dict)
     budgets: list[Budget]
-    round_to: int = 1
+    round_to: Count = 1
     """The multiple that widths were rounded to."""
     rounding: dict[int, Rounding] = Field(default_factory=dict)
     """With ``auto``: what was measured for each multiple that was tried, on plans by magnitude."""
     dense: Size
     slim: Size
-    groups: int
+    groups: Count
     """Prunable groups (axes)."""
     metrics: Metrics
     latency_ms: list[Latency] = Field(default_factory=list)
@@ -155,8 +159,4 @@ class Report(_Record):
         Raises:
             UserError: the file cannot be read or is no report of atograph's.
         """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"not a report of atograph: {first}.", where=str(path)) from error
+        return read_as(path, cls, NO_REPORT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from types import TracebackType
 
 from atograph.files import sync, sync_folder
 from atograph.passes.errors import UserError
+from atograph.reading import read_json
 from atograph.writing import make_folders, remove_folders, writing
 
 
@@ -156,7 +156,7 @@ def check_folder(folder: Path) -> None:
 
 def _is_run(folder: Path) -> bool:
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        report = read_json(folder / "report.json", "no report")
+    except UserError:
         return False
     return isinstance(report, dict) and str(report.get("format", "")).startswith("atograph report")

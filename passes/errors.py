@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ class UserError(AtographError):
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.message, self.where, self.hint = message, where, hint
         parts = [f"{where}: {message}" if where else message, hint]
-        super().__init__(" ".join(part for part in parts if part))
+        super().__init__(_printable(" ".join(part for part in parts if part)))
 
 
 class InternalError(AtographError):
@@ -42,3 +43,11 @@ class InternalError(AtographError):
         super().__init__(
             f"internal error: {message} This is a bug in {culprit}; please report it with the model that shows it."
         )
+
+
+def _printable(text: str) -> str:
+    """The text without what commands a terminal, or cannot be printed: it may quote a file that anyone made."""
+    return "".join(
+        f"\\u{ord(char):04x}" if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cf", "Cs") else char
+        for char in text
+    )

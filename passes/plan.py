@@ -22,6 +22,9 @@ Unit = Annotated[int, Field(ge=0)]
 _CLOSE = 0.005
 """Share of the dense cost within which a plan comes to its budget, where units are small enough."""
 
+HINT = "A plan is the plan.json that `atograph compress` writes."
+"""What to do about a file that is none."""
+
 _FEW_GROUPS = 40
 """In a network of more groups, some block always fits into what is left."""
 
@@ -104,7 +107,7 @@ class Plan(BaseModel):
             where = ".".join(str(part) for part in first["loc"])
             raise UserError(
                 f"this is not a valid plan: {where + ': ' if where else ''}{first['msg']}.",
-                hint="A plan is the plan.json that `atograph compress` writes.",
+                hint=HINT,
             ) from None
 
     def check(self, groups: Groups) -> None:

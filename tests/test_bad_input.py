@@ -183,8 +183,10 @@ CASES: list[tuple[Callable[[], Any], list[str], str]] = [
     (lambda: Path("run/slim.onnx").unlink(), [VERIFY, BENCH], "there is no such file. The ONNX file of a run is made"),
     (nothing, ["verify applied-net"], "applied-net/slim.onnx: there is no such file. The ONNX file of a run is made"),
     # report.json
-    (cut("run/report.json", 200), [VERIFY, BENCH, "export run --int8"], "run/report.json: not a report of atograph: "),
-    (cut("run/report.json", 200), [EXPORT], "run/report.json: the report of this folder is damaged."),
+    (
+        cut("run/report.json", 200), [VERIFY, BENCH, EXPORT, "export run --int8"],
+        "run/report.json: not a report of atograph: it is no JSON",
+    ),
     (lambda: Path("run/report.json").unlink(), [VERIFY, BENCH], "run: there is no report.json in this folder."),
     (swap("twin/report.json", "run/report.json"), [EXPORT], "do not belong together: report.json is of the plan "),
     # the wrong data, or the wrong place

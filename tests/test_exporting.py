@@ -149,7 +149,7 @@ def damaged(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Non
     [
         (damaged("slim.pt2", lambda content: content[:1000]), "not a program that torch.export can load"),
         (damaged("plan.json", lambda content: content[:100]), "this is not a valid plan"),
-        (damaged("report.json", lambda content: b"{}"), "the report of this folder is damaged"),
+        (damaged("report.json", lambda content: b"{}"), "not a report of atograph: dense: Field required"),
         (lambda folder: (folder / "plan.json").unlink(), "cannot read"),
     ],
     ids=["program", "plan", "report", "no plan"],

@@ -10,14 +10,17 @@ from collections import namedtuple
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from atograph.checkpoint import check_header
 from atograph.files import digest, sync, sync_folder
 from atograph.passes.errors import UserError
+from atograph.reading import check_regular, first_of, parse_json, read_bytes, refusal
 from atograph.writing import make_folders, reason_of, remove_folders
 
 _NAME = re.compile(r"\d{6,}-\d{8,}")
@@ -26,6 +29,16 @@ KEPT = 2
 """How many checkpoints stay."""
 
 _FORMAT = "atograph checkpoint 2"
+
+
+class _About(BaseModel):
+    """What ``state.json`` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal["atograph checkpoint 2"]
+    identity: dict[str, Any]
+    state: Any
+    sha256: str
 
 
 class Checkpoints:
@@ -91,21 +104,24 @@ class Checkpoints:
             return None
         path = found[-1]
         try:
-            text = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if text["format"] != _FORMAT:
-                raise ValueError(f"its format is {text['format']!r}")
-            if text["sha256"] != digest(path / "tensors.safetensors"):
+            # infinite numbers are such that the training has come upon
+            about = _About.model_validate(parse_json(read_bytes(path / "state.json"), finite=False), strict=True)
+            tensors = path / "tensors.safetensors"
+            _check_size(tensors)
+            if about.sha256 != digest(tensors):
                 raise ValueError("its tensors are not those that were written")
-            with safe_open(path / "tensors.safetensors", framework="pt") as file:
-                state = _unpacked(text["state"], file.get_tensor)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise UserError(
-                f"this checkpoint cannot be read: {error}.",
-                where=str(path),
-                hint="Remove it to go on from the one before, if there is one." if len(found) > 1 else None,
+            self._check_identity(about.identity, path)
+            with safe_open(tensors, framework="pt") as file:
+                state = _unpacked(about.state, file.get_tensor)
+            if not isinstance(state, dict):
+                raise ValueError(f"its state is a {type(state).__name__}")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            raise refusal(
+                first_of(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__,
+                path,
+                "this checkpoint cannot be read",
+                "Remove it to go on from the one before, if there is one." if len(found) > 1 else None,
             ) from error
-        self._check_identity(text["identity"], path)
-        assert isinstance(state, dict)
         return state
 
     def clear(self) -> None:
@@ -124,6 +140,19 @@ class Checkpoints:
                     where=str(path),
                     hint="Resume with what the run was started with, or start anew with --force.",
                 )
+
+
+def _check_size(path: Path) -> None:
+    """Make sure that a file is as long as it says: one without end would be digested for ever.
+
+    Raises:
+        ValueError: it is not.
+    """
+    check_regular(path)
+    try:
+        check_header(path)
+    except UserError as error:
+        raise ValueError(error.message) from error
 
 
 def _short(value: Any) -> str:

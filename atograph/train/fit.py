@@ -334,6 +334,12 @@ class Fit:
         state = None if self.checkpoints is None else self.checkpoints.load()
         if state is None:
             return
+        try:
+            self._go_on(state)
+        except _NOT_OURS as error:
+            _refuse(f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}", error)
+
+    def _go_on(self, state: dict[str, Any]) -> None:
         every, before, kind = state["processes"], state["optimizer's class"], _class_of(self.optimizer)
         if len(every) != self.replicas.count:
             _refuse(f"it was one of {len(every)} processes, and now there are {self.replicas.count}")
@@ -341,15 +347,19 @@ class Fit:
             _refuse(f"its optimiser was {before}, and is {kind} now")
         own = every[self.replicas.rank]
         self.place, self.clock.steps = Place(**own["place"]), state["steps"]
+        if not all(type(count) is int and count >= 0 for count in (self.place.epoch, self.place.step)):
+            _refuse(f"it goes on at step {self.place.step} of epoch {self.place.epoch}")
+        if self.place.step:
+            set_random_state(self.place.random, self.task.train_data)
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
-        try:
-            set_weights(self.dense, {**state["weights"], **own["buffers"]})
-            self.good, self.resumed = state["weights"], True
-            self.hook.load(own["hook"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError, RuntimeError) as error:
-            _refuse(f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}", error)
+        for name, parameter in self.dense.named_parameters():
+            if state["weights"][name].shape != parameter.shape:
+                _refuse(f"{name} has another shape there")
+        set_weights(self.dense, {**state["weights"], **own["buffers"]})
+        self.good, self.resumed = state["weights"], True
+        self.hook.load(own["hook"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.compute.load(state["compute"])
         set_random_state(own["random"], self.task.train_data)
 
@@ -378,6 +388,9 @@ class Fit:
         last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
         raise Diverged(what, where=where, last=last, weights=saved, resumed=self.resumed, also=also)
 
+
+_NOT_OURS = (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError, OverflowError)
+"""What a state that is not of this training leads to."""
 
 _OTHER_RUN = "Resume with what the run was started with, or start anew with --force."
 

@@ -83,6 +83,8 @@ class Pruner(Hook, Generic[P]):
         """Go on from such a state; the dense model has its weights already, and the optimiser gets its own after it."""
         for name in _SAVED:
             setattr(self, name, state[name])
+        if state["kept"].keys() != self.plan.kept.keys():
+            raise UserError("this state is of another training: it is of other groups.")
         self.plan = self.graph.plan(kept=state["kept"])
         self.mask = state["mask"].to(self.mask.device)
         self.shares = family_shares(self.units, self.mask)
