@@ -188,10 +188,11 @@ class OnnxModel(nn.Module):
         if not path.is_file():
             raise UserError("there is no such file.", where=str(path), hint=_AGAIN)
         try:
+            onnx.checker.check_model(path)  # weights in other files have to lie beside it: not every runtime looks
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise UserError(
-                f"ONNX Runtime cannot load this file: {_one_line(error)}.",
+                f"this ONNX file cannot be loaded: {_one_line(error)}.",
                 where=str(path),
                 hint=f"It may be damaged, or of an opset that is too new. {_AGAIN}",
             ) from error

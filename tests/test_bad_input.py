@@ -179,7 +179,7 @@ CASES: list[tuple[Callable[[], Any], list[str], str]] = [
     (cut("net.safetensors", 900), [APPLY], "net.safetensors: the file is cut off: it ends in the middle of "),
     # slim.onnx
     (swap("twin/slim.onnx", "run/slim.onnx"), [VERIFY, BENCH], "do not belong together: slim.onnx is of the plan "),
-    (cut("run/slim.onnx", 500), [VERIFY, BENCH], "run/slim.onnx: ONNX Runtime cannot load this file: "),
+    (cut("run/slim.onnx", 500), [VERIFY, BENCH], "run/slim.onnx: this ONNX file cannot be loaded: "),
     (lambda: Path("run/slim.onnx").unlink(), [VERIFY, BENCH], "there is no such file. The ONNX file of a run is made"),
     (nothing, ["verify applied-net"], "applied-net/slim.onnx: there is no such file. The ONNX file of a run is made"),
     # report.json

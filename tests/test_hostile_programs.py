@@ -283,7 +283,7 @@ def test_weights_of_onnx_stay_in_their_folder(where: str, run: Path, capfd: pyte
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
     (run / "slim.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(atograph.UserError, match="ONNX Runtime cannot load this file: "):
+    with pytest.raises(atograph.UserError, match="this ONNX file cannot be loaded: "):
         OnnxModel(run / "slim.onnx", torch.export.export(nn.Identity(), (torch.ones(1),)))
     assert not any(capfd.readouterr())
 

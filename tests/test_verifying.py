@@ -94,7 +94,7 @@ def other_network(run: Path) -> None:
         (other_plan, "the plan is for another model"),
         (other_units, "do not belong together: slim.pt2 is of the plan"),
         (other_network, "ONNX Runtime cannot run this file on these inputs"),
-        (lambda run: (run / "slim.onnx").write_bytes(b"nothing"), "ONNX Runtime cannot load this file"),
+        (lambda run: (run / "slim.onnx").write_bytes(b"nothing"), "this ONNX file cannot be loaded"),
         (lambda run: (run / "slim.onnx").unlink(), "slim.onnx: there is no such file."),
         (lambda run: (run / "slim.safetensors").write_bytes(b"nothing"), "not a safetensors file"),
         (lambda run: shutil.rmtree(run), "there is no such folder"),
