@@ -26,9 +26,6 @@ EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 MANY = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
-SUMS_OVER_ONE = ("einsum", "weighted")
-"""Steps with an einsum: where one unit is left to sum over, torch multiplies, and flop_counter counts nothing."""
-
 Example = tuple[Grown, tuple[Tensor, ...]]
 
 
@@ -42,9 +39,8 @@ def test_masked_is_slim(example: Example, number: int, keep: float) -> None:
     assert found.difference <= 1e-9, (found.difference, model)
     assert Plan.from_json(found.plan.to_json()) == found.plan
     assert found.slim.flops == found.graph.cost.flops(found.plan.counts)
-    if not any(getattr(part, "title", "") in SUMS_OVER_ONE for part in model.parts):
-        args, _ = with_batch(as_double((inputs, {})), 1)
-        assert count_flops(found.slim.as_module(), *args) == found.slim.flops
+    args, _ = with_batch(as_double((inputs, {})), 1)
+    assert count_flops(found.slim.as_module(), *args) == found.slim.flops
 
 
 @seed(SEED)
