@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 
+import pytest
 import torch
 from atograph.passes.plan import Plan
 from growing import Grown, networks
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from reached import every_row, expected, measured, rows_of
 from torch import Tensor
 
 import atograph
-from atograph.capture import with_batch
+from atograph.capture import batch_sizes, with_batch
 from atograph.flop_count import count_flops
 from atograph.inspection import overview
 from atograph.inspection.chain import causes
@@ -24,23 +27,82 @@ from benchmarks.exact import as_double, compare
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-MANY = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+PHASES = [Phase.generate, Phase.shrink]
+MANY = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 Example = tuple[Grown, tuple[Tensor, ...]]
+
+
+@pytest.fixture(scope="module")
+def reached(request: pytest.FixtureRequest) -> Iterator[set[str]]:
+    """Rows of the op table that networks went through, told at the end of a long run."""
+    with measured(request.config, shown="FUZZ_N" in os.environ) as found:
+        yield found
 
 
 @seed(SEED)
 @MANY
 @given(networks(), st.integers(0, 2**16), st.sampled_from([0.2, 0.5, 0.8]))
-def test_masked_is_slim(example: Example, number: int, keep: float) -> None:
-    """Exact in float64, the FLOPs are those that were predicted, and the plan survives its file."""
+def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: float) -> None:
+    reached |= rows_of(check(example, number, keep).program)
+
+
+@pytest.mark.parametrize("row", every_row(), ids=lambda row: row[1])
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 75, 1))
+@given(st.data(), st.integers(0, 2**16))
+def test_a_network_with_this_op(row: tuple[int, str], data: st.DataObject, number: int) -> None:
+    """Each row of the op table occurs in networks that are random otherwise."""
+    graph = check(data.draw(networks(2, row)), number, 0.5)
+    assert row[1] in rows_of(graph.program)
+
+
+def test_every_rule_is_reached() -> None:
+    """The rows above are those of the op table; what is missing has a reason."""
+    assert {name for _rank, name in every_row()} == expected()
+
+
+def check(example: Example, number: int, keep: float) -> atograph.Graph:
+    """Masked is slim in float64, the FLOPs are those that were predicted, and the plan survives its file."""
     model, inputs = example
     found = compare(model, inputs, seed=number, keep=keep)
     assert found.difference <= 1e-9, (found.difference, model)
     assert Plan.from_json(found.plan.to_json()) == found.plan
     assert found.slim.flops == found.graph.cost.flops(found.plan.counts)
-    args, _ = with_batch(as_double((inputs, {})), 1)
+    wide = as_double((inputs, {}))
+    args, _ = with_batch(wide, batch_sizes(wide, found.graph.program)[0])  # one sample, unless two were fixed
     assert count_flops(found.slim.as_module(), *args) == found.slim.flops
+    return found.graph
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 5, 10))
+@given(networks(), st.integers(0, 2**16))
+def test_a_slim_model_has_the_groups_that_are_left(example: Example, number: int) -> None:
+    """Traced again, it has the same groups: of the same parameters, as many units as were kept, prunable or not.
+
+    Each group keeps two units at least here. A single one would be a dimension of size 1, which is no group any more
+    and broadcasts: it may let go of what was tied to it.
+    """
+    model, inputs = example
+    graph = atograph.trace(model.double(), *as_double((inputs, {})))
+    chance = random.Random(number)
+    kept = {
+        group.name: sorted(chance.sample(range(group.size), chance.randint(min(2, group.size), group.size)))
+        for group in graph.prunable
+    }
+    slim = atograph.slim(graph, graph.plan(kept=kept))
+    again = atograph.trace(slim.double(), *as_double((inputs, {})))
+    left = {
+        group.members: (len(kept.get(group.name, range(group.size))), group.frozen is None) for group in graph.groups
+    }
+    assert {group.members: (group.size, group.frozen is None) for group in again.groups} == left
 
 
 @seed(SEED)
