@@ -27,12 +27,11 @@ from benchmarks.exact import as_double, compare
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-PHASES = [Phase.generate, Phase.shrink]
 MANY = settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    phases=[Phase.generate],
+    phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
 

@@ -71,7 +71,7 @@ def networks(draw: Draw, most: int = 14, row: tuple[int, str] | None = None) -> 
             again[shape] = len(grown.parts) - 1
     unread = [index for index in range(grown.inputs, len(grown.shapes)) if index not in grown.read]
     outputs = []
-    for index in sorted({*unread[-2:], *named.intersection(unread)}) or [grown.last]:
+    for index in sorted({*unread[-2:], *named}) or [grown.last]:
         if draw(st.integers(0, 3)):  # a head; without one, what it is stays
             grown.add([index], _head(grown.shapes[index]))
             index = grown.last
