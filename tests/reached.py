@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
-import pytest
 import torch
 from atograph.passes.program import Program
 from atograph.passes.rules import rule_for, targets
-from growing import ROWS
 
 UNREACHED = {
     "aten.detach_.default": "in place, so it is another op before rules run",
@@ -36,18 +33,6 @@ def expected() -> set[str]:
     return {row_name(target) for target in targets()} - {row_name(target) for target in UNREACHED}
 
 
-def every_row() -> list[tuple[int, str]]:
-    """All that `ROWS` has: rank and name."""
-    return [(rank, name) for rank, rows in ROWS.items() for name in rows]
-
-
-@contextmanager
-def measured(config: pytest.Config, shown: bool) -> Iterator[set[str]]:
-    """Collects rows; in the end says which were not reached, if that is wanted."""
-    found: set[str] = set()
-    yield found
-    capture = config.pluginmanager.getplugin("capturemanager")
-    if shown:
-        missed = sorted(expected() - found)
-        with capture.global_and_fixture_disabled():
-            print(f"\n{len(found)} rows of the op table reached, {len(missed)} not{': ' if missed else ''}", *missed)
+def every(table: Mapping[int, Iterable[str]]) -> list[tuple[int, str]]:
+    """All steps of a table such as `ROWS`: rank and name."""
+    return [(rank, name) for rank, rows in table.items() for name in rows]

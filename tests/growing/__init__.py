@@ -4,7 +4,8 @@ A network is a list of steps; each reads values that were made before it, and ma
 """
 
 from growing.grow import networks
+from growing.knots import KNOTS
 from growing.network import Grown
 from growing.rows import ROWS
 
-__all__ = ["ROWS", "Grown", "networks"]
+__all__ = ["KNOTS", "ROWS", "Grown", "networks"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from growing import steps_any, steps_image, steps_sequence  # noqa: F401  (their kinds of steps)
+from growing.knots import KNOTS
 from growing.network import IMAGE, KINDS, SEQUENCE, VECTOR, Draw, Grown, Made, Own, Shape, Step
 from growing.pairs import two
 from growing.rows import ROWS
@@ -47,7 +48,7 @@ class Growing:
 
 @st.composite
 def networks(draw: Draw, most: int = 14, row: tuple[int, str] | None = None) -> tuple[Grown, tuple[Tensor, ...]]:
-    """A network in eval mode, with inputs of two samples; with a row of `ROWS` in it where one is given."""
+    """A network in eval mode, with inputs of two samples; with a row of `ROWS` or `KNOTS` in it where one is given."""
     torch.manual_seed(draw(st.integers(0, 2**16)))
     rank = draw(st.sampled_from(list(FIRST))) if row is None or not row[0] else row[0]
     first = draw(st.sampled_from(FIRST[rank]))
@@ -55,7 +56,8 @@ def networks(draw: Draw, most: int = 14, row: tuple[int, str] | None = None) -> 
     inputs = tuple(torch.randn(2, *shape) for shape in grown.shapes)
     if row is not None:
         assert grown.add([0], _widened(draw, first))
-        assert grown.add([grown.last], run(row[1], ROWS[row[0]][row[1]], grown.shapes[-1])), row
+        function = {**KNOTS[row[0]], **ROWS[row[0]]}[row[1]]
+        assert grown.add([grown.last], run(row[1], function, grown.shapes[-1])), row
     named = set() if row is None else {grown.last}
     again: dict[Shape, int] = {}  # the part that takes and gives a value of this shape
     for _ in range(draw(st.integers(min(3, most), most))):
@@ -82,8 +84,9 @@ def networks(draw: Draw, most: int = 14, row: tuple[int, str] | None = None) -> 
 def one(draw: Draw, shape: Shape) -> Made | None:
     """A step that reads one value."""
     rank = len(shape)
-    if draw(st.integers(0, 2)) == 0:
-        rows = {**ROWS[0], **ROWS[rank]}
+    table = draw(st.sampled_from([None, None, ROWS, KNOTS]))
+    if table is not None:
+        rows = {**table[0], **table[rank]}
         name = draw(st.sampled_from(sorted(rows)))
         return run(name, rows[name], shape)
     name = draw(st.sampled_from([name for name, (wanted, _make) in KINDS.items() if wanted in (0, rank)]))
