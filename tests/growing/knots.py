@@ -18,13 +18,13 @@ def first(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def pairs(x: Tensor) -> Tensor:
-    """(b, c, ...) → (b, c/2, 2, ...)."""
-    return x.unflatten(1, (-1, 2))
+    """(b, c, ...) → (b, c/2, 2, ...), without the last channel if they are odd."""
+    return x[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2))
 
 
 def halves(x: Tensor) -> Tensor:
-    """(b, c, ...) → (b, 2, c/2, ...)."""
-    return x.unflatten(1, (2, -1))
+    """(b, c, ...) → (b, 2, c/2, ...), without the last channel if they are odd."""
+    return x[:, : x.shape[1] // 2 * 2].unflatten(1, (2, -1))
 
 
 def tied(x: Tensor, weight: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def tied(x: Tensor, weight: Tensor) -> Tensor:
 
 def written(x: Tensor) -> Tensor:
     y = x * 1.0
-    y[:, :2] += y[:, 1:3]
+    y[:, :2] += x[:, 1:3]
     y[:, 1] = y[:, 0].relu()
     return y
 
