@@ -306,3 +306,26 @@ def test_flops_of_products_with_vectors_are_those_that_torch_counts(
     halves = {group.name: kept if group.size == 8 else [0] for group in graph.prunable}
     slim = atograph.slim(graph, graph.plan(kept=halves))
     assert graph.flops == count_flops(model, torch.randn(1, 6)) and slim.flops == count_flops(slim, torch.randn(1, 6))
+
+
+def test_flops_are_counted_where_a_module_returns_a_part_of_its_parameter() -> None:
+    """torch's tracker of modules sets a hook on it, as if there were gradients."""
+
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(9, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.table[: x.shape[1]]
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.head = Places(), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x + self.places(x))
+
+    x = torch.randn(1, 5, 6)
+    assert count_flops(Placed(), x) == atograph.trace(Placed(), x).flops == 2 * 5 * 6 * 4

@@ -150,7 +150,7 @@ IMAGE_ROWS = {
     "triu_indices.default": lambda x, p: x[:, :, torch.triu_indices(4, 4)[0], torch.triu_indices(4, 4)[1]].unsqueeze(3),
     "eye.default": lambda x, p: x @ (torch.eye(x.shape[3]).to(x) + 0.5),
     "eye.m": lambda x, p: x @ torch.eye(x.shape[3], 3).to(x),
-    "view_as_complex.default": lambda x, p: torch.view_as_complex(x.unflatten(3, (-1, 2))).real,
+    "view_as_complex.default": lambda x, p: torch.view_as_complex(x.contiguous().unflatten(3, (-1, 2))).real,
     "fft_fft2.default": lambda x, p: torch.fft.fft2(x).real,
     "fft_ifft2.default": lambda x, p: torch.fft.ifft2(x).imag,
     "fft_rfft2.default": lambda x, p: torch.fft.rfft2(x, norm="ortho").abs(),
