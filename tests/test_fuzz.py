@@ -41,6 +41,11 @@ MANY = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter"),
+    pytest.mark.filterwarnings("ignore:index_reduce"),
+]
+
 Example = tuple[Grown, tuple[Tensor, ...]]
 
 
@@ -70,7 +75,7 @@ def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: 
 
 @pytest.mark.parametrize("row", every(ROWS), ids=lambda row: row[1])
 @seed(SEED)
-@settings(MANY, max_examples=max(EXAMPLES // 75, 1))
+@settings(MANY, max_examples=max(EXAMPLES // 100, 1))
 @given(st.data(), st.integers(0, 2**16))
 def test_a_network_with_this_op(row: tuple[int, str], data: st.DataObject, number: int) -> None:
     """Each row of the op table occurs in networks that are random otherwise."""
@@ -92,7 +97,7 @@ def test_every_rule_is_reached() -> None:
 
 
 def check(example: Example, number: int, keep: float) -> atograph.Graph:
-    """Masked is slim in float64, the FLOPs are those that were predicted, and the plan survives its file."""
+    """Masked is slim in float64, at another batch size too, FLOPs are those predicted, and the plan survives its file."""
     model, inputs = example
     found = compare(model, inputs, seed=number, keep=keep)
     assert found.difference <= 1e-9, (found.difference, model)
