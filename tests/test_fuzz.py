@@ -97,7 +97,7 @@ def test_every_rule_is_reached() -> None:
 
 
 def check(example: Example, number: int, keep: float) -> atograph.Graph:
-    """Masked is slim in float64, at another batch size too, FLOPs are those predicted, and the plan survives its file."""
+    """Masked is slim in float64, for other batches, too; FLOPs are as predicted, and the plan survives its file."""
     model, inputs = example
     found = compare(model, inputs, seed=number, keep=keep)
     assert found.difference <= 1e-9, (found.difference, model)
