@@ -28,7 +28,7 @@ from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
 from atograph.passes.interpolated import Interpolated, Table
 from atograph.passes.plan import fingerprint
-from atograph.passes.polynomial import Polynomial
+from atograph.passes.polynomial import Polynomial, value_at
 from atograph.passes.program import Program
 from atograph.passes.widths import Widths
 from atograph.profiling import kernel_times
@@ -198,9 +198,7 @@ class LayerGrid:
         return _Part(f"{layer.kind} {shown}", layer, points)
 
     def _at_dense(self, width: Polynomial | int) -> int:
-        if isinstance(width, int):
-            return width
-        return sum(n * prod(self._sizes[name] for name in names) for names, n in width.terms.items())
+        return value_at(width, self._sizes)
 
     def measure(self, times: Times, progress: Stage) -> dict[str, list[float]]:
         """Milliseconds of every layer at every point of its grid: key → in the order of the grid."""

@@ -1,9 +1,13 @@
-"""Polynomials in the groups' counts: what costs are made of, exact for integers and differentiable for soft counts."""
+"""Polynomials in the groups' counts: what costs are made of, exact for integers and differentiable for soft counts.
+
+A cost that is not there at all where one unit is left has one more factor, `AboveOne`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -58,6 +62,41 @@ def _sum(parts: Iterable[Mapping[tuple[str, ...], int]]) -> dict[tuple[str, ...]
     return total
 
 
+class AboveOne(str):
+    """A factor that is 1 where a product of counts is above 1, and 0 where it is not: ``[g3·g4 > 1]``."""
+
+    factors: tuple[str, ...]
+
+    def __new__(cls, factors: tuple[str, ...]) -> AboveOne:
+        """The factor for the product of the counts of these names."""
+        made = super().__new__(cls, f"[{'·'.join(factors)} > 1]")
+        made.factors = factors
+        return made
+
+
+def above_one(size: Polynomial | int) -> Polynomial | int:
+    """1 where a size is above 1, and 0 where it is not; every count that it is made of is 1 or more."""
+    if isinstance(size, int):
+        return int(size > 1)
+    if sum(size.terms.values()) > 1:
+        return 1
+    ((factors, _one),) = size.terms.items()
+    return Polynomial({(AboveOne(factors),): 1})
+
+
+def _count_of(name: str, count: Callable[[str], Any]) -> Any:
+    """The value of one factor of a product of counts."""
+    if not isinstance(name, AboveOne):
+        return count(name)
+    above = prod(map(count, name.factors)) > 1
+    return above.double() if isinstance(above, torch.Tensor) else int(above)
+
+
+def value_at(size: Polynomial | int, counts: Mapping[str, int]) -> int:
+    """A size or a cost at the counts of all groups."""
+    return sum(n * prod(_count_of(name, counts.__getitem__) for name in names) for names, n in _terms(size).items())
+
+
 class Monomials:
     """Products of counts, to be evaluated many times.
 
@@ -84,7 +123,11 @@ class Monomials:
 
     def __call__(self, kept: Mapping[str, Any]) -> Any:
         """All products: an array, or a float64 tensor where a count is one."""
-        counts = [*(kept.get(name, self._defaults[name]) for name in self._names), 1]
+
+        def count(name: str) -> Any:
+            return kept.get(name, self._defaults[name])
+
+        counts = [*(_count_of(name, count) for name in self._names), 1]
         soft = [count for count in counts if isinstance(count, torch.Tensor)]
         if not soft:
             return np.array(counts)[self._positions].prod(axis=1)

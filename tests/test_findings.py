@@ -284,10 +284,14 @@ VECTOR = torch.randn(8)
         lambda y: torch.einsum("bi,j->b", y, VECTOR),
         lambda y: torch.einsum("bi,cj->bc", y, y[:1]),
         lambda y: torch.einsum("bi,ij->bj", y, torch.eye(8)),
+        lambda y: torch.einsum("bi,ij->bj", y[:, :1], torch.eye(8)),
+        lambda y: torch.einsum("bi,bj->ij", y, y),
+        lambda y: torch.einsum("bic,cij->bj", y.view(-1, 2, 4), torch.ones(4, 2, 3)),
     ],
 )
+@pytest.mark.parametrize("kept", [[0, 3, 4], [5]])  # where one unit is left to sum over, torch multiplies
 def test_flops_of_products_with_vectors_are_those_that_torch_counts(
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: Callable[[torch.Tensor], torch.Tensor], kept: list[int]
 ) -> None:
     class Product(nn.Module):
         def __init__(self) -> None:
@@ -299,5 +303,29 @@ def test_flops_of_products_with_vectors_are_those_that_torch_counts(
 
     model = Product().eval()
     graph = atograph.trace(model, torch.randn(2, 6))
-    slim = atograph.slim(graph, graph.plan(kept={"g0": [0, 3, 4]}))
+    halves = {group.name: kept if group.size == 8 else [0] for group in graph.prunable}
+    slim = atograph.slim(graph, graph.plan(kept=halves))
     assert graph.flops == count_flops(model, torch.randn(1, 6)) and slim.flops == count_flops(slim, torch.randn(1, 6))
+
+
+def test_flops_are_counted_where_a_module_returns_a_part_of_its_parameter() -> None:
+    """torch's tracker of modules sets a hook on it, as if there were gradients."""
+
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(9, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.table[: x.shape[1]]
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.head = Places(), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x + self.places(x))
+
+    x = torch.randn(1, 5, 6)
+    assert count_flops(Placed(), x) == atograph.trace(Placed(), x).flops == 2 * 5 * 6 * 4

@@ -7,44 +7,174 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
+from collections.abc import Iterator
 
+import pytest
 import torch
+from atograph.passes.exported import to_exported
+from atograph.passes.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan import Plan
-from growing import Grown, networks
-from hypothesis import HealthCheck, given, seed, settings
+from growing import KNOTS, ROWS, Grown, networks
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from reached import every, expected, rows_of
 from torch import Tensor
 
 import atograph
-from atograph.capture import with_batch
+from atograph.capture import batch_sizes, with_batch
+from atograph.certificate import TOLERANCE
 from atograph.flop_count import count_flops
 from atograph.inspection import overview
 from atograph.inspection.chain import causes
-from benchmarks.exact import as_double, compare
+from atograph.onnx_export import OnnxModel, export_onnx
+from benchmarks.exact import as_double, compare, difference
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-MANY = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+MANY = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
 
-SUMS_OVER_ONE = ("einsum", "weighted")
-"""Steps with an einsum: where one unit is left to sum over, torch multiplies, and flop_counter counts nothing."""
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter"),
+    pytest.mark.filterwarnings("ignore:index_reduce"),
+]
 
 Example = tuple[Grown, tuple[Tensor, ...]]
+
+
+@pytest.fixture(scope="module")
+def reached(request: pytest.FixtureRequest) -> Iterator[set[str]]:
+    """Rows of the op table that networks went through; the others are told at the end of a long run."""
+    found: set[str] = set()
+    yield found
+    missed = sorted(expected() - found)
+    _tell(request.config, f"{len(found)} rows of the op table reached at random, {len(missed)} not: {' '.join(missed)}")
+
+
+@pytest.fixture(scope="module")
+def refused(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """How often what was refused on the way to ONNX Runtime, told at the end of a long run."""
+    found: Counter[str] = Counter()
+    yield found
+    _tell(request.config, *(f"{count} × {what}" for what, count in found.most_common()))
 
 
 @seed(SEED)
 @MANY
 @given(networks(), st.integers(0, 2**16), st.sampled_from([0.2, 0.5, 0.8]))
-def test_masked_is_slim(example: Example, number: int, keep: float) -> None:
-    """Exact in float64, the FLOPs are those that were predicted, and the plan survives its file."""
+def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: float) -> None:
+    reached |= rows_of(check(example, number, keep).program)
+
+
+@pytest.mark.parametrize("row", every(ROWS), ids=lambda row: row[1])
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 100, 1))
+@given(st.data(), st.integers(0, 2**16))
+def test_a_network_with_this_op(row: tuple[int, str], data: st.DataObject, number: int) -> None:
+    """Each row of the op table occurs in networks that are random otherwise."""
+    graph = check(data.draw(networks(2, row)), number, 0.5)
+    assert row[1] in rows_of(graph.program)
+
+
+@pytest.mark.parametrize("knot", every(KNOTS), ids=lambda knot: knot[1])
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 75, 1))
+@given(st.data(), st.integers(0, 2**16))
+def test_a_network_with_this_knot(knot: tuple[int, str], data: st.DataObject, number: int) -> None:
+    check(data.draw(networks(2, knot)), number, 0.5)
+
+
+def test_every_rule_is_reached() -> None:
+    """The rows above are those of the op table; what is missing has a reason."""
+    assert {name for _rank, name in every(ROWS)} == expected()
+
+
+def check(example: Example, number: int, keep: float) -> atograph.Graph:
+    """Masked is slim in float64, for other batches, too; FLOPs are as predicted, and the plan survives its file."""
     model, inputs = example
     found = compare(model, inputs, seed=number, keep=keep)
     assert found.difference <= 1e-9, (found.difference, model)
     assert Plan.from_json(found.plan.to_json()) == found.plan
     assert found.slim.flops == found.graph.cost.flops(found.plan.counts)
-    if not any(getattr(part, "title", "") in SUMS_OVER_ONE for part in model.parts):
-        args, _ = with_batch(as_double((inputs, {})), 1)
-        assert count_flops(found.slim.as_module(), *args) == found.slim.flops
+    wide = as_double((inputs, {}))
+    args, _ = with_batch(wide, batch_sizes(wide, found.graph.program)[0])  # one sample, unless two were fixed
+    assert count_flops(found.slim.as_module(), *args) == found.slim.flops
+    if not found.graph.program.interface.fixed:
+        args, _ = with_batch(wide, 5)
+        with torch.no_grad():
+            masked = _listed(atograph.mask(model, found.plan)(*args))
+            assert difference(masked, _listed(found.slim(*args))) <= 1e-9
+    return found.graph
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 5, 10))
+@given(networks(), st.integers(0, 2**16))
+def test_a_slim_model_has_the_groups_that_are_left(example: Example, number: int) -> None:
+    """Analysed again, it has the same groups: of the same parameters, as many units as were kept, prunable or not.
+
+    It is the slim program that is analysed: traced from a module, the orders of its shuffles would be buffers, which
+    might hold anything.
+
+    Each group keeps two units at least here. A single one would be a dimension of size 1, which is no group any more
+    and broadcasts: it may let go of what was tied to it.
+    """
+    model, inputs = example
+    graph = atograph.trace(model.double(), *as_double((inputs, {})))
+    chance = random.Random(number)
+    kept = {
+        group.name: sorted(chance.sample(range(group.size), chance.randint(min(2, group.size), group.size)))
+        for group in graph.prunable
+    }
+    slim = atograph.slim(graph, graph.plan(kept=kept))
+    again = atograph.Graph(Pipeline.parse(ANALYSE).run(slim.passes_program), None)
+    left = [
+        (group.members, len(kept.get(group.name, range(group.size))), group.frozen is None) for group in graph.groups
+    ]
+    assert sorted((group.members, group.size, group.frozen is None) for group in again.groups) == sorted(left)
+    assert (again.flops, again.params) == (slim.flops, slim.params)
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 40, 1))
+@given(networks(4), st.integers(0, 2**16))
+def test_onnx_runtime_agrees(
+    refused: Counter[str], tmp_path_factory: pytest.TempPathFactory, example: Example, number: int
+) -> None:
+    """The slim file gives what the slim program gives, as near as float32 is to float64.
+
+    What torch.onnx or ONNX Runtime refuses is refused of the dense model, too, and for the same op.
+    """
+    model, inputs = example
+    folder = tmp_path_factory.mktemp("onnx")
+    graph = atograph.trace(model, inputs)
+    slim = atograph.slim(graph, graph.plan(random=number))
+    forms = {"slim": slim.program, "dense": to_exported(graph.program)}
+
+    def in_runtime(which: str) -> OnnxModel:
+        return OnnxModel(export_onnx(forms[which], folder / f"{which}.onnx"), forms[which])
+
+    try:
+        exported = in_runtime("slim")
+    except atograph.UserError as error:
+        with pytest.raises(atograph.UserError) as dense:
+            in_runtime("dense")
+        assert error.message == dense.value.message
+        refused[error.message] += 1
+        return
+    with torch.no_grad():
+        single, found = _listed(slim(*inputs)), _listed(exported(*inputs))
+        wide = as_double((inputs, {}))
+        double = _listed(atograph.slim(atograph.trace(model.double(), *wide), slim.plan)(*wide[0]))
+    allowed = max(TOLERANCE, 10 * difference(double, [x.double() for x in single]))  # float32 itself may be as far off
+    assert difference(single, found) <= allowed, model
 
 
 @seed(SEED)
@@ -82,3 +212,9 @@ def test_what_is_shown_is_so(example: Example, number: int) -> None:
 
 def _listed(found: object) -> tuple[Tensor, ...]:
     return found if isinstance(found, tuple) else (found,)  # type: ignore[return-value]
+
+
+def _tell(config: pytest.Config, *lines: str) -> None:
+    if "FUZZ_N" in os.environ:
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print("", *lines, sep="\n")

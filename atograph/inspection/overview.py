@@ -17,7 +17,7 @@ from atograph.passes.dims import axes_of
 from atograph.passes.groups import Group, Groups
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan, least_kept
-from atograph.passes.polynomial import Polynomial, added
+from atograph.passes.polynomial import Polynomial, added, value_at
 from atograph.passes.program import Program
 from atograph.passes.reason import Reason, module_of, source_of
 from atograph.passes.rules import name_of
@@ -164,7 +164,7 @@ def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: f
         flops=graph.flops,
         params=graph.params,
         bytes=graph.bytes,
-        modules=tuple(_modules(graph, {node: _at_full(cost, counts.sizes) for node, cost in by_node.items()})),
+        modules=tuple(_modules(graph, {node: value_at(cost, counts.sizes) for node, cost in by_node.items()})),
         parameters=tuple(_parameters(graph)),
         groups=tuple(
             GroupView(
@@ -200,18 +200,12 @@ def why(reason: Reason | None) -> Why | None:
     return Why(text=reason.text, module=reason.module or reason.node, source=reason.source, wish=reason.wish)
 
 
-def _at_full(cost: Polynomial | int, sizes: Mapping[str, int]) -> int:
-    if isinstance(cost, int):
-        return cost
-    return sum(factor * prod(sizes[name] for name in names) for names, factor in cost.terms.items())
-
-
 def _hanging(cost: Polynomial, sizes: Mapping[str, int]) -> dict[str, int]:
     """Group → the part of a cost that would be gone with all of its units."""
     found: dict[str, int] = {}
     for names, factor in cost.terms.items():
-        value = factor * prod(sizes[name] for name in names)
-        for name in set(names):
+        value = value_at(Polynomial({names: factor}), sizes)
+        for name in sizes.keys() & set(names):
             found[name] = found.get(name, 0) + value
     return found
 

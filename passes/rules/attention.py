@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from atograph.passes.dims import Dim, Shape, product
 from atograph.passes.flow import Affine, Contraction, Operand
+from atograph.passes.polynomial import above_one
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
@@ -70,8 +71,11 @@ def einsum(op: Op) -> Effect:
     if any(len(set(term)) != len(term) for term in terms) or len(terms) > 2:
         raise Unsupported("a diagonal, or more than two operands,")
     dims: dict[str, Dim] = {}
+    stretched: set[str] = set()  # letters that an operand has once, and the other many times
     for term, node in zip(terms, nodes, strict=True):
         for letter, dim in zip(term, op.shape(node), strict=True):
+            if letter in dims and (dims[letter].size == 1) != (dim.size == 1):
+                stretched.add(letter)
             if dim.size == 1 and letter in dims and dims[letter].size != 1:
                 continue
             if letter in dims and dims[letter].size != 1:
@@ -90,15 +94,18 @@ def einsum(op: Op) -> Effect:
         for letter, dim in dims.items()
         if letter not in output
     )
-    # torch sums over what only one operand has before, and multiplies matrices only if something is left to sum over
-    shared = [letter for letter in dims if letter not in output and all(letter in term for term in terms)]
-    multiplied = tuple(dims[letter] for letter in (*output, *shared))
+    # torch sums over what only one operand has before, and multiplies matrices only if something is left to sum over:
+    # more than one index
+    shared = [
+        letter
+        for letter in dims
+        if letter not in output and all(letter in term for term in terms) and letter not in stretched
+    ]
+    results, summed = product([dims[letter] for letter in output]), product([dims[letter] for letter in shared])
 
     def flops(at: Any) -> Any:
-        total = 2
-        for size in at(multiplied):
-            total = total * size
-        return total
+        rows, inner = at((results, summed))
+        return 2 * rows * inner * above_one(inner)
 
     return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 and shared else None)
 

@@ -1,0 +1,11 @@
+"""Random networks for property tests: a Hypothesis strategy that grows small valid models step by step.
+
+A network is a list of steps; each reads values that were made before it, and makes one or more.
+"""
+
+from growing.grow import networks
+from growing.knots import KNOTS
+from growing.network import Grown
+from growing.rows import ROWS
+
+__all__ = ["KNOTS", "ROWS", "Grown", "networks"]
