@@ -316,3 +316,20 @@ def test_flops_of_an_lstm_are_counted_on_the_kernel_that_the_cpu_uses(options: d
     assert count_flops(model, x) == graph.flops > 0
     with torch.backends.mkldnn.flags(enabled=False):
         assert count_flops(model, x) == graph.flops
+
+
+def test_a_recurrent_layer_is_proved_in_float64() -> None:
+    """Its program makes a first state of the type that it was captured with."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.hidden, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 12), nn.Linear(12, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.hidden(self.cell(x)[0][:, -1])))
+
+    torch.manual_seed(0)
+    batches = [(torch.randn(8, 5, 6), torch.randint(0, 4, (8,))) for _ in range(3)]
+    report = atograph.compress(Recurrent(), batches, flops=0.6, epochs=1).report
+    assert report.float64 is not None and report.float64 <= 1e-9
