@@ -16,6 +16,7 @@ from textwrap import dedent
 import onnxruntime
 import pytest
 import torch
+from forked import completed
 from networks import build
 from torch import nn
 
@@ -61,8 +62,7 @@ def data(seed: int, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def run(folder: Path, *arguments: str, spec: str = SPEC) -> subprocess.CompletedProcess[str]:
     (folder / "net.py").write_text(dedent(spec))
-    command = [sys.executable, "-m", "atograph", "compress", "net.py", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return completed(folder, "compress", "net.py", *arguments)
 
 
 def test_a_run_from_the_command_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from killed import start
+from forked import OUT, completed, start
 from safetensors.torch import save_file
 
 SPEC = dedent("""
@@ -76,19 +76,17 @@ FILES = {"log.csv", "plan.json", "report.html", "report.json", "slim.onnx", "sli
 COMPRESS = ("compress", "net.py", "--flops", "0.4", "--set", "checkpoint_seconds=0", "--out", "run")
 
 
-def finish(folder: Path, *arguments: str, spec: str | None = None) -> tuple[int | None, str]:
+def finish(folder: Path, *arguments: str, spec: str | None = None) -> tuple[int, str]:
     """Exit code and output of a whole command."""
     if spec is not None:
         (folder / "net.py").write_text(SPEC + dedent(spec))
-    (folder / "output.txt").write_text("")
-    process = start(folder, *arguments)
-    process.join(200)
-    return process.exitcode, (folder / "output.txt").read_text()
+    done = completed(folder, *arguments)
+    return done.returncode, done.stdout + done.stderr
 
 
 def left(folder: Path) -> set[str]:
     """What there is besides the test's own files."""
-    return {path.name for path in folder.iterdir()} - {"net.py", "output.txt", "__pycache__"}
+    return {path.name for path in folder.iterdir()} - {"net.py", OUT, "__pycache__"}
 
 
 def test_killed_twenty_times(tmp_path: Path) -> None:
@@ -105,7 +103,7 @@ def test_killed_twenty_times(tmp_path: Path) -> None:
         process.join(chance.uniform(0.1, 1.0) * whole)
         process.kill()
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "output.txt").read_text()
+        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / OUT).read_text()
         if (tmp_path / "run").exists():
             assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     code, output = finish(tmp_path, *COMPRESS, "--epochs", "6", "--resume", "--force")
@@ -149,7 +147,7 @@ def test_one_run_at_a_time_and_a_polite_kill(tmp_path: Path, sent: signal.Signal
     assert first.pid is not None and first.is_alive()
     os.kill(first.pid, sent)
     first.join(60)
-    output = (tmp_path / "output.txt").read_text()
+    output = (tmp_path / OUT).read_text()
     assert first.exitcode == code and f"{how} (making the model): nothing was written" in output, output
     assert "Traceback" not in output
     assert left(tmp_path) == set()
