@@ -33,6 +33,7 @@ GOOD = """
 @pytest.fixture(autouse=True)
 def _restore_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "net", raising=False)  # that another test has loaded
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
