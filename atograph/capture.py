@@ -185,7 +185,8 @@ def _refused(error: Exception, own: Exception | None) -> UserError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = (lines[0] if lines else "no reason given").rstrip(".")
     at = line_of_user(error)
-    what = f"{type(error).__name__}: {reason[:400]}" + (f" (at {at})." if at else ".")
+    kind = "" if isinstance(error, NotIntegral) else f"{type(error).__name__}: "
+    what = f"{kind}{reason[:400]}" + (f" (at {at})." if at else ".")
     if own is not None:
         return UserError(
             f"the model fails on its example inputs, without any capture: {what}",

@@ -114,7 +114,7 @@ def _make_concrete(graph: fx.Graph) -> None:
                 numbers[symbol] = _prime(str(symbol), data)
         found = size.node.expr.xreplace(numbers)
         if isinstance(size, torch.SymInt) and not size.node.expr.is_polynomial(*numbers):
-            raise NotIntegral(f"{size}")
+            raise NotIntegral(f"a size of it, {size}, is no polynomial of the batch and of sizes that the data decide")
         kind = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(size)]
         return kind(found)
 

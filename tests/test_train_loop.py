@@ -220,7 +220,9 @@ def test_a_loss_of_nan_names_the_step_and_leaves_the_last_good_weights() -> None
     settings, model, record = TrainSettings(flops=0.4, epochs=5, device="cpu"), fresh(), Record()
     states: list[dict[str, Tensor]] = []
     record.epoch = lambda row: states.append({n: v.clone() for n, v in model.state_dict().items()})  # type: ignore
-    with pytest.raises(UserError, match=r"epoch 3, step 4: .* loss of nan \(this batch holds .*\); .* end of epoch 2 \(loss") as caught:
+    with pytest.raises(
+        UserError, match=r"epoch 3, step 4: .* loss of nan \(this batch holds .*\); .* end of epoch 2 \(loss"
+    ) as caught:
         auto_train_once(model, two_convs_graph(), Task(NanAt(3, 4)), settings, record)
     assert caught.value.hint and len(states) == 2 and record.events[-1] == "stop"
     assert all(torch.equal(value, states[-1][name]) for name, value in model.state_dict().items())

@@ -35,6 +35,13 @@ def words(x: Tensor) -> Tensor:
     return torch.arange(x.shape[1]) % 5
 
 
+def several(x: Tensor) -> Tensor:
+    """The numbers of two channels or more: how many counts there are follows the data, and one would broadcast."""
+    if x.shape[1] < 2:
+        raise ValueError("a single channel")
+    return torch.arange(x.shape[1])
+
+
 SEQUENCE_ROWS = {
     # attention and recurrent layers
     "scaled_dot_product_attention.default": lambda x, p: F.scaled_dot_product_attention(
@@ -112,5 +119,5 @@ VECTOR_ROWS = {
     "any.default": lambda x, p: over(x, p, lambda v: (v > 0.5).any()),
     "all.default": lambda x, p: over(x, p, lambda v: (v > 0.01).all()),
     "histc.default": lambda x, p: x * torch.histc(along(x, p), x.shape[1], -2.0, 2.0),
-    "bincount.default": lambda x, p: x * torch.bincount(torch.arange(x.shape[1]), minlength=x.shape[1]),
+    "bincount.default": lambda x, p: x * torch.bincount(several(x), minlength=x.shape[1]),
 }  # fmt: skip
