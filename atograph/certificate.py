@@ -45,7 +45,7 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
             raise InternalError(
                 f"the certificate failed at a batch of {entry.batch}: masked and slim differ by "
                 f"{entry.masked_slim:.1e}, slim and ONNX Runtime by {entry.slim_onnx:.1e}, allowed are "
-                f"{TOLERANCE:.0e} (relative)."
+                f"{entry.tolerance:.0e} (relative)."
             )
     return entries
 
@@ -67,16 +67,24 @@ def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
     """
     revived = _revived(masked, slim.plan)
     entries = []
-    for size in batch_sizes(inputs, slim.passes_program):
+    *smaller, own = batch_sizes(inputs, slim.passes_program)
+    for size in (*smaller, own):
         args, kwargs = with_batch(tuple(inputs), size)
         with eval_mode(masked), eval_mode(revived), torch.no_grad():
-            reference = tensors_of(masked(*args, **kwargs))
+            try:
+                reference = tensors_of(masked(*args, **kwargs))
+            except Exception:
+                if size == own:
+                    raise
+                continue  # statistics of a single sample, say: no batch for this model
             found = tensors_of(slim(*args, **kwargs))
             entry = Comparison(
                 batch=size,
                 masked_slim=_largest(reference, found),
                 slim_onnx=_largest(found, tensors_of(onnx_model(*args, **kwargs))),
-                tolerance=TOLERANCE,
+                tolerance=max(
+                    [TOLERANCE, *(10 * torch.finfo(t.dtype).eps for t in reference if t.is_floating_point())]
+                ),
                 moved=_largest(reference, tensors_of(revived(*args, **kwargs))),
             )
         entries.append(entry)
@@ -86,8 +94,8 @@ def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
 def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
     """The largest relative difference between masked and slim in float64; None for a model that only runs in float32.
 
-    A program that was captured in float32 says so where it makes tensors (the first state of a recurrent layer). It is
-    captured and made slim anew then, of the same model in float64.
+    A program that was captured in float32 says so where it makes tensors (the first state of a recurrent layer), and
+    holds numbers of that type (the smallest one). It is captured and made slim anew then, of the model in float64.
 
     Raises:
         InternalError: it is above `EXACT`.
@@ -105,9 +113,12 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
             return None
         try:
             found = tensors_of(slim.double()(*args, **kwargs))
+            difference = _largest(reference, found)
         except RuntimeError:
-            found = tensors_of(_anew(wide, slim.plan, Inputs(args, kwargs))(*args, **kwargs))
-    difference = _largest(reference, found)
+            found, difference = [], float("inf")
+        if difference > EXACT:
+            again = tensors_of(_anew(wide, slim.plan, Inputs(args, kwargs))(*args, **kwargs))
+            found, difference = min((found, difference), (again, _largest(reference, again)), key=lambda each: each[1])
     single = any(t.dtype == torch.float32 for t in (*reference, *found)) or _casts(slim)
     if difference > (TOLERANCE if single else EXACT):
         raise InternalError(f"in float64 the masked and the slim network differ by {difference:.1e} (relative).")

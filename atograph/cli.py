@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from atograph.command import Killed, on_polite_kills, running
+from atograph.surviving import open_streams
 
 app = typer.Typer(
     name="atograph",
@@ -356,6 +357,7 @@ def _version(
 
 def main() -> None:
     """The console script: like Ctrl-C, a polite kill unwinds the run, so that nothing half-written stays."""
+    open_streams()
     on_polite_kills()
     try:
         app()

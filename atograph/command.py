@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from atograph.spec import Spec
 
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
+_UNWINDING = 5.0
+"""Seconds that a process which was asked to end has to tidy up."""
 
 
 class Killed(BaseException):
@@ -30,17 +34,22 @@ class Killed(BaseException):
 
 
 def on_polite_kills() -> None:
-    """Raise `Killed` at the first SIGTERM or SIGHUP; those after it do not disturb what unwinds.
+    """Raise `Killed` at the first SIGTERM or SIGHUP; those soon after it do not disturb what unwinds.
 
-    A signal that is ignored already (by ``nohup``) stays ignored.
+    One that comes later ends the process at once: code that catches everything may have swallowed the first. A signal
+    that is ignored already (by ``nohup``) stays ignored.
     """
     polite = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     heeded = [each for each in polite if signal.getsignal(each) is not signal.SIG_IGN]
 
+    first: list[float] = []
+
     def unwind(number: int, frame: FrameType | None) -> None:
-        for each in heeded:
-            signal.signal(each, signal.SIG_IGN)
-        raise Killed(number)
+        if not first:
+            first.append(time.monotonic())
+            raise Killed(number)
+        if time.monotonic() - first[0] > _UNWINDING:
+            os._exit(128 + number)
 
     for each in heeded:
         signal.signal(each, unwind)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -207,6 +208,7 @@ def compress_spec(
     return run(make, settings, out=out, force=force, resume=resume, console=console)
 
 
+@torch.enable_grad()
 @naming_dead_workers()
 def run(
     make: Callable[[], Job], settings: TrainSettings, *, out: Path | None, force: bool, resume: bool, console: Console

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -13,6 +13,7 @@ from rich.progress import Progress as RichProgress
 from atograph import figures
 from atograph.progress_line import ProgressLine
 from atograph.report_table import closing_table
+from atograph.surviving import Surviving
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -188,7 +189,8 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
 
 
 def _rich(file: IO[str] | None, *, stderr: bool) -> RichConsole:
-    console = RichConsole(file=file, stderr=stderr, highlight=False)
+    stream: Any = Surviving("stderr" if stderr else "stdout") if file is None else file
+    console = RichConsole(file=stream, highlight=False)
     if not console.is_terminal:
-        console = RichConsole(file=file, stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+        console = RichConsole(file=stream, highlight=False, width=_PIPE_WIDTH)
     return console

@@ -126,6 +126,11 @@ def measure(job: Job, outcome: Outcome, console: Console) -> Report:
         latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
     if any(value is not None and value != value for value in (trained.metric_masked, slim_metric, onnx_metric)):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
+    least = min(entry.moved for entry in certificate)
+    if slimmed.plan.zeroing and least < 10 * certificate[0].tolerance:
+        console.warn(
+            f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
+        )
     if all(entry.slim > entry.dense for entry in latency):
         console.warn("the slim model is not faster here; widths that suit ONNX Runtime often help: --round-to auto.")
     why = slimmed.why_no_module

@@ -43,6 +43,8 @@ _NO_OPS = {
 """Ops that torch has for itself: they talk to other processes, read files, or take addresses."""
 
 _FILES = ("aten.from_file", "aten.save")
+_OUTSIDE = re.compile(r"file|path|group_name|url")
+"""Names of texts that an op takes to reach for something outside: a file, another process."""
 
 _FUNCTIONS = {
     "Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "ceiling", "floor",
@@ -121,9 +123,14 @@ def _check_op(value: Any) -> None:
         found = getattr(packet, op[3], None)
         if found is None:
             return  # torch says best what to do about an op that is not there
-        if isinstance(found, OpOverload) and op[1] not in _NO_OPS and f"{op[1]}.{op[2]}" not in _FILES:
+        named = op[1] in _NO_OPS or f"{op[1]}.{op[2]}" in _FILES
+        if isinstance(found, OpOverload) and not named and not _reaches_out(found):
             return
     raise Unreadable(f"{_quoted(value)} is no op of a network")
+
+
+def _reaches_out(op: OpOverload) -> bool:
+    return any(_OUTSIDE.search(each.name) and "str" in str(each.type) for each in op._schema.arguments)
 
 
 def _check_treespec(value: Any) -> None:

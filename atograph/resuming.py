@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from atograph.files import digest
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
+from atograph.passes.text import format_program
 from atograph.train.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings
 
@@ -46,6 +48,7 @@ def checkpoints(out: Path, part: str, settings: TrainSettings, graph: Graph, ini
     """The checkpoints of one training of a run: ``baseline`` or ``training``, from the weights in ``init`` if given."""
     identity = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
     identity["the digest of the model's groups"] = fingerprint(graph.groups)
+    identity["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
     identity["the digest of the initial weights"] = None if init is None else digest(init)
     return Checkpoints(checkpoints_beside(out) / part, identity, settings.checkpoint_seconds)
 

@@ -13,6 +13,9 @@ from atograph.passes.errors import UserError
 from atograph.reading import read_json
 from atograph.writing import make_folders, remove_folders, writing
 
+_LONGEST = 220
+"""Bytes of a folder's name: those of hidden folders beside it are a little longer, and many disks take 255."""
+
 
 class RunFolder:
     """Write into a hidden folder beside ``out``; on success it becomes ``out`` in one rename.
@@ -33,11 +36,17 @@ class RunFolder:
 
     def __init__(self, out: Path, *, force: bool = False) -> None:
         self.out = Path(out)
-        self._target = self.out.resolve()  # a link to a folder stays a link
         self._force = force
         self._folder: Path | None = None
         self._made_parents: list[Path] = []
-        self._check()
+        try:
+            self._target = self.out.resolve()  # a link to a folder stays a link
+            self._check()
+        except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+            why = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"nothing can be written there: {why}.", where=str(out), hint="Name another --out."
+            ) from error
 
     def __enter__(self) -> Path:
         """The hidden folder to write into."""
@@ -83,6 +92,12 @@ class RunFolder:
 
     def _check(self) -> None:
         out = self._target
+        if len(out.name.encode("utf-8", "surrogateescape")) > _LONGEST or not out.name.isprintable():
+            raise UserError(
+                f"the name of the folder is not one of up to {_LONGEST} printable characters.",
+                where=ascii(out.name[:_LONGEST]),
+                hint="Name another --out.",
+            )
         there = next(folder for folder in (out.parent, *out.parents) if folder.exists())
         try:
             Path(tempfile.mkdtemp(prefix=".", dir=there)).rmdir()

@@ -75,8 +75,7 @@ class Pipeline:
         ran: list[str] = []
         for each in self.passes:
             ran.append(each.name)
-            with reproducible(program, _plan_of(each, program)):
-                program = _checked(each, program, ran)
+            program = _checked(each, program, ran)
             if after is not None:
                 after(each, program)
         return program
@@ -85,13 +84,18 @@ class Pipeline:
 def _checked(each: Pass, program: Program, ran: Sequence[str]) -> Program:
     """What a pass gives, verified."""
     text, given = " → ".join(ran), Given.of(program)
-    try:
-        result = each(program).graph_module
-    except InternalError as error:
-        error.add_note(f"passes: {text}")
-        raise
-    assert isinstance(result, Program)
-    verify_pass(each, given, result, after=text)
+    with reproducible(program, _plan_of(each, program)) as shown:
+        try:
+            outcome = each(program)
+        except InternalError as error:
+            error.add_note(f"passes: {text}")
+            raise
+        result = getattr(outcome, "graph_module", None)
+        if not isinstance(result, Program):
+            culprit = type(each).__module__.partition(".")[0]
+            raise InternalError(f"the pass '{each.name}' gave a {type(result).__name__}, not a Program.", culprit)
+        shown[f"what {each.name} made of it"] = result
+        verify_pass(each, given, result, after=text)
     return result
 
 

@@ -46,7 +46,8 @@ class Program(_LazyGraphModule):  # code is made of the graph when it is first r
         if graph.owning_module is not None:
             graph, _nodes = copy_graph(graph)
         for node in graph.nodes:
-            if node.op == "placeholder" and node.name not in interface.state and node.name in state:
+            known = node.name in interface.state or node.name in interface.inputs
+            if node.op == "placeholder" and not known and node.name in state:
                 interface = interface.with_constant(node.name, node.name)  # one that a rewrite has made
         unused = _drop_unused_state(graph, interface)
         program = cls(torch.nn.Module() if root is None else root, graph)

@@ -10,7 +10,7 @@ from atograph.passes.program import Program
 from atograph.passes.reason import module_of, source_of
 from torch import fx
 
-_OFF = {"train": False, "training": False, "dropout_p": 0.0, "dropout": 0.0}
+_OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout": 0.0}
 """Arguments that switch randomness off, with the value that does it: of dropout, attention, recurrent layers, rrelu."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,18 +19,22 @@ _PACKAGES = ("atograph", "torch", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
 @contextmanager
-def reproducible(program: Program, plan: Plan | None = None) -> Iterator[None]:
+def reproducible(program: Program, plan: Plan | None = None) -> Iterator[dict[str, Program]]:
     """Save a file that helps to reproduce an `InternalError` of this block, and note on the error where it is.
 
     Args:
         program: what is being worked on.
         plan: the plan in use, if any.
+
+    Yields:
+        Title → program, for more programs to be shown.
     """
+    shown = {"program": program}
     try:
-        yield
+        yield shown
     except InternalError as error:
         if error.reproducer is None:
-            text = reproducer(error, program, plan)
+            text = reproducer(error, shown, plan)
             error.reproducer = _save(text)
             if error.reproducer is None:
                 error.add_note("(The file that would help to reproduce it could not be written.)")
@@ -39,20 +43,23 @@ def reproducible(program: Program, plan: Plan | None = None) -> Iterator[None]:
         raise
 
 
-def reproducer(error: InternalError, program: Program, plan: Plan | None) -> str:
+def reproducer(error: InternalError, programs: Mapping[str, Program], plan: Plan | None) -> str:
     """The text of the file."""
-    try:
-        shown = format_program(program)
-    except Exception as failure:  # a program that is broken enough
-        shown = f"(it cannot be printed: {failure!r})\n{program.graph}\n"
     versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     parts = {
         "error": "\n".join((str(error), *getattr(error, "__notes__", ()))),
         "versions": "\n".join([*versions, f"Python {platform.python_version()}", platform.platform()]),
-        "program": shown.rstrip(),
+        **{title: _printed(program) for title, program in programs.items() if isinstance(program, Program)},
         "plan.json": "(none)" if plan is None else plan.to_json().rstrip(),
     }
     return "".join(f"== {title} ==\n{text}\n\n" for title, text in parts.items())
+
+
+def _printed(program: Program) -> str:
+    try:
+        return format_program(program).rstrip()
+    except Exception as failure:  # it is broken enough
+        return f"(it cannot be printed: {failure!r})\n{program.graph}"
 
 
 def _save(text: str) -> Path | None:

@@ -30,19 +30,19 @@ class Given:
     Attributes:
         program: the program itself, which the pass may have spoiled since.
         nodes: its nodes with what they did.
-        state: its tensors.
+        state: its tensors, each with the number of times that it was changed in place.
         facts: what was known of it.
     """
 
     program: Program
     nodes: tuple[tuple[fx.Node, Any, Any, Any], ...]
-    state: dict[str, torch.Tensor]
+    state: dict[str, tuple[torch.Tensor, int]]
     facts: frozenset[type]
 
     @classmethod
     def of(cls, program: Program) -> Given:
         """The program as it is now."""
-        return cls(program, _nodes(program), dict(program.state), frozenset(program.facts))
+        return cls(program, _nodes(program), _versions(program), frozenset(program.facts))
 
 
 Change: TypeAlias = Callable[[Pass, Given, Program], Iterator[str]]
@@ -130,9 +130,13 @@ def _given_is_left_alone(each: Pass, given: Given, result: Program) -> Iterator[
     for (node, *before), (same, *after) in zip(given.nodes, now, strict=False):
         if node is not same or any(a is not b and a != b for a, b in zip(before, after, strict=True)):
             yield f"node {node.name} of the program that it was given is another one"
-    for name, tensor in given.state.items():
-        if given.program.state.get(name) is not tensor:
+    state = _versions(given.program)
+    for name, (tensor, version) in given.state.items():
+        after, changes = state.get(name, (None, 0))
+        if after is not tensor:
             yield f"{name} of the program that it was given is another tensor"
+        elif changes != version:
+            yield f"the values of {name} of the program that it was given were changed"
 
 
 def _facts_hold(each: Pass, given: Given, result: Program) -> Iterator[str]:
@@ -233,6 +237,10 @@ def _refuse(invariant: Callable[..., Any], broken: Iterator[str], after: str, cu
 
 def _nodes(program: Program) -> tuple[tuple[fx.Node, Any, Any, Any], ...]:
     return tuple((node, node.target, node.args, node.kwargs) for node in program.graph.nodes)
+
+
+def _versions(program: Program) -> dict[str, tuple[torch.Tensor, int]]:
+    return {name: (value, 0 if value.is_inference() else value._version) for name, value in program.state.items()}
 
 
 def _results(program: Program) -> list[fx.Node]:

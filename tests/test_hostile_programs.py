@@ -166,7 +166,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     ),
     "an import": (container("collections.defaultdict", FACTORY), "imports a module"),
     "another import": (container("builtins.dict", f"[{ENUM}]"), "imports a module"),
-    "a container of nobody": (container("no.such", "null"), "no.such in pytree is not registered"),
+    "a container of nobody": (container("no.such", "null"), "no.such in pytree"),
     "no containers": (signature(in_spec="{}"), "the structure of its inputs or outputs cannot be read"),
     "a quote in a name": (
         changed(MODEL, lambda value: value["graph_module"]["signature"]["input_specs"][0]["parameter"].update(

@@ -502,6 +502,10 @@ SAME_RULE = {
 }  # fmt: skip
 
 
+SPELT_NOW = {aten.fill.Tensor: "aten.fill.Scalar"}
+"""What a newer torch records instead."""
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_row_is_exact(case: Case) -> None:
     torch.manual_seed(0)
@@ -513,7 +517,8 @@ def test_row_is_exact(case: Case) -> None:
         found = compare(model, (x,), seed=seed, keep=0.5)
         names = {str(node.target) for node in found.graph.program.graph.nodes}
         if isinstance(case.target, torch._ops.OpOverload):
-            assert str(case.target) in names, f"{case.target} does not occur: {sorted(names)}"
+            spelt = {str(case.target), SPELT_NOW.get(case.target, "")}
+            assert spelt & names, f"{case.target} does not occur: {sorted(names)}"
         assert found.difference <= 1e-9
         assert bool(found.graph.prunable) == case.prunable
         if found.graph.prunable:

@@ -165,7 +165,5 @@ def test_what_was_captured_has_to_be_what_the_model_computes() -> None:
         def middle(self, h: Tensor) -> Tensor:
             return h if type(h) is Tensor else torch.tanh(h)
 
-    with pytest.raises(
-        atograph.UserError, match="what was captured is not what the model computes: their outputs differ"
-    ):
+    with pytest.raises(atograph.UserError, match="computes something else than what was captured of it"):
         atograph.compress(Cheating(), data(), flops=0.5, epochs=1)

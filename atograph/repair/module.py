@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from atograph.capture import batch_of
@@ -62,6 +63,8 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Call
     Raises:
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program.
     """
+    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
+        raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
     module = copy_of(model, shared=[value for name, value in named_state(model) if name in slimmed.state])
     repairs = _repair(module, dense, slimmed, checks)
