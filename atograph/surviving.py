@@ -9,7 +9,7 @@ from typing import Any
 
 
 def open_streams() -> None:
-    """Give a process that was started with closed streams some that go nowhere: else its next files took their places."""
+    """Give a process that was started with closed streams some that go nowhere, or else files took their places."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
