@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch.export.pt2_archive import PT2ArchiveReader
 
-from atograph.pickled import NotPlain, check_records, load_plain
+from atograph.pickled import NotPlain, check_records, load_plain, record_sizes
 from atograph.program_names import check_model
 from atograph.reading import MOST, Unreadable, first_of, parse_json
 
@@ -66,7 +66,8 @@ def check_program(path: Path) -> None:
         RuntimeError: it is no archive of torch, or a damaged one.
     """
     reader = PT2ArchiveReader(str(path))
-    check_records(reader.archive_file, path.stat().st_size)
+    sizes = record_sizes(reader.archive_file, path)
+    check_records(sizes, path.stat().st_size)
     names = reader.get_file_names()
     known = {_MODEL, _INPUTS, *_PAYLOADS}
     for name in names:
@@ -81,27 +82,30 @@ def check_program(path: Path) -> None:
         if any("/" not in name for name in archive.namelist()):  # torch took it for a file of an older version
             raise Unreadable("a member of it is in no folder")
     for name, (folder, allowed) in _PAYLOADS.items():
-        _check_payloads(reader, name, folder, allowed)
+        _check_payloads(reader, sizes, name, folder, allowed)
     _check_inputs(reader.read_bytes(_INPUTS))
-    check_model(parse_json(_text(reader, _MODEL), finite=False))
+    check_model(parse_json(_text(reader, sizes, _MODEL), finite=False))
 
 
-def _text(reader: PT2ArchiveReader, name: str) -> bytes:
-    size = reader.archive_file.get_record_size(name)
-    if size > MOST:
-        raise Unreadable(f"{name} is {size:,} bytes long, and at most {MOST:,} are read")
+def _text(reader: PT2ArchiveReader, sizes: Mapping[str, int], name: str) -> bytes:
+    if sizes[name] > MOST:
+        raise Unreadable(f"{name} is {sizes[name]:,} bytes long, and at most {MOST:,} are read")
     return reader.read_bytes(name)
 
 
-def _check_payloads(reader: PT2ArchiveReader, name: str, folder: str, allowed: re.Pattern[str]) -> None:
+def _check_payloads(
+    reader: PT2ArchiveReader, sizes: Mapping[str, int], name: str, folder: str, allowed: re.Pattern[str]
+) -> None:
     try:
-        config = _Config.model_validate(parse_json(_text(reader, name)), strict=True).config
+        config = _Config.model_validate(parse_json(_text(reader, sizes, name)), strict=True).config
     except ValidationError as error:
         raise Unreadable(f"{name}: {first_of(error)}") from error
     for tensor, payload in config.items():
         if payload.use_pickle or not allowed.fullmatch(payload.path_name):
             raise NotPlain(f"{tensor} is stored as a pickle in it, {_ANY_CODE}")
-        stored = reader.archive_file.get_record_size(f"{folder}{payload.path_name}")
+        stored = sizes.get(f"{folder}{payload.path_name}")
+        if stored is None:
+            raise Unreadable(f"there is no {folder}{payload.path_name} in it")
         declared = prod(size.as_int for size in payload.tensor_meta.sizes)
         if stored == 0 and payload.tensor_meta.device.get("type") == "meta":
             continue
