@@ -132,8 +132,8 @@ def _given_is_left_alone(each: Pass, given: Given, result: Program) -> Iterator[
             yield f"node {node.name} of the program that it was given is another one"
     state = _versions(given.program)
     for name, (tensor, version) in given.state.items():
-        after, changes = state.get(name, (None, 0))
-        if after is not tensor:
+        left, changes = state.get(name, (None, 0))
+        if left is not tensor:
             yield f"{name} of the program that it was given is another tensor"
         elif changes != version:
             yield f"the values of {name} of the program that it was given were changed"
