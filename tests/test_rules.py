@@ -505,9 +505,14 @@ SAME_RULE = {
 SPELT_NOW = {aten.fill.Tensor: "aten.fill.Scalar"}
 """What a newer torch records instead."""
 
+NOT_BEFORE = {aten.quantile.scalar: (2, 12), aten.one_hot.default: (2, 12)}
+"""Ops that an older torch cannot capture where the batch is dynamic."""
+
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_row_is_exact(case: Case) -> None:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < NOT_BEFORE.get(case.target, (0,)):
+        pytest.skip(f"torch {torch.__version__} cannot capture {case.target}")
     torch.manual_seed(0)
     size = {1: (6,), 2: (6, 6), 3: (4, 4, 4)}[case.spatial]
     x = torch.randn(2, 3, *size)
