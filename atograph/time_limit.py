@@ -30,8 +30,9 @@ def capture_limit(seconds: float | None) -> Iterator[None]:
     Raises:
         UserError: it is no positive number.
     """
-    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):  # false for NaN
-        raise UserError(f"a time limit of {seconds:g} seconds is none: it is a number above 0.")
+    is_number = isinstance(seconds, (int, float))
+    if seconds is not None and not (is_number and seconds > 0 and math.isfinite(seconds)):  # false for NaN
+        raise UserError(f"a time limit of {seconds} seconds is none: it is a number above 0.")
     token = _limit.set(seconds)
     try:
         yield

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
@@ -72,8 +73,8 @@ def test_enough_time_changes_nothing() -> None:
     assert threading.active_count() <= threads + 1 and "forward" not in vars(model)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_what_is_no_limit(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5"])
+def test_what_is_no_limit(seconds: Any) -> None:
     with pytest.raises(atograph.UserError, match="it is a number above 0"):
         atograph.trace(Net(torch.relu), torch.randn(2, 4), time_limit=seconds)
 
