@@ -98,6 +98,8 @@ class RunFolder:
                 where=ascii(out.name[:_LONGEST]),
                 hint="Name another --out.",
             )
+        if out.is_symlink():  # what is resolved is none, but for a loop of them
+            raise UserError("is a link to itself.", where=str(self.out), hint="Name another --out.")
         there = next(folder for folder in (out.parent, *out.parents) if folder.exists())
         try:
             Path(tempfile.mkdtemp(prefix=".", dir=there)).rmdir()
