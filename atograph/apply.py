@@ -83,16 +83,12 @@ def apply_plan(
             written; an earlier run is then as it was.
     """
     limit = parse_size(shard_size)
-    RunFolder(Path(out), force=force)
-    with claimed(Path(out)):
-        return _apply_plan(graph, plan, weights, Path(out), limit, force, spec)
+    with claimed(Path(out), force=force) as folder:
+        return _apply_plan(graph, plan, weights, folder, limit, spec)
 
 
-def _apply_plan(
-    graph: Graph, plan: Plan, weights: str | Path, out: Path, limit: int, force: bool, spec: str
-) -> Applied:
-    started = time.monotonic()
-    folder = RunFolder(out, force=force)
+def _apply_plan(graph: Graph, plan: Plan, weights: str | Path, folder: RunFolder, limit: int, spec: str) -> Applied:
+    started, out = time.monotonic(), folder.out
     checkpoint = Checkpoint.open(weights)
     _check_place(checkpoint, out)
     graph.read_weights()

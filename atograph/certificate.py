@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -111,22 +111,38 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
             reference = tensors_of(wide(*args, **kwargs))
         except RuntimeError:  # the model itself casts to float32 somewhere
             return None
-        try:
-            found = tensors_of(slim.double()(*args, **kwargs))
+        difference = None
+        forms: tuple[Callable[[], Slim], ...] = (lambda: slim, lambda: _anew(wide, slim, Inputs(args, kwargs)))
+        for form in forms:
+            try:
+                tried = form()
+                found = tensors_of(tried.double()(*args, **kwargs))
+            except (RuntimeError, UserError):
+                continue
             difference = _largest(reference, found)
-        except RuntimeError:
-            found, difference = [], float("inf")
-        if difference > EXACT:
-            again = tensors_of(_anew(wide, slim.plan, Inputs(args, kwargs))(*args, **kwargs))
-            found, difference = min((found, difference), (again, _largest(reference, again)), key=lambda each: each[1])
-    single = any(t.dtype == torch.float32 for t in (*reference, *found)) or _casts(slim)
-    if difference > (TOLERANCE if single else EXACT):
+            single = any(t.dtype == torch.float32 for t in (*reference, *found)) or _casts(tried)
+            if difference <= (TOLERANCE if single else EXACT):
+                return difference
+    if difference is not None:
         raise InternalError(f"in float64 the masked and the slim network differ by {difference:.1e} (relative).")
-    return difference
+    return None
 
 
-def _anew(model: nn.Module, plan: Plan, inputs: Inputs) -> Slim:
-    return make_slim(trace(model, inputs.args, inputs.kwargs).for_plan(plan), plan)
+def _anew(model: nn.Module, slim: Slim, inputs: Inputs) -> Slim:
+    """The same slimming of a model in another type.
+
+    Raises:
+        UserError: it is captured as other ops, so that it would prove nothing of this one.
+    """
+    graph = trace(model, inputs.args, inputs.kwargs).for_plan(slim.plan)
+    made = make_slim(graph, slim.plan)
+    if _ops(made) != _ops(slim):
+        raise UserError("the model in float64 is another program.")
+    return made
+
+
+def _ops(slim: Slim) -> list[object]:
+    return [node.target for node in slim.passes_program.graph.nodes if node.op == "call_function"]
 
 
 def _casts(slim: Slim) -> bool:

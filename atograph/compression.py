@@ -225,9 +225,7 @@ def run(
     first = join(settings.device).rank == 0
     if not first:
         return _run_into(out, None, make, resume, console)
-    RunFolder(out, force=force)  # refuse before a lock is made
-    with claimed(out):
-        folder = RunFolder(out, force=force)
+    with claimed(out, force=force) as folder:
         there = resuming.check(out, resume=resume, force=force)
         if resume:
             console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")

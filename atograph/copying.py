@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -35,6 +36,27 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             for module, training in flags:
                 if module.training != training:  # of a ScriptModule it is no attribute like others
                     module.training = training
+
+
+@contextmanager
+def forward_within(
+    model: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+) -> Iterator[None]:
+    """Within it, the model's ``forward`` is ``around(forward, args, kwargs)``."""
+    forward, own = model.forward, "forward" in vars(model)
+
+    @wraps(forward)
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        return around(forward, args, kwargs)
+
+    model.forward = replaced
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
 
 
 @contextmanager

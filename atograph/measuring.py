@@ -27,7 +27,7 @@ from atograph.passes.run import ProgramModule
 from atograph.report import Budget, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.slimming import Slim
 from atograph.stages import stage
-from atograph.train.fit import pick_device
+from atograph.train.compute import pick_device
 from atograph.train.loop import Trained
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task

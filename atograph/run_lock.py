@@ -13,20 +13,23 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout, UnixFileLock
 
 from atograph.passes.errors import UserError
+from atograph.run_folder import RunFolder
 from atograph.writing import make_folders, remove_folders, writing
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Be the only one, within the block, who writes the run's folder ``out``; nothing is left behind.
+def claimed(out: Path, *, force: bool) -> Iterator[RunFolder]:
+    """Be the only one, within the block, who writes the run's folder ``out``; no lock is left behind.
 
     What a run that was killed in the middle of its writing has left is tidied up first: its hidden folder goes, and a
     former run that it was about to replace gets its name back.
 
     Raises:
-        UserError: another process, of this or of another machine that sees the folder, is writing it.
+        UserError: another process, of this or of another machine that sees the folder, is writing it; or as
+            `RunFolder`, before any lock is made.
         CannotWrite: there can be no lock beside it.
     """
+    RunFolder(out, force=force)
     target = out.resolve()
     path = target.with_name(f".{target.name}.lock")
     with writing(out):
@@ -40,7 +43,7 @@ def claimed(out: Path) -> Iterator[None]:
                 if isinstance(lock, UnixFileLock):
                     path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
                 _tidy(target)
-            yield
+            yield RunFolder(out, force=force)
         finally:
             if isinstance(lock, UnixFileLock):  # while it is held: whoever waits for it looks whether it is still there
                 path.unlink(missing_ok=True)

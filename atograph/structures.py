@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+
+from atograph.copying import forward_within
 
 _PLAIN = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, bool, int, float, complex, str, bytes, type(None))
 
@@ -51,18 +52,5 @@ def _holds_tensors(value: Any, depth: int = 8) -> bool:
 @contextmanager
 def plain_outputs(model: nn.Module) -> Iterator[None]:
     """Within it, the model returns plain structures."""
-    forward = model.forward
-    own = "forward" in vars(model)
-
-    @wraps(forward)
-    def returning_plain(*args: Any, **kwargs: Any) -> Any:
-        return plain(forward(*args, **kwargs))
-
-    model.forward = returning_plain
-    try:
+    with forward_within(model, lambda forward, args, kwargs: plain(forward(*args, **kwargs))):
         yield
-    finally:
-        if own:
-            model.forward = forward
-        else:
-            del model.forward

@@ -6,14 +6,14 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
 from typing import Any
 
 from torch import nn
 
+from atograph.copying import forward_within
 from atograph.passes.errors import UserError
 from atograph.user_code import line_of_user
 
@@ -51,30 +51,24 @@ def within_limit(model: nn.Module) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    forward, own, end = model.forward, "forward" in vars(model), time.monotonic() + seconds
+    end = time.monotonic() + seconds
 
-    @wraps(forward)
-    def limited(*args: Any, **kwargs: Any) -> Any:
+    def limited(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with _interrupted_at(end):
             result = forward(*args, **kwargs)
         if time.monotonic() >= end:  # its code has swallowed the interruption, and gone another way then
             raise _TimeUp
         return result
 
-    model.forward = limited
     try:
-        yield
+        with forward_within(model, limited):
+            yield
     except _TimeUp as up:
         at = line_of_user(up)
         raise UserError(
             f"capturing the model takes longer than {seconds:g} s{f' (it was at {at})' if at else ''}.",
             hint="Give it more time (--capture-limit), or look for loops over data in forward().",
         ) from None
-    finally:
-        if own:
-            model.forward = forward
-        else:
-            del model.forward
 
 
 class _TimeUp(BaseException):

@@ -19,6 +19,27 @@ from atograph.train.task import Task
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def pick_device(name: str) -> torch.device:
+    """The device of a setting; ``auto`` is the first CUDA device, or else the CPU.
+
+    Raises:
+        UserError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        text = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"the device {name!r} cannot be used: {text}.", hint="Use --device auto, cpu or cuda."
+        ) from error
+    if device.type == "meta":
+        raise UserError("nothing can be trained on the device 'meta'.", hint="Use --device auto, cpu or cuda.")
+    return device
+
+
 def autocast(settings: TrainSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """Makes the context that the forward passes of a training run in.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from atograph.batches import tensors, to_device
 from atograph.passes.errors import UserError
 from atograph.train.checkpoints import Checkpoints
-from atograph.train.compute import Compute, autocast
+from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.progress import EpochRow, Progress
 from atograph.train.replicas import join
@@ -122,27 +122,6 @@ class Diverged(UserError):
             where=where,
             hint=f"Try a lower rate (lr), a longer warm-up, or look for bad values in the data.{also}",
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a setting; ``auto`` is the first CUDA device, or else the CPU.
-
-    Raises:
-        UserError: no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = str(error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"the device {name!r} cannot be used: {text}.", hint="Use --device auto, cpu or cuda."
-        ) from error
-    if device.type == "meta":
-        raise UserError("nothing can be trained on the device 'meta'.", hint="Use --device auto, cpu or cuda.")
-    return device
 
 
 class Fit:
