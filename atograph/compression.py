@@ -26,7 +26,7 @@ from atograph.inspection.page import page
 from atograph.keeping import keep_module
 from atograph.masking import zero_
 from atograph.measuring import Job, Outcome, check_cost, measure
-from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, export_onnx
+from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, check_runs, export_onnx
 from atograph.passes.choose import check_budgets
 from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
@@ -288,6 +288,7 @@ def _run_beside(
     with stage("exporting the dense model"):  # before the training: what ONNX cannot express would have been in vain
         dense = to_exported(graph.program)
         dense_file = export_onnx(dense, aside / "dense.onnx", opset=job.opset)
+        check_runs(dense_file, dense, where=job.where)
     if folder is not None and out is not None and not resume:
         resuming.clear(out)  # not before all that may be wrong with this run was looked at
     replicas.wait()

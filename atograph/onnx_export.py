@@ -42,6 +42,30 @@ def check_opset(opset: int | None) -> None:
         raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
 
 
+_TAKEN = re.compile(r"attribute '(\w+)' already exists")
+
+
+def check_runs(path: Path, program: ExportedProgram, *, where: str) -> None:
+    """Make sure that ONNX Runtime runs a model that was exported, before anyone trains it.
+
+    Args:
+        path: its ONNX file.
+        program: what it was exported from.
+        where: the model, for the message.
+
+    Raises:
+        UserError: there is no kernel for one of its ops, or for a type of it.
+    """
+    try:
+        OnnxModel(path, program)
+    except UserError as error:
+        raise UserError(
+            f"ONNX Runtime cannot run this model, dense as it is: {_one_line(error.__cause__ or error)}.",
+            where=where,
+            hint="Often it has no kernel for a type that the model casts to: bfloat16 in torch.autocast, say.",
+        ) from error
+
+
 def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights that ONNX Runtime cannot compute with, before anyone trains them.
 
@@ -117,7 +141,12 @@ def size_on_disk(path: Path) -> int:
 
 def _inexpressible(error: Exception) -> UserError:
     reason = _reason(error)
-    unknown = _UNKNOWN.search(reason)
+    unknown, taken = _UNKNOWN.search(reason), _TAKEN.search(reason)
+    if taken is not None:
+        return UserError(
+            f"torch.onnx cannot export a model with a parameter, buffer or module called {taken[1]}.",
+            hint="torch itself has an attribute of that name; give it another one in the model.",
+        )
     if unknown is None:
         return UserError(f"torch.onnx cannot export this program: {reason}.", hint="Another opset may do, see --opset.")
     return UserError(

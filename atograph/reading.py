@@ -65,6 +65,8 @@ def parse_json(content: bytes | str, *, finite: bool = True) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise Unreadable("it begins with a byte order mark, which JSON has not")
         return json.loads(
             text,
             object_pairs_hook=_object,

@@ -182,6 +182,34 @@ def test_a_buffer_with_the_name_of_an_argument() -> None:
     assert len(graph.prunable) == 1 and relative_difference(expected, found) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["code", "graph", "meta"])
+def test_a_name_that_torch_has_for_itself_is_told(name: str) -> None:
+    class Codes(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer(name, torch.ones(12))
+
+        def middle(self, h: Tensor) -> Tensor:
+            return self.hidden(h) * getattr(self, name)
+
+    with pytest.raises(UserError, match=f"a parameter, buffer or module called {name}"):
+        compress(Codes())
+
+
+def test_what_onnx_runtime_has_no_kernel_for_is_known_before_the_training() -> None:
+    class Casting(Net):
+        def middle(self, h: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.hidden(h).float()
+
+    torch.manual_seed(0)
+    model, trained = Casting(), []
+    before = model.first.weight.detach().clone()
+    with pytest.raises(UserError, match="ONNX Runtime cannot run this model, dense as it is: .*NOT_IMPLEMENTED"):
+        compress(model, metric=lambda model, batch: trained.append(1))
+    assert torch.equal(model.first.weight, before) and not trained
+
+
 def test_a_model_of_half_precision_is_held_to_its_own_precision() -> None:
     torch.manual_seed(0)
     model = Net().half()
