@@ -1,6 +1,6 @@
 """Variances written out: squares of values minus their mean, which are summed.
 
-A unit that is zero lies one mean away from the mean, so (x − mean)² is not zero where x is. Yet the sum of these squares
+A unit that is zero lies one mean away from the mean, so (x − mean)² is no zero where x is. Yet the sum of the squares
 over the whole vector can be had from the units that stay: with Σ(x − mean) over them one knows the mean, and what each
 removed zero adds. Each square that stays takes its share of that, so that the sum is what it was.
 """
