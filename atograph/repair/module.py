@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -96,19 +96,24 @@ class _Repairs(NamedTuple):
 
 def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks) -> _Repairs:
     """Make a copy of the dense module slim: its tensors, then the attributes that hold widths, then single calls."""
-    example, comparisons = checks.example, Comparisons()
+    (args, kwargs), comparisons = checks.example, Comparisons()
+    batch = batch_of(checks.example)
+
+    def run(model: nn.Module) -> Any:
+        return model(*args, **kwargs)
+
     try:
-        calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example, comparisons)
+        calls, lost = calls_of(module, needs_of(dense, slimmed, batch or 1), run, comparisons)
     except Exception as error:
         raise NotRepaired(Problem(f"it does not run again with the example inputs: {told(error)}")) from error
     replace_state(module, slimmed)
     words = _set(attributes([wish for each in calls.values() for call in each for wish in call.wishes()]))
     for part in module.modules():
         correct_widths(part)
-    found = corrections(module, calls, example, checks.samples, 10 * checks.close, comparisons)
+    found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     if more := {slot: value for slot, value in attributes(comparisons.wishes).items() if str(slot) not in words}:
         words |= _set(more)
-        found = corrections(module, calls, example, checks.samples, 10 * checks.close, comparisons)
+        found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     for name, each in found.calls.items():
         correct_calls(module.get_submodule(name), each)
     return _Repairs(tuple(words.values()), _corrected(found, calls), tuple(found.wrong), (*found.doubts, *lost))
