@@ -199,9 +199,9 @@ def corrections(
         return result
 
     try:
-        with comparisons.of_slim(), passed_by(comparisons.caches):
-            with remembering(model) if comparisons.possible else nullcontext():
-                run_watched(model, partial(run, model), corrected)
+        recalled = remembering(model) if comparisons.possible else nullcontext()
+        with comparisons.of_slim(), passed_by(comparisons.caches), recalled:
+            run_watched(model, partial(run, model), corrected)
     except Exception as error:
         wrong.append(Problem(told(error), failed_in(error)))
     by_module, unlike = _by_module(found, calls)
