@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -20,6 +20,21 @@ from atograph.passes.sizes import at, is_dynamic, may_follow_batch
 
 _MOST = 2**24
 """Tensors of more elements are not computed."""
+
+
+class _Model(NamedTuple):
+    """An argument of an op that tells a type and a device, and no values."""
+
+    position: int
+    shape: bool  # whether its shape counts, too
+
+
+_MODELS = {
+    **dict.fromkeys(("new_full", "new_zeros", "new_ones"), _Model(0, shape=False)),
+    **dict.fromkeys(("full_like", "zeros_like", "ones_like"), _Model(0, shape=True)),
+    **dict.fromkeys(("type_as", "to.other"), _Model(1, shape=False)),
+    **dict.fromkeys(("expand_as", "view_as", "reshape_as"), _Model(1, shape=True)),
+}
 
 
 class KnownValues:
@@ -82,14 +97,27 @@ class KnownValues:
         if node.op in ("get_attr", "placeholder"):
             self._start(node)
             return
-        nodes = list(_nodes((node.args, node.kwargs)))
+        args = self._without_models(node)
+        nodes = list(_nodes((args, node.kwargs)))
         if not _is_deterministic(node) or self._elements(node.meta.get("val")) > _MOST:
             raise Unknown
         self._require(nodes)
         if any(_storage(self._values[target]) in self._lasting | self._taken for target in _targets(node)):
             raise Unknown
-        self._values[node] = node.target(*self._real(node.args), **self._real(node.kwargs))  # type: ignore[operator]
+        self._values[node] = node.target(*self._real(args), **self._real(node.kwargs))  # type: ignore[operator]
         self._sources[node] = frozenset().union(*(self._sources[each] for each in nodes))
+
+    def _without_models(self, node: fx.Node) -> tuple[Any, ...]:
+        """The arguments of a node, with an empty tensor for one that only tells a type."""
+        target = str(node.target).removeprefix("aten.")
+        model = _MODELS.get(target) or _MODELS.get(target.partition(".")[0])
+        if model is None or len(node.args) <= model.position:
+            return node.args
+        args = list(node.args)
+        value = args[model.position].meta["val"]  # type: ignore[union-attr]
+        shape = list(map(self._number, value.shape)) if model.shape else []
+        args[model.position] = torch.empty(shape, dtype=value.dtype, device=value.device)  # type: ignore[call-overload]
+        return tuple(args)
 
     def _start(self, node: fx.Node) -> None:
         table = self._constants if node.op == "get_attr" else self._buffers
