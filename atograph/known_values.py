@@ -136,7 +136,9 @@ class KnownValues:
     def _spoil(self, node: fx.Node) -> None:
         """What an unknown node writes is not known any more, whoever shares its memory; what it reads is not to change."""
         self._spoilt |= {_storage(self._values[target]) for target in _targets(node) if target in self._values}
-        self._taken |= {_storage(self._values[each]) for each in _nodes((node.args, node.kwargs)) if each in self._values}
+        self._taken |= {
+            _storage(self._values[each]) for each in _nodes((node.args, node.kwargs)) if each in self._values
+        }
 
     def _real(self, argument: Any) -> Any:
         """An argument with tensors for its nodes.
