@@ -1,12 +1,12 @@
 """Values of recorded nodes that depend on no input: code may look at them, because they are the same in every run.
 
-A mask made of constants, a list of dimensions from ``torch.arange``, strides that a module keeps in a tensor: a recording
-runs on tensors without data, and here the few ops that lead to such a value are run again, on real tensors.
+A mask made of constants, a list of dimensions from ``torch.arange``, strides that a module keeps in a tensor: a
+recording runs on tensors without data, and here the few ops that lead to such a value are run again, on real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ class KnownValues:
         if not _is_deterministic(node) or self._elements(node.meta.get("val")) > _MOST:
             raise Unknown
         self._require(nodes)
-        if any(_storage(self._values[target]) in self._lasting | self._taken for target in _targets(node)):
+        if self._storages(_targets(node)) & (self._lasting | self._taken):
             raise Unknown
         self._values[node] = node.target(*self._real(args), **self._real(node.kwargs))  # type: ignore[operator]
         self._sources[node] = frozenset().union(*(self._sources[each] for each in nodes))
@@ -134,11 +134,12 @@ class KnownValues:
                 raise Unknown
 
     def _spoil(self, node: fx.Node) -> None:
-        """What an unknown node writes is not known any more, whoever shares its memory; what it reads is not to change."""
-        self._spoilt |= {_storage(self._values[target]) for target in _targets(node) if target in self._values}
-        self._taken |= {
-            _storage(self._values[each]) for each in _nodes((node.args, node.kwargs)) if each in self._values
-        }
+        """What an unknown node writes is unknown, whoever shares its memory; what it reads is not to change."""
+        self._spoilt |= self._storages(_targets(node))
+        self._taken |= self._storages(_nodes((node.args, node.kwargs)))
+
+    def _storages(self, nodes: Iterable[fx.Node]) -> set[int]:
+        return {_storage(self._values[node]) for node in nodes if node in self._values}
 
     def _real(self, argument: Any) -> Any:
         """An argument with tensors for its nodes.

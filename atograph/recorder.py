@@ -124,15 +124,10 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         written_args, written_kwargs = self._written(args), self._written(kwargs)
         if func.overloadpacket is _ATEN.set_:
             raise Unfollowed("it gives a tensor the memory of another one (Tensor.set_)")
-        if (
-            _SIZE_BY_DATA in func.tags
-            and (known := self._known_result(called, written_args, written_kwargs)) is not None
-        ):
+        known = self._known_result(called, written_args, written_kwargs) if _SIZE_BY_DATA in func.tags else None
+        if known is not None:
             return known
-        if _writes(func):
-            result = self._written_in_place(func, args, kwargs)
-        else:
-            result = self._result(func, args, kwargs)
+        result = self._written_in_place(func, args, kwargs) if _writes(func) else self._result(func, args, kwargs)
         if isinstance(result, (bool, int, float, complex, str)):
             return result
         name = self._graph._target_to_str(func.overloadpacket.__name__)

@@ -103,7 +103,7 @@ class _Trace:
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
 
     def _readable(self) -> dict[int, torch.Tensor]:
-        """The buffers whose values code may look at, by their index: strides, flags, counts; training moves the others."""
+        """The buffers whose values code may look at, by index: strides, flags, counts. Training moves the others."""
         return {
             index: value
             for index, value in enumerate(self.state.values())

@@ -1,4 +1,4 @@
-"""What a model's code may look at while it is captured: values that depend on no input, and tables from earlier calls."""
+"""What code may look at while it is captured: values that depend on no input, tables from earlier calls."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def on_chance(_net: Net, h: Tensor) -> Tensor:
     "between", [on_an_input, on_a_table_with_an_input_in_it, on_a_weight, on_a_buffer_that_training_moves, on_chance]
 )
 def test_values_that_depend_on_something_are_not(between: Callable[[Net, Tensor], Tensor]) -> None:
-    with pytest.raises(UserError, match="cannot capture this model: .*\\(at test_known_values.py:"):
+    with pytest.raises(UserError, match=r"cannot capture this model: .*\(at test_known_values.py:"):
         atograph.trace(Net(between).eval(), torch.randn(2, 3, 9))
 
 
