@@ -38,7 +38,7 @@ def _sizes(value: Any) -> Iterator[int]:
 def first_difference(recorded: Recording, other: Recording, batch: int) -> str:
     """Where a recording for a batch of ``batch`` is not what one for `sizes.BATCH` says; empty if nowhere.
 
-    A table that depends on no input may be computed in one and kept from an earlier call in the other. Its values count.
+    A table that depends on no input may be computed in one and kept from an earlier call in the other.
     """
     difference = _Comparison(recorded, other, batch).first()
     return difference and _Comparison(recorded, other, batch, by_value=True).first()
