@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from atograph.origins import issues_calls
+from atograph.repair.boundaries import Boundaries
 from atograph.repair.remembered import Remembered, Wish, watching_comparisons
 
 Key = tuple[str, int, int]
@@ -27,11 +28,13 @@ class Comparisons:
         wishes: terms that are to have another value.
         possible: whether the model runs with remembered integers.
         caches: the functions with a cache that it calls.
+        boundaries: what its modules give.
     """
 
     def __init__(self) -> None:
         self.possible = True
         self.caches: Sequence[Any] = ()
+        self.boundaries = Boundaries()
         self.wishes: list[Wish] = []
         self._dense: dict[tuple[Key, int], tuple[int, bool]] = {}
 
