@@ -45,7 +45,9 @@ OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", metavar="GLOB", help="Prune units of no other layers. Repeatable.")
 ]
 MinUnitsOption = Annotated[int | None, typer.Option(help="Units that every group keeps at least.")]
-FloorOption = Annotated[float | None, typer.Option(help="Least share of a group's units that stays; 0.05.")]
+FloorOption = Annotated[
+    str | None, typer.Option(metavar="SHARE", help="Least share of a group's units that stays; 0.05.")
+]
 CoupleOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -57,11 +59,16 @@ CoupleOption = Annotated[
 @app.command(short_help="Train, prune, prove and export.")
 def compress(
     spec: SpecArgument,
-    flops: Annotated[float | None, typer.Option(help="Share of the dense FLOPs to keep: 0.3 keeps 30 %.")] = None,
-    params: Annotated[float | None, typer.Option(help="Share of the dense parameters to keep.")] = None,
-    bytes: Annotated[float | None, typer.Option(help="Share of the activations' peak memory to keep.")] = None,
+    flops: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Share of the dense FLOPs to keep: 0.3, or 30%.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(metavar="SHARE", help="Share of the dense parameters to keep.")] = None,
+    bytes: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Share of the activations' peak memory to keep.")
+    ] = None,
     latency: Annotated[
-        float | None, typer.Option(help="Share of the dense latency in ONNX Runtime on this machine to keep.")
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of the dense latency in ONNX Runtime on this machine to keep."),
     ] = None,
     latency_batch: Annotated[int | None, typer.Option(help="Samples per call where latency is measured; 1.")] = None,
     latency_threads: Annotated[
