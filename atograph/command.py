@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import InternalError, UserError, printable
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -104,16 +104,16 @@ def read_plan(name: str | Path) -> Plan:
         UserError: it cannot be read or is no plan.
     """
     from atograph.passes.plan import HINT, Plan
-    from atograph.reading import Unreadable, parse_json, read_bytes, refusal
+    from atograph.reading import PLAN, Unreadable, parse_json, read_bytes, refusal
 
     path = Path(name)
     path = path / "plan.json" if path.is_dir() else path
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, most=PLAN.bytes)
     except Unreadable as error:
         raise refusal(error, path, "cannot read the plan") from error
     try:
-        parse_json(content)
+        parse_json(content, most=PLAN.elements)
         return Plan.from_json(content)
     except Unreadable as error:
         raise refusal(error, path, "this is not a valid plan", HINT) from error
@@ -201,7 +201,7 @@ def write_text(text: str, out: Path | None, console: Console) -> None:
     from atograph.writing import replacing
 
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(printable(text), nl=False)
         return
     with replacing(out.parent, where=out) as folder:
         (folder / out.name).write_text(text, encoding="utf-8")

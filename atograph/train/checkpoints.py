@@ -20,7 +20,7 @@ from torch import Tensor
 from atograph.checkpoint import check_header
 from atograph.files import digest, sync, sync_folder
 from atograph.passes.errors import UserError
-from atograph.reading import check_regular, first_of, parse_json, read_bytes, refusal
+from atograph.reading import REPORT, check_regular, first_of, parse_json, read_bytes, refusal
 from atograph.writing import make_folders, reason_of, remove_folders
 
 _NAME = re.compile(r"\d{6,}-\d{8,}")
@@ -105,7 +105,7 @@ class Checkpoints:
         path = found[-1]
         try:
             # infinite numbers are such that the training has come upon
-            about = _About.model_validate(parse_json(read_bytes(path / "state.json"), finite=False), strict=True)
+            about = _About.model_validate(_state_of(path / "state.json"), strict=True)
             tensors = path / "tensors.safetensors"
             _check_size(tensors)
             if about.sha256 != digest(tensors):
@@ -140,6 +140,10 @@ class Checkpoints:
                     where=str(path),
                     hint="Resume with what the run was started with, or start anew with --force.",
                 )
+
+
+def _state_of(path: Path) -> Any:
+    return parse_json(read_bytes(path), finite=False, most=REPORT.elements)
 
 
 def _check_size(path: Path) -> None:
