@@ -37,7 +37,7 @@ def named_state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def _weight_of(part: nn.Module) -> object:
-    """A layer's weight. One with a parametrisation is computed, which in training may change buffers (spectral norm)."""
+    """A layer's weight. One with a parametrisation is computed, which in training changes buffers (spectral norm)."""
     computing = [each for each in getattr(part, "parametrizations", nn.Module()).modules() if each.training]
     for each in computing:
         each.training = False

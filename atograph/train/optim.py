@@ -50,7 +50,7 @@ def make_optimizer(model: nn.Module, task: Task, settings: TrainSettings, batch:
         made = task.optimizer(trained)
         if not isinstance(made, torch.optim.Optimizer):
             raise UserError(f"optimizer(params) must return a torch optimiser, got {type(made).__name__}.")
-        check_optimizers([made], model)
+        check_optimizers([made], model, whole=False)
         return made
     lr = settings.lr if settings.lr is not None else default_lr(settings.optimizer, batch)
     decay = settings.weight_decay
@@ -96,16 +96,21 @@ def optimizers_of(given: object) -> tuple[torch.optim.Optimizer, ...]:
 def _unwrapped(optimizer: object) -> object:
     """What a wrapper (of Accelerate, of Lightning) hands everything on to; itself, where it has a state of its own."""
     inner = getattr(optimizer, "optimizer", None)
-    if isinstance(inner, torch.optim.Optimizer) and getattr(optimizer, "state", None) is inner.state:
-        return _unwrapped(inner)
-    return optimizer
+    state = getattr(inner, "state", None)
+    return _unwrapped(inner) if state is not None and getattr(optimizer, "state", None) is state else optimizer
 
 
-def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module) -> None:
+def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module, *, whole: bool = True) -> None:
     """Refuse what cannot train a model. Parameters that are not the model's (of a loss, say) are left as they are.
 
+    Args:
+        optimizers: all that there are.
+        model: what they train.
+        whole: they have to hold every parameter that requires a gradient: another optimiser, which nobody knows of,
+            would train the dense model's on after the slim module has taken over.
+
     Raises:
-        UserError: they hold none or a part of the parameters that are to be trained, or one steps by a closure.
+        UserError: they do not hold the model's parameters, or one steps by a closure.
     """
     held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -118,7 +123,7 @@ def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Modu
             hint="Make it from this model's parameters, once it is on its device; a function optimizer(params) of the "
             "parameters that it is given: a baseline trains a copy of the model.",
         )
-    if missing:
+    if missing and whole:
         others = f" and {len(missing) - 1:,} others" * (len(missing) > 1)
         raise UserError(
             f"the optimiser holds {len(trained) - len(missing):,} of the {len(trained):,} parameters that require a "

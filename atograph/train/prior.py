@@ -113,6 +113,8 @@ class Taylor:
         """
         assert self.mean is not None
         known = ~self.mean.isnan()
+        if not bool(known.any()):
+            return magnitude(self.units)
         mean = self.mean[known]
         worth = (mean / mean.mean().clamp(min=1e-30)).clamp(min=1e-6)
         scores = _standard(worth.log() - prices[known].log())
