@@ -83,10 +83,10 @@ class AutoTrainOnce:
             raise UserError(f"a loop makes one step or more, not {steps!r}.")
         self._given, model = model, _as_written(model)
         optimizers = () if optimizer is None else optimizers_of(optimizer)
-        if optimizers:
-            check_optimizers(optimizers, model)
-        inputs = as_inputs(example_inputs, where="example_inputs")
         given = settings_of(settings)
+        if optimizers:
+            check_optimizers(optimizers, model, whole=given.slim_at != "never")
+        inputs = as_inputs(example_inputs, where="example_inputs")
         self.graph = trace(model, inputs.args, inputs.kwargs).steered(**given.steering)
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")

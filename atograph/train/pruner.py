@@ -47,7 +47,7 @@ class Pruner(Hook, Generic[P]):
         if not graph.prunable:
             raise UserError(
                 "the model has nothing that can be pruned.",
-                hint="`graph.groups` gives the reason for each axis.",
+                hint="`graph.groups` says why, axis by axis. What requires no gradient goes with prune_frozen=True.",
             )
         self.units = UnitMap(graph.prunable, fit.model, fit.device)
         self.search = MaskSearch(fit.model, graph, fit.task, self.units, self.settings, fit.replicas)
