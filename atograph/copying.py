@@ -118,7 +118,7 @@ def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
     flags = [module.training for module in model.modules()]
     try:
         with eval_mode(model):
-            copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+            copied = copy.deepcopy(model, {id(each): each for each in (*shared, *_scripted_functions(model))})
     except Exception as error:
         raise UserError(
             f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
@@ -127,3 +127,9 @@ def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
     for module, training in zip(copied.modules(), flags, strict=True):
         module.training = training
     return copied
+
+
+def _scripted_functions(model: nn.Module) -> list[Any]:
+    """The scripted functions that a model's modules hold; they cannot be copied, and hold nothing that changes."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    return [value for value in values if isinstance(value, torch.jit.ScriptFunction)]

@@ -72,8 +72,8 @@ def slim_module(
     Raises:
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program.
     """
-    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
-        raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
     module, repairs = _repaired(model, dense, slimmed, checks)
     wrong = [*repairs.wrong, *checks.problems(module)]
@@ -84,10 +84,19 @@ def slim_module(
     if not wrong:
         wrong, notes = checks.in_training(module, masked())
     if wrong:
-        raise NotRepaired(*repairs.doubts, *wrong)
+        raise NotRepaired(*repairs.doubts, *wrong, *_scripted(model))
     notes += repair_other_forwards(model, module, checks.example)
     attributes = (*repairs.attributes, *fit_config(model, module, checks.same))
     return Repaired(module, attributes, repairs.calls, tuple(notes))
+
+
+def _scripted(model: nn.Module) -> list[Problem]:
+    return [
+        Problem(f"{name} is a ScriptModule, whose code cannot be changed", name)
+        for name, part in model.named_modules()
+        if isinstance(part, torch.jit.ScriptModule)
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), torch.jit.ScriptModule)
+    ]
 
 
 def _example_of(slimmed: Program) -> Example:
@@ -134,7 +143,9 @@ def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks)
         words |= _set(more)
         found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     for name, each in found.calls.items():
-        correct_calls(module.get_submodule(name), each)
+        part = module.get_submodule(name)
+        if not isinstance(part, torch.jit.ScriptModule):
+            correct_calls(part, each)
     return _Repairs(tuple(words.values()), _corrected(found, calls), tuple(found.wrong), (*found.doubts, *lost))
 
 
