@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from atograph.origins import issues_calls
-from atograph.repair.remembered import Remembered, watching_comparisons
+from atograph.repair.remembered import Remembered, Wish, watching_comparisons
 
 Key = tuple[str, int, int]
 """Where a comparison stands: file, first line of the function, offset of the instruction."""
@@ -29,7 +29,7 @@ class Comparisons:
 
     def __init__(self) -> None:
         self.possible = True
-        self.wishes: list[tuple[Remembered, int]] = []
+        self.wishes: list[Wish] = []
         self._dense: dict[tuple[Key, int], tuple[int, bool]] = {}
 
     @contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,16 +12,19 @@ from torch import nn
 from atograph.capture import batch_of
 from atograph.copying import copy_of
 from atograph.passes.program import Program
+from atograph.passes.sizes import BATCH
 from atograph.repair.checks import Checks
 from atograph.repair.comparisons import Comparisons
-from atograph.repair.config import fit_config
-from atograph.repair.corrections import correct_calls
+from atograph.repair.config import fit_config, follow_config
+from atograph.repair.corrections import Correction, correct_calls
 from atograph.repair.needs import needs_of
 from atograph.repair.problem import Example, Problem, told
-from atograph.repair.remembered import Slot
+from atograph.repair.remembered import Slot, Wish
+from atograph.repair.saving import allow_saving, refuse_saving
 from atograph.repair.search import Call, Found, attributes, calls_of, corrections
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.repair.watching import Site
+from atograph.tracing import run_without_data
 
 
 class NotRepaired(Exception):
@@ -74,7 +77,13 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Call
         wrong, notes = checks.in_training(module, masked())
     if wrong:
         raise NotRepaired(*repairs.doubts, *wrong)
-    return Repaired(module, (*repairs.attributes, *fit_config(model, module, checks.same)), (*repairs.calls, *notes))
+    fit = fit_config(model, module, checks.same) if not repairs.odd else f"{repairs.odd[0]}, which none says"
+    allow_saving(module)
+    if isinstance(fit, str):
+        refuse_saving(model, module, fit)
+        return Repaired(module, repairs.attributes, (*repairs.calls, *notes))
+    attributes = (*repairs.attributes, *follow_config(model, module, fit))
+    return Repaired(module, attributes, (*repairs.calls, *notes))
 
 
 def _example_of(slimmed: Program) -> Example:
@@ -86,43 +95,73 @@ def _example_of(slimmed: Program) -> Example:
 
 
 class _Repairs(NamedTuple):
-    """What was done to a module, and what could not be: see `Repaired` and `search.Found`."""
+    """What was done to a module, and what could not be: see `Repaired` and `search.Found`; odd calls do not only get
+    other sizes."""
 
     attributes: tuple[str, ...]
     calls: tuple[str, ...]
+    odd: tuple[str, ...]
     wrong: tuple[Problem, ...]
     doubts: tuple[Problem, ...]
 
 
 def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks) -> _Repairs:
     """Make a copy of the dense module slim: its tensors, then the attributes that hold widths, then single calls."""
-    example, comparisons = checks.example, Comparisons()
+    (args, kwargs), comparisons = checks.example, Comparisons()
+    batch = batch_of(checks.example)
+
+    def run(model: nn.Module) -> Any:
+        return model(*args, **kwargs)
+
     try:
-        calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example, comparisons)
+        calls, lost = calls_of(module, needs_of(dense, slimmed, batch or 1), run, comparisons)
     except Exception as error:
         raise NotRepaired(Problem(f"it does not run again with the example inputs: {told(error)}")) from error
+    wishes = [wish for each in calls.values() for call in each for wish in call.wishes()]
+    if lost:
+        wishes += _wishes_as_traced(module, dense, slimmed, checks.example)
     replace_state(module, slimmed)
-    words = _set(attributes([wish for each in calls.values() for call in each for wish in call.wishes()]))
+    words = _set(attributes(wishes))
     for part in module.modules():
         correct_widths(part)
-    found = corrections(module, calls, example, checks.samples, 10 * checks.close, comparisons)
+    found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     if more := {slot: value for slot, value in attributes(comparisons.wishes).items() if str(slot) not in words}:
         words |= _set(more)
-        found = corrections(module, calls, example, checks.samples, 10 * checks.close, comparisons)
+        found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     for name, each in found.calls.items():
         correct_calls(module.get_submodule(name), each)
-    return _Repairs(tuple(words.values()), _corrected(found, calls), tuple(found.wrong), (*found.doubts, *lost))
-
-
-def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> tuple[str, ...]:
-    """In words, the calls that are made in another way."""
-    lines = {site: call.need.line for site, each in calls.items() for call in each}
-    return tuple(
-        f"{f'{name}: ' if name else ''}{place[-1]}{lines[name, place] and f' ({lines[name, place]})'} {correction}"
-        for name, each in found.calls.items()
-        for place, times in each.items()
-        for correction in dict.fromkeys(filter(None, times))
+    corrected = list(_corrected(found, calls))
+    return _Repairs(
+        tuple(words.values()),
+        calls=tuple(dict.fromkeys(text for text, _ in corrected)),
+        odd=tuple(text for text, correction in corrected if not correction.only_sizes),
+        wrong=tuple(found.wrong),
+        doubts=(*found.doubts, *lost),
     )
+
+
+def _wishes_as_traced(module: nn.Module, dense: Program, slimmed: Program, example: Example) -> list[Wish]:
+    """What attributes have to be where code goes another way on tensors without data, as it did when it was traced."""
+
+    def run(model: nn.Module) -> None:
+        run_without_data(model, *example, batch=batch_of(example))
+
+    try:
+        calls, _lost = calls_of(module, needs_of(dense, slimmed, BATCH), run, Comparisons())
+    except Exception:  # what torch.export has captured may not run like this
+        return []
+    return [wish for each in calls.values() for call in each for wish in call.wishes()]
+
+
+def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> Iterator[tuple[str, Correction]]:
+    """The calls that are made in another way, each in words."""
+    lines = {site: call.need.line for site, each in calls.items() for call in each}
+    for name, each in found.calls.items():
+        for place, times in each.items():
+            line = lines[name, place]
+            called = f"{f'{name}: ' if name else ''}{place[-1]}{f' ({line})' if line else ''}"
+            for correction in dict.fromkeys(filter(None, times)):
+                yield f"{called} {correction}", correction
 
 
 def _set(changed: Mapping[Slot, int]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ from atograph.repair.arguments import plain_leaves, tensor_leaves
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.corrections import Correction, Scaled
 from atograph.repair.needs import Need
-from atograph.repair.problem import Example, Problem, told
-from atograph.repair.remembered import Remembered, Slot, remembering
+from atograph.repair.problem import Problem, Run, told
+from atograph.repair.remembered import Remembered, Slot, Wish, remembering
 from atograph.repair.samples import Sample
 from atograph.repair.watching import Site, failed_in, run_watched
 
@@ -57,7 +58,7 @@ class Call:
     given: Sequence[Any]
     numbers: Mapping[int, int]
 
-    def wishes(self) -> Iterator[tuple[Remembered, int]]:
+    def wishes(self) -> Iterator[Wish]:
         """Its arguments that come from attributes, with the values that they have to have."""
         for number, of in self.numbers.items():
             if self.need.new and isinstance(self.given[number], Remembered):
@@ -65,7 +66,7 @@ class Call:
 
 
 def calls_of(
-    model: nn.Module, needs: Mapping[Site, Sequence[Need]], example: Example, comparisons: Comparisons
+    model: nn.Module, needs: Mapping[Site, Sequence[Need]], run: Run, comparisons: Comparisons
 ) -> tuple[dict[Site, list[Call]], list[Problem]]:
     """Run the dense model and lay its calls beside their needs.
 
@@ -81,11 +82,11 @@ def calls_of(
 
     try:
         with remembering(model), comparisons.of_dense():
-            run_watched(model, *example, note)
+            run_watched(model, partial(run, model), note)
     except Exception:  # code that takes nothing but plain integers; its calls can be corrected all the same
         comparisons.possible = False
         found.clear()
-        run_watched(model, *example, note)
+        run_watched(model, partial(run, model), note)
     calls = {
         site: [Call(need, given, _aligned(given, need.old)) for need, given in zip(needs[site], each, strict=True)]
         for site, each in found.items()
@@ -112,7 +113,7 @@ def _key(value: Any) -> Any:
     return (float(value), "") if type(value) in (int, float, Remembered) else (0.0, repr(value))
 
 
-def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
+def attributes(wishes: Sequence[Wish]) -> dict[Slot, int]:
     """The attributes that have to change, with their new values.
 
     One whose value is used as it is gets the value that most uses need; one that others are computed with gets the
@@ -126,7 +127,7 @@ def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
         if term.slot is not None:
             counted[term.slot][wanted] += 1
     values = {slot: each.most_common(1)[0][0] for slot, each in counted.items()}
-    computed: dict[Slot, list[tuple[Remembered, int]]] = defaultdict(list)
+    computed: dict[Slot, list[Wish]] = defaultdict(list)
     for term, wanted in wishes:
         unknown = [slot for slot in term.slots if slot not in values]
         if len(unknown) == 1:
@@ -136,7 +137,7 @@ def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
     return {slot: value for slot, value in values.items() if value != slot.read()}
 
 
-def _solution(slot: Slot, terms: Sequence[tuple[Remembered, int]], values: Mapping[Slot, int]) -> int:
+def _solution(slot: Slot, terms: Sequence[Wish], values: Mapping[Slot, int]) -> int:
     """The value nearest to an attribute's old one with which all terms are what is wanted; the old one if none is."""
     old = slot.read()
     for tried in sorted(range(1, 2 * abs(old) + 2), key=lambda value: abs(value - old)):
@@ -151,7 +152,7 @@ def _solution(slot: Slot, terms: Sequence[tuple[Remembered, int]], values: Mappi
 def corrections(
     model: nn.Module,
     calls: Mapping[Site, Sequence[Call]],
-    example: Example,
+    run: Run,
     samples: Mapping[int, Sample],
     close: float,
     comparisons: Comparisons,
@@ -161,7 +162,7 @@ def corrections(
     Args:
         model: slim, with its attributes set.
         calls: of the dense model.
-        example: what to run it with.
+        run: how to call it.
         samples: what the slim program computes at each call, by the call's number.
         close: relative difference up to which results of one op are the same.
         comparisons: of the dense model; gets those that fail.
@@ -171,7 +172,7 @@ def corrections(
     doubts: list[Problem] = []
     wrong: list[Problem] = []
 
-    def corrected(site: Site, run: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def corrected(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
         known = calls.get(site, ())
         if seen[site] >= len(known):
             return func(*args, **kwargs)
@@ -179,7 +180,7 @@ def corrections(
         seen[site] += 1
         where = _where(site, call.need)
         correction, doubt = _correction(call, args, kwargs)
-        found[site][run].append(correction)
+        found[site][entered].append(correction)
         if doubt:
             doubts.append(Problem(f"{where} {doubt}", site[0], tuple(each.need.number for each in known)))
         result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
@@ -192,7 +193,7 @@ def corrections(
 
     try:
         with remembering(model) if comparisons.possible else nullcontext(), comparisons.of_slim():
-            run_watched(model, *example, corrected)
+            run_watched(model, partial(run, model), corrected)
     except Exception as error:
         wrong.append(Problem(told(error), failed_in(error)))
     by_module, unlike = _by_module(found, calls)

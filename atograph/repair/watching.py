@@ -23,10 +23,16 @@ Handler = Callable[[Site, int, Any, Any, Any], Any]
 """Takes site, function, args and kwargs of a call, and makes it; second, a number for this run of the module."""
 
 
-def run_watched(model: nn.Module, args: Any, kwargs: Any, handler: Handler) -> Any:
-    """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``."""
+def run_watched(model: nn.Module, run: Callable[[], Any], handler: Handler) -> Any:
+    """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``.
+
+    Args:
+        model: the model.
+        run: calls it.
+        handler: makes its calls.
+    """
     with eval_mode(model), torch.no_grad(), _modules_entered(model) as stack, _Watching(stack, handler):
-        return model(*args, **kwargs)
+        return run()
 
 
 def failed_in(error: BaseException) -> str:
