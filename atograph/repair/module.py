@@ -11,6 +11,7 @@ from torch import nn
 
 from atograph.capture import batch_of
 from atograph.copying import copy_of
+from atograph.origins import Place
 from atograph.passes.program import Program
 from atograph.passes.sizes import BATCH
 from atograph.repair.checks import Checks
@@ -18,6 +19,7 @@ from atograph.repair.comparisons import Comparisons
 from atograph.repair.config import fit_config, follow_config
 from atograph.repair.corrections import Correction, correct_calls
 from atograph.repair.needs import needs_of
+from atograph.repair.other_forwards import repair_other_forwards
 from atograph.repair.problem import Example, Problem, told
 from atograph.repair.remembered import Slot, Wish
 from atograph.repair.saving import allow_saving, refuse_saving
@@ -46,12 +48,14 @@ class Repaired:
     Attributes:
         module: of the user's own class, in the mode that the dense one is in.
         attributes: in words, the attributes of the user's modules that were set to another width.
-        calls: in words, the calls to torch that are made in another way, because no attribute holds what they need.
+        calls: the calls to torch that are made in another way, because no attribute holds what they need.
+        notes: in words, what else there is to know.
     """
 
     module: nn.Module
     attributes: tuple[str, ...]
-    calls: tuple[str, ...]
+    calls: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
 
 def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Callable[[], nn.Module]) -> Repaired:
@@ -77,13 +81,14 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Call
         wrong, notes = checks.in_training(module, masked())
     if wrong:
         raise NotRepaired(*repairs.doubts, *wrong)
-    fit = fit_config(model, module, checks.same) if not repairs.odd else f"{repairs.odd[0]}, which none says"
+    notes += repair_other_forwards(model, module, checks.example)
+    fit = fit_config(model, module, checks.same) if not repairs.odd else f"{repairs.odd}, which none says"
     allow_saving(module)
     if isinstance(fit, str):
         refuse_saving(model, module, fit)
-        return Repaired(module, repairs.attributes, (*repairs.calls, *notes))
+        return Repaired(module, repairs.attributes, repairs.calls, tuple(notes))
     attributes = (*repairs.attributes, *follow_config(model, module, fit))
-    return Repaired(module, attributes, (*repairs.calls, *notes))
+    return Repaired(module, attributes, repairs.calls, tuple(notes))
 
 
 def _example_of(slimmed: Program) -> Example:
@@ -95,12 +100,12 @@ def _example_of(slimmed: Program) -> Example:
 
 
 class _Repairs(NamedTuple):
-    """What was done to a module, and what could not be: see `Repaired` and `search.Found`; odd calls do not only get
-    other sizes."""
+    """What was done to a module, and what could not be: see `Repaired` and `search.Found`; ``odd`` is a call
+    that gets more than other sizes."""
 
     attributes: tuple[str, ...]
-    calls: tuple[str, ...]
-    odd: tuple[str, ...]
+    calls: tuple[Problem, ...]
+    odd: str
     wrong: tuple[Problem, ...]
     doubts: tuple[Problem, ...]
 
@@ -131,10 +136,11 @@ def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks)
     for name, each in found.calls.items():
         correct_calls(module.get_submodule(name), each)
     corrected = list(_corrected(found, calls))
+    odd = [call.text for call, correction in corrected if not correction.only_sizes]
     return _Repairs(
         tuple(words.values()),
-        calls=tuple(dict.fromkeys(text for text, _ in corrected)),
-        odd=tuple(text for text, correction in corrected if not correction.only_sizes),
+        calls=tuple(dict.fromkeys(call for call, _ in corrected)),
+        odd=odd[0] if odd else "",
         wrong=tuple(found.wrong),
         doubts=(*found.doubts, *lost),
     )
@@ -153,15 +159,18 @@ def _wishes_as_traced(module: nn.Module, dense: Program, slimmed: Program, examp
     return [wish for each in calls.values() for call in each for wish in call.wishes()]
 
 
-def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> Iterator[tuple[str, Correction]]:
-    """The calls that are made in another way, each in words."""
-    lines = {site: call.need.line for site, each in calls.items() for call in each}
+def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> Iterator[tuple[Problem, Correction]]:
+    """The calls that are made in another way."""
     for name, each in found.calls.items():
         for place, times in each.items():
-            line = lines[name, place]
-            called = f"{f'{name}: ' if name else ''}{place[-1]}{f' ({line})' if line else ''}"
             for correction in dict.fromkeys(filter(None, times)):
-                yield f"{called} {correction}", correction
+                yield _told(name, place, correction, calls[name, place]), correction
+
+
+def _told(name: str, place: Place, correction: Correction, calls: Sequence[Call]) -> Problem:
+    line = calls[0].need.line
+    text = f"{f'{name}: ' if name else ''}{place[-1]}{line and f' ({line})'} {correction}"
+    return Problem(text, name, tuple(call.need.number for call in calls))
 
 
 def _set(changed: Mapping[Slot, int]) -> dict[str, str]:
