@@ -106,7 +106,7 @@ class Slim:
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
         try:
-            repaired = slim_module(model, self._graph.program, self._slimmed, lambda: mask(model, self.plan))
+            repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
         self._as_made = AsMade(repaired.module)

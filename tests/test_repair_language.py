@@ -126,3 +126,96 @@ def test_what_no_configuration_says_is_refused(transformers: ModuleType, name: s
         with pytest.raises(atograph.UserError, match=why):
             save(str(tmp_path / "saved"))
     assert not list((tmp_path / "saved").glob("*.safetensors"))
+
+
+def decoded(model: Any, **more: Any) -> Tensor:
+    """Logits of the last token, with a cache of the others."""
+    mask = torch.ones_like(IDS)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        first = model(input_ids=IDS[:, :-1], attention_mask=mask[:, :-1], use_cache=True)
+        last: Tensor = model(input_ids=IDS[:, -1:], attention_mask=mask, past_key_values=first.past_key_values).logits
+    return last
+
+
+def padded(model: Any) -> Tensor:
+    mask = torch.ones_like(IDS)
+    mask[0, :3] = 0
+    return logits(model, attention_mask=mask)[mask.bool()]
+
+
+def eager(model: Any) -> Tensor:
+    model.set_attn_implementation("eager")
+    return padded(model)
+
+
+def shorter(model: Any) -> Tensor:
+    return logits(model, input_ids=IDS[:, :4])
+
+
+@pytest.mark.parametrize("family", ["Llama", "Phi3", "Gemma2"])
+def test_a_module_runs_on_every_path_of_its_code(transformers: ModuleType, family: str) -> None:
+    model = decoder(transformers, family)
+    graph = atograph.trace(model, (), inputs())
+    plan = graph.plan(random=0, keep=0.5)
+    module = atograph.slim(graph, plan).module
+    assert module is not None
+    for path in (logits, padded, decoded, shorter, eager, decoded):
+        assert relative_difference(path(atograph.mask(model, plan)), path(copied(module))) < 1e-4
+
+
+class Config:
+    def __init__(self) -> None:
+        self._attn_implementation_internal = "sdpa"
+
+
+class Attention(nn.Module):
+    """Reads widths on two paths, by code of its own for each."""
+
+    def __init__(self, insists: bool) -> None:
+        super().__init__()
+        self.heads, self.per, self.insists = 4, 6, insists
+        self.config = Config()
+        self.words, self.out = nn.Embedding(20, 24), nn.Linear(24, 7)
+        self.qkv, self.back = nn.Linear(24, 72), nn.Linear(24, 24)
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.config._attn_implementation_internal = name
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        b, t, _ = x.shape
+        if self.config._attn_implementation_internal == "sdpa":
+            q, k, v = self.qkv(x).unflatten(-1, (3, 4, 6)).permute(2, 0, 3, 1, 4)
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            q, k, v = self.qkv(x).view(b, t, 3, self.heads, self.per).permute(2, 0, 3, 1, 4)
+            assert not self.insists or x.shape[-1] == 24
+            y = (q @ k.transpose(-2, -1) * 6**-0.5).softmax(-1) @ v
+        return self.out(self.back(y.transpose(1, 2).flatten(2)))
+
+
+def test_a_width_that_only_another_path_reads_is_set() -> None:
+    torch.manual_seed(0)
+    model = Attention(insists=False).eval()
+    perturb(model)
+    graph = atograph.trace(model, IDS % 20)
+    plan = graph.plan(random=0, keep=0.5)
+    slim = atograph.slim(graph, plan)
+    module: Any = slim.module
+    assert module is not None and "heads: 4 → 2" in slim.repairs and "per: 6 → 3" in slim.repairs
+    masked = atograph.mask(model, plan)
+    for name in ("sdpa", "eager", "sdpa"):
+        module.set_attn_implementation(name)
+        masked.set_attn_implementation(name)
+        with torch.no_grad():
+            assert relative_difference(masked(IDS % 20), module(IDS % 20)) < 1e-4
+
+
+def test_a_path_that_cannot_be_repaired_is_told() -> None:
+    torch.manual_seed(0)
+    model = Attention(insists=True).eval()
+    perturb(model)
+    graph = atograph.trace(model, IDS % 20)
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    assert slim.module is None and slim.why_no_module.startswith("with eager attention, ")
