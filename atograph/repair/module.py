@@ -181,8 +181,8 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
         words |= _set(more)
         found = search()
     corrected = list(_corrected(found, calls))
-    for name, each in joined(found).items():
-        correct_calls(module.get_submodule(name), each)
+    for name, places in joined(found).items():
+        correct_calls(module.get_submodule(name), places)
     odd = [call.text for call, correction in corrected if not correction.only_sizes]
     return _Attempt(
         module,
