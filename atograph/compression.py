@@ -37,6 +37,7 @@ from atograph.run_folder import RunFolder
 from atograph.run_lock import claimed
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
+from atograph.source import Source
 from atograph.stages import stage
 from atograph.steadiness import check_steady, listed
 from atograph.tensorboard import TensorBoard
@@ -203,6 +204,7 @@ def compress_spec(
                 loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
             ),
             settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
+            spec=spec.text, source=Source.of(spec, out),
         )  # fmt: skip
 
     return run(make, settings, out=out, force=force, resume=resume, console=console)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from atograph.origins import issues_calls
+from atograph.repair.boundaries import Boundaries
 from atograph.repair.remembered import Remembered, Wish, watching_comparisons
 
 Key = tuple[str, int, int]
@@ -25,10 +27,14 @@ class Comparisons:
     Attributes:
         wishes: terms that are to have another value.
         possible: whether the model runs with remembered integers.
+        caches: the functions with a cache that it calls.
+        boundaries: what its modules give.
     """
 
     def __init__(self) -> None:
         self.possible = True
+        self.caches: Sequence[Any] = ()
+        self.boundaries = Boundaries()
         self.wishes: list[Wish] = []
         self._dense: dict[tuple[Key, int], tuple[int, bool]] = {}
 

@@ -18,6 +18,7 @@ from atograph.repair.checks import Checks
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.config import fit_config, follow_config
 from atograph.repair.corrections import Correction, correct_calls
+from atograph.repair.dead_code import with_dead_code
 from atograph.repair.other_forwards import repair_other_forwards
 from atograph.repair.paths import Path, paths_of, unlike
 from atograph.repair.problem import Example, Problem, told
@@ -67,7 +68,7 @@ def slim_module(
         model: the dense module; left as it is.
         dense: the program that was captured from it.
         slimmed: the slim program.
-        plan: what was cut.
+        plan: what it keeps.
         masked: makes the dense module with what the plan drops at zero.
 
     Raises:
@@ -77,10 +78,14 @@ def slim_module(
     if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
         raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
-    way = Way(Path(), dense, slimmed, checks.example, checks.samples)
-    repaired, reference = _repaired(model, [way], checks), masked()
+    ways, reference = [Way(Path(), dense, slimmed, checks.example, checks.samples)], masked()
+    repaired = _repaired(model, ways, checks)
+    wrong = [*repaired.wrong, *checks.problems(repaired.module)]
+    if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
+        ways = [Way(Path(), *whole, checks.example, checks.samples)]
+        repaired = _repaired(model, ways, checks)
     notes = _checked(repaired, checks, reference)
-    repaired = _along_paths(model, repaired, way, plan, checks, reference)
+    repaired = _along_paths(model, repaired, ways[0], (dense, plan), checks, reference)
     module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
     fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
@@ -107,7 +112,7 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]
 
 
 def _along_paths(
-    model: nn.Module, repaired: _Attempt, way: Way, plan: Plan, checks: Checks, masked: nn.Module
+    model: nn.Module, repaired: _Attempt, way: Way, cut: tuple[Program, Plan], checks: Checks, masked: nn.Module
 ) -> _Attempt:
     """Repair a module again, as often as there is a path of its code on which it is wrong, for that path as well.
 
@@ -121,7 +126,7 @@ def _along_paths(
         if path is None:
             raise NotRepaired(*wrong.values())
         try:
-            ways.append(way_along(path, masked, way, plan))
+            ways.append(way_along(path, masked, *cut, checks.example))
             repaired = _repaired(model, ways, checks)
             _checked(repaired, checks, masked)
         except (NotRepaired, OtherCut, AtographError) as reason:

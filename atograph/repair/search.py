@@ -8,7 +8,7 @@ and a call whose arguments are still not right gets a correction.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -20,6 +20,8 @@ from torch import nn
 
 from atograph.origins import Place
 from atograph.repair.arguments import plain_leaves, tensor_leaves
+from atograph.repair.boundaries import OtherWays, Time
+from atograph.repair.caches import UsedCaches, passed_by
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.corrections import Correction, Scaled
 from atograph.repair.needs import Need
@@ -70,11 +72,13 @@ class Call:
         need: what it has to become.
         given: its arguments that are no tensors.
         numbers: which of them is which of the need's.
+        run: of its module that it was made in.
     """
 
     need: Need
     given: Sequence[Any]
     numbers: Mapping[int, int]
+    run: int
 
     def wishes(self) -> Iterator[Wish]:
         """Its arguments that come from attributes, with the values that they have to have."""
@@ -91,22 +95,34 @@ def calls_of(
     Returns:
         for each site its calls in order; and what differs from the run that was captured and matters.
     """
-    found: dict[Site, list[list[Any]]] = defaultdict(list)
+    found: dict[Site, list[tuple[int, list[Any]]]] = defaultdict(list)
+    boundaries = comparisons.boundaries
 
-    def note(site: Site, _run: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def note(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
         if site in needs:
-            found[site].append(plain_leaves((args, kwargs)))
-        return func(*args, **kwargs)
+            found[site].append((entered, plain_leaves((args, kwargs))))
+        result = func(*args, **kwargs)
+        boundaries.note(site, entered, result)
+        return result
+
+    def watched(call: Callable[[nn.Module], Any]) -> None:
+        found.clear()
+        boundaries.clear()
+        run_watched(model, partial(call, model), note, boundaries.left)
 
     try:
+        used = UsedCaches()
         with remembering(model), comparisons.of_dense():
-            run_watched(model, partial(run, model), note)
+            watched(partial(used.noted, run))
+        if used.caches:
+            comparisons.caches = used.caches
+            with remembering(model), comparisons.of_dense(), passed_by(used.caches):
+                watched(run)
     except Exception:  # code that takes nothing but plain integers; its calls can be corrected all the same
         comparisons.possible = False
-        found.clear()
-        run_watched(model, partial(run, model), note)
+        watched(run)
     calls = {
-        site: [Call(need, given, _aligned(given, need.old)) for need, given in zip(needs[site], each, strict=True)]
+        site: [Call(need, g, _aligned(g, need.old), n) for need, (n, g) in zip(needs[site], each, strict=True)]
         for site, each in found.items()
         if len(each) == len(needs[site])
     }
@@ -186,36 +202,54 @@ def corrections(
         comparisons: of the dense model; gets those that fail.
     """
     found: dict[Site, dict[int, list[Correction]]] = defaultdict(lambda: defaultdict(list))
-    seen: Counter[Site] = Counter()
     doubts: list[Problem] = []
     wrong: list[Problem] = []
+    known: dict[tuple[Site, int], list[Call]] = defaultdict(list)
+    for site, each in calls.items():
+        for call in each:
+            known[site, call.run].append(call)
+
+    def same(need: Need, result: Any) -> bool | None:
+        sample = samples.get(need.number) if need.single and isinstance(result, torch.Tensor) else None
+        return None if sample is None else sample.difference(Sample.of(result)) <= close
+
+    def same_as_made(maker: Time, result: torch.Tensor) -> bool | None:
+        site, run, time = maker
+        return same(known[site, run][time].need, result) if time < len(known.get((site, run), ())) else None
+
+    others = OtherWays(comparisons.boundaries, same_as_made)
 
     def corrected(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
-        known = calls.get(site, ())
-        if seen[site] >= len(known):
+        calls_here, time = known.get((site, entered), ()), others.call(site, entered)
+        if time >= len(calls_here):
             return func(*args, **kwargs)
-        call = known[seen[site]]
-        seen[site] += 1
+        call = calls_here[time]
         where = _where(site, call.need)
         correction, doubt = _correction(call, args, kwargs)
+        if correction and correction.needless(func, args, kwargs):
+            correction, doubt = Correction(), ""
         found[site][entered].append(correction)
         if doubt:
-            doubts.append(Problem(f"{where} {doubt}", site[0], tuple(each.need.number for each in known)))
+            doubts.append(Problem(f"{where} {doubt}", site[0], tuple(each.need.number for each in calls[site])))
+        if len(plain_leaves((args, kwargs))) != len(call.given):
+            others.other(site, entered)
         result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
-        if call.need.single and isinstance(result, torch.Tensor) and not wrong:
-            sample = samples.get(call.need.number)
-            if sample is not None and sample.difference(Sample.of(result)) > close:
-                text = f"{where} gives something else than in the program"
-                wrong.append(Problem(text, site[0], (call.need.number,)))
+        if same(call.need, result) is False:
+            problem = Problem(f"{where} gives something else than in the program", site[0], (call.need.number,))
+            if others.is_other(site, entered):
+                others.odd(site, entered, problem)
+            elif not wrong:
+                wrong.append(problem)
         return result
 
     try:
-        with remembering(model) if comparisons.possible else nullcontext(), comparisons.of_slim():
-            run_watched(model, partial(run, model), corrected)
+        recalled = remembering(model) if comparisons.possible else nullcontext()
+        with comparisons.of_slim(), passed_by(comparisons.caches), recalled:
+            run_watched(model, partial(run, model), corrected, others.left)
     except Exception as error:
         wrong.append(Problem(told(error), failed_in(error)))
     by_module, unlike = _by_module(found, calls)
-    return Found(by_module, [*unlike, *wrong], doubts, list(_runs(found)))
+    return Found(by_module, [*unlike, *wrong, *others.problems], doubts, list(_runs(found)))
 
 
 def _runs(found: Mapping[Site, Mapping[int, list[Correction]]]) -> Iterator[tuple[str, list[Place]]]:

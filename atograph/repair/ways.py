@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from atograph.capture import batch_of, capture
-from atograph.passes.groups import Group, Groups
-from atograph.passes.pipeline import ANALYSE, Pipeline
-from atograph.passes.plan import Plan, plan_of
+from atograph.passes.pipeline import Pipeline
+from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.sizes import BATCH
-from atograph.passes.slim import Slim
 from atograph.repair.comparisons import Comparisons
+from atograph.repair.dead_code import cut_alike
 from atograph.repair.needs import needs_of
 from atograph.repair.paths import Path
 from atograph.repair.problem import Example, Problem
@@ -28,7 +26,7 @@ from atograph.tracing import run_without_data
 
 
 class OtherCut(Exception):
-    """On this path the plan does not cut the same parameters."""
+    """On this path the plan cannot cut the same parameters."""
 
 
 @dataclass(frozen=True)
@@ -83,42 +81,25 @@ def wishes_of(calls: Mapping[Site, list[Call]]) -> list[Wish]:
     return [wish for each in calls.values() for call in each for wish in call.wishes()]
 
 
-def way_along(path: Path, masked: nn.Module, way: Way, plan: Plan) -> Way:
+def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example: Example) -> Way:
     """The program on another path.
 
     Args:
         path: where to go.
         masked: the dense model, masked; left as it is.
-        way: the one that the plan was made on.
+        dense: the program that the plan was made for.
         plan: what is kept there.
+        example: what to run it with.
 
     Raises:
-        OtherCut: the plan cuts other parameters there.
-        UserError: it cannot be captured there, or not be cut.
+        OtherCut: what the plan takes apart goes together there.
+        UserError: it cannot be captured there.
     """
-    args, kwargs = way.example
+    args, kwargs = example
     with path.on(masked):
-        dense = Pipeline.parse(ANALYSE).run(capture(masked, args, kwargs))
-    here, there = way.dense.fact(Groups), dense.fact(Groups)
-    kept = {}
-    for group in there:
-        same = _counterpart(group, here)
-        if same is not None and len(plan.kept.get(same.name, range(same.size))) < same.size:
-            kept[group.name] = plan.kept[same.name]
-    slim = Pipeline((Slim(plan_of(there, kept)),)).run(dense)
-    for name, value in slim.state.items():
-        if name in way.slim.state and not _same(value, way.slim.state[name]):
-            raise OtherCut(f"{path.name}, {name} is cut in another way")
-    return Way(path, dense, slim, way.example, samples_of(slim, *way.example)[1])
-
-
-def _counterpart(group: Group, groups: Groups) -> Group | None:
-    """The group with these members and this size; or the smallest that has them among others."""
-    members = set(group.members)
-    having = [each for each in groups if each.size == group.size and members <= set(each.members)]
-    return min(having, key=lambda each: len(each.members), default=None)
-
-
-def _same(value: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two cut tensors hold the same, but for what a mask has set to zero."""
-    return value.shape == other.shape and bool(((value == other) | (value == 0) | value.isnan()).all())
+        captured = capture(masked, args, kwargs, dead=bool(dense.interface.dead))
+    there = Pipeline.parse("gather-shuffles,infer-axes").run(captured)
+    slim = cut_alike(dense, plan, there)
+    if slim is None:
+        raise OtherCut("the plan takes units apart that go together there")
+    return Way(path, there, slim, example, samples_of(slim, args, kwargs)[1])
