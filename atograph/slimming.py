@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from atograph.graph import Graph
 from atograph.masking import mask
+from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
@@ -51,7 +52,7 @@ class Slim:
         return to_exported(self.passes_program)
 
     @cached_property
-    def _callable(self) -> nn.Module:
+    def _callable(self) -> ProgramModule:
         return ProgramModule(self.passes_program)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,6 +63,17 @@ class Slim:
         """
         self._require_values("running a program needs the values of its weights")
         return self._callable(*args, **kwargs)
+
+    def why_not(self, *args: Any, **kwargs: Any) -> str:
+        """Why the program cannot take these inputs: they are not of the structure or the sizes that it was traced with.
+
+        Empty where it can.
+        """
+        try:
+            self._callable.inputs_of(args, kwargs)
+        except UserError as error:
+            return error.message
+        return ""
 
     def as_module(self) -> nn.Module:
         """The slim program as a module that runs it; its train() and eval() change nothing."""

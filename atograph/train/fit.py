@@ -131,6 +131,8 @@ class Fit:
         dense: the model that was given.
         model: what the steps train: the dense model, or its slim form once a hook has put that in its place.
         metric: of the last evaluation on the validation data.
+        metric_before: the same before the first step.
+        finished: whether the last step is done, and the masks are final.
         optimizer: of the parameters of ``model``.
 
     Args:
@@ -157,6 +159,8 @@ class Fit:
         self.clock = Clock(settings.epochs, None if batches is None else -(-batches // settings.accumulate))
         self.history: list[EpochRow] = []
         self.metric: float | None = None
+        self.metric_before: float | None = None
+        self.finished = False
         self.hook = Hook()
         self.checkpoints, self.place = checkpoints, Place()
         self.optimizer: torch.optim.Optimizer
@@ -185,16 +189,19 @@ class Fit:
             self.hook = make_hook(self)
             self._keep()
             self._resume()
+            if self.settings.epochs and self.settings.freeze and self.place == Place():
+                self.metric_before = self.evaluate(self.task.val_data)  # and whatever is wrong with that data shows
             self.progress.start(self.settings.epochs, self.clock.steps)
             try:
                 while self.place.epoch < self.settings.epochs:
                     self._epoch(rates)
                 if not self.settings.epochs:
                     self.hook.finish()
+                    self.finished = True
                     self.metric = self.evaluate(self.task.val_data)
             finally:
-                self.progress.stop()
                 self.hook.sync()
+                self.progress.stop()
         finally:
             self.model = self._called = self.dense
             self.dense.to(home)
@@ -239,6 +246,8 @@ class Fit:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
             self._diverged("weights that are not finite", epoch, place.step - 1)
+        self.finished = last
+        self.metric = None  # nobody is to take that of the epoch before for this one's
         self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(
             epoch=epoch + 1,
@@ -298,6 +307,7 @@ class Fit:
             "optimizer": self.optimizer.state_dict(),
             "optimizer's class": _class_of(self.optimizer),
             "history": [asdict(row) for row in self.history],
+            "before": self.metric_before,
             "steps": self.clock.steps,
             "compute": self.compute.state(),
             "processes": every,
@@ -332,6 +342,8 @@ class Fit:
             set_random_state(self.place.random, self.task.train_data)
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
+        self.metric_before = state.get("before")
+        self.finished = self.place.epoch >= self.settings.epochs
         for name, parameter in self.dense.named_parameters():
             if state["weights"][name].shape != parameter.shape:
                 _refuse(f"{name} has another shape there")

@@ -1,0 +1,148 @@
+"""A finished training is never lost, whatever fails after it: weights, plan and report stay, and a later run goes on."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from atograph.passes.errors import InternalError, UserError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import atograph
+from atograph import run_steps
+from atograph.report import Report
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+BUG = InternalError("something is broken.")
+FAULTS: dict[str, tuple[str, BaseException]] = {
+    "zeroing": ("atograph.run_steps.zero_", RuntimeError("out of memory")),
+    "slimming": ("atograph.run_steps.slim", BUG),
+    "export": ("atograph.slimming.Slim.to_onnx", UserError("torch.onnx cannot export this program.")),
+    "loading": ("atograph.run_steps.OnnxModel", UserError("this ONNX file cannot be loaded.")),
+    "certificate": ("atograph.measuring.certify", BUG),
+    "float64": ("atograph.measuring.exactness", BUG),
+    "cost": ("atograph.measuring._check_flops", BUG),
+    "latency": ("atograph.measuring.measure_latency", RuntimeError("the session died")),
+    "interrupt": ("atograph.measuring.measure_latency", KeyboardInterrupt()),
+    "page": ("atograph.run_steps.page", FULL),
+    "files": ("atograph.slimming.Slim.save", FULL),
+    "log": ("atograph.run_steps.write_log", FULL),
+}
+
+
+class Training:
+    """A small model, its data, and a loss that counts its steps."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+        x = torch.randn(32, 8)
+        self.data = list(zip(x.split(16), x[:, :4].argmax(1).split(16), strict=True))
+        self.steps = 0
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self.steps += model.training
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def compress(self, out: Path | None, **options: Any) -> atograph.Result:
+        options = {"val_data": self.data, "epochs": 2, "flops": 0.5, "loss": self.loss, **options}
+        return atograph.compress(self.model, self.data, out=out, **options)
+
+
+@pytest.fixture
+def break_after_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, BaseException], None]]:
+    """Let a function raise once a model was trained."""
+    trained = list[object]()
+
+    def train(*args: Any, **options: Any) -> Any:
+        trained.append(true_train(*args, **options))
+        return trained[-1]
+
+    true_train = run_steps.auto_train_once
+    monkeypatch.setattr(run_steps, "auto_train_once", train)
+
+    def break_it(name: str, error: BaseException) -> None:
+        place, _, leaf = name.rpartition(".")
+        holder = pytest.importorskip(place) if place != "atograph.slimming.Slim" else atograph.Slim
+        true = getattr(holder, leaf)
+
+        def broken(*args: Any, **options: Any) -> Any:
+            if trained:
+                raise error
+            return true(*args, **options)
+
+        monkeypatch.setattr(holder, leaf, broken)
+
+    yield break_it
+
+
+@pytest.mark.parametrize("site", FAULTS)
+def test_what_fails_after_the_training_leaves_its_weights(
+    site: str, tmp_path: Path, break_after_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_steps, "rehearse", lambda *args: None)
+    name, error = FAULTS[site]
+    break_after_training(name, error)
+    training, out = Training(), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt if site == "interrupt" else atograph.NotProved) as caught:
+        training.compress(out)
+    told = "".join(getattr(caught.value, "__notes__", ())) if site == "interrupt" else str(caught.value)
+    assert told.startswith(f"{out}: the training is finished, but what came of it is not proved: ")
+    assert "To go on without training again: the same call with resume=True" in told
+    weights, own = load_file(out / "trained.safetensors"), training.model.state_dict()
+    assert weights.keys() == own.keys() and all(torch.equal(weights[name], own[name]) for name in own)
+    plan = atograph.Plan.from_json((out / "plan.json").read_bytes())
+    report = Report.load(out / "report.json")
+    assert report.not_proved and not report.certificate and len(report.curves) == 2
+    if isinstance(caught.value, atograph.NotProved):
+        assert caught.value.folder == out and caught.value.plan == plan and caught.value.__cause__ is not None
+        assert caught.value.model is training.model and len(caught.value.history) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(("site", "options"), [
+    ("slimming", {}), ("interrupt", {"checkpoint_seconds": float("inf")}), ("report", {}),
+])  # fmt: skip
+def test_a_run_that_goes_on_does_not_train_again(
+    site: str, options: dict[str, Any], tmp_path: Path, break_after_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        name, error = FAULTS.get(site, ("atograph.report.Report.save", FULL))
+        if site == "report":  # even that of a run that is not proved cannot be written: the checkpoint tells the same
+            broken.setattr(Report, "save", lambda *args: (_ for _ in ()).throw(FULL))
+        else:
+            break_after_training(name, error)
+        first, out = Training(), tmp_path / "run"
+        with pytest.raises((KeyboardInterrupt, atograph.NotProved)):
+            first.compress(out, **options)
+    monkeypatch.undo()
+    again = Training()
+    with pytest.raises(UserError, match="a run is there already"):
+        again.compress(out, **options)
+    if site == "slimming":
+        with pytest.raises(UserError, match="the setting seed was 0 there, and is 1 now"):
+            again.compress(out, resume=True, seed=1)
+    result = again.compress(out, resume=True, **options)
+    assert first.steps and not again.steps
+    assert result.report.certificate and not result.report.not_proved and len(result.history) == 2
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+    assert {path.name for path in out.iterdir()} == {
+        "log.csv", "plan.json", "report.html", "report.json", "slim.onnx", "slim.pt2", "slim.safetensors",
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_without_a_folder_the_error_holds_the_plan(break_after_training: Any) -> None:
+    break_after_training(*FAULTS["certificate"])
+    training = Training()
+    with pytest.raises(atograph.NotProved, match="this error the plan") as caught:
+        training.compress(None)
+    error = caught.value
+    slim = atograph.slim(atograph.trace(error.model, training.data[0][0]), error.plan)
+    assert error.folder is None and error.slim is not None
+    torch.testing.assert_close(slim(training.data[0][0]), error.model(training.data[0][0]))
