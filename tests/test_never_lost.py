@@ -1,21 +1,31 @@
-"""A finished training is never lost, whatever fails after it: weights, plan and report stay, and a later run goes on."""
+"""A finished training is never lost, whatever fails after it: its files stay, and a later run goes on from them."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.plan import Plan
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import atograph
 from atograph import run_steps
+from atograph.console import Console
+from atograph.example_inputs import Inputs
+from atograph.job import Job, Outcome, Prepared
+from atograph.rehearsal import DenseFile, export_dense
 from atograph.report import Report
+from atograph.run_folder import RunFolder
+from atograph.train.loop import Trained
+from atograph.train.settings import settings_of
+from atograph.train.task import Task
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 BUG = InternalError("something is broken.")
@@ -55,8 +65,8 @@ class Training:
 
 
 @pytest.fixture
-def break_after_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, BaseException], None]]:
-    """Let a function raise once a model was trained."""
+def break_after_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let a site fail once a model was trained."""
     trained = list[object]()
 
     def train(*args: Any, **options: Any) -> Any:
@@ -65,43 +75,57 @@ def break_after_training(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     true_train = run_steps.auto_train_once
     monkeypatch.setattr(run_steps, "auto_train_once", train)
+    return lambda site: break_(site, monkeypatch, only_if=trained)
 
-    def break_it(name: str, error: BaseException) -> None:
-        place, _, leaf = name.rpartition(".")
-        holder = pytest.importorskip(place) if place != "atograph.slimming.Slim" else atograph.Slim
-        true = getattr(holder, leaf)
 
-        def broken(*args: Any, **options: Any) -> Any:
-            if trained:
-                raise error
-            return true(*args, **options)
+def break_(site: str, monkeypatch: pytest.MonkeyPatch, *, only_if: Sequence[object] = (1,)) -> None:
+    """Let the function of a site raise."""
+    name, error = FAULTS[site]
+    place, _, leaf = name.rpartition(".")
+    holder: Any = atograph.Slim if place.endswith(".Slim") else import_module(place)
+    true = getattr(holder, leaf)
 
-        monkeypatch.setattr(holder, leaf, broken)
+    def broken(*args: Any, **options: Any) -> Any:
+        if only_if:
+            raise error
+        return true(*args, **options)
 
-    yield break_it
+    monkeypatch.setattr(holder, leaf, broken)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Trained[Plan], DenseFile, Path]:
+    """A training, and the file of the dense model."""
+    training, aside = Training(), tmp_path_factory.mktemp("aside")
+    settings = settings_of({"flops": 0.5, "epochs": 2})
+    task = Task(training.data, training.data, loss=training.loss)
+    inputs = Inputs((training.data[0][0],), {})
+    job = Job("net", "the model", training.model, inputs, task, settings, baseline=False, opset=None)
+    run = run_steps.Run(None, None, False, Console(quiet=True))
+    prepared = run.prepare(job)
+    return prepared, run.train(prepared).trained, export_dense(job, prepared.graph, aside), aside
 
 
 @pytest.mark.parametrize("site", FAULTS)
 def test_what_fails_after_the_training_leaves_its_weights(
-    site: str, tmp_path: Path, break_after_training: Any, monkeypatch: pytest.MonkeyPatch
+    site: str, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_steps, "rehearse", lambda *args: None)
-    name, error = FAULTS[site]
-    break_after_training(name, error)
-    training, out = Training(), tmp_path / "run"
+    break_(site, monkeypatch)
+    (prepared, trained, dense, aside), out = finished, tmp_path / "run"
+    run = run_steps.Run(out, RunFolder(out), False, Console(quiet=True))
     with pytest.raises(KeyboardInterrupt if site == "interrupt" else atograph.NotProved) as caught:
-        training.compress(out)
+        run.hand_over(Outcome(prepared, trained), dense, aside)
     told = "".join(getattr(caught.value, "__notes__", ())) if site == "interrupt" else str(caught.value)
     assert told.startswith(f"{out}: the training is finished, but what came of it is not proved: ")
     assert "To go on without training again: the same call with resume=True" in told
-    weights, own = load_file(out / "trained.safetensors"), training.model.state_dict()
+    weights, own = load_file(out / "trained.safetensors"), prepared.job.model.state_dict()
     assert weights.keys() == own.keys() and all(torch.equal(weights[name], own[name]) for name in own)
-    plan = atograph.Plan.from_json((out / "plan.json").read_bytes())
     report = Report.load(out / "report.json")
+    assert Plan.from_json((out / "plan.json").read_bytes()) == trained.plan
     assert report.not_proved and not report.certificate and len(report.curves) == 2
     if isinstance(caught.value, atograph.NotProved):
-        assert caught.value.folder == out and caught.value.plan == plan and caught.value.__cause__ is not None
-        assert caught.value.model is training.model and len(caught.value.history) == 2
+        assert caught.value.folder == out and caught.value.plan == trained.plan and caught.value.__cause__ is not None
+        assert caught.value.model is prepared.job.model and len(caught.value.history) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -112,11 +136,10 @@ def test_a_run_that_goes_on_does_not_train_again(
     site: str, options: dict[str, Any], tmp_path: Path, break_after_training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        name, error = FAULTS.get(site, ("atograph.report.Report.save", FULL))
         if site == "report":  # even that of a run that is not proved cannot be written: the checkpoint tells the same
             broken.setattr(Report, "save", lambda *args: (_ for _ in ()).throw(FULL))
         else:
-            break_after_training(name, error)
+            break_after_training(site)
         first, out = Training(), tmp_path / "run"
         with pytest.raises((KeyboardInterrupt, atograph.NotProved)):
             first.compress(out, **options)
@@ -138,7 +161,7 @@ def test_a_run_that_goes_on_does_not_train_again(
 
 
 def test_without_a_folder_the_error_holds_the_plan(break_after_training: Any) -> None:
-    break_after_training(*FAULTS["certificate"])
+    break_after_training("certificate")
     training = Training()
     with pytest.raises(atograph.NotProved, match="this error the plan") as caught:
         training.compress(None)
