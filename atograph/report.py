@@ -147,6 +147,8 @@ class Report(_Record):
     """Largest relative difference of masked and slim in float64; None for a model that only runs in float32."""
     slim_from: float | None = None
     """The fraction of the training from which on the slim module was trained; None: the dense one was, to the end."""
+    best_epoch: int | None = None
+    """The epoch whose weights were kept, the best one by the metric; None: the last."""
     why_dense: str = ""
     """Why there was no slim module to train, where one was asked for."""
     module: str

@@ -86,6 +86,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         float64=figures.float64,
         slim_from=trained.slim_from,
         why_dense=trained.why_dense,
+        best_epoch=trained.best_epoch,
         module=f"not slim: {why_no_module}" if why_no_module else "slim",
         repairs=[] if slimmed is None or why_no_module else list(slimmed.repairs),
         frozen=_frozen(graph),

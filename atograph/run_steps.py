@@ -136,6 +136,10 @@ class Run:
             self.console.say(
                 f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}"
             )
+        if trained.best_epoch is not None:
+            self.console.say(
+                f"epoch {trained.best_epoch} is kept, the best one after the zeroing: {trained.metric_masked:.4f}"
+            )
         if replicas.rank:
             replicas.wait()  # the first process measures alone
         return Outcome(prepared, trained, dense_metric)

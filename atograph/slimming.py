@@ -42,7 +42,7 @@ class Slim:
         self._graph, self.plan, self._slimmed = graph, plan, slimmed
         own_tensors(slimmed, graph.program.state)
         self._exported: ExportedProgram | None = None
-        self._callable: nn.Module | None = None
+        self._callable: ProgramModule | None = None
         self._as_made: AsMade | None = None  # once there is a module
         self.flops = int(graph.cost.flops(plan.counts))
         self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())

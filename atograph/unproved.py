@@ -149,5 +149,6 @@ def take_up(out: Path, prepared: Prepared) -> Outcome | None:
         model=job.model, plan=plan, history=history, metric_dense=metrics.dense, metric_masked=metrics.masked,
         metric_before_zeroing=metrics.before_zeroing, metric_after_zeroing=metrics.after_zeroing,
         metric_before=metrics.before_training, slim_from=report.slim_from, why_dense=report.why_dense,
+        best_epoch=report.best_epoch,
     )  # fmt: skip
     return Outcome(prepared, trained, dense_metric=metrics.dense if job.baseline else None)

@@ -40,6 +40,7 @@ class Trained(Generic[P]):
             groups was set to zero; equal where the projection had done all of it.
         metric_masked: in the end.
         metric_before: of the network as it came, before the first step; None where it was not measured.
+        best_epoch: the one whose weights the model has, where the settings say which is better; None: the last one.
         failure: what was raised after the last step, by the last measurement or by who was told of it, say.
         slim_from: the fraction of the training from which on the slim module was trained; None: it never was.
         why_dense: why it could not be; empty where it was, or where nobody asked for it.
@@ -57,6 +58,7 @@ class Trained(Generic[P]):
     why_dense: str = ""
     metric_before: float | None = None
     failure: BaseException | None = None
+    best_epoch: int | None = None
 
 
 def auto_train_once(
@@ -110,6 +112,7 @@ def auto_train_once(
         pruner.why_dense,
         fit.metric_before,
         failure,
+        fit.kept,
     )
 
 
