@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from atograph.capture import batch_sizes, repeat_single, with_batch
 from atograph.certificate import certify, exactness, gives_numbers
 from atograph.console import Console
+from atograph.copying import eval_mode
 from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.flop_count import count_flops
 from atograph.graph import Graph
@@ -88,6 +90,15 @@ def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], i
     return [measure_latency(*models, inputs, batch=size) for size in sizes]
 
 
+@dataclass(slots=True)  # with slots: what a module holds in any other way is put back after it was looked at
+class _Calls:
+    """How many calls a form took, how many it did not, and why not the first of them."""
+
+    taken: int = 0
+    refused: int = 0
+    why: str = ""
+
+
 class _Either(nn.Module):
     """A form of the slim network, and the module in its place for inputs that the program was not traced for.
 
@@ -98,8 +109,7 @@ class _Either(nn.Module):
     def __init__(self, form: nn.Module, slimmed: Slim, masked: nn.Module) -> None:
         super().__init__()
         self.form, self._slimmed, self._masked = form, slimmed, (masked,)
-        self.taken = self.refused = 0
-        self.why = ""
+        self.calls = _Calls()
 
     @property
     def stand_in(self) -> str:
@@ -109,13 +119,13 @@ class _Either(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         why = self._slimmed.why_not(*args, **kwargs)
         if not why:
-            self.taken += 1
+            self.calls.taken += 1
             return self.form(*args, **kwargs)
-        self.refused += 1
-        self.why = self.why or why
+        self.calls.refused += 1
+        self.calls.why = self.calls.why or why
         module = self._slimmed.module or self._masked[0]
-        module.eval()
-        return module(*args, **kwargs)
+        with eval_mode(module):
+            return module(*args, **kwargs)
 
 
 def _metric(job: Job, either: _Either, what: str, notes: list[str]) -> float | None:
@@ -125,13 +135,13 @@ def _metric(job: Job, either: _Either, what: str, notes: list[str]) -> float | N
     except Exception as error:
         notes.append(f"the metric of the {what} could not be measured: {in_one_line(error)}")
         return None
-    if either.refused:
-        calls = either.taken + either.refused
+    calls = either.calls
+    if calls.refused:
         notes.append(
-            f"{either.refused} of {calls} validation batches were measured with the {either.stand_in} in place of the "
-            f"{what}: {either.why}"
+            f"{calls.refused} of {calls.taken + calls.refused} validation batches were measured with the "
+            f"{either.stand_in} in place of the {what}: {calls.why}"
         )
-    return value if either.taken or not either.refused else None
+    return value if calls.taken or not calls.refused else None
 
 
 def _real_inputs(job: Job, slimmed: Slim, console: Console) -> Inputs:

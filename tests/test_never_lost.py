@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -169,3 +170,82 @@ def test_without_a_folder_the_error_holds_the_plan(break_after_training: Any) ->
     slim = atograph.slim(atograph.trace(error.model, training.data[0][0]), error.plan)
     assert error.folder is None and error.slim is not None
     torch.testing.assert_close(slim(training.data[0][0]), error.model(training.data[0][0]))
+
+
+def test_data_of_sizes_that_the_program_does_not_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The slim module is measured on them, and it is told; a file that takes none of them has no metric."""
+
+    class Pools(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix, self.head = nn.Embedding(20, 8), nn.Linear(8, 24), nn.Linear(24, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(torch.relu(self.mix(self.embed(ids))).mean(1))  # type: ignore[no-any-return]
+
+    def batches(*lengths: int) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.randint(0, 20, (8, length)), torch.randint(0, 3, (8,))) for length in lengths]
+
+    for name, lengths, some in (("some", (7, 10, 13), True), ("none", (7,), False)):
+        result = atograph.compress(
+            Pools(), batches(10, 13), val_data=batches(*lengths), epochs=1, flops=0.6, out=tmp_path / name
+        )
+        metrics = result.report.metrics
+        assert result.report.certificate and (tmp_path / name / "slim.onnx").is_file()
+        assert metrics.slim == (metrics.masked if some else None)
+        assert "validation batches were measured with the slim module in place of the slim program" in " ".join(
+            result.report.notes
+        )
+        assert "warning: " in capsys.readouterr().err
+
+
+def test_what_fails_after_the_last_step_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The metric of the last epoch, and those after it: there is none, and the proof holds all the same."""
+    training = Training()
+
+    def metric(model: nn.Module, batch: Any) -> float:
+        if training.steps >= 4:
+            raise ValueError("the labels are gone")
+        return 0.5
+
+    result = training.compress(tmp_path / "run", metric=metric, method="magnitude", slim_at="never")
+    assert result.report.certificate and result.report.metrics.slim is None
+    assert any("could not be measured" in note and "the labels are gone" in note for note in result.report.notes)
+    assert "the training is finished, though at its end something failed" in capsys.readouterr().err
+
+
+class Locked(nn.Module):
+    """What it keeps from its first call cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.lock = nn.Linear(8, 16), nn.Linear(16, 4), threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+
+def refuses_late(model: nn.Module, batch: Any) -> float:
+    if bool((batch[1] == 3).any()):
+        raise ValueError("no such label")
+    return 0.5
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"model": Locked()}, "lock: the model cannot be copied"),
+    ({"metric": refuses_late}, "validation, batch 2: .*no such label"),
+    ({"opset": 7}, "opset 7 cannot be written"),
+    ({"loss": None, "targets": "floats"}, "mse_loss"),
+])  # fmt: skip
+def test_what_would_fail_later_fails_before_the_first_step(options: dict[str, Any], message: str) -> None:
+    training = Training()
+    training.model = options.pop("model", training.model)
+    first = (training.data[0][0], training.data[0][1].clamp(max=2))
+    training.data = [first, (training.data[1][0], torch.full((16,), 3))]
+    if options.pop("targets", ""):
+        training.data = [(x, x[:, :4]) for x, _y in training.data]
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        training.compress(None, **options)
+    assert not training.steps
+    assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
