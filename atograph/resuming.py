@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
 from atograph.passes.text import format_program
-from atograph.train.checkpoints import Checkpoints
+from atograph.train.checkpoints import Checkpoints, as_json
 from atograph.train.settings import TrainSettings
 
 _OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
@@ -53,8 +52,7 @@ def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[s
     own["the digest of the model's groups"] = fingerprint(graph.groups)
     own["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
     own["the digest of the initial weights"] = None if init is None else digest(init)
-    plain: dict[str, Any] = json.loads(json.dumps(own))
-    return plain
+    return as_json(own)
 
 
 def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, Any]) -> Checkpoints:

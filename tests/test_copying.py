@@ -85,3 +85,18 @@ def test_what_cannot_be_copied_is_named() -> None:
     model[1].lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(UserError, match=r"^1\.lock: the model cannot be copied"):
         copy_of(model)
+
+
+def test_to_look_at_a_weight_changes_no_state() -> None:
+    """In training a spectral norm steps each time that its weight is looked at; the slim module has the program's."""
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        spectral_norm(nn.Conv2d(3, 16, 3)), nn.LeakyReLU(0.2), spectral_norm(nn.Conv2d(16, 4, 1)), nn.Flatten()
+    )
+    graph = atograph.trace(model, torch.randn(2, 3, 8, 8))
+    slim = atograph.slim(graph, graph.plan(flops=0.5))
+    assert slim.module is not None, slim.why_no_module
+    own = {name: value for name, value in slim.module.named_buffers() if name.endswith("_u")}
+    assert own and all(torch.equal(value, slim.passes_program.state[name]) for name, value in own.items())

@@ -51,7 +51,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
-        self.folder, self._identity, self._seconds = folder, json.loads(json.dumps(identity)), seconds
+        self.folder, self._identity, self._seconds = folder, as_json(identity), seconds
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -130,6 +130,12 @@ class Checkpoints:
 
     def _found(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*") if _NAME.fullmatch(path.name))
+
+
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are read back from JSON: lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    return plain
 
 
 def check_identity(theirs: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
