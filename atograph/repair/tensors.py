@@ -36,25 +36,12 @@ def named_state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
-def _weight(part: nn.Module) -> object:
-    """A layer's weight; a parametrization computes it as in evaluation, for in training some change their own state."""
-    flags = [(module, module.training) for module in part.modules()]
-    try:
-        for module, _training in flags:
-            module.training = False
-        with torch.no_grad():
-            return getattr(part, "weight", None)
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 def correct_widths(part: nn.Module) -> None:
     """Set the integers in which torch's own layers repeat their parameters' sizes."""
-    weight = _weight(part)
+    weight = getattr(part, "weight", None)
     shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()
     match part:
         case _ConvNd() if shape:
