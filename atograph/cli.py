@@ -103,6 +103,12 @@ def compress(
             help="Widths are multiples of this; auto: of what ONNX Runtime is fastest with on this machine.",
         ),
     ] = None,
+    prune_frozen: Annotated[
+        bool | None,
+        typer.Option(
+            "--prune-frozen", help="Prune parameters that do not require gradients as well.", show_default=False
+        ),
+    ] = None,
     keep_module: Annotated[
         bool | None,
         typer.Option("--keep-module", help="Keep whole what stands in the way of a slim module.", show_default=False),
@@ -157,6 +163,7 @@ def compress(
         "latency_batch": latency_batch,
         "latency_threads": latency_threads,
         "latency_table": latency_table,
+        "prune_frozen": prune_frozen,
         "keep_module": keep_module,
         "slim_at": slim_at,
         "precision": precision,

@@ -133,11 +133,12 @@ class Graph:
         only: Iterable[str] = (),
         min_units: int = 1,
         couple: Iterable[tuple[str, str] | str] = (),
+        trained_only: bool = False,
     ) -> Graph:
         """The same graph in which some groups stay whole, keep more units, or go together: `steering.steer`."""
         from atograph.steering import steer
 
-        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple)
+        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only)
 
     @property
     def flops(self) -> int:

@@ -73,6 +73,9 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = ()
     """Pairs (or ``"A=B"``) of groups, or of layers that make them: unit u of the one goes if and only if that of the
     other does."""
+    prune_frozen: bool = False
+    """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
+    are, unless no parameter at all requires one."""
     keep_module: bool = False
     """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
 
@@ -190,7 +193,10 @@ class TrainSettings(BaseModel):
     @property
     def steering(self) -> dict[str, Any]:
         """What the user wants of the groups, as `Graph.steered` takes it."""
-        return {"freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple}
+        return {
+            "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
+            "trained_only": not self.prune_frozen,
+        }  # fmt: skip
 
     @property
     def zero_from(self) -> float:
