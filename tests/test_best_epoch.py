@@ -164,7 +164,8 @@ def test_in_a_trainer_the_best_is_one_after_the_zeroing(transformers: ModuleType
     callback = AutoTrainOnceCallback(flops=0.4, zero=0.5)
     trainer = transformers.Trainer(
         model, arguments, train_dataset=data, eval_dataset=data[:4],
-        compute_metrics=lambda _each: {"score": next(scores)}, callbacks=[callback, transformers.EarlyStoppingCallback(1)],
+        compute_metrics=lambda _each: {"score": next(scores)},
+        callbacks=[callback, transformers.EarlyStoppingCallback(1)],
     )  # fmt: skip
     trainer.train()
     best = trainer.state.best_model_checkpoint
