@@ -19,6 +19,7 @@ from atograph.not_proved import NotProved
 from atograph.passes.errors import UserError
 from atograph.run_lock import claimed
 from atograph.run_steps import Run
+from atograph.source import Source
 from atograph.stages import stage
 from atograph.train.fit import Diverged
 from atograph.train.replicas import join
@@ -156,6 +157,7 @@ def compress_spec(
                 loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
             ),
             settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
+            spec=spec.text, source=Source.of(spec, out),
         )  # fmt: skip
 
     return run(make, settings, out=out, force=force, resume=resume, console=console)

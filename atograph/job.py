@@ -13,8 +13,9 @@ from atograph.example_inputs import Inputs
 from atograph.graph import Graph
 from atograph.onnx_export import OnnxModel
 from atograph.passes.plan import Plan
-from atograph.report import Report
+from atograph.report import FROM_PYTHON, Report
 from atograph.slimming import Slim
+from atograph.source import Source
 from atograph.train.loop import Trained
 from atograph.train.progress import EpochRow
 from atograph.train.settings import TrainSettings
@@ -35,6 +36,8 @@ class Job:
     opset: int | None
     tensorboard: Path | None = None
     init: Path | None = None
+    spec: str = FROM_PYTHON
+    source: Source | None = None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
     unproved = unproved or Unproved()
     why_no_module = "it was not made" if slimmed is None else slimmed.why_no_module
     return Report(
-        spec=job.where,
+        spec=job.spec,
+        source=job.source,
         name=job.name,
         plan=plan.digest,
         versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},

@@ -67,7 +67,7 @@ def _error(
 
 def _go_on(outcome: Outcome, out: Path, lost: list[str]) -> str:
     """How one goes on from a folder that is not proved."""
-    from_python = outcome.prepared.job.where == FROM_PYTHON
+    from_python = outcome.prepared.job.spec == FROM_PYTHON
     again = "the same call with resume=True" if from_python else "the same command with --resume"
     by_hand = f", or by hand `atograph export {out}`, then `atograph verify {out}`"
     return f"To go on without training again: {again}{by_hand if outcome.slimmed and 'slim.pt2' not in lost else ''}."

@@ -6,12 +6,24 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from atograph.passes.errors import UserError
+from atograph.passes.share import number_of, share_of
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+def _number(given: Any) -> Any:
+    """``5%`` and ``0,05`` as the number that they are."""
+    value = number_of(given)
+    return given if value is None else value
+
+
+def _share(given: Any, about: ValidationInfo) -> Any:
+    return None if given is None else share_of(given, str(about.field_name))
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_number)]
+Share = Annotated[float, BeforeValidator(_share)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
