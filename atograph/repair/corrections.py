@@ -105,13 +105,12 @@ class Correction:
 
         Both are tried on other numbers, because those that the call has may be zeros.
         """
-        calls = [lambda *a, **k: func(*a, **k), lambda *a, **k: self(func, a, k)]
         outcomes = []
-        for call in calls:
+        for correction in (Correction(), self):
             tried = {tensor: _probe(tensor) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
             own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
             try:
-                result = call(*own_args, **own_kwargs)
+                result = correction(func, own_args, own_kwargs)
             except Exception:
                 return False
             outcomes.append(
