@@ -19,6 +19,7 @@ from atograph.report import Comparison
 from atograph.slimming import Slim
 from atograph.slimming import slim as make_slim
 from atograph.structures import tensors_of
+from atograph.time_limit import within_limit
 
 TOLERANCE = 1e-4
 """Largest relative difference between float32 programs that sum in another order."""
@@ -52,7 +53,7 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
 
 def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
     """Whether no output for these inputs is NaN."""
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), within_limit(model, "a call of the model"):
         return not any(bool(torch.isnan(value).any()) for value in tensors_of(model(*inputs.args, **inputs.kwargs)))
 
 

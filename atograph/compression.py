@@ -222,11 +222,17 @@ def run(
         settings: those of the job.
         out, force, resume, console: as in `compress_spec`.
     """
-    if out is None:
-        return _run(make(), None, None, resume, console)
-    first = join(settings.device).rank == 0
-    if not first:
-        return _run_into(out, None, make, resume, console)
+    replicas = join(settings.device)
+    with replicas.telling():
+        if out is None:
+            return _run(make(), None, None, resume, console)
+        if replicas.rank:
+            return _run_into(out, None, make, resume, console)
+        return _run_first(make, out, force, resume, console)
+
+
+def _run_first(make: Callable[[], Job], out: Path, force: bool, resume: bool, console: Console) -> Result:
+    """As the process that writes."""
     with claimed(out, force=force) as folder:
         there = resuming.check(out, resume=resume, force=force)
         if resume:
