@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from atograph.origins import Place, place_of
-from atograph.repair.arguments import tensor_leaves, with_leaves
+from atograph.repair.arguments import tensor_leaves, with_leaves, with_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,12 @@ class Correction:
         """Whether it changes anything."""
         return bool(self.arguments or self.keywords or self.function or self.ops is not None)
 
+    @property
+    def only_sizes(self) -> bool:
+        """Whether the call stays what it is, with other integers."""
+        values = [value.after if isinstance(value, Scaled) else value for value in self.arguments.values()]
+        return not self.keywords and not self.function and self.ops is None and all(type(v) is int for v in values)
+
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call ``func``, or do what takes its place."""
         if self.ops is not None:
@@ -94,6 +100,26 @@ class Correction:
         args, kwargs = with_leaves((args, kwargs), self._changed)
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
+    def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether the call as it stands does the same: ``x.chunk(2)`` halves any width.
+
+        Both are tried on other numbers, because those that the call has may be zeros.
+        """
+        calls = [lambda *a, **k: func(*a, **k), lambda *a, **k: self(func, a, k)]
+        outcomes = []
+        for call in calls:
+            tried = {tensor: _probe(tensor) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
+            own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
+            try:
+                result = call(*own_args, **own_kwargs)
+            except Exception:
+                return False
+            outcomes.append(
+                [*tensor_leaves(result if isinstance(result, (tuple, list)) else (result,)), *tried.values()]
+            )
+        first, second = outcomes
+        return len(first) == len(second) and all(map(torch.equal, first, second))
+
     def _changed(self, number: int, given: Any) -> Any:
         value = self.arguments.get(number, given)
         return value(given) if isinstance(value, Scaled) else value
@@ -103,6 +129,14 @@ class Correction:
             return "as the slim program does it"
         changes = [f"argument {number + 1}{_change(value)}" for number, value in self.arguments.items()]
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
+
+
+def _probe(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape with other numbers, the same ones each time."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    numbers = torch.arange(tensor.numel(), device=tensor.device).mul(0.6180339887).frac().add(0.5)
+    return torch.empty_like(tensor).copy_(numbers.to(tensor.dtype).view(tensor.shape))
 
 
 def _change(value: Any) -> str:
@@ -117,6 +151,11 @@ def correct_calls(module: nn.Module, calls: Corrections) -> None:
     """Have the ``forward`` of a module make some of its calls to torch in another way from now on."""
     module.forward = _Forward(module, dict(calls), vars(module).get("forward"))
     module.register_forward_pre_hook(_no_fast_path)
+
+
+def is_corrected(module: nn.Module) -> bool:
+    """Whether some of a module's calls are made in another way."""
+    return isinstance(vars(module).get("forward"), _Forward)
 
 
 def _no_fast_path(_module: nn.Module, _args: Any) -> None:
