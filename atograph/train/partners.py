@@ -9,8 +9,6 @@ import threading
 import time
 from typing import Any
 
-from torch.distributed import distributed_c10d
-
 from atograph.passes.errors import UserError
 
 BEAT = 1.0
@@ -40,8 +38,10 @@ class Partners:
     """
 
     def __init__(self, rank: int, count: int, store: Any) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore
+
         own = store.clone() if hasattr(store, "clone") else store
-        self._store = distributed_c10d.PrefixStore("atograph", own)
+        self._store = PrefixStore("atograph", own)
         self.rank, self._others = rank, [each for each in range(count) if each != rank]
         self._beats, self._refusal = 0, ""
         self._seen: dict[int, tuple[bytes, int]] = {}
