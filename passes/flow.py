@@ -38,11 +38,13 @@ class Operand:
 class Contraction:
     """A sum over ``over``: it stands in dimension ``dim`` of each listed node, whose product is summed.
 
-    Removing a unit is exact if one of the nodes is zero there.
+    Removing a unit is exact if one of the nodes is zero there; with ``any_constant``, if the one node holds a constant
+    there: the rule's rewrite puts in what the removed units were (`slim.Lowering.constants`).
     """
 
     sites: tuple[tuple[fx.Node, int], ...]
     over: Dim
+    any_constant: bool = False
 
 
 @dataclass(frozen=True)

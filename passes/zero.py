@@ -39,11 +39,16 @@ _INFINITE = "a removed unit would be infinite or 0/0 here"
 @dataclass
 class ZeroSets:
     """For each axis the parameter slices that have to be zero for its units to be removable (none if it is frozen), and
-    those that consume it, where it is summed over."""
+    those that consume it, where it is summed over.
+
+    Attributes:
+        constants: op → axis that it reduces → what a removed unit holds there, where that need not be zero.
+    """
 
     made_by: ClassVar[str] = "find-groups"
     sites: dict[Axis, list[Site]] = field(default_factory=dict)
     consumers: dict[Axis, set[Site]] = field(default_factory=dict)
+    constants: dict[fx.Node, dict[Axis, float]] = field(default_factory=dict)
 
 
 def prove(program: Program, axes: Axes, sides: Sides) -> ZeroSets:
@@ -63,6 +68,7 @@ class _Proof:
         names, parameters = program.state_names(), program.parameter_names()
         self.parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
         self.zeroed: dict[Axis, dict[Site, None]] = {}
+        self.reduced: dict[fx.Node, dict[Axis, float]] = {}
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         self._zeros: dict[fx.Node, bool] = {}
@@ -96,6 +102,7 @@ class _Proof:
                 if axis.frozen is None
             },
             consumers,
+            self.reduced,
         )
 
     def _is_tied(self, node: fx.Node, dim: int, axis: Axis) -> bool:
@@ -289,6 +296,9 @@ class _Proof:
         constants = [self.constants.get(factor, {}).get((0, dim), {}).get(axis) for factor, dim in contraction.sites]
         if any(c is not None and not isfinite(c) for c in constants):  # times the zero that meets it: not a number
             freeze(dim_of(axis), reason_at(node, _INFINITE))
+        if contraction.any_constant and constants[0] is not None:
+            self.reduced.setdefault(node, {})[axis] = constants[0]
+            return
         if 0.0 in constants:
             return
         for factor, dim in contraction.sites:
@@ -297,6 +307,8 @@ class _Proof:
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
                 for parameter, at in sites:
                     self.constants[parameter].setdefault((0, at), {})[axis] = 0.0
+                if contraction.any_constant:
+                    self.reduced.setdefault(node, {})[axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))
 

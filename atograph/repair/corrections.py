@@ -88,9 +88,9 @@ class Correction:
             tensors = list(dict.fromkeys(tensor_leaves((args, kwargs))))
             narrow = tensors[0].dtype
             if narrow not in (torch.float16, torch.bfloat16):
-                return self.ops(*tensors)
+                return _named(func, self.ops(*tensors))
             wide = self.ops(*(x.float() if x.is_floating_point() else x for x in tensors))  # as torch's own norms do
-            return pytree.tree_map(lambda x: x.to(narrow) if isinstance(x, torch.Tensor) else x, wide)
+            return _named(func, pytree.tree_map(lambda x: _narrowed(x, narrow), wide))
         args, kwargs = with_leaves((args, kwargs), self._changed)
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
@@ -103,6 +103,16 @@ class Correction:
             return "as the slim program does it"
         changes = [f"argument {number + 1}{_change(value)}" for number, value in self.arguments.items()]
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
+
+
+def _narrowed(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _named(func: Any, result: Any) -> Any:
+    """Several results under the names that a function of torch gives them (``values`` and ``indices``)."""
+    kind = getattr(torch.return_types, getattr(func, "__name__", ""), None)
+    return kind(result) if kind is not None and type(result) is tuple else result
 
 
 def _change(value: Any) -> str:
