@@ -69,6 +69,7 @@ class _Proof:
         self.parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
         self.zeroed: dict[Axis, dict[Site, None]] = {}
         self.reduced: dict[fx.Node, dict[Axis, float]] = {}
+        self.divisors: dict[Axis, set[Site]] = {}  # what would make something infinite, were it zero
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         self._zeros: dict[fx.Node, bool] = {}
@@ -80,10 +81,12 @@ class _Proof:
 
     def run(self) -> ZeroSets:
         consumers = self._consumers()
+        self._find_divisors()
         for node in self.program.graph.nodes:
             if node in self.parameters:
                 for dim, axis in self._prunable(node):
-                    if (node, dim) not in consumers.get(axis, ()) or self._is_tied(node, dim, axis):
+                    makes = (node, dim) not in consumers.get(axis, ()) or self._is_tied(node, dim, axis)
+                    if makes and (node, dim) not in self.divisors.get(axis, ()):
                         self.zeroed.setdefault(axis, {})[node, dim] = None
         for node in self.program.graph.nodes:
             if node in self.parameters:
@@ -161,6 +164,38 @@ class _Proof:
             for link in self._links(node, operand, dim, output):
                 if axis in self._brought(operand, link, source):
                     yield operand.node, link.source, source
+
+    # -- parameters that divide ----------------------------------------------------------------------------------------
+
+    def _find_divisors(self) -> None:
+        """Note the parameter slices that must not be zero: learned steps that divide, lengths of weights."""
+        for node, effect in self.axes.effects.items():
+            if isinstance(effect.flow, Map):
+                for operand in effect.flow.operands:
+                    if self._blows_up(node, {operand.node: 0.0}):
+                        for dim, axes in enumerate(self._axes[operand.node][self.axes.read_output(node)]):
+                            for axis in axes:
+                                for site in self._zeros_of(operand.node, dim, axis):
+                                    self.divisors.setdefault(axis, set()).add(site)
+
+    def _zeros_of(self, node: fx.Node, dim: int, axis: Axis) -> Iterator[Site]:
+        """All parameter slices that this dimension of a value would be zero with."""
+        waiting, seen = [(node, dim, 0)], set[tuple[fx.Node, int, int]]()
+        while waiting:
+            node, dim, output = waiting.pop()
+            if (node, dim, output) in seen:
+                continue
+            seen.add((node, dim, output))
+            if node in self.parameters:
+                yield node, dim
+            flow = self.axes.effects[node].flow if node in self.axes.effects else None
+            match flow:
+                case Affine(products=((only,),)):  # a norm, a sum
+                    source = self.axes.read_output(node)
+                    waiting += [(only.node, link.source, source) for link in self._links(node, only, dim, output)
+                                if axis in self._brought(only, link, source)]  # fmt: skip
+                case _:
+                    waiting += self._before(node, dim, axis, output)
 
     # -- abstract interpretation ---------------------------------------------------------------------------------------
 
@@ -303,7 +338,7 @@ class _Proof:
             return
         for factor, dim in contraction.sites:
             sites = self._blame(factor, dim, axis)
-            if sites:
+            if sites and not self.divisors.get(axis, set()).intersection(sites):
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
                 for parameter, at in sites:
                     self.constants[parameter].setdefault((0, at), {})[axis] = 0.0

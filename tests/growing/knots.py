@@ -106,10 +106,20 @@ KNOTS: dict[int, dict[str, Callable[[Any, Any], Any]]] = {
         "scaled by numbers": lambda x, p: x.transpose(1, -1) * torch.linspace(0, 1, x.shape[1]),
         "shifted and scaled": lambda x, p: (x.transpose(1, -1) + p.weight("b", x.shape[1])) * p.weight("a", x.shape[1]),
         "at least": lambda x, p: torch.maximum(x.transpose(1, -1), p.weight("least", x.shape[1])),
+        "divided by a learned step": lambda x, p: (
+            torch.round(x.transpose(1, -1) / p.weight("s", x.shape[1]) + 0.1234) * p.weight("s", x.shape[1])
+        ),
         "a function of two weights": lambda x, p: x.transpose(1, -1) * (p.weight("a", 1) + p.weight("b", x.shape[1])),
     },
     IMAGE: {
         "kernel from weights": lambda x, p: F.conv2d(x, p.weight("w", 4, x.shape[1], 1, 1) * p.weight("g", 4, 1, 1, 1)),
+        "kernel by a learned step": lambda x, p: F.conv2d(
+            x, torch.tanh(p.weight("w", 4, x.shape[1], 1, 1) / p.weight("s", 4, 1, 1, 1)) * p.weight("s", 4, 1, 1, 1)
+        ),
+        "kernel by its length": lambda x, p: F.conv2d(
+            x, p.weight("w", 4, x.shape[1], 1, 1) / p.weight("w", 4, x.shape[1], 1, 1).square().sum(
+                (1, 2, 3), keepdim=True).sqrt()
+        ),
         "kernel once for all": lambda x, p: F.conv2d(
             x, p.weight("w", 1, 1, 3, 3).expand(x.shape[1], 1, 3, 3), groups=x.shape[1]
         ),
