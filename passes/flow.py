@@ -71,11 +71,13 @@ class Keep:
 class Map:
     """An elementwise function: the proof evaluates the op itself on constants.
 
-    A zero of one of the ``absorbing`` inputs makes the output zero whatever the others are (multiplication).
+    A zero of one of the ``absorbing`` inputs makes the output zero whatever the others are (multiplication), one of the
+    ``dividing`` inputs makes it infinite or no number; where the op can be evaluated, that is seen anyway.
     """
 
     operands: tuple[Operand, ...]
     absorbing: tuple[fx.Node, ...] = ()
+    dividing: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True)

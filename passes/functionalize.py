@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from atograph.passes.base import RewritePass
 from atograph.passes.errors import UserError
 from atograph.passes.exported import from_exported, to_exported
 from atograph.passes.program import Program, copy_graph
+from atograph.passes.propagate import mode_of, run
 from atograph.passes.reason import ORIGIN
 from atograph.passes.writes import Hidden, without_writes
 from torch import fx
@@ -19,6 +21,8 @@ _PAIRS = {
     torch.ops.aten.std_mean.correction: torch.ops.aten.std.correction,
     torch.ops.aten.std_mean.dim: torch.ops.aten.std.dim,
 }
+_OBSERVED = torch.ops.aten.fused_moving_avg_obs_fake_quant.default
+_OBSERVED_FUNCTIONAL = torch.ops.aten._fused_moving_avg_obs_fq_helper_functional.default
 _REGIONS = (torch.ops.higher_order.wrap_with_autocast, torch.ops.higher_order.wrap_with_set_grad_enabled)
 
 
@@ -36,6 +40,7 @@ class Functionalize(RewritePass):
 
     def rewrite(self, program: Program) -> Program:
         """The same program without in-place ops, regions and assertions."""
+        program = _without_observers(program)
         if any(_is_region(node) for node in program.graph.nodes):
             program = _by_torch(program)
         try:
@@ -71,6 +76,33 @@ def _note_origins(graph: fx.Graph, program: Program) -> None:
             sources = sources[-1].from_node
         meta = metas.get(sources[-1].name, {}) if sources else {}
         node.meta.update({key: meta[key] for key in ORIGIN if key in meta})
+
+
+def _without_observers(program: Program) -> Program:
+    """Fake quantisation whose observer is switched off writes nothing.
+
+    Whether it is, a buffer says; it is taken as it is now, as where code branches on it.
+    """
+    names = program.state_names()
+    quiet = [
+        node
+        for node in program.graph.nodes
+        if node.target is _OBSERVED and (flag := names.get(node.args[1].name)) and not program.state[flag].any()
+    ]
+    if not quiet:
+        return program
+    graph, nodes = copy_graph(program.graph)
+    for old in quiet:
+        node = nodes[old]
+        with graph.inserting_before(node):
+            both = graph.call_function(_OBSERVED_FUNCTIONAL, node.args, node.kwargs)
+            result = graph.call_function(operator.getitem, (both, 0))
+        both.meta, result.meta = dict(node.meta), dict(node.meta)
+        with mode_of(program.graph), torch.no_grad():
+            both.meta["val"] = run(both)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+    return program.rewritten(graph, program.state)
 
 
 def _without_assertions(program: Program) -> Program:

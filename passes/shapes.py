@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from atograph.passes import meta_kernels  # noqa: F401  (torch's fake tensor mode asks them)
 from atograph.passes.fake import empty
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 

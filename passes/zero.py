@@ -172,7 +172,7 @@ class _Proof:
         for node, effect in self.axes.effects.items():
             if isinstance(effect.flow, Map):
                 for operand in effect.flow.operands:
-                    if self._blows_up(node, {operand.node: 0.0}):
+                    if operand.node in effect.flow.dividing or self._blows_up(node, {operand.node: 0.0}):
                         for dim, axes in enumerate(self._axes[operand.node][self.axes.read_output(node)]):
                             for axis in axes:
                                 for site in self._zeros_of(operand.node, dim, axis):

@@ -96,6 +96,16 @@ POINTWISE = [
     (aten.div.Tensor_mode, lambda y, p: torch.div(y, 0.25, rounding_mode="floor")),
     (aten.prelu.default, lambda y, p: F.prelu(y, p["slope"])),
     (aten.pow.Tensor_Scalar, lambda y, p: y**3 + y.pow(0.0)),
+    (aten.fake_quantize_per_tensor_affine.default, lambda y, p: torch.fake_quantize_per_tensor_affine(y, 0.1, 2, 0, 9)),
+    (aten.fake_quantize_per_tensor_affine.tensor_qparams, lambda y, p: torch.fake_quantize_per_tensor_affine(
+        y, torch.tensor(0.1), torch.tensor(2, dtype=torch.int32), 0, 9)),
+    (aten.fake_quantize_per_channel_affine.default, lambda y, p: torch.fake_quantize_per_channel_affine(
+        y, p["vector"].detach().float(), torch.zeros(8, dtype=torch.int32), 1, -9, 9)),
+    (aten._fake_quantize_learnable_per_tensor_affine.default,
+     lambda y, p: torch._fake_quantize_learnable_per_tensor_affine(y, p["var"][:1], p["mean"][:1] * 0, -9, 9)),
+    (aten._fake_quantize_learnable_per_channel_affine.default,
+     lambda y, p: torch._fake_quantize_learnable_per_channel_affine(
+         y, p["vector"].float(), p["mean"].float() * 0, 1, -9, 9)),
     (aten.addcmul.default, lambda y, p: torch.addcmul(y, y.cos(), y.sin(), value=0.5)),
     (aten.square.default, lambda y, p: y.square() - y.cos().square()),
     (aten.multiply.Tensor, lambda y, p: torch.multiply(y, y.cos())),
@@ -493,6 +503,10 @@ SAME_RULE = {
     "aten.median.default", "aten.max.default", "aten.min.default", "aten.any.default", "aten.any.dims",
     "aten.all.default", "aten.all.dims", "aten.meshgrid.default", "aten.native_channel_shuffle.default",
     "aten._grouped_mm.default",  # has no kernel for float64: the zoo's mixture of experts goes through it
+    # what torch makes of fake quantisation further down, and of modules: tests/test_quantised.py
+    "aten.fake_quantize_per_tensor_affine_cachemask.default", "aten.fake_quantize_per_channel_affine_cachemask.default",
+    "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default",
+    "aten._fused_moving_avg_obs_fq_helper_functional.default",
     "aten.adjoint.default", "aten.cummin.default", "aten.mode.default", "aten.bincount.default",
     "aten.empty.memory_format", "aten.new_empty.default",
     "aten.multiply.Scalar", "aten.divide.Scalar", "aten.divide.Tensor_mode", "aten.negative.default",
