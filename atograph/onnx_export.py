@@ -199,6 +199,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".")
 
 
+def onnx_file(folder: Path, program: ExportedProgram, aside: Path) -> Path:
+    """The ``slim.onnx`` in a folder; where there is none (after `Slim.save`, ``atograph apply``) one made aside."""
+    path = folder / "slim.onnx"
+    return path if path.is_file() else export_onnx(program, aside / path.name)
+
+
 class OnnxModel(nn.Module):
     """An ONNX file as a module: the same inputs and outputs as the program that it was exported from, on the CPU.
 

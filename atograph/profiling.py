@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from atograph.writing import scratch
+from atograph.writing import CannotWrite, scratch
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WARM_UP = 3
@@ -90,7 +90,12 @@ def kernel_times(
             if call >= 5 + _WARM_UP and time.perf_counter() - started > seconds:
                 break
             session.run(None, dict(feed))
-        events = json.loads(Path(session.end_profiling()).read_bytes())
+        try:
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        except (OSError, ValueError) as error:  # ONNX Runtime itself does not tell that it could not be written
+            raise CannotWrite(
+                "ONNX Runtime's profile is not complete; is the disk full?", where="the folder for temporary files"
+            ) from error
     taken: dict[tuple[str, str], list[float]] = {}
     for event in events:
         name = str(event["name"])

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from atograph.graph import Graph
 from atograph.handing_over import AsMade, own_tensors
 from atograph.masking import mask
+from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
@@ -41,7 +42,7 @@ class Slim:
         self._graph, self.plan, self._slimmed = graph, plan, slimmed
         own_tensors(slimmed, graph.program.state)
         self._exported: ExportedProgram | None = None
-        self._callable: nn.Module | None = None
+        self._callable: ProgramModule | None = None
         self._as_made: AsMade | None = None  # once there is a module
         self.flops = int(graph.cost.flops(plan.counts))
         self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
@@ -83,10 +84,24 @@ class Slim:
             UserError: the weights are on the meta device, as for all that needs their values.
         """
         self._require_values("running a program needs the values of its weights")
+        return self._runnable()(*args, **kwargs)
+
+    def _runnable(self) -> ProgramModule:
         program = self.passes_program
         if self._callable is None:
             self._callable = ProgramModule(program)
-        return self._callable(*args, **kwargs)
+        return self._callable
+
+    def why_not(self, *args: Any, **kwargs: Any) -> str:
+        """Why the program cannot take these inputs: they are not of the structure or the sizes that it was traced with.
+
+        Empty where it can.
+        """
+        try:
+            self._runnable().inputs_of(args, kwargs)
+        except UserError as error:
+            return error.message
+        return ""
 
     def as_module(self) -> nn.Module:
         """The slim program as a module that runs it; its train() and eval() change nothing."""
@@ -106,7 +121,7 @@ class Slim:
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
         try:
-            repaired = slim_module(model, self._graph.program, self._slimmed, lambda: mask(model, self.plan))
+            repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
         self._as_made = AsMade(repaired.module)
@@ -180,22 +195,31 @@ class Slim:
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.
 
+        ``report.json`` is for the commands, which take the folder as that of a run; a run's own stays where it is of
+        the same plan.
+
         Raises:
             UserError: they cannot be written; what was there under these names is as it was.
         """
         from safetensors.torch import save_file
 
         from atograph import program_file
+        from atograph.applied_report import SavedCost, SavedReport, tells_of
         from atograph.writing import replacing, writing
 
         self._require_values("saving needs the values of the weights")
         target = Path(folder)
         program = program_file.program_bytes(self.program, self.plan)
         state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
+        dense = SavedCost(flops=self._graph.flops, params=self._graph.params)
+        own = SavedCost(flops=self.flops, params=self.params)
         with replacing(target, where=target) as place, writing(target):
             (place / program_file.NAME).write_bytes(program)
             save_file(_unshared(state), place / "slim.safetensors")
             (place / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
+            if not tells_of(target, self.plan):
+                report = SavedReport(plan=self.plan.digest, dense=dense, slim=own)
+                report.save(place / "report.json")
         return target
 
     def _require_values(self, doing: str) -> None:

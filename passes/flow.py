@@ -61,10 +61,14 @@ class Affine:
 
 @dataclass(frozen=True)
 class Keep:
-    """Data movement and pooling: every output element is an input element, an average of some, or ``fill``."""
+    """Data movement and pooling: every output element is an input element, an average of some, or ``fill``.
+
+    Along the dims ``filled``, parts of an output's dim, there is nothing but the fill.
+    """
 
     operands: tuple[Operand, ...]
     fill: float | None = None
+    filled: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True)

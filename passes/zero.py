@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 from atograph.passes.couplings import Sides
-from atograph.passes.dims import Axis, axes_of, dim_of, resolve
+from atograph.passes.dims import Axis, Dim, axes_of, dim_of, resolve
 from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
@@ -233,10 +233,11 @@ class _Proof:
         """The constants that a dimension of a node's output holds at removed units of some axes."""
         match self.axes.effects[node].flow:
             case Affine(products=products):
-                arriving = [[self._arriving(node, f, dim, output) for f in factors] for factors in products]
-                return self._of_products(node, arriving, axes)
-            case Keep(operands=operands, fill=fill):
-                return _of_kept([each for o in operands for each in self._arriving(node, o, dim, output)], fill, axes)
+                factors_arriving = [[self._arriving(node, f, dim, output) for f in factors] for factors in products]
+                return self._of_products(node, factors_arriving, axes)
+            case Keep(operands=operands, fill=fill, filled=filled):
+                arriving = [each for o in operands for each in self._arriving(node, o, dim, output)]
+                return _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)
             case Map(operands=operands, absorbing=absorbing):
                 by_operand = {o.node: self._arriving(node, o, dim, output) for o in operands}
                 return self._of_map(node, by_operand, absorbing, axes)
@@ -346,6 +347,14 @@ class _Proof:
                     self.reduced.setdefault(node, {})[axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))
+
+
+def _of_filled(arriving: list[_Arrival], fill: float | None, filled: tuple[Dim, ...], axes: list[Axis]) -> _Constants:
+    """What nothing but the fill stands at."""
+    if fill is None:
+        return {}
+    only = {axis for dim in filled for axis in axes_of(resolve(dim))}
+    return {axis: fill for axis in axes if axis in only and not any(axis in brought for brought, _known in arriving)}
 
 
 def _of_kept(links: list[_Arrival], fill: float | None, axes: list[Axis]) -> _Constants:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.batches import keep_copy, to_device
 from atograph.integrations import Loss, Pruning, required
-from atograph.own_loop import AutoTrainOnce
+from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
 from atograph.train.checkpoints import Checkpoints
@@ -38,7 +38,8 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
 
     The dense model is trained to the end, because the Trainer holds its optimiser. A callback sees no batches: those
     for the controller are the first ``controller_batches`` of the training data, read once before the training begins.
-    What it takes to resume lies in a folder ``atograph`` within each checkpoint, as safetensors and JSON.
+    What it takes to resume lies in a folder ``atograph`` within each checkpoint, as safetensors and JSON. The best
+    model (``load_best_model_at_end``) is one after everything masked is zero, and early stopping waits for that.
 
     Attributes:
         slim: what came out, on the device that it was trained on; None before the end of ``train()``.
@@ -48,12 +49,14 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
             without its labels.
         loss: ``loss(model, batch)`` for the controller, a 0-dim tensor. None: ``model(**batch).loss``.
         resume_from: the checkpoint to resume from, where it does not lie in the Trainer's ``output_dir``.
+        on_swap: called as ``on_swap(dense, slim)`` when there is a slim module, at the end of the training: what else
+            follows the parameters (an average of them) may follow it from there; ``ato.cut`` makes dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
             Trainer's own.
 
     Raises:
         UserError: a setting does not fit; from ``train()``, what `AutoTrainOnce` refuses, several devices, DeepSpeed,
-            FSDP, ``load_best_model_at_end``, a search for hyperparameters, and a checkpoint of another training.
+            FSDP, a search for hyperparameters, and a checkpoint of another training.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         example_inputs: Any = None,
         *,
         loss: Loss | None = None,
+        on_swap: OnSwap | None = None,
         resume_from: str | Path | None = None,
         **settings: Any,
     ) -> None:
         self._batches_at_most = settings_of(settings).controller_batches
         self.slim: Slim | None = None
         self._inputs, self._loss, self._settings = example_inputs, loss or default_loss, settings
+        self._on_swap = on_swap
         self._resume_from = resume_from
         self._pruning: Pruning | None = None
         self._batches: list[Any] = []
@@ -85,9 +90,14 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         inputs = self._inputs if self._inputs is not None else _without_labels(self._batches[0], args)
         inputs = to_device(inputs, args.device)
         with _as_written(model):
-            optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # within accelerate's
             self._pruning = Pruning(
-                model, inputs, optimizer, steps=state.max_steps, loss=self._loss, settings=self._settings
+                model,
+                inputs,
+                kwargs["optimizer"],
+                steps=state.max_steps,
+                loss=self._loss,
+                on_swap=self._on_swap,
+                settings=self._settings,
             )
         if state.global_step:
             self._load(self._pruning, args, state, _sum(model))
@@ -98,7 +108,10 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         ato = self._pruning.ato
         warmup = int(ato.steps * ato.settings.controller_start)
         turn = ato.done // max(1, warmup // self._batches_at_most)  # so that the warm-up sets each batch aside once
+        settled = ato.settled
         self._pruning.before_step(to_device(self._batches[turn % len(self._batches)], args.device))
+        if not settled:  # what was the best so far is another network than the one that comes out
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Shrink what is masked, at the rate that a scheduler has not yet changed."""
@@ -161,11 +174,6 @@ def _check(args: Any, state: Any) -> None:
         ("several devices", args.world_size > 1 or args.n_gpu > 1, one),
         ("DeepSpeed", args.deepspeed, one),
         ("FSDP", args.fsdp, one),
-        (
-            "load_best_model_at_end",
-            args.load_best_model_at_end,
-            "The best weights may be of before the mask was final.",
-        ),
         ("hyperparameter_search()", state.is_hyper_param_search, "Search first, and then prune."),
     )
     for what, holds, hint in refused:

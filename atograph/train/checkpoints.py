@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atograph.checkpoint import check_header
-from atograph.files import digest, sync, sync_folder
+from atograph.files import digest, is_one_s_own, sync, sync_folder
 from atograph.passes.errors import UserError
-from atograph.reading import check_regular, first_of, parse_json, read_bytes, refusal
+from atograph.reading import REPORT, check_regular, first_of, parse_json, read_bytes, refusal
 from atograph.writing import make_folders, reason_of, remove_folders
 
 _NAME = re.compile(r"\d{6,}-\d{8,}")
@@ -51,7 +51,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
-        self.folder, self._identity, self._seconds = folder, json.loads(json.dumps(identity)), seconds
+        self.folder, self._identity, self._seconds = folder, as_json(identity), seconds
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -97,20 +97,23 @@ class Checkpoints:
         """The state that was saved last; None where there is none.
 
         Raises:
-            UserError: it is damaged, or of another run.
+            UserError: it is damaged, of another run, a link, or another user's.
         """
         found = self._found()
         if not found:
             return None
         path = found[-1]
+        for each in (self.folder, path, *path.iterdir()):
+            if not is_one_s_own(each):
+                raise not_one_s_own(each)
         try:
             # infinite numbers are such that the training has come upon
-            about = _About.model_validate(parse_json(read_bytes(path / "state.json"), finite=False), strict=True)
+            about = _About.model_validate(_state_of(path / "state.json"), strict=True)
             tensors = path / "tensors.safetensors"
             _check_size(tensors)
             if about.sha256 != digest(tensors):
                 raise ValueError("its tensors are not those that were written")
-            self._check_identity(about.identity, path)
+            check_identity(about.identity, self._identity, path)
             with safe_open(tensors, framework="pt") as file:
                 state = _unpacked(about.state, file.get_tensor)
             if not isinstance(state, dict):
@@ -131,15 +134,42 @@ class Checkpoints:
     def _found(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*") if _NAME.fullmatch(path.name))
 
-    def _check_identity(self, theirs: Mapping[str, Any], path: Path) -> None:
-        for name in {**theirs, **self._identity}:
-            before, now = theirs.get(name), self._identity.get(name)
-            if before != now:
-                raise UserError(
-                    f"this checkpoint is of another run: {name} was {_short(before)} there, and is {_short(now)} now.",
-                    where=str(path),
-                    hint="Resume with what the run was started with, or start anew with --force.",
-                )
+
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are read back from JSON: lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    return plain
+
+
+def check_identity(theirs: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    """Make sure that what a run has left is of this one.
+
+    Args:
+        theirs, own: what must be the same for a run to go on, name → JSON value.
+        path: where it is.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    for name in {**theirs, **own}:
+        before, now = theirs.get(name), own.get(name)
+        if before != now:
+            raise UserError(
+                f"this checkpoint is of another run: {name} was {_short(before)} there, and is {_short(now)} now.",
+                where=str(path),
+                hint="Resume with what the run was started with, or start anew with --force.",
+            )
+
+
+def not_one_s_own(path: Path) -> UserError:
+    """Nothing is resumed from what someone else can have put there, or change."""
+    return UserError(
+        "this checkpoint is a link, or belongs to another user.", where=str(path), hint="Copy it, if you trust it."
+    )
+
+
+def _state_of(path: Path) -> Any:
+    return parse_json(read_bytes(path), finite=False, most=REPORT.elements)
 
 
 def _check_size(path: Path) -> None:

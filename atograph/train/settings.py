@@ -6,12 +6,24 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from atograph.passes.errors import UserError
+from atograph.passes.share import number_of, share_of
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+def _number(given: Any) -> Any:
+    """``5%`` and ``0,05`` as the number that they are."""
+    value = number_of(given)
+    return given if value is None else value
+
+
+def _share(given: Any, about: ValidationInfo) -> Any:
+    return None if given is None else share_of(given, str(about.field_name))
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_number)]
+Share = Annotated[float, BeforeValidator(_share)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -73,11 +85,19 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = ()
     """Pairs (or ``"A=B"``) of groups, or of layers that make them: unit u of the one goes if and only if that of the
     other does."""
+    prune_frozen: bool = False
+    """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
+    are, unless no parameter at all requires one."""
     keep_module: bool = False
     """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""
+    metric_mode: Literal["max", "min"] | None = None
+    """Keep the epoch whose validation metric is the largest, or the smallest, among those after everything masked is
+    zero: before that the network is another one. None: keep the last epoch."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """With ``metric_mode``: stop after so many epochs without a better one, counted after everything masked is zero."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
     """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
@@ -185,7 +205,10 @@ class TrainSettings(BaseModel):
     @property
     def steering(self) -> dict[str, Any]:
         """What the user wants of the groups, as `Graph.steered` takes it."""
-        return {"freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple}
+        return {
+            "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
+            "trained_only": not self.prune_frozen,
+        }  # fmt: skip
 
     @property
     def zero_from(self) -> float:
@@ -204,6 +227,15 @@ class TrainSettings(BaseModel):
             )
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _which_is_better(self) -> TrainSettings:
+        """Nobody knows how long there was no better epoch without knowing what is better."""
+        if self.patience is not None and self.metric_mode is None:
+            raise ValueError(
+                "patience waits for a better metric, so metric_mode has to say which is better: max or min"
+            )
         return self
 
     @model_validator(mode="after")

@@ -216,6 +216,20 @@ def fourier(op: Op) -> Effect:
     return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d not in dims}),), fill=0.0))
 
 
+# spectra of windows that slide along the last dim, and the signal of such spectra: linear in the rest
+@rule(aten.stft.default, aten.stft.center, aten.istft.default)
+def short_time_fourier(op: Op) -> Effect:
+    """Short-time Fourier transforms: signals [.., length] and their spectra [.., frequencies, frames]."""
+    x, sizes = op.shape("self"), op.out_sizes()
+    lead = len(x) - (2 if op.node.target is aten.istft.default else 1)
+    for dim in x[lead:]:
+        op.freeze(dim, "a Fourier transform over this axis")
+    if op.has("window"):
+        op.freeze(op.shape("window")[0], "a Fourier transform over this axis")
+    out = (*x[:lead], *(op.fixed(size, "frequencies") for size in sizes[lead:]))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(lead)}),), fill=0.0))
+
+
 # how many values fall into each bin: all of them count
 @rule(aten.histc.default, aten.bincount.default)
 def histogram(op: Op) -> Effect:
