@@ -46,6 +46,21 @@ def test_an_extremum_over_channels(name: str) -> None:
     assert bounded == (name in BOUNDED)  # where no zero can be the maximum, nothing is added
 
 
+@pytest.mark.parametrize("name", BOUNDED)
+def test_the_module_has_the_bound_where_all_units_are_beyond_it(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = Between(BOUNDED[name]).double().eval(), torch.randn(2, 3, 6, 6).double()
+    for shift in (-9.0, 9.0):
+        nn.init.constant_(model.first.bias, shift)
+        graph = atograph.trace(model, x)
+        plan = graph.plan(kept={"g0": range(4)})
+        slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+        assert slim.module is not None
+        with torch.no_grad():
+            torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(slim.module(x), masked(x), rtol=1e-9, atol=1e-9)
+
+
 class SpatialAttention(nn.Module):
     """As in CBAM: the mean and the maximum over channels say where to look."""
 

@@ -97,12 +97,16 @@ class Correction:
     def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether the call as it stands does the same: ``x.chunk(2)`` halves any width.
 
-        Both are tried on other numbers, because those that the call has may be zeros.
+        Both are tried on other numbers, because those that the call has may be zeros, and on negative ones, because a
+        bound may hold for all others.
         """
+        return all(self._does_nothing(func, args, kwargs, sign) for sign in (1, -1))
+
+    def _does_nothing(self, func: Any, args: Any, kwargs: Any, sign: int) -> bool:
         calls = [lambda *a, **k: func(*a, **k), lambda *a, **k: self(func, a, k)]
         outcomes = []
         for call in calls:
-            tried = {tensor: _probe(tensor) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
+            tried = {tensor: _probe(tensor, sign) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
             own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
             try:
                 result = call(*own_args, **own_kwargs)
@@ -135,11 +139,11 @@ def _named(func: Any, result: Any) -> Any:
     return kind(result) if kind is not None and type(result) is tuple else result
 
 
-def _probe(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same shape with other numbers, the same ones each time."""
+def _probe(tensor: torch.Tensor, sign: int) -> torch.Tensor:
+    """A tensor of the same shape with other numbers of one sign, the same ones each time."""
     if not tensor.is_floating_point():
         return tensor.clone()
-    numbers = torch.arange(tensor.numel(), device=tensor.device).mul(0.6180339887).frac().add(0.5)
+    numbers = torch.arange(tensor.numel(), device=tensor.device).mul(0.6180339887).frac().add(0.5).mul(sign)
     return torch.empty_like(tensor).copy_(numbers.to(tensor.dtype).view(tensor.shape))
 
 
