@@ -86,8 +86,8 @@ class Run:
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
         graph = graph.steered(**job.settings.steering)
-        if job.settings.keep_module:
-            graph = keep_module(graph)
+        if job.settings.keep_module or job.settings.plain_module:
+            graph = keep_module(graph, plain=job.settings.plain_module)
         check_opset(job.opset)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
