@@ -26,7 +26,8 @@ from atograph.inspection.page import page
 from atograph.keeping import keep_module
 from atograph.masking import zero_
 from atograph.measuring import Job, Outcome, check_cost, measure
-from atograph.onnx_export import OnnxModel, check_dtypes, check_opset, check_runs, export_onnx
+from atograph.onnx_export import check_dtypes, check_opset, export_onnx
+from atograph.onnx_model import OnnxModel, check_runs
 from atograph.passes.choose import check_budgets
 from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported

@@ -19,8 +19,9 @@ from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
 from atograph.loading import load_run, run_example
-from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk
+from atograph.onnx_export import check_opset, export_onnx
 from atograph.onnx_metadata import metadata
+from atograph.onnx_model import OnnxModel, size_on_disk
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
@@ -124,7 +125,7 @@ def _difference(program: ExportedProgram, path: Path, folder: Path) -> float | N
     if any(leaf.is_meta for leaf in leaves):
         return None
     file = OnnxModel(path, program)
-    fixed = all(isinstance(dim, int) for value in file.session.get_inputs() for dim in value.shape)
+    fixed = all(isinstance(dim, int) for value in file.inputs for dim in value.shape)
     batch = batch_of(program.example_inputs) or 1
     found = [0.0]
     for size in {batch} if fixed else {1, batch}:

@@ -18,7 +18,7 @@ from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.flop_count import count_flops
 from atograph.graph import Graph
 from atograph.latency import measure_latency
-from atograph.onnx_export import OnnxModel, size_on_disk
+from atograph.onnx_model import OnnxModel, size_on_disk
 from atograph.passes.errors import InternalError
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program

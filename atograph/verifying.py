@@ -21,7 +21,7 @@ from atograph.fitting import misfits
 from atograph.graph import Graph, trace
 from atograph.loading import example_of, load_run, load_safetensors, run_example, state_of
 from atograph.masking import zero_
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan

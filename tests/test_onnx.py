@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 import atograph
 from atograph.comparing import relative_difference
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 
 
 @dataclass

@@ -205,7 +205,7 @@ def test_what_onnx_runtime_has_no_kernel_for_is_known_before_the_training() -> N
     torch.manual_seed(0)
     model, trained = Casting(), []
     before = model.first.weight.detach().clone()
-    with pytest.raises(UserError, match="ONNX Runtime cannot run this model, dense as it is: .*NOT_IMPLEMENTED"):
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot run this model, dense as it is: .*NOT_IMPLEMENTED"):
         compress(model, metric=lambda model, batch: trained.append(1))
     assert torch.equal(model.first.weight, before) and not trained
 
