@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from atograph.copying import eval_mode
 from atograph.origins import AnnotatedCalls
 from atograph.passes.errors import AtographError, UserError
-from atograph.passes.exported import NotIntegral, from_exported
+from atograph.passes.exported import NotIntegral, called_like, from_exported, of_named_parameters
 from atograph.passes.functionalize import Functionalize
 from atograph.passes.program import Program
 from atograph.passes.sizes import is_dynamic
@@ -112,9 +112,23 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     for tensor in {id(t): t for t in _tensors((args, kwargs))}.values():
         if tensor.dim() and tensor.shape[0] == batch:
             dynamic[tensor] = {0: Dim.AUTO}
-    shapes = dynamic.dynamic_shapes(model, args, kwargs)
-    with AnnotatedCalls():
+    with _named_arguments(model, args, kwargs), AnnotatedCalls():
+        shapes = dynamic.dynamic_shapes(model, args, kwargs)
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """Within it, ``forward`` has a name for each argument: torch.export loses shapes in ``*args`` and ``**kwargs``."""
+    own, forward = vars(model).get("forward"), model.forward
+    model.forward = called_like(forward, of_named_parameters(inspect.signature(forward), args, kwargs))
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own
 
 
 def _program(exported: ExportedProgram, signature: inspect.Signature) -> Program:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -61,12 +62,27 @@ def forward_within(
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model's modules, and the files that define them, hold what they held before."""
+    """Afterwards the model's modules, and the files that define them, hold what they held before.
+
+    Within it nothing is compiled: `torch.compile` would leave its own in these files, and compile for modes and tensors
+    that no training has.
+    """
     before = Snapshot(model)
-    try:
+    with uncompiled():
+        try:
+            yield
+        finally:
+            before.restore()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within it, what `torch.compile` was asked to compile runs as it is written."""
+    if "torch._dynamo" not in sys.modules:  # nobody has asked, and to import it takes a second
         yield
-    finally:
-        before.restore()
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

@@ -71,6 +71,12 @@ class Graph:
                         f"{'gone' if now is None else describe(now)}.",
                         hint="Trace it again.",
                     )
+        for name, value in interface.looked_at.items():
+            if not torch.equal(current[name].to(value.device), value):
+                raise UserError(
+                    f"the model's code looks at the values of {name}, and these have changed since it was traced.",
+                    hint="Trace it again: the code may take another way now.",
+                )
         self.program.state.update((name, current[name]) for name in self.program.state if name in current)
 
     @property

@@ -7,24 +7,27 @@ without data run through the model, and a table says which node each of them com
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from torch import fx
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_autocast_cache
+from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from atograph.known_values import KnownValues, Unknown
 from atograph.passes.shapes import result_of
 
 _ATEN = torch.ops.aten
 _READS_DATA = torch.Tag.data_dependent_output
+_SIZE_BY_DATA = torch.Tag.dynamic_output_shape
 
 
 class NotTraced(Exception):
@@ -46,10 +49,21 @@ class Recording:
     Attributes:
         graph: placeholders, then ``get_attr`` nodes and calls in the order of the run; sizes are integers.
         constants: ``get_attr`` target → tensor that is neither an input nor the result of an op.
+        buffers: placeholder → real tensor of a buffer whose values the code may look at.
     """
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def known(self) -> KnownValues:
+        """The values that depend on no input, and not on the batch."""
+        return KnownValues(self.graph, self.constants, self.buffers)
+
+    def known_at(self, batch: int) -> dict[fx.Node, Any]:
+        """The values that depend on no input, for a batch of some size."""
+        return KnownValues(self.graph, self.constants, self.buffers, batch).values()
 
 
 def record(
@@ -57,6 +71,7 @@ def record(
     inputs: list[torch.Tensor],
     mode: FakeTensorMode,
     watched: Callable[[fx.Graph], AbstractContextManager[Any]],
+    buffers: Mapping[int, torch.Tensor] | None = None,
 ) -> Recording:
     """Run a function on tensors without data and record its ops.
 
@@ -65,6 +80,7 @@ def record(
         inputs: the tensors that placeholders stand for, made by ``mode``.
         mode: what runs the ops.
         watched: takes the graph that the ops come into, gives what is entered while the function runs.
+        buffers: index of an input → the real tensor, for buffers whose values the code may look at.
 
     Raises:
         NotTraced: an op that cannot be written down like this.
@@ -73,6 +89,7 @@ def record(
     recorder = _Recorder(mode)
     for index, tensor in enumerate(inputs):
         recorder.add_input(f"input_{index}", tensor)
+    recorder.recording.buffers = {f"input_{index}": tensor for index, tensor in (buffers or {}).items()}
     with mode, enable_python_dispatcher(), disable_autocast_cache(), watched(recorder.recording.graph), recorder:
         results = function()
     recorder.finish(results)
@@ -99,22 +116,51 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if torch._C._is_any_autocast_enabled():
             raise NotTraced("it casts by itself, under autocast")
-        if func is torch.ops.prim.device.default or _READS_DATA in func.tags:
-            return func(*args, **kwargs)  # of a constant that the code made, the value is known
+        if func is torch.ops.prim.device.default:
+            return func(*args, **kwargs)
+        if _READS_DATA in func.tags:
+            return self._value(func, args, kwargs)
         called = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
         written_args, written_kwargs = self._written(args), self._written(kwargs)
         if func.overloadpacket is _ATEN.set_:
             raise Unfollowed("it gives a tensor the memory of another one (Tensor.set_)")
-        if _writes(func):
-            result = self._written_in_place(func, args, kwargs)
-        else:
-            with torch._C._DisablePythonDispatcher():
-                result = result_of(func, args, kwargs)
+        known = self._known_result(called, written_args, written_kwargs) if _SIZE_BY_DATA in func.tags else None
+        if known is not None:
+            return known
+        result = self._written_in_place(func, args, kwargs) if _writes(func) else self._result(func, args, kwargs)
         if isinstance(result, (bool, int, float, complex, str)):
             return result
         name = self._graph._target_to_str(func.overloadpacket.__name__)
         self._come_from(self._graph.create_node("call_function", called, written_args, written_kwargs, name), result)
         return result
+
+    def _value(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A number that code looks at: known if it depends on no input; torch itself knows that of some constants."""
+        try:
+            return self.recording.known.call(func, self._written(args), self._written(kwargs))
+        except Unknown:
+            return func(*args, **kwargs)
+
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            with torch._C._DisablePythonDispatcher():
+                return result_of(func, args, kwargs)
+        except DataDependentOutputException:  # aten.is_nonzero, which has no tag
+            return self._value(func, args, kwargs)
+
+    def _known_result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an op whose shape depends on values, if these are known: another constant."""
+        try:
+            result = self.recording.known.call(func, args, kwargs)
+        except Unknown:
+            return None
+        return pytree.tree_map_only(torch.Tensor, self._constant_like, result)
+
+    def _constant_like(self, value: torch.Tensor) -> torch.Tensor:
+        fake = self._mode.from_tensor(value)
+        node = self._constant(value)
+        self._come_from(node, fake)
+        return fake
 
     def _written_in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
         target = args[0] if args and isinstance(args[0], torch.Tensor) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +9,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from atograph.passes.sizes import BATCH, is_dynamic, substitute
+from atograph.passes.sizes import BATCH, is_dynamic, may_follow_batch, substitute
 from atograph.recorder import Recording
-
-_LARGE = BATCH // 64
-"""A number from this on may be a part of the batch's size."""
 
 
 def mentions_batch(recorded: Recording) -> bool:
@@ -26,7 +22,7 @@ def mentions_batch(recorded: Recording) -> bool:
         if node.op == "call_function":
             numbers = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if type(leaf) is int]
             sizes = [size for size in _sizes(node.meta["val"]) if size % BATCH]
-            if any(_LARGE < abs(number) < sys.maxsize for number in (*numbers, *sizes)):
+            if any(map(may_follow_batch, (*numbers, *sizes))):
                 return True
     return False
 
@@ -40,37 +36,60 @@ def _sizes(value: Any) -> Iterator[int]:
 
 
 def first_difference(recorded: Recording, other: Recording, batch: int) -> str:
-    """Where a recording for a batch of ``batch`` is not what one for `sizes.BATCH` says; empty if nowhere."""
-    twins: dict[fx.Node, fx.Node] = {}
-    if len(recorded.graph.nodes) != len(other.graph.nodes):
-        return "there are more ops, or fewer"
-    for one, two in zip(recorded.graph.nodes, other.graph.nodes, strict=True):
-        twins[one] = two
+    """Where a recording for a batch of ``batch`` is not what one for `sizes.BATCH` says; empty if nowhere.
+
+    A table that depends on no input may be computed in one and kept from an earlier call in the other.
+    """
+    difference = _Comparison(recorded, other, batch).first()
+    return difference and _Comparison(recorded, other, batch, by_value=True).first()
+
+
+class _Comparison:
+    def __init__(self, recorded: Recording, other: Recording, batch: int, *, by_value: bool = False) -> None:
+        self._recorded, self._other, self._batch = recorded, other, batch
+        self._values = recorded.known_at(batch) if by_value else {}
+        self._others = other.known_at(batch) if by_value else {}
+        self._twins: dict[fx.Node, fx.Node] = {}
+
+    def first(self) -> str:
+        ones = [node for node in self._recorded.graph.nodes if node.op == "placeholder" or node not in self._values]
+        twos = [node for node in self._other.graph.nodes if node.op == "placeholder" or node not in self._others]
+        if len(ones) != len(twos):
+            return "there are more ops, or fewer"
+        return next(filter(None, map(self._difference, ones, twos)), "")
+
+    def _difference(self, one: fx.Node, two: fx.Node) -> str:
+        self._twins[one] = two
         if one.op != two.op or (one.op != "get_attr" and one.target != two.target):
             return f"{two.target} stands where {one.target} did"
-        if one.op == "get_attr" and not _same_constant(recorded, one, other, two):
+        if one.op == "get_attr" and not _same_constant(self._recorded, one, self._other, two):
             return "a constant is another one"
-        if not _follows((one.args, one.kwargs), (two.args, two.kwargs), batch, twins):
+        if not self._follows((one.args, one.kwargs), (two.args, two.kwargs)):
             return f"what {one.target} takes does not follow the batch"
-        if _described(one.meta.get("val"), batch) != _described(two.meta.get("val")):
+        if _described(one.meta.get("val"), self._batch) != _described(two.meta.get("val")):
             return f"what {one.target} gives does not follow the batch"
-    return ""
+        return ""
 
+    def _follows(self, one: Any, two: Any) -> bool:
+        if isinstance(one, fx.Node):
+            return self._twins.get(one) is two or self._same_value(one, two)
+        if type(one) is not type(two):
+            return False
+        if isinstance(one, (tuple, list)):
+            return len(one) == len(two) and all(map(self._follows, one, two))
+        if isinstance(one, dict):
+            return one.keys() == two.keys() and all(self._follows(one[key], two[key]) for key in one)
+        if isinstance(one, slice):
+            return self._follows((one.start, one.stop, one.step), (two.start, two.stop, two.step))
+        if type(one) is int and one and one % BATCH == 0:
+            return bool(substitute(one, lambda _prime: self._batch) == two)
+        return bool(one == two) or one != one
 
-def _follows(one: Any, two: Any, batch: int, twins: dict[fx.Node, fx.Node]) -> bool:
-    if isinstance(one, fx.Node):
-        return twins.get(one) is two
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(two) and all(_follows(a, b, batch, twins) for a, b in zip(one, two, strict=True))
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(_follows(one[key], two[key], batch, twins) for key in one)
-    if isinstance(one, slice):
-        return _follows((one.start, one.stop, one.step), (two.start, two.stop, two.step), batch, twins)
-    if type(one) is int and one and one % BATCH == 0:
-        return bool(substitute(one, lambda _prime: batch) == two)
-    return bool(one == two) or one != one
+    def _same_value(self, one: fx.Node, two: Any) -> bool:
+        if one not in self._values or two not in self._others:
+            return False
+        pairs = zip(pytree.tree_leaves(self._values[one]), pytree.tree_leaves(self._others[two]), strict=True)
+        return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def _described(value: Any, batch: int | None = None) -> list[Any]:

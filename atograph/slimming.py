@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.graph import Graph
+from atograph.handing_over import AsMade, own_tensors
 from atograph.masking import mask
 from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
@@ -27,16 +28,21 @@ from atograph.stages import stage
 class Slim:
     """A slim model. One whose weights are on the meta device tells its sizes and shapes, and cannot be run or saved.
 
+    Whoever trains `module` on gets the weights that it has by then: from a call of this object, from `program`,
+    `double`, `to_onnx` and `save`. They are in the types and on the device that the program was made in.
+
     Attributes:
-        program: the slim `torch.export.ExportedProgram`; always there.
         plan: what was kept.
         flops: FLOPs of the slim program for a batch of one.
         params: its number of parameters.
-        passes_program: the slim program in the form that passes work on.
     """
 
     def __init__(self, graph: Graph, plan: Plan, slimmed: Program) -> None:
-        self._graph, self.plan, self.passes_program = graph, plan, slimmed
+        self._graph, self.plan, self._slimmed = graph, plan, slimmed
+        own_tensors(slimmed, graph.program.state)
+        self._exported: ExportedProgram | None = None
+        self._callable: nn.Module | None = None
+        self._as_made: AsMade | None = None  # once there is a module
         self.flops = int(graph.cost.flops(plan.counts))
         self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
 
@@ -45,14 +51,30 @@ class Slim:
         """Peak memory of its activations for a batch of one, as an interpreter of the program needs it."""
         return int(self._graph.cost.bytes(self.plan.counts))
 
-    @cached_property
-    def program(self) -> ExportedProgram:
-        """The slim program."""
-        return to_exported(self.passes_program)
+    @property
+    def passes_program(self) -> Program:
+        """The slim program in the form that passes work on.
 
-    @cached_property
-    def _callable(self) -> nn.Module:
-        return ProgramModule(self.passes_program)
+        Raises:
+            UserError: `module` is not what it was made as any more, so that this is not its program.
+        """
+        if self._as_made is not None:
+            program = self._as_made.follow(self._slimmed)
+            if program is not self._slimmed:
+                self._slimmed, self._exported, self._callable = program, None, None
+        return self._slimmed
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The slim `torch.export.ExportedProgram`; always there.
+
+        Raises:
+            UserError: as `passes_program`.
+        """
+        program = self.passes_program
+        if self._exported is None:
+            self._exported = to_exported(program)
+        return self._exported
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the slim program on inputs like those of the model.
@@ -61,6 +83,9 @@ class Slim:
             UserError: the weights are on the meta device, as for all that needs their values.
         """
         self._require_values("running a program needs the values of its weights")
+        program = self.passes_program
+        if self._callable is None:
+            self._callable = ProgramModule(program)
         return self._callable(*args, **kwargs)
 
     def as_module(self) -> nn.Module:
@@ -70,8 +95,9 @@ class Slim:
     def double(self) -> nn.Module:
         """A copy of the slim program in float64, to run."""
         self._require_values("running a program needs the values of its weights")
-        state = {name: _clone(value) for name, value in self.passes_program.state.items()}
-        own = self.passes_program.rewritten(self.passes_program.graph, state)
+        program = self.passes_program
+        state = {name: _clone(value) for name, value in program.state.items()}
+        own = program.rewritten(program.graph, state)
         return ProgramModule(own).double()
 
     @cached_property
@@ -80,9 +106,11 @@ class Slim:
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
         try:
-            return slim_module(model, self._graph.program, self.passes_program, lambda: mask(model, self.plan))
+            repaired = slim_module(model, self._graph.program, self._slimmed, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
+        self._as_made = AsMade(repaired.module)
+        return repaired
 
     @property
     def module(self) -> nn.Module | None:
@@ -165,7 +193,7 @@ class Slim:
 
     def _require_values(self, doing: str) -> None:
         hint = "Load the weights and slim again, or slim a checkpoint with atograph.apply_plan, one tensor at a time."
-        require_values(self.passes_program.state, doing, hint)
+        require_values(self._slimmed.state, doing, hint)
 
 
 class _Runner(nn.Module):

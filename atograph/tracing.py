@@ -92,13 +92,28 @@ class _Trace:
             returns=returns,
             signature=signature,
             example=pytree.tree_unflatten(self.leaves, self.takes),
+            looked_at=self._looked_at(recorded),
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
     def _record(self, batch: int) -> tuple[Recording, Origins]:
         state, inputs = self._without_data(batch)
         origins = Origins(self.model)
-        return record(lambda: self._call(state, inputs), [*state, *inputs], self.mode, origins.of), origins
+        run = lambda: self._call(state, inputs)  # noqa: E731
+        return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
+
+    def _readable(self) -> dict[int, torch.Tensor]:
+        """The buffers whose values code may look at, by index: strides, flags, counts. Training moves the others."""
+        return {
+            index: value
+            for index, value in enumerate(self.state.values())
+            if not isinstance(value, nn.Parameter) and not value.is_floating_point() and not value.is_complex()
+        }
+
+    def _looked_at(self, recorded: Recording) -> dict[str, torch.Tensor]:
+        names = list(self.state)
+        read = [names[index] for index in self._readable() if f"input_{index}" in recorded.known.read]
+        return {name: self.state[name].detach().clone() for name in read}
 
     def _check_other_batches(self, recorded: Recording) -> None:
         """Record for small batches, the example's among them: it must be the same.
@@ -188,8 +203,8 @@ def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]
                 for name, tensor in list(table.items()):
                     if isinstance(tensor, torch.Tensor):
                         made = replacement.get(id(tensor), tensor)
-                        replaced.append((table, name, made))
                         if made is not tensor:
+                            replaced.append((table, name, made))
                             # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
                             setattr(module, name, made)
                             restored.callback(setattr, module, name, tensor)

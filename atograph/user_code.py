@@ -65,11 +65,21 @@ def kind_of(value: object) -> str:
 
 
 def line_of_user(error: BaseException) -> str | None:
-    """``file.py:12 in forward``: the innermost frame of ``error`` outside of Python and installed packages, if any."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not _is_ours(frame.filename) and not _is_installed(Path(frame.filename)):
-            return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    """``file.py:12 in forward``: the innermost frame of ``error`` in the user's code, else in a library's, if any.
+
+    Python, torch, atograph and code that was generated have no lines that a user could look at.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_readable(frame.filename)]
+    own = [frame for frame in frames if not _is_installed(Path(frame.filename))]
+    for frame in reversed(own or frames):
+        return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
     return None
+
+
+def _is_readable(file: str) -> bool:
+    path = Path(file)
+    of_python = path.is_relative_to(_PYTHON) and _INSTALLED.isdisjoint(path.parts)
+    return not (file.startswith("<") or of_python or _is_ours(file) or "torch" in path.parts)
 
 
 def _is_installed(path: Path) -> bool:

@@ -106,14 +106,14 @@ def _make_concrete(graph: fx.Graph) -> None:
     data = iter(DATA)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def number(size: Any) -> Any:
+    def number(size: Any, *, exact: bool = True) -> Any:
         if not is_symbolic(size):
             return size
         for symbol in sorted(free_symbols(size), key=str):
             if symbol not in numbers:
                 numbers[symbol] = _prime(str(symbol), data)
         found = size.node.expr.xreplace(numbers)
-        if isinstance(size, torch.SymInt) and not size.node.expr.is_polynomial(*numbers):
+        if exact and isinstance(size, torch.SymInt) and not size.node.expr.is_polynomial(*numbers):
             raise NotIntegral(f"a size of it, {size}, is no polynomial of the batch and of sizes that the data decide")
         kind = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(size)]
         return kind(found)
@@ -121,7 +121,8 @@ def _make_concrete(graph: fx.Graph) -> None:
     def value(old: Any) -> Any:
         if not isinstance(old, torch.Tensor):
             return number(old) if isinstance(old, (torch.SymInt, torch.SymFloat, torch.SymBool)) else old
-        sizes, strides = [number(n) for n in old.shape], [number(n) for n in old.stride()]
+        sizes = [number(n) for n in old.shape]
+        strides = [number(n, exact=False) for n in old.stride()]  # Max(1, u0) is the stride of a tensor of [2, u0]
         with mode:
             return torch.empty_strided(sizes, strides, dtype=old.dtype, device=old.device)
 
@@ -159,8 +160,8 @@ def to_exported(program: Program) -> ExportedProgram:
     )
     if without_data:
         args, kwargs = _with_stand_ins(module, program)
-    signature = _of_named_parameters(interface.signature, args, kwargs)
-    module.forward = _called_like(module.forward, signature)  # type: ignore[method-assign]
+    signature = of_named_parameters(interface.signature, args, kwargs)
+    module.forward = called_like(module.forward, signature)  # type: ignore[method-assign]
     shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
     try:
         with torch.no_grad():
@@ -239,7 +240,7 @@ def _unregister_constants(module: ProgramModule, program: Program) -> None:
         setattr(holder, leaf, value)
 
 
-def _called_like(forward: Any, signature: inspect.Signature) -> Any:
+def called_like(forward: Any, signature: inspect.Signature) -> Any:
     """The same function with another signature, after which torch.export names the inputs."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -249,7 +250,7 @@ def _called_like(forward: Any, signature: inspect.Signature) -> Any:
     return call
 
 
-def _of_named_parameters(
+def of_named_parameters(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> inspect.Signature:
     """A signature that takes just these arguments, where the given one takes any (``*args``, ``**kwargs``)."""

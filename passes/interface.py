@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from inspect import Signature
 from typing import Any
 
+from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
 
@@ -24,6 +25,7 @@ class Interface:
         writes: placeholders whose new values stand before the results among what the graph returns.
         signature: of the user's ``forward``.
         example: arguments of one call, or None.
+        looked_at: buffer → its value, where the model's code has looked at values: the program holds for these only.
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
     """
 
@@ -36,6 +38,7 @@ class Interface:
     signature: Signature
     writes: tuple[str, ...] = ()
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
+    looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
 
     def without(self, placeholders: set[str]) -> Interface:

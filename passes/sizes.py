@@ -9,6 +9,7 @@ elements are not zero) is a multiple of another prime.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,11 @@ def polynomial(size: int) -> dict[tuple[int, ...], int]:
 def is_dynamic(size: int) -> bool:
     """Whether a size depends on the batch or on the data."""
     return any(polynomial(size))
+
+
+def may_follow_batch(number: int) -> bool:
+    """Whether a number may have been computed from the batch: code in C++ does so unseen, half of the samples, say."""
+    return BATCH // 64 < abs(number) < sys.maxsize
 
 
 def substitute(size: int, value: Callable[[int], Any]) -> Any:

@@ -50,8 +50,11 @@ def repeat_interleave(op: Op) -> Effect:
         raise Unsupported("repeating the flattened tensor")
     x, at, times = op.shape("self"), op.axis(), op.size(op["repeats"])
     copies = op.fixed(times, "copies of one index")
-    out = (*x[:at], product([x[at], copies]), *x[at + 1 :])
-    return Effect((out,), Affine(((op.operand("self"),),)))
+    repeated = product([x[at], copies])
+    out = (*x[:at], repeated, *x[at + 1 :])
+    return Effect(
+        (out,), Affine(((op.operand("self"),),)), sizes={"output_size": repeated} if op.has("output_size") else {}
+    )
 
 
 # what is written into a slice comes from elsewhere

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from atograph.passes.dims import ONE, Shape
 from atograph.passes.flow import Keep, Map, Unknown
+from atograph.passes.rules.centred import shared_squares, squares
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
 
@@ -54,7 +55,25 @@ def pointwise(op: Op) -> Effect:
 @rule(aten.mul.Tensor, aten.mul.Scalar, aten.multiply.Tensor, aten.multiply.Scalar)
 def multiply(op: Op) -> Effect:
     """Elementwise product."""
+    if op["self"] is op["other"] and (effect := squares(op, op["self"])) is not None:
+        return effect
     return elementwise(op, absorbing=tuple(op.tensors()))
+
+
+# x²; of deviations from a mean, which are summed, it is a variance written out
+@rule(aten.pow.Tensor_Scalar, aten.square.default)
+def power(op: Op) -> Effect:
+    """A power with a number as exponent."""
+    if op._args.get("exponent", 2) == 2 and (effect := squares(op, op["self"])) is not None:
+        return effect
+    return elementwise(op)
+
+
+# a + value · b · c
+@rule(aten.addcmul.default)
+def add_product(op: Op) -> Effect:
+    """A tensor plus a product of two."""
+    return shared_squares(op) or elementwise(op)
 
 
 # 0 / y = 0; what divides is not known to be zero

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from atograph.passes.dims import ONE, Shape, product
 from atograph.passes.flow import Affine, Contraction, Keep, Link, Operand, Unknown
+from atograph.passes.rules.centred import Centred, centred, knows_mean, of_zeros
 from atograph.passes.rules.corrected import deviations, old_width
 from atograph.passes.rules.pointwise import broadcast
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
@@ -51,15 +52,39 @@ def summation(op: Op) -> Effect:
     dims, out, links = _reduced(op, op._args.get("dim"))
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
     flow = Affine(((op.operand("self", links),),), contractions)
-    if "mean" not in str(op.node.target):
-        return Effect((out,), flow)
     over = product([x[d] for d in dims])
+    counts = "mean" in str(op.node.target)
+    deviation = centred(op["self"]) if op.node.target not in _COUNTS else None
+    if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [over]):
+        return _sum_of_deviations(op, deviation, mean=counts)
+    if not counts:
+        return Effect((out,), flow)
 
     def lower(lowering: Any) -> Any:
         mean, share = lowering.unchanged(), lowering.share(over)
         return mean if share == 1 else lowering.call(aten.mul.Tensor, mean, share)
 
     return Effect((out,), flow, lower=lower)
+
+
+_COUNTS = (aten.count_nonzero.default, aten.count_nonzero.dim_IntList)
+
+
+def _sum_of_deviations(op: Op, deviation: Centred, *, mean: bool) -> Effect:
+    """Σ(x − mean) is (count − C) · mean: each removed zero took one mean from it."""
+    x = op.shape("self")
+    dims, out, links = _reduced(op, op._args.get("dim"))
+    over = product([x[d] for d in dims])
+
+    def lower(lowering: Any) -> Any:
+        kept = lowering.size(over)
+        if kept == over.size:
+            return lowering.unchanged()
+        factor = (deviation.count - over.size) / (deviation.count - kept) * (lowering.share(over) if mean else 1.0)
+        return lowering.call(aten.mul.Tensor, lowering.unchanged(), factor)
+
+    contractions = tuple(Contraction(((deviation.x, d),), x[d]) for d in dims)
+    return Effect((out,), Affine(((op.operand(deviation.x, links),),), contractions), lower=lower)
 
 
 # Σ(x − mean)² over dims, divided by the old count
@@ -99,8 +124,32 @@ def vector_norm(op: Op) -> Effect:
         raise Unsupported("a matrix norm")
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
+    deviation = centred(op["self"]) if order == 2 else None
+    if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [x[d] for d in dims]):
+        return _norm_of_deviations(op, deviation)
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
     return Effect((out,), Affine(((op.operand("self", links),),), contractions))
+
+
+def _norm_of_deviations(op: Op, deviation: Centred) -> Effect:
+    """√Σ(x − mean)²: a standard deviation written out."""
+    x = op.shape("self")
+    dims, out, links = _reduced(op, op._args.get("dim"))
+    over = [x[d] for d in dims]
+
+    def lower(lowering: Any) -> Any:
+        kept = lowering.size(product(over))
+        if kept == product(over).size:
+            return lowering.unchanged()
+        call, value = lowering.call, lowering.value(op["self"])
+        total = call(aten.sum.dim_IntList, value, list(dims), True)
+        squares = call(aten.sum.dim_IntList, call(aten.mul.Tensor, value, value), list(dims), True)
+        zeros = call(aten.mul.Tensor, call(aten.mul.Tensor, total, total), of_zeros(deviation, over, kept))
+        norm = call(aten.sqrt.default, call(aten.add.Tensor, squares, zeros))
+        return norm if op._args.get("keepdim", False) else call(aten.squeeze.dims, norm, list(dims))
+
+    contractions = tuple(Contraction(((deviation.x, d),), x[d]) for d in dims)
+    return Effect((out,), Affine(((op.operand(deviation.x, links),),), contractions), lower=lower)
 
 
 def _is_one(dims: Any) -> bool:

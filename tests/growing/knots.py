@@ -45,6 +45,16 @@ def rotated(x: Tensor) -> Tensor:
     return x * angle.cos() + torch.cat([-other, one], -1) * angle.sin()
 
 
+def deviations(x: Tensor, *dims: int) -> Tensor:
+    return x - x.mean(dims, keepdim=True)
+
+
+def standardised(x: Tensor) -> Tensor:
+    """By a variance of a sum over another count."""
+    away = x - x.sum(1, keepdim=True) / x.shape[1]
+    return away / ((away * away).sum(1, keepdim=True) / (x.shape[1] + 1) + 0.1).sqrt()
+
+
 KNOTS: dict[int, dict[str, Callable[[Any, Any], Any]]] = {
     0: {
         "neighbours": lambda x, p: x[:, :-1] + x[:, 1:],
@@ -68,6 +78,20 @@ KNOTS: dict[int, dict[str, Callable[[Any, Any], Any]]] = {
         "halves by their mean": lambda x, p: (halves(x) - halves(x).mean(1, keepdim=True)).flatten(1, 2),
         "gated by the mean": lambda x, p: x * torch.sigmoid(x.mean(1, keepdim=True)),
         "without the mean": lambda x, p: x - x.mean(1, keepdim=True),
+        "variance written out": lambda x, p: x * torch.rsqrt(deviations(x, 1).square().mean(1, keepdim=True) + 0.1),
+        "variance of all written out": lambda x, p: (
+            deviations(x, *range(1, x.dim())) * deviations(x, *range(1, x.dim())).pow(2).sum(1, keepdim=True)
+        ),
+        "variance over other dims": lambda x, p: x + (deviations(x, 1).pow(2)).mean(-1, keepdim=True),
+        "squares of deviations used twice": lambda x, p: (
+            deviations(x, 1).pow(2) + deviations(x, 1).square().sum(1, keepdim=True)
+        ),
+        "standardised by hand": lambda x, p: standardised(x),
+        "sum of deviations": lambda x, p: x + deviations(x, 1).sum(1, keepdim=True) + deviations(x, 1).mean(),
+        "length of deviations": lambda x, p: x * deviations(x, 1).norm(dim=1, keepdim=True),
+        "variance of halves": lambda x, p: (
+            halves(x) * (halves(x) - halves(x).mean(2, keepdim=True)).square().sum(2, keepdim=True)
+        ).flatten(1, 2),
         "above the mean": lambda x, p: torch.where(x > x.mean(1, keepdim=True) + 0.1, x, x * 0.1),
         "written into": lambda x, p: written(x),
         "filled in part": lambda x, p: x.index_fill(1, torch.tensor([0, 2]), 0.5),

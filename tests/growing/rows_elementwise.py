@@ -36,6 +36,9 @@ ANY_ROWS = {
     "divide.Tensor": lambda x, p: torch.divide(x, x.cos() + 2),
     "divide.Tensor_mode": lambda x, p: torch.divide(moved(x), 0.5, rounding_mode="trunc"),
     "divide.Scalar": lambda x, p: aten.divide.Scalar(x, 3),
+    "pow.Tensor_Scalar": lambda x, p: x**3 + x.cos().pow(2),
+    "addcmul.default": lambda x, p: torch.addcmul(x, x.cos(), x.sin(), value=0.5),
+    "square.default": lambda x, p: x.square() - x.cos().square(),
     "floor_divide.default": lambda x, p: torch.floor_divide(moved(x), 0.3),
     # one value for each
     "Tag.pointwise": lambda x, p: torch.cos(x) + F.gelu(x) - F.elu(x + 1.0),
@@ -135,7 +138,9 @@ ANY_ROWS = {
     "select_scatter.default": lambda x, p: torch.select_scatter(x, x[:, 0].cos(), 1, 1),
     "constant_pad_nd.default": lambda x, p: torch.constant_pad_nd(x, [1, 1], 0.5),
     "pad.default": lambda x, p: F.pad(x, (1, 0)),
-    "repeat_interleave.self_int": lambda x, p: x.repeat_interleave(2, 1),
+    "repeat_interleave.self_int": lambda x, p: torch.cat(
+        [x.repeat_interleave(2, 1), x.repeat_interleave(3, 1, output_size=3 * x.shape[1])], 1
+    ),
     "glu.default": lambda x, p: F.glu(torch.cat([x, x.cos()], 1), 1),
     "flip.default": lambda x, p: x.flip(1),
     "roll.default": lambda x, p: x.roll(1, -1),
