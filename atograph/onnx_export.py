@@ -13,6 +13,8 @@ import torch
 from torch.export import ExportedProgram
 
 from atograph.onnx_names import input_names, output_names, without_constants
+from atograph.onnx_optimiser import optimise
+from atograph.onnx_translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 from atograph.quiet import quiet
 from atograph.writing import writing
@@ -79,10 +81,18 @@ def export_onnx(
     check_opset(opset)
     with quiet("torch.onnx"):
         try:
-            exported = torch.onnx.export(without_constants(program), dynamo=True, verbose=False, opset_version=opset)
+            exported = torch.onnx.export(
+                without_constants(program),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                optimize=False,
+                custom_translation_table=dict(TRANSLATIONS),
+            )
         except Exception as error:
             raise _inexpressible(error) from error
-    assert exported is not None
+        assert exported is not None
+        optimise(exported)
     model = exported.model
     written = model.opset_imports[""]
     if opset is not None and written != opset:
