@@ -32,10 +32,12 @@ from atograph.passes.choose import check_budgets
 from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.plan import Plan, fewest
+from atograph.passes.run import ProgramModule
 from atograph.passes.values import require_values
 from atograph.report import Report
 from atograph.run_folder import RunFolder
 from atograph.run_lock import claimed
+from atograph.runtime_faults import checked
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
 from atograph.stages import stage
@@ -290,6 +292,11 @@ def _run_beside(
         dense = to_exported(graph.program)
         dense_file = export_onnx(dense, aside / "dense.onnx", opset=job.opset)
         check_runs(dense_file, dense, where=job.where)
+        whole = ProgramModule(graph.program).cpu()
+        export = partial(export_onnx, dense, opset=job.opset)
+        in_runtime = checked(dense_file, dense, export, whole, job.inputs)
+    for remark in in_runtime.remarks():
+        console.warn(remark)
     if folder is not None and out is not None and not resume:
         resuming.clear(out)  # not before all that may be wrong with this run was looked at
     replicas.wait()
@@ -322,9 +329,11 @@ def _run_beside(
         with stage("exporting"):
             asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
             with naming(where):
-                slim_onnx = slimmed.to_onnx(files / "slim.onnx", opset=job.opset, metadata=asked)
+                export = partial(export_onnx, slimmed.program, opset=job.opset, metadata={**slimmed.metadata, **asked})
+                slim_onnx = export(files / "slim.onnx", apart=in_runtime.apart)
+                checked(slim_onnx, slimmed.program, export, slimmed, job.inputs, in_runtime.apart)
             if not dense_file.is_file():  # a long training, and someone tidies up temporary files
-                export_onnx(dense, dense_file, opset=job.opset)
+                export_onnx(dense, dense_file, opset=job.opset, apart=in_runtime.apart)
             threads = settings.latency_threads
             onnx = OnnxModel(dense_file, dense, threads=threads), OnnxModel(slim_onnx, slimmed.program, threads=threads)
         outcome = Outcome(

@@ -126,6 +126,9 @@ def measure(job: Job, outcome: Outcome, console: Console) -> Report:
         latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
     if any(value is not None and value != value for value in (trained.metric_masked, slim_metric, onnx_metric)):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
+    fault = next((entry.runtime for entry in certificate if entry.runtime is not None), None)
+    if fault is not None:
+        console.warn(f"{fault}.")
     least = min(entry.moved for entry in certificate)
     if slimmed.plan.zeroing and least < 10 * certificate[0].tolerance:
         console.warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import onnx_ir
 import torch
 from torch.export import ExportedProgram
 
+from atograph.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx_names import input_names, output_names, without_constants
 from atograph.onnx_optimiser import optimise
 from atograph.onnx_translations import TRANSLATIONS
@@ -61,6 +62,7 @@ def export_onnx(
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
     external_data: bool = False,
+    apart: Collection[Pair] = (),
 ) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
 
@@ -74,6 +76,7 @@ def export_onnx(
         metadata: the file's ``metadata_props``.
         external_data: keep the weights in a second file, ``path`` with ``.data`` at its end; above 2 GB, as much as one
             file can hold, they are there in any case.
+        apart: ops that are kept apart in the file, beside those of `kept_apart.KNOWN`.
 
     Raises:
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
@@ -97,6 +100,7 @@ def export_onnx(
     written = model.opset_imports[""]
     if opset is not None and written != opset:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
+    keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), output_names(program))
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")

@@ -51,6 +51,10 @@ class Slim:
         """Peak memory of its activations for a batch of one, as an interpreter of the program needs it."""
         return int(self._graph.cost.bytes(self.plan.counts))
 
+    def dense_program(self) -> ExportedProgram:
+        """The program that it was made of, with the weights of that time: masked, if the model was."""
+        return to_exported(self._graph.program)
+
     @property
     def passes_program(self) -> Program:
         """The slim program in the form that passes work on.
