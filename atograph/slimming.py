@@ -134,7 +134,14 @@ class Slim:
     def repairs(self) -> tuple[str, ...]:
         """In words, what was repaired in the slim module beside its tensors: attributes first, then single calls."""
         found = self._repaired
-        return (*found.attributes, *found.calls) if isinstance(found, Repaired) else ()
+        if not isinstance(found, Repaired):
+            return ()
+        return (*found.attributes, *(call.text for call in found.calls), *found.notes)
+
+    @property
+    def corrected_calls(self) -> tuple[Problem, ...]:
+        """The calls that the slim module makes in another way: without them it needs no atograph to be unpickled."""
+        return self._repaired.calls if isinstance(self._repaired, Repaired) else ()
 
     @property
     def problems(self) -> tuple[Problem, ...]:

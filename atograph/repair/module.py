@@ -11,12 +11,14 @@ from torch import nn
 
 from atograph.capture import batch_of
 from atograph.copying import copy_of
+from atograph.origins import Place
 from atograph.passes.program import Program
 from atograph.repair.checks import Checks
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.config import fit_config
-from atograph.repair.corrections import correct_calls
+from atograph.repair.corrections import Correction, correct_calls
 from atograph.repair.needs import needs_of
+from atograph.repair.other_forwards import repair_other_forwards
 from atograph.repair.problem import Example, Problem, told
 from atograph.repair.remembered import Slot
 from atograph.repair.search import Call, Found, attributes, calls_of, corrections
@@ -43,12 +45,14 @@ class Repaired:
     Attributes:
         module: of the user's own class, in the mode that the dense one is in.
         attributes: in words, the attributes of the user's modules that were set to another width.
-        calls: in words, the calls to torch that are made in another way, because no attribute holds what they need.
+        calls: the calls to torch that are made in another way, because no attribute holds what they need.
+        notes: in words, what else there is to know.
     """
 
     module: nn.Module
     attributes: tuple[str, ...]
-    calls: tuple[str, ...]
+    calls: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
 
 def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Callable[[], nn.Module]) -> Repaired:
@@ -74,7 +78,9 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Call
         wrong, notes = checks.in_training(module, masked())
     if wrong:
         raise NotRepaired(*repairs.doubts, *wrong)
-    return Repaired(module, (*repairs.attributes, *fit_config(model, module, checks.same)), (*repairs.calls, *notes))
+    notes += repair_other_forwards(model, module, checks.example)
+    attributes = (*repairs.attributes, *fit_config(model, module, checks.same))
+    return Repaired(module, attributes, repairs.calls, tuple(notes))
 
 
 def _example_of(slimmed: Program) -> Example:
@@ -89,7 +95,7 @@ class _Repairs(NamedTuple):
     """What was done to a module, and what could not be: see `Repaired` and `search.Found`."""
 
     attributes: tuple[str, ...]
-    calls: tuple[str, ...]
+    calls: tuple[Problem, ...]
     wrong: tuple[Problem, ...]
     doubts: tuple[Problem, ...]
 
@@ -114,15 +120,20 @@ def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks)
     return _Repairs(tuple(words.values()), _corrected(found, calls), tuple(found.wrong), (*found.doubts, *lost))
 
 
-def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> tuple[str, ...]:
-    """In words, the calls that are made in another way."""
-    lines = {site: call.need.line for site, each in calls.items() for call in each}
+def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> tuple[Problem, ...]:
+    """The calls that are made in another way."""
     return tuple(
-        f"{f'{name}: ' if name else ''}{place[-1]}{lines[name, place] and f' ({lines[name, place]})'} {correction}"
+        _told(name, place, correction, calls[name, place])
         for name, each in found.calls.items()
         for place, times in each.items()
         for correction in dict.fromkeys(filter(None, times))
     )
+
+
+def _told(name: str, place: Place, correction: Correction, calls: Sequence[Call]) -> Problem:
+    line = calls[0].need.line
+    text = f"{f'{name}: ' if name else ''}{place[-1]}{line and f' ({line})'} {correction}"
+    return Problem(text, name, tuple(call.need.number for call in calls))
 
 
 def _set(changed: Mapping[Slot, int]) -> dict[str, str]:

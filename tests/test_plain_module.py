@@ -1,0 +1,123 @@
+"""Slim modules that others load and run by their own code: no corrected calls, and other forms of ``forward`` fit."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atograph
+
+
+class Split(nn.Module):
+    """A detector's block: half of the channels goes on; ``forward_split`` is what is taken for export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 8
+        self.enter, self.inner, self.leave = nn.Conv2d(4, 16, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(24, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = list(self.enter(x).chunk(2, 1))
+        pieces.append(self.inner(pieces[-1]).relu())
+        return self.leave(torch.cat(pieces, 1))
+
+    def forward_split(self, x: Tensor) -> Tensor:
+        pieces = list(self.enter(x).split((self.width, self.width), 1))
+        pieces.append(self.inner(pieces[-1]).relu())
+        return self.leave(torch.cat(pieces, 1))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Something else than ``forward``, with the same arguments."""
+        return self.enter(x).reshape(len(x), 2, self.width, -1)
+
+
+class Fused(nn.Module):
+    """A layer that is folded into the one before it later on, and keeps its width for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 16
+        self.conv, self.norm, self.out = nn.Conv2d(4, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.conv(x)).relu())
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        scale = (self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()).view(self.channels, 1, 1, 1)
+        shift = self.norm.bias - self.norm.running_mean * scale.flatten()
+        y = torch.conv2d(x, self.conv.weight * scale, self.conv.bias * scale.flatten() + shift, padding=1)
+        return self.out(y.relu())
+
+
+class Net(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 4, 3), block, nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x)).relu())
+
+
+def even(graph: atograph.Graph) -> atograph.Plan:
+    """A plan that keeps five of eight units, and ten of sixteen, of the block's widths."""
+    chosen = [group for group in graph.prunable if any("block" in name for name, _dim in group.members)]
+    return graph.plan(kept={group.name: range(group.size * 5 // 8) for group in chosen if group.size in (8, 16)})
+
+
+@pytest.mark.parametrize(
+    ("block", "form", "attribute"), [(Split, "forward_split", "width"), (Fused, "forward_fuse", "channels")]
+)
+def test_other_forms_of_forward_fit_the_slim_widths(block: type[nn.Module], form: str, attribute: str) -> None:
+    torch.manual_seed(0)
+    model, x = Net(block()).eval(), torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(model, x)
+    slim = atograph.slim(graph, even(graph))
+    assert slim.module is not None, slim.why_no_module
+    part, h = slim.module.block, slim.module.stem(x)
+    assert getattr(part, attribute) < getattr(model.block, attribute)
+    assert torch.allclose(getattr(part, form)(h), part(h), atol=1e-6)
+    assert any(f"(for {form})" in line for line in slim.repairs)
+
+
+def test_a_form_that_cannot_fit_is_named() -> None:
+    torch.manual_seed(0)
+    model, x = Net(Split()).eval(), torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(model, x)
+    widths = iter((3, 5, 7, 6))  # halves of other sizes: the split cannot be written with one width
+    plan = graph.plan(kept={group.name: range(next(widths)) for group in graph.prunable if group.size == 8})
+    slim = atograph.slim(graph, plan)
+    assert slim.module is not None, slim.why_no_module
+    assert "block.forward_split does not fit the slim widths; forward does" in slim.repairs
+    assert slim.module.block.width == 8
+
+
+class Uneven(Net):
+    """Beside the split a layer norm, which counts channels that are gone."""
+
+    def __init__(self) -> None:
+        super().__init__(Split())
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.block(self.stem(x))
+        return self.head(self.norm(h.mT.transpose(1, -1)).transpose(1, -1).mT.relu())
+
+
+@pytest.mark.parametrize("net", [lambda: Net(Split()), Uneven])
+def test_a_plain_module_needs_no_atograph_to_be_loaded(net: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = net().eval(), torch.randn(2, 3, 8, 8)
+    graph = atograph.keep_module(atograph.trace(model, x), plain=True)
+    assert graph.prunable
+    for seed in range(2):
+        slim = atograph.slim(graph, graph.plan(random=seed, keep=0.6))
+        assert slim.module is not None and not slim.corrected_calls
+        assert torch.allclose(slim.module(x), slim(x), atol=1e-5)
+        pickled = io.BytesIO()
+        torch.save(slim.module, pickled)
+        data = pickled.getvalue()
+        assert b"atograph" not in data
+    assert atograph.keep_module(graph, plain=True) is graph
