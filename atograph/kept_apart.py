@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -58,17 +59,20 @@ def copy_apart(source: Path, target: Path, pairs: Collection[Pair]) -> Path:
     return target
 
 
-def find(pairs: Iterable[Pair], right: Callable[[Collection[Pair]], bool]) -> list[Pair]:
-    """The fewest pairs that have to be kept apart, none more than needed.
+T = TypeVar("T")
+
+
+def find(choices: Iterable[T], right: Callable[[Collection[T]], bool]) -> list[T]:
+    """The choices without which something is not right, by halving: none more than needed.
 
     Args:
-        pairs: all that there are.
-        right: whether the file computes what it should with some of them kept apart.
+        choices: all that there are, such as pairs of ops.
+        right: whether some of them do, such as keeping these apart; a choice more never harms.
 
     Returns:
-        Some of ``pairs``; none where not even all of them help.
+        Some of ``choices``; none where not even all of them do.
     """
-    left, needed = list(pairs), list[Pair]()
+    left, needed = list(choices), list[T]()
     if not right(left):
         return []
     while not right(needed):

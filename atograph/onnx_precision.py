@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
 import onnx_ir
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from atograph.child_process import ChildError
 from atograph.files import weights_beside
+from atograph.kept_apart import find
 from atograph.onnx_model import runtime_child
 from atograph.passes.errors import UserError
 from atograph.quiet import quiet
@@ -26,13 +27,47 @@ _SECONDS = 3600.0
 """What a quantisation may take, which runs the model on each batch."""
 
 
-def to_float16(source: Path, target: Path) -> Path:
+def to_float16(source: Path, target: Path, survives: Callable[[Path], bool] | None = None) -> Path:
     """The same model with weights and arithmetic in float16 where ONNX Runtime knows them; inputs and outputs stay.
 
+    Ops that it cannot run in float16 (a recurrent network may end the process) stay in float32.
+
     Source: `onnxruntime.transformers.float16`.
+
+    Args:
+        source: the model in float32.
+        target: the file to write.
+        survives: whether ONNX Runtime runs a file; None: it is not tried.
+
+    Raises:
+        UserError: it runs none, whatever stays in float32; or the file cannot be written.
     """
+    if survives is None:
+        return _with_float16(source, target, ())
+    with TemporaryDirectory(dir=target.parent) as scratch:
+
+        def right(kept: Collection[str]) -> bool:
+            return survives(_with_float16(source, Path(scratch, target.name), kept))
+
+        kept: list[str] = []
+        if not right(kept):
+            ops = sorted({node.op_type for node in onnx_ir.load(source).graph.all_nodes()})
+            kept = find(ops, right)
+            if not kept:
+                raise UserError(
+                    "ONNX Runtime cannot run this model in float16, whatever stays in float32.",
+                    hint="Deploy the file in float32, or on a device that has kernels for float16.",
+                )
+    return _with_float16(source, target, kept)
+
+
+def _with_float16(source: Path, target: Path, kept: Collection[str]) -> Path:
+    """With some types of ops in float32."""
     large = weights_beside(source).exists()
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=large)
+    blocked = [*DEFAULT_OP_BLOCK_LIST, *kept]
+    model = convert_float_to_float16(
+        onnx.load(source), keep_io_types=True, disable_shape_infer=large, op_block_list=blocked
+    )
     return _save(onnx_ir.from_proto(model), target, outside=large or model.ByteSize() > _LARGEST)
 
 
