@@ -1,4 +1,4 @@
-"""What ``atograph apply`` did: the record that its ``report.json`` holds. And either kind of report, read back."""
+"""What ``atograph apply`` did: the record that its ``report.json`` holds. And any kind of report, read back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from atograph.passes.errors import UserError
+from atograph.passes.plan import Plan
 from atograph.reading import read_as
 from atograph.report import FROM_PYTHON, NO_REPORT, Count, Report
 from atograph.run_folder import check_folder
+from atograph.source import Source
 
 
 class AppliedSize(BaseModel):
@@ -35,6 +37,8 @@ class AppliedReport(BaseModel):
     """Its digest."""
     spec: str = FROM_PYTHON
     """What the model was made from, as given on the command line."""
+    source: Source | None = None
+    """Where that lies; None in Python."""
     weights: str
     """The dense checkpoint, as given."""
     versions: dict[str, str]
@@ -57,13 +61,41 @@ class AppliedReport(BaseModel):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-_EITHER: TypeAdapter[Report | AppliedReport] = TypeAdapter(
-    Annotated[Report | AppliedReport, Field(discriminator="format")]
+class SavedCost(BaseModel):
+    """What one network costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flops: Count
+    params: Count
+
+
+class SavedReport(BaseModel):
+    """What ``slim.save()`` tells of the slim model, so that its folder serves as that of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["atograph saved model 1"] = "atograph saved model 1"
+    """Not that of a run: ``--force`` replaces whole folders, and this one may hold anything else."""
+    plan: str
+    """Its digest."""
+    spec: str = FROM_PYTHON
+    source: None = None
+    dense: SavedCost
+    slim: SavedCost
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+_ANY: TypeAdapter[Report | AppliedReport | SavedReport] = TypeAdapter(
+    Annotated[Report | AppliedReport | SavedReport, Field(discriminator="format")]
 )
 
 
-def load_report(folder: Path) -> Report | AppliedReport:
-    """The report in the folder of a run or of ``atograph apply``.
+def load_report(folder: Path) -> Report | AppliedReport | SavedReport:
+    """The report in the folder of a run, of ``atograph apply`` or of ``slim.save()``.
 
     Raises:
         UserError: there is no such folder, or no report of atograph's in it.
@@ -76,4 +108,13 @@ def load_report(folder: Path) -> Report | AppliedReport:
             where=str(folder),
             hint="Name a folder that `atograph compress` or `atograph apply` wrote.",
         )
-    return read_as(path, _EITHER, NO_REPORT)
+    return read_as(path, _ANY, NO_REPORT)
+
+
+def tells_of(folder: Path, plan: Plan) -> bool:
+    """Whether there is a report in a folder that tells of a plan, and more of it than `SavedReport`."""
+    try:
+        report = load_report(folder)
+    except UserError:
+        return False
+    return report.plan == plan.digest and not isinstance(report, SavedReport)

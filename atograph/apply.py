@@ -29,6 +29,7 @@ from atograph.run_folder import RunFolder
 from atograph.run_lock import claimed
 from atograph.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
 from atograph.slimming import Slim, slim
+from atograph.source import Source
 from atograph.stages import stage
 from atograph.writing import writing
 
@@ -61,6 +62,7 @@ def apply_plan(
     shard_size: str | int = "5GB",
     force: bool = False,
     spec: str = FROM_PYTHON,
+    source: Source | None = None,
 ) -> Applied:
     """Slim a checkpoint that need not fit in memory.
 
@@ -77,6 +79,7 @@ def apply_plan(
         shard_size: the most that a file of weights holds: ``"5GB"``, ``"500MB"`` or a number of bytes.
         force: replace a run that is there.
         spec: what the model was made from, for the report.
+        source: where that lies.
 
     Raises:
         UserError: the plan is for another model, the checkpoint does not fit or is damaged, or the folder cannot be
@@ -84,10 +87,12 @@ def apply_plan(
     """
     limit = parse_size(shard_size)
     with claimed(Path(out), force=force) as folder:
-        return _apply_plan(graph, plan, weights, folder, limit, spec)
+        return _apply_plan(graph, plan, weights, folder, limit, spec, source)
 
 
-def _apply_plan(graph: Graph, plan: Plan, weights: str | Path, folder: RunFolder, limit: int, spec: str) -> Applied:
+def _apply_plan(
+    graph: Graph, plan: Plan, weights: str | Path, folder: RunFolder, limit: int, spec: str, source: Source | None
+) -> Applied:
     started, out = time.monotonic(), folder.out
     checkpoint = Checkpoint.open(weights)
     _check_place(checkpoint, out)
@@ -108,6 +113,7 @@ def _apply_plan(graph: Graph, plan: Plan, weights: str | Path, folder: RunFolder
         report = AppliedReport(
             plan=plan.digest,
             spec=spec,
+            source=source,
             weights=str(weights),
             versions={package: version(package) for package in ("atograph", "torch")},
             dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=checkpoint.nbytes),

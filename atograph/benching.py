@@ -16,7 +16,7 @@ from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.latency import measure_latency
 from atograph.loading import example_of, load_run
-from atograph.onnx_export import export_onnx
+from atograph.onnx_export import export_onnx, onnx_file
 from atograph.onnx_model import OnnxModel
 from atograph.passes.exported import to_exported
 from atograph.profiling import Layer, profile
@@ -89,21 +89,21 @@ def bench_run(
     """
     place = Path(folder)
     plan = read_plan(place / "plan.json")
-    with stage("loading the run"):
-        loaded = load_run(place)
-        program, inputs = loaded.program, example_of(loaded.program, place)
-        slim_path = place / "slim.onnx"
-        made_by = OnnxModel(slim_path, program).plan
-    check_takes(model, inputs, place)
-    graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
-    plan.check(graph.groups)
-    check_same_plan(place, plan, {program_file.NAME: loaded.plan, slim_path.name: made_by})
-    if graph.program.interface.fixed:
-        batches = batch_sizes(inputs, graph.program)
-    with scratch() as place_for_dense:
+    with scratch() as aside:
+        with stage("loading the run"):
+            loaded = load_run(place)
+            program, inputs = loaded.program, example_of(loaded.program, place)
+            slim_path = onnx_file(place, program, aside)
+            made_by = OnnxModel(slim_path, program).plan
+        check_takes(model, inputs, place)
+        graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
+        plan.check(graph.groups)
+        check_same_plan(place, plan, {program_file.NAME: loaded.plan, slim_path.name: made_by})
+        if graph.program.interface.fixed:
+            batches = batch_sizes(inputs, graph.program)
         with stage("exporting the dense model"):
             dense_program = to_exported(graph.program)
-            dense_path = export_onnx(dense_program, place_for_dense / "dense.onnx")
+            dense_path = export_onnx(dense_program, aside / "dense.onnx")
         with stage("measuring"):
             latencies = []
             for count in threads:

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atograph.passes.errors import UserError
-from atograph.reading import Unreadable, parse_json, read_as, refusal
+from atograph.reading import REPORT, Unreadable, parse_json, read_as, refusal
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -259,7 +259,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     if len(text) < length or size < 8:
         raise UserError("not a safetensors file, or cut off within its header.", where=str(file))
     try:
-        header = parse_json(text)
+        header = parse_json(text, most=REPORT.elements)
     except Unreadable as error:
         raise refusal(error, file, "not a safetensors file") from error
     if not isinstance(header, dict):

@@ -27,6 +27,9 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Handed to each function of SPEC that has a parameter `data`."),
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-spec", help="Run the code that the run's report names, and read the data it names.")
+]
 LimitOption = Annotated[
     float | None,
     typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
@@ -42,7 +45,9 @@ OnlyOption = Annotated[
     list[str] | None, typer.Option("--only", metavar="GLOB", help="Prune units of no other layers. Repeatable.")
 ]
 MinUnitsOption = Annotated[int | None, typer.Option(help="Units that every group keeps at least.")]
-FloorOption = Annotated[float | None, typer.Option(help="Least share of a group's units that stays; 0.05.")]
+FloorOption = Annotated[
+    str | None, typer.Option(metavar="SHARE", help="Least share of a group's units that stays; 0.05.")
+]
 CoupleOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -54,11 +59,16 @@ CoupleOption = Annotated[
 @app.command(short_help="Train, prune, prove and export.")
 def compress(
     spec: SpecArgument,
-    flops: Annotated[float | None, typer.Option(help="Share of the dense FLOPs to keep: 0.3 keeps 30 %.")] = None,
-    params: Annotated[float | None, typer.Option(help="Share of the dense parameters to keep.")] = None,
-    bytes: Annotated[float | None, typer.Option(help="Share of the activations' peak memory to keep.")] = None,
+    flops: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Share of the dense FLOPs to keep: 0.3, or 30%.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(metavar="SHARE", help="Share of the dense parameters to keep.")] = None,
+    bytes: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Share of the activations' peak memory to keep.")
+    ] = None,
     latency: Annotated[
-        float | None, typer.Option(help="Share of the dense latency in ONNX Runtime on this machine to keep.")
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of the dense latency in ONNX Runtime on this machine to keep."),
     ] = None,
     latency_batch: Annotated[int | None, typer.Option(help="Samples per call where latency is measured; 1.")] = None,
     latency_threads: Annotated[
@@ -94,6 +104,12 @@ def compress(
         typer.Option(
             metavar="N|auto",
             help="Widths are multiples of this; auto: of what ONNX Runtime is fastest with on this machine.",
+        ),
+    ] = None,
+    prune_frozen: Annotated[
+        bool | None,
+        typer.Option(
+            "--prune-frozen", help="Prune parameters that do not require gradients as well.", show_default=False
         ),
     ] = None,
     keep_module: Annotated[
@@ -148,6 +164,7 @@ def compress(
         "latency_batch": latency_batch,
         "latency_threads": latency_threads,
         "latency_table": latency_table,
+        "prune_frozen": prune_frozen,
         "keep_module": keep_module,
         "slim_at": slim_at,
         "precision": precision,
@@ -277,7 +294,8 @@ def export(
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Keep the weights in a second file (above 2 GB they always are).")
     ] = False,
-    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="For --int8; the run's own unless given.")] = None,
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="For --int8: a file with train_data().")] = None,
+    trust_spec: TrustOption = False,
     data: DataOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
@@ -292,14 +310,15 @@ def export(
     with running(quiet=quiet) as console:
         command_export.export(
             run, out=out, opset=opset, fp16=fp16, int8=int8, external_data=external_data, spec=spec, data=data,
-            force=force, console=console,
+            trust_spec=trust_spec, force=force, console=console,
         )  # fmt: skip
 
 
 @app.command(short_help="Prove a run again, on fresh inputs.")
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The run's own unless given.")] = None,
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The model's code, as for compress.")] = None,
+    trust_spec: TrustOption = False,
     data: DataOption = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
@@ -313,13 +332,14 @@ def verify(
     from atograph import command_verify
 
     with running(quiet=quiet) as console:
-        command_verify.verify(run, spec=spec, data=data, seed=seed, console=console)
+        command_verify.verify(run, spec=spec, data=data, trust_spec=trust_spec, seed=seed, console=console)
 
 
 @app.command(short_help="Time the slim model beside the dense one.")
 def bench(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The run's own unless given.")] = None,
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The model's code, as for compress.")] = None,
+    trust_spec: TrustOption = False,
     data: DataOption = None,
     batch: Annotated[list[int] | None, typer.Option(help="Samples per call; repeatable. 1 and 8 unless given.")] = None,
     threads: Annotated[
@@ -339,8 +359,8 @@ def bench(
 
     with running(quiet=quiet) as console:
         command_bench.bench(
-            run, spec=spec, data=data, batches=batch or [1, 8], threads=threads or [1], seconds=seconds,
-            profile=profile, console=console,
+            run, spec=spec, data=data, trust_spec=trust_spec, batches=batch or [1, 8],
+            threads=threads or [1], seconds=seconds, profile=profile, console=console,
         )  # fmt: skip
 
 

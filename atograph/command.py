@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import InternalError, UserError, printable
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -98,72 +98,98 @@ def _capture_limit(seconds: float | None) -> AbstractContextManager[None]:
 
 
 def read_plan(name: str | Path) -> Plan:
-    """The plan in a file.
+    """The plan in a file, or in the folder of a run.
 
     Raises:
         UserError: it cannot be read or is no plan.
     """
     from atograph.passes.plan import HINT, Plan
-    from atograph.reading import Unreadable, parse_json, read_bytes, refusal
+    from atograph.reading import PLAN, Unreadable, parse_json, read_bytes, refusal
 
     path = Path(name)
+    path = path / "plan.json" if path.is_dir() else path
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, most=PLAN.bytes)
     except Unreadable as error:
         raise refusal(error, path, "cannot read the plan") from error
     try:
-        parse_json(content)
+        parse_json(content, most=PLAN.elements)
         return Plan.from_json(content)
     except Unreadable as error:
         raise refusal(error, path, "this is not a valid plan", HINT) from error
     except UserError as error:
-        raise UserError(error.message, where=str(name), hint=error.hint) from None
+        raise UserError(error.message, where=str(path), hint=error.hint) from None
 
 
-def spec_of_run(run: Path, text: str | None, data: Path | None, console: Console) -> Spec:
-    """What ``--spec`` names, or else the file that a run, or a folder of ``atograph apply``, was made from.
+def open_run(run: Path) -> None:
+    """Make sure that there is such a folder, and that no import finds anything in it.
 
     Raises:
-        UserError: the folder holds no run, or the file cannot be loaded.
+        UserError: it is none.
     """
-    from atograph.applied_report import load_report
-    from atograph.report import FROM_PYTHON
+    from atograph.spec_target import off_the_import_path
+
+    off_the_import_path(run)  # first: whatever is imported from now on
+
     from atograph.run_folder import check_folder
-    from atograph.spec import load_spec
 
     check_folder(run)
-    own = load_report(run).spec if text is None else text
-    if text is None and own == FROM_PYTHON:
+
+
+def spec_of_run(run: Path, text: str | None, data: Path | None, trust: bool, console: Console) -> Spec:
+    """What ``--spec`` names; or else, if it is trusted, what a run, or a folder of ``atograph apply``, was made from.
+
+    A report is a file that anyone can have written, and a SPEC is code: what it names is shown, and not run unasked.
+
+    Raises:
+        UserError: the folder holds no run, or the SPEC cannot be loaded, or is not to be.
+    """
+    open_run(run)
+
+    from atograph.applied_report import load_report
+    from atograph.report import FROM_PYTHON
+    from atograph.source import Source
+    from atograph.spec import load_target
+    from atograph.spec_target import lies_in, target_of
+
+    if text is not None:
+        console.phase("loading the file")
+        return load_target(target_of(text), data=data, outside=run)
+    report = load_report(run)
+    if report.spec == FROM_PYTHON:
         raise UserError(
             "this run was not made from a file.", where=str(run), hint="Name a file with its model: --spec SPEC."
         )
-    if text is None and _lies_in(run, own):
-        raise UserError(
-            f"the file that this run was made from is said to lie in it: {own}. It would be run as it is.",
-            where=str(run),
-            hint="If you know what it does, name it: --spec SPEC.",
-        )
-    console.phase("loading the file")
+    source = report.source or Source(spec=report.spec)
     try:
-        return load_spec(own, data=data)
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise UserError(
-            f"the file that this run was made from cannot be looked for: {error}.", where=str(run)
-        ) from error
+        target = source.target(run)
     except UserError as error:
-        if text is not None:
-            raise
         hint = f"The run was made from it, as report.json says; --spec names another. {error.hint or ''}".strip()
         raise UserError(error.message, where=error.where, hint=hint) from error
+    known = source.data_of(run) if data is None else None
+    inside = [file for file in (*target.files, *([] if known is None else [known])) if lies_in(file, run)]
+    if inside:
+        raise UserError(
+            f"what this run was made from is said to lie in it: {inside[0]}. In a run there is no code.",
+            where=str(run),
+            hint="If you know what it does, name it: --spec SPEC, and --data.",
+        )
+    told = target.shown if known is None else f"{target.shown}, with --data {known}"
+    if not trust:
+        raise UserError(
+            f"report.json says that this run was made from {told}. That is code, and it would run with your rights.",
+            where=str(run),
+            hint="If you know it: --trust-spec. Or name what to run: --spec SPEC.",
+        )
+    console.say(f"made from {told}")
+    console.phase("loading the file")
+    return load_target(target, data=known if data is None else data, outside=run, offline=True)
 
 
-def _lies_in(run: Path, text: str) -> bool:
-    """Whether a SPEC is a file in the folder of a run, where only data is: who made the folder made the file."""
-    files = (Path(text), Path(text.rpartition(":")[0] or text))
-    try:
-        return any(file.exists() and file.resolve().is_relative_to(run.resolve()) for file in files)
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+def tell_of_onnx(run: Path, console: Console) -> None:
+    """Say that a folder has no ONNX file, so that one is made for the command alone."""
+    if not (run / "slim.onnx").is_file():
+        console.warn(f"{run}: there is no slim.onnx, so one is made for this and not kept; atograph export keeps it.")
 
 
 def write_text(text: str, out: Path | None, console: Console) -> None:
@@ -175,7 +201,7 @@ def write_text(text: str, out: Path | None, console: Console) -> None:
     from atograph.writing import replacing
 
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(printable(text), nl=False)
         return
     with replacing(out.parent, where=out) as folder:
         (folder / out.name).write_text(text, encoding="utf-8")

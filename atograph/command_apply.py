@@ -41,6 +41,7 @@ def apply(
 
     from atograph.apply import apply_plan
     from atograph.graph import trace
+    from atograph.source import Source
     from atograph.spec import load_spec
     from atograph.stages import stage
 
@@ -50,7 +51,8 @@ def apply(
         model = empty_model(spec, console)
     inputs = spec.inputs()
     graph = trace(model, inputs.args, inputs.kwargs).for_plan(plan)
-    applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text)
+    source = Source.of(spec, out)
+    applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text, source=source)
     report = applied.report
     console.say(
         f"slim: {figures.size(report.slim.bytes)} in {_files(len(report.files))}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atograph.command import spec_of_run
+from atograph.command import spec_of_run, tell_of_onnx
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def bench(
     *,
     spec: str | None,
     data: Path | None,
+    trust_spec: bool,
     batches: list[int],
     threads: list[int],
     seconds: float,
@@ -34,7 +35,8 @@ def bench(
             raise UserError(f"{name} takes whole numbers from {1 if name == '--batch' else 0} on.")
     if not seconds > 0:
         raise UserError("--seconds is above 0.")
-    source = spec_of_run(run, spec, data, console)
+    source = spec_of_run(run, spec, data, trust_spec, console)
+    tell_of_onnx(run, console)
 
     from atograph.advice import advice
     from atograph.benching import bench_run

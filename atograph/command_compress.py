@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atograph.passes.errors import UserError
+from atograph.passes.share import share_of
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 def compress(
     text: str,
     *,
-    flops: float | None,
-    params: float | None,
-    bytes: float | None,
-    latency: float | None,
+    flops: str | None,
+    params: str | None,
+    bytes: str | None,
+    latency: str | None,
     out: Path | None,
     force: bool,
     resume: bool,
@@ -38,10 +39,8 @@ def compress(
         text.partition("=")[0] in budgets for text in assignments
     ):
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
-    for name, share in budgets.items():
-        if share is not None:
-            check_share(f"--{name}", share)
-    settings = train_settings({**given, **budgets}, assignments)
+    shares = {name: share_of(text, f"--{name}") for name, text in budgets.items() if text is not None}
+    settings = train_settings({**given, **shares}, assignments)
 
     from atograph.spec import load_spec
     from atograph.train.settings import needs_data
@@ -68,15 +67,6 @@ def compress(
     )
     console.report(result.report)
     console.say(f"written to {folder}")
-
-
-def check_share(option: str, share: float) -> None:
-    """Refuse a budget that is no share of the dense network."""
-    if not 0 < share <= 1:  # false for NaN
-        raise UserError(
-            f"{option} {share:g} is out of range: it is the share to keep, above 0 and at most 1.",
-            hint=f"{option} 0.3 keeps 30 % and removes 70 %.",
-        )
 
 
 def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> TrainSettings:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atograph.command import spec_of_run
+from atograph.command import open_run, spec_of_run
 from atograph.files import weights_beside
 from atograph.passes.errors import UserError
-from atograph.run_folder import check_folder
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -34,13 +33,14 @@ def export(
     external_data: bool,
     spec: str | None,
     data: Path | None,
+    trust_spec: bool,
     force: bool,
     console: Console,
 ) -> None:
     """Check what was typed before any work, then export and print what the file computes."""
     if fp16 and int8:
         raise UserError("choose one of --fp16 and --int8.")
-    check_folder(run)
+    open_run(run)
     if out is not None and out.is_dir():
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
     if out is not None and out.suffix != ".onnx":
@@ -53,8 +53,8 @@ def export(
     from atograph.exporting import export_run
 
     task = None
-    if int8 or spec is not None:  # without data, it may define ops that the program has
-        source = spec_of_run(run, spec, data, console)
+    if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has
+        source = spec_of_run(run, spec, data, trust_spec, console)
         task = _task(source) if int8 else None
     precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
     done = export_run(run, out, precision=precision, opset=opset, external_data=external_data, task=task)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from atograph.command import read_plan, write_text
+from atograph.passes.errors import printable
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -36,7 +37,7 @@ def opt(
     def note(each: Pass, program: Program) -> None:
         texts.append(f"after {each.name}:\n{_program_text(program)}")
         if out is None:  # at once, so that what came before a pass that fails is on the screen
-            typer.echo(texts[-1])
+            typer.echo(printable(texts[-1]))
 
     captured = capture(model, inputs.args, inputs.kwargs)
     program = pipeline.run(captured, after=note if print_after_all else None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atograph.command import spec_of_run
+from atograph.command import spec_of_run, tell_of_onnx
 
 if TYPE_CHECKING:
     from atograph.console import Console
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 
 
-def verify(run: Path, *, spec: str | None, data: Path | None, seed: int, console: Console) -> None:
+def verify(run: Path, *, spec: str | None, data: Path | None, trust_spec: bool, seed: int, console: Console) -> None:
     """Put the dense network together, compare, and print the table."""
-    source = spec_of_run(run, spec, data, console)
+    source = spec_of_run(run, spec, data, trust_spec, console)
+    tell_of_onnx(run, console)
 
     from atograph.report_table import certificate_table
     from atograph.stages import stage

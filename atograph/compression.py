@@ -40,6 +40,7 @@ from atograph.run_lock import claimed
 from atograph.runtime_faults import checked
 from atograph.slimming import Slim, slim
 from atograph.small import small_module
+from atograph.source import Source
 from atograph.stages import stage
 from atograph.steadiness import check_steady, listed
 from atograph.tensorboard import TensorBoard
@@ -206,6 +207,7 @@ def compress_spec(
                 loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
             ),
             settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
+            spec=spec.text, source=Source.of(spec, out),
         )  # fmt: skip
 
     return run(make, settings, out=out, force=force, resume=resume, console=console)

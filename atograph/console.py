@@ -9,14 +9,16 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
 
 from atograph import figures
+from atograph.passes.errors import printable
 from atograph.progress_line import ProgressLine
 from atograph.report_table import closing_table
 from atograph.surviving import Surviving
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, RenderableType, RenderResult
     from rich.progress import TaskID
 
     from atograph.report import Report
@@ -73,17 +75,17 @@ class Console:
     def say(self, text: str) -> None:
         """One line of news."""
         if not self.quiet:
-            self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Something that the user should know, quiet or not."""
         if self.silent:
             return
-        self._err.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+        self._err.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 
     def error(self, text: str) -> None:
         """One paragraph, or a traceback, as it stands."""
-        self._err.print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+        self._err.print(printable(text.rstrip("\n")), markup=False, highlight=False, soft_wrap=True)
 
     def budget(self, what: str, share: float, dense: float, smallest: float) -> None:
         """Say a budget, such as ``flops`` or ``latency``, back in both directions (shares of ``dense``)."""
@@ -103,7 +105,18 @@ class Console:
     def table(self, table: RenderableType) -> None:
         """What a command is for, quiet or not."""
         if not self.silent:
-            self._out.print(table)
+            self._out.print(Printable(table))
+
+
+class Printable:
+    """What is shown, without what commands a terminal: names in it may be those of a file that anyone made."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._shown, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 class LineProgress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 
@@ -16,6 +17,12 @@ def digest(path: Path) -> str:
     """SHA-256 of what is in a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_one_s_own(path: Path) -> bool:
+    """Whether a file or folder is no link, and belongs to the user who runs this."""
+    about = path.lstat()
+    return not stat.S_ISLNK(about.st_mode) and (not hasattr(os, "geteuid") or about.st_uid == os.geteuid())
 
 
 def sync(folder: Path) -> None:

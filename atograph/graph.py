@@ -24,6 +24,7 @@ from atograph.passes.plan import Plan, fewest, plan_from_scores, plan_of, random
 from atograph.passes.program import Program
 from atograph.passes.randomness import random_ops
 from atograph.passes.reason import Reason
+from atograph.passes.share import share_of
 from atograph.stages import stage
 from atograph.time_limit import capture_limit
 from atograph.weightless import capture_weightless, current_state, is_weightless
@@ -133,11 +134,12 @@ class Graph:
         only: Iterable[str] = (),
         min_units: int = 1,
         couple: Iterable[tuple[str, str] | str] = (),
+        trained_only: bool = False,
     ) -> Graph:
         """The same graph in which some groups stay whole, keep more units, or go together: `steering.steer`."""
         from atograph.steering import steer
 
-        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple)
+        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only)
 
     @property
     def flops(self) -> int:
@@ -281,7 +283,7 @@ class Graph:
         Raises:
             UserError: none is given, or one is no share.
         """
-        if latency is not None and 0 < latency <= 1:
+        if latency is not None and share_of(latency, "latency"):
             self._latency().table()
         return Budgets.of(self.cost, flops=flops, params=params, bytes=bytes, latency=latency)
 

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from atograph.checkpoint import check_header
 from atograph.fitting import misfits
 from atograph.passes.errors import UserError
 from atograph.pickled import NotPlain, load_plain
@@ -56,6 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError("no such file.", where=where)
     if path.suffix == ".safetensors":
+        check_header(path)  # safetensors itself lets a name stand twice
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
@@ -82,4 +84,7 @@ def _plain(content: object, where: str) -> dict[str, Tensor]:
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise UserError(f"the state dict holds other things than tensors: {', '.join(others[:_SHOWN])}.", where=where)
-    return {str(name): value for name, value in content.items()}
+    state = {str(name): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise UserError("two tensors in the state dict have the same name, as a text and as a number.", where=where)
+    return state

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from atograph.passes.errors import UserError
+from atograph.spec_target import Target
 
 EXAMPLES = 2
 """Samples of example inputs."""
@@ -22,8 +23,12 @@ _TOKENS = 16
 """Length of example sequences."""
 
 
-def library_model(text: str) -> tuple[ModuleType, str] | None:
-    """What a text such as ``timm:resnet50`` names, as a module that a SPEC could be; None if it names no library.
+def library_model(target: Target, *, offline: bool = False) -> tuple[ModuleType, str]:
+    """What ``timm:resnet50`` names, as a module that a SPEC could be.
+
+    Args:
+        target: a model of a library.
+        offline: never ask the hub for a configuration.
 
     Returns:
         A module with the functions ``model`` and ``example_inputs``, and a short name.
@@ -31,11 +36,12 @@ def library_model(text: str) -> tuple[ModuleType, str] | None:
     Raises:
         UserError: the package is not installed, or has no such model.
     """
-    library, colon, name = text.partition(":")
-    if not colon or library not in _LIBRARIES or not name:
-        return None
+    text = target.text
+    library, _colon, name = text.partition(":")
+    if target.path is not None:
+        name = str(target.path)
     try:
-        found = _LIBRARIES[library](name, text)
+        found = _LIBRARIES[library](name, text, offline)
     except UserError:
         raise
     except Exception as error:  # torchvision of another build than torch raises a RuntimeError
@@ -55,7 +61,7 @@ def _module(text: str, model: Callable[[], Any], example_inputs: Callable[[], An
     return module
 
 
-def _timm(name: str, text: str) -> ModuleType:
+def _timm(name: str, text: str, _offline: bool) -> ModuleType:
     import timm
 
     known = timm.list_models()
@@ -67,7 +73,7 @@ def _timm(name: str, text: str) -> ModuleType:
     return _module(text, lambda: timm.create_model(name, pretrained=False), lambda: _noise(*shape))
 
 
-def _torchvision(name: str, text: str) -> ModuleType:
+def _torchvision(name: str, text: str, _offline: bool) -> ModuleType:
     from torchvision import models
 
     known = models.list_models()
@@ -82,18 +88,18 @@ def _torchvision(name: str, text: str) -> ModuleType:
     return _module(text, lambda: builder(**options), lambda: _noise(*shape))
 
 
-def _transformers(name: str, text: str) -> ModuleType:
+def _transformers(name: str, text: str, offline: bool) -> ModuleType:
     import transformers
 
     if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():  # no name of the hub
         raise UserError("there is no such folder or file.", where=text)
     try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=offline)
     except (OSError, ValueError, KeyError) as error:
         why = " ".join(str(error).split()).partition(". ")[0]
         raise UserError(
             f"transformers cannot read a configuration there: {why.rstrip('.')}.", where=text,
-            hint="Name a folder with a config.json, such a file, or a model of the hub.",
+            hint="Name a folder with a config.json, such a file, or (yourself, not by a report) a model of the hub.",
         ) from error  # fmt: skip
     config.use_cache = False  # what is kept for a next token is no part of the network
     kind = _named_class(getattr(config, "architectures", None))
@@ -148,7 +154,7 @@ _INPUTS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 }
 """What transformers calls a model's main input → example inputs of a configuration."""
 
-_LIBRARIES: Mapping[str, Callable[[str, str], ModuleType]] = {
+_LIBRARIES: Mapping[str, Callable[[str, str, bool], ModuleType]] = {
     "timm": _timm, "torchvision": _torchvision, "transformers": _transformers,
 }  # fmt: skip
 

@@ -24,8 +24,9 @@ from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.reproducer import reproducible
 from atograph.passes.run import ProgramModule
-from atograph.report import Budget, FrozenGroup, Latency, Metrics, Report, Rounding, Size
+from atograph.report import FROM_PYTHON, Budget, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.slimming import Slim
+from atograph.source import Source
 from atograph.stages import stage
 from atograph.train.compute import pick_device
 from atograph.train.loop import Trained
@@ -47,6 +48,8 @@ class Job:
     opset: int | None
     tensorboard: Path | None = None
     init: Path | None = None
+    spec: str = FROM_PYTHON
+    source: Source | None = None
 
 
 def check_cost(graph: Graph, inputs: Inputs) -> None:
@@ -159,7 +162,8 @@ def measure(job: Job, outcome: Outcome, console: Console) -> Report:
             "atograph bench measures again."
         )
     return Report(
-        spec=job.where,
+        spec=job.spec,
+        source=job.source,
         name=job.name,
         plan=slimmed.plan.digest,
         versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},

@@ -173,3 +173,9 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -
     for value in values:
         if batch is not None and value.shape is not None:
             value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])
+
+
+def onnx_file(folder: Path, program: ExportedProgram, aside: Path) -> Path:
+    """The ``slim.onnx`` in a folder; where there is none (after `Slim.save`, ``atograph apply``) one made aside."""
+    path = folder / "slim.onnx"
+    return path if path.is_file() else export_onnx(program, aside / path.name)

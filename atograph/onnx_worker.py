@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -125,7 +126,10 @@ def kernel_times(
             if call >= 5 + _WARM_UP and time.perf_counter() - started > seconds:
                 break
             session.run(None, dict(feed))
-        events = json.loads(Path(session.end_profiling()).read_bytes())
+        try:
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        except ValueError as error:
+            raise OSError(errno.ENOSPC, "the profile is not complete") from error
     taken: dict[tuple[str, str], list[float]] = {}
     for event in events:
         name = str(event["name"])

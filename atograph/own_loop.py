@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,16 +13,21 @@ from torch import Tensor, nn
 from atograph import latency_budget
 from atograph.example_inputs import as_inputs
 from atograph.graph import trace
+from atograph.masking import zero_
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim, slim
-from atograph.small import small_module
-from atograph.train.optim import check_optimizer
+from atograph.small import cut_state, small_module
+from atograph.taking_over import TakingOver
+from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.pruner import Pruner
 from atograph.train.replicas import join
 from atograph.train.schedule import Clock
 from atograph.train.settings import settings_of
 from atograph.train.shrink import CannotShrink
 from atograph.train.task import Task
+
+OnSwap = Callable[[nn.Module, nn.Module], object]
+"""``on_swap(dense, slim)``."""
 
 LossFn = Callable[[nn.Module], Tensor]
 """``loss_fn(model)``: the loss of a batch that the function holds, a 0-dim tensor."""
@@ -50,14 +55,18 @@ class AutoTrainOnce:
         model: the dense model, on the device that it is trained on.
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords), on that device.
         steps: how many steps the loop is going to make; moments of the schedule are shares of it.
-        optimizer: the loop's; from the slim module on it trains that one, with its state cut along. None: the dense
-            model is trained to the end.
+        optimizer: the loop's, or a list of them; from the slim module on they train that one, with their state cut
+            along. None: the dense model is trained to the end.
+        on_swap: called as ``on_swap(dense, slim)`` when the slim module takes the dense one's place, after a
+            checkpoint was loaded as well: what else follows the parameters (an average of them) is to follow those of
+            the slim one from then on. `cut` makes dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; ``epochs`` says how often the mask is read
             anew while it is searched for. A loop that is to go on from a checkpoint with a budget of latency, or with
             ``round_to="auto"``, needs ``latency_table``, a file: what it holds is not measured again.
 
     Raises:
-        UserError: the model cannot be captured, a setting does not fit, or the budget is out of reach.
+        UserError: the model cannot be captured, a setting does not fit, the budget is out of reach, or the optimisers
+            do not hold all parameters that require a gradient.
     """
 
     def __init__(
@@ -66,15 +75,18 @@ class AutoTrainOnce:
         example_inputs: Any,
         *,
         steps: int,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+        on_swap: OnSwap | None = None,
         **settings: Any,
     ) -> None:
         if not isinstance(steps, int) or steps < 1:
             raise UserError(f"a loop makes one step or more, not {steps!r}.")
-        if optimizer is not None:
-            check_optimizer(optimizer, model)
-        inputs = as_inputs(example_inputs, where="example_inputs")
+        self._given, model = model, _as_written(model)
+        optimizers = () if optimizer is None else optimizers_of(optimizer)
         given = settings_of(settings)
+        if optimizers:
+            check_optimizers(optimizers, model, whole=given.slim_at != "never")
+        inputs = as_inputs(example_inputs, where="example_inputs")
         self.graph = trace(model, inputs.args, inputs.kwargs).steered(**given.steering)
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
@@ -83,14 +95,14 @@ class AutoTrainOnce:
         latency_budget.keep(self.graph, given, None)
         self.steps, self.done, self._epoch = steps, 0, -1
         self._begun = self._finished = False
-        self._loop = _Loop(model, self, optimizer)
-        shrink = None if optimizer is None else partial(small_module, self.graph)
+        self._loop = _Loop(model, self, optimizers, on_swap)
+        shrink = partial(small_module, self.graph) if optimizers else None
         self._pruner = Pruner(self._loop, self.graph, shrink)
 
     @property
     def model(self) -> nn.Module:
         """What the loop is to train now."""
-        return self._loop.model
+        return self._given if self._loop.model is self._loop.dense else self._loop.model
 
     @property
     def flops_share(self) -> float:
@@ -117,7 +129,10 @@ class AutoTrainOnce:
             raise UserError("project(lr) was not called after the last step.", hint="It shrinks what is masked.")
         self._begun = True
         losses = self._pruner.search.losses
-        t = self.done / self.steps
+        if self.done == self.steps:
+            more = f"the loop was to make {self.steps:,} steps, and goes on: the mask stays as it is"
+            warnings.warn(f"{more}. Tell AutoTrainOnce how many steps it makes in all.", stacklevel=2)
+        t = self._moment
         epoch = int(t * self.settings.epochs)
         if epoch > self._epoch:
             self._epoch = epoch
@@ -135,14 +150,17 @@ class AutoTrainOnce:
         self._require_running()
         if not self._begun:
             raise UserError("controller_step(loss_fn) was not called before this step.", hint="It makes the mask.")
+        self._loop.check()
         self._begun = False
-        self._pruner.after_step(self.done / self.steps, lr)
+        self._pruner.after_step(self._moment, lr)
         self.done += 1
 
     def finish(self) -> Slim:
         """Zero what is left of the masked groups, put all weights back into the dense model, and make it slim.
 
-        An optimiser that has trained the slim module still holds its parameters: to train on, make a new one.
+        The weights are those of now: put an average (SWA, EMA) or what an optimiser evaluates with (schedule-free)
+        into `model` before. What that has moved of the masked groups is zero again afterwards. An optimiser that has
+        trained the slim module still holds its parameters: to train on, make a new one.
         """
         if not self._finished:
             if self.done < self.steps * self.settings.zero_from:
@@ -152,6 +170,7 @@ class AutoTrainOnce:
                 warnings.warn(f"{early} at once, and the weights had no time to recover.", stacklevel=2)
             self._pruner.finish()
             self._finished = True
+        zero_(self._loop.dense, self._pruner.plan)
         return slim(self.graph, self._pruner.plan)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,31 +197,67 @@ class AutoTrainOnce:
         """Put the weights as they are now into the dense model."""
         self._pruner.sync()
 
+    def cut(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the dense model, such as that of an average of its weights, as the slim module has it.
+
+        Raises:
+            UserError: the mask is not final yet, or the tensors are not of the dense model's shapes.
+        """
+        if not self._pruner.frozen:
+            raise UserError(
+                "the mask is not final yet, so nobody knows what stays.", hint="Call cut within on_swap, or later."
+            )
+        return cut_state(self.graph, self._pruner.plan, state)
+
+    @property
+    def _moment(self) -> float:
+        return min(self.done / self.steps, 1.0)
+
     def _require_running(self) -> None:
         if self._finished:
             raise UserError("the training is finished: there is nothing left to prune.")
-        if self.done >= self.steps:
-            raise UserError(
-                f"the loop was to make {self.steps:,} steps, and goes on.",
-                hint="Tell AutoTrainOnce how many steps it makes in all.",
-            )
+
+
+def _as_written(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given, whose tensors have the names that its code knows."""
+    own = getattr(model, "_orig_mod", None)
+    return own if isinstance(own, nn.Module) else model
 
 
 class _Loop:
     """The loop as the pruner sees it (`train.interfaces.Training`)."""
 
-    def __init__(self, model: nn.Module, ato: AutoTrainOnce, optimizer: torch.optim.Optimizer | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        ato: AutoTrainOnce,
+        optimizers: Sequence[torch.optim.Optimizer],
+        on_swap: OnSwap | None,
+    ) -> None:
         self.dense = self.model = model
         self.settings = ato.settings
         self.clock = Clock(ato.settings.epochs, max(1, ato.steps // ato.settings.epochs))
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.task = Task([], loss=lambda model, loss_fn: loss_fn(model))
         self.replicas = join()
-        self.optimizer = optimizer
+        self.optimizers, self._on_swap = optimizers, on_swap
+        self._taking_over: TakingOver | None = None
 
     def train_on(self, model: nn.Module) -> None:
         """The loop asks for it before each step."""
         self.model = model
+        if self._taking_over is not None:
+            self._taking_over.remove()
+            self._taking_over = None
+        if model is not self.dense:
+            self._taking_over = TakingOver(self.dense, model)
+            if self._on_swap is not None:
+                self._on_swap(self.dense, model)
+
+    def check(self) -> None:
+        """Refuse a loop that does not ask."""
+        if self._taking_over is not None:
+            self._taking_over.check()
 
     def evaluate(self, data: Iterable[Any] | None) -> float | None:
         """A loop of one's own measures by itself."""

@@ -56,8 +56,13 @@ def record_sizes(reader: Any, source: Path | io.BytesIO) -> dict[str, int]:
     Args:
         reader: torch's reader of the archive.
         source: what it reads; looked into where torch (below 2.12) does not tell lengths.
+
+    Raises:
+        Unreadable: two records have one name.
     """
     names = reader.get_all_records()
+    if len(set(names)) < len(names):
+        raise Unreadable("a name stands in it twice")
     if hasattr(reader, "get_record_size"):
         return {name: reader.get_record_size(name) for name in names}
     with zipfile.ZipFile(source) as archive:  # its names begin with that of the archive

@@ -14,6 +14,7 @@ import onnx
 from atograph.child_process import SECONDS, ChildError
 from atograph.onnx_model import one_line, runtime_child
 from atograph.passes.errors import UserError
+from atograph.writing import CannotWrite
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -82,6 +83,10 @@ def kernel_times(
             "kernel_times", model, dict(feed), threads, calls, min(seconds, limit), seconds=limit
         )
     except ChildError as error:
+        if getattr(error, "errno", None) is not None:  # ONNX Runtime itself does not tell that it could not be written
+            raise CannotWrite(
+                "ONNX Runtime's profile is not complete; is the disk full?", where="the folder for temporary files"
+            ) from error
         raise UserError(f"ONNX Runtime cannot be timed on this model: {one_line(error)}.") from error
     return {(name, op): times for name, op, times in taken}
 

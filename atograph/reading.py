@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from atograph.passes.errors import UserError
 
-MOST = 256 * 2**20
-"""Bytes of JSON that are read at most: a plan of 20 million units."""
+
+class Limit(NamedTuple):
+    """How much of a kind of file is read: a value of JSON takes up to 250 bytes of memory for 8 in the file."""
+
+    bytes: int
+    elements: int
+    """Values and names, counted before any is made."""
+
+
+REPORT = Limit(64 * 2**20, 4_000_000)
+"""Reports, latency tables, indices and headers of weights, states of a training."""
+
+PLAN = Limit(128 * 2**20, 10_000_000)
+"""Plans, which list units; and programs."""
+
+MOST = PLAN.bytes
 
 _LONGEST = 200
 
@@ -25,7 +40,7 @@ class Unreadable(ValueError):
     """Why a file is not what it is to be, as the end of a sentence."""
 
 
-def read_bytes(path: Path, *, most: int = MOST) -> bytes:
+def read_bytes(path: Path, *, most: int = REPORT.bytes) -> bytes:
     """What a regular file holds.
 
     Raises:
@@ -53,17 +68,22 @@ def check_regular(path: Path) -> None:
         raise Unreadable("it is a folder, a pipe or a device, not a file")
 
 
-def parse_json(content: bytes | str, *, finite: bool = True) -> Any:
+def parse_json(content: bytes | str, *, finite: bool = True, most: int = PLAN.elements) -> Any:
     """The value of a JSON text in UTF-8.
 
     Args:
         content: the text.
         finite: refuse NaN and infinite numbers, which JSON has not, though Python writes them.
+        most: values and names that it may hold.
 
     Raises:
-        Unreadable: it is no JSON, a name stands twice in one object, or it is nested too deeply.
+        Unreadable: it is no JSON or too much of it, a name stands twice in one object, or it is nested too deeply.
     """
     try:
+        marks: Sequence[Any] = ",:[{" if isinstance(content, str) else (b",", b":", b"[", b"{")
+        elements = sum(content.count(mark) for mark in marks)
+        if elements > most:
+            raise Unreadable(f"it holds some {elements:,} values, and at most {most:,} are read")
         text = content if isinstance(content, str) else content.decode("utf-8")
         if text.startswith("\ufeff"):
             raise Unreadable("it begins with a byte order mark, which JSON has not")
@@ -96,7 +116,7 @@ def read_json(path: Path, complaint: str, *, hint: str | None = None, finite: bo
         UserError: as `read_bytes` and `parse_json` refuse it.
     """
     try:
-        return parse_json(read_bytes(path), finite=finite)
+        return parse_json(read_bytes(path), finite=finite, most=REPORT.elements)
     except Unreadable as error:
         raise refusal(error, path, complaint, hint) from error
 
@@ -114,7 +134,7 @@ def read_as(path: Path, kind: type[M] | TypeAdapter[T], complaint: str, *, hint:
     """
     try:
         content = read_bytes(path)
-        parse_json(content)  # pydantic lets names stand twice, and numbers be infinite
+        parse_json(content, most=REPORT.elements)  # pydantic lets names stand twice, and numbers be infinite
         if isinstance(kind, TypeAdapter):
             return kind.validate_json(content, strict=True)
         return kind.model_validate_json(content, strict=True)

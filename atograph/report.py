@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atograph.reading import read_as
+from atograph.source import Source
 
 FROM_PYTHON = "the model"
 """What a report names where there was no SPEC."""
@@ -137,6 +138,8 @@ class Report(_Record):
     format: Literal["atograph report 2"] = "atograph report 2"
     spec: str
     """As given on the command line."""
+    source: Source | None = None
+    """Where it lies, and the data; None for a run of Python."""
     name: str
     plan: str = ""
     """Digest of the plan beside it."""

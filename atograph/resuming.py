@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
-from atograph.files import digest
+from atograph.files import digest, is_one_s_own
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
 from atograph.passes.text import format_program
-from atograph.train.checkpoints import Checkpoints
+from atograph.train.checkpoints import Checkpoints, not_one_s_own
 from atograph.train.settings import TrainSettings
 
 _OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
@@ -32,9 +33,12 @@ def check(out: Path, *, resume: bool, force: bool) -> bool:
         force: they may be dropped.
 
     Raises:
-        UserError: it has, and neither was asked for.
+        UserError: it has, and neither was asked for; or they are a link, or another user's.
     """
-    there = checkpoints_beside(out).exists()
+    folder = checkpoints_beside(out)
+    there = os.path.lexists(folder)
+    if there and not is_one_s_own(folder):
+        raise not_one_s_own(folder)
     if there and not resume and not force:
         raise UserError(
             "a run into this folder was interrupted.",

@@ -184,22 +184,31 @@ class Slim:
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.
 
+        ``report.json`` is for the commands, which take the folder as that of a run; a run's own stays where it is of
+        the same plan.
+
         Raises:
             UserError: they cannot be written; what was there under these names is as it was.
         """
         from safetensors.torch import save_file
 
         from atograph import program_file
+        from atograph.applied_report import SavedCost, SavedReport, tells_of
         from atograph.writing import replacing, writing
 
         self._require_values("saving needs the values of the weights")
         target = Path(folder)
         program = program_file.program_bytes(self.program, self.plan)
         state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
+        dense = SavedCost(flops=self._graph.flops, params=self._graph.params)
+        own = SavedCost(flops=self.flops, params=self.params)
         with replacing(target, where=target) as place, writing(target):
             (place / program_file.NAME).write_bytes(program)
             save_file(_unshared(state), place / "slim.safetensors")
             (place / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
+            if not tells_of(target, self.plan):
+                report = SavedReport(plan=self.plan.digest, dense=dense, slim=own)
+                report.save(place / "report.json")
         return target
 
     def _require_values(self, doing: str) -> None:

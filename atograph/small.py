@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from atograph.graph import Graph
+from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.slim import Kept
 from atograph.slimming import slim
-from atograph.train.shrink import CannotShrink
+from atograph.train.shrink import CannotShrink, where
+from atograph.weightless import current_state
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,40 @@ def small_module(graph: Graph, plan: Plan) -> Small:
         graph.model.to(home)
     if module is None:
         raise CannotShrink(slimmed.why_no_module)
+    return Small(module, _cuts(graph, plan))
+
+
+def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the dense module as the slim one has it, in copies.
+
+    Raises:
+        UserError: a tensor has another shape than the dense module's.
+    """
+    names = _names(graph)
+    cuts = {names.get(name, name): each for name, each in _cuts(graph, plan).items()}
+    result = {}
+    for name, value in state.items():
+        each = cuts.get(names.get(name, name), ())
+        sizes = graph.program.state[name].shape if name in graph.program.state else value.shape
+        if value.shape != sizes:
+            raise UserError(f"{name} has the shape {list(value.shape)}, and the dense model's is {list(sizes)}.")
+        on_device = [None if cut is None else cut.to(value.device) for cut in each]
+        result[name] = value.detach()[where(value, on_device)].clone()
+    return result
+
+
+def _names(graph: Graph) -> dict[str, str]:
+    """Each name of a tensor of the dense module → the first name that it has: tied weights have several."""
+    first: dict[int, str] = {}
+    named = [] if graph.model is None else current_state(graph.model).items()
+    return {name: first.setdefault(id(value), name) for name, value in named}
+
+
+def _cuts(graph: Graph, plan: Plan) -> dict[str, tuple[Tensor | None, ...]]:
     axes, kept = graph.program.fact(Axes), Kept.by(plan, graph.program)
     cuts = {name: kept.cuts(axes.shape(node)) for node, name in graph.program.state_nodes()}
-    return Small(
-        module,
-        {
-            name: tuple(None if cut is None else torch.from_numpy(cut) for cut in each)
-            for name, each in cuts.items()
-            if any(cut is not None for cut in each)
-        },
-    )
+    return {
+        name: tuple(None if cut is None else torch.from_numpy(cut) for cut in each)
+        for name, each in cuts.items()
+        if any(cut is not None for cut in each)
+    }

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from atograph.example_inputs import Inputs, as_inputs, inputs_of_batch
 from atograph.library_models import library_model
 from atograph.passes.errors import UserError
-from atograph.spec_import import import_file, import_module
+from atograph.spec_import import as_script, import_file, import_module
+from atograph.spec_target import Target, target_of
 from atograph.user_code import kind_of, user_code
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Spec:
         name: short name for folders and titles: ``digits`` of ``examples/digits.py``.
         where: the file or module, as error messages name it.
         module: the imported module.
+        target: where it was found.
         factory: name of the function that makes the model, ``model`` unless ``:factory`` says otherwise.
         data: what ``--data`` gave; passed to each function that has a parameter ``data``.
     """
@@ -96,6 +98,7 @@ class Spec:
     name: str
     where: str
     module: ModuleType = field(repr=False)
+    target: Target = field(repr=False)
     factory: str = "model"
     data: Path | None = None
 
@@ -193,7 +196,7 @@ class Spec:
                 where=self.where,
                 hint=hint,
             ) from error
-        with user_code(f"calling {name}()", self.where):
+        with user_code(f"calling {name}()", self.where), as_script(self.target.path):
             return function(**kwargs)
 
 
@@ -209,25 +212,39 @@ def load_spec(text: str, *, data: Path | None = None) -> Spec:
         UserError: no such file or module, no model in it, or ``data`` that nothing in it takes.
         UserCodeError: the file raised while it was imported, a syntax error included.
     """
-    if (library := library_model(text)) is not None:
-        return Spec(text=text, name=library[1], where=text, module=library[0], data=data)
-    target, factory = _split(text)
-    if target.endswith(".py") or "/" in target or "\\" in target or Path(target).exists():
-        path = Path(target)
-        module, name, where = import_file(path), path.stem, str(path)
+    return load_target(target_of(text), data=data)
+
+
+def load_target(
+    target: Target, *, data: Path | None = None, outside: Path | None = None, offline: bool = False
+) -> Spec:
+    """Import what was looked up.
+
+    Args:
+        target: what to import.
+        data: as for `load_spec`.
+        outside: a folder that never gets on the path of imports: that of a run.
+        offline: never ask a hub for a configuration.
+
+    Raises:
+        UserError: as `load_spec`.
+    """
+    if target.kind == "library":
+        module, name = library_model(target, offline=offline)
+        return Spec(text=target.text, name=name, where=target.text, module=module, target=target, data=data)
+    if target.kind == "file":
+        assert target.path is not None
+        module, name, where = import_file(target.path, target.name, outside), target.path.stem, target.name
     else:
-        module, name, where = import_module(target), target.rpartition(".")[2], target
+        module = import_module(target.name, target.root, outside)
+        name, where = target.name.rpartition(".")[2], target.name
+    factory = target.factory
     name = name if factory is None else f"{name}-{factory.replace('.', '-')}"
-    spec = Spec(text=text, name=name, where=where, module=module, factory=factory or "model", data=data)
+    spec = Spec(
+        text=target.text, name=name, where=where, module=module, target=target, factory=factory or "model", data=data
+    )
     _check(spec)
     return spec
-
-
-def _split(text: str) -> tuple[str, str | None]:
-    target, colon, factory = text.rpartition(":")
-    if colon and target and all(part.isidentifier() for part in factory.split(".")):
-        return target, factory
-    return text, None
 
 
 def _check(spec: Spec) -> None:

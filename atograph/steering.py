@@ -20,6 +20,7 @@ def steer(
     only: Iterable[str] = (),
     min_units: int = 1,
     couple: Iterable[tuple[str, str] | str] = (),
+    trained_only: bool = False,
 ) -> Graph:
     """A graph in which some groups stay whole, keep more of their units, or go together.
 
@@ -35,6 +36,8 @@ def steer(
         couple: pairs of groups of one size (or ``"A=B"``), each named by itself or by a layer that makes its units:
             unit u of the one goes if and only if unit u of the other does. They then have the name of the first; all
             other groups keep theirs.
+        trained_only: groups stay whole that hold a parameter which does not require gradients. Where none does at all,
+            the model is one for inference, and this says nothing.
 
     Raises:
         UserError: a name stands for nothing, or groups cannot be coupled.
@@ -49,6 +52,8 @@ def steer(
         for pattern in patterns:
             _require_match(groups, pattern)
         reasons |= dict(_others(groups, patterns))
+    if trained_only:
+        reasons |= dict(_untrained(graph))
     return graph.with_groups(groups.frozen(reasons).keeping(min_units))
 
 
@@ -73,6 +78,18 @@ def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
         raise UserError(f"'{pattern}' freezes nothing: '{layer}' {what} no units of its own.")
     for group in found:
         yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
+
+
+def _untrained(graph: Graph) -> Iterator[tuple[str, Reason]]:
+    model = graph.model
+    parameters = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    if len(frozen) == len(parameters):
+        return
+    for group in graph.groups:
+        name = next((name for name, _dim in group.members if name in frozen), None)
+        if name is not None:
+            yield group.name, Reason(f"{name} does not require gradients (prune_frozen prunes it as well)", wish=True)
 
 
 def _on(group: Group, side: str) -> list[str]:

@@ -21,6 +21,7 @@ from atograph.fitting import misfits
 from atograph.graph import Graph, trace
 from atograph.loading import example_of, load_run, load_safetensors, run_example, state_of
 from atograph.masking import zero_
+from atograph.onnx_export import onnx_file
 from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
@@ -30,6 +31,7 @@ from atograph.report import Comparison
 from atograph.slimming import Slim, slim
 from atograph.stages import stage
 from atograph.structures import tensors_of
+from atograph.writing import scratch
 
 FRESH_BATCH = 3
 """Samples of the random inputs."""
@@ -54,13 +56,17 @@ def verify_run(
     Raises:
         UserError: the folder is no run of this model, or its files do not belong together.
     """
-    place = Path(folder)
+    with scratch() as aside:
+        return _verify(Path(folder), aside, model, seed, real)
+
+
+def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs | None) -> list[tuple[str, Comparison]]:
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
         loaded = load_run(place)
         program = loaded.program
         inputs = example_of(program, place)
-        onnx_model = OnnxModel(place / "slim.onnx", program)
+        onnx_model = OnnxModel(onnx_file(place, program, aside), program)
     check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +15,17 @@ from safetensors import SafetensorError
 
 from atograph.files import sync_folder
 from atograph.passes.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_HIDDEN, _UNFINISHED = ".atograph-", ".tmp"
+"""How names of folders begin and end that are being written."""
+
+_YOUNG = 5.0
+"""Seconds within which a folder may not have its lock yet."""
 
 
 class CannotWrite(UserError):
@@ -96,21 +109,50 @@ def replacing(folder: Path, *, where: Path, drops: Sequence[str] = ()) -> Iterat
         drops: names of files that go away if none of that name was written.
 
     Raises:
-        CannotWrite: something cannot be made or get its name; or was raised in the block.
+        CannotWrite: something cannot be made or get its name; or the block raised that, or any `OSError`.
     """
     with writing(where):
         made = make_folders(folder)
+        _tidy(folder)
     try:
         with writing(where):
-            hidden = TemporaryDirectory(prefix=".", dir=folder)
-        with hidden as name:
-            with naming(where):
-                yield Path(name)
-            with writing(where):
-                _put_in_place(Path(name), folder, drops)
+            hidden = TemporaryDirectory(prefix=_HIDDEN, suffix=_UNFINISHED, dir=folder)
+        with hidden as name, _held(Path(name)), writing(where):
+            yield Path(name)
+            _put_in_place(Path(name), folder, drops)
     except BaseException:
         remove_folders(made)
         raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Tell other processes, for the block, that a folder is being written: a lock that dies with this one."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what processes that were killed in the midst of `replacing` have left in a folder."""
+    for left in folder.glob(f"{_HIDDEN}*{_UNFINISHED}"):
+        if fcntl is None or left.is_symlink() or not left.is_dir() or time.time() - left.stat().st_mtime < _YOUNG:
+            continue
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # someone writes it, or nobody can know
+            continue
+        finally:
+            os.close(handle)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _put_in_place(source: Path, folder: Path, drops: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from atograph.passes.cost import CostModel
 from atograph.passes.errors import UserError
+from atograph.passes.share import share_of
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,9 @@ class Budgets:
         Raises:
             UserError: none is, or one is no share, or the model has none of what it limits.
         """
-        given = {what: share for what, share in shares.items() if share is not None}
+        given = {what: share_of(share, what) for what, share in shares.items() if share is not None}
         if not given:
             raise UserError("a plan within a budget takes flops=, params=, bytes= or latency=, or several of them.")
-        for what, share in given.items():
-            if not 0 < share <= 1:
-                raise UserError(
-                    f"a budget is the share of the dense model's {what} to keep, above 0 and at most 1, not {share:g}."
-                )
         dense = {what: cost.of(what) for what in given}
         for what, total in dense.items():
             if not total:

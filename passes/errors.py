@@ -24,7 +24,7 @@ class UserError(AtographError):
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.message, self.where, self.hint = message, where, hint
         parts = [f"{where}: {message}" if where else message, hint]
-        super().__init__(_printable(" ".join(part for part in parts if part)))
+        super().__init__(printable(" ".join(part for part in parts if part)))
 
 
 class InternalError(AtographError):
@@ -45,7 +45,7 @@ class InternalError(AtographError):
         )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without what commands a terminal, or cannot be printed: it may quote a file that anyone made."""
     return "".join(
         f"\\u{ord(char):04x}" if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cf", "Cs") else char

@@ -160,9 +160,9 @@ def test_explicit_units_and_random_plans() -> None:
     [
         ({}, "either budgets"),
         ({"flops": 0.5, "random": 0}, "either budgets"),
-        ({"flops": 0.0}, "above 0 and at most 1, not 0"),
-        ({"flops": 1.5}, "above 0 and at most 1, not 1.5"),
-        ({"flops": float("nan")}, "above 0 and at most 1, not nan"),
+        ({"flops": 0.0}, "flops 0 is out of range: it is the share to keep, above 0 and at most 1"),
+        ({"flops": 1.5}, "flops 1.5 is out of range: it is the share to keep, above 0 and at most 1"),
+        ({"flops": float("nan")}, "flops nan is out of range: it is the share to keep, above 0 and at most 1"),
         ({"flops": 0.001}, r"out of reach: the smallest reachable is \d"),
         ({"random": 0, "keep": 0.0}, "keep must be above 0"),
         ({"kept": {"g9": [0]}}, "no group 'g9'"),

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_measured_beside_its_dense_model(run: Path) -> None:
-    code, output = invoke("bench", run, "--batch", 1, "--batch", 3, "--seconds", 0.05, "--profile")
+    code, output = invoke("bench", run, "--trust-spec", "--batch", 1, "--batch", 3, "--seconds", 0.05, "--profile")
     assert code == 0, output
     for text in ("batch 1, 1 thread", "batch 3, 1 thread", "of promised", "0 (", "5 ("):
         assert text in output, text
@@ -82,7 +82,7 @@ def test_a_slim_model_that_gains_little_is_told_with_its_layers(run: Path, monke
     ]
     slow = Bench(0.5, [Latency(batch=8, threads=1, dense=2.0, slim=1.9)], layers)
     monkeypatch.setattr(benching, "bench_run", lambda *_args, **_options: slow)
-    code, output = invoke("bench", run)
+    code, output = invoke("bench", run, "--trust-spec")
     assert code == 0
     assert "at a batch of 8 (1 thread) the slim model saves 10% of the time that its FLOPs promise." in output
     assert "What takes the most beyond that: b (Conv) (0.500 ms), all Reshape (0.250 ms). Convolutions" in output

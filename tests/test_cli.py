@@ -65,7 +65,10 @@ BAD = [
     ),
     (["--flops", "0.3", "--set", "gamma"], "error: --set gamma is not of the form KEY=VALUE."),
     (["--flops", "0.3", "--set", "gama=1"], "error: there is no training setting 'gama'. Perhaps gamma"),
-    (["--set", "flops=30"], "error: training setting flops: Input should be less than or equal to 1"),
+    (
+        ["--set", "flops=30"],
+        "error: flops 30 is out of range: it is the share to keep, above 0 and at most 1. 30 % is 0.3: ",
+    ),
     (["--flops", "0.3", "--set", "flops=1"], "error: --set flops=1: `flops` was given twice."),
     (["--flops", "0.3", "--set", "gamma=x"], "error: training setting gamma: Input should be a valid number"),
     (["--flops", "0.3", "--set", "freeze=0.9"], "error: training settings: "),

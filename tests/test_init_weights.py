@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, content: object, message: str) 
 UNREADABLE = [
     ("none.pt", None, "no such file."),
     ("w.onnx", b"text", "weights come as .safetensors or .pt, .pth, .bin, .ckpt, not as `.onnx`."),
-    ("w.safetensors", b"text", "not a safetensors file: "),
+    ("w.safetensors", b"text", "not a safetensors file"),
     ("w.pt", b"", "not a file that torch.load can read: "),
     ("w.pt", b"PK\x03\x04 damaged", "not a file that torch.load can read: "),
     ("w.pt", pickle.dumps(Anything, protocol=2), "the file is a pickle that holds more than plain tensors"),

@@ -67,6 +67,8 @@ class Lightning:
         self.pl, self.folder, self.module = pl, folder, Module()
         self.callback = AutoTrainOnceCallback(**{"flops": 0.4} | settings)
 
+    swaps: list[Any]
+
     def fit(
         self, ckpt_path: str | Path | None = None, *, shuffle: bool = False, data: Any = None, prune: bool = True,
         **options: Any,
@@ -86,8 +88,11 @@ class Lightning:
 
 @pytest.fixture(scope="module")
 def whole(lightning: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Lightning:
-    run = Lightning(lightning, tmp_path_factory.mktemp("lightning"), **LEARNED)
+    swaps: list[Any] = []
+    folder = tmp_path_factory.mktemp("lightning")
+    run = Lightning(lightning, folder, on_swap=lambda *each: swaps.append(each), **LEARNED)
     run.fit()
+    run.swaps = swaps
     return run
 
 
@@ -95,6 +100,16 @@ def test_lightning_ends_with_a_slim_module(whole: Lightning) -> None:
     whole.check()
     assert whole.callback.slim is not None and type(whole.callback.slim.module) is type(whole.module)
     assert whole.callback.ato is not None and whole.callback.ato.done == EPOCHS * BATCHES
+    assert whole.swaps == [(whole.module, whole.callback.slim.module)]
+
+
+def test_lightning_leaves_what_is_frozen(lightning: ModuleType, tmp_path: Path) -> None:
+    run = Lightning(lightning, tmp_path, flops=0.6)
+    frozen = run.module.network.conv1.requires_grad_(False).weight
+    before = frozen.clone()
+    run.fit(max_epochs=1)
+    assert run.callback.slim is not None and run.callback.slim.module is not None
+    assert torch.equal(frozen, before) and torch.equal(run.callback.slim.module.network.conv1.weight, before)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 6], ids=["warm-up", "learning", "frozen", "zero", "end"])

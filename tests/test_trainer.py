@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ class Trained:
         self.model = Classifier(self.seen)
         self.callback = AutoTrainOnceCallback(**{"flops": 0.4} | settings)
 
+    swaps: list[Any]
+
     def train(
         self, resume: Path | bool | None = None, *, prune: bool = True, data: Any = None, collate: Any = None,
         **options: Any,
@@ -64,13 +67,24 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    run = Trained(transformers, tmp_path_factory.mktemp("trainer"), **LEARNED)
+    swaps: list[Any] = []
+    folder = tmp_path_factory.mktemp("trainer")
+    run = Trained(transformers, folder, on_swap=lambda *each: swaps.append(each), **LEARNED)
     run.train(save_strategy="steps", save_steps=1)
+    run.swaps = swaps
     return run
 
 
 def test_the_trainer_ends_with_a_slim_model(trained: Trained) -> None:
+    """What is trained in the slim module afterwards is what is handed over, and the callback says when it is there."""
     trained.check()
+    slim, x = trained.callback.slim, torch.randn(3, 1, 8, 8)
+    assert slim is not None and trained.swaps == [(trained.model, slim.module)]
+    module = copy.deepcopy(slim.module)
+    with torch.no_grad():
+        slim.module.network.head.bias += 1
+    torch.testing.assert_close(slim(x)["logits"], slim.module.eval()(x)["logits"], rtol=1e-4, atol=1e-5)
+    slim.module.load_state_dict(module.state_dict())
     assert trained.callback.ato is not None and trained.callback.ato.done == EPOCHS * BATCHES
 
 

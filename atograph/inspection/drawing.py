@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import graphviz
 import networkx as nx
@@ -29,14 +30,14 @@ def dot(shown: Overview) -> graphviz.Digraph:
     def box(layer: str) -> str:
         if layer not in boxes:
             boxes[layer] = f"layer{len(boxes)}"
-            drawn.node(boxes[layer], graphviz.escape(layer), shape="box")
+            drawn.node(boxes[layer], graphviz.escape(_clean(layer)), shape="box")
         return boxes[layer]
 
     for number, row in enumerate(rows(shown.groups)):
         first, name = row.groups[0], f"group{number}"
         lines = [f"{row.title}: {first.units:,} units", *([] if first.why is None else [reason(first)])]
         style = {"style": "filled", "fillcolor": "#dddddd" if first.why else "#cfe8cf"}
-        drawn.node(name, "\\n".join(map(graphviz.escape, lines)), shape="ellipse", **style)
+        drawn.node(name, "\\n".join(map(graphviz.escape, map(_clean, lines))), shape="ellipse", **style)
         drawn.edges([(box(layer), name) for layer in row.made_by] + [(name, box(layer)) for layer in row.read_by])
     return drawn
 
@@ -58,10 +59,27 @@ def svg(shown: Overview) -> str:
 
 
 def graphml(shown: Overview) -> str:
-    """`to_networkx` as GraphML."""
+    """`to_networkx` as GraphML, without the characters that XML has not."""
     out = BytesIO()
-    nx.write_graphml(to_networkx(shown), out)
+    nx.write_graphml(_for_xml(to_networkx(shown)), out)
     return out.getvalue().decode("utf-8")
+
+
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _clean(value: Any) -> Any:
+    """A text with each character that XML has not as ``\\u001b``, so that names stay apart; else what it is."""
+    return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", value) if isinstance(value, str) else value
+
+
+def _for_xml(graph: nx.MultiDiGraph) -> nx.MultiDiGraph:
+    cleaned = nx.MultiDiGraph(**{key: _clean(value) for key, value in graph.graph.items()})
+    for name, about in graph.nodes(data=True):
+        cleaned.add_node(_clean(name), **{key: _clean(value) for key, value in about.items()})
+    for one, other, about in graph.edges(data=True):
+        cleaned.add_edge(_clean(one), _clean(other), **{key: _clean(value) for key, value in about.items()})
+    return cleaned
 
 
 def to_networkx(shown: Overview) -> nx.MultiDiGraph:

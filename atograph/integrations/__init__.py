@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.masking import zero_
-from atograph.own_loop import AutoTrainOnce
+from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
 from atograph.train.seeding import own_randomness
@@ -58,6 +57,7 @@ class Pruning:
         optimizer: the trainer's, whose gradients say how much the loss depends on a unit.
         steps: how many steps it is going to make.
         loss: of a batch, for the controller.
+        on_swap: called as ``on_swap(dense, slim)`` once there is a slim module, at the end.
         settings: fields of `train.TrainSettings`.
 
     Raises:
@@ -72,6 +72,7 @@ class Pruning:
         *,
         steps: int,
         loss: Loss,
+        on_swap: OnSwap | None,
         settings: dict[str, Any],
     ) -> None:
         dense = {**settings, "slim_at": "never"}  # the trainer holds the model and the optimiser's parameters
@@ -84,7 +85,7 @@ class Pruning:
             def __call__(self, model: nn.Module) -> Tensor:
                 return loss(model, self[0])
 
-        self._held, self._inputs = Held, inputs
+        self._held, self._inputs, self._on_swap = Held, inputs, on_swap
 
     def before_step(self, batch: Any) -> None:
         """Before each step of the optimiser, with a batch of it on the device."""
@@ -96,10 +97,11 @@ class Pruning:
 
     def finish(self) -> Slim:
         """The slim model, its module made as well; the dense one is then zero wherever it was cut."""
-        slim = self.ato.finish()
-        zero_(self.ato.model, slim.plan)  # others may have put an average of former weights into the model
+        slim, module = self.ato.finish(), None
         with suppress(UserError):  # who asks for it hears of it again
-            _ = slim.module  # now: later the trainer may have moved the dense model to another device
+            module = slim.module  # now: later the trainer may have moved the dense model to another device
+        if module is not None and self._on_swap is not None:
+            self._on_swap(self.ato.model, module)
         return slim
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from atograph.batches import to_device
 from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.integrations import Loss, Pruning, required
-from atograph.own_loop import AutoTrainOnce
+from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
 from atograph.train.settings import settings_of
@@ -40,6 +40,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             ``example_input_array``, or else the inputs in the first batch.
         loss: ``loss(module, batch)`` for the controller, a 0-dim tensor. None: the module's ``training_step``, without
             what it logs.
+        on_swap: called as ``on_swap(dense, slim)`` when there is a slim module, at the end of the training: what else
+            follows the parameters (an average of them) may follow it from there; ``ato.cut`` makes dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
             module's own.
 
@@ -48,10 +50,17 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             several optimisers), several devices, a training without an end, and a checkpoint of another one.
     """
 
-    def __init__(self, example_inputs: Any = None, *, loss: Loss | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        example_inputs: Any = None,
+        *,
+        loss: Loss | None = None,
+        on_swap: OnSwap | None = None,
+        **settings: Any,
+    ) -> None:
         settings_of(settings)  # what is wrong with them shows here
         self.slim: Slim | None = None
-        self._inputs, self._loss, self._settings = example_inputs, loss, settings
+        self._inputs, self._loss, self._on_swap, self._settings = example_inputs, loss, on_swap, settings
         self._pruning: Pruning | None = None
         self._saved: dict[str, Any] | None = None
         self._begun, self._lr = False, 0.0
@@ -115,7 +124,13 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         steps = trainer.estimated_stepping_batches
         with _trainer_of(module, None, then=trainer):
             pruning = Pruning(
-                module, inputs, trainer.optimizers[0], steps=steps, loss=self._loss_of(trainer), settings=self._settings
+                module,
+                inputs,
+                trainer.optimizers[0],
+                steps=steps,
+                loss=self._loss_of(trainer),
+                on_swap=self._on_swap,
+                settings=self._settings,
             )
         if saved and step:  # at step 0 it would be what a call of test() or validate() has left
             pruning.load(saved, step)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.batches import keep_copy, to_device
 from atograph.integrations import Loss, Pruning, required
-from atograph.own_loop import AutoTrainOnce
+from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
 from atograph.train.checkpoints import Checkpoints
@@ -48,6 +48,8 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
             without its labels.
         loss: ``loss(model, batch)`` for the controller, a 0-dim tensor. None: ``model(**batch).loss``.
         resume_from: the checkpoint to resume from, where it does not lie in the Trainer's ``output_dir``.
+        on_swap: called as ``on_swap(dense, slim)`` when there is a slim module, at the end of the training: what else
+            follows the parameters (an average of them) may follow it from there; ``ato.cut`` makes dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
             Trainer's own.
 
@@ -61,12 +63,14 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         example_inputs: Any = None,
         *,
         loss: Loss | None = None,
+        on_swap: OnSwap | None = None,
         resume_from: str | Path | None = None,
         **settings: Any,
     ) -> None:
         self._batches_at_most = settings_of(settings).controller_batches
         self.slim: Slim | None = None
         self._inputs, self._loss, self._settings = example_inputs, loss or default_loss, settings
+        self._on_swap = on_swap
         self._resume_from = resume_from
         self._pruning: Pruning | None = None
         self._batches: list[Any] = []
@@ -85,9 +89,14 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         inputs = self._inputs if self._inputs is not None else _without_labels(self._batches[0], args)
         inputs = to_device(inputs, args.device)
         with _as_written(model):
-            optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # within accelerate's
             self._pruning = Pruning(
-                model, inputs, optimizer, steps=state.max_steps, loss=self._loss, settings=self._settings
+                model,
+                inputs,
+                kwargs["optimizer"],
+                steps=state.max_steps,
+                loss=self._loss,
+                on_swap=self._on_swap,
+                settings=self._settings,
             )
         if state.global_step:
             self._load(self._pruning, args, state, _sum(model))

@@ -36,12 +36,24 @@ def named_state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
+def _weight_of(part: nn.Module) -> object:
+    """A layer's weight. One with a parametrisation is computed, which in training changes buffers (spectral norm)."""
+    computing = [each for each in getattr(part, "parametrizations", nn.Module()).modules() if each.training]
+    for each in computing:
+        each.training = False
+    try:
+        return getattr(part, "weight", None)
+    finally:
+        for each in computing:
+            each.training = True
+
+
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 def correct_widths(part: nn.Module) -> None:
     """Set the integers in which torch's own layers repeat their parameters' sizes."""
-    weight = getattr(part, "weight", None)
+    weight = _weight_of(part)
     shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()
     match part:
         case _ConvNd() if shape:

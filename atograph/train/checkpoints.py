@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atograph.checkpoint import check_header
-from atograph.files import digest, sync, sync_folder
+from atograph.files import digest, is_one_s_own, sync, sync_folder
 from atograph.passes.errors import UserError
-from atograph.reading import check_regular, first_of, parse_json, read_bytes, refusal
+from atograph.reading import REPORT, check_regular, first_of, parse_json, read_bytes, refusal
 from atograph.writing import make_folders, reason_of, remove_folders
 
 _NAME = re.compile(r"\d{6,}-\d{8,}")
@@ -97,15 +97,18 @@ class Checkpoints:
         """The state that was saved last; None where there is none.
 
         Raises:
-            UserError: it is damaged, or of another run.
+            UserError: it is damaged, of another run, a link, or another user's.
         """
         found = self._found()
         if not found:
             return None
         path = found[-1]
+        for each in (self.folder, path, *path.iterdir()):
+            if not is_one_s_own(each):
+                raise not_one_s_own(each)
         try:
             # infinite numbers are such that the training has come upon
-            about = _About.model_validate(parse_json(read_bytes(path / "state.json"), finite=False), strict=True)
+            about = _About.model_validate(_state_of(path / "state.json"), strict=True)
             tensors = path / "tensors.safetensors"
             _check_size(tensors)
             if about.sha256 != digest(tensors):
@@ -140,6 +143,17 @@ class Checkpoints:
                     where=str(path),
                     hint="Resume with what the run was started with, or start anew with --force.",
                 )
+
+
+def not_one_s_own(path: Path) -> UserError:
+    """Nothing is resumed from what someone else can have put there, or change."""
+    return UserError(
+        "this checkpoint is a link, or belongs to another user.", where=str(path), hint="Copy it, if you trust it."
+    )
+
+
+def _state_of(path: Path) -> Any:
+    return parse_json(read_bytes(path), finite=False, most=REPORT.elements)
 
 
 def _check_size(path: Path) -> None:

@@ -205,6 +205,11 @@ class Fit:
             for module, training in modes:
                 module.training = training
 
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The one that there is."""
+        return (self.optimizer,)
+
     def train_on(self, model: nn.Module) -> None:
         """From now on the steps train ``model``, on the device already."""
         self.model, self._called = model, self.compute.prepare(model)

@@ -106,8 +106,8 @@ class Training(Protocol):
         """The loss of a batch, and what the model is measured with."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """Of the parameters of ``model``; None: it is not known, and the dense model is trained to the end."""
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """Of the parameters of ``model``; none: they are not known, and the dense model is trained to the end."""
 
 
 P = TypeVar("P", bound=Plan)

@@ -107,13 +107,16 @@ class UnitMap:
         return sums[:-1]
 
     @torch.no_grad()
-    def products(self) -> Tensor:
-        """Tensor[total]: Σ w · ∂L/∂w over all of a unit's slices; 0 for parameters without a gradient."""
-        sums = torch.zeros(self.total + 1, device=self.family.device)
+    def products(self) -> tuple[Tensor, Tensor]:
+        """Tensor[total]: Σ w · ∂L/∂w over all of a unit's slices whose parameters have a gradient; whether any has."""
+        sums, known = torch.zeros((2, self.total + 1), device=self.family.device)
         if self._row:
             found = [_products(parameter, site.dim) for parameter, site in self._row]
             sums.index_add_(0, self._index, torch.cat(found))
-        return sums[:-1]
+            has = [float(parameter.grad is not None) for parameter, _site in self._row]
+            lengths = torch.tensor(self._lengths, device=sums.device)
+            known.index_add_(0, self._index, torch.repeat_interleave(torch.tensor(has, device=sums.device), lengths))
+        return sums[:-1], known[:-1] > 0
 
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
         for site in self.sites[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -47,7 +48,9 @@ def make_optimizer(model: nn.Module, task: Task, settings: TrainSettings, batch:
                 hint="For example: optimizer=lambda params: torch.optim.SGD(params, lr=0.1).",
             )
         made = task.optimizer(trained)
-        check_optimizer(made, model)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UserError(f"optimizer(params) must return a torch optimiser, got {type(made).__name__}.")
+        check_optimizers([made], model, whole=False)
         return made
     lr = settings.lr if settings.lr is not None else default_lr(settings.optimizer, batch)
     decay = settings.weight_decay
@@ -77,23 +80,61 @@ class Rates:
         return self.peaks[0] * factor
 
 
-def check_optimizer(optimizer: object, model: nn.Module) -> None:
-    """Refuse what cannot train a model.
+def optimizers_of(given: object) -> tuple[torch.optim.Optimizer, ...]:
+    """The optimisers in what a loop has: one or several, each perhaps in the wrapper of a trainer.
 
     Raises:
-        UserError: it is no torch optimiser, holds parameters of another model, or steps by a closure.
+        UserError: something in it is no torch optimiser.
     """
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"optimizer(params) must return a torch optimiser, got {type(optimizer).__name__}.")
-    own = set(model.parameters())
-    if any(parameter not in own for group in optimizer.param_groups for parameter in group["params"]):
+    each = tuple(_unwrapped(one) for one in (given if isinstance(given, (list, tuple)) else [given]))
+    for one in each:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise UserError(f"optimizer is a torch optimiser or a list of them, not a {type(one).__name__}.")
+    return tuple(dict.fromkeys(each))
+
+
+def _unwrapped(optimizer: object) -> object:
+    """What a wrapper (of Accelerate, of Lightning) hands everything on to; itself, where it has a state of its own."""
+    inner = getattr(optimizer, "optimizer", None)
+    state = getattr(inner, "state", None)
+    return _unwrapped(inner) if state is not None and getattr(optimizer, "state", None) is state else optimizer
+
+
+def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module, *, whole: bool = True) -> None:
+    """Refuse what cannot train a model. Parameters that are not the model's (of a loss, say) are left as they are.
+
+    Args:
+        optimizers: all that there are.
+        model: what they train.
+        whole: they have to hold every parameter that requires a gradient: another optimiser, which nobody knows of,
+            would train the dense model's on after the slim module has taken over.
+
+    Raises:
+        UserError: they do not hold the model's parameters, or one steps by a closure.
+    """
+    held = {parameter for one in optimizers for group in one.param_groups for parameter in group["params"]}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    missing = [name for name, parameter in trained.items() if parameter not in held]
+    if not trained:
+        raise UserError("the model has no parameter that requires a gradient.")
+    if len(missing) == len(trained):
         raise UserError(
             "the optimiser holds parameters that are not the model's.",
-            hint="Make it from the parameters that optimizer(params) is given: a baseline trains a copy of the model.",
+            hint="Make it from this model's parameters, once it is on its device; a function optimizer(params) of the "
+            "parameters that it is given: a baseline trains a copy of the model.",
         )
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
+    if missing and whole:
+        others = f" and {len(missing) - 1:,} others" * (len(missing) > 1)
         raise UserError(
-            f"{type(optimizer).__name__} computes the loss several times in a step, which the training here does not.",
-            hint="Use an optimiser whose step() needs no closure.",
+            f"the optimiser holds {len(trained) - len(missing):,} of the {len(trained):,} parameters that require a "
+            f"gradient: {missing[0]}{others} would never be trained, and not be cut along with the model.",
+            hint="Give all optimisers (AutoTrainOnce takes a list: optimizer=[a, b]), and call requires_grad_(False) "
+            "on what is to stay as it is.",
         )
+    for one in optimizers:
+        closure = inspect.signature(type(one).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise UserError(
+                f"{type(one).__name__} computes the loss several times in a step, which the training here does not.",
+                hint="Use an optimiser whose step() needs no closure.",
+            )

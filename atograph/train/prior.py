@@ -33,7 +33,8 @@ class Taylor:
     are those of the training itself, and the last steps count most.
 
     Attributes:
-        mean: Tensor[total]; None while nothing was observed.
+        mean: Tensor[total], not a number for units that never had a gradient; None while nothing was observed.
+        due: whether the gradients of the next step are to be taken in: once a step, however many optimisers make it.
 
     Args:
         units: of the prunable groups.
@@ -43,6 +44,7 @@ class Taylor:
     def __init__(self, units: UnitMap, memory: int) -> None:
         self.units = units
         self.mean: Tensor | None = None
+        self.due = True
         self._rate = 1.0 / max(memory, 1)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
@@ -55,7 +57,7 @@ class Taylor:
             closure = given[0] if given else kwargs.get("closure")
             if closure is not None:
                 return (own,), {**kwargs, "closure": self._observing(closure)}
-            self.observe()
+            self._observe_if_due()
             return None
 
         return optimizer.register_step_pre_hook(before)
@@ -64,17 +66,26 @@ class Taylor:
         @wraps(closure)
         def observed() -> Any:
             loss = closure()
-            self.observe()
+            self._observe_if_due()
             return loss
 
         return observed
 
+    def _observe_if_due(self) -> None:
+        if self.due:
+            self.due = False
+            self.observe()
+
     @torch.no_grad()
     def observe(self) -> None:
-        """Take in the gradients that the parameters hold now."""
-        found = self.units.products().square()
-        if bool(found.isfinite().all()):
-            self.mean = found if self.mean is None else self.mean.lerp(found, self._rate)
+        """Take in the gradients that the parameters hold now; where there are none, nothing is learned."""
+        products, known = self.units.products()
+        found = products.square()
+        if not bool(found.isfinite().all()):
+            return
+        before = torch.full_like(found, torch.nan) if self.mean is None else self.mean
+        mixed = torch.where(before.isnan(), found, before.lerp(found, self._rate))
+        self.mean = torch.where(known, mixed, before)
 
     def measure(self, model: nn.Module, task: Task, batches: Iterable[Any], replicas: Replicas) -> None:
         """Take in the gradients of some batches (on the device), in eval mode; the parameters end without gradients."""
@@ -84,22 +95,32 @@ class Taylor:
             with eval_mode(model):
                 task.loss_to_train(model, batch).backward()  # type: ignore[no-untyped-call]
             replicas.average_gradients(model.parameters())
-            seen.append(self.units.products().square())
+            products, known = self.units.products()
+            seen.append(products.square().masked_fill(~known, torch.nan))
         model.zero_grad(set_to_none=True)
         if seen:
-            self.mean = torch.stack(seen).mean(dim=0)
+            self.mean = torch.stack(seen).nanmean(dim=0)
 
     def scores(self, prices: Tensor) -> Tensor:
         """Tensor[total]: log of the importance that a unit has for what it costs, in standard deviations.
 
-        Ranked by it, units fill a budget as a knapsack is filled: greedily, by worth over weight.
+        Ranked by it, units fill a budget as a knapsack is filled: greedily, by worth over weight. A unit that never had
+        a gradient (its parameters are frozen, or no loss so far has used them) is not worth nothing: it is ranked by
+        its magnitude, in standard deviations as well.
 
         Args:
             prices: [total], above 0: what each unit costs.
         """
         assert self.mean is not None
-        worth = (self.mean / self.mean.mean().clamp(min=1e-30)).clamp(min=1e-6)
-        return _standard(worth.log() - prices.log())
+        known = ~self.mean.isnan()
+        if not bool(known.any()):
+            return magnitude(self.units)
+        mean = self.mean[known]
+        worth = (mean / mean.mean().clamp(min=1e-30)).clamp(min=1e-6)
+        scores = _standard(worth.log() - prices[known].log())
+        if bool(known.all()):
+            return scores
+        return magnitude(self.units).masked_scatter(known, scores)
 
 
 def _standard(score: Tensor) -> Tensor:

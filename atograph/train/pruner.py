@@ -47,7 +47,7 @@ class Pruner(Hook, Generic[P]):
         if not graph.prunable:
             raise UserError(
                 "the model has nothing that can be pruned.",
-                hint="`graph.groups` gives the reason for each axis.",
+                hint="`graph.groups` says why, axis by axis. What requires no gradient goes with prune_frozen=True.",
             )
         self.units = UnitMap(graph.prunable, fit.model, fit.device)
         self.search = MaskSearch(fit.model, graph, fit.task, self.units, self.settings, fit.replicas)
@@ -58,9 +58,9 @@ class Pruner(Hook, Generic[P]):
         self.shares = torch.zeros_like(self.mask)
         self.pool = Pool(fit.task, self.settings, fit.clock, fit.device)
         self.taylor = Taylor(self.units, fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH)
-        self._watch: RemovableHandle | None = None
-        if fit.optimizer is not None and self.settings.prior == "taylor":
-            self._watch = self.taylor.watch(fit.optimizer)
+        self._watches: list[RemovableHandle] = []
+        if self.settings.prior == "taylor":
+            self._watches = [self.taylor.watch(optimizer) for optimizer in fit.optimizers]
         self.steps = 0
         self.metric_dense: float | None = None
         self.before_zero: float | None = None
@@ -94,12 +94,12 @@ class Pruner(Hook, Generic[P]):
             self._freeze_for_good()
         self.pool.load(state["pool"])
         if self.slim_from is not None:
-            if self.shrink is None or self.fit.optimizer is None:
+            if self.shrink is None or not self.fit.optimizers:
                 raise UserError(
                     "this state is of a training that went on in the slim module, and this one has nothing to make it.",
                     hint="Give AutoTrainOnce the optimiser, as when it was saved.",
                 )
-            self.shrunk = Shrunk(self.fit.model, self.shrink(self.plan), self.fit.optimizer)
+            self.shrunk = Shrunk(self.fit.model, self.shrink(self.plan), self.fit.optimizers)
             self.fit.train_on(self.shrunk.module)
 
     def epoch_start(self, t: float) -> None:
@@ -110,7 +110,7 @@ class Pruner(Hook, Generic[P]):
 
     def before_step(self, t: float, batch: Any) -> None:
         """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
-        settings = self.settings
+        settings, self.taylor.due = self.settings, True
         if t >= settings.freeze and not self.frozen:
             self._freeze()
         if t >= settings.zero_from and not self.zero:
@@ -187,8 +187,8 @@ class Pruner(Hook, Generic[P]):
 
     def _freeze_for_good(self) -> None:
         self.frozen = True
-        if self._watch is not None:
-            self._watch.remove()  # nobody asks for gradients any more
+        for watch in self._watches:
+            watch.remove()  # nobody asks for gradients any more
 
     def _zero(self) -> None:
         done = zeroed_share(self.units, self.mask) == 1.0
@@ -199,12 +199,12 @@ class Pruner(Hook, Generic[P]):
 
     def _shrink(self, t: float, batch: Any) -> None:
         fit = self.fit
-        if self.shrink is None or fit.optimizer is None or self.settings.slim_at == "never":
+        if self.shrink is None or not fit.optimizers or self.settings.slim_at == "never":
             return
         exact = fit.task.within(nullcontext)  # without mixed precision, whose rounding would hide a wrong width
         try:
             small = self.shrink(self.plan)
-            self.shrunk = Shrunk(fit.model, small, fit.optimizer, lambda model: exact.checked_loss(model, batch))
+            self.shrunk = Shrunk(fit.model, small, fit.optimizers, lambda model: exact.checked_loss(model, batch))
         except CannotShrink as reason:
             self.why_dense = str(reason)
         else:

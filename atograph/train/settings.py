@@ -6,12 +6,24 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from atograph.passes.errors import UserError
+from atograph.passes.share import number_of, share_of
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+def _number(given: Any) -> Any:
+    """``5%`` and ``0,05`` as the number that they are."""
+    value = number_of(given)
+    return given if value is None else value
+
+
+def _share(given: Any, about: ValidationInfo) -> Any:
+    return None if given is None else share_of(given, str(about.field_name))
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_number)]
+Share = Annotated[float, BeforeValidator(_share)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -73,6 +85,9 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = ()
     """Pairs (or ``"A=B"``) of groups, or of layers that make them: unit u of the one goes if and only if that of the
     other does."""
+    prune_frozen: bool = False
+    """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
+    are, unless no parameter at all requires one."""
     keep_module: bool = False
     """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
 
@@ -185,7 +200,10 @@ class TrainSettings(BaseModel):
     @property
     def steering(self) -> dict[str, Any]:
         """What the user wants of the groups, as `Graph.steered` takes it."""
-        return {"freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple}
+        return {
+            "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
+            "trained_only": not self.prune_frozen,
+        }  # fmt: skip
 
     @property
     def zero_from(self) -> float:

@@ -55,7 +55,7 @@ class Shrunk:
     Args:
         dense: the model; what is masked is exactly zero.
         small: what was made of it.
-        optimizer: of the dense model's parameters; from now on of the slim module's.
+        optimizers: of the dense model's parameters; from now on of the slim module's.
         loss: what is trained, tried once on copies of both modules in the mode in which they are; None: it was before.
 
     Raises:
@@ -66,7 +66,7 @@ class Shrunk:
         self,
         dense: nn.Module,
         small: Small,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         loss: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
         device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
@@ -75,10 +75,11 @@ class Shrunk:
         if loss is not None:
             _try(dense, self.module, loss)
         slim = dict(self.module.named_parameters())
-        _move(
-            optimizer,
-            {old: (slim[name], self._cuts.get(name, ())) for name, old in dense.named_parameters() if name in slim},
-        )
+        pairs = {old: (slim[name], self._cuts.get(name, ())) for name, old in dense.named_parameters() if name in slim}
+        states = [_slim_state(optimizer, pairs) for optimizer in optimizers]
+        for optimizer, state in zip(optimizers, states, strict=True):
+            _move(optimizer, pairs, state)
+        dense.zero_grad(set_to_none=True)  # no optimiser does so any more
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -87,7 +88,7 @@ class Shrunk:
         for name, cuts in self._cuts.items():
             if name in slim and slim[name].shape != dense[name].shape:
                 whole = dense[name].clone()
-                whole[_where(whole, cuts)] = slim[name]
+                whole[where(whole, cuts)] = slim[name]
                 slim[name] = whole
         set_weights(self.dense, slim)
 
@@ -96,7 +97,7 @@ def _on(cuts: Cuts, device: torch.device) -> Cuts:
     return [None if cut is None else cut.to(device) for cut in cuts]
 
 
-def _where(tensor: Tensor, cuts: Cuts) -> tuple[Any, ...]:
+def where(tensor: Tensor, cuts: Cuts) -> tuple[Any, ...]:
     """The index that takes what stays of a tensor: one open mesh over the dimensions that are cut."""
     cut = [dim for dim, kept in enumerate(cuts) if kept is not None]
     if not cut:
@@ -133,8 +134,16 @@ def _depends(value: Tensor, module: nn.Module) -> bool:
     return any(grad is not None for grad in torch.autograd.grad(value, trained, allow_unused=True))
 
 
-def _move(optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor, Cuts]]) -> None:
-    """Let an optimiser train the slim parameters, with what it remembers of what stays of the dense ones."""
+def _slim_state(
+    optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor, Cuts]]
+) -> dict[Tensor, dict[str, Any]]:
+    """What an optimiser remembers of what stays of the dense parameters, by the slim ones.
+
+    Raises:
+        CannotShrink: it would train the slim parameters otherwise.
+    """
+    if any(isinstance(value, torch.optim.Optimizer) for value in vars(optimizer).values()):
+        raise CannotShrink(f"{type(optimizer).__name__} steps by another optimiser, which cannot be tried alone")
     state: dict[Tensor, dict[str, Any]] = {}
     for old, entries in optimizer.state.items():
         new, cuts = pairs.get(old, (old, ()))
@@ -142,11 +151,20 @@ def _move(optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor,
             if isinstance(value, Tensor) and value.shape != old.shape and value.numel() > 1 and new.shape != old.shape:
                 raise CannotShrink(f"{type(optimizer).__name__} keeps a '{key}' of a shape of its own")
         state[new] = {
-            key: value[_where(value, cuts)].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
+            key: value[where(value, cuts)].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
             for key, value in entries.items()
         }
     for group in optimizer.param_groups:
         _check_elementwise(optimizer, group, pairs, state)
+    return state
+
+
+def _move(
+    optimizer: torch.optim.Optimizer,
+    pairs: Mapping[Tensor, tuple[Tensor, Cuts]],
+    state: Mapping[Tensor, dict[str, Any]],
+) -> None:
+    """Let an optimiser train the slim parameters, with this state."""
     for group in optimizer.param_groups:
         group["params"] = [pairs[old][0] if old in pairs else old for old in group["params"]]
     optimizer.state.clear()
@@ -170,16 +188,16 @@ def _check_elementwise(
         return
     random = torch.Generator().manual_seed(0)
     gradients = [torch.randn(old.shape, generator=random, dtype=torch.float32).to(old) for old in olds]
-    wheres = [_where(old, cuts) for old, (_new, cuts) in zip(olds, news, strict=True)]
+    wheres = [where(old, cuts) for old, (_new, cuts) in zip(olds, news, strict=True)]
     try:
         with own_randomness():
             dense = _stepped(optimizer, group, olds, gradients, optimizer.state)
-            cut = [gradient[where] for gradient, where in zip(gradients, wheres, strict=True)]
+            cut = [gradient[index] for gradient, index in zip(gradients, wheres, strict=True)]
             slim = _stepped(optimizer, group, [new for new, _cuts in news], cut, state)
     except Exception as error:
         raise CannotShrink(f"{type(optimizer).__name__} cannot be tried: {type(error).__name__}: {error}") from error
-    for old, where, one, other in zip(olds, wheres, dense, slim, strict=True):
-        before, expected = old.detach()[where], one[where]
+    for old, index, one, other in zip(olds, wheres, dense, slim, strict=True):
+        before, expected = old.detach()[index], one[index]
         rounding = 8 * torch.finfo(old.dtype).eps * expected.abs().amax() if expected.numel() else 0.0
         allowed = 1e-3 * (expected - before).abs().amax() + rounding if expected.numel() else 0.0
         if expected.numel() and bool((expected - other).abs().amax() > allowed):

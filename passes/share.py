@@ -1,0 +1,51 @@
+"""Shares as people write them: 0.3, 30%, and what is none."""
+
+from __future__ import annotations
+
+from math import isfinite
+from numbers import Real
+
+from atograph.passes.errors import UserError
+
+
+def share_of(given: object, option: str) -> float:
+    """A budget as a number: the share of the dense model's that is kept.
+
+    ``0.3`` and ``"30%"`` are the same; so is ``"0,3"``, as many languages write it.
+
+    Args:
+        given: a number or a text.
+        option: how it was asked for, for errors: ``--flops``, or ``flops`` in Python.
+
+    Raises:
+        UserError: it is none from above 0 to 1.
+    """
+    value = number_of(given)
+    example = f"{option} 0.3 keeps 30 % and removes 70 %." if option.startswith("-") else f"{option}=0.3 keeps 30 %."
+    if value is None:
+        raise UserError(f"{option} {given} is no number: it is the share to keep, above 0 and at most 1.", hint=example)
+    if not 0 < value <= 1:  # false for NaN
+        said = given if isinstance(given, str) else f"{value:g}"
+        if 1 < value <= 100 and isfinite(value):
+            example = f"{value:g} % is {value / 100:g}: {example}"
+        raise UserError(
+            f"{option} {said} is out of range: it is the share to keep, above 0 and at most 1.", hint=example
+        )
+    return value
+
+
+def number_of(given: object) -> float | None:
+    """The number that a value or a text is; None for anything else."""
+    if isinstance(given, bool) or not isinstance(given, (Real, str)):
+        return None
+    if not isinstance(given, str):
+        return float(given)
+    text = given.strip()
+    percent = text.endswith("%")
+    text = text.removesuffix("%").strip()
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    try:
+        return float(text) / (100 if percent else 1)
+    except ValueError:
+        return None
