@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atograph.keeping import keep_module
     from atograph.loading import load
     from atograph.masking import mask
+    from atograph.not_proved import NotProved
     from atograph.own_loop import AutoTrainOnce
     from atograph.passes.errors import AtographError, InternalError, UserError
     from atograph.passes.groups import Group
@@ -30,6 +31,7 @@ _HOMES = {
     "Graph": "graph",
     "Group": "passes.groups",
     "InternalError": "passes.errors",
+    "NotProved": "not_proved",
     "Plan": "passes.plan",
     "Reason": "passes.reason",
     "Result": "compression",
@@ -52,6 +54,7 @@ __all__ = [
     "Graph",
     "Group",
     "InternalError",
+    "NotProved",
     "Plan",
     "Reason",
     "Result",

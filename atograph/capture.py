@@ -33,7 +33,9 @@ from atograph.tracing import trace
 from atograph.user_code import line_of_user
 
 
-def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Program:
+def capture(
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *, dead: bool = False
+) -> Program:
     """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
 
     The first dimension of every input tensor that is as long as the first one's is the batch, and stays dynamic. What
@@ -44,6 +46,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
         model: any module.
         args: positional example inputs, of any pytree shape.
         kwargs: keyword example inputs.
+        dead: keep the ops whose results nobody takes, and return these results after the others, in one list.
 
     Raises:
         UserError: the model cannot be captured; with the reason, the user's line, and what to try.
@@ -56,7 +59,7 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
-            program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)))
+            program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)), dead=dead)
         except Unfollowed as reason:
             at = line_of_user(reason)
             raise UserError(
@@ -64,7 +67,8 @@ def capture(model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, A
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
         except (NotTraced, AtographError) as reason:
-            program = _functional(_exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform)))
+            exported = _exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform))
+            program = _functional(exported, dead=dead)
             if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
                 program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
     return program
@@ -74,12 +78,26 @@ def _has_batch(node: fx.Node) -> bool:
     return any(is_dynamic(size) for size in getattr(node.meta.get("val"), "shape", ()))
 
 
-def _functional(program: Program) -> Program:
+def _functional(program: Program, *, dead: bool) -> Program:
     result = Functionalize()(program).graph_module
     assert isinstance(result, Program)
-    if result.graph.eliminate_dead_code():  # an auxiliary head whose result nobody takes is no part of the program
+    if dead:
+        result = _with_dead_results(result)
+    elif result.graph.eliminate_dead_code():  # an auxiliary head whose result nobody takes is no part of the program
         result = result.rewritten(result.graph, result.state)
+        result.interface = replace(result.interface, dead=True)
     verify(result)
+    return result
+
+
+def _with_dead_results(program: Program) -> Program:
+    output, nodes = program.output_node, program.graph.nodes
+    unused = [n for n in nodes if n.op == "call_function" and not n.users and isinstance(n.meta["val"], torch.Tensor)]
+    output.args = ([*output.args[0], *unused],)  # type: ignore[misc,list-item]
+    program.graph.eliminate_dead_code()
+    result = program.rewritten(program.graph, program.state)
+    results = len(output.args[0]) - len(result.interface.writes)  # type: ignore[arg-type]
+    result.interface = replace(result.interface, returns=pytree.tree_structure([0] * results))
     return result
 
 

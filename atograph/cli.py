@@ -91,6 +91,13 @@ def compress(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    metric_mode: Annotated[
+        str | None,
+        typer.Option(metavar="max|min", help="Keep the epoch with the best metric, among those after the zeroing."),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="With --metric-mode: stop after so many such epochs without a better one.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -152,6 +159,8 @@ def compress(
     given = {
         "method": method,
         "epochs": epochs,
+        "metric_mode": metric_mode,
+        "patience": patience,
         "lr": lr,
         "device": device,
         "seed": seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from atograph.not_proved import NotProved
 from atograph.passes.errors import InternalError, UserError, printable
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Cons
     """Give a command its console, and turn what it raises into a message on standard error and an exit code.
 
     A `UserError` is one paragraph and 2, after the user's own traceback where their code raised; an
-    `InternalError` is 70; Ctrl-C tells how far the run was, and is 130, as a polite kill is 128 and the signal's
-    number. Any other exception is a bug, and is shown in full by Python.
+    `InternalError` is 70, also where it keeps a finished training from being proved; Ctrl-C tells how far the run was,
+    and is 130, as a polite kill is 128 and the signal's number. Any other exception is a bug, and is shown in full by
+    Python.
 
     Args:
         quiet: print little.
@@ -75,6 +78,19 @@ def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Cons
     try:
         with watching(console), _capture_limit(limit):
             yield console
+    except NotProved as error:
+        cause = error.__cause__
+        if isinstance(cause, UserCodeError):
+            console.error(cause.traceback)
+        elif not isinstance(cause, UserError) and cause is not None:
+            shown = (
+                getattr(cause, "__notes__", ())
+                if isinstance(cause, InternalError)
+                else traceback.format_exception(cause)
+            )
+            console.error("\n".join(shown))
+        console.error(f"error: {error}")
+        raise typer.Exit(EXIT_USER if isinstance(cause, UserError) else EXIT_INTERNAL) from None
     except UserError as error:
         if isinstance(error, UserCodeError):
             console.error(error.traceback)
@@ -85,7 +101,8 @@ def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Cons
         raise typer.Exit(EXIT_INTERNAL) from None
     except (KeyboardInterrupt, Killed) as end:
         how, code = (str(end), end.code) if isinstance(end, Killed) else ("interrupted", EXIT_INTERRUPTED)
-        console.error(f"{how} ({console.state}): nothing was written, and an earlier run is as it was.")
+        kept = " ".join(getattr(end, "__notes__", ())) or "nothing was written, and an earlier run is as it was."
+        console.error(f"{how} ({console.state}): {kept}")
         raise typer.Exit(code) from None
 
 

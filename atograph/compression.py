@@ -1,13 +1,8 @@
-"""The main job: train under a budget, prune, prove, export, write the run's folder."""
+"""The main job: train under a budget, prune, prove, export, write the run's folder (`run_steps` does it)."""
 
 from __future__ import annotations
 
-import csv
-import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,76 +10,29 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from atograph import latency_budget, resuming
+from atograph import resuming, unproved
 from atograph.console import Console
-from atograph.copying import copy_of
-from atograph.example_inputs import as_inputs, check_accepts, inputs_of_batch
-from atograph.graph import trace
+from atograph.example_inputs import as_inputs, inputs_of_batch
 from atograph.init_weights import load_init
-from atograph.inspection import overview
-from atograph.inspection.page import page
-from atograph.keeping import keep_module
-from atograph.masking import zero_
-from atograph.measuring import Job, Outcome, check_cost, measure
-from atograph.onnx_export import check_dtypes, check_opset, export_onnx
-from atograph.onnx_model import OnnxModel, check_runs
-from atograph.passes.choose import check_budgets
+from atograph.job import Job, Result
+from atograph.not_proved import NotProved
 from atograph.passes.errors import UserError
-from atograph.passes.exported import to_exported
-from atograph.passes.plan import Plan, fewest
-from atograph.passes.run import ProgramModule
-from atograph.passes.values import require_values
-from atograph.report import Report
-from atograph.run_folder import RunFolder
 from atograph.run_lock import claimed
-from atograph.runtime_faults import checked
-from atograph.slimming import Slim, slim
-from atograph.small import small_module
+from atograph.run_steps import Run
 from atograph.source import Source
 from atograph.stages import stage
-from atograph.steadiness import check_steady, listed
-from atograph.tensorboard import TensorBoard
-from atograph.train.checkpoints import Checkpoints
 from atograph.train.fit import Diverged
-from atograph.train.loop import auto_train_once, dense_training
-from atograph.train.progress import Each, EpochRow, Progress
 from atograph.train.replicas import join
 from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings, needs_data, settings_of
 from atograph.train.task import Task
 from atograph.train.workers import naming_dead_workers
-from atograph.weightless import current_state
-from atograph.writing import naming, replacing, scratch, writing
+from atograph.writing import replacing, writing
+
+__all__ = ["Job", "NotProved", "Result", "compress", "compress_spec", "run"]
 
 if TYPE_CHECKING:
     from atograph.spec import Spec
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run.
-
-    Attributes:
-        model: the trained dense network; its masked groups are exactly zero.
-        plan: the units that stayed.
-        slim: the slim model.
-        report: what was measured.
-        history: one row per epoch.
-        folder: where the files are; None if none were asked for.
-    """
-
-    model: nn.Module
-    plan: Plan
-    slim: Slim
-    report: Report
-    history: list[EpochRow]
-    folder: Path | None
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows it."""
-        from atograph.inspection.notebook import report_html
-
-        return report_html(self.report)
 
 
 def compress(
@@ -139,7 +87,9 @@ def compress(
 
     Raises:
         UserError: model, data, budget or folder cannot be used, or the training diverged.
-        InternalError: the certificate failed.
+        NotProved: the training is finished, and something after it failed: the certificate, the export, the disk. The
+            model holds the weights, the error the plan; with a folder, weights, plan and report are there, and
+            ``resume=True`` goes on from them.
     """
     if isinstance(optimizer, str):
         settings["optimizer"], optimizer = optimizer, None
@@ -225,141 +175,34 @@ def run(
         settings: those of the job.
         out, force, resume, console: as in `compress_spec`.
     """
-    if out is None:
-        return _run(make(), None, None, resume, console)
-    first = join(settings.device).rank == 0
-    if not first:
-        return _run_into(out, None, make, resume, console)
-    with claimed(out, force=force) as folder:
-        there = resuming.check(out, resume=resume, force=force)
+    if out is None or join(settings.device).rank:
+        return _keep_what_is_good(Run(out, None, resume, console), make)
+    unproved_run = resume and unproved.is_there(out)
+    with claimed(out, force=force or unproved_run) as folder:
+        there = resuming.check(out, resume=resume, force=force) or unproved_run
         if resume:
             console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
-        return _run_into(out, folder, make, resume, console)
+        return _keep_what_is_good(Run(out, folder, resume, console), make)
 
 
-def _run_into(out: Path, folder: RunFolder | None, make: Callable[[], Job], resume: bool, console: Console) -> Result:
-    """Run into a folder, which only the first process has; checkpoints go when they are of no use any more."""
+def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
+    """Carry a job out; of a training that diverges the last good weights stay, of one that stops its checkpoints."""
+    out, folder = run.out, run.folder
     try:
-        result = _run(make(), out, folder, resume, console)
+        result = run.carry_out(make())
     except Diverged as error:
-        if folder is None:
+        if folder is None or out is None:
             raise
         resuming.clear(out)  # it would diverge again
         if not error.epochs:
             raise
         raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
-    except BaseException:
-        if resuming.checkpoints_beside(out).exists():
-            console.say("to go on from the last checkpoint, run it again with --resume")
+    except BaseException as error:
+        kept = isinstance(error, NotProved) and error.folder is not None
+        if out is not None and not kept and resuming.checkpoints_beside(out).exists():
+            run.console.say("to go on from the last checkpoint, run it again with --resume")
         raise
-    if folder is not None:
-        resuming.clear(out)
     return result
-
-
-def _run(job: Job, out: Path | None, folder: RunFolder | None, resume: bool, console: Console) -> Result:
-    with scratch() as aside:
-        return _run_beside(aside, job, out, folder, resume, console)
-
-
-def _run_beside(
-    aside: Path, job: Job, out: Path | None, folder: RunFolder | None, resume: bool, console: Console
-) -> Result:
-    started = time.monotonic()
-    require_values(current_state(job.model), "training needs the values of the weights")
-    check_dtypes(current_state(job.model))
-    check_accepts(job.model, job.inputs, where=job.where)
-    graph, settings = trace(job.model, job.inputs.args, job.inputs.kwargs), job.settings
-    changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
-    if changed:
-        console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
-    graph = graph.steered(**settings.steering)
-    if settings.keep_module:
-        graph = keep_module(graph)
-    check_opset(job.opset)
-    check_cost(graph, job.inputs)
-    replicas = join(settings.device)
-    beside = None if out is None else resuming.checkpoints_beside(out) / latency_budget.FILE
-    settings = latency_budget.prepare(graph, settings, earlier=beside if resume else None, alone=replicas.count == 1)
-    multiple = settings.rounding
-    assert multiple != "auto"
-    budgets = graph.budgets(**settings.budgets)
-    check_budgets(budgets, graph.groups, settings.floor, multiple)
-    smallest = budgets.kept(fewest(graph.groups, settings.floor, multiple))
-    for what, share in budgets.shares.items():
-        console.budget(what, share, budgets.dense[what], smallest[what])
-    if graph.latency is not None and graph.latency.tried:
-        console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
-    with stage("exporting the dense model"):  # before the training: what ONNX cannot express would have been in vain
-        dense = to_exported(graph.program)
-        dense_file = export_onnx(dense, aside / "dense.onnx", opset=job.opset)
-        check_runs(dense_file, dense, where=job.where)
-        whole = ProgramModule(graph.program).cpu()
-        export = partial(export_onnx, dense, opset=job.opset)
-        in_runtime = checked(dense_file, dense, export, whole, job.inputs)
-    for remark in in_runtime.remarks():
-        console.warn(remark)
-    if folder is not None and out is not None and not resume:
-        resuming.clear(out)  # not before all that may be wrong with this run was looked at
-    replicas.wait()
-    if not replicas.rank:
-        latency_budget.keep(graph, settings, beside)
-    baseline, training = (
-        None if out is None else resuming.checkpoints(out, part, job.settings, graph, job.init)
-        for part in ("baseline", "training")
-    )
-    dense_metric = _baseline(job, console, baseline) if job.baseline else None
-    trained = auto_train_once(
-        job.model,
-        graph,
-        job.task,
-        settings,
-        _progress(job, replicas.rank, console),
-        shrink=partial(small_module, graph),
-        checkpoints=training,
-    )
-    if replicas.rank:
-        replicas.wait()  # the first process measures alone
-    plan = trained.plan
-    if trained.why_dense:
-        console.say(f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}")
-    console.phase("slimming")
-    zero_(job.model, plan)
-    slimmed = slim(graph, plan)
-    with nullcontext() if folder is None else folder as place:
-        files, where = (aside, aside) if place is None or out is None else (place, out)
-        with stage("exporting"):
-            asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
-            with naming(where):
-                export = partial(export_onnx, slimmed.program, opset=job.opset, metadata={**slimmed.metadata, **asked})
-                slim_onnx = export(files / "slim.onnx", apart=in_runtime.apart)
-                checked(slim_onnx, slimmed.program, export, slimmed, job.inputs, in_runtime.apart)
-            if not dense_file.is_file():  # a long training, and someone tidies up temporary files
-                export_onnx(dense, dense_file, opset=job.opset, apart=in_runtime.apart)
-            threads = settings.latency_threads
-            onnx = OnnxModel(dense_file, dense, threads=threads), OnnxModel(slim_onnx, slimmed.program, threads=threads)
-        outcome = Outcome(
-            graph=graph, slimmed=slimmed, onnx=onnx, files=(dense_file, slim_onnx), dense_metric=dense_metric,
-            trained=trained, smallest=smallest, round_to=multiple, started=started,
-        )  # fmt: skip
-        report = measure(job, outcome, console)
-        if place is not None:
-            with writing(where):
-                slimmed.save(place)
-                report.save(place / "report.json")
-                shown = overview(graph, plan, name=job.name, floor=settings.floor)
-                (place / "report.html").write_text(page(shown, report), encoding="utf-8")
-                if graph.latency is not None:
-                    graph.latency.record.save(place / latency_budget.FILE)
-                _write_log(place / "log.csv", trained.history)
-    if not replicas.rank:
-        replicas.wait()
-    return Result(job.model, plan, slimmed, report, trained.history, None if folder is None else out)
-
-
-def _progress(job: Job, rank: int, console: Console) -> Progress:
-    shown = console.progress("training")
-    return shown if job.tensorboard is None or rank else Each([shown, TensorBoard(job.tensorboard)])
 
 
 def _with_checkpoint(error: Diverged, path: Path) -> UserError:
@@ -367,22 +210,3 @@ def _with_checkpoint(error: Diverged, path: Path) -> UserError:
     with replacing(path.parent, where=path) as place, writing(path):
         save_file({name: value.contiguous() for name, value in error.weights.items()}, place / path.name)
     return UserError(error.message, where=error.where, hint=f"They are saved in {path}, for --init. {error.hint}")
-
-
-def _baseline(job: Job, console: Console, checkpoints: Checkpoints | None) -> float | None:
-    model = copy_of(job.model)
-    return dense_training(model, job.task, job.settings, console.progress("dense baseline"), checkpoints).metric
-
-
-def _write_log(path: Path, history: list[EpochRow]) -> None:
-    """One row for each epoch; the units that each family keeps come last, a column for each."""
-    rows = [asdict(row) for row in history]
-    for row in rows:
-        row |= {f"kept {name}": count for name, count in row.pop("kept").items()}
-    names = dict.fromkeys([field.name for field in fields(EpochRow) if field.name != "kept"])
-    for row in rows:
-        names |= dict.fromkeys(row)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(names))
-        writer.writeheader()
-        writer.writerows(rows)

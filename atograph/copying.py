@@ -13,11 +13,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from atograph.passes.errors import UserError
 from atograph.snapshot import Snapshot
 
 M = TypeVar("M", bound=nn.Module)
+V = TypeVar("V")
 
 
 @contextmanager
@@ -105,6 +107,33 @@ def _same_values(model: nn.Module) -> Iterator[None]:
                     tensor.data.copy_(values)
 
 
+class _CopyingResults(TorchFunctionMode):
+    """Within it `copy.deepcopy` takes tensors that were computed, too: the copy has their values, and no history.
+
+    Modules keep such tensors from their last call: a weight that a hook makes before each call (the old
+    ``torch.nn.utils.weight_norm``), a state that ``forward`` leaves behind. torch itself copies leaves only.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return copy.deepcopy(tensor.detach(), memo)  # by way of the memo, views of one storage stay so
+        return func(*args, **(kwargs or {}))
+
+
+def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
+    """A deep copy of anything that holds tensors, computed ones included.
+
+    Args:
+        value: left as it is.
+        shared: tensors that are not copied.
+    """
+    with _CopyingResults():
+        return copy.deepcopy(value, {id(tensor): tensor for tensor in shared})
+
+
 def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
     """A deep copy of a model, without what its modules keep from earlier runs.
 
@@ -118,12 +147,25 @@ def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
     flags = [module.training for module in model.modules()]
     try:
         with eval_mode(model):
-            copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+            copied = deep_copy(model, shared)
     except Exception as error:
+        attribute = next(_uncopyable(model), "")
         raise UserError(
             f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            hint="A common cause is the old torch.nn.utils.weight_norm; torch.nn.utils.parametrizations has a new one.",
+            where=attribute or None,
+            hint="Keep such a thing outside of the model, or give its class a __deepcopy__.",
         ) from error
     for module, training in zip(copied.modules(), flags, strict=True):
         module.training = training
     return copied
+
+
+def _uncopyable(model: nn.Module) -> Iterator[str]:
+    """The attributes of a model's modules that cannot be copied: ``encoder.lock``."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name != "_modules":
+                try:
+                    deep_copy(value)
+                except Exception:
+                    yield f"{path}.{name}".lstrip(".")

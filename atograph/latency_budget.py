@@ -8,6 +8,7 @@ from atograph import figures
 from atograph.graph import Graph
 from atograph.latency_table import Rounded
 from atograph.passes.choose import magnitude_scores
+from atograph.passes.plan import Plan
 from atograph.train.settings import TrainSettings
 
 FILE = "latency.json"
@@ -31,7 +32,7 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
     Raises:
         UserError: the budgets are out of reach, or the record is of something else.
     """
-    multiple, budgets = settings.rounding, settings.budgets
+    multiple = settings.rounding
     if settings.latency is None and multiple != "auto":
         return settings.model_copy(update={"round_to": multiple})
     named = Path(settings.latency_table) if settings.latency_table is not None else earlier
@@ -43,23 +44,28 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
     )
     if settings.latency_table is not None:
         latency.keep_in(settings.latency_table)  # now: a budget that is refused shall not have to be measured again
+    plan = magnitude_plan(graph, settings)
+    if multiple == "auto":
+        multiple = latency.chosen
+    if settings.latency is not None and (alone or plan.digest in latency.record.plans):
+        latency.correct(plan, latency.ratio(plan))
+    return settings.model_copy(update={"round_to": multiple})
+
+
+def magnitude_plan(graph: Graph, settings: TrainSettings) -> Plan:
+    """The units of the largest magnitudes within the budgets; a latency is as predicted."""
     graph.read_weights()
-    scores = magnitude_scores(graph.groups, graph.program.state)
-    plan = graph.plan_from_scores(
-        scores,
+    budgets = settings.budgets
+    return graph.plan_from_scores(
+        magnitude_scores(graph.groups, graph.program.state),
         floor=settings.floor,
-        round_to=multiple,
+        round_to=settings.rounding,
         measured=False,
         flops=budgets.get("flops"),
         params=budgets.get("params"),
         bytes=budgets.get("bytes"),
         latency=budgets.get("latency"),
     )
-    if multiple == "auto":
-        multiple = latency.chosen
-    if settings.latency is not None and (alone or plan.digest in latency.record.plans):
-        latency.correct(plan, latency.ratio(plan))
-    return settings.model_copy(update={"round_to": multiple})
 
 
 def keep(graph: Graph, settings: TrainSettings, beside: Path | None) -> None:

@@ -1,12 +1,10 @@
-"""What a finished run measures: the certificate, metrics, latency and costs, as a report."""
+"""What a finished run measures: the certificate, metrics and latency."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -14,42 +12,26 @@ from torch import nn
 from atograph.capture import batch_sizes, repeat_single, with_batch
 from atograph.certificate import certify, exactness, gives_numbers
 from atograph.console import Console
+from atograph.copying import eval_mode
 from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.flop_count import count_flops
 from atograph.graph import Graph
+from atograph.job import Job, Outcome
 from atograph.latency import measure_latency
-from atograph.onnx_model import OnnxModel, size_on_disk
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import InternalError
-from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.passes.reproducer import reproducible
 from atograph.passes.run import ProgramModule
-from atograph.report import FROM_PYTHON, Budget, FrozenGroup, Latency, Metrics, Report, Rounding, Size
+from atograph.report import Comparison, Latency, Report
+from atograph.run_report import Figures, report_of
 from atograph.slimming import Slim
-from atograph.source import Source
 from atograph.stages import stage
 from atograph.train.compute import pick_device
-from atograph.train.loop import Trained
-from atograph.train.settings import TrainSettings
-from atograph.train.task import Task
+from atograph.user_code import in_one_line
 
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that one run needs, whether it came from a file or from Python."""
-
-    name: str
-    where: str
-    model: nn.Module
-    inputs: Inputs
-    task: Task
-    settings: TrainSettings
-    baseline: bool
-    opset: int | None
-    tensorboard: Path | None = None
-    init: Path | None = None
-    spec: str = FROM_PYTHON
-    source: Source | None = None
+_LOOKED_AT = 8
+"""Batches among which one is looked for that the program takes."""
 
 
 def check_cost(graph: Graph, inputs: Inputs) -> None:
@@ -67,176 +49,151 @@ def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: I
         )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run has come to, before it is measured.
-
-    Attributes:
-        graph: of the dense model, which holds the trained weights.
-        slimmed: what came out.
-        onnx: the dense and the slim model in ONNX Runtime, from ``files``.
-        files: their ONNX files.
-        dense_metric: of the dense baseline.
-        trained: the training.
-        smallest: budget → the smallest share that can be reached.
-        round_to: the multiple that widths were rounded to.
-        started: when the run began, by `time.monotonic`.
-    """
-
-    graph: Graph
-    slimmed: Slim
-    onnx: tuple[OnnxModel, OnnxModel]
-    files: tuple[Path, Path]
-    dense_metric: float | None
-    trained: Trained[Plan]
-    smallest: Mapping[str, float]
-    round_to: int
-    started: float
-
-
-def measure(job: Job, outcome: Outcome, console: Console) -> Report:
+def measure(outcome: Outcome, console: Console) -> Report:
     """Prove the slim model and measure it beside the dense one.
 
     Args:
-        job: of the run.
-        outcome: of the run.
+        outcome: of the run, with a slim model and its files.
         console: for warnings.
 
     Raises:
         InternalError: the certificate failed.
     """
-    graph, slimmed, trained = outcome.graph, outcome.slimmed, outcome.trained
+    job, graph, trained = outcome.prepared.job, outcome.prepared.graph, outcome.trained
+    assert outcome.slimmed is not None and outcome.onnx is not None
+    slimmed, (dense_onnx, slim_onnx) = outcome.slimmed, outcome.onnx
     with stage("proving"), reproducible(graph.program, slimmed.plan):
-        real = inputs_of(job)
-        if not gives_numbers(job.model, real):
-            console.warn("the first batch of data gives outputs that are NaN, so the proof is by the example inputs.")
-            real = job.inputs
-        given = tuple(real)
-        inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
-        dense_onnx, slim_onnx = outcome.onnx
+        inputs = _real_inputs(job, slimmed, console)
         certificate = certify(job.model, slimmed, slim_onnx, inputs)
         difference = exactness(job.model, slimmed, inputs)
         _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
     with stage("measuring"):
-        cpu = pick_device("cpu")
-        slim_metric, onnx_metric = (
-            job.task.evaluate(form, job.task.val_data, cpu) for form in (slimmed.as_module(), slim_onnx)
+        notes = list[str]()
+        metrics = [
+            _metric(job, _Either(form, slimmed, job.model), what, notes)
+            for form, what in ((slimmed.as_module(), "slim program"), (slim_onnx, "ONNX file"))
+        ]
+        latency = _latency(graph, slimmed, (dense_onnx, slim_onnx), inputs)
+    for note in notes:
+        console.warn(note)
+    figures = Figures(certificate, difference, *metrics, latency, notes)
+    report = report_of(outcome, figures)
+    _warn(report, [trained.metric_masked, *metrics], slimmed, console)
+    return report
+
+
+def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], inputs: Inputs) -> list[Latency]:
+    sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
+    timed = graph.latency.record if graph.latency is not None else None
+    if timed is not None and not graph.program.interface.fixed:
+        sizes = sorted({*sizes, timed.batch})
+    return [measure_latency(*models, inputs, batch=size) for size in sizes]
+
+
+@dataclass(slots=True)  # with slots: what a module holds in any other way is put back after it was looked at
+class _Calls:
+    """How many calls a form took, how many it did not, and why not the first of them."""
+
+    taken: int = 0
+    refused: int = 0
+    why: str = ""
+
+
+class _Either(nn.Module):
+    """A form of the slim network, and the module in its place for inputs that the program was not traced for.
+
+    A program takes the sizes that it was traced with, the batch aside; a module computes the same and takes what its
+    code does. Without a slim module it is the dense one, whose masked groups are zero.
+    """
+
+    def __init__(self, form: nn.Module, slimmed: Slim, masked: nn.Module) -> None:
+        super().__init__()
+        self.form, self._slimmed, self._masked = form, slimmed, (masked,)
+        self.calls = _Calls()
+
+    @property
+    def stand_in(self) -> str:
+        """What computes in the form's place."""
+        return "slim module" if self._slimmed.module is not None else "masked module"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        why = self._slimmed.why_not(*args, **kwargs)
+        if not why:
+            self.calls.taken += 1
+            return self.form(*args, **kwargs)
+        self.calls.refused += 1
+        self.calls.why = self.calls.why or why
+        module = self._slimmed.module or self._masked[0]
+        with eval_mode(module):
+            return module(*args, **kwargs)
+
+
+def _metric(job: Job, either: _Either, what: str, notes: list[str]) -> float | None:
+    """The metric of a form; what fails or differs in this is noted, because it takes nothing from the proof."""
+    try:
+        value = job.task.evaluate(either, job.task.val_data, pick_device("cpu"))
+    except Exception as error:
+        notes.append(f"the metric of the {what} could not be measured: {in_one_line(error)}")
+        return None
+    calls = either.calls
+    if calls.refused:
+        notes.append(
+            f"{calls.refused} of {calls.taken + calls.refused} validation batches were measured with the "
+            f"{either.stand_in} in place of the {what}: {calls.why}"
         )
-        sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
-        timed = graph.latency.record if graph.latency is not None else None
-        if timed is not None and not graph.program.interface.fixed:
-            sizes = sorted({*sizes, timed.batch})
-        latency = [measure_latency(dense_onnx, slim_onnx, inputs, batch=size) for size in sizes]
-    if any(value is not None and value != value for value in (trained.metric_masked, slim_metric, onnx_metric)):
+    return value if calls.taken or not calls.refused else None
+
+
+def _real_inputs(job: Job, slimmed: Slim, console: Console) -> Inputs:
+    """Real inputs, from a validation or a training batch that the program takes; else the example inputs."""
+    real = _first_taken(job, slimmed)
+    if not gives_numbers(job.model, real):
+        console.warn("the first batch of data gives outputs that are NaN, so the proof is by the example inputs.")
+        real = job.inputs
+    given = tuple(real)
+    return Inputs(*(given if slimmed.passes_program.interface.fixed else repeat_single(given)))
+
+
+def _first_taken(job: Job, slimmed: Slim) -> Inputs:
+    data = job.task.train_data if job.task.val_data is None else job.task.val_data
+    for batch in islice(data, _LOOKED_AT):
+        try:
+            real = inputs_of_batch(batch)
+        except Exception:  # a batch of the user's own form: the example inputs are real enough
+            return job.inputs
+        same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
+        if same_form and not slimmed.why_not(*real.args, **real.kwargs):
+            return real
+    return job.inputs
+
+
+def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, console: Console) -> None:
+    """Say what one should know of the figures."""
+    if any(value is not None and value != value for value in metrics):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
-    fault = next((entry.runtime for entry in certificate if entry.runtime is not None), None)
+    fault = next((entry.runtime for entry in report.certificate if entry.runtime is not None), None)
     if fault is not None:
         console.warn(f"{fault}.")
-    least = min(entry.moved for entry in certificate)
-    if slimmed.plan.zeroing and least < 10 * certificate[0].tolerance:
+    if slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
+        least = _moved(report.certificate)
         console.warn(
             f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
         )
-    if all(entry.slim > entry.dense for entry in latency):
+    if all(entry.slim > entry.dense for entry in report.latency_ms):
         console.warn("the slim model is not faster here; widths that suit ONNX Runtime often help: --round-to auto.")
-    why = slimmed.why_no_module
-    if why:
+    if slimmed.why_no_module:
+        why = slimmed.why_no_module
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
-    settings = job.settings
-    reached = _reached(graph, slimmed, latency)
-    budgets = [
-        Budget(
-            kind=what,
-            asked=asked,
-            reached=reached[what],
-            smallest=outcome.smallest[what],
-            predicted=_predicted(what, graph, slimmed),
-        )
-        for what, asked in settings.budgets.items()
-    ]
-    missed = next((each for each in budgets if each.kind == "latency" and each.reached > 1.03 * each.asked), None)
+    missed = next(
+        (each for each in report.budgets if each.kind == "latency" and each.reached > 1.03 * each.asked), None
+    )
     if missed is not None:
         console.warn(
             f"the slim model takes {100 * missed.reached:.1f} % of the dense model's time, and "
             f"{100 * missed.asked:.3g} % was asked for; either nothing faster was found, or the machine was busy: "
             "atograph bench measures again."
         )
-    return Report(
-        spec=job.spec,
-        source=job.source,
-        name=job.name,
-        plan=slimmed.plan.digest,
-        versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
-        seed=settings.seed,
-        device=str(pick_device(settings.device)),
-        settings=settings.model_dump(),
-        budgets=budgets,
-        rounding=_rounding(graph),
-        round_to=outcome.round_to,
-        dense=Size(flops=graph.flops, params=graph.params, bytes=size_on_disk(outcome.files[0])),
-        slim=Size(flops=slimmed.flops, params=slimmed.params, bytes=size_on_disk(outcome.files[1])),
-        groups=len(graph.prunable),
-        metrics=Metrics(
-            dense=trained.metric_dense
-            if outcome.dense_metric is None and not settings.freeze
-            else outcome.dense_metric,
-            masked=trained.metric_masked,
-            slim=slim_metric,
-            onnx=onnx_metric,
-            before_zeroing=trained.metric_before_zeroing,
-            after_zeroing=trained.metric_after_zeroing,
-        ),
-        latency_ms=latency,
-        certificate=certificate,
-        float64=difference,
-        slim_from=trained.slim_from,
-        why_dense=trained.why_dense,
-        module=f"not slim: {why}" if why else "slim",
-        repairs=list(slimmed.repairs),
-        frozen=[
-            FrozenGroup(
-                group=group.name,
-                units=group.size,
-                reason=group.frozen.text,
-                where=", ".join(
-                    part for part in (group.frozen.module or group.frozen.node, group.frozen.source) if part
-                ),
-            )
-            for group in graph.groups
-            if group.frozen is not None
-        ],
-        curves=[asdict(row) for row in trained.history],
-        seconds=time.monotonic() - outcome.started,
-    )
 
 
-def _reached(graph: Graph, slimmed: Slim, latency: Sequence[Latency]) -> dict[str, float]:
-    """The share of each cost that is left; of latency, as it was measured for the budget's batch."""
-    shares = {what: getattr(slimmed, what) / getattr(graph, what) for what in ("flops", "params")}
-    shares["bytes"] = slimmed.bytes / graph.bytes if graph.bytes else 1.0
-    if graph.latency is not None:
-        batch = graph.latency.record.batch
-        entry = next((each for each in latency if each.batch == batch), latency[0])
-        shares["latency"] = entry.slim / entry.dense
-    return shares
-
-
-def _rounding(graph: Graph) -> dict[int, Rounding]:
-    tried = graph.latency.tried if graph.latency is not None else {}
-    return {multiple: Rounding(latency=each.latency, flops=each.flops) for multiple, each in tried.items()}
-
-
-def _predicted(what: str, graph: Graph, slimmed: Slim) -> float | None:
-    return graph.latency.predicted(slimmed.plan) if what == "latency" and graph.latency is not None else None
-
-
-def inputs_of(job: Job) -> Inputs:
-    """Real inputs, from a validation or a training batch; the example inputs where a batch has another form."""
-    data = job.task.train_data if job.task.val_data is None else job.task.val_data
-    batch = next(iter(data), None)
-    try:
-        real = inputs_of_batch(batch)
-    except Exception:  # a batch of the user's own form: the example inputs are real enough
-        return job.inputs
-    same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
-    return real if same_form else job.inputs
+def _moved(certificate: Sequence[Comparison]) -> float:
+    return min(entry.moved for entry in certificate)

@@ -88,6 +88,12 @@ class AutoTrainOnce:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")
         self.graph = trace(model, inputs.args, inputs.kwargs).steered(**given.steering)
+        if given.metric_mode is not None:
+            raise UserError(
+                "a loop measures by itself, so metric_mode is of no use to it.",
+                hint="Keep the best weights where `settled` is true; in Lightning the callback's monitor does it, and "
+                "for a Trainer load_best_model_at_end.",
+            )
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
         replicas = join()
@@ -108,6 +114,11 @@ class AutoTrainOnce:
     def flops_share(self) -> float:
         """Share of the dense FLOPs that the current mask keeps."""
         return self._pruner.flops_share
+
+    @property
+    def settled(self) -> bool:
+        """Whether what is masked is zero: only from then on do metrics tell what the slim model is worth."""
+        return self._pruner.settled
 
     @property
     def why_dense(self) -> str:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from atograph.reading import read_as
 from atograph.source import Source
 
+FORMAT = "atograph report 2"
+
 FROM_PYTHON = "the model"
 """What a report names where there was no SPEC."""
 
@@ -61,6 +63,8 @@ class Metrics(_Record):
     """When what was left of the masked groups was about to be set to zero, in the midst of the training."""
     after_zeroing: float | None = None
     """Right after that."""
+    before_training: float | None = None
+    """Of the dense network as it came: by chance alone where nobody had trained it."""
 
 
 class Latency(_Record):
@@ -159,10 +163,18 @@ class Report(_Record):
     metrics: Metrics
     latency_ms: list[Latency] = Field(default_factory=list)
     certificate: list[Comparison]
+    not_proved: str = ""
+    """Why the training, which is finished, ended without a proof, and what goes on from there; empty for a proof."""
+    identity: dict[str, object] = Field(default_factory=dict)
+    """Of a run that is not proved: what must be the same for a run that goes on."""
+    notes: list[str] = Field(default_factory=list)
+    """What one should know of the figures."""
     float64: float | None = None
     """Largest relative difference of masked and slim in float64; None for a model that only runs in float32."""
     slim_from: float | None = None
     """The fraction of the training from which on the slim module was trained; None: the dense one was, to the end."""
+    best_epoch: int | None = None
+    """The epoch whose weights were kept, the best one by the metric; None: the last."""
     why_dense: str = ""
     """Why there was no slim module to train, where one was asked for."""
     module: str

@@ -56,6 +56,8 @@ def _costs(report: Report) -> Table:
         *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),
         "",
     )
+    if metrics.before_training is not None:
+        table.add_row("  before the training", _metric(metrics.before_training), "", "", "", "")
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
         lost = metrics.before_zeroing - metrics.after_zeroing
         table.add_row("  lost at the last zeroing", "", f"{lost:.4f}", "", "", "")

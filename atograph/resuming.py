@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from atograph.files import digest, is_one_s_own
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
 from atograph.passes.text import format_program
-from atograph.train.checkpoints import Checkpoints, not_one_s_own
+from atograph.train.checkpoints import Checkpoints, as_json, not_one_s_own
 from atograph.train.settings import TrainSettings
 
 _OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
@@ -48,13 +50,18 @@ def check(out: Path, *, resume: bool, force: bool) -> bool:
     return there
 
 
-def checkpoints(out: Path, part: str, settings: TrainSettings, graph: Graph, init: Path | None) -> Checkpoints:
-    """The checkpoints of one training of a run: ``baseline`` or ``training``, from the weights in ``init`` if given."""
-    identity = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
-    identity["the digest of the model's groups"] = fingerprint(graph.groups)
-    identity["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
-    identity["the digest of the initial weights"] = None if init is None else digest(init)
-    return Checkpoints(checkpoints_beside(out) / part, identity, settings.checkpoint_seconds)
+def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[str, Any]:
+    """What must be the same for a run to go on, name → JSON value; ``init`` holds its initial weights, if any."""
+    own = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
+    own["the digest of the model's groups"] = fingerprint(graph.groups)
+    own["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
+    own["the digest of the initial weights"] = None if init is None else digest(init)
+    return as_json(own)
+
+
+def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, Any]) -> Checkpoints:
+    """The checkpoints of one training of a run: ``baseline`` or ``training``; ``own`` is its identity."""
+    return Checkpoints(checkpoints_beside(out) / part, own, settings.checkpoint_seconds)
 
 
 def clear(out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from atograph.graph import Graph
 from atograph.handing_over import AsMade, own_tensors
 from atograph.masking import mask
+from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
@@ -41,7 +42,7 @@ class Slim:
         self._graph, self.plan, self._slimmed = graph, plan, slimmed
         own_tensors(slimmed, graph.program.state)
         self._exported: ExportedProgram | None = None
-        self._callable: nn.Module | None = None
+        self._callable: ProgramModule | None = None
         self._as_made: AsMade | None = None  # once there is a module
         self.flops = int(graph.cost.flops(plan.counts))
         self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
@@ -87,10 +88,24 @@ class Slim:
             UserError: the weights are on the meta device, as for all that needs their values.
         """
         self._require_values("running a program needs the values of its weights")
+        return self._runnable()(*args, **kwargs)
+
+    def _runnable(self) -> ProgramModule:
         program = self.passes_program
         if self._callable is None:
             self._callable = ProgramModule(program)
-        return self._callable(*args, **kwargs)
+        return self._callable
+
+    def why_not(self, *args: Any, **kwargs: Any) -> str:
+        """Why the program cannot take these inputs: they are not of the structure or the sizes that it was traced with.
+
+        Empty where it can.
+        """
+        try:
+            self._runnable().inputs_of(args, kwargs)
+        except UserError as error:
+            return error.message
+        return ""
 
     def as_module(self) -> nn.Module:
         """The slim program as a module that runs it; its train() and eval() change nothing."""
@@ -110,7 +125,7 @@ class Slim:
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
         try:
-            repaired = slim_module(model, self._graph.program, self._slimmed, lambda: mask(model, self.plan))
+            repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
         self._as_made = AsMade(repaired.module)
@@ -155,6 +170,7 @@ class Slim:
         opset: int | None = None,
         metadata: Mapping[str, str] | None = None,
         external_data: bool = False,
+        apart: Collection[tuple[str, str]] = (),
     ) -> Path:
         """Export to ONNX with a dynamic batch, as `onnx_export.export_onnx`.
 
@@ -163,6 +179,7 @@ class Slim:
             opset: the ONNX opset; None leaves the choice to torch.
             metadata: more for the file's ``metadata_props``, beside what `metadata` says.
             external_data: keep the weights in a second file.
+            apart: types of ops that ONNX Runtime would fuse to something else, in pairs, kept apart in the file.
 
         Raises:
             UserError: torch.onnx cannot express the program.
@@ -171,7 +188,9 @@ class Slim:
 
         self._require_values("an ONNX file holds the values of the weights")
         own = {**self.metadata, **(metadata or {})}
-        return export_onnx(self.program, Path(path), opset=opset, metadata=own, external_data=external_data)
+        return export_onnx(
+            self.program, Path(path), opset=opset, metadata=own, external_data=external_data, apart=apart
+        )
 
     @property
     def metadata(self) -> dict[str, str]:

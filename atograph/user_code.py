@@ -64,6 +64,14 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
+def in_one_line(error: BaseException) -> str:
+    """An error as a sentence: an `AtographError` by its words, any other with the name of its kind."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, AtographError):
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if text.endswith(".") else f"{text}."
+
+
 def line_of_user(error: BaseException) -> str | None:
     """``file.py:12 in forward``: the innermost frame of ``error`` in the user's code, else in a library's, if any.
 

@@ -27,6 +27,7 @@ class Interface:
         example: arguments of one call, or None.
         looked_at: buffer → its value, where the model's code has looked at values: the program holds for these only.
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
+        dead: whether the model computes more than this: ops whose results nobody takes.
     """
 
     state: Mapping[str, str]
@@ -40,6 +41,7 @@ class Interface:
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
+    dead: bool = False
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""

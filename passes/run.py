@@ -34,18 +34,28 @@ class ProgramModule(nn.Module):
         """
         (program,), interface = self._called, self._called[0].interface
         values = {placeholder: _lookup(self, name) for placeholder, name in interface.state.items()}
-        leaves = self._leaves(args, kwargs)
-        values |= {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
+        values |= self.inputs_of(args, kwargs)
         inputs = [values[node.name] for node in program.graph.nodes if node.op == "placeholder"]
-        if not torch.compiler.is_exporting():
-            for node in program.input_nodes():
-                _check_sizes(node, values[node.name])
-            _check_batches([(node, values[node.name]) for node in program.input_nodes()])
         results = self._results(program, inputs)
         written = len(interface.writes)
         for placeholder, value in zip(interface.writes, results[:written], strict=True):
             values[placeholder].copy_(value)
         return pytree.tree_unflatten(results[written:], interface.returns)
+
+    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their placeholders.
+
+        Raises:
+            UserError: they are not of the structure, or of the sizes, that the program was captured with.
+        """
+        (program,), interface = self._called, self._called[0].interface
+        leaves = self._leaves(args, kwargs)
+        values = {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
+        if not torch.compiler.is_exporting():
+            for node in program.input_nodes():
+                _check_sizes(node, values[node.name])
+            _check_batches([(node, values[node.name]) for node in program.input_nodes()])
+        return values
 
     def _results(self, program: Program, inputs: list[Any]) -> Any:
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from

@@ -67,6 +67,11 @@ class Slim(RewritePass):
         return plan
 
 
+def slimmed_by(program: Program, kept: Kept) -> Program:
+    """A program, whose axes have been inferred, without the units that do not stay."""
+    return _Rewrite(program, program.fact(Axes), kept).run()
+
+
 class Kept:
     """Which units of each axis stay, and what follows for dims."""
 

@@ -58,7 +58,7 @@ MIDDLES = {
     "comparisons": (Careful, ["middle.dim: 24 → 12", "middle.pair[0]: 12 → 6"], []),
     "plain integers only": (Strict, [], ["view", "reshape"]),
     "loop": (Looping, [], ["view"]),
-    "shuffle": (Shuffled, [], ["view", "transpose", "contiguous"]),
+    "shuffle": (Shuffled, [], ["view", "transpose"]),
     "recurrent": (Recurrent, [], []),
     "attention of torch": (SelfAttention, ["middle.inner.num_heads: 4 → 2"], ["multi_head_attention_forward"]),
     "attention with weights": (lambda: SelfAttention(weights=True), [], ["multi_head_attention_forward"]),

@@ -168,14 +168,13 @@ def test_the_trainer_refuses_batches_that_are_no_dicts(transformers: ModuleType,
         ({"n_gpu": 2}, "several devices. Train on one device"),
         ({"deepspeed": {"zero_optimization": {}}}, "DeepSpeed. Train on one device"),
         ({"fsdp": "full_shard"}, "FSDP. Train on one device"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end. The best weights may be of before the mask"),
         ({"is_hyper_param_search": True}, r"hyperparameter_search\(\)\. Search first"),
     ],
 )
 def test_the_trainer_refuses(transformers: ModuleType, change: dict[str, Any], message: str) -> None:
     from atograph.integrations.transformers import AutoTrainOnceCallback
 
-    plain = {"world_size": 1, "n_gpu": 0, "deepspeed": None, "fsdp": None, "load_best_model_at_end": False}
+    plain = {"world_size": 1, "n_gpu": 0, "deepspeed": None, "fsdp": None}
     asked = SimpleNamespace(**plain | {"is_hyper_param_search": False} | change)
     with pytest.raises(UserError, match=f"the callback cannot prune with {message}"):
         AutoTrainOnceCallback().on_train_begin(asked, asked, None)

@@ -39,6 +39,6 @@ def report_html(report: Report) -> str:
     proof = {
         True: "masked = slim = ONNX, within the tolerance",
         False: "the certificate does not hold",
-        None: "no certificate",
+        None: f"not proved: {report.not_proved}" if report.not_proved else "no certificate",
     }
     return html_table(f"{report.name}: {proof[equal]}", ("", "dense", "slim", "slim / dense"), cells, numbers=(1, 2, 3))

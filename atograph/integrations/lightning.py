@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from atograph.batches import to_device
@@ -16,7 +17,9 @@ from atograph.integrations import Loss, Pruning, required
 from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
+from atograph.train.best import BestEpoch
 from atograph.train.settings import settings_of
+from atograph.train.weights import set_weights, weights_of
 
 _Callback: Any = required("lightning", "lightning.pytorch", "pytorch_lightning").Callback
 
@@ -29,7 +32,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         callback.slim.to_onnx("slim.onnx")
 
     The dense module is trained to the end, because the trainer holds its optimiser. What is traced, and made slim, is
-    the module's ``forward``. Checkpoints of the trainer hold what it takes to resume (``ckpt_path``).
+    the module's ``forward``. Checkpoints of the trainer hold what it takes to resume (``ckpt_path``). Early stopping,
+    and what the trainer takes for its best checkpoints, wait until everything masked is zero.
 
     Attributes:
         slim: what came out, on the device that it was trained on; None before the end of ``fit``, and after one that
@@ -40,6 +44,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             ``example_input_array``, or else the inputs in the first batch.
         loss: ``loss(module, batch)`` for the controller, a 0-dim tensor. None: the module's ``training_step``, without
             what it logs.
+        monitor: name of a logged validation metric: with ``metric_mode="max"`` or ``"min"`` the weights of the best
+            validation after everything masked is zero are kept, and made slim in the end.
         on_swap: called as ``on_swap(dense, slim)`` when there is a slim module, at the end of the training: what else
             follows the parameters (an average of them) may follow it from there; ``ato.cut`` makes dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
@@ -55,10 +61,16 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         example_inputs: Any = None,
         *,
         loss: Loss | None = None,
+        monitor: str | None = None,
         on_swap: OnSwap | None = None,
         **settings: Any,
     ) -> None:
-        settings_of(settings)  # what is wrong with them shows here
+        mode = settings_of(settings).metric_mode  # what is wrong with them shows here
+        if (monitor is None) != (mode is None):
+            raise UserError("monitor and metric_mode go together: the name of a logged metric, and which is better.")
+        if settings.pop("patience", None) is not None:
+            raise UserError("patience is the trainer's.", hint="Give it an EarlyStopping, which waits for the zeroing.")
+        self._monitor, self._best = monitor, BestEpoch(settings.pop("metric_mode", None))
         self.slim: Slim | None = None
         self._inputs, self._loss, self._on_swap, self._settings = example_inputs, loss, on_swap, settings
         self._pruning: Pruning | None = None
@@ -73,15 +85,18 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse what it cannot do."""
         _check(trainer, pl_module)
-        self._pruning = self.slim = None
+        self._pruning = self.slim = self._best.epoch = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Before the first of the batches of a step, let the mask go on."""
         if self._begun:
             return
         pruning = self._pruning or self._start(trainer, pl_module, batch)
+        settled = pruning.ato.settled
         with _trainer_of(pl_module, None, then=trainer):
             pruning.before_step((batch, batch_idx))
+        if not settled:
+            _forget_best(trainer)
         self._begun = True
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
@@ -93,6 +108,16 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         if self._pruning is not None and trainer.global_step > self._pruning.ato.done:
             self._pruning.after_step(self._lr)
             self._begun = False
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the weights if they are the best ones since everything masked is zero."""
+        if self._monitor is None or self._pruning is None or not self._pruning.ato.settled or trainer.sanity_checking:
+            return
+        if self._monitor not in trainer.callback_metrics:
+            logged = ", ".join(map(str, trainer.callback_metrics)) or "nothing"
+            raise UserError(f"monitor={self._monitor!r} is not logged in validation; {logged} is.")
+        weights = {name: value.to("cpu", copy=True) for name, value in weights_of(pl_module).items()}
+        self._best.offer(trainer.global_step, float(trainer.callback_metrics[self._monitor]), weights)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the slim model, while all of it is on one device."""
@@ -106,7 +131,9 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
 
     def state_dict(self) -> dict[str, Any]:
         """What the trainer's checkpoints hold of it: tensors, numbers and text."""
-        return (self._saved or {}) if self._pruning is None else self._pruning.state()
+        if self._pruning is None:
+            return self._saved or {}
+        return self._pruning.state() | {"best": self._best.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called by the trainer, before there is anything to load it into."""
@@ -133,11 +160,14 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
                 settings=self._settings,
             )
         if saved and step:  # at step 0 it would be what a call of test() or validate() has left
+            self._best.load(saved.pop("best", None))
             pruning.load(saved, step)
         self._pruning, self._begun = pruning, False
         return pruning
 
     def _finish(self, trainer: Any, module: Any, pruning: Pruning) -> None:
+        if self._best.epoch is not None:
+            set_weights(module, self._best.epoch.weights)
         with _trainer_of(module, None, then=trainer):
             self.slim = pruning.finish()
 
@@ -174,6 +204,16 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             return found
 
         return loss
+
+
+def _forget_best(trainer: Any) -> None:
+    """What was the best so far is another network than the one that comes out: it neither stops nor is a best one."""
+    for each in trainer.early_stopping_callbacks:
+        each.wait_count, each.best_score = 0, torch.tensor(-inf if each.mode == "max" else inf)
+    for each in trainer.checkpoint_callbacks:
+        if getattr(each, "monitor", None) is not None and hasattr(each, "best_k_models"):
+            each.best_k_models, each.kth_best_model_path = {}, ""
+            each.best_model_path, each.best_model_score, each.current_score = "", None, None
 
 
 def _check(trainer: Any, module: Any) -> None:

@@ -38,7 +38,8 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
 
     The dense model is trained to the end, because the Trainer holds its optimiser. A callback sees no batches: those
     for the controller are the first ``controller_batches`` of the training data, read once before the training begins.
-    What it takes to resume lies in a folder ``atograph`` within each checkpoint, as safetensors and JSON.
+    What it takes to resume lies in a folder ``atograph`` within each checkpoint, as safetensors and JSON. The best
+    model (``load_best_model_at_end``) is one after everything masked is zero, and early stopping waits for that.
 
     Attributes:
         slim: what came out, on the device that it was trained on; None before the end of ``train()``.
@@ -55,7 +56,7 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
 
     Raises:
         UserError: a setting does not fit; from ``train()``, what `AutoTrainOnce` refuses, several devices, DeepSpeed,
-            FSDP, ``load_best_model_at_end``, a search for hyperparameters, and a checkpoint of another training.
+            FSDP, a search for hyperparameters, and a checkpoint of another training.
     """
 
     def __init__(
@@ -107,7 +108,10 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         ato = self._pruning.ato
         warmup = int(ato.steps * ato.settings.controller_start)
         turn = ato.done // max(1, warmup // self._batches_at_most)  # so that the warm-up sets each batch aside once
+        settled = ato.settled
         self._pruning.before_step(to_device(self._batches[turn % len(self._batches)], args.device))
+        if not settled:  # what was the best so far is another network than the one that comes out
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Shrink what is masked, at the rate that a scheduler has not yet changed."""
@@ -170,11 +174,6 @@ def _check(args: Any, state: Any) -> None:
         ("several devices", args.world_size > 1 or args.n_gpu > 1, one),
         ("DeepSpeed", args.deepspeed, one),
         ("FSDP", args.fsdp, one),
-        (
-            "load_best_model_at_end",
-            args.load_best_model_at_end,
-            "The best weights may be of before the mask was final.",
-        ),
         ("hyperparameter_search()", state.is_hyper_param_search, "Search first, and then prune."),
     )
     for what, holds, hint in refused:

@@ -35,7 +35,15 @@ def tensor_leaves(value: Any) -> list[torch.Tensor]:
 def with_leaves(value: Any, change: Callable[[int, Any], Any]) -> Any:
     """The same structure with ``change(number, leaf)`` for each leaf that is no tensor, numbered in order."""
     numbers = iter(range(1 << 30))
+    return _rebuilt(value, lambda leaf: leaf if isinstance(leaf, torch.Tensor) else change(next(numbers), leaf))
 
+
+def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same structure with other tensors."""
+    return _rebuilt(value, lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
     def rebuilt(item: Any) -> Any:
         if isinstance(item, (tuple, list)):
             made = [rebuilt(part) for part in item]
@@ -44,6 +52,6 @@ def with_leaves(value: Any, change: Callable[[int, Any], Any]) -> Any:
             return {key: rebuilt(part) for key, part in item.items()}
         if isinstance(item, slice):
             return slice(rebuilt(item.start), rebuilt(item.stop), rebuilt(item.step))
-        return item if isinstance(item, torch.Tensor) else change(next(numbers), item)
+        return change(item)
 
     return rebuilt(value)

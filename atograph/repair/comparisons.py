@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from atograph.origins import issues_calls
-from atograph.repair.remembered import Remembered, watching_comparisons
+from atograph.repair.boundaries import Boundaries
+from atograph.repair.remembered import Remembered, Wish, watching_comparisons
 
 Key = tuple[str, int, int]
 """Where a comparison stands: file, first line of the function, offset of the instruction."""
@@ -25,11 +27,15 @@ class Comparisons:
     Attributes:
         wishes: terms that are to have another value.
         possible: whether the model runs with remembered integers.
+        caches: the functions with a cache that it calls.
+        boundaries: what its modules give.
     """
 
     def __init__(self) -> None:
         self.possible = True
-        self.wishes: list[tuple[Remembered, int]] = []
+        self.caches: Sequence[Any] = ()
+        self.boundaries = Boundaries()
+        self.wishes: list[Wish] = []
         self._dense: dict[tuple[Key, int], tuple[int, bool]] = {}
 
     @contextmanager

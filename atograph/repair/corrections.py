@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from atograph.origins import Place, place_of
-from atograph.repair.arguments import tensor_leaves, with_leaves
+from atograph.repair.arguments import tensor_leaves, with_leaves, with_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,26 @@ class Correction:
         args, kwargs = with_leaves((args, kwargs), self._changed)
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
+    def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether the call as it stands does the same: ``x.chunk(2)`` halves any width.
+
+        Both are tried on other numbers, because those that the call has may be zeros.
+        """
+        calls = [lambda *a, **k: func(*a, **k), lambda *a, **k: self(func, a, k)]
+        outcomes = []
+        for call in calls:
+            tried = {tensor: _probe(tensor) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
+            own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
+            try:
+                result = call(*own_args, **own_kwargs)
+            except Exception:
+                return False
+            outcomes.append(
+                [*tensor_leaves(result if isinstance(result, (tuple, list)) else (result,)), *tried.values()]
+            )
+        first, second = outcomes
+        return len(first) == len(second) and all(map(torch.equal, first, second))
+
     def _changed(self, number: int, given: Any) -> Any:
         value = self.arguments.get(number, given)
         return value(given) if isinstance(value, Scaled) else value
@@ -103,6 +123,14 @@ class Correction:
             return "as the slim program does it"
         changes = [f"argument {number + 1}{_change(value)}" for number, value in self.arguments.items()]
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
+
+
+def _probe(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape with other numbers, the same ones each time."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    numbers = torch.arange(tensor.numel(), device=tensor.device).mul(0.6180339887).frac().add(0.5)
+    return torch.empty_like(tensor).copy_(numbers.to(tensor.dtype).view(tensor.shape))
 
 
 def _change(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,11 +12,13 @@ from torch import nn
 from atograph.capture import batch_of
 from atograph.copying import copy_of
 from atograph.origins import Place
+from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.repair.checks import Checks
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.config import fit_config
 from atograph.repair.corrections import Correction, correct_calls
+from atograph.repair.dead_code import with_dead_code
 from atograph.repair.needs import needs_of
 from atograph.repair.other_forwards import repair_other_forwards
 from atograph.repair.problem import Example, Problem, told
@@ -55,13 +57,16 @@ class Repaired:
     notes: tuple[str, ...] = ()
 
 
-def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Callable[[], nn.Module]) -> Repaired:
+def slim_module(
+    model: nn.Module, dense: Program, slimmed: Program, plan: Plan, masked: Callable[[], nn.Module]
+) -> Repaired:
     """A slim copy of the user's module, checked against the slim program, call by call.
 
     Args:
         model: the dense module; left as it is.
         dense: the program that was captured from it.
         slimmed: the slim program.
+        plan: what it keeps.
         masked: makes the dense module with what the plan drops at zero.
 
     Raises:
@@ -70,9 +75,11 @@ def slim_module(model: nn.Module, dense: Program, slimmed: Program, masked: Call
     if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
         raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
-    module = copy_of(model, shared=[value for name, value in named_state(model) if name in slimmed.state])
-    repairs = _repair(module, dense, slimmed, checks)
+    module, repairs = _repaired(model, dense, slimmed, checks)
     wrong = [*repairs.wrong, *checks.problems(module)]
+    if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
+        module, repairs = _repaired(model, *whole, checks)
+        wrong = [*repairs.wrong, *checks.problems(module)]
     notes = list[str]()
     if not wrong:
         wrong, notes = checks.in_training(module, masked())
@@ -100,21 +107,32 @@ class _Repairs(NamedTuple):
     doubts: tuple[Problem, ...]
 
 
+def _repaired(model: nn.Module, dense: Program, slimmed: Program, checks: Checks) -> tuple[nn.Module, _Repairs]:
+    """A copy of the dense module made slim, and what was done."""
+    module = copy_of(model, shared=[value for name, value in named_state(model) if name in slimmed.state])
+    return module, _repair(module, dense, slimmed, checks)
+
+
 def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks) -> _Repairs:
     """Make a copy of the dense module slim: its tensors, then the attributes that hold widths, then single calls."""
-    example, comparisons = checks.example, Comparisons()
+    (args, kwargs), comparisons = checks.example, Comparisons()
+    batch = batch_of(checks.example)
+
+    def run(model: nn.Module) -> Any:
+        return model(*args, **kwargs)
+
     try:
-        calls, lost = calls_of(module, needs_of(dense, slimmed, batch_of(example) or 1), example, comparisons)
+        calls, lost = calls_of(module, needs_of(dense, slimmed, batch or 1), run, comparisons)
     except Exception as error:
         raise NotRepaired(Problem(f"it does not run again with the example inputs: {told(error)}")) from error
     replace_state(module, slimmed)
     words = _set(attributes([wish for each in calls.values() for call in each for wish in call.wishes()]))
     for part in module.modules():
         correct_widths(part)
-    found = corrections(module, calls, example, checks.samples, 10 * checks.close, comparisons)
+    found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     if more := {slot: value for slot, value in attributes(comparisons.wishes).items() if str(slot) not in words}:
         words |= _set(more)
-        found = corrections(module, calls, example, checks.samples, 10 * checks.close, comparisons)
+        found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
     for name, each in found.calls.items():
         correct_calls(module.get_submodule(name), each)
     return _Repairs(tuple(words.values()), _corrected(found, calls), tuple(found.wrong), (*found.doubts, *lost))

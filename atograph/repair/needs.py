@@ -123,10 +123,13 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], progra
         return Need(number, line, _sizes(old, batch), ops=ops, impossible=impossible, single=single)
     old, new, keywords = [], [], {}
     for a, b in zip(dense, slim, strict=True):
-        before, after = _arguments(a, a.kwargs), _arguments(b, a.kwargs)
+        before, after = _arguments(a, a.kwargs, len(b.args)), _arguments(b, a.kwargs, len(a.args))
         old += before
         new += [x if x == _TO_THE_END else y for x, y in zip(before, after, strict=True)]
-        keywords.update({name: value for name, value in b.kwargs.items() if name not in a.kwargs})
+        defaults = _defaults(b)
+        keywords.update(
+            {k: v for k, v in b.kwargs.items() if k not in a.kwargs and not (k in defaults and defaults[k] == v)}
+        )
     return Need(number, line, _sizes(old, batch), _sizes(new, batch), keywords, single=single)
 
 
@@ -134,11 +137,20 @@ def _targets(nodes: Sequence[fx.Node]) -> list[Any]:
     return [_ALIKE.get(node.target, node.target) for node in nodes]
 
 
-def _arguments(node: fx.Node, keywords: Iterable[str]) -> list[Any]:
-    """The plain arguments of a node, numbers that nodes compute among them."""
-    given = (node.args, [node.kwargs[name] for name in keywords])
+def _arguments(node: fx.Node, keywords: Iterable[str], least: int = 0) -> list[Any]:
+    """The plain arguments of a node, numbers that nodes compute among them; so many by position, defaults included."""
+    args, defaults = node.args, _defaults(node)
+    if len(args) < least:
+        args = (*args, *(node.kwargs.get(name, value) for name, value in list(defaults.items())[len(args) : least]))
+    given = (args, [node.kwargs.get(name, defaults.get(name)) for name in keywords])
     values = [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in plain_leaves(given)]
     return [value for value in values if not isinstance(value, (torch.Tensor, tuple, list))]
+
+
+def _defaults(node: fx.Node) -> dict[str, Any]:
+    """The arguments that an op takes, in order, with what they are where nobody says anything."""
+    schema = getattr(node.target, "_schema", None)
+    return {} if schema is None else {argument.name: argument.default_value for argument in schema.arguments}
 
 
 def _sizes(values: Iterable[Any], batch: int) -> tuple[Any, ...]:

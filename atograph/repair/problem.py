@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments that a module runs with."""
+
+Run = Callable[[nn.Module], Any]
+"""Calls a module with inputs of its own."""
 
 
 @dataclass(frozen=True)

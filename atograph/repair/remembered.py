@@ -86,6 +86,10 @@ class Remembered(int):
         return int, (int(self),)
 
 
+Wish = tuple[Remembered, int]
+"""An integer that a call was made with, and what it has to be."""
+
+
 @dataclass(frozen=True)
 class _Read:
     slot: Slot

@@ -13,6 +13,12 @@ from atograph.passes.run import ProgramModule
 
 _MOST = 4096
 
+_ATEN = torch.ops.aten
+_UNINITIALISED = {
+    _ATEN.empty.memory_format, _ATEN.empty_like.default, _ATEN.empty_strided.default, _ATEN.empty_permuted.default,
+    _ATEN.new_empty.default, _ATEN.new_empty_strided.default,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -32,16 +38,21 @@ class Sample:
     def of(cls, tensor: torch.Tensor) -> Sample:
         """A sample of a tensor of floats."""
         flat = tensor.detach().flatten()
-        largest = float(flat.abs().max()) if flat.numel() else 0.0
+        largest = float(flat.abs().nan_to_num(0.0).max()) if flat.numel() else 0.0
         return cls(tensor.shape, largest, flat[:: max(1, flat.numel() // _MOST)].clone())
 
     def difference(self, other: Sample) -> float:
-        """Largest absolute difference over the largest value; infinite for another shape."""
+        """Largest absolute difference over the largest value; infinite for another shape.
+
+        Where this one is not a number, the other may be anything: nobody has written there (`_Noting`).
+        """
         if self.shape != other.shape:
             return float("inf")
-        if not self.values.numel() or torch.equal(self.values, other.values):
+        known = ~self.values.isnan()
+        own, others = self.values[known], other.values[known]
+        if not own.numel() or torch.equal(own, others):
             return 0.0
-        difference = float((self.values.double() - other.values.double()).abs().nan_to_num(float("inf")).max())
+        difference = float((own.double() - others.double()).abs().nan_to_num(float("inf")).max())
         return difference / max(self.largest, other.largest)
 
 
@@ -66,12 +77,16 @@ class _Sampling(ProgramModule):
 
 
 class _Noting(fx.Interpreter):
+    """Memory that is not initialised holds no numbers here, and neither does what is computed with it."""
+
     def __init__(self, program: Program, found: dict[int, Sample]) -> None:
         super().__init__(program)
         self._found = found
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
+        if n.target in _UNINITIALISED and result.is_floating_point():
+            result = torch.full_like(result, float("nan"))
         if "call" in n.meta and isinstance(result, torch.Tensor) and result.is_floating_point():
             self._found[n.meta["call"][1]] = Sample.of(result)
         return result

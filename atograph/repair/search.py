@@ -8,10 +8,11 @@ and a call whose arguments are still not right gets a correction.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from torch import nn
 
 from atograph.origins import Place
 from atograph.repair.arguments import plain_leaves, tensor_leaves
+from atograph.repair.boundaries import OtherWays, Time
+from atograph.repair.caches import UsedCaches, passed_by
 from atograph.repair.comparisons import Comparisons
 from atograph.repair.corrections import Correction, Scaled
 from atograph.repair.needs import Need
-from atograph.repair.problem import Example, Problem, told
-from atograph.repair.remembered import Remembered, Slot, remembering
+from atograph.repair.problem import Problem, Run, told
+from atograph.repair.remembered import Remembered, Slot, Wish, remembering
 from atograph.repair.samples import Sample
 from atograph.repair.watching import Site, failed_in, run_watched
 
@@ -51,13 +54,15 @@ class Call:
         need: what it has to become.
         given: its arguments that are no tensors.
         numbers: which of them is which of the need's.
+        run: of its module that it was made in.
     """
 
     need: Need
     given: Sequence[Any]
     numbers: Mapping[int, int]
+    run: int
 
-    def wishes(self) -> Iterator[tuple[Remembered, int]]:
+    def wishes(self) -> Iterator[Wish]:
         """Its arguments that come from attributes, with the values that they have to have."""
         for number, of in self.numbers.items():
             if self.need.new and isinstance(self.given[number], Remembered):
@@ -65,29 +70,41 @@ class Call:
 
 
 def calls_of(
-    model: nn.Module, needs: Mapping[Site, Sequence[Need]], example: Example, comparisons: Comparisons
+    model: nn.Module, needs: Mapping[Site, Sequence[Need]], run: Run, comparisons: Comparisons
 ) -> tuple[dict[Site, list[Call]], list[Problem]]:
     """Run the dense model and lay its calls beside their needs.
 
     Returns:
         for each site its calls in order; and what differs from the run that was captured and matters.
     """
-    found: dict[Site, list[list[Any]]] = defaultdict(list)
+    found: dict[Site, list[tuple[int, list[Any]]]] = defaultdict(list)
+    boundaries = comparisons.boundaries
 
-    def note(site: Site, _run: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def note(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
         if site in needs:
-            found[site].append(plain_leaves((args, kwargs)))
-        return func(*args, **kwargs)
+            found[site].append((entered, plain_leaves((args, kwargs))))
+        result = func(*args, **kwargs)
+        boundaries.note(site, entered, result)
+        return result
+
+    def watched(call: Callable[[nn.Module], Any]) -> None:
+        found.clear()
+        boundaries.clear()
+        run_watched(model, partial(call, model), note, boundaries.left)
 
     try:
+        used = UsedCaches()
         with remembering(model), comparisons.of_dense():
-            run_watched(model, *example, note)
+            watched(partial(used.noted, run))
+        if used.caches:
+            comparisons.caches = used.caches
+            with remembering(model), comparisons.of_dense(), passed_by(used.caches):
+                watched(run)
     except Exception:  # code that takes nothing but plain integers; its calls can be corrected all the same
         comparisons.possible = False
-        found.clear()
-        run_watched(model, *example, note)
+        watched(run)
     calls = {
-        site: [Call(need, given, _aligned(given, need.old)) for need, given in zip(needs[site], each, strict=True)]
+        site: [Call(need, g, _aligned(g, need.old), n) for need, (n, g) in zip(needs[site], each, strict=True)]
         for site, each in found.items()
         if len(each) == len(needs[site])
     }
@@ -112,7 +129,7 @@ def _key(value: Any) -> Any:
     return (float(value), "") if type(value) in (int, float, Remembered) else (0.0, repr(value))
 
 
-def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
+def attributes(wishes: Sequence[Wish]) -> dict[Slot, int]:
     """The attributes that have to change, with their new values.
 
     One whose value is used as it is gets the value that most uses need; one that others are computed with gets the
@@ -126,7 +143,7 @@ def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
         if term.slot is not None:
             counted[term.slot][wanted] += 1
     values = {slot: each.most_common(1)[0][0] for slot, each in counted.items()}
-    computed: dict[Slot, list[tuple[Remembered, int]]] = defaultdict(list)
+    computed: dict[Slot, list[Wish]] = defaultdict(list)
     for term, wanted in wishes:
         unknown = [slot for slot in term.slots if slot not in values]
         if len(unknown) == 1:
@@ -136,7 +153,7 @@ def attributes(wishes: Sequence[tuple[Remembered, int]]) -> dict[Slot, int]:
     return {slot: value for slot, value in values.items() if value != slot.read()}
 
 
-def _solution(slot: Slot, terms: Sequence[tuple[Remembered, int]], values: Mapping[Slot, int]) -> int:
+def _solution(slot: Slot, terms: Sequence[Wish], values: Mapping[Slot, int]) -> int:
     """The value nearest to an attribute's old one with which all terms are what is wanted; the old one if none is."""
     old = slot.read()
     for tried in sorted(range(1, 2 * abs(old) + 2), key=lambda value: abs(value - old)):
@@ -151,7 +168,7 @@ def _solution(slot: Slot, terms: Sequence[tuple[Remembered, int]], values: Mappi
 def corrections(
     model: nn.Module,
     calls: Mapping[Site, Sequence[Call]],
-    example: Example,
+    run: Run,
     samples: Mapping[int, Sample],
     close: float,
     comparisons: Comparisons,
@@ -161,42 +178,60 @@ def corrections(
     Args:
         model: slim, with its attributes set.
         calls: of the dense model.
-        example: what to run it with.
+        run: how to call it.
         samples: what the slim program computes at each call, by the call's number.
         close: relative difference up to which results of one op are the same.
         comparisons: of the dense model; gets those that fail.
     """
     found: dict[Site, dict[int, list[Correction]]] = defaultdict(lambda: defaultdict(list))
-    seen: Counter[Site] = Counter()
     doubts: list[Problem] = []
     wrong: list[Problem] = []
+    known: dict[tuple[Site, int], list[Call]] = defaultdict(list)
+    for site, each in calls.items():
+        for call in each:
+            known[site, call.run].append(call)
 
-    def corrected(site: Site, run: int, func: Any, args: Any, kwargs: Any) -> Any:
-        known = calls.get(site, ())
-        if seen[site] >= len(known):
+    def same(need: Need, result: Any) -> bool | None:
+        sample = samples.get(need.number) if need.single and isinstance(result, torch.Tensor) else None
+        return None if sample is None else sample.difference(Sample.of(result)) <= close
+
+    def same_as_made(maker: Time, result: torch.Tensor) -> bool | None:
+        site, run, time = maker
+        return same(known[site, run][time].need, result) if time < len(known.get((site, run), ())) else None
+
+    others = OtherWays(comparisons.boundaries, same_as_made)
+
+    def corrected(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
+        calls_here, time = known.get((site, entered), ()), others.call(site, entered)
+        if time >= len(calls_here):
             return func(*args, **kwargs)
-        call = known[seen[site]]
-        seen[site] += 1
+        call = calls_here[time]
         where = _where(site, call.need)
         correction, doubt = _correction(call, args, kwargs)
-        found[site][run].append(correction)
+        if correction and correction.needless(func, args, kwargs):
+            correction, doubt = Correction(), ""
+        found[site][entered].append(correction)
         if doubt:
-            doubts.append(Problem(f"{where} {doubt}", site[0], tuple(each.need.number for each in known)))
+            doubts.append(Problem(f"{where} {doubt}", site[0], tuple(each.need.number for each in calls[site])))
+        if len(plain_leaves((args, kwargs))) != len(call.given):
+            others.other(site, entered)
         result = correction(func, args, kwargs) if correction else func(*args, **kwargs)
-        if call.need.single and isinstance(result, torch.Tensor) and not wrong:
-            sample = samples.get(call.need.number)
-            if sample is not None and sample.difference(Sample.of(result)) > close:
-                text = f"{where} gives something else than in the program"
-                wrong.append(Problem(text, site[0], (call.need.number,)))
+        if same(call.need, result) is False:
+            problem = Problem(f"{where} gives something else than in the program", site[0], (call.need.number,))
+            if others.is_other(site, entered):
+                others.odd(site, entered, problem)
+            elif not wrong:
+                wrong.append(problem)
         return result
 
     try:
-        with remembering(model) if comparisons.possible else nullcontext(), comparisons.of_slim():
-            run_watched(model, *example, corrected)
+        recalled = remembering(model) if comparisons.possible else nullcontext()
+        with comparisons.of_slim(), passed_by(comparisons.caches), recalled:
+            run_watched(model, partial(run, model), corrected, others.left)
     except Exception as error:
         wrong.append(Problem(told(error), failed_in(error)))
     by_module, unlike = _by_module(found, calls)
-    return Found(by_module, [*unlike, *wrong], doubts)
+    return Found(by_module, [*unlike, *wrong, *others.problems], doubts)
 
 
 def _by_module(

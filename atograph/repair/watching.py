@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import torch
@@ -20,13 +20,23 @@ Site = tuple[str, Place]
 """A module by name, and a place in the code that its ``forward`` runs."""
 
 Handler = Callable[[Site, int, Any, Any, Any], Any]
-"""Takes site, function, args and kwargs of a call, and makes it; second, a number for this run of the module."""
+"""Takes site, function, args and kwargs of a call, and makes it; second, which run of the module this is."""
+
+Left = Callable[[str, int, Any], None]
+"""Takes the name of a module that has run, which run that was, and what it gave."""
 
 
-def run_watched(model: nn.Module, args: Any, kwargs: Any, handler: Handler) -> Any:
-    """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``."""
-    with eval_mode(model), torch.no_grad(), _modules_entered(model) as stack, _Watching(stack, handler):
-        return model(*args, **kwargs)
+def run_watched(model: nn.Module, run: Callable[[], Any], handler: Handler, left: Left | None = None) -> Any:
+    """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``.
+
+    Args:
+        model: the model.
+        run: calls it.
+        handler: makes its calls.
+        left: is told what modules give.
+    """
+    with eval_mode(model), torch.no_grad(), _modules_entered(model, left) as stack, _Watching(stack, handler):
+        return run()
 
 
 def failed_in(error: BaseException) -> str:
@@ -38,19 +48,23 @@ _WHERE = "_atograph_module"
 
 
 @contextmanager
-def _modules_entered(model: nn.Module) -> Iterator[list[tuple[str, int]]]:
-    """The names of the modules whose ``forward`` runs, and a number for each run, innermost last."""
+def _modules_entered(model: nn.Module, left: Left | None) -> Iterator[list[tuple[str, int]]]:
+    """The names of the modules whose ``forward`` runs, and which run of each it is, innermost last."""
     names = {id(module): name for name, module in reversed(list(model.named_modules()))}
     stack: list[tuple[str, int]] = []
-    runs = count(1)
+    runs: Counter[str] = Counter()
 
     def enter(module: nn.Module, _args: Any) -> None:
-        stack.append((names.get(id(module), ""), next(runs)))
+        name = names.get(id(module), "")
+        runs[name] += 1
+        stack.append((name, runs[name]))
 
-    def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
-        (name, _run), error = stack.pop(), sys.exc_info()[1]
+    def leave(_module: nn.Module, _args: Any, result: Any) -> None:
+        (name, run), error = stack.pop(), sys.exc_info()[1]
         if error is not None and not hasattr(error, _WHERE):
             setattr(error, _WHERE, name)
+        if error is None and left is not None:
+            left(name, run, result)
 
     hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:

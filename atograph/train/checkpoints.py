@@ -51,7 +51,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
-        self.folder, self._identity, self._seconds = folder, json.loads(json.dumps(identity)), seconds
+        self.folder, self._identity, self._seconds = folder, as_json(identity), seconds
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -113,7 +113,7 @@ class Checkpoints:
             _check_size(tensors)
             if about.sha256 != digest(tensors):
                 raise ValueError("its tensors are not those that were written")
-            self._check_identity(about.identity, path)
+            check_identity(about.identity, self._identity, path)
             with safe_open(tensors, framework="pt") as file:
                 state = _unpacked(about.state, file.get_tensor)
             if not isinstance(state, dict):
@@ -134,15 +134,31 @@ class Checkpoints:
     def _found(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*") if _NAME.fullmatch(path.name))
 
-    def _check_identity(self, theirs: Mapping[str, Any], path: Path) -> None:
-        for name in {**theirs, **self._identity}:
-            before, now = theirs.get(name), self._identity.get(name)
-            if before != now:
-                raise UserError(
-                    f"this checkpoint is of another run: {name} was {_short(before)} there, and is {_short(now)} now.",
-                    where=str(path),
-                    hint="Resume with what the run was started with, or start anew with --force.",
-                )
+
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they are read back from JSON: lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    return plain
+
+
+def check_identity(theirs: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    """Make sure that what a run has left is of this one.
+
+    Args:
+        theirs, own: what must be the same for a run to go on, name → JSON value.
+        path: where it is.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    for name in {**theirs, **own}:
+        before, now = theirs.get(name), own.get(name)
+        if before != now:
+            raise UserError(
+                f"this checkpoint is of another run: {name} was {_short(before)} there, and is {_short(now)} now.",
+                where=str(path),
+                hint="Resume with what the run was started with, or start anew with --force.",
+            )
 
 
 def not_one_s_own(path: Path) -> UserError:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from atograph.batches import describe, tensors
 from atograph.passes.errors import UserError
+from atograph.train.targets import IGNORED, refuse_other_targets, why_no_top1
 
 LABELS = ("labels", "label", "targets", "target")
 OWN_LOSS = "define loss(model, batch) for it."
@@ -66,20 +67,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
     Raises:
-        UserError: the shapes or types do not fit together.
+        UserError: the targets are neither (`targets.refuse_other_targets`).
     """
-    if targets.is_floating_point():
-        fits = targets.shape == logits.shape
-    else:
-        fits = logits.ndim == targets.ndim + 1 and targets.shape == logits.shape[:1] + logits.shape[2:]
-        targets = targets.long()
-    if not fits:
-        raise UserError(
-            f"the default loss is cross-entropy, which does not fit logits {describe(logits)} with targets "
-            f"{describe(targets)}.",
-            hint=OWN_LOSS.capitalize(),
-        )
-    return nn.functional.cross_entropy(logits, targets)
+    refuse_other_targets(logits, targets)
+    return nn.functional.cross_entropy(logits, targets if targets.is_floating_point() else targets.long())
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -105,14 +96,22 @@ def default_metric(model: nn.Module, batch: Any) -> Tensor | None:
     makes none.
 
     It makes none without integer class targets of the logits' shape [N, C, ...] without C (regression, soft
-    labels, sequence models, whose logits put C last).
+    labels, sequence models, whose logits put C last), and of one column of logits; `why_no_metric` says which.
     """
     inputs, targets = split(batch)
     if targets is None or targets.is_floating_point() or targets.dtype is torch.bool:
         return None
     logits = logits_of(call(model, inputs))
-    if logits.ndim != targets.ndim + 1 or targets.shape != logits.shape[:1] + logits.shape[2:]:
+    if why_no_top1(logits, targets):
         return None
-    counted = targets != -100
+    counted = targets != IGNORED
     right = (logits.argmax(dim=1) == targets) & counted
     return right.sum() / counted.sum().clamp(min=1)
+
+
+def why_no_metric(model: nn.Module, batch: Any) -> str:
+    """Why the default metric makes none of a batch; empty where it makes one."""
+    inputs, targets = split(batch)
+    if targets is None:
+        return f"a batch, {describe(batch)}, has no targets to be seen"
+    return why_no_top1(logits_of(call(model, inputs)), targets)

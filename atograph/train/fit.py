@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atograph.batches import tensors, to_device
 from atograph.passes.errors import UserError
+from atograph.train.best import BestEpoch
 from atograph.train.checkpoints import Checkpoints
 from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.optim import Rates, make_optimizer
@@ -60,6 +61,11 @@ class Hook:
 
     def after_step(self, t: float, lr: float) -> None:
         """The optimiser has stepped with rate ``lr``."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the network is the one that comes out: what is masked is zero."""
+        return True
 
     def finish(self) -> None:
         """The last step is done."""
@@ -131,6 +137,10 @@ class Fit:
         dense: the model that was given.
         model: what the steps train: the dense model, or its slim form once a hook has put that in its place.
         metric: of the last evaluation on the validation data.
+        metric_before: the same before the first step.
+        finished: whether the last step is done, and the masks are final.
+        best: the best epoch so far, where the settings say which is better.
+        kept: the epoch whose weights the model has in the end; None: the last.
         optimizer: of the parameters of ``model``.
 
     Args:
@@ -157,6 +167,16 @@ class Fit:
         self.clock = Clock(settings.epochs, None if batches is None else -(-batches // settings.accumulate))
         self.history: list[EpochRow] = []
         self.metric: float | None = None
+        self.metric_before: float | None = None
+        self.finished = False
+        self.best = BestEpoch(settings.metric_mode, settings.patience)
+        self.kept: int | None = None
+        if settings.metric_mode is not None and settings.epochs and task.val_data is None:
+            raise UserError(
+                "metric_mode keeps the best epoch by a metric on validation data, and there is none.",
+                where="val_data",
+                hint="Define val_data(), or leave metric_mode out.",
+            )
         self.hook = Hook()
         self.checkpoints, self.place = checkpoints, Place()
         self.optimizer: torch.optim.Optimizer
@@ -185,16 +205,21 @@ class Fit:
             self.hook = make_hook(self)
             self._keep()
             self._resume()
+            if self.settings.epochs and self.settings.freeze and self.place == Place():
+                self.metric_before = self.evaluate(self.task.val_data)  # and whatever is wrong with that data shows
             self.progress.start(self.settings.epochs, self.clock.steps)
             try:
-                while self.place.epoch < self.settings.epochs:
+                while self.place.epoch < self.settings.epochs and not self.best.over(self.place.epoch):
                     self._epoch(rates)
-                if not self.settings.epochs:
+                if not self.finished:  # by patience, or there is nothing to train
                     self.hook.finish()
+                    self.finished = True
+                self._take_best()
+                if not self.settings.epochs:
                     self.metric = self.evaluate(self.task.val_data)
             finally:
-                self.progress.stop()
                 self.hook.sync()
+                self.progress.stop()
         finally:
             self.model = self._called = self.dense
             self.dense.to(home)
@@ -244,6 +269,8 @@ class Fit:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
             self._diverged("weights that are not finite", epoch, place.step - 1)
+        self.finished = last
+        self.metric = None  # nobody is to take that of the epoch before for this one's
         self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(
             epoch=epoch + 1,
@@ -256,6 +283,8 @@ class Fit:
         )
         self.history.append(row)
         self._keep()
+        if hook.settled:
+            self.best.offer(epoch + 1, self.metric, self.good)
         self.place = Place(epoch + 1)
         self._save_if(due=not last)
         self.progress.epoch(row)
@@ -303,6 +332,8 @@ class Fit:
             "optimizer": self.optimizer.state_dict(),
             "optimizer's class": _class_of(self.optimizer),
             "history": [asdict(row) for row in self.history],
+            "before": self.metric_before,
+            "best": self.best.state(),
             "steps": self.clock.steps,
             "compute": self.compute.state(),
             "processes": every,
@@ -337,6 +368,9 @@ class Fit:
             set_random_state(self.place.random, self.task.train_data)
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
+        self.metric_before = state.get("before")
+        self.best.load(state.get("best"))
+        self.finished = self.place.epoch >= self.settings.epochs
         for name, parameter in self.dense.named_parameters():
             if state["weights"][name].shape != parameter.shape:
                 _refuse(f"{name} has another shape there")
@@ -362,6 +396,13 @@ class Fit:
         self.hook.sync()
         self.good = {name: value.to("cpu", copy=True) for name, value in weights_of(self.dense).items()}
         self.resumed = False
+
+    def _take_best(self) -> None:
+        """Give the dense model the weights of the best epoch."""
+        best = self.best.epoch
+        if best is not None:
+            set_weights(self.dense, best.weights)
+            self.metric, self.kept = best.metric, best.number
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.model = self._called = self.dense

@@ -39,6 +39,9 @@ class Trained(Generic[P]):
         metric_before_zeroing, metric_after_zeroing: around the moment where what was left of the masked
             groups was set to zero; equal where the projection had done all of it.
         metric_masked: in the end.
+        metric_before: of the network as it came, before the first step; None where it was not measured.
+        best_epoch: the one whose weights the model has, where the settings say which is better; None: the last one.
+        failure: what was raised after the last step, by the last measurement or by who was told of it, say.
         slim_from: the fraction of the training from which on the slim module was trained; None: it never was.
         why_dense: why it could not be; empty where it was, or where nobody asked for it.
         All metrics are on the validation data; None without it, or where the metric makes no sense.
@@ -53,6 +56,9 @@ class Trained(Generic[P]):
     metric_masked: float | None
     slim_from: float | None = None
     why_dense: str = ""
+    metric_before: float | None = None
+    failure: BaseException | None = None
+    best_epoch: int | None = None
 
 
 def auto_train_once(
@@ -77,7 +83,7 @@ def auto_train_once(
 
     Raises:
         UserError: data, loss, device or budget cannot be used, or the training diverged (the model then has
-            the weights of the last good epoch).
+            the weights of the last good epoch). Nothing is raised after the last step: see ``Trained.failure``.
     """
     fit = Fit(model, task, settings, progress or Silent(), checkpoints)
     made: list[Pruner[P]] = []
@@ -86,7 +92,13 @@ def auto_train_once(
         made.append(Pruner(run, graph, shrink))
         return made[0]
 
-    fit.run(hook)
+    failure = None
+    try:
+        fit.run(hook)
+    except BaseException as error:
+        if not fit.finished:
+            raise
+        failure = error  # the training is finished, and is not lost for it
     pruner = made[0]
     return Trained(
         model,
@@ -98,6 +110,9 @@ def auto_train_once(
         fit.metric,
         pruner.slim_from,
         pruner.why_dense,
+        fit.metric_before,
+        failure,
+        fit.kept,
     )
 
 

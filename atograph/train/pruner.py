@@ -139,6 +139,11 @@ class Pruner(Hook, Generic[P]):
                 left = self.fit.clock.steps_between(t, self.settings.zero_from)
             project(self.units, self.mask, self.shares, lr, self.lam, left)
 
+    @property
+    def settled(self) -> bool:
+        """Whether what is masked is zero, so that the network is the one that comes out."""
+        return self.zero
+
     def finish(self) -> None:
         """Make sure that the mask is final and what it masks exactly zero, whatever the schedule was."""
         if not self.frozen:

@@ -93,6 +93,11 @@ class TrainSettings(BaseModel):
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""
+    metric_mode: Literal["max", "min"] | None = None
+    """Keep the epoch whose validation metric is the largest, or the smallest, among those after everything masked is
+    zero: before that the network is another one. None: keep the last epoch."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """With ``metric_mode``: stop after so many epochs without a better one, counted after everything masked is zero."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
     """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
@@ -222,6 +227,15 @@ class TrainSettings(BaseModel):
             )
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _which_is_better(self) -> TrainSettings:
+        """Nobody knows how long there was no better epoch without knowing what is better."""
+        if self.patience is not None and self.metric_mode is None:
+            raise ValueError(
+                "patience waits for a better metric, so metric_mode has to say which is better: max or min"
+            )
         return self
 
     @model_validator(mode="after")

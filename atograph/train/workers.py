@@ -31,7 +31,9 @@ def naming_dead_workers() -> Iterator[None]:
 
 def _death(error: BaseException | None) -> str | None:
     """What torch says of a dead worker, in an error or in one that it came from."""
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # an error that is raised twice may come from itself
+        seen.add(id(error))
         text = str(error)
         if isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid"):
             return text.partition("\n")[0].strip().rstrip(".")

@@ -95,6 +95,10 @@ function about() {
     ['model', REPORT.spec], ['groups that could be pruned', whole(REPORT.groups)], ['seed', String(REPORT.seed)],
     ['device', REPORT.device], ['time (min)', minutes], ['slim module', REPORT.module], ...Object.entries(REPORT.versions),
     ...REPORT.repairs.map((text) => ['repaired', text]),
+    ...(REPORT.metrics.before_training === null ? [] : [[`${REPORT.metrics.name} before the training`, figure(REPORT.metrics.before_training)]]),
+    ...(REPORT.best_epoch === null ? [] : [['epoch that was kept', String(REPORT.best_epoch)]]),
+    ...REPORT.notes.map((text) => ['note', text]),
+    ...(REPORT.not_proved ? [['NOT PROVED', REPORT.not_proved]] : []),
   ];
   const made = section('About the run', table(['', ''], lines));
   made.classList.add('about');

@@ -1,0 +1,97 @@
+"""Code whose result nobody takes: an auxiliary head in eval mode, the last block's second output.
+
+It is no part of the program, and the module runs it all the same, so its weights have to be cut with the rest. Captured
+with this code, the model has the same axes, and those of the dead weights among them; the plan's units are found in
+them by the tensors that both programs have.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from atograph.capture import capture
+from atograph.passes.dims import Axis, Dim, Indices
+from atograph.passes.errors import AtographError
+from atograph.passes.infer_axes import Axes
+from atograph.passes.pipeline import Pipeline
+from atograph.passes.placements import placements
+from atograph.passes.plan import Plan
+from atograph.passes.program import Program
+from atograph.passes.slices import Slice
+from atograph.passes.slim import Kept, slimmed_by
+from atograph.repair.problem import Example
+
+Cuts = dict[str, tuple[Indices | None, ...]]
+"""Name of a tensor → for each dim the indices that stay; None where all do."""
+
+
+class Whole(NamedTuple):
+    """A program with its dead code, before and after it is made slim."""
+
+    dense: Program
+    slim: Program
+
+
+def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Example) -> Whole | None:
+    """The program of a model with the code that the captured one has left out, cut alike.
+
+    Args:
+        model: the dense module.
+        program: captured from it, with its axes and groups.
+        plan: what stays of it.
+        example: what to capture it with.
+
+    Returns:
+        None where nothing was left out, or where that code ties units together that the plan takes apart.
+    """
+    if not program.interface.dead:
+        return None
+    try:
+        whole = Pipeline.parse("gather-shuffles,infer-axes").run(capture(model, *example, dead=True))
+    except AtographError:
+        return None
+    cuts = _cuts(program, Kept.by(plan, program))
+    units = _units(whole, cuts)
+    kept = None if units is None else Kept(units)
+    if kept is None or not _same(cuts, _cuts(whole, kept)):
+        return None
+    return Whole(whole, slimmed_by(whole, kept))
+
+
+def _cuts(program: Program, kept: Kept) -> Cuts:
+    axes = program.fact(Axes)
+    return {name: kept.cuts(axes.shape(node)) for node, name in program.state_nodes()}
+
+
+def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
+    """The units of each axis that stay, by the tensors whose indices are known; None if they contradict each other."""
+    axes, found = program.fact(Axes), dict[Axis, Indices]()
+    for node, name in program.state_nodes():
+        for index, (dim, cut) in enumerate(zip(axes.shape(node), cuts.get(name, ()), strict=False)):
+            for axis, units in _units_along(name, index, dim, cut):
+                if not np.array_equal(found.setdefault(axis, units), units):
+                    return None
+    return {axis: units for axis, units in found.items() if len(units) < axis.size}
+
+
+def _units_along(name: str, index: int, dim: Dim, cut: Indices | None) -> list[tuple[Axis, Indices]]:
+    found = []
+    for axis, places in placements(dim).items():
+        for place in places:
+            part = Slice(parameter=name, dim=index, length=dim.size, size=axis.size, **place._asdict())
+            units = part.units.numpy() if cut is None else part.units.numpy()[cut]
+            found.append((axis, np.unique(units[units >= 0])))
+    return found
+
+
+def _same(cuts: Cuts, others: Cuts) -> bool:
+    """Whether all that the first says of tensors the others say as well."""
+    return all(
+        all(np.array_equal(a, b) if a is not None and b is not None else a is b
+                               for a, b in zip(each, others[name], strict=True))
+        for name, each in cuts.items()
+        if name in others
+    )  # fmt: skip

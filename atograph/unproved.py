@@ -1,0 +1,154 @@
+"""A training that is finished and could not be proved: weights, plan and report stay, and a later run goes on there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from atograph.job import Outcome, Prepared
+from atograph.latency_budget import FILE as LATENCY
+from atograph.loading import load_safetensors
+from atograph.not_proved import NotProved
+from atograph.passes.errors import UserError
+from atograph.passes.plan import Plan
+from atograph.reading import Unreadable, read_bytes, refusal
+from atograph.report import FORMAT, FROM_PYTHON, Report
+from atograph.resuming import checkpoints_beside, identity
+from atograph.run_folder import RunFolder
+from atograph.run_report import Figures, Unproved, report_of, write_log
+from atograph.train.checkpoints import check_identity
+from atograph.train.loop import Trained
+from atograph.train.progress import EpochRow
+from atograph.train.weights import set_weights, weights_of
+from atograph.user_code import in_one_line
+from atograph.writing import writing
+
+WEIGHTS = "trained.safetensors"
+"""The dense network as it was trained: all its parameters and buffers, zero where the plan drops a unit."""
+
+_BY_HAND = (
+    "The model holds the trained weights, and this error the plan: atograph.slim(atograph.trace(model, x), plan)."
+)
+
+
+def keep(outcome: Outcome, cause: BaseException, folder: RunFolder | None) -> NotProved:
+    """Write what there is into the run's folder, marked as not proved.
+
+    Args:
+        outcome: of the run.
+        cause: what went wrong.
+        folder: of the run; None if there is to be none.
+    """
+    if folder is None:
+        return _error(outcome, cause, None, _BY_HAND)
+    try:
+        with folder as place:
+            lost = _write(outcome, in_one_line(cause), place, folder.out)
+    except Exception as failure:  # the disk is full, say; what was wrong first is what matters
+        return _error(outcome, cause, None, f"Nor could it be kept: {in_one_line(failure)} {_BY_HAND}")
+    missing = f" (but for {', '.join(lost)}, which cannot be written)" if lost else ""
+    hint = f"Weights, plan and report are there{missing}. {_go_on(outcome, folder.out, lost)}"
+    return _error(outcome, cause, folder.out, hint, complete="report.json" not in lost)
+
+
+def _error(
+    outcome: Outcome, cause: BaseException, folder: Path | None, hint: str, *, complete: bool = False
+) -> NotProved:
+    trained = outcome.trained
+    return NotProved(
+        in_one_line(cause), hint, model=outcome.prepared.job.model, plan=trained.plan, slim=outcome.slimmed,
+        history=trained.history, folder=folder, complete=complete,
+    )  # fmt: skip
+
+
+def _go_on(outcome: Outcome, out: Path, lost: list[str]) -> str:
+    """How one goes on from a folder that is not proved."""
+    from_python = outcome.prepared.job.spec == FROM_PYTHON
+    again = "the same call with resume=True" if from_python else "the same command with --resume"
+    by_hand = f", or by hand `atograph export {out}`, then `atograph verify {out}`"
+    return f"To go on without training again: {again}{by_hand if outcome.slimmed and 'slim.pt2' not in lost else ''}."
+
+
+def _write(outcome: Outcome, why: str, place: Path, out: Path) -> list[str]:
+    """Write weights and plan, and whatever else can be written; the names of the files that cannot."""
+    prepared, trained, slimmed = outcome.prepared, outcome.trained, outcome.slimmed
+    job, latency = prepared.job, prepared.graph.latency
+    with writing(out):
+        (place / "plan.json").write_text(trained.plan.to_json(), encoding="utf-8")
+        state = {name: value.cpu().clone().contiguous() for name, value in weights_of(job.model).items()}
+        save_file(state, place / WEIGHTS)
+
+    def report() -> None:
+        said = Unproved(f"{why} {_go_on(outcome, out, [])}", identity(job.settings, prepared.graph, job.init))
+        report_of(outcome, Figures(), said).save(place / "report.json")
+
+    def mark() -> None:
+        said = {"format": FORMAT, "name": job.name, "not_proved": why}
+        (place / "report.json").write_text(json.dumps(said), encoding="utf-8")
+
+    pieces: dict[str, Callable[[], Any]] = {"report.json": report}
+    pieces["log.csv"] = lambda: write_log(place / "log.csv", trained.history)
+    if slimmed is not None:
+        pieces["slim.pt2"] = lambda: slimmed.save(place)
+    if latency is not None:
+        pieces[LATENCY] = lambda: latency.record.save(place / LATENCY)
+    lost = [name for name, write in pieces.items() if not _written(place / name, write)]
+    if "report.json" in lost:
+        _written(place / "report.json", mark)
+    return lost
+
+
+def _written(path: Path, write: Callable[[], Any]) -> bool:
+    try:
+        write()
+    except Exception:  # what went wrong may go wrong again here, and the rest is worth keeping
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def is_there(out: Path) -> bool:
+    """Whether a folder holds a finished training that is not proved."""
+    return (out / WEIGHTS).is_file()
+
+
+def take_up(out: Path, prepared: Prepared) -> Outcome | None:
+    """The finished training in a run's folder, its weights put into the model; None if there is none.
+
+    None, too, where no report could be written with it, and the run's last checkpoint tells the same.
+
+    Raises:
+        UserError: it is of another run, or damaged.
+    """
+    if not is_there(out):
+        return None
+    try:
+        report, job = Report.load(out / "report.json"), prepared.job
+    except UserError as error:
+        if checkpoints_beside(out).exists():
+            return None
+        hint = f"The trained weights are in {WEIGHTS} there, for --init; --force starts anew."
+        raise UserError(error.message, where=error.where, hint=hint) from error
+    check_identity(report.identity, identity(job.settings, prepared.graph, job.init), out)
+    try:
+        plan = Plan.from_json(read_bytes(out / "plan.json"))
+        history = [EpochRow(**row) for row in report.curves]  # type: ignore[arg-type]
+    except (Unreadable, TypeError) as error:
+        raise refusal(error, out, "this training cannot be read") from error
+    plan.check(prepared.graph.groups)
+    weights, metrics = load_safetensors(out / WEIGHTS), report.metrics
+    own = weights_of(job.model)
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+        raise UserError("these weights are of another model.", where=str(out / WEIGHTS))
+    set_weights(job.model, weights)
+    trained = Trained(
+        model=job.model, plan=plan, history=history, metric_dense=metrics.dense, metric_masked=metrics.masked,
+        metric_before_zeroing=metrics.before_zeroing, metric_after_zeroing=metrics.after_zeroing,
+        metric_before=metrics.before_training, slim_from=report.slim_from, why_dense=report.why_dense,
+        best_epoch=report.best_epoch,
+    )  # fmt: skip
+    return Outcome(prepared, trained, dense_metric=metrics.dense if job.baseline else None)
