@@ -19,7 +19,7 @@ from atograph.command import read_plan
 from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
-from atograph.loading import load_run, run_example
+from atograph.loading import check_weights_beside, load_run, run_example
 from atograph.onnx_export import check_opset, export_onnx
 from atograph.onnx_metadata import metadata
 from atograph.onnx_model import OnnxModel, size_on_disk
@@ -94,6 +94,7 @@ def export_run(
         loaded, plan = load_run(place), read_plan(place / "plan.json")
         program, costs = loaded.program, _costs(place)
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, "report.json": costs.plan})
+    check_weights_beside(place, loaded)
     target = place / FILES[precision] if path is None else Path(path)
     if precision == "int8" and task is None:
         raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
