@@ -75,8 +75,8 @@ def slim_module(
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program, or on
             another path of its code not with the masked model.
     """
-    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
-        raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
     ways, reference = [Way(Path(), dense, slimmed, checks.example, checks.samples)], masked()
     repaired = _repaired(model, ways, checks)
@@ -97,6 +97,13 @@ def slim_module(
     return Repaired(module, attributes, repaired.calls, tuple(notes))
 
 
+def _scripted(model: nn.Module) -> list[Problem]:
+    """The parts of a model that are ScriptModules, as what may be in the way."""
+    parts = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    outer = [name for name in parts if not any(name.startswith(f"{other}.") for other in parts)]
+    return [Problem(f"{name} is a ScriptModule, whose code cannot be changed", name) for name in outer]
+
+
 def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]:
     """What is to be told of a module that computes what the program does, in training as well.
 
@@ -107,7 +114,7 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]
     if not wrong:
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
-        raise NotRepaired(*repaired.doubts, *wrong)
+        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module))
     return notes
 
 
@@ -187,7 +194,9 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
         found = search()
     corrected = list(_corrected(found, calls))
     for name, places in joined(found).items():
-        correct_calls(module.get_submodule(name), places)
+        part = module.get_submodule(name)
+        if not isinstance(part, torch.jit.ScriptModule):
+            correct_calls(part, places)
     odd = [call.text for call, correction in corrected if not correction.only_sizes]
     return _Attempt(
         module,
