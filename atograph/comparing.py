@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 _LOOKED_AT = 1_000_000
 _HUGE = 1e4
 """How many times the typical value of a tensor a value may be before it is taken for itself: a logit masked by -1e9."""
+
+
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1.6e-2, torch.bfloat16: 1.25e-1}
+"""Relative difference up to which two computations of the same are the same; for half precision, 16 roundings of it."""
+
+
+def tolerance(tensors: Iterable[torch.Tensor]) -> float:
+    """The tolerance of the least precise type among tensors; that of float64 where none holds fractions."""
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
+    return max((TOLERANCES.get(each.to_real(), 1.25e-1) for each in types), default=TOLERANCES[torch.float64])
 
 
 def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
@@ -18,18 +28,23 @@ def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
     Values that are not finite have to be the same in both, and count for nothing else; where they are not, the
     difference is infinite.
     """
+    difference = differences(reference, other)
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+def differences(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The difference of each value as `relative_difference` takes it, flat."""
     reference, other = reference.detach().double().flatten(), other.detach().double().flatten()
     finite = torch.isfinite(reference)
-    if not torch.equal(finite, torch.isfinite(other)):
-        return float("inf")
-    if not torch.equal(reference[~finite].nan_to_num(nan=0.0), other[~finite].nan_to_num(nan=0.0)):
-        return float("inf")
-    reference, other = reference[finite], other[finite]
-    size, difference = reference.abs(), (reference - other).abs()
+    same = torch.where(finite, torch.isfinite(other), reference.nan_to_num(nan=0.0) == other.nan_to_num(nan=0.0))
+    same &= torch.isnan(reference) == torch.isnan(other)
+    compared = finite & same
+    size = torch.where(compared, reference.abs(), 0.0)
+    distance = torch.where(compared, (reference - other).abs(), 0.0)
     huge = _huge(size)
-    return max(
-        _over(difference[~huge], size[~huge].amax() if bool((~huge).any()) else None), _each(difference, size, huge)
-    )
+    scale = size[~huge].amax() if bool((~huge).any()) else size.new_tensor(0.0)
+    relative = torch.where(distance == 0, 0.0, distance / torch.where(huge, size, scale))
+    return torch.where(same, relative, torch.inf)
 
 
 def _huge(size: torch.Tensor) -> torch.Tensor:
@@ -38,17 +53,6 @@ def _huge(size: torch.Tensor) -> torch.Tensor:
     values = torch.unique(some[some > 0])
     typical = values.median() if values.numel() else size.new_tensor(torch.inf)
     return size > _HUGE * typical
-
-
-def _over(difference: torch.Tensor, scale: torch.Tensor | None) -> float:
-    if scale is None:
-        return 0.0
-    largest = float(difference.max())
-    return largest / float(scale) if scale else (0.0 if largest == 0 else float("inf"))
-
-
-def _each(difference: torch.Tensor, size: torch.Tensor, chosen: torch.Tensor) -> float:
-    return float((difference[chosen] / size[chosen]).max()) if bool(chosen.any()) else 0.0
 
 
 def alike(references: Sequence[torch.Tensor], others: Sequence[torch.Tensor], close: float) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph import program_file
+from atograph.belonging import HINT
 from atograph.checkpoint import Checkpoint, check_header
 from atograph.example_inputs import Inputs
 from atograph.fitting import misfits
@@ -23,6 +24,9 @@ from atograph.reading import read_as
 from atograph.report import NO_REPORT
 from atograph.run_folder import check_folder
 from atograph.structures import tensors_of
+
+WEIGHTS = "slim.safetensors"
+"""The same weights as in the program, for others to read."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def load_program(folder: str | Path) -> ExportedProgram:
     Raises:
         UserError: as `load`.
     """
-    return load_run(folder).program
+    loaded = load_run(folder)
+    check_weights_beside(Path(folder), loaded)
+    return loaded.program
 
 
 def load_run(folder: str | Path) -> Loaded:
@@ -80,6 +86,30 @@ def load_run(folder: str | Path) -> Loaded:
     weights = _weights_for(empty, place)
     state = {name: _like(program.state_dict.get(name), weights[name]) for name in empty}
     return Loaded(with_state(program, state, program.example_inputs), plan, True)
+
+
+def check_weights_beside(folder: Path, loaded: Loaded) -> None:
+    """Refuse weights that somebody has put beside a program which holds others: nobody knows which are meant.
+
+    Raises:
+        UserError: ``slim.safetensors`` holds others than ``slim.pt2``.
+    """
+    file = folder / WEIGHTS
+    if loaded.weights_outside or not file.is_file():
+        return
+    weights, own = load_safetensors(file), state_of(loaded.program)
+    common = {name: value for name, value in weights.items() if name in own}
+    found = misfits(common, own, missing=(), unexpected=(), sides=(file.name, program_file.NAME))
+    if found:
+        raise UserError(f"the weights do not fit {program_file.NAME}: {'; '.join(found)}.", where=str(file), hint=HINT)
+    for name, value in common.items():
+        if not torch.equal(value.nan_to_num(), own[name].detach().nan_to_num()):
+            raise UserError(
+                f"the files of this run do not belong together: {name} is another one here than in "
+                f"{program_file.NAME}.",
+                where=str(file),
+                hint=f"{HINT} Weights that were trained on are handed over by slim.save(folder), which writes both.",
+            )
 
 
 def state_of(program: ExportedProgram) -> dict[str, torch.Tensor]:

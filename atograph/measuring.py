@@ -18,7 +18,7 @@ from atograph.flop_count import count_flops
 from atograph.graph import Graph
 from atograph.job import Job, Outcome
 from atograph.latency import measure_latency
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import InternalError
 from atograph.passes.program import Program
 from atograph.passes.reproducer import reproducible
@@ -169,6 +169,9 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
     """Say what one should know of the figures."""
     if any(value is not None and value != value for value in metrics):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
+    fault = next((entry.runtime for entry in report.certificate if entry.runtime is not None), None)
+    if fault is not None:
+        console.warn(f"{fault}.")
     if slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
         least = _moved(report.certificate)
         console.warn(

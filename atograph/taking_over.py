@@ -13,7 +13,7 @@ class TakingOver:
     def __init__(self, dense: nn.Module, slim: nn.Module) -> None:
         self._reached: set[str] = set()
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(self._note(which))
+            parameter.register_post_accumulate_grad_hook(self._note(which))  # type: ignore[no-untyped-call]
             for which, module in (("dense", dense), ("slim", slim))
             for parameter in module.parameters()
             if parameter.requires_grad

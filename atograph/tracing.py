@@ -60,6 +60,14 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, ba
         raise NotTraced(f"{type(error).__name__}: {error}") from error
 
 
+def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> None:
+    """Run a model as `trace` does, on tensors without data, and record nothing.
+
+    Code may go another way there than on tensors with data: transformers makes every mask then.
+    """
+    _Trace(model, args, kwargs, batch).run()
+
+
 class _Trace:
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None) -> None:
         self.model, self.batch = model, batch
@@ -95,6 +103,12 @@ class _Trace:
             looked_at=self._looked_at(recorded),
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
+
+    def run(self) -> None:
+        """Run it, and record nothing."""
+        state, inputs = self._without_data(BATCH)
+        with self.mode, torch.no_grad():
+            self._call(state, inputs)
 
     def _record(self, batch: int) -> tuple[Recording, Origins]:
         state, inputs = self._without_data(batch)

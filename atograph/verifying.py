@@ -19,9 +19,18 @@ from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs, check_accepts
 from atograph.fitting import misfits
 from atograph.graph import Graph, trace
-from atograph.loading import example_of, load_run, load_safetensors, run_example, state_of
+from atograph.loading import (
+    WEIGHTS,
+    check_weights_beside,
+    example_of,
+    load_run,
+    load_safetensors,
+    run_example,
+    state_of,
+)
 from atograph.masking import zero_
-from atograph.onnx_export import OnnxModel, onnx_file
+from atograph.onnx_export import onnx_file
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
@@ -73,7 +82,8 @@ def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs 
     plan.check(graph.groups)
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, "slim.onnx": onnx_model.plan})
     if not loaded.weights_outside:
-        _check_weights(place / "slim.safetensors", program, graph)
+        _check_weights(place / WEIGHTS, program, graph)
+    check_weights_beside(place, loaded)
     widen_(graph, plan, state_of(program))
     zero_(model, plan)
     slimmed = slim(graph, plan)
@@ -120,7 +130,7 @@ def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
 
 
 def _check_weights(file: Path, program: ExportedProgram, graph: Graph) -> None:
-    """Make sure that a file holds the weights of the program beside it, no more and no fewer."""
+    """Make sure that a file holds the weights of the program beside it (`load_run`), no more and no fewer."""
     weights, own = load_safetensors(file), state_of(program)
     found = misfits(
         weights,
@@ -131,14 +141,6 @@ def _check_weights(file: Path, program: ExportedProgram, graph: Graph) -> None:
     )
     if found:
         raise UserError(f"the weights do not fit {program_file.NAME}: {'; '.join(found)}.", where=str(file), hint=HINT)
-    for name, value in weights.items():
-        if name in own and not torch.equal(value, own[name].detach()):
-            raise UserError(
-                f"the files of this run do not belong together: {name} is another one here than in "
-                f"{program_file.NAME}.",
-                where=str(file),
-                hint=HINT,
-            )
 
 
 def _check_program(program: ExportedProgram, slimmed: Slim, folder: Path) -> None:

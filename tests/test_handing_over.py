@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from atograph.passes.errors import UserError
+from safetensors.torch import save_file
 from test_train_fakes import TwoConvs
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -130,3 +131,17 @@ def test_training_the_dense_model_on_leaves_the_slim_one() -> None:
     before = slim(x)
     tuned(dense, x)
     assert torch.equal(slim(x), before)
+
+
+def test_other_weights_beside_the_program_are_refused(tmp_path: Path) -> None:
+    """Who writes trained weights over ``slim.safetensors`` would get those of the program without a word."""
+    x = torch.randn(4, 1, 8, 8)
+    _dense, slim = slimmed(TwoConvs, x)
+    folder, module = slim.save(tmp_path / "run"), slim.module
+    assert module is not None
+    save_file(tuned(module, x).state_dict(), folder / "slim.safetensors")
+    with pytest.raises(
+        UserError, match=r"is another one here than in slim.pt2.* slim.save\(folder\), which writes both"
+    ):
+        atograph.load(folder)
+    torch.testing.assert_close(atograph.load(slim.save(folder))(x), module(x), rtol=1e-4, atol=1e-5)

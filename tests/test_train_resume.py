@@ -59,7 +59,11 @@ SETTINGS = TrainSettings(flops=0.5, epochs=5, device="cpu", controller_min_steps
 
 
 def run(
-    folder: Path | None, settings: TrainSettings = SETTINGS, kill_at: int | None = None, own_generator: bool = False
+    folder: Path | None,
+    settings: TrainSettings = SETTINGS,
+    kill_at: int | None = None,
+    own_generator: bool = False,
+    scale: nn.Parameter | None = None,
 ) -> Trained[Any]:
     torch.manual_seed(settings.seed)
     model = Noisy()
@@ -73,14 +77,18 @@ def run(
             calls.append(None)
         if len(calls) == kill_at:
             raise Killed
-        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+        logits = model(batch[0])
+        return nn.functional.cross_entropy(logits if scale is None else scale * logits, batch[1])
+
+    def optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([*parameters, *([] if scale is None else [scale])], lr=0.1, momentum=0.9)
 
     graph = atograph.trace(model, x[:2])
     identity = {"settings": settings.model_dump(), "groups": fingerprint(graph.groups)}
     return auto_train_once(
         model,
         graph,
-        Task(loader, blobs(2, seed=1), loss=loss),
+        Task(loader, blobs(2, seed=1), loss=loss, optimizer=None if scale is None else optimizer),
         settings,
         shrink=partial(small_module, graph),
         checkpoints=None if folder is None else EveryThird(folder, identity, seconds=0),
@@ -107,6 +115,15 @@ def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], k
     with pytest.raises(Killed):
         run(tmp_path / "saved", kill_at=kill_at)
     same(run(tmp_path / "saved"), whole)
+
+
+def test_parameters_of_the_loss_go_on_as_well(tmp_path: Path) -> None:
+    scales = [nn.Parameter(torch.ones(())) for _ in range(3)]
+    whole = run(None, scale=scales[0])
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", kill_at=22, scale=scales[1])
+    same(run(tmp_path / "saved", scale=scales[2]), whole)
+    assert torch.equal(scales[2], scales[0]) and float(scales[0].detach()) != 1
 
 
 def test_a_run_that_is_killed_again_and_again(tmp_path: Path, whole: Trained[Any]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from atograph.capture import batch_of, with_batch
-from atograph.comparing import alike
+from atograph.comparing import alike, tolerance
 from atograph.copying import eval_mode
 from atograph.passes.program import Program
 from atograph.passes.run import ProgramModule
@@ -22,14 +22,14 @@ class Checks:
     Attributes:
         example: what the program was captured with.
         samples: what it computes on the way there, by the number of the call to torch.
-        close: relative difference up to which results are the same: 1e-9 for float64, else 1e-4.
+        close: relative difference up to which results are the same, by their precision and that of the weights.
     """
 
     def __init__(self, program: Program, example: Example) -> None:
         self._program, self.example = program, example
         result, self.samples = samples_of(program, *example)
         self._expected = tensors_of(result)
-        self.close = 1e-9 if all(value.dtype == torch.float64 for value in self._expected) else 1e-4
+        self.close = tolerance([*self._expected, *program.state.values()])
 
     def same(self, module: nn.Module) -> bool:
         """Whether a module computes what the program does for the example."""

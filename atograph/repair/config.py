@@ -10,7 +10,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,8 +22,20 @@ _ROUNDS = 8
 """How often one field is exchanged at most; each try makes a model without data."""
 
 
-def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], bool]) -> tuple[str, ...]:
-    """Set the fields of a slim model's configuration that describe its widths, if all of it can be said that way.
+class Fit(NamedTuple):
+    """A configuration of a slim model, and a fresh model that was made from it.
+
+    Attributes:
+        fields: what differs from the dense model's configuration.
+        fresh: has the slim model's weights, and computes the same.
+    """
+
+    fields: dict[str, int]
+    fresh: nn.Module
+
+
+def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], bool]) -> Fit | str:
+    """The configuration that says all that a slim model is.
 
     Args:
         dense: the dense model.
@@ -31,37 +43,95 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
         same: whether a model computes what the slim one does.
 
     Returns:
-        What was set, in words; nothing where there is no configuration, or none that fits.
+        The configuration; or in words, why there is none.
     """
     old, own = getattr(dense, "config", None), getattr(module, "config", None)
-    wanted = getattr(type(dense), "config_class", None)
-    if not isinstance(wanted, type) or not isinstance(old, wanted) or not isinstance(own, wanted):
-        return ()
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    for found in _fits(type(dense), old, _candidates(dense, shapes, old), shapes):
+    kind = getattr(type(dense), "config_class", None)
+    if not isinstance(kind, type) or not isinstance(old, kind) or not isinstance(own, kind):
+        return "it is made without a configuration"
+    shapes = shapes_of(module)
+    nearest = list(_nearest(type(dense), old, _candidates(dense, shapes, old), shapes))
+    for fields in nearest:
+        if _distance(type(dense), old, fields, shapes):
+            continue
         try:
-            fresh = _made(type(dense), old, found)
+            fresh = _made(type(dense), old, fields)
             fresh.load_state_dict(module.state_dict())
         except Exception:  # tensors that only code makes, or that no configuration makes twice the same
             continue
-        if same(fresh.to(next(module.parameters()))):
-            for name, value in found.items():
-                setattr(own, name, value)
-            return tuple(f"config.{name}: {getattr(old, name)} → {value}" for name, value in found.items())
-    return ()
+        fresh.to(next(module.parameters())).train(module.training)
+        if _agree(dense, module, fresh) and same(fresh):
+            return Fit(fields, fresh)
+    return _misfit(type(dense), old, nearest[0], shapes)
 
 
-def _fits(
+def _agree(dense: nn.Module, module: nn.Module, fresh: nn.Module) -> bool:
+    """Whether a fresh model has the integers that were repaired, and the factors that were not: weights near zero may
+    hide that it attends with another scale."""
+    theirs = dict(fresh.named_modules())
+    return all(
+        value == new
+        for (name, part), before in zip(module.named_modules(), dense.modules(), strict=True)
+        for attribute, value in vars(part).items()
+        for new in [vars(theirs[name]).get(attribute, value) if name in theirs else value]
+        if (type(value) is int and value != vars(before).get(attribute, value)) or type(value) is float
+    )
+
+
+def follow_config(dense: nn.Module, module: nn.Module, fit: Fit) -> tuple[str, ...]:
+    """Set a slim model's configuration, and what else its modules have derived from it: integers that no call has read.
+
+    Returns:
+        In words, what was set.
+    """
+    old, own = getattr(dense, "config", None), getattr(module, "config", None)
+    words = []
+    fresh = dict(fit.fresh.named_modules())
+    for (name, part), before in zip(module.named_modules(), dense.modules(), strict=True):
+        for attribute, value in vars(fresh[name]).items() if type(fresh.get(name)) is type(part) else ():
+            now = vars(part).get(attribute)
+            if _integers(value) and value != now and now == vars(before).get(attribute):
+                vars(part)[attribute] = value
+                words.append(f"{name + '.' if name else ''}{attribute}: {now} → {value}")
+    for field, value in fit.fields.items():
+        setattr(own, field, value)
+        words.append(f"config.{field}: {getattr(old, field)} → {value}")
+    return tuple(words)
+
+
+def _integers(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_integers, value))
+    return type(value) is int
+
+
+def shapes_of(module: nn.Module) -> Shapes:
+    """Of all tensors that a model saves."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _misfit(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int], shapes: Shapes) -> str:
+    """Why a model that is made from the nearest configuration is another one."""
+    theirs = _shapes_with(kind, config, fields) or {}
+    unlike = [name for name in shapes if shapes[name] != theirs.get(name)]
+    if not unlike:
+        return "with these widths in its configuration, a model computes something else"
+    first = unlike[0]
+    said = f"{list(theirs[first])} at the nearest configuration" if first in theirs else "in no configuration"
+    return f"{first} is {list(shapes[first])} here and {said}" + (
+        f"; {len(unlike) - 1} more tensors differ" if len(unlike) > 1 else ""
+    )
+
+
+def _nearest(
     kind: Callable[[Any], nn.Module], config: Any, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> Iterator[dict[str, int]]:
-    """Fields to set for a model of these shapes. Half of the heads may look like half of each, so there are several."""
+    """Fields for a model near these shapes. Half of the heads may look like half of each, so there are several."""
     first = _fitting(kind, config, candidates, shapes)
-    if first:
-        yield first
-    for left_out in first or ():
+    yield first
+    for left_out in first if not _distance(kind, config, first, shapes) else ():
         others = {name: values for name, values in candidates.items() if name != left_out}
-        if other := _fitting(kind, config, others, shapes):
-            yield other
+        yield _fitting(kind, config, others, shapes)
 
 
 def _candidates(dense: nn.Module, shapes: Shapes, config: Any) -> dict[str, list[int]]:
@@ -84,37 +154,52 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: Any) -> dict[str, list
 
 def _fitting(
     kind: Callable[[Any], nn.Module], config: Any, candidates: Mapping[str, list[int]], shapes: Shapes
-) -> dict[str, int] | None:
-    """The fields to set for a model of these shapes, by exchanging one after the other while that brings it nearer."""
+) -> dict[str, int]:
+    """The fields for a model near these shapes, by exchanging one after the other while that brings it nearer."""
+    known: dict[tuple[tuple[str, int], ...], float] = {}
 
     def distance(fields: Mapping[str, int]) -> float:
-        try:
-            with torch.device("meta"):
-                made = _made(kind, config, fields).state_dict()
-        except Exception:  # numbers that do not go together
-            return inf
-        found = {name: tuple(tensor.shape) for name, tensor in made.items()}
-        return sum(found.get(name) != shapes.get(name) for name in {**found, **shapes})
+        key = tuple(sorted(fields.items()))
+        if key not in known:
+            known[key] = _distance(kind, config, fields, shapes)
+        return known[key]
 
-    best: dict[str, int] = {}
+    def improved(fields: dict[str, int]) -> dict[str, int]:
+        for _ in range(_ROUNDS):
+            tries = [{**fields, name: value} for name, values in candidates.items() for value in values]
+            tries += [{other: fields[other] for other in fields if other != name} for name in fields]
+            nearest = min(tries, key=distance, default=fields)
+            if not distance(fields) or distance(nearest) >= distance(fields):
+                break
+            fields = nearest
+        return fields
+
+    ends: list[dict[str, int]] = []
     for start in ({}, {name: values[0] for name, values in candidates.items()}):
-        if distance(start) < distance(best):
-            best = dict(start)
-    for _ in range(_ROUNDS):
-        here = distance(best)
-        if not here:
-            return best
-        tries = [{**best, name: value} for name, values in candidates.items() for value in values]
-        tries += [{other: best[other] for other in best if other != name} for name in best]
-        nearest = min(tries, key=distance, default=best)
-        if distance(nearest) >= here:
+        ends.append(improved(dict(start)))
+        if not distance(ends[-1]):
             break
-        best = nearest
-    return None
+    return min(ends, key=distance)
+
+
+def _distance(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int], shapes: Shapes) -> float:
+    """How many tensors of a model with these fields have another shape."""
+    theirs = _shapes_with(kind, config, fields)
+    return inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in {**theirs, **shapes})
+
+
+def _shapes_with(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int]) -> Shapes | None:
+    try:
+        with torch.device("meta"):
+            return shapes_of(_made(kind, config, fields))
+    except Exception:  # numbers that do not go together
+        return None
 
 
 def _made(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int]) -> nn.Module:
     changed = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(changed, name, value)
+    if fields and callable(validate := getattr(changed, "validate", None)):
+        validate()  # as it is when it is saved
     return kind(changed)

@@ -82,6 +82,12 @@ class Correction:
         """Whether it changes anything."""
         return bool(self.arguments or self.keywords or self.function or self.ops is not None)
 
+    @property
+    def only_sizes(self) -> bool:
+        """Whether the call stays what it is, with other integers."""
+        values = [value.after if isinstance(value, Scaled) else value for value in self.arguments.values()]
+        return not self.keywords and not self.function and self.ops is None and all(type(v) is int for v in values)
+
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call ``func``, or do what takes its place."""
         if self.ops is not None:
@@ -145,6 +151,11 @@ def correct_calls(module: nn.Module, calls: Corrections) -> None:
     """Have the ``forward`` of a module make some of its calls to torch in another way from now on."""
     module.forward = _Forward(module, dict(calls), vars(module).get("forward"))
     module.register_forward_pre_hook(_no_fast_path)
+
+
+def is_corrected(module: nn.Module) -> bool:
+    """Whether some of a module's calls are made in another way."""
+    return isinstance(vars(module).get("forward"), _Forward)
 
 
 def _no_fast_path(_module: nn.Module, _args: Any) -> None:

@@ -53,12 +53,22 @@ def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Exam
         whole = Pipeline.parse("gather-shuffles,infer-axes").run(capture(model, *example, dead=True))
     except AtographError:
         return None
+    slim = cut_alike(program, plan, whole)
+    return None if slim is None else Whole(whole, slim)
+
+
+def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
+    """Another program of the same model made slim by a plan; None where that ties together what the plan takes apart.
+
+    Args:
+        program: the one that the plan was made for, with its axes and groups.
+        plan: what stays of it.
+        other: with its axes.
+    """
     cuts = _cuts(program, Kept.by(plan, program))
-    units = _units(whole, cuts)
+    units = _units(other, cuts)
     kept = None if units is None else Kept(units)
-    if kept is None or not _same(cuts, _cuts(whole, kept)):
-        return None
-    return Whole(whole, slimmed_by(whole, kept))
+    return None if kept is None or not _same(cuts, _cuts(other, kept)) else slimmed_by(other, kept)
 
 
 def _cuts(program: Program, kept: Kept) -> Cuts:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from atograph.capture import batch_of
 from atograph.copying import copy_of
 from atograph.origins import Place
+from atograph.passes.errors import AtographError
 from atograph.passes.plan import Plan
 from atograph.passes.program import Program
 from atograph.repair.checks import Checks
 from atograph.repair.comparisons import Comparisons
-from atograph.repair.config import fit_config
+from atograph.repair.config import fit_config, follow_config
 from atograph.repair.corrections import Correction, correct_calls
 from atograph.repair.dead_code import with_dead_code
-from atograph.repair.needs import needs_of
 from atograph.repair.other_forwards import repair_other_forwards
+from atograph.repair.paths import Path, paths_of, unlike
 from atograph.repair.problem import Example, Problem, told
-from atograph.repair.remembered import Slot
-from atograph.repair.search import Call, Found, attributes, calls_of, corrections
+from atograph.repair.remembered import Slot, Wish
+from atograph.repair.saving import allow_saving, refuse_saving
+from atograph.repair.search import Call, Found, attributes, joined
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.repair.watching import Site
+from atograph.repair.ways import OtherCut, Way, way_along, wishes_of
 
 
 class NotRepaired(Exception):
@@ -70,24 +72,73 @@ def slim_module(
         masked: makes the dense module with what the plan drops at zero.
 
     Raises:
-        NotRepaired: the module does not run with its slim parameters, or does not agree with the program.
+        NotRepaired: the module does not run with its slim parameters, or does not agree with the program, or on
+            another path of its code not with the masked model.
     """
-    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
-        raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
-    module, repairs = _repaired(model, dense, slimmed, checks)
-    wrong = [*repairs.wrong, *checks.problems(module)]
+    ways, reference = [Way(Path(), dense, slimmed, checks.example, checks.samples)], masked()
+    repaired = _repaired(model, ways, checks)
+    wrong = [*repaired.wrong, *checks.problems(repaired.module)]
     if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
-        module, repairs = _repaired(model, *whole, checks)
-        wrong = [*repairs.wrong, *checks.problems(module)]
-    notes = list[str]()
-    if not wrong:
-        wrong, notes = checks.in_training(module, masked())
-    if wrong:
-        raise NotRepaired(*repairs.doubts, *wrong)
+        ways = [Way(Path(), *whole, checks.example, checks.samples)]
+        repaired = _repaired(model, ways, checks)
+    notes = _checked(repaired, checks, reference)
+    repaired = _along_paths(model, repaired, ways[0], (dense, plan), checks, reference)
+    module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
-    attributes = (*repairs.attributes, *fit_config(model, module, checks.same))
-    return Repaired(module, attributes, repairs.calls, tuple(notes))
+    fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
+    allow_saving(module)
+    if isinstance(fit, str):
+        refuse_saving(model, module, fit)
+        return Repaired(module, repaired.attributes, repaired.calls, tuple(notes))
+    attributes = (*repaired.attributes, *follow_config(model, module, fit))
+    return Repaired(module, attributes, repaired.calls, tuple(notes))
+
+
+def _scripted(model: nn.Module) -> list[Problem]:
+    """The parts of a model that are ScriptModules, as what may be in the way."""
+    parts = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    outer = [name for name in parts if not any(name.startswith(f"{other}.") for other in parts)]
+    return [Problem(f"{name} is a ScriptModule, whose code cannot be changed", name) for name in outer]
+
+
+def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]:
+    """What is to be told of a module that computes what the program does, in training as well.
+
+    Raises:
+        NotRepaired: it does not.
+    """
+    wrong, notes = [*repaired.wrong, *checks.problems(repaired.module)], list[str]()
+    if not wrong:
+        wrong, notes = checks.in_training(repaired.module, masked)
+    if wrong:
+        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module))
+    return notes
+
+
+def _along_paths(
+    model: nn.Module, repaired: _Attempt, way: Way, cut: tuple[Program, Plan], checks: Checks, masked: nn.Module
+) -> _Attempt:
+    """Repair a module again, as often as there is a path of its code on which it is wrong, for that path as well.
+
+    Raises:
+        NotRepaired: it stays wrong on a path.
+    """
+    paths, ways = paths_of(model, checks.example), [way]
+    while wrong := unlike(paths, repaired.module, masked, checks.example):
+        done = {each.path for each in ways}
+        path = next((path for path in wrong if path not in done), None)
+        if path is None:
+            raise NotRepaired(*wrong.values())
+        try:
+            ways.append(way_along(path, masked, *cut, checks.example))
+            repaired = _repaired(model, ways, checks)
+            _checked(repaired, checks, masked)
+        except (NotRepaired, OtherCut, AtographError) as reason:
+            raise NotRepaired(wrong[path], Problem(str(reason))) from reason
+    return repaired
 
 
 def _example_of(slimmed: Program) -> Example:
@@ -98,54 +149,75 @@ def _example_of(slimmed: Program) -> Example:
     return slimmed.interface.example
 
 
-class _Repairs(NamedTuple):
-    """What was done to a module, and what could not be: see `Repaired` and `search.Found`."""
+class _Attempt(NamedTuple):
+    """A module on its way to be slim, with what was done to it and what could not be: see `Repaired` and
+    `search.Found`; ``odd`` is a call that gets more than other sizes."""
 
+    module: nn.Module
     attributes: tuple[str, ...]
     calls: tuple[Problem, ...]
+    odd: str
     wrong: tuple[Problem, ...]
     doubts: tuple[Problem, ...]
 
 
-def _repaired(model: nn.Module, dense: Program, slimmed: Program, checks: Checks) -> tuple[nn.Module, _Repairs]:
-    """A copy of the dense module made slim, and what was done."""
+def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt:
+    """A copy of the dense module made slim: its tensors, then the attributes that hold widths, then single calls."""
+    slimmed = ways[0].slim
     module = copy_of(model, shared=[value for name, value in named_state(model) if name in slimmed.state])
-    return module, _repair(module, dense, slimmed, checks)
-
-
-def _repair(module: nn.Module, dense: Program, slimmed: Program, checks: Checks) -> _Repairs:
-    """Make a copy of the dense module slim: its tensors, then the attributes that hold widths, then single calls."""
-    (args, kwargs), comparisons = checks.example, Comparisons()
-    batch = batch_of(checks.example)
-
-    def run(model: nn.Module) -> Any:
-        return model(*args, **kwargs)
-
-    try:
-        calls, lost = calls_of(module, needs_of(dense, slimmed, batch or 1), run, comparisons)
-    except Exception as error:
-        raise NotRepaired(Problem(f"it does not run again with the example inputs: {told(error)}")) from error
+    calls, lost, wishes, comparisons = [], list[Problem](), list[Wish](), [Comparisons() for _ in ways]
+    for way, seen in zip(ways, comparisons, strict=True):
+        try:
+            each, missed = way.calls(module, seen)
+        except Exception as error:
+            raise NotRepaired(Problem(f"it does not run again with the example inputs: {told(error)}")) from error
+        calls.append(each)
+        wishes += wishes_of(each)
+        if missed:
+            wishes += way.wishes_as_traced(module)
+            lost += missed
     replace_state(module, slimmed)
-    words = _set(attributes([wish for each in calls.values() for call in each for wish in call.wishes()]))
+    words = _set(attributes(wishes))
     for part in module.modules():
         correct_widths(part)
-    found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
-    if more := {slot: value for slot, value in attributes(comparisons.wishes).items() if str(slot) not in words}:
+
+    def search() -> list[Found]:
+        return [
+            way.corrections(module, known, 10 * checks.close, seen)
+            for way, known, seen in zip(ways, calls, comparisons, strict=True)
+        ]
+
+    found = search()
+    compared = [wish for seen in comparisons for wish in seen.wishes]
+    if more := {slot: value for slot, value in attributes(compared).items() if str(slot) not in words}:
         words |= _set(more)
-        found = corrections(module, calls, run, checks.samples, 10 * checks.close, comparisons)
-    for name, each in found.calls.items():
-        correct_calls(module.get_submodule(name), each)
-    return _Repairs(tuple(words.values()), _corrected(found, calls), tuple(found.wrong), (*found.doubts, *lost))
-
-
-def _corrected(found: Found, calls: Mapping[Site, Sequence[Call]]) -> tuple[Problem, ...]:
-    """The calls that are made in another way."""
-    return tuple(
-        _told(name, place, correction, calls[name, place])
-        for name, each in found.calls.items()
-        for place, times in each.items()
-        for correction in dict.fromkeys(filter(None, times))
+        found = search()
+    corrected = list(_corrected(found, calls))
+    for name, places in joined(found).items():
+        part = module.get_submodule(name)
+        if not isinstance(part, torch.jit.ScriptModule):
+            correct_calls(part, places)
+    odd = [call.text for call, correction in corrected if not correction.only_sizes]
+    return _Attempt(
+        module,
+        tuple(words.values()),
+        calls=tuple(dict.fromkeys(call for call, _ in corrected)),
+        odd=odd[0] if odd else "",
+        wrong=tuple(problem for each in found for problem in each.wrong),
+        doubts=(*(problem for each in found for problem in each.doubts), *lost),
     )
+
+
+def _corrected(
+    found: Sequence[Found], calls: Sequence[Mapping[Site, Sequence[Call]]]
+) -> Iterator[tuple[Problem, Correction]]:
+    """The calls that are made in another way, on any path; those of the first one with their numbers."""
+    for index, (on_path, known) in enumerate(zip(found, calls, strict=True)):
+        for name, each in on_path.calls.items():
+            for place, times in each.items():
+                for correction in dict.fromkeys(filter(None, times)):
+                    call = _told(name, place, correction, known[name, place])
+                    yield (call if index == 0 else replace(call, calls=())), correction
 
 
 def _told(name: str, place: Place, correction: Correction, calls: Sequence[Call]) -> Problem:

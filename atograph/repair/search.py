@@ -39,11 +39,29 @@ class Found:
         calls: module name → place → corrections, as `correct_calls` takes them.
         wrong: what is not as in the program, of results that differ the first.
         doubts: calls that may not be right, which only the result can tell.
+        runs: for each run of a module its name, and the places of its calls.
     """
 
     calls: Mapping[str, Mapping[Place, tuple[Correction, ...]]]
     wrong: Sequence[Problem]
     doubts: Sequence[Problem]
+    runs: Sequence[tuple[str, Sequence[Place]]]
+
+
+def joined(found: Sequence[Found]) -> dict[str, dict[Place, tuple[Correction, ...]]]:
+    """What was found on several paths of the code, as `correct_calls` takes it.
+
+    Where a run of a module has no call to correct, one stays as it is, and tells that the code is the same.
+    """
+    calls: dict[str, dict[Place, tuple[Correction, ...]]] = {}
+    for each in reversed(found):
+        for name, places in each.calls.items():
+            calls[name] = {**calls.get(name, {}), **places}
+    for each in found:
+        for name, seen in each.runs:
+            if name in calls and seen and calls[name].keys().isdisjoint(seen):
+                calls[name][seen[0]] = (Correction(),)
+    return calls
 
 
 @dataclass(frozen=True)
@@ -231,7 +249,16 @@ def corrections(
     except Exception as error:
         wrong.append(Problem(told(error), failed_in(error)))
     by_module, unlike = _by_module(found, calls)
-    return Found(by_module, [*unlike, *wrong, *others.problems], doubts)
+    return Found(by_module, [*unlike, *wrong, *others.problems], doubts, list(_runs(found)))
+
+
+def _runs(found: Mapping[Site, Mapping[int, list[Correction]]]) -> Iterator[tuple[str, list[Place]]]:
+    runs: dict[tuple[str, int], list[Place]] = defaultdict(list)
+    for (name, place), times in found.items():
+        for entered in times:
+            runs[name, entered].append(place)
+    for (name, _entered), places in runs.items():
+        yield name, places
 
 
 def _by_module(

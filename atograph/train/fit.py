@@ -331,6 +331,7 @@ class Fit:
             "weights": weights_of(self.dense),
             "optimizer": self.optimizer.state_dict(),
             "optimizer's class": _class_of(self.optimizer),
+            "others": self._others(),
             "history": [asdict(row) for row in self.history],
             "before": self.metric_before,
             "best": self.best.state(),
@@ -375,11 +376,19 @@ class Fit:
             if state["weights"][name].shape != parameter.shape:
                 _refuse(f"{name} has another shape there")
         set_weights(self.dense, {**state["weights"], **own["buffers"]})
+        for other, value in zip(self._others(), state["others"], strict=True):
+            other.copy_(value)
         self.good, self.resumed = state["weights"], True
         self.hook.load(own["hook"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.compute.load(state["compute"])
         set_random_state(own["random"], self.task.train_data)
+
+    def _others(self) -> list[Tensor]:
+        """What the optimiser trains beside the model: parameters of the loss."""
+        own = {*self.dense.parameters(), *self.model.parameters()}
+        held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [parameter.detach() for parameter in held if parameter not in own]
 
     def _step(self, batches: Sequence[Any], epoch: int, step: int) -> float:
         where = f"train_data, epoch {epoch + 1}, step {step + 1}"

@@ -86,11 +86,13 @@ def optimizers_of(given: object) -> tuple[torch.optim.Optimizer, ...]:
     Raises:
         UserError: something in it is no torch optimiser.
     """
-    each = tuple(_unwrapped(one) for one in (given if isinstance(given, (list, tuple)) else [given]))
-    for one in each:
+    optimizers: dict[torch.optim.Optimizer, None] = {}
+    for each in given if isinstance(given, (list, tuple)) else [given]:
+        one = _unwrapped(each)
         if not isinstance(one, torch.optim.Optimizer):
             raise UserError(f"optimizer is a torch optimiser or a list of them, not a {type(one).__name__}.")
-    return tuple(dict.fromkeys(each))
+        optimizers[one] = None
+    return tuple(optimizers)
 
 
 def _unwrapped(optimizer: object) -> object:

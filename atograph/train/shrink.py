@@ -75,7 +75,9 @@ class Shrunk:
         if loss is not None:
             _try(dense, self.module, loss)
         slim = dict(self.module.named_parameters())
-        pairs = {old: (slim[name], self._cuts.get(name, ())) for name, old in dense.named_parameters() if name in slim}
+        pairs: dict[Tensor, tuple[Tensor, Cuts]] = {
+            old: (slim[name], self._cuts.get(name, ())) for name, old in dense.named_parameters() if name in slim
+        }
         states = [_slim_state(optimizer, pairs) for optimizer in optimizers]
         for optimizer, state in zip(optimizers, states, strict=True):
             _move(optimizer, pairs, state)
