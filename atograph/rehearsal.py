@@ -7,6 +7,7 @@ after the training, when it is too late; so it is refused, or told, before the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch.export import ExportedProgram
@@ -17,10 +18,14 @@ from atograph.console import Console
 from atograph.example_inputs import Inputs
 from atograph.graph import Graph
 from atograph.job import Job, Prepared
+from atograph.kept_apart import Pair
 from atograph.latency_budget import magnitude_plan
 from atograph.masking import mask
-from atograph.onnx_export import OnnxModel, check_runs, export_onnx
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel, check_runs
 from atograph.passes.exported import to_exported
+from atograph.passes.run import ProgramModule
+from atograph.runtime_faults import checked
 from atograph.slimming import slim
 from atograph.stages import stage
 from atograph.train.seeding import own_randomness
@@ -28,21 +33,24 @@ from atograph.train.seeding import own_randomness
 
 @dataclass(frozen=True)
 class DenseFile:
-    """The dense model in ONNX: its program, the file, and the opset asked for."""
+    """The dense model in ONNX: its program, the file, the opset asked for, and the ops that are kept apart in it."""
 
     program: ExportedProgram
     path: Path
     opset: int | None
+    apart: tuple[Pair, ...] = ()
 
     def model(self, *, threads: int) -> OnnxModel:
         """Loaded; written anew where someone has tidied up temporary files during a long training."""
         if not self.path.is_file():
-            export_onnx(self.program, self.path, opset=self.opset)
+            export_onnx(self.program, self.path, opset=self.opset, apart=self.apart)
         return OnnxModel(self.path, self.program, threads=threads)
 
 
-def export_dense(job: Job, graph: Graph, folder: Path) -> DenseFile:
-    """Export the dense model and load the file.
+def export_dense(job: Job, graph: Graph, folder: Path, console: Console) -> DenseFile:
+    """Export the dense model, and run the file.
+
+    What ONNX Runtime computes wrong of it is avoided where the file can be, and told.
 
     Raises:
         UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
@@ -51,14 +59,19 @@ def export_dense(job: Job, graph: Graph, folder: Path) -> DenseFile:
         program = to_exported(graph.program)
         path = export_onnx(program, folder / "dense.onnx", opset=job.opset)
         check_runs(path, program, where=job.where)
-    return DenseFile(program, path, job.opset)
+        export = partial(export_onnx, program, opset=job.opset)
+        written = checked(path, program, export, ProgramModule(graph.program).cpu(), job.inputs)
+    for remark in written.remarks():
+        console.warn(remark)
+    return DenseFile(program, path, job.opset, written.apart)
 
 
-def rehearse(prepared: Prepared, folder: Path, console: Console) -> None:
+def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Console) -> None:
     """Do with a plan by magnitude, and the weights as they are, all that awaits the trained network.
 
     Args:
         prepared: the job; its model is left as it is.
+        dense: its dense model in ONNX.
         folder: for files that nobody needs afterwards.
         console: is told what would not come out as one may expect: no slim module, no certificate.
 
@@ -70,7 +83,7 @@ def rehearse(prepared: Prepared, folder: Path, console: Console) -> None:
         plan = magnitude_plan(graph, prepared.settings)
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         why_no_module = slimmed.why_no_module
-        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset)
+        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart)
         onnx_model = OnnxModel(path, slimmed.program)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
