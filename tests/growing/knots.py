@@ -131,6 +131,14 @@ KNOTS: dict[int, dict[str, Callable[[Any, Any], Any]]] = {
             x, p.weight("w", 4, x.shape[1], 1, 1) / p.weight("w", 4, x.shape[1], 1, 1).square().sum(
                 (1, 2, 3), keepdim=True).sqrt()
         ),
+        "kernel per sample": lambda x, p: F.conv2d(
+            x.reshape(1, -1, *x.shape[2:]),
+            F.linear(x.mean((2, 3)), p.weight("w", 3 * x.shape[1], x.shape[1])).view(-1, x.shape[1], 1, 1),
+            groups=len(x),
+        ).view(len(x), 3, *x.shape[2:]),
+        "kernel per sample and channel": lambda x, p: F.conv2d(
+            x.reshape(1, -1, *x.shape[2:]), x.cos().mean((2, 3)).view(-1, 1, 1, 1), groups=len(x) * x.shape[1]
+        ).view(x.shape),
         "kernel once for all": lambda x, p: F.conv2d(
             x, p.weight("w", 1, 1, 3, 3).expand(x.shape[1], 1, 3, 3), groups=x.shape[1]
         ),
