@@ -69,16 +69,14 @@ def measure(outcome: Outcome, console: Console) -> Report:
         _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
     with stage("measuring"):
         notes = list[str]()
-        metrics = [
-            _metric(job, _Either(form, slimmed, job.model), what, notes)
-            for form, what in ((slimmed.as_module(), "slim program"), (slim_onnx, "ONNX file"))
-        ]
+        by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
+        by_file = _metric(job, _Either(slim_onnx, slimmed, job.model), "ONNX file", notes)
         latency = _latency(graph, slimmed, (dense_onnx, slim_onnx), inputs)
     for note in notes:
         console.warn(note)
-    figures = Figures(certificate, difference, *metrics, latency, notes)
+    figures = Figures(certificate, difference, by_program, by_file, latency, notes)
     report = report_of(outcome, figures)
-    _warn(report, [trained.metric_masked, *metrics], slimmed, console)
+    _warn(report, [trained.metric_masked, by_program, by_file], slimmed, console)
     return report
 
 
