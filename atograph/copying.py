@@ -131,7 +131,17 @@ def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
         shared: tensors that are not copied.
     """
     with _CopyingResults():
-        return copy.deepcopy(value, {id(tensor): tensor for tensor in shared})
+        return copy.deepcopy(value, {id(each): each for each in (*shared, *_scripted_functions(value))})
+
+
+def _scripted_functions(value: Any) -> list[Any]:
+    """The scripted functions that a model's modules hold; they cannot be copied, and hold nothing that changes."""
+    held = (
+        [each for module in value.modules() for each in vars(module).values()]
+        if isinstance(value, nn.Module)
+        else [value]
+    )
+    return [each for each in held if isinstance(each, torch.jit.ScriptFunction)]
 
 
 def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:

@@ -23,8 +23,12 @@ class NotPlain(Unreadable):
     """The file holds other things than tensors, and making them could run any code."""
 
 
-def load_plain(source: Path | bytes) -> Any:
-    """What ``torch.save`` wrote, on the CPU.
+def load_plain(source: Path | bytes, *, device: str | None = "cpu") -> Any:
+    """What ``torch.save`` wrote.
+
+    Args:
+        source: the file, or what it holds.
+        device: where its tensors go; None: where they were.
 
     Raises:
         NotPlain: it holds objects of classes that torch does not know to be harmless.
@@ -41,7 +45,7 @@ def load_plain(source: Path | bytes) -> Any:
             check_records(record_sizes(reader, opened), size)
             if isinstance(opened, io.BytesIO):
                 opened.seek(0)
-        return torch.load(opened, map_location="cpu", weights_only=True)
+        return torch.load(opened, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise NotPlain("a pickle that holds more than plain tensors, and loading it could run any code") from error
     except Unreadable:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 
 from atograph.passes.errors import UserError
 from atograph.passes.exported import with_plain_outputs
 from atograph.passes.plan import Plan
 from atograph.pickled import NotPlain
-from atograph.program_check import check_program
+from atograph.program_check import load_program_file
+from atograph.program_ops import UnknownOp
 from atograph.quiet import quiet
 from atograph.reading import Unreadable, check_regular, refusal
 
@@ -22,11 +25,19 @@ NAME = "slim.pt2"
 
 _PLAN = "atograph.plan"
 
+_ORIGIN = ("stack_trace", "from_node", "source_fn_stack", "custom")
+"""What nodes carry of where they came from."""
+
 _LONGEST = 160
 
 _NO_PROGRAM = "not a program that torch.export can load"
 
 _OWN_CLASSES = "Where it is your own, and the classes are, allow them: torch.serialization.add_safe_globals([Class])."
+
+_UNKNOWN_OPS = (
+    "Where the file is your own, let the op through, in Python or in the SPEC: "
+    'atograph.allow_ops("library.op.overload"); an op rule does the same.'
+)
 
 _OWN_OPS = (
     "If the model has ops of its own, what defines them has to be imported before: --spec, or an import in Python. "
@@ -35,10 +46,27 @@ _OWN_OPS = (
 
 
 def program_bytes(program: ExportedProgram, plan: Plan) -> memoryview:
-    """What the file holds. In memory first: where the disk is full, torch takes the whole process down."""
+    """What the file holds, the same for the same program: no path of this machine, no address in its memory.
+
+    In memory first: where the disk is full, torch takes the whole process down.
+    """
     buffer = io.BytesIO()
-    torch.export.save(with_plain_outputs(program), buffer, extra_files={_PLAN: plan.digest})
+    with _without_origin(program):
+        torch.export.save(with_plain_outputs(program), buffer, extra_files={_PLAN: plan.digest})
     return buffer.getbuffer()
+
+
+@contextmanager
+def _without_origin(program: ExportedProgram) -> Iterator[None]:
+    """Within it, no node knows the files and graphs that it came from."""
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    nodes = [node for graph in graphs for node in graph.nodes]
+    origins = [{name: node.meta.pop(name) for name in _ORIGIN if name in node.meta} for node in nodes]
+    try:
+        yield
+    finally:
+        for node, origin in zip(nodes, origins, strict=True):
+            node.meta.update(origin)
 
 
 def read_program(path: Path) -> tuple[ExportedProgram, str]:
@@ -47,19 +75,18 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
     Raises:
         UserError: the file cannot be read.
     """
-    said, logger, first = {_PLAN: ""}, logging.getLogger("torch.export"), _First()
-    logger.addFilter(first)
     try:
         with quiet():
             check_regular(path)
-            check_program(path)
-            program = torch.export.load(path, extra_files=said)
+            return load_program_file(path, _PLAN)
     except NotPlain as error:
         raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
+    except UnknownOp as error:
+        raise refusal(error, path, _NO_PROGRAM, _UNKNOWN_OPS) from error
     except Unreadable as error:
         raise refusal(error, path, _NO_PROGRAM, "It was not made by atograph, or is damaged.") from error
     except Exception as error:
-        lines = [line.strip() for line in str(first.error or error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(_origin(error)).splitlines() if line.strip()]
         reason = (lines or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
         reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
         raise UserError(
@@ -67,20 +94,10 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
             where=str(path),
             hint=_OWN_OPS if is_zipfile(path) else "It is cut off or damaged; copy it again, or make it again.",
         ) from error
-    finally:
-        logger.removeFilter(first)
-    return program, str(said[_PLAN])
 
 
-class _First(logging.Filter):
-    """Keeps what torch logs where it fails: the error that it raises then says less."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.error: BaseException | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Nothing is shown."""
-        if record.exc_info and self.error is None:
-            self.error = record.exc_info[1]
-        return False
+def _origin(error: BaseException) -> BaseException:
+    """Where it began: torch wraps what happens at a node into the text of the whole node."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

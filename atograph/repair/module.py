@@ -75,8 +75,8 @@ def slim_module(
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program, or on
             another path of its code not with the masked model.
     """
-    if any(isinstance(each, torch.jit.ScriptModule) for each in model.modules()):
-        raise NotRepaired(Problem("a part of it is a ScriptModule, whose code cannot be changed"))
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
     checks = Checks(slimmed, _example_of(slimmed))
     ways, reference = [Way(Path(), dense, slimmed, checks.example, checks.samples)], masked()
     repaired = _repaired(model, ways, checks)
@@ -84,8 +84,17 @@ def slim_module(
     if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
         ways = [Way(Path(), *whole, checks.example, checks.samples)]
         repaired = _repaired(model, ways, checks)
+        wrong = [*repaired.wrong, *checks.problems(repaired.module)]
+    for path in paths_of(model, checks.example) if wrong else ():  # slim code may go the way that only these show
+        try:
+            ways.append(way_along(path, reference, dense, plan, checks.example))
+            repaired = _repaired(model, ways, checks)
+        except (NotRepaired, OtherCut, AtographError):
+            continue
+        if not repaired.wrong and not checks.problems(repaired.module):
+            break
     notes = _checked(repaired, checks, reference)
-    repaired = _along_paths(model, repaired, ways[0], (dense, plan), checks, reference)
+    repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
     module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
     fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
@@ -95,6 +104,13 @@ def slim_module(
         return Repaired(module, repaired.attributes, repaired.calls, tuple(notes))
     attributes = (*repaired.attributes, *follow_config(model, module, fit))
     return Repaired(module, attributes, repaired.calls, tuple(notes))
+
+
+def _scripted(model: nn.Module) -> list[Problem]:
+    """The parts of a model that are ScriptModules, as what may be in the way."""
+    parts = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    outer = [name for name in parts if not any(name.startswith(f"{other}.") for other in parts)]
+    return [Problem(f"{name} is a ScriptModule, whose code cannot be changed", name) for name in outer]
 
 
 def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]:
@@ -107,19 +123,24 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]
     if not wrong:
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
-        raise NotRepaired(*repaired.doubts, *wrong)
+        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module))
     return notes
 
 
 def _along_paths(
-    model: nn.Module, repaired: _Attempt, way: Way, cut: tuple[Program, Plan], checks: Checks, masked: nn.Module
+    model: nn.Module,
+    repaired: _Attempt,
+    ways: list[Way],
+    cut: tuple[Program, Plan],
+    checks: Checks,
+    masked: nn.Module,
 ) -> _Attempt:
     """Repair a module again, as often as there is a path of its code on which it is wrong, for that path as well.
 
     Raises:
         NotRepaired: it stays wrong on a path.
     """
-    paths, ways = paths_of(model, checks.example), [way]
+    paths = paths_of(model, checks.example)
     while wrong := unlike(paths, repaired.module, masked, checks.example):
         done = {each.path for each in ways}
         path = next((path for path in wrong if path not in done), None)
@@ -187,7 +208,9 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
         found = search()
     corrected = list(_corrected(found, calls))
     for name, places in joined(found).items():
-        correct_calls(module.get_submodule(name), places)
+        part = module.get_submodule(name)
+        if not isinstance(part, torch.jit.ScriptModule):
+            correct_calls(part, places)
     odd = [call.text for call, correction in corrected if not correction.only_sizes]
     return _Attempt(
         module,
