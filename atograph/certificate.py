@@ -23,6 +23,7 @@ from atograph.slimming import Slim
 from atograph.slimming import slim as make_slim
 from atograph.stages import stage
 from atograph.structures import tensors_of
+from atograph.time_limit import within_limit
 from atograph.writing import scratch
 
 TOLERANCE = TOLERANCES[torch.float32]
@@ -57,7 +58,7 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
 
 def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
     """Whether no output for these inputs is NaN."""
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), within_limit(model, "a call of the model"):
         return not any(bool(torch.isnan(value).any()) for value in tensors_of(model(*inputs.args, **inputs.kwargs)))
 
 
