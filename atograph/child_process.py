@@ -99,7 +99,12 @@ class Child:
         """
         with self._lock:
             late = threading.Event()
-            timer = threading.Timer(seconds, lambda: (late.set(), self._process.kill()))
+
+            def end() -> None:
+                late.set()
+                self._process.kill()
+
+            timer = threading.Timer(seconds, end)
             timer.daemon = True
             timer.start()
             try:

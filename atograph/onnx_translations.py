@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
+
+op: Any = opset18
+"""Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
 
 
 def attention(

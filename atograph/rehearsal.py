@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch.export import ExportedProgram
 
 from atograph.capture import repeat_single
 from atograph.certificate import compare, gives_numbers
 from atograph.console import Console
+from atograph.copying import eval_mode
 from atograph.example_inputs import Inputs
 from atograph.graph import Graph
 from atograph.job import Job, Prepared
@@ -28,7 +30,8 @@ from atograph.passes.run import ProgramModule
 from atograph.runtime_faults import checked
 from atograph.slimming import slim
 from atograph.stages import stage
-from atograph.train.seeding import own_randomness
+from atograph.train.defaults import default_metric, why_no_metric
+from atograph.train.seeding import order_kept, own_randomness
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,22 @@ def export_dense(job: Job, graph: Graph, folder: Path, console: Console) -> Dens
     for remark in written.remarks():
         console.warn(remark)
     return DenseFile(program, path, job.opset, written.apart)
+
+
+def tell_of_no_metric(job: Job, console: Console) -> None:
+    """Say before the training that the default metric makes nothing of the validation data, and why."""
+    task = job.task
+    if task.val_data is None or task.metric is not default_metric:
+        return
+    with eval_mode(job.model), torch.no_grad(), order_kept(task.val_data):
+        try:
+            why = next((why_no_metric(job.model, batch) for batch in task.val_data), "")
+        except Exception:  # what is wrong with the data is told by the training, with the place
+            return
+    if why:
+        console.warn(
+            f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch)."
+        )
 
 
 def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Console) -> None:

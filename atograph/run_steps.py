@@ -24,7 +24,7 @@ from atograph.onnx_model import OnnxModel
 from atograph.passes.choose import check_budgets
 from atograph.passes.plan import fewest
 from atograph.passes.values import require_values
-from atograph.rehearsal import DenseFile, export_dense, rehearse
+from atograph.rehearsal import DenseFile, export_dense, rehearse, tell_of_no_metric
 from atograph.run_folder import RunFolder
 from atograph.run_report import write_log
 from atograph.runtime_faults import checked
@@ -66,6 +66,7 @@ class Run:
             dense = export_dense(job, prepared.graph, aside, self.console)
             outcome = unproved.take_up(self.out, prepared) if self.resume and self.out is not None else None
             if outcome is None:
+                tell_of_no_metric(job, self.console)
                 if needs_data(job.settings):
                     rehearse(prepared, dense, aside, self.console)
                 outcome = self.train(prepared)

@@ -57,6 +57,39 @@ def test_padding_before_a_maximum_is_right_for_whoever_deploys_the_file(case: st
     assert np.abs(found - slim(image()).detach().numpy()).max() < 1e-5
 
 
+def written_out(x: Tensor) -> Tensor:
+    apart = x - x.mean(-1, keepdim=True)
+    return apart / torch.sqrt(apart.square().mean(-1, keepdim=True) + 1e-5)
+
+
+REPORTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a layer norm whose scale is broadcast": lambda h, w: written_out(h) * w[:1, :, :1] + w,
+    "a layer norm with a scale of rank three": lambda h, w: written_out(h + torch.relu(h)) * w[:1, :1] + w[:1, :1],
+    "a skip that is broadcast before a layer norm": lambda h, w: F.layer_norm(h + h[:, :1], h.shape[-1:]) + w,
+}
+"""What ONNX Runtime fused wrongly in some version, by its public reports."""
+
+
+@pytest.mark.parametrize("case", REPORTED)
+def test_layer_norms_that_were_fused_wrongly(case: str, tmp_path: Path) -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+            self.up, self.weight = nn.Linear(4, 12), nn.Parameter(torch.rand(1, 5, 16) + 0.5)
+            self.down = nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.last(REPORTED[case](self.first(x), self.weight))
+            return self.down(torch.relu(self.up(y)))  # type: ignore[no-any-return]
+
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    graph = atograph.trace(Written(), x)
+    slim = atograph.slim(graph, graph.plan(flops=0.8))
+    session = onnxruntime.InferenceSession(slim.to_onnx(tmp_path / "slim.onnx"))  # with default options
+    assert np.abs(session.run(None, {"x": x.numpy()})[0] - slim(x).detach().numpy()).max() < 1e-5
+
+
 def test_a_run_finds_out_by_itself_what_is_fused_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nobody knew of the pair yet."""
     monkeypatch.setattr("atograph.onnx_export.KNOWN", frozenset())
