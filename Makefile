@@ -1,5 +1,6 @@
 # `make demo` runs the main job and `make test` the tests, on any machine with Python 3.11+ and make.
-# Each first makes .venv with the pinned packages of constraints.txt, unless that is done already.
+# Each first makes .venv with the pinned packages of constraints.txt, unless that is done already: all but torch and
+# torchvision, which come in many builds, by the hashes in requirements.lock.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 PYTEST_ARGS ?= -n $(JOBS)
 
-.PHONY: demo test coverage fuzz zoo lint types format clean
+.PHONY: demo test coverage fuzz zoo lint types lock format clean
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
@@ -45,6 +46,13 @@ types: $(VENV)/.installed
 	@ln -s $(CURDIR)/atograph/* $(CURDIR)/passes build/types/atograph/
 	$(BIN)/mypy
 
+# After constraints.txt was changed: the hashes of every file that the index has of each release. Takes uv on the PATH.
+UV ?= uv
+lock:
+	grep -v -E '^(#|torch==|torchvision==)' constraints.txt | \
+		$(UV) pip compile --no-deps --generate-hashes --no-annotate --python-version 3.11 -q -o requirements.lock \
+		--custom-compile-command 'make lock' -
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -53,7 +61,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 
 # PYTHON=/path/to/python makes the environment with that one; otherwise the first that is new enough.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt requirements.lock
 	@python=""; \
 	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
 		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
@@ -70,14 +78,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		exit 1; \
 	}
 	@echo "Installing the packages of constraints.txt into $(VENV), which takes a few minutes ..."
-	@$(PIP) install -q -c constraints.txt -e '.[examples,dev]'
+	@$(PIP) install -q --require-hashes --no-deps -r requirements.lock
+	@$(PIP) install -q -c constraints.txt torch
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-# torchvision and timm go in without their dependencies: they would ask for a torch of their own, though only their models
-# are used. What else they need comes with transformers.
+# torchvision goes in without its dependencies: it would ask for a torch of its own, though only its models are used.
 $(VENV)/.installed-for-tests: $(VENV)/.installed
-	@$(PIP) install -q -c constraints.txt pillow transformers accelerate tensorboard lightning
-	@$(PIP) install -q -c constraints.txt --no-deps torchvision timm
+	@$(PIP) install -q -c constraints.txt --no-deps torchvision
 	@touch $@
 
 # Torch-Pruning is only compared with; its one other requirement is numpy.

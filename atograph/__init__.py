@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from atograph.passes.groups import Group
     from atograph.passes.plan import Plan
     from atograph.passes.reason import Reason
+    from atograph.program_ops import allow_ops
     from atograph.slimming import Slim, slim
     from atograph.weightless import without_weights
 
@@ -37,6 +38,7 @@ _HOMES = {
     "Result": "compression",
     "Slim": "slimming",
     "UserError": "passes.errors",
+    "allow_ops": "program_ops",
     "apply_plan": "apply",
     "compress": "compression",
     "keep_module": "keeping",
@@ -60,6 +62,7 @@ __all__ = [
     "Result",
     "Slim",
     "UserError",
+    "allow_ops",
     "apply_plan",
     "compress",
     "keep_module",

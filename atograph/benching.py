@@ -16,7 +16,8 @@ from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.latency import measure_latency
 from atograph.loading import example_of, load_run
-from atograph.onnx_export import OnnxModel, export_onnx, onnx_file
+from atograph.onnx_export import export_onnx, onnx_file
+from atograph.onnx_model import OnnxModel
 from atograph.passes.exported import to_exported
 from atograph.profiling import Layer, profile
 from atograph.report import Latency

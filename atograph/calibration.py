@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from atograph.example_inputs import inputs_of_batch
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import FileInput, OnnxModel
 from atograph.passes.errors import UserError
 
 _HINT = "Calibrate with data of the kind that the run was made with: its own file, or --spec."
@@ -27,7 +27,7 @@ def calibration_batches(model: OnnxModel, batches: Iterable[Any]) -> Iterator[di
             raise UserError(
                 f"the model takes {_listed(model)}, and the batch holds {inputs}.", where=where, hint=_HINT
             ) from error
-        for value in model.session.get_inputs():
+        for value in model.inputs:
             given = feed.get(value.name)
             if given is None or not _fits(given, value):
                 found = "nothing" if given is None else f"{given.dtype}{list(given.shape)}"
@@ -37,24 +37,18 @@ def calibration_batches(model: OnnxModel, batches: Iterable[Any]) -> Iterator[di
         yield feed
 
 
-def _fits(given: Any, value: Any) -> bool:
+def _fits(given: Any, value: FileInput) -> bool:
     sizes = zip(value.shape, given.shape, strict=False)
     return (
-        given.dtype.name == _type(value)
+        given.dtype.name == value.type
         and len(given.shape) == len(value.shape)
         and all(wanted == size for wanted, size in sizes if isinstance(wanted, int))
     )
 
 
-def _type(value: Any) -> str:
-    """As numpy names it."""
-    name = str(value.type).removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def _text(value: Any) -> str:
-    return f"{value.name} as {_type(value)}[{', '.join(str(n) for n in value.shape)}]"
+def _text(value: FileInput) -> str:
+    return f"{value.name} as {value.type}[{', '.join(str(n) for n in value.shape)}]"
 
 
 def _listed(model: OnnxModel) -> str:
-    return ", ".join(_text(value) for value in model.session.get_inputs())
+    return ", ".join(_text(value) for value in model.inputs)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from atograph.capture import batch_sizes, with_batch
-from atograph.comparing import relative_difference
+from atograph.comparing import TOLERANCES, differences, relative_difference, tolerance
 from atograph.copying import copy_of, eval_mode
 from atograph.example_inputs import Inputs
 from atograph.graph import trace
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.plan import Plan
-from atograph.report import Comparison
+from atograph.report import Comparison, RuntimeFault
 from atograph.slimming import Slim
 from atograph.slimming import slim as make_slim
+from atograph.stages import stage
 from atograph.structures import tensors_of
+from atograph.time_limit import within_limit
+from atograph.writing import scratch
 
-TOLERANCE = 1e-4
+TOLERANCE = TOLERANCES[torch.float32]
 """Largest relative difference between float32 programs that sum in another order."""
 
-EXACT = 1e-9
+EXACT = TOLERANCES[torch.float64]
 """The same in float64: there masked and slim agree to rounding."""
 
 
@@ -52,12 +58,15 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
 
 def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
     """Whether no output for these inputs is NaN."""
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), within_limit(model, "a call of the model"):
         return not any(bool(torch.isnan(value).any()) for value in tensors_of(model(*inputs.args, **inputs.kwargs)))
 
 
 def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
     """The three forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other).
+
+    Where slim and ONNX Runtime differ, the masked dense network is exported and run, too: what ONNX Runtime gets wrong
+    of that is its own mistake, and only the values that it gets right count.
 
     Args:
         masked: the dense network on the CPU with the plan's zeroing sets at zero.
@@ -78,17 +87,61 @@ def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
                     raise
                 continue  # statistics of a single sample, say: no batch for this model
             found = tensors_of(slim(*args, **kwargs))
+            in_runtime = tensors_of(onnx_model(*args, **kwargs))
+            allowed = max(TOLERANCE, tolerance([*reference, *slim.passes_program.state.values()]))
+            masked_slim, slim_onnx, fault = _largest(reference, found), _largest(found, in_runtime), None
+            if masked_slim <= allowed and not slim_onnx <= allowed:
+                dense = _in_runtime(slim, Inputs(args, kwargs))
+                slim_onnx, fault = _without_faults(reference, dense, found, in_runtime, allowed)
             entry = Comparison(
                 batch=size,
-                masked_slim=_largest(reference, found),
-                slim_onnx=_largest(found, tensors_of(onnx_model(*args, **kwargs))),
-                tolerance=max(
-                    [TOLERANCE, *(10 * torch.finfo(t.dtype).eps for t in reference if t.is_floating_point())]
-                ),
+                masked_slim=masked_slim,
+                slim_onnx=slim_onnx,
+                tolerance=allowed,
+                runtime=fault,
                 moved=_largest(reference, tensors_of(revived(*args, **kwargs))),
             )
         entries.append(entry)
     return entries
+
+
+def _in_runtime(slim: Slim, inputs: Inputs) -> list[torch.Tensor]:
+    """What ONNX Runtime computes of the masked dense network.
+
+    Raises:
+        UserError: it cannot be exported, or ONNX Runtime cannot run it.
+    """
+    program = slim.dense_program()
+    with stage("comparing the dense model with ONNX Runtime"), scratch() as aside:
+        file = OnnxModel(export_onnx(program, aside / "dense.onnx"), program)
+        return tensors_of(file(*inputs.args, **inputs.kwargs))
+
+
+def _without_faults(
+    reference: Sequence[torch.Tensor],
+    dense: Sequence[torch.Tensor],
+    found: Sequence[torch.Tensor],
+    in_runtime: Sequence[torch.Tensor],
+    allowed: float,
+) -> tuple[float, RuntimeFault | None]:
+    """How far slim and ONNX Runtime are apart where it is right of the dense network, and what it is not right about.
+
+    Args:
+        reference, dense: the masked network in PyTorch and in ONNX Runtime.
+        found, in_runtime: the slim one.
+        allowed: the difference up to which two values are the same.
+    """
+    whole, of_dense = _largest(found, in_runtime), _largest(reference, dense)
+    if of_dense <= allowed:
+        return whole, None
+    right = torch.cat([differences(one, other) <= allowed for one, other in zip(reference, dense, strict=True)])
+    apart = torch.cat([differences(one, other) for one, other in zip(found, in_runtime, strict=True)])[right]
+    fault = RuntimeFault(
+        dense=of_dense if isfinite(of_dense) else None,
+        slim=whole if isfinite(whole) else None,
+        compared=float(right.double().mean()),
+    )
+    return float(apart.max()) if apart.numel() else 0.0, fault
 
 
 def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
@@ -120,8 +173,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
             except (RuntimeError, UserError):
                 continue
             difference = _largest(reference, found)
-            single = any(t.dtype == torch.float32 for t in (*reference, *found)) or _casts(tried)
-            if difference <= (TOLERANCE if single else EXACT):
+            if difference <= max(tolerance([*reference, *found]), TOLERANCE if _casts(tried) else EXACT):
                 return difference
     if difference is not None:
         raise InternalError(f"in float64 the masked and the slim network differ by {difference:.1e} (relative).")

@@ -89,6 +89,7 @@ def graph_of(spec: Spec) -> Graph:
     """The graph of a model, made without weights where its code allows that: groups need none."""
     from atograph.example_inputs import check_accepts
     from atograph.graph import trace
+    from atograph.time_limit import TookTooLong
     from atograph.weightless import without_weights
 
     inputs = spec.inputs()
@@ -96,6 +97,8 @@ def graph_of(spec: Spec) -> Graph:
         with without_weights():
             model = spec.model()
         return trace(model.eval(), *inputs)
+    except TookTooLong:
+        raise
     except Exception:  # code that computes with its weights; what else is wrong, the second try tells
         model = spec.model()
         check_accepts(model, inputs, where=spec.where)

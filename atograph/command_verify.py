@@ -30,6 +30,9 @@ def verify(run: Path, *, spec: str | None, data: Path | None, trust_spec: bool, 
         model = source.model()
     entries = verify_run(run, model, seed=seed, real=_real(source))
     console.table(certificate_table(entries))
+    fault = next((entry.runtime for _name, entry in entries if entry.runtime is not None), None)
+    if fault is not None:
+        console.warn(f"{fault}.")
     if not all(entry.holds for _name, entry in entries):
         console.error("the files of this run do not compute the same.")
         raise typer.Exit(EXIT_DIFFERENT)

@@ -28,18 +28,23 @@ def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
     Values that are not finite have to be the same in both, and count for nothing else; where they are not, the
     difference is infinite.
     """
+    difference = differences(reference, other)
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+def differences(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The difference of each value as `relative_difference` takes it, flat."""
     reference, other = reference.detach().double().flatten(), other.detach().double().flatten()
     finite = torch.isfinite(reference)
-    if not torch.equal(finite, torch.isfinite(other)):
-        return float("inf")
-    if not torch.equal(reference[~finite].nan_to_num(nan=0.0), other[~finite].nan_to_num(nan=0.0)):
-        return float("inf")
-    reference, other = reference[finite], other[finite]
-    size, difference = reference.abs(), (reference - other).abs()
+    same = torch.where(finite, torch.isfinite(other), reference.nan_to_num(nan=0.0) == other.nan_to_num(nan=0.0))
+    same &= torch.isnan(reference) == torch.isnan(other)
+    compared = finite & same
+    size = torch.where(compared, reference.abs(), 0.0)
+    distance = torch.where(compared, (reference - other).abs(), 0.0)
     huge = _huge(size)
-    return max(
-        _over(difference[~huge], size[~huge].amax() if bool((~huge).any()) else None), _each(difference, size, huge)
-    )
+    scale = size[~huge].amax() if bool((~huge).any()) else size.new_tensor(0.0)
+    relative = torch.where(distance == 0, 0.0, distance / torch.where(huge, size, scale))
+    return torch.where(same, relative, torch.inf)
 
 
 def _huge(size: torch.Tensor) -> torch.Tensor:
@@ -48,17 +53,6 @@ def _huge(size: torch.Tensor) -> torch.Tensor:
     values = torch.unique(some[some > 0])
     typical = values.median() if values.numel() else size.new_tensor(torch.inf)
     return size > _HUGE * typical
-
-
-def _over(difference: torch.Tensor, scale: torch.Tensor | None) -> float:
-    if scale is None:
-        return 0.0
-    largest = float(difference.max())
-    return largest / float(scale) if scale else (0.0 if largest == 0 else float("inf"))
-
-
-def _each(difference: torch.Tensor, size: torch.Tensor, chosen: torch.Tensor) -> float:
-    return float((difference[chosen] / size[chosen]).max()) if bool(chosen.any()) else 0.0
 
 
 def alike(references: Sequence[torch.Tensor], others: Sequence[torch.Tensor], close: float) -> bool:

@@ -175,8 +175,15 @@ def run(
         settings: those of the job.
         out, force, resume, console: as in `compress_spec`.
     """
-    if out is None or join(settings.device).rank:
-        return _keep_what_is_good(Run(out, None, resume, console), make)
+    replicas = join(settings.device)
+    with replicas.telling():
+        if out is None or replicas.rank:
+            return _keep_what_is_good(Run(out, None, resume, console), make)
+        return _as_the_first(make, out, force, resume, console)
+
+
+def _as_the_first(make: Callable[[], Job], out: Path, force: bool, resume: bool, console: Console) -> Result:
+    """As the process that writes."""
     unproved_run = resume and unproved.is_there(out)
     with claimed(out, force=force or unproved_run) as folder:
         there = resuming.check(out, resume=resume, force=force) or unproved_run

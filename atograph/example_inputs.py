@@ -64,14 +64,19 @@ def check_accepts(model: nn.Module, inputs: Inputs, *, where: str) -> None:
 
     Raises:
         UserError: the model raised; the message carries the shapes, its reason and the user's own line.
+        TookTooLong: it was called within a limit of time.
     """
     import torch
+
+    from atograph.time_limit import TookTooLong, within_limit
 
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), within_limit(model, "the first call of the model"):
             model(*inputs.args, **inputs.kwargs)
+    except TookTooLong:
+        raise
     except Exception as error:
         at = line_of_user(error)
         raise UserError(

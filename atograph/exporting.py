@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,15 @@ from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
 from atograph.loading import check_weights_beside, load_run, run_example
-from atograph.onnx_export import OnnxModel, check_opset, export_onnx, size_on_disk
+from atograph.onnx_export import check_opset, export_onnx
 from atograph.onnx_metadata import metadata
+from atograph.onnx_model import OnnxModel, size_on_disk
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
 from atograph.reading import read_as
 from atograph.report import NO_REPORT, Count
+from atograph.runtime_faults import checked
 from atograph.stages import stage
 from atograph.structures import tensors_of
 from atograph.train.task import Task
@@ -98,10 +101,22 @@ def export_run(
     with replacing(target.parent, where=target, drops=[weights_beside(target).name]) as scratch:
         with stage("exporting"):
             whole = scratch / "whole" / target.name  # of the name in the end, which its weights are found by
-            export_onnx(program, whole, opset=opset, metadata=_metadata(plan, costs), external_data=external_data)
+            export = partial(
+                export_onnx, program, opset=opset, metadata=_metadata(plan, costs), external_data=external_data
+            )
+            export(whole)
+            inputs = _example(program)
+            if inputs is not None:
+                checked(
+                    whole,
+                    program,
+                    export,
+                    lambda *args, **kwargs: run_example(program, Inputs(args, kwargs), place),
+                    inputs,
+                )
             made = scratch / target.name
             if precision == "float16":
-                to_float16(whole, made)
+                to_float16(whole, made, lambda file: _survives(file, program, inputs))
         before = after = None
         if precision == "int8" and task is not None:
             reference = OnnxModel(whole, program)
@@ -118,18 +133,33 @@ def export_run(
     return Exported(target, size_on_disk(target), difference, before, after)
 
 
+def _example(program: ExportedProgram) -> Inputs | None:
+    """The program's example inputs; None where it has none that it can be called with."""
+    given = program.example_inputs
+    return None if given is None or any(leaf.is_meta for leaf in tensors_of(given)) else Inputs(*given)
+
+
+def _survives(path: Path, program: ExportedProgram, inputs: Inputs | None) -> bool:
+    """Whether ONNX Runtime loads a file, and runs it on the example inputs."""
+    try:
+        file = OnnxModel(path, program)
+        if inputs is not None:
+            file(*inputs.args, **inputs.kwargs)
+    except UserError:
+        return False
+    return True
+
+
 def _difference(program: ExportedProgram, path: Path, folder: Path) -> float | None:
-    if program.example_inputs is None:
-        return None
-    leaves = tensors_of(program.example_inputs)
-    if any(leaf.is_meta for leaf in leaves):
+    example = _example(program)
+    if example is None:
         return None
     file = OnnxModel(path, program)
-    fixed = all(isinstance(dim, int) for value in file.session.get_inputs() for dim in value.shape)
-    batch = batch_of(program.example_inputs) or 1
+    fixed = all(isinstance(dim, int) for value in file.inputs for dim in value.shape)
+    batch = batch_of(tuple(example)) or 1
     found = [0.0]
     for size in {batch} if fixed else {1, batch}:
-        inputs = Inputs(*with_batch(program.example_inputs, size))
+        inputs = Inputs(*with_batch(tuple(example), size))
         slim, onnx = run_example(program, inputs, folder), tensors_of(file(*inputs.args, **inputs.kwargs))
         found += [relative_difference(one, other) for one, other in zip(slim, onnx, strict=True)]
     return max(found)

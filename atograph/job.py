@@ -11,7 +11,7 @@ from torch import nn
 
 from atograph.example_inputs import Inputs
 from atograph.graph import Graph
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 from atograph.passes.plan import Plan
 from atograph.report import FROM_PYTHON, Report
 from atograph.slimming import Slim

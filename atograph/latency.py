@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from atograph.capture import with_batch
+from atograph.child_process import ChildError
 from atograph.example_inputs import Inputs
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel, one_line, runtime_child
+from atograph.passes.errors import UserError
 from atograph.report import Latency
 
 
@@ -26,13 +26,11 @@ def measure_latency(
         seconds: time to spend, warm-up aside; at least five calls of each are made.
     """
     args, kwargs = with_batch(tuple(inputs), batch)
-    calls = [(model.session, model.feed(*args, **kwargs)) for model in (dense, slim)]
-    taken = times_in_turns(calls, seconds=seconds)
-    threads = dense.session.get_session_options().intra_op_num_threads or os.cpu_count() or 1
+    taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model in (dense, slim)], seconds=seconds)
     quartiles = [statistics.quantiles(times, n=4) for times in taken]
     return Latency(
         batch=batch,
-        threads=threads,
+        threads=dense.threads,
         dense=quartiles[0][1],
         slim=quartiles[1][1],
         dense_spread=quartiles[0][2] - quartiles[0][0],
@@ -40,24 +38,22 @@ def measure_latency(
     )
 
 
-def times_in_turns(calls: Sequence[tuple[Any, dict[str, Any]]], *, seconds: float) -> list[list[float]]:
-    """Milliseconds of each call of several sessions, one after the other and then all again.
+def times_in_turns(calls: Sequence[tuple[OnnxModel, dict[str, Any]]], *, seconds: float) -> list[list[float]]:
+    """Milliseconds of each call of several files, one after the other and then all again.
 
     Args:
-        calls: session of ONNX Runtime, and what to feed it with.
+        calls: file, and what to feed it with.
         seconds: time to spend, a warm-up of three calls aside; at least five calls of each are made, at most 200.
+
+    Raises:
+        UserError: ONNX Runtime cannot run one of them.
     """
-    for session, feed in [*calls] * 3:
-        session.run(None, feed)
-    taken: list[list[float]] = [[] for _ in calls]
-    end = time.perf_counter() + seconds
-    while len(taken[-1]) < 5 or (time.perf_counter() < end and len(taken[-1]) < 200):
-        for (session, feed), times in zip(calls, taken, strict=True):
-            times.append(_timed(session, feed))
+    limit = seconds + 16 * sum(model.seconds for model, _feed in calls)
+    for model, _feed in calls:
+        model.ready()
+    numbered = [(model.ready(), feed) for model, feed in calls]
+    try:
+        taken: list[list[float]] = runtime_child().call("times_in_turns", numbered, seconds, seconds=limit)
+    except ChildError as error:
+        raise UserError(f"ONNX Runtime cannot be timed on these models: {one_line(error)}.") from error
     return taken
-
-
-def _timed(session: Any, feed: dict[str, Any]) -> float:
-    start = time.perf_counter()
-    session.run(None, feed)
-    return (time.perf_counter() - start) * 1e3

@@ -18,7 +18,7 @@ from atograph.flop_count import count_flops
 from atograph.graph import Graph
 from atograph.job import Job, Outcome
 from atograph.latency import measure_latency
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import InternalError
 from atograph.passes.program import Program
 from atograph.passes.reproducer import reproducible
@@ -69,16 +69,14 @@ def measure(outcome: Outcome, console: Console) -> Report:
         _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
     with stage("measuring"):
         notes = list[str]()
-        metrics = [
-            _metric(job, _Either(form, slimmed, job.model), what, notes)
-            for form, what in ((slimmed.as_module(), "slim program"), (slim_onnx, "ONNX file"))
-        ]
+        by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
+        by_file = _metric(job, _Either(slim_onnx, slimmed, job.model), "ONNX file", notes)
         latency = _latency(graph, slimmed, (dense_onnx, slim_onnx), inputs)
     for note in notes:
         console.warn(note)
-    figures = Figures(certificate, difference, *metrics, latency, notes)
+    figures = Figures(certificate, difference, by_program, by_file, latency, notes)
     report = report_of(outcome, figures)
-    _warn(report, [trained.metric_masked, *metrics], slimmed, console)
+    _warn(report, [trained.metric_masked, by_program, by_file], slimmed, console)
     return report
 
 
@@ -171,6 +169,9 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
     """Say what one should know of the figures."""
     if any(value is not None and value != value for value in metrics):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
+    fault = next((entry.runtime for entry in report.certificate if entry.runtime is not None), None)
+    if fault is not None:
+        console.warn(f"{fault}.")
     if slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
         least = _moved(report.certificate)
         console.warn(

@@ -1,31 +1,27 @@
-"""Export to ONNX, and run the file: what `torch.onnx` and ONNX Runtime do, with a program's inputs and outputs."""
+"""Export to ONNX: what `torch.onnx` does, with a program's inputs and outputs by their names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir
-import onnxruntime
 import torch
-from torch import nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
-from atograph.files import weights_beside
-from atograph.onnx_names import input_names, output_names, with_constants, without_constants
+from atograph.kept_apart import KNOWN, Pair, keep_apart
+from atograph.onnx_names import input_names, output_names, without_constants
+from atograph.onnx_optimiser import optimise
+from atograph.onnx_translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 from atograph.quiet import quiet
 from atograph.writing import writing
 
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-_AGAIN = "The ONNX file of a run is made again by `atograph export`."
 
 OLDEST_OPSET = 18
 """The oldest opset that torch.onnx writes from an exported program."""
@@ -43,27 +39,6 @@ def check_opset(opset: int | None) -> None:
 
 
 _TAKEN = re.compile(r"attribute '(\w+)' already exists")
-
-
-def check_runs(path: Path, program: ExportedProgram, *, where: str) -> None:
-    """Make sure that ONNX Runtime runs a model that was exported, before anyone trains it.
-
-    Args:
-        path: its ONNX file.
-        program: what it was exported from.
-        where: the model, for the message.
-
-    Raises:
-        UserError: there is no kernel for one of its ops, or for a type of it.
-    """
-    try:
-        OnnxModel(path, program)
-    except UserError as error:
-        raise UserError(
-            f"ONNX Runtime cannot run this model, dense as it is: {_one_line(error.__cause__ or error)}.",
-            where=where,
-            hint="Often it has no kernel for a type that the model casts to: bfloat16 in torch.autocast, say.",
-        ) from error
 
 
 def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
@@ -87,6 +62,7 @@ def export_onnx(
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
     external_data: bool = False,
+    apart: Collection[Pair] = (),
 ) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
 
@@ -100,6 +76,7 @@ def export_onnx(
         metadata: the file's ``metadata_props``.
         external_data: keep the weights in a second file, ``path`` with ``.data`` at its end; above 2 GB, as much as one
             file can hold, they are there in any case.
+        apart: ops that are kept apart in the file, beside those of `kept_apart.KNOWN`.
 
     Raises:
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
@@ -107,14 +84,23 @@ def export_onnx(
     check_opset(opset)
     with quiet("torch.onnx"):
         try:
-            exported = torch.onnx.export(without_constants(program), dynamo=True, verbose=False, opset_version=opset)
+            exported = torch.onnx.export(
+                without_constants(program),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                optimize=False,
+                custom_translation_table=dict(TRANSLATIONS),
+            )
         except Exception as error:
             raise _inexpressible(error) from error
-    assert exported is not None
+        assert exported is not None
+        optimise(exported)
     model = exported.model
     written = model.opset_imports[""]
     if opset is not None and written != opset:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
+    keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), output_names(program))
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
@@ -131,12 +117,6 @@ def _renamed(dim: int | onnx_ir.SymbolicDim, batch: str) -> int | str | None:
     if isinstance(dim, int):
         return dim
     return None if dim.value is None else dim.value.replace(batch, "batch")
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of an ONNX file, with its weights where they are in a file of their own."""
-    weights = weights_beside(path)
-    return path.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
 
 
 def _inexpressible(error: Exception) -> UserError:
@@ -195,72 +175,7 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -
             value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".")
-
-
 def onnx_file(folder: Path, program: ExportedProgram, aside: Path) -> Path:
     """The ``slim.onnx`` in a folder; where there is none (after `Slim.save`, ``atograph apply``) one made aside."""
     path = folder / "slim.onnx"
     return path if path.is_file() else export_onnx(program, aside / path.name)
-
-
-class OnnxModel(nn.Module):
-    """An ONNX file as a module: the same inputs and outputs as the program that it was exported from, on the CPU.
-
-    Args:
-        path: the file.
-        program: the program that it was exported from; tells the names of inputs and the form of outputs.
-        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
-    """
-
-    def __init__(self, path: Path, program: ExportedProgram, *, threads: int = 0) -> None:
-        super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what it refuses is raised, too
-        self._path = path
-        if not path.is_file():
-            raise UserError("there is no such file.", where=str(path), hint=_AGAIN)
-        try:
-            onnx.checker.check_model(path)  # weights in other files have to lie beside it: not every runtime looks
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise UserError(
-                f"this ONNX file cannot be loaded: {_one_line(error)}.",
-                where=str(path),
-                hint=f"It may be damaged, or of an opset that is too new. {_AGAIN}",
-            ) from error
-        self._taken = {value.name for value in self.session.get_inputs()}
-        self._names = list(program.graph_signature.user_inputs)
-        self._program = program
-
-    @property
-    def plan(self) -> str | None:
-        """The digest of the plan that the file was made by; None where it does not say."""
-        said: str | None = self.session.get_modelmeta().custom_metadata_map.get("atograph.plan")
-        return said
-
-    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The inputs as ONNX Runtime takes them: arrays by name."""
-        try:  # by the names of keywords, whatever their order is
-            leaves = self._program.call_spec.in_spec.flatten_up_to((args, kwargs))
-        except (ValueError, AttributeError):  # given by position where the program has keywords, or the other way round
-            leaves = pytree.tree_leaves((args, kwargs))
-        return {
-            str(name): leaf.detach().cpu().numpy()
-            for name, leaf in zip(self._names, leaves, strict=True)
-            if name in self._taken
-        }
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the file."""
-        feed = self.feed(*args, **kwargs)
-        try:
-            values = self.session.run(None, feed)
-        except Exception as error:
-            raise UserError(
-                f"ONNX Runtime cannot run this file on these inputs: {_one_line(error)}.", where=str(self._path)
-            ) from error
-        found = [torch.from_numpy(value) for value in values]
-        return with_constants(self._program, found)

@@ -64,11 +64,14 @@ def _text(key: Any) -> str:
 
 
 def without_constants(program: ExportedProgram) -> ExportedProgram:
-    """The same program without what it returns that is no tensor: numbers, text and None. ONNX has no word for them."""
+    """The same program without what it returns that is no tensor: numbers, text and None. ONNX has no word for them.
+
+    Without example inputs either: torch.onnx would call it with checks of them, which trip over what is not there.
+    """
     specs = program.graph_signature.output_specs
     stays = [not isinstance(spec.arg, ConstantArgument) for spec in specs]
     if all(stays):
-        return program
+        return rebuilt(program, example_inputs=None)
     graph = deepcopy(program.graph)
     output = graph.output_node()
     output.args = (tuple(value for value, kept in zip(output.args[0], stays, strict=True) if kept),)

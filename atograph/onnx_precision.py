@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
 import onnx_ir
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from atograph.child_process import ChildError
 from atograph.files import weights_beside
+from atograph.kept_apart import find
+from atograph.onnx_model import runtime_child
 from atograph.passes.errors import UserError
 from atograph.quiet import quiet
 from atograph.writing import writing
@@ -21,14 +23,51 @@ from atograph.writing import writing
 _LARGEST = 2**31 - 2**20
 """What one protobuf file can hold, with room for the graph."""
 
+_SECONDS = 3600.0
+"""What a quantisation may take, which runs the model on each batch."""
 
-def to_float16(source: Path, target: Path) -> Path:
+
+def to_float16(source: Path, target: Path, survives: Callable[[Path], bool] | None = None) -> Path:
     """The same model with weights and arithmetic in float16 where ONNX Runtime knows them; inputs and outputs stay.
 
+    Ops that it cannot run in float16 (a recurrent network may end the process) stay in float32.
+
     Source: `onnxruntime.transformers.float16`.
+
+    Args:
+        source: the model in float32.
+        target: the file to write.
+        survives: whether ONNX Runtime runs a file; None: it is not tried.
+
+    Raises:
+        UserError: it runs none, whatever stays in float32; or the file cannot be written.
     """
+    if survives is None:
+        return _with_float16(source, target, ())
+    with TemporaryDirectory(dir=target.parent) as scratch:
+
+        def right(kept: Collection[str]) -> bool:
+            return survives(_with_float16(source, Path(scratch, target.name), kept))
+
+        kept: list[str] = []
+        if not right(kept):
+            ops = sorted({node.op_type for node in onnx_ir.load(source).graph.all_nodes()})
+            kept = find(ops, right)
+            if not kept:
+                raise UserError(
+                    "ONNX Runtime cannot run this model in float16, whatever stays in float32.",
+                    hint="Deploy the file in float32, or on a device that has kernels for float16.",
+                )
+    return _with_float16(source, target, kept)
+
+
+def _with_float16(source: Path, target: Path, kept: Collection[str]) -> Path:
+    """With some types of ops in float32."""
     large = weights_beside(source).exists()
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=large)
+    blocked = [*DEFAULT_OP_BLOCK_LIST, *kept]
+    model = convert_float_to_float16(
+        onnx.load(source), keep_io_types=True, disable_shape_infer=large, op_block_list=blocked
+    )
     return _save(onnx_ir.from_proto(model), target, outside=large or model.ByteSize() > _LARGEST)
 
 
@@ -51,23 +90,14 @@ def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Pa
     large = weights_beside(source).exists()
     with writing(target), quiet(), TemporaryDirectory(dir=target.parent) as scratch:
         prepared, made = Path(scratch, "prepared.onnx"), Path(scratch, "made.onnx")
+        files = (str(source.resolve()), str(prepared.resolve()), str(made.resolve()))
         try:
-            quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
-            quantize_static(
-                prepared,
-                made,
-                _Reader(given),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                use_external_data_format=large,
-            )
-        except OSError:
-            raise
-        except Exception as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(f"ONNX Runtime cannot quantise this model: {first.strip()[:400]}.") from error
+            runtime_child().call("quantise", *files, given, large, seconds=_SECONDS)
+        except ChildError as error:
+            code = getattr(error, "errno", None)
+            if code is not None:
+                raise OSError(code, os.strerror(code)) from error
+            raise UserError(f"ONNX Runtime cannot quantise this model: {str(error)[:400]}.") from error
         model = onnx_ir.load(made)
         for key in ("onnx.infer", "onnx.quant.pre_process"):  # notes of the quantiser to itself
             model.metadata_props.pop(key, None)
@@ -80,12 +110,3 @@ def _save(model: onnx_ir.Model, target: Path, *, outside: bool) -> Path:
         onnx_ir.save(model, target, external_data=weights_beside(target).name if outside else None)
     onnx.checker.check_model(str(target))
     return target
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self._left: Iterator[dict[str, Any]] = iter(batches)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next batch; None after the last."""
-        return next(self._left, None)

@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from atograph.capture import with_batch
 from atograph.latency import times_in_turns
 from atograph.latency_table import Times, small_model_times, split_time
-from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel
 from atograph.passes.exported import to_exported
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.plan import Plan
@@ -52,7 +53,7 @@ class OrtRuntime:
         """Milliseconds per call of the dense model; by its profile those in products, and in all else."""
         folder, model = self._dense
         feed = self._feed(model)
-        (taken,) = times_in_turns([(model.session, feed)], seconds=_SECONDS)
+        (taken,) = times_in_turns([(model, feed)], seconds=_SECONDS)
         path = str(Path(folder.name) / "dense.onnx")
         return median(taken), *split_time(kernel_times(path, feed, threads=self._threads, seconds=2.0))
 
@@ -72,7 +73,7 @@ class OrtRuntime:
             for number, plan in enumerate(plans):
                 slimmed = Pipeline((SlimPass(plan),)).run(self._program)
                 models.append(self._export(slimmed, Path(scratch) / f"{number}.onnx"))
-            calls = [(model.session, self._feed(model)) for model in models]
+            calls = [(model, self._feed(model)) for model in models]
             dense, *slim = times_in_turns(calls, seconds=_SECONDS * len(plans))
         return [median(after / before for before, after in zip(dense, taken, strict=True)) for taken in slim]
 

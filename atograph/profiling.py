@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, prod
@@ -12,12 +10,13 @@ from statistics import median
 from typing import Any
 
 import onnx
-import onnxruntime
 
-from atograph.writing import CannotWrite, scratch
+from atograph.child_process import SECONDS, ChildError
+from atograph.onnx_model import one_line, runtime_child
+from atograph.passes.errors import UserError
+from atograph.writing import CannotWrite
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
     Returns:
         The layers in the order in which they first run.
     """
-    taken = kernel_times(str(path), feed, threads=threads, calls=calls)
+    taken = kernel_times(str(path.resolve()), feed, threads=threads, calls=calls)
     origins, layers = _Origins(onnx.load(path, load_external_data=False)), dict[tuple[str, str], Layer]()
     for (made, op), times in taken.items():
         name, flops = origins.of(made)
@@ -78,31 +77,18 @@ def kernel_times(
     Returns:
         (name, op) of each kernel, in the order in which they run → milliseconds of each call.
     """
-    with scratch() as place:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(place / "profile")
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        started = time.perf_counter()
-        for call in range(calls + _WARM_UP):
-            if call >= 5 + _WARM_UP and time.perf_counter() - started > seconds:
-                break
-            session.run(None, dict(feed))
-        try:
-            events = json.loads(Path(session.end_profiling()).read_bytes())
-        except (OSError, ValueError) as error:  # ONNX Runtime itself does not tell that it could not be written
+    limit = SECONDS + (calls + 3) * SECONDS / 10
+    try:
+        taken = runtime_child().call(
+            "kernel_times", model, dict(feed), threads, calls, min(seconds, limit), seconds=limit
+        )
+    except ChildError as error:
+        if getattr(error, "errno", None) is not None:  # ONNX Runtime itself does not tell that it could not be written
             raise CannotWrite(
                 "ONNX Runtime's profile is not complete; is the disk full?", where="the folder for temporary files"
             ) from error
-    taken: dict[tuple[str, str], list[float]] = {}
-    for event in events:
-        name = str(event["name"])
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            kernel = name.removesuffix("_kernel_time"), str(event["args"]["op_name"])
-            taken.setdefault(kernel, []).append(event["dur"] / 1e3)
-    return {kernel: times[_WARM_UP:] or times for kernel, times in taken.items()}
+        raise UserError(f"ONNX Runtime cannot be timed on this model: {one_line(error)}.") from error
+    return {(name, op): times for name, op, times in taken}
 
 
 class _Origins:

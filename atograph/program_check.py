@@ -33,8 +33,8 @@ _PAYLOADS = {
 _OTHERS = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+|extra/[\w.]+"
                      r"|archive_format|archive_version|byteorder|\.data/\w+")  # fmt: skip
 
-_LONGEST_JSON = 64 * 2**20
-"""Bytes: of a program of some 50,000 ops."""
+_LONGEST_JSON = 32 * 2**20
+"""Bytes: of a program of some 25,000 ops."""
 
 _SMALL = 64 * 2**20
 """Numbers that a tensor may have beyond those that are stored: it may be one of them, spread over many places."""

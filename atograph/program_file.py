@@ -17,6 +17,7 @@ from atograph.passes.exported import with_plain_outputs
 from atograph.passes.plan import Plan
 from atograph.pickled import NotPlain
 from atograph.program_check import load_program_file
+from atograph.program_ops import UnknownOp
 from atograph.quiet import quiet
 from atograph.reading import Unreadable, check_regular, refusal
 
@@ -32,6 +33,11 @@ _LONGEST = 160
 _NO_PROGRAM = "not a program that torch.export can load"
 
 _OWN_CLASSES = "Where it is your own, and the classes are, allow them: torch.serialization.add_safe_globals([Class])."
+
+_UNKNOWN_OPS = (
+    "Where the file is your own, let the op through, in Python or in the SPEC: "
+    'atograph.allow_ops("library.op.overload"); an op rule does the same.'
+)
 
 _OWN_OPS = (
     "If the model has ops of its own, what defines them has to be imported before: --spec, or an import in Python. "
@@ -75,6 +81,8 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
             return load_program_file(path, _PLAN)
     except NotPlain as error:
         raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
+    except UnknownOp as error:
+        raise refusal(error, path, _NO_PROGRAM, _UNKNOWN_OPS) from error
     except Unreadable as error:
         raise refusal(error, path, _NO_PROGRAM, "It was not made by atograph, or is damaged.") from error
     except Exception as error:

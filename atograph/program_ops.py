@@ -63,6 +63,23 @@ _WITHOUT_RULE = re.compile(
 _NEVER = re.compile(r"_?embedding_bag|special_\w*polynomial\w*")
 """Ops that have a rule, and trust their indices, or count to any number that they are given."""
 
+_ALLOWED: set[str] = set()
+"""Ops that the user trusts."""
+
+
+class UnknownOp(Unreadable):
+    """A program of a file calls an op that none of these lists has."""
+
+
+def allow_ops(*names: str) -> None:
+    """Let the programs of files call more ops, in this process: for files that one made oneself.
+
+    Args:
+        names: of ops as torch prints them: ``aten.embedding_bag.padding_idx``, ``mylib.op.default``.
+    """
+    _ALLOWED.update(names)
+
+
 _NUMBER = {"as_int", "as_float", "as_bool", "as_sym_int", "as_sym_float", "as_sym_bool"}
 _TAGS: dict[str, set[str]] = {
     "Tensor": {"as_tensor", *_NUMBER},
@@ -92,7 +109,8 @@ def check_target(target: str) -> None:
     """Refuse what is no op that a program of a file may call.
 
     Raises:
-        Unreadable: by name.
+        UnknownOp: by name.
+        Unreadable: there is no such op here.
     """
     if _ON_NUMBERS.fullmatch(target) or _op_of(target) is not None:
         return
@@ -100,7 +118,7 @@ def check_target(target: str) -> None:
     there = getattr(torch.ops.higher_order, region[1], None) if region and region[1] in _REGIONS else None
     if isinstance(there, HigherOrderOperator):
         return
-    raise Unreadable(f"{_shown(target)} is no op of a network that atograph knows")
+    raise UnknownOp(f"{_shown(target)} is no op of a network that atograph knows")
 
 
 def check_call(node: Mapping[str, Any]) -> None:
@@ -138,9 +156,11 @@ def _op_of(target: str) -> OpOverload | None:
 
 def _is_known(op: OpOverload) -> bool:
     library, _, name = op._schema.name.partition("::")
+    if str(op) in _ALLOWED or str(op) == "torchvision.nms.default":
+        return True
+    if op._schema.is_mutable and op is not torch.ops.aten.detach_.default:
+        return False
     if library == "aten":
-        if op._schema.is_mutable and op is not torch.ops.aten.detach_.default:
-            return False
         if _NEVER.fullmatch(name):
             return False
         if _WITHOUT_RULE.fullmatch(name):

@@ -7,42 +7,53 @@ after the training, when it is too late; so it is refused, or told, before the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch.export import ExportedProgram
 
 from atograph.capture import repeat_single
 from atograph.certificate import compare, gives_numbers
 from atograph.console import Console
+from atograph.copying import eval_mode
 from atograph.example_inputs import Inputs
 from atograph.graph import Graph
 from atograph.job import Job, Prepared
+from atograph.kept_apart import Pair
 from atograph.latency_budget import magnitude_plan
 from atograph.masking import mask
-from atograph.onnx_export import OnnxModel, check_runs, export_onnx
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel, check_runs
 from atograph.passes.exported import to_exported
+from atograph.passes.run import ProgramModule
+from atograph.runtime_faults import checked
 from atograph.slimming import slim
 from atograph.stages import stage
-from atograph.train.seeding import own_randomness
+from atograph.train.defaults import default_metric, why_no_metric
+from atograph.train.seeding import order_kept, own_randomness
 
 
 @dataclass(frozen=True)
 class DenseFile:
-    """The dense model in ONNX: its program, the file, and the opset asked for."""
+    """The dense model in ONNX: its program, the file, the opset asked for, and the ops that are kept apart in it."""
 
     program: ExportedProgram
     path: Path
     opset: int | None
+    apart: tuple[Pair, ...] = ()
 
     def model(self, *, threads: int) -> OnnxModel:
         """Loaded; written anew where someone has tidied up temporary files during a long training."""
         if not self.path.is_file():
-            export_onnx(self.program, self.path, opset=self.opset)
+            export_onnx(self.program, self.path, opset=self.opset, apart=self.apart)
         return OnnxModel(self.path, self.program, threads=threads)
 
 
-def export_dense(job: Job, graph: Graph, folder: Path) -> DenseFile:
-    """Export the dense model and load the file.
+def export_dense(job: Job, graph: Graph, folder: Path, console: Console) -> DenseFile:
+    """Export the dense model, and run the file.
+
+    What ONNX Runtime computes wrong of it is avoided where the file can be, and told.
 
     Raises:
         UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
@@ -51,14 +62,35 @@ def export_dense(job: Job, graph: Graph, folder: Path) -> DenseFile:
         program = to_exported(graph.program)
         path = export_onnx(program, folder / "dense.onnx", opset=job.opset)
         check_runs(path, program, where=job.where)
-    return DenseFile(program, path, job.opset)
+        export = partial(export_onnx, program, opset=job.opset)
+        written = checked(path, program, export, ProgramModule(graph.program).cpu(), job.inputs)
+    for remark in written.remarks():
+        console.warn(remark)
+    return DenseFile(program, path, job.opset, written.apart)
 
 
-def rehearse(prepared: Prepared, folder: Path, console: Console) -> None:
+def tell_of_no_metric(job: Job, console: Console) -> None:
+    """Say before the training that the default metric makes nothing of the validation data, and why."""
+    task = job.task
+    if task.val_data is None or task.metric is not default_metric:
+        return
+    with eval_mode(job.model), torch.no_grad(), order_kept(task.val_data):
+        try:
+            why = next((why_no_metric(job.model, batch) for batch in task.val_data), "")
+        except Exception:  # what is wrong with the data is told by the training, with the place
+            return
+    if why:
+        console.warn(
+            f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch)."
+        )
+
+
+def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Console) -> None:
     """Do with a plan by magnitude, and the weights as they are, all that awaits the trained network.
 
     Args:
         prepared: the job; its model is left as it is.
+        dense: its dense model in ONNX.
         folder: for files that nobody needs afterwards.
         console: is told what would not come out as one may expect: no slim module, no certificate.
 
@@ -70,7 +102,7 @@ def rehearse(prepared: Prepared, folder: Path, console: Console) -> None:
         plan = magnitude_plan(graph, prepared.settings)
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         why_no_module = slimmed.why_no_module
-        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset)
+        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart)
         onnx_model = OnnxModel(path, slimmed.program)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))

@@ -79,6 +79,27 @@ class Latency(_Record):
     slim_spread: float | None = None
 
 
+class RuntimeFault(_Record):
+    """What ONNX Runtime gets wrong by itself: as wrong on the dense network with the same weights.
+
+    Differences are relative to the largest value; None where one of the two is not finite.
+    """
+
+    dense: float | None
+    """Masked dense network against ONNX Runtime on its own file."""
+    slim: float | None
+    """Slim program against ONNX Runtime."""
+    compared: Share
+    """Share of the values that it gets right of the dense network, and that the comparison of the slim one counts."""
+
+    def __str__(self) -> str:
+        dense, slim = ("no number" if each is None else f"{each:.1e}" for each in (self.dense, self.slim))
+        return (
+            f"ONNX Runtime computes this model wrong, dense as it is: dense differs by {dense} from PyTorch, slim by "
+            f"{slim} (relative); {100 * self.compared:.3g} % of the values are right in both"
+        )
+
+
 class Comparison(_Record):
     """Largest differences on real inputs at one batch size, relative to the reference's largest value."""
 
@@ -88,6 +109,8 @@ class Comparison(_Record):
     slim_onnx: float
     """Slim program against ONNX Runtime."""
     tolerance: float
+    runtime: RuntimeFault | None = None
+    """What ONNX Runtime gets wrong of the dense network as well: ``slim_onnx`` is of all other values then."""
     moved: float
     """Unmasked against masked: how far the plan moved the output. At zero the comparison shows nothing."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from atograph.graph import Graph
 from atograph.job import Outcome
-from atograph.onnx_export import size_on_disk
+from atograph.onnx_model import size_on_disk
 from atograph.passes.plan import Plan
 from atograph.report import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.train.compute import pick_device

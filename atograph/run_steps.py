@@ -19,13 +19,15 @@ from atograph.job import Job, Outcome, Prepared, Result
 from atograph.keeping import keep_module
 from atograph.masking import zero_
 from atograph.measuring import check_cost, measure
-from atograph.onnx_export import OnnxModel, check_dtypes, check_opset
+from atograph.onnx_export import check_dtypes, check_opset
+from atograph.onnx_model import OnnxModel
 from atograph.passes.choose import check_budgets
 from atograph.passes.plan import fewest
 from atograph.passes.values import require_values
-from atograph.rehearsal import DenseFile, export_dense, rehearse
+from atograph.rehearsal import DenseFile, export_dense, rehearse, tell_of_no_metric
 from atograph.run_folder import RunFolder
 from atograph.run_report import write_log
+from atograph.runtime_faults import checked
 from atograph.slimming import slim
 from atograph.small import small_module
 from atograph.stages import stage
@@ -61,11 +63,12 @@ class Run:
         """All of it."""
         with scratch() as aside:
             prepared = self.prepare(job)
-            dense = export_dense(job, prepared.graph, aside)
+            dense = export_dense(job, prepared.graph, aside, self.console)
             outcome = unproved.take_up(self.out, prepared) if self.resume and self.out is not None else None
             if outcome is None:
+                tell_of_no_metric(job, self.console)
                 if needs_data(job.settings):
-                    rehearse(prepared, aside, self.console)
+                    rehearse(prepared, dense, aside, self.console)
                 outcome = self.train(prepared)
             else:
                 self.console.say("the training is finished already; what follows it is done again")
@@ -86,8 +89,8 @@ class Run:
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
         graph = graph.steered(**job.settings.steering)
-        if job.settings.keep_module:
-            graph = keep_module(graph)
+        if job.settings.keep_module or job.settings.plain_module:
+            graph = keep_module(graph, plain=job.settings.plain_module)
         check_opset(job.opset)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
@@ -211,7 +214,9 @@ def _export(outcome: Outcome, dense: DenseFile, path: Path) -> None:
     settings, slimmed = outcome.prepared.settings, outcome.slimmed
     assert slimmed is not None
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
-    slimmed.to_onnx(path, opset=outcome.prepared.job.opset, metadata=asked)
+    job = outcome.prepared.job
+    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked)
+    checked(export(path, apart=dense.apart), slimmed.program, export, slimmed, job.inputs, dense.apart)
     threads = settings.latency_threads
     outcome.onnx = dense.model(threads=threads), OnnxModel(path, slimmed.program, threads=threads)
     outcome.files = dense.path, path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,10 @@ class Slim:
     def bytes(self) -> int:
         """Peak memory of its activations for a batch of one, as an interpreter of the program needs it."""
         return int(self._graph.cost.bytes(self.plan.counts))
+
+    def dense_program(self) -> ExportedProgram:
+        """The program that it was made of, with the weights of that time: masked, if the model was."""
+        return to_exported(self._graph.program)
 
     @property
     def passes_program(self) -> Program:
@@ -166,6 +170,7 @@ class Slim:
         opset: int | None = None,
         metadata: Mapping[str, str] | None = None,
         external_data: bool = False,
+        apart: Collection[tuple[str, str]] = (),
     ) -> Path:
         """Export to ONNX with a dynamic batch, as `onnx_export.export_onnx`.
 
@@ -174,6 +179,7 @@ class Slim:
             opset: the ONNX opset; None leaves the choice to torch.
             metadata: more for the file's ``metadata_props``, beside what `metadata` says.
             external_data: keep the weights in a second file.
+            apart: types of ops that ONNX Runtime would fuse to something else, in pairs, kept apart in the file.
 
         Raises:
             UserError: torch.onnx cannot express the program.
@@ -182,7 +188,9 @@ class Slim:
 
         self._require_values("an ONNX file holds the values of the weights")
         own = {**self.metadata, **(metadata or {})}
-        return export_onnx(self.program, Path(path), opset=opset, metadata=own, external_data=external_data)
+        return export_onnx(
+            self.program, Path(path), opset=opset, metadata=own, external_data=external_data, apart=apart
+        )
 
     @property
     def metadata(self) -> dict[str, str]:

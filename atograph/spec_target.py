@@ -72,8 +72,7 @@ def target_of(text: str, folder: Path | None = None) -> Target:
     if colon and library in LIBRARIES and model:
         path = _absolute(here, str(Path(model).expanduser())) if library == "transformers" else None
         path = path if path is not None and path.exists() else None
-        root, files = (None, ()) if path is None else (path.parent, (path,))
-        return Target("library", text, text, None, path, root, files)
+        return Target("library", text, text, None, path, None if path is None else path.parent, (path,) if path else ())
     name, factory = _split(text)
     try:
         if _is_file(name, here):
@@ -84,10 +83,10 @@ def target_of(text: str, folder: Path | None = None) -> Target:
         raise UserError(f"the file cannot be looked for: {error}.", where=ascii(name[:100])) from error
     if not all(part.isidentifier() for part in name.split(".")):
         raise UserError("neither a file nor the name of a module.", where=name)
-    for root in (here, None):
-        files = _files_of(name, root)
-        if files is not None:
-            return Target("module", text, name, factory, files[-1] if files else None, root, files)
+    for place in (here, None):
+        of_module = _files_of(name, place)
+        if of_module is not None:
+            return Target("module", text, name, factory, of_module[-1] if of_module else None, place, of_module)
     hint = f"Did you mean {name}.py?" if (here / f"{name}.py").exists() else None
     raise UserError("no module of this name.", where=name, hint=hint)
 

@@ -21,6 +21,7 @@ from atograph.passes.program import Program
 from atograph.passes.randomness import random_ops
 from atograph.passes.run import ProgramModule
 from atograph.structures import tensors_of
+from atograph.time_limit import within_limit
 from atograph.train.seeding import order_kept, random_state
 
 TOLERANCE, REPEATED = 1e-4, 1e-5
@@ -108,7 +109,8 @@ def listed(names: list[str]) -> str:
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    return [value.clone() for value in tensors_of(model(*inputs.args, **inputs.kwargs))]
+    with within_limit(model, "a call of the model"):
+        return [value.clone() for value in tensors_of(model(*inputs.args, **inputs.kwargs))]
 
 
 def _difference(references: list[torch.Tensor], others: list[torch.Tensor]) -> float:

@@ -40,12 +40,16 @@ def capture_limit(seconds: float | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+class TookTooLong(UserError):
+    """The model's code was interrupted."""
+
+
 @contextmanager
-def within_limit(model: nn.Module) -> Iterator[None]:
+def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterator[None]:
     """Within the block, interrupt the model's ``forward`` once the limit is over, counted from the block's beginning.
 
     Raises:
-        UserError: it was; the text names the line that ran.
+        TookTooLong: it was; the text names the line that ran.
     """
     seconds = _limit.get()
     if seconds is None:
@@ -65,8 +69,8 @@ def within_limit(model: nn.Module) -> Iterator[None]:
             yield
     except _TimeUp as up:
         at = line_of_user(up)
-        raise UserError(
-            f"capturing the model takes longer than {seconds:g} s{f' (it was at {at})' if at else ''}.",
+        raise TookTooLong(
+            f"{doing} takes longer than {seconds:g} s{f' (it was at {at})' if at else ''}.",
             hint="Give it more time (--capture-limit), or look for loops over data in forward().",
         ) from None
 

@@ -29,7 +29,8 @@ from atograph.loading import (
     state_of,
 )
 from atograph.masking import zero_
-from atograph.onnx_export import OnnxModel, onnx_file
+from atograph.onnx_export import onnx_file
+from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan

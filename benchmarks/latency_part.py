@@ -24,7 +24,8 @@ import atograph
 from atograph.capture import with_batch
 from atograph.flop_count import count_flops
 from atograph.latency import times_in_turns
-from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel
 from benchmarks.latency_models import build
 from benchmarks.torch_pruning_peer import installed
 from benchmarks.zoo_part import Record, first_line, root_of
@@ -82,10 +83,7 @@ def measure(name: str, share: float, record: Record) -> None:
         for batch in BATCHES:
             with record.stage(f"batch {batch}"):
                 shown = [title for title in made if "auto" not in title or title.endswith(f" {batch}")]
-                calls = [
-                    (made[t].session, made[t].feed(*with_batch(args, batch), **with_batch(kwargs, batch)))
-                    for t in shown
-                ]
+                calls = [(made[t], made[t].feed(*with_batch(args, batch), **with_batch(kwargs, batch))) for t in shown]
                 times = dict(zip(shown, times_in_turns(calls, seconds=SECONDS), strict=True))
             for title, taken in times.items():
                 ratios = (after / before for before, after in zip(times["dense"], taken, strict=True))

@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 
 import atograph
 from atograph.capture import batch_of, with_batch
-from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel
 from atograph.structures import tensors_of
 from benchmarks.exact import Inputs, difference, perturb, settle
 from benchmarks.models import build
@@ -61,7 +62,7 @@ def in_onnx_runtime(
         onnx_model = OnnxModel(export_onnx(program, Path(folder) / "model.onnx"), program, threads=1)
         for size in sizes:
             args, kwargs = with_batch(inputs, size)
-            values = onnx_model.session.run(None, onnx_model.feed(*args, **kwargs))
+            values = onnx_model.run(onnx_model.feed(*args, **kwargs))
             found[str(size)] = difference(tensors_of(run(*args, **kwargs)), [torch.as_tensor(v) for v in values])
     return found
 

@@ -134,7 +134,7 @@ def sides(program: Program) -> Sides:
         effect = axes.effects.get(node)
         if effect is None:
             continue
-        if all(each in fixed for each in node.all_input_nodes):
+        if all(each in fixed for each in node.all_input_nodes if axes.shapes.get(each)):  # sizes do not count
             fixed.add(node)
         read = axes.read_output(node)
         for operand, link, along in links_of(axes, node, effect.flow):

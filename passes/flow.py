@@ -38,11 +38,13 @@ class Operand:
 class Contraction:
     """A sum over ``over``: it stands in dimension ``dim`` of each listed node, whose product is summed.
 
-    Removing a unit is exact if one of the nodes is zero there.
+    Removing a unit is exact if one of the nodes is zero there; with ``any_constant``, if the one node holds a constant
+    there: the rule's rewrite puts in what the removed units were (`slim.Lowering.constants`).
     """
 
     sites: tuple[tuple[fx.Node, int], ...]
     over: Dim
+    any_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,27 @@ class Affine:
 
 @dataclass(frozen=True)
 class Keep:
-    """Data movement and pooling: every output element is an input element, an average of some, or ``fill``."""
+    """Data movement and pooling: every output element is an input element, an average of some, or ``fill``.
+
+    Along the dims ``filled``, parts of an output's dim, there is nothing but the fill.
+    """
 
     operands: tuple[Operand, ...]
     fill: float | None = None
+    filled: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True)
 class Map:
     """An elementwise function: the proof evaluates the op itself on constants.
 
-    A zero of one of the ``absorbing`` inputs makes the output zero whatever the others are (multiplication).
+    A zero of one of the ``absorbing`` inputs makes the output zero whatever the others are (multiplication), one of the
+    ``dividing`` inputs makes it infinite or no number; where the op can be evaluated, that is seen anyway.
     """
 
     operands: tuple[Operand, ...]
     absorbing: tuple[fx.Node, ...] = ()
+    dividing: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,15 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
             elif node.op == "call_function" and runs_alone(node):
                 if "val" in node.meta and changed.isdisjoint(node.all_input_nodes):
                     continue
+                if node.target is torch.ops.aten._assert_scalar.default:  # of data: no width comes into it
+                    continue
                 try:
                     node.meta["val"] = run(node)
                 except DynamicOutputShapeException:  # how many there are depends on the data, not on widths
                     if "val" not in node.meta:
                         raise
+                    if node.target is torch.ops.aten.index.Tensor:
+                        node.meta["val"] = _masked(node)
                 except Exception as error:
                     raise InternalError(
                         f"after a rewrite, {node.target} (node {node.name}) no longer accepts its inputs: {error}"
@@ -55,6 +59,17 @@ def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argume
     """What an op gives for the values of its inputs, tensors without data."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     return result_of(node.target, args, kwargs)
+
+
+def _masked(node: fx.Node) -> Any:
+    """What masks choose, as many as they chose before: numbers stand in for a mask, one for each of its dims."""
+    x, masks = node.args[:2]
+    at = next(d for d, mask in enumerate(masks) if mask is not None)  # type: ignore[arg-type]
+    count = node.meta["val"].shape[at]
+    rank = masks[at].meta["val"].dim()  # type: ignore[index, union-attr]
+    value = x.meta["val"]  # type: ignore[union-attr]
+    numbers = empty(value.fake_mode, (count,), torch.int64, value.device)
+    return torch.ops.aten.index.Tensor(value, [*[None] * at, *[numbers] * rank])
 
 
 def runs_alone(node: fx.Node) -> bool:

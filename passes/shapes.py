@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from atograph.passes import meta_kernels  # noqa: F401  (torch's fake tensor mode asks them)
 from atograph.passes.fake import empty
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
@@ -30,6 +31,8 @@ def result_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     Raises:
         Exception: what torch raises if the op does not take these inputs.
     """
+    if op is _ATEN.istft.default and isinstance(args[0], FakeTensor):
+        return _istft(*args, **kwargs)
     formula = _FORMULAS.get(op)
     if formula is not None and not kwargs and _are_plain(args):
         shape = formula(*args)
@@ -46,6 +49,26 @@ def result_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
                 result = op(*args, **kwargs)
             return _fake(result, mode, device)
     return op(*args, **kwargs)
+
+
+def _istft(
+    spectra: FakeTensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: torch.Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> FakeTensor:
+    """Of spectra [.., frequencies, frames] the signals [.., length]; torch looks at the window's values on the way."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    whole = n_fft + hop * (spectra.shape[-1] - 1)
+    kept = length if length is not None else whole - (2 * (n_fft // 2) if center else 0)
+    dtype = spectra.dtype if return_complex else spectra.dtype.to_real()
+    return empty(spectra.fake_mode, (*spectra.shape[:-2], kept), dtype, spectra.device)
 
 
 def _tensors(args: Sequence[Any]) -> list[Any]:

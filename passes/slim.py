@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from atograph.passes.base import RewritePass
-from atograph.passes.dims import Axis, Dim, Indices, axes_of, evaluate, kept_indices, resolve
+from atograph.passes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices, resolve
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.groups import Groups
 from atograph.passes.infer_axes import Axes
@@ -18,6 +18,7 @@ from atograph.passes.program import Program, copy_node
 from atograph.passes.propagate import propagate
 from atograph.passes.reason import ORIGIN
 from atograph.passes.sizes import is_dynamic, substitute, text
+from atograph.passes.zero import ZeroSets
 from torch import fx
 
 
@@ -143,6 +144,11 @@ class Lowering:
     def share(self, dim: Dim) -> float:
         """A dim's new size over its old one; a dynamic factor in it cancels."""
         return self._rewrite.kept.size(dim) / resolve(dim).size
+
+    def constants(self) -> list[float]:
+        """What the units held that are removed along the dims which the node reduces, each value once."""
+        known = self._rewrite.program.fact(ZeroSets).constants.get(self.node, {})
+        return sorted({value for axis, value in known.items() if self._rewrite.kept.shrinks(dim_of(axis))})
 
     def order(self, source: Dim, dim: Dim, order: torch.Tensor) -> torch.Tensor:
         """How a dim whose index ``i`` was index ``order[i]`` of ``source`` is ordered now; int64 ``[its new size]``."""

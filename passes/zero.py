@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 from atograph.passes.couplings import Sides
-from atograph.passes.dims import Axis, axes_of, dim_of, resolve
+from atograph.passes.dims import Axis, Dim, axes_of, dim_of, resolve
 from atograph.passes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.infer_axes import Axes
 from atograph.passes.program import Program
@@ -39,11 +39,16 @@ _INFINITE = "a removed unit would be infinite or 0/0 here"
 @dataclass
 class ZeroSets:
     """For each axis the parameter slices that have to be zero for its units to be removable (none if it is frozen), and
-    those that consume it, where it is summed over."""
+    those that consume it, where it is summed over.
+
+    Attributes:
+        constants: op → axis that it reduces → what a removed unit holds there, where that need not be zero.
+    """
 
     made_by: ClassVar[str] = "find-groups"
     sites: dict[Axis, list[Site]] = field(default_factory=dict)
     consumers: dict[Axis, set[Site]] = field(default_factory=dict)
+    constants: dict[fx.Node, dict[Axis, float]] = field(default_factory=dict)
 
 
 def prove(program: Program, axes: Axes, sides: Sides) -> ZeroSets:
@@ -63,6 +68,8 @@ class _Proof:
         names, parameters = program.state_names(), program.parameter_names()
         self.parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
         self.zeroed: dict[Axis, dict[Site, None]] = {}
+        self.reduced: dict[fx.Node, dict[Axis, float]] = {}
+        self.divisors: dict[Axis, set[Site]] = {}  # what would make something infinite, were it zero
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         self._zeros: dict[fx.Node, bool] = {}
@@ -74,10 +81,12 @@ class _Proof:
 
     def run(self) -> ZeroSets:
         consumers = self._consumers()
+        self._find_divisors()
         for node in self.program.graph.nodes:
             if node in self.parameters:
                 for dim, axis in self._prunable(node):
-                    if (node, dim) not in consumers.get(axis, ()) or self._is_tied(node, dim, axis):
+                    makes = (node, dim) not in consumers.get(axis, ()) or self._is_tied(node, dim, axis)
+                    if makes and (node, dim) not in self.divisors.get(axis, ()):
                         self.zeroed.setdefault(axis, {})[node, dim] = None
         for node in self.program.graph.nodes:
             if node in self.parameters:
@@ -96,6 +105,7 @@ class _Proof:
                 if axis.frozen is None
             },
             consumers,
+            self.reduced,
         )
 
     def _is_tied(self, node: fx.Node, dim: int, axis: Axis) -> bool:
@@ -155,6 +165,38 @@ class _Proof:
                 if axis in self._brought(operand, link, source):
                     yield operand.node, link.source, source
 
+    # -- parameters that divide ----------------------------------------------------------------------------------------
+
+    def _find_divisors(self) -> None:
+        """Note the parameter slices that must not be zero: learned steps that divide, lengths of weights."""
+        for node, effect in self.axes.effects.items():
+            if isinstance(effect.flow, Map):
+                for operand in effect.flow.operands:
+                    if operand.node in effect.flow.dividing or self._blows_up(node, {operand.node: 0.0}):
+                        for dim, axes in enumerate(self._axes[operand.node][self.axes.read_output(node)]):
+                            for axis in axes:
+                                for site in self._zeros_of(operand.node, dim, axis):
+                                    self.divisors.setdefault(axis, set()).add(site)
+
+    def _zeros_of(self, node: fx.Node, dim: int, axis: Axis) -> Iterator[Site]:
+        """All parameter slices that this dimension of a value would be zero with."""
+        waiting, seen = [(node, dim, 0)], set[tuple[fx.Node, int, int]]()
+        while waiting:
+            node, dim, output = waiting.pop()
+            if (node, dim, output) in seen:
+                continue
+            seen.add((node, dim, output))
+            if node in self.parameters:
+                yield node, dim
+            flow = self.axes.effects[node].flow if node in self.axes.effects else None
+            match flow:
+                case Affine(products=((only,),)):  # a norm, a sum
+                    source = self.axes.read_output(node)
+                    waiting += [(only.node, link.source, source) for link in self._links(node, only, dim, output)
+                                if axis in self._brought(only, link, source)]  # fmt: skip
+                case _:
+                    waiting += self._before(node, dim, axis, output)
+
     # -- abstract interpretation ---------------------------------------------------------------------------------------
 
     def _links(self, node: fx.Node, operand: Operand, dim: int, output: int) -> list[Link]:
@@ -191,10 +233,11 @@ class _Proof:
         """The constants that a dimension of a node's output holds at removed units of some axes."""
         match self.axes.effects[node].flow:
             case Affine(products=products):
-                arriving = [[self._arriving(node, f, dim, output) for f in factors] for factors in products]
-                return self._of_products(node, arriving, axes)
-            case Keep(operands=operands, fill=fill):
-                return _of_kept([each for o in operands for each in self._arriving(node, o, dim, output)], fill, axes)
+                factors_arriving = [[self._arriving(node, f, dim, output) for f in factors] for factors in products]
+                return self._of_products(node, factors_arriving, axes)
+            case Keep(operands=operands, fill=fill, filled=filled):
+                arriving = [each for o in operands for each in self._arriving(node, o, dim, output)]
+                return _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)
             case Map(operands=operands, absorbing=absorbing):
                 by_operand = {o.node: self._arriving(node, o, dim, output) for o in operands}
                 return self._of_map(node, by_operand, absorbing, axes)
@@ -289,16 +332,29 @@ class _Proof:
         constants = [self.constants.get(factor, {}).get((0, dim), {}).get(axis) for factor, dim in contraction.sites]
         if any(c is not None and not isfinite(c) for c in constants):  # times the zero that meets it: not a number
             freeze(dim_of(axis), reason_at(node, _INFINITE))
+        if contraction.any_constant and constants[0] is not None:
+            self.reduced.setdefault(node, {})[axis] = constants[0]
+            return
         if 0.0 in constants:
             return
         for factor, dim in contraction.sites:
             sites = self._blame(factor, dim, axis)
-            if sites:
+            if sites and not self.divisors.get(axis, set()).intersection(sites):
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
                 for parameter, at in sites:
                     self.constants[parameter].setdefault((0, at), {})[axis] = 0.0
+                if contraction.any_constant:
+                    self.reduced.setdefault(node, {})[axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))
+
+
+def _of_filled(arriving: list[_Arrival], fill: float | None, filled: tuple[Dim, ...], axes: list[Axis]) -> _Constants:
+    """What nothing but the fill stands at."""
+    if fill is None:
+        return {}
+    only = {axis for dim in filled for axis in axes_of(resolve(dim))}
+    return {axis: fill for axis in axes if axis in only and not any(axis in brought for brought, _known in arriving)}
 
 
 def _of_kept(links: list[_Arrival], fill: float | None, axes: list[Axis]) -> _Constants:

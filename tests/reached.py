@@ -10,6 +10,7 @@ from atograph.passes.rules import rule_for, targets
 
 UNREACHED = {
     "aten.detach_.default": "in place, so it is another op before rules run",
+    "aten._fused_moving_avg_obs_fq_helper_functional.default": "of modules for quantisation aware training",
     "aten._grouped_mm.default": "has no kernel for float64: the zoo's mixture of experts goes through it",
     "transformers.grouped_mm_fallback.default": "an op of transformers: the same",
 }

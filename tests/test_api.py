@@ -210,7 +210,8 @@ def test_slim_gives_program_module_and_files(tmp_path: Path) -> None:
     assert relative_difference(slim(inputs), module(inputs)) < 1e-6
 
     slim.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "slim.pt2", "slim.safetensors"]
+    files = ["plan.json", "report.json", "slim.pt2", "slim.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
     loaded = torch.export.load(tmp_path / "slim.pt2").module()
     assert torch.equal(loaded(inputs), slim(inputs))
     assert atograph.Plan.from_json((tmp_path / "plan.json").read_text()) == slim.plan

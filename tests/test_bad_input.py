@@ -256,9 +256,6 @@ COMPRESS = "compress net.py --flops 0.5 --epochs 1 --out run --force"
     ("arguments", "size", "where"),
     [
         (COMPRESS, 1000, "dense.onnx: "),
-        (f"{COMPRESS} --set checkpoint_seconds=inf", 20_000, "run: "),
-        (f"{COMPRESS} --set checkpoint_seconds=inf".replace("out run", "out new/run"), 20_000, "new/run: "),
-        (COMPRESS.replace("out run", "out new/run"), 4000, "the checkpoint cannot be written"),
         (APPLY, 500, "out/slim: "),
         (APPLY, 20_000, "out/slim: "),
         (f"{APPLY.replace('out/slim', 'applied-net')} --force", 20_000, "applied-net: "),
@@ -275,3 +272,19 @@ def test_a_full_disk(place: Path, arguments: str, size: int, where: str, capfd: 
     assert code == 2 and where in output and "File too large" in output, output
     assert output.count("error: ") == 1 and "Traceback" not in output
     assert files(place) == before
+
+
+@pytest.mark.parametrize(("arguments", "size", "where"), [
+    (f"{COMPRESS} --set checkpoint_seconds=inf", 20_000, "run: "),
+    (COMPRESS.replace("out run", "out new/run"), 4000, "the checkpoint cannot be written"),
+])  # fmt: skip
+def test_a_disk_that_is_full_after_the_training(
+    place: Path, arguments: str, size: int, where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The weights and the plan are small, and stay."""
+    with no_file_longer_than(size):
+        code, output = command(*arguments.split())
+    assert code == 2 and where in output and "File too large" in output, output
+    assert output.count("error: ") == 1 and "Traceback" not in output
+    run = Path("new/run" if "new/run" in arguments else "run")
+    assert {"trained.safetensors", "plan.json", "report.json"} <= {path.name for path in run.iterdir()}

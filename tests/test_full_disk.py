@@ -67,21 +67,6 @@ def test_whatever_the_block_raises_of_the_disk_is_told(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_profile_that_onnx_runtime_could_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import atograph.profiling as profiling
-
-    class Session:
-        def __init__(self, *_args: object, **_options: object) -> None: ...
-        def run(self, *_args: object) -> None: ...
-        def end_profiling(self) -> str:
-            (tmp_path / "profile.json").write_text('[{"name": "a"')
-            return str(tmp_path / "profile.json")
-
-    monkeypatch.setattr(profiling.onnxruntime, "InferenceSession", Session)
-    with pytest.raises(CannotWrite, match="profile is not complete; is the disk full"):
-        profiling.kernel_times(b"", {}, threads=1)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="locks of a folder are those of Unix")
 def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:
     code = (

@@ -27,7 +27,8 @@ from atograph.certificate import TOLERANCE
 from atograph.flop_count import count_flops
 from atograph.inspection import overview
 from atograph.inspection.chain import causes
-from atograph.onnx_export import OnnxModel, export_onnx
+from atograph.onnx_export import export_onnx
+from atograph.onnx_model import OnnxModel
 from benchmarks.exact import as_double, compare, difference
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))

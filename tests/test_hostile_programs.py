@@ -26,7 +26,7 @@ from atograph.checkpoint import Checkpoint
 from atograph.command import read_plan
 from atograph.init_weights import load_init
 from atograph.loading import load_safetensors
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 from atograph.program_ops import check_target
 from atograph.reading import Unreadable
 from atograph.spec import load_spec

@@ -104,7 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Traine
     job = Job("net", "the model", training.model, inputs, task, settings, baseline=False, opset=None)
     run = run_steps.Run(None, None, False, Console(quiet=True))
     prepared = run.prepare(job)
-    return prepared, run.train(prepared).trained, export_dense(job, prepared.graph, aside), aside
+    return prepared, run.train(prepared).trained, export_dense(job, prepared.graph, aside, run.console), aside
 
 
 @pytest.mark.parametrize("site", FAULTS)

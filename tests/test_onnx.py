@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 import atograph
 from atograph.comparing import relative_difference
-from atograph.onnx_export import OnnxModel
+from atograph.onnx_model import OnnxModel
 
 
 @dataclass
@@ -159,3 +159,30 @@ def test_what_onnx_cannot_express_is_named(tmp_path: Path) -> None:
     with pytest.raises(atograph.UserError, match=r"torch\.onnx cannot export this program: .*bessel_i1e") as raised:
         slim.to_onnx(tmp_path / "slim.onnx")
     assert "\x1b" not in str(raised.value) and not [*tmp_path.iterdir()]
+
+
+SMALL = {
+    "a sum": lambda h: h * h.relu().sum(-1, keepdim=True) / ((h - 100).relu() + 1e-15).sum(-1, keepdim=True),
+    "a difference": lambda h: 1e-12 / ((h - 100).relu() - 1e-9),
+    "a product": lambda h: (h * 1.000009 - h) * 1e5,
+    "a quotient": lambda h: (h / 1.000009 - h) * 1e5,
+}
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_numbers_near_0_and_1_stay_in_the_file(case: str, tmp_path: Path) -> None:
+    """The optimiser of torch.onnx would take them for 0 and 1: a division by 0, or nothing that is left."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.first(x)) + SMALL[case](x).mean())  # type: ignore[no-any-return]
+
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    graph = atograph.trace(Net(), x)
+    slim = atograph.slim(graph, graph.plan(flops=0.6))
+    file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
+    assert torch.isfinite(slim(x)).all() and relative_difference(slim(x), file(x)) < 0.02

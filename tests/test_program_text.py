@@ -18,6 +18,7 @@ from hostile import archive, members
 from torch import nn
 
 import atograph
+from atograph import program_ops
 from atograph.loading import load_program
 from atograph.program_ops import check_call, check_target, listed
 from atograph.reading import Unreadable
@@ -296,6 +297,27 @@ def test_an_op_of_imported_code_with_a_rule_is_one_of_the_table(monkeypatch: Any
     check_target(target)
     with pytest.raises(Unreadable):
         called("atograph_text.twice.default", x={"as_string": "a"})
+
+
+class Bags(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.inner, self.out = nn.EmbeddingBag(9, 4), nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inner(self.bag(x)).relu())
+
+
+def test_an_op_that_the_user_allows(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(program_ops, "_ALLOWED", set())
+    x = torch.randint(9, (3, 5))
+    graph = atograph.trace(Bags().eval(), x)
+    slim = atograph.slim(graph, graph.plan(flops=0.7))
+    slim.save(tmp_path)
+    with pytest.raises(UserError, match=r"embedding_bag.*allow_ops"):
+        atograph.load(tmp_path)
+    atograph.allow_ops("aten.embedding_bag.padding_idx", "aten.embedding_bag.default")
+    assert torch.equal(atograph.load(tmp_path)(x), slim(x))
 
 
 SAVES = """import sys, torch, atograph

@@ -80,6 +80,22 @@ def test_half_precision(transformers: ModuleType, family: str, dtype: torch.dtyp
         assert found.dtype == dtype and relative_difference(expected, found) < tolerance([expected])
 
 
+def test_slim_code_that_goes_another_way_than_dense_code(transformers: ModuleType) -> None:
+    """Keys and values of unlike widths are not attended to in groups, but repeated."""
+    sections = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    config = transformers.models.qwen2_vl.configuration_qwen2_vl.Qwen2VLTextConfig(**DECODER, rope_parameters=sections)
+    torch.manual_seed(0)
+    model = transformers.Qwen2VLTextModel(config).eval()
+    perturb(model)
+    graph = atograph.trace(model, (), inputs())
+    plan = graph.plan(random=0, keep=0.5)
+    slim = atograph.slim(graph, plan)
+    assert slim.module is not None, slim.why_no_module
+    with torch.no_grad():
+        expected, found = (each(**inputs()).last_hidden_state for each in (atograph.mask(model, plan), slim.module))
+    assert relative_difference(expected, found) < 1e-4
+
+
 def copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module)
 

@@ -96,6 +96,16 @@ POINTWISE = [
     (aten.div.Tensor_mode, lambda y, p: torch.div(y, 0.25, rounding_mode="floor")),
     (aten.prelu.default, lambda y, p: F.prelu(y, p["slope"])),
     (aten.pow.Tensor_Scalar, lambda y, p: y**3 + y.pow(0.0)),
+    (aten.fake_quantize_per_tensor_affine.default, lambda y, p: torch.fake_quantize_per_tensor_affine(y, 0.1, 2, 0, 9)),
+    (aten.fake_quantize_per_tensor_affine.tensor_qparams, lambda y, p: torch.fake_quantize_per_tensor_affine(
+        y, torch.tensor(0.1), torch.tensor(2, dtype=torch.int32), 0, 9)),
+    (aten.fake_quantize_per_channel_affine.default, lambda y, p: torch.fake_quantize_per_channel_affine(
+        y, p["vector"].detach().float(), torch.zeros(8, dtype=torch.int32), 1, -9, 9)),
+    (aten._fake_quantize_learnable_per_tensor_affine.default,
+     lambda y, p: torch._fake_quantize_learnable_per_tensor_affine(y, p["var"][:1], p["mean"][:1] * 0, -9, 9)),
+    (aten._fake_quantize_learnable_per_channel_affine.default,
+     lambda y, p: torch._fake_quantize_learnable_per_channel_affine(
+         y, p["vector"].float(), p["mean"].float() * 0, 1, -9, 9)),
     (aten.addcmul.default, lambda y, p: torch.addcmul(y, y.cos(), y.sin(), value=0.5)),
     (aten.square.default, lambda y, p: y.square() - y.cos().square()),
     (aten.multiply.Tensor, lambda y, p: torch.multiply(y, y.cos())),
@@ -422,6 +432,17 @@ FURTHER = [
     (aten.fft_rfft2.default, lambda y, p: torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(6, 6), norm="ortho")),
     (aten.grid_sampler.default, lambda y, p: F.grid_sample(y, grid_of(y), align_corners=False)),
     (aten.affine_grid_generator.default, lambda y, p: F.grid_sample(y, turned(y), align_corners=False)),
+    (aten.stft.default, lambda y, p: torch.view_as_real(spectra(y)).flatten(2)),
+    (aten.istft.default, lambda y, p: torch.istft(spectra(y).flatten(0, 1) * 2, 8, 4, window=torch.ones(8).to(y)).view(
+        y.shape[0], 8, -1)),
+    (aten.masked_scatter.default,
+     lambda y, p: tokens(y).masked_scatter((INDICES > 1).repeat(6)[:, None].expand(36, 8), tokens(y).cos()).mT),
+    (aten.masked_scatter.default, lambda y, p: y.masked_scatter(y > 0.1, y.cos()), False),
+    (aten.group_norm.default, lambda y, p: F.group_norm(y, 1, p["vector"], p["bias"])),
+    (aten.group_norm.default, lambda y, p: F.group_norm(rows(y), 1)),
+    (aten.index.Tensor, lambda y, p: rows(y)[:, :, INDICES.repeat(6) > 1]),
+    (aten.pad.default, lambda y, p: F.pad(y[:, 2:6], (0, 0, 0, 0, 1, 3)) + y),
+    (aten.constant_pad_nd.default, lambda y, p: torch.constant_pad_nd(tokens(y), [2, 3], 0.5).mT),
     (aten.prod.dim_int, lambda y, p: y.prod(3)),
     (aten.cumprod.default, lambda y, p: y.cumprod(3)),
     (aten.logsumexp.default, lambda y, p: y * y.logsumexp(3, keepdim=True)),
@@ -432,6 +453,12 @@ FURTHER = [
     (aten.einsum.default, lambda y, p: torch.einsum("...hw,ck", y, p["square"]).mean((-1, -3))),
     (aten.einsum.default, lambda y, p: torch.einsum("...hwc,cd->...hwd", y.movedim(1, 3), p["square"]).movedim(3, 1)),
 ]  # fmt: skip
+
+
+def spectra(y: torch.Tensor) -> torch.Tensor:
+    """(b, c, h, w) → (b, c, frequencies, frames)."""
+    window = torch.ones(8).to(y)
+    return torch.stft(rows(y).flatten(0, 1), 8, 4, window=window, return_complex=True).unflatten(0, (y.shape[0], 8))
 
 
 def grid_of(y: torch.Tensor) -> torch.Tensor:
@@ -493,6 +520,11 @@ SAME_RULE = {
     "aten.median.default", "aten.max.default", "aten.min.default", "aten.any.default", "aten.any.dims",
     "aten.all.default", "aten.all.dims", "aten.meshgrid.default", "aten.native_channel_shuffle.default",
     "aten._grouped_mm.default",  # has no kernel for float64: the zoo's mixture of experts goes through it
+    # what torch makes of fake quantisation further down, and of modules: tests/test_quantised.py
+    "aten.fake_quantize_per_tensor_affine_cachemask.default", "aten.fake_quantize_per_channel_affine_cachemask.default",
+    "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default",
+    "aten._fused_moving_avg_obs_fq_helper_functional.default",
+    "aten.stft.center",
     "aten.adjoint.default", "aten.cummin.default", "aten.mode.default", "aten.bincount.default",
     "aten.empty.memory_format", "aten.new_empty.default",
     "aten.multiply.Scalar", "aten.divide.Scalar", "aten.divide.Tensor_mode", "aten.negative.default",

@@ -87,3 +87,13 @@ def test_nothing_is_trained_on_targets_of_another_kind(columns: int, targets: ob
     with pytest.raises(UserError, match="the default loss is cross-entropy"):
         atograph.compress(net, list(zip(x.split(16), y.split(16), strict=True)), epochs=1, flops=0.6)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_data_without_a_metric_are_told_before_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(32, 8)
+    data = list(zip(x.split(16), x[:, :2].split(16), strict=True))
+    result = atograph.compress(
+        net, data, val_data=data, epochs=1, flops=0.6, loss=lambda m, b: nn.functional.mse_loss(m(b[0]), b[1])
+    )
+    assert result.report.metrics.slim is None
+    assert "there will be no metric, for the default one is top-1 accuracy: the targets" in capsys.readouterr().err

@@ -106,3 +106,51 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, [*command, "--capture-limit", "0.3"])
         assert done.exit_code == 2
         assert "capturing the model takes longer than 0.3 s (it was at endless.py:12 in forward)" in done.output
+
+
+CALLED = """
+import time
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.first = 0, nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls >= {slow}:
+            while True:
+                time.sleep(0.01)
+        return self.first(x)
+
+model = Net
+
+def example_inputs():
+    return torch.randn(2, 4)
+
+def train_data():
+    return [(torch.randn(2, 4), torch.tensor([0, 1]))]
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "slow", "doing"),
+    [
+        ("compress net.py --flops 0.5", 1, "the first call of the model"),
+        ("inspect net.py", 1, "capturing the model"),
+        ("compress net.py --flops 0.5", 3, ""),
+        ("opt net.py --passes infer-axes", 1, "the first call of the model"),
+    ],
+)
+def test_every_call_of_the_model_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, slow: int, doing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(CALLED.format(slow=slow))
+    began = time.monotonic()
+    done = CliRunner().invoke(app, [*command.split(), "--capture-limit", "1"])
+    assert done.exit_code == 2 and "takes longer than 1 s (it was at net.py:" in done.output, done.output
+    assert doing in done.output and done.output.count("error: ") == 1
+    assert time.monotonic() - began < 40 and not Path("runs").exists()

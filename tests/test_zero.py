@@ -71,7 +71,7 @@ def test_the_consumer_is_zeroed_only_where_an_activation_is_not_zero_at_zero(
     [
         (lambda y: F.softmax(y, -1), "softmax over this axis"),
         (lambda y: y.cumsum(-1), "cumsum over this axis"),
-        (lambda y: y.amax(-1, keepdim=True) + y, "amax over this axis"),
+        (lambda y: y.prod(-1, keepdim=True) + y, "prod over this axis"),
         (lambda y: y + y.sigmoid().sum(-1, keepdim=True), "a removed unit would still contribute here"),
         (
             lambda y: y + y.sigmoid() @ y.sigmoid().t().mean(1, keepdim=True),

@@ -94,20 +94,24 @@ class Correction:
             tensors = list(dict.fromkeys(tensor_leaves((args, kwargs))))
             narrow = tensors[0].dtype
             if narrow not in (torch.float16, torch.bfloat16):
-                return self.ops(*tensors)
+                return _named(func, self.ops(*tensors))
             wide = self.ops(*(x.float() if x.is_floating_point() else x for x in tensors))  # as torch's own norms do
-            return pytree.tree_map(lambda x: x.to(narrow) if isinstance(x, torch.Tensor) else x, wide)
+            return _named(func, pytree.tree_map(lambda x: _narrowed(x, narrow), wide))
         args, kwargs = with_leaves((args, kwargs), self._changed)
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
     def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether the call as it stands does the same: ``x.chunk(2)`` halves any width.
 
-        Both are tried on other numbers, because those that the call has may be zeros.
+        Both are tried on other numbers, because those that the call has may be zeros, and on negative ones, because a
+        bound may hold for all others.
         """
+        return all(self._does_nothing(func, args, kwargs, sign) for sign in (1, -1))
+
+    def _does_nothing(self, func: Any, args: Any, kwargs: Any, sign: int) -> bool:
         outcomes = []
         for correction in (Correction(), self):
-            tried = {tensor: _probe(tensor) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
+            tried = {tensor: _probe(tensor, sign) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
             own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
             try:
                 result = correction(func, own_args, own_kwargs)
@@ -130,11 +134,21 @@ class Correction:
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
 
 
-def _probe(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same shape with other numbers, the same ones each time."""
+def _narrowed(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _named(func: Any, result: Any) -> Any:
+    """Several results under the names that a function of torch gives them (``values`` and ``indices``)."""
+    kind = getattr(torch.return_types, getattr(func, "__name__", ""), None)
+    return kind(result) if kind is not None and type(result) is tuple else result
+
+
+def _probe(tensor: torch.Tensor, sign: int) -> torch.Tensor:
+    """A tensor of the same shape with other numbers of one sign, the same ones each time."""
     if not tensor.is_floating_point():
         return tensor.clone()
-    numbers = torch.arange(tensor.numel(), device=tensor.device).mul(0.6180339887).frac().add(0.5)
+    numbers = torch.arange(tensor.numel(), device=tensor.device).mul(0.6180339887).frac().add(0.5).mul(sign)
     return torch.empty_like(tensor).copy_(numbers.to(tensor.dtype).view(tensor.shape))
 
 

@@ -84,8 +84,17 @@ def slim_module(
     if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
         ways = [Way(Path(), *whole, checks.example, checks.samples)]
         repaired = _repaired(model, ways, checks)
+        wrong = [*repaired.wrong, *checks.problems(repaired.module)]
+    for path in paths_of(model, checks.example) if wrong else ():  # slim code may go the way that only these show
+        try:
+            ways.append(way_along(path, reference, dense, plan, checks.example))
+            repaired = _repaired(model, ways, checks)
+        except (NotRepaired, OtherCut, AtographError):
+            continue
+        if not repaired.wrong and not checks.problems(repaired.module):
+            break
     notes = _checked(repaired, checks, reference)
-    repaired = _along_paths(model, repaired, ways[0], (dense, plan), checks, reference)
+    repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
     module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
     fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
@@ -119,14 +128,19 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]
 
 
 def _along_paths(
-    model: nn.Module, repaired: _Attempt, way: Way, cut: tuple[Program, Plan], checks: Checks, masked: nn.Module
+    model: nn.Module,
+    repaired: _Attempt,
+    ways: list[Way],
+    cut: tuple[Program, Plan],
+    checks: Checks,
+    masked: nn.Module,
 ) -> _Attempt:
     """Repair a module again, as often as there is a path of its code on which it is wrong, for that path as well.
 
     Raises:
         NotRepaired: it stays wrong on a path.
     """
-    paths, ways = paths_of(model, checks.example), [way]
+    paths = paths_of(model, checks.example)
     while wrong := unlike(paths, repaired.module, masked, checks.example):
         done = {each.path for each in ways}
         path = next((path for path in wrong if path not in done), None)

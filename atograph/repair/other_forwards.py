@@ -55,12 +55,16 @@ def repair_other_forwards(model: nn.Module, module: nn.Module, example: Example)
         part = module.get_submodule(name)
         values = _fitting(form, model.get_submodule(name), part, after[name])
         if values is None:
-            notes.append(f"{name}.{form} does not fit the slim widths; forward does")
+            notes.append(f"{_within(name, form)} does not fit the slim widths; forward does")
             continue
         for attribute, value in values.items():
-            notes.append(f"{name}.{attribute}: {getattr(part, attribute)} → {value} (for {form})")
+            notes.append(f"{_within(name, attribute)}: {getattr(part, attribute)} → {value} (for {form})")
             setattr(part, attribute, value)
     return tuple(notes)
+
+
+def _within(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
 
 
 def _forms(module: nn.Module) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from atograph.batches import batch_size, map_tensors
 from atograph.passes.errors import UserError
 from atograph.train.checkpoints import pack, unpack
+from atograph.train.partners import Gone, Partners
 from atograph.train.seeding import held_generators
 
 _PATIENCE = timedelta(days=1)
@@ -74,7 +76,14 @@ class Replicas(Protocol):
         """
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Until every process has come here.
+
+        Raises:
+            Gone: as all that exchanges something: another process has refused something, or does not answer.
+        """
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Within the block, what this process raises is told to all others, who end then as well."""
 
 
 class Alone:
@@ -111,6 +120,10 @@ class Alone:
     def wait(self) -> None:
         """Nobody else comes."""
 
+    def telling(self) -> AbstractContextManager[None]:
+        """Nobody listens."""
+        return nullcontext()
+
 
 class Several:
     """The processes of torch's default process group, through Hugging Face Accelerate."""
@@ -130,6 +143,9 @@ class Several:
         )
         self.device: torch.device = engine.device
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+        from torch.distributed import distributed_c10d
+
+        self._partners = Partners(self.rank, self.count, distributed_c10d._get_default_store())
         nccl = distributed.get_backend() == "nccl"
         self._meeting = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
@@ -137,7 +153,7 @@ class Several:
         """In one message for each type of number."""
 
         def mean(flat: Tensor) -> None:
-            distributed.all_reduce(flat)
+            self._sum_(flat)
             flat /= self.count
 
         self._together(tensors, mean)
@@ -146,7 +162,7 @@ class Several:
         """After one message about who has which."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         have = torch.tensor([float(parameter.grad is not None) for parameter in trained], device=self._meeting)
-        distributed.all_reduce(have)
+        self._sum_(have)
         gradients = []
         for parameter, count in zip(trained, have.tolist(), strict=True):
             if count and parameter.grad is None:
@@ -157,16 +173,17 @@ class Several:
 
     def from_first(self, tensors: Sequence[Tensor]) -> None:
         """In one message for each type of number."""
-        self._together(tensors, partial(distributed.broadcast, src=0))
+        self._together(tensors, lambda flat: self._partners.finish(distributed.broadcast(flat, 0, async_op=True)))
 
     def total(self, value: float) -> float:
         """The sum, in float64."""
         found = torch.tensor(value, dtype=torch.float64, device=self._meeting)
-        distributed.all_reduce(found)
+        self._sum_(found)
         return float(found)
 
     def gather(self, value: Any) -> list[Any]:
         """As bytes, from process to process."""
+        self.wait()
         found: list[Any] | None = None if self.rank else [None] * self.count
         distributed.gather_object(pack(value), found)
         return [unpack(*each) for each in found or ()]
@@ -199,7 +216,21 @@ class Several:
 
     def wait(self) -> None:
         """Until every process has come here."""
-        distributed.barrier()
+        self._partners.finish(distributed.barrier(async_op=True))
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """But for what another one has told."""
+        try:
+            yield
+        except Gone:
+            raise
+        except BaseException as error:
+            self._partners.refuse(error)
+            raise
+
+    def _sum_(self, tensor: Tensor) -> None:
+        self._partners.finish(distributed.all_reduce(tensor, async_op=True))
 
     def _together(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], Any]) -> None:
         """Exchange tensors in place, all of one type of number as one vector."""

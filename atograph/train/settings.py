@@ -90,6 +90,8 @@ class TrainSettings(BaseModel):
     are, unless no parameter at all requires one."""
     keep_module: bool = False
     """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
+    plain_module: bool = False
+    """The slim module is to run without corrected calls, so that it is loaded where atograph is not installed."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""

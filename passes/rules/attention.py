@@ -68,8 +68,8 @@ def einsum(op: Op) -> Effect:
     """Einstein summation over one or two operands."""
     nodes = list(op["tensors"])
     terms, output = spelt_out(str(op["equation"]), [len(op.shape(node)) for node in nodes])
-    if any(len(set(term)) != len(term) for term in terms) or len(terms) > 2:
-        raise Unsupported("a diagonal, or more than two operands,")
+    if any(len(set(term)) != len(term) for term in terms):
+        raise Unsupported("a diagonal")
     dims: dict[str, Dim] = {}
     stretched: set[str] = set()  # letters that an operand has once, and the other many times
     for term, node in zip(terms, nodes, strict=True):

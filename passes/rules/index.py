@@ -20,7 +20,7 @@ def index(op: Op) -> Effect:
     """Advanced indexing with integer tensors."""
     x, indices = op.shape("self"), list(op["indices"])
     if any(chosen.meta["val"].dtype in (torch.bool, torch.uint8) for chosen in indices if chosen is not None):
-        raise Unsupported("a mask as an index")
+        return _masked(op)
     used = [d for d, chosen in enumerate(indices) if chosen is not None]
     if len(used) == 1 and (order := _permutation(op, indices[used[0]], x[used[0]].size)) is not None:
         return _reordered(op, used[0], order)
@@ -40,6 +40,22 @@ def index(op: Op) -> Effect:
     )
     links = {d: d if d < used[0] else d - len(used) + added for d in kept}
     return Effect((out,), Affine(((op.operand("self", links),),)))
+
+
+def _masked(op: Op) -> Effect:
+    """What a mask of one or more dims chooses: these stay, and become one; the others are kept."""
+    x, indices = op.shape("self"), list(op["indices"])
+    used = [d for d, chosen in enumerate(indices) if chosen is not None]
+    if len(used) != 1:
+        raise Unsupported("a mask besides other indices")
+    (at,) = used
+    mask = op.shape(indices[at])
+    for dim, chosen in zip(x[at : at + len(mask)], mask, strict=True):
+        op.freeze(dim, "chosen by a mask")
+        op.freeze(chosen, "it holds a mask")
+    out = (*x[:at], op.fixed(op.out_sizes()[at], "chosen by a mask"), *x[at + len(mask) :])
+    links = {d: d if d < at else d - len(mask) + 1 for d in range(len(x)) if not at <= d < at + len(mask)}
+    return Effect((out,), Keep((op.operand("self", links),)))
 
 
 # every index is repeated in place: an inner factor of copies
@@ -189,6 +205,38 @@ def scatter_rows(op: Op) -> Effect:
     if op.node.target not in _WRITTEN:
         fill = 0.0  # what meets there is added, multiplied or averaged: a constant other than 0 may become another
     return Effect((x,), Keep(tuple(op.operand(node, links) for node in nodes), fill=fill))
+
+
+# values of another tensor, one after the other, wherever the mask says so: a mask that is the same along the last dims
+# takes whole rows
+@rule(aten.masked_scatter.default)
+def masked_scatter(op: Op) -> Effect:
+    """A copy of a tensor with its masked values replaced, in order."""
+    x, source = op.shape("self"), op.shape("source")
+    rows = min(_same_along(op["mask"], len(x)), len(source), len(x))
+    while rows and any(x[-i].size != source[-i].size for i in range(1, rows + 1)):
+        rows -= 1
+    for i in range(1, rows + 1):
+        op.unify(x[-i], source[-i])
+    for dim in (*x[: len(x) - rows], *source[: len(source) - rows]):
+        op.freeze(dim, "values are taken in order")
+    broadcast(op, [x, op.shape("mask")])
+    links = {len(source) - i: len(x) - i for i in range(1, rows + 1)}
+    return Effect((x,), Keep((op.operand("self"), op.operand("source", links))))
+
+
+def _same_along(mask: fx.Node, rank: int) -> int:
+    """Along how many of the last of ``rank`` dims a mask is the same everywhere, as it was expanded along them."""
+    while mask.target in _SAME_ALONG:
+        mask = mask.args[0]  # type: ignore[assignment]
+    sizes = (*[1] * rank, *mask.meta["val"].shape)[-rank:]
+    return next((i for i, size in enumerate(reversed(sizes)) if size != 1), rank)
+
+
+_SAME_ALONG = (
+    aten.expand.default, aten.expand_as.default, aten.broadcast_to.default, aten.to.dtype, aten.to.device,
+    aten.to.dtype_layout, aten._to_copy.default, aten.alias.default,
+)  # fmt: skip
 
 
 # x[i, j, ...] = values: all indexed dims stay

@@ -46,7 +46,7 @@ def _convolution(op: Op, *, transposed: bool) -> Effect:
     spatial = len(w) - 2
     batched = len(x) == spatial + 2
     channel = 1 if batched else 0
-    groups = op.integer("groups")
+    groups = op.size(op["groups"])  # with weights per sample a multiple of the batch
     group = op.fresh(groups)
     for kernel in w[2:]:
         op.freeze(kernel, "kernel size", structural=True)

@@ -10,6 +10,7 @@ from atograph.passes.dims import Dim, Shape, product
 from atograph.passes.flow import Affine, Contraction, Operand
 from atograph.passes.rules.corrected import old_width, standardised
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from atograph.passes.sizes import is_dynamic
 from torch import fx
 
 aten = torch.ops.aten
@@ -41,8 +42,12 @@ def _own_statistics(op: Op) -> Effect:
     """Mean and variance of each channel over all other dims."""
     if op.has("running_mean"):
         raise Unsupported("batch norm that updates its running statistics (is the model in eval mode?)")
+    return _by_statistics(op, [d for d in range(len(op.shape("input"))) if d != 1])
+
+
+def _by_statistics(op: Op, axes: list[int]) -> Effect:
+    """A norm by the mean and the variance over some dims, with a weight and a bias along the channels."""
     x = op.shape("input")
-    axes = [d for d in range(len(x)) if d != 1]
     over = [x[d] for d in axes]
     width = old_width(op, over)
     flow = Affine(_per_channel(op, x[1], 1), tuple(Contraction(((op["input"], d),), x[d]) for d in axes))
@@ -70,12 +75,16 @@ def instance_norm(op: Op) -> Effect:
     return Effect((x,), Affine(_per_channel(op, x[1], 1)))
 
 
-# channels = groups × rest; whole groups may go, what a group averages over stays
+# channels = groups × rest; whole groups may go, what a group averages over stays; one group is a layer norm over all
 @rule(aten.group_norm.default)
 def group_norm(op: Op) -> Effect:
     """Group normalisation."""
     x = op.shape("input")
     count = op.integer("num_groups")
+    if count == 1 and not is_dynamic(product(x[1:]).size):
+        for dim in x[2:]:
+            op.freeze(dim, "spatial size")
+        return _by_statistics(op, list(range(1, len(x))))
     groups = op.fresh(count)
     within = op.fixed(x[1].size // count, "group norm averages over it")
     op.unify(x[1], product([groups, within]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from atograph.passes.flow import Affine, Contraction, Keep, Link, Operand, Unkno
 from atograph.passes.rules.centred import Centred, centred, knows_mean, of_zeros
 from atograph.passes.rules.corrected import deviations, old_width
 from atograph.passes.rules.pointwise import broadcast
+from atograph.passes.rules.signs import never
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 
 aten = torch.ops.aten
@@ -71,7 +73,7 @@ _COUNTS = (aten.count_nonzero.default, aten.count_nonzero.dim_IntList)
 
 
 def _sum_of_deviations(op: Op, deviation: Centred, *, mean: bool) -> Effect:
-    """Σ(x − mean) is (count − C) · mean: each removed zero took one mean from it."""
+    """Σ(x − mean) is (divisor − C) · mean: each removed zero took one mean from it."""
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
     over = product([x[d] for d in dims])
@@ -80,7 +82,7 @@ def _sum_of_deviations(op: Op, deviation: Centred, *, mean: bool) -> Effect:
         kept = lowering.size(over)
         if kept == over.size:
             return lowering.unchanged()
-        factor = (deviation.count - over.size) / (deviation.count - kept) * (lowering.share(over) if mean else 1.0)
+        factor = (deviation.divisor - over.size) / (deviation.divisor - kept) * (lowering.share(over) if mean else 1.0)
         return lowering.call(aten.mul.Tensor, lowering.unchanged(), factor)
 
     contractions = tuple(Contraction(((deviation.x, d),), x[d]) for d in dims)
@@ -214,6 +216,20 @@ def fourier(op: Op) -> Effect:
     return Effect((out,), Keep((op.operand("self", {d: d for d in range(len(x)) if d not in dims}),), fill=0.0))
 
 
+# spectra of windows that slide along the last dim, and the signal of such spectra: linear in the rest
+@rule(aten.stft.default, aten.stft.center, aten.istft.default)
+def short_time_fourier(op: Op) -> Effect:
+    """Short-time Fourier transforms: signals [.., length] and their spectra [.., frequencies, frames]."""
+    x, sizes = op.shape("self"), op.out_sizes()
+    lead = len(x) - (2 if op.node.target is aten.istft.default else 1)
+    for dim in x[lead:]:
+        op.freeze(dim, "a Fourier transform over this axis")
+    if op.has("window"):
+        op.freeze(op.shape("window")[0], "a Fourier transform over this axis")
+    out = (*x[:lead], *(op.fixed(size, "frequencies") for size in sizes[lead:]))
+    return Effect((out,), Keep((op.operand("self", {d: d for d in range(lead)}),), fill=0.0))
+
+
 # how many values fall into each bin: all of them count
 @rule(aten.histc.default, aten.bincount.default)
 def histogram(op: Op) -> Effect:
@@ -270,14 +286,49 @@ def whole_dim(op: Op) -> Effect:
     return Effect(tuple(outs), Keep((op.operand("self", links),), fill=0.0))
 
 
-# the largest (smallest, best) along a dim
-@rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.argmax.default, aten.argmin.default,
+# the largest or smallest along a dim: a removed unit that is zero (or another constant) stands for itself afterwards
+@rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.max.default, aten.min.default)
+def extremum(op: Op) -> Effect:
+    """The largest or smallest value."""
+    if any(user.args[1] == 1 and user.users for user in op.node.users if user.target is operator.getitem):
+        return selection(op)  # where it stood
+    x = op.shape("self")
+    dims, out, links = _reduced(op, op._args.get("dim"))
+    largest = "max" in str(op.node.target)
+
+    def lower(lowering: Any) -> Any:
+        constants = lowering.constants()
+        if not constants or (constants == [0.0] and never(op["self"], negative=largest)):
+            return lowering.unchanged()
+        bound = max(constants) if largest else min(constants)
+        if op.out_count() == 1:
+            bounded = aten.clamp_min.default if largest else aten.clamp_max.default
+            return lowering.call(bounded, lowering.unchanged(), bound)
+        amounts = [0, 0] * (len(x) - 1 - dims[0]) + [0, 1]
+        padded = lowering.call(aten.constant_pad_nd.default, lowering.value(op["self"]), amounts, bound)
+        return lowering.call(op.node.target, padded, dims[0], op["keepdim"])
+
+    contractions = tuple(Contraction(((op["self"], d),), x[d], any_constant=True) for d in dims)
+    return Effect((out,) * op.out_count(), Affine(((op.operand("self", links),),), contractions), lower=lower)
+
+
+# whether any value is not zero: zeros do not count
+@rule(aten.any.default, aten.any.dim, aten.any.dims)
+def disjunction(op: Op) -> Effect:
+    """Whether any value is true."""
+    x = op.shape("self")
+    dims, out, links = _reduced(op, op._args.get("dim"))
+    contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
+    return Effect((out,), Affine(((op.operand("self", links),),), contractions))
+
+
+# others that look at each value along a dim
+@rule(aten.argmax.default, aten.argmin.default,
       aten.prod.dim_int, aten.prod.default, aten.median.dim, aten.kthvalue.default, aten.mode.default,
       aten.median.default, aten.nanmedian.dim, aten.nanmedian.default, aten.quantile.scalar, aten.aminmax.default,
-      aten.max.default,
-      aten.min.default, aten.logsumexp.default, aten.any.default, aten.any.dim, aten.any.dims, aten.all.default,
+      aten.logsumexp.default, aten.all.default,
       aten.all.dim, aten.all.dims)  # fmt: skip
-def extremum(op: Op) -> Effect:
+def selection(op: Op) -> Effect:
     """Reductions that are not sums: the reduced dims stay as they are."""
     x = op.shape("self")
     name = str(op.node.target).split(".")[1]

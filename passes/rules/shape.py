@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from atograph.passes.dims import ONE, Dim, Shape, concat, product
+from atograph.passes.dims import ONE, Dim, Shape, axes_of, concat, product, resolve
 from atograph.passes.flow import Constant, Flow, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
@@ -341,7 +341,7 @@ def getitem(op: Op) -> Effect:
     return Effect((shape,), Keep((op.operand(source, links),)))
 
 
-# zeros (or a constant) are put around; a padded dim is not prunable
+# zeros (or a constant) are put around: along a dim whose units may go, these are units as well
 @rule(
     aten.pad.default,
     aten.constant_pad_nd.default,
@@ -353,15 +353,34 @@ def pad(op: Op) -> Effect:
     x = op.shape("self")
     name = "pad" if "pad" in op._args else "padding"
     amounts = list(op[name])
+    constant = op._args.get("mode", "constant") == "constant" and "reflection" not in str(op.node.target)
+    constant = constant and "replication" not in str(op.node.target)
     out = list(x)
+    sizes: list[Dim | None] = [None] * len(amounts)
+    filled: list[Dim] = []
     for i in range(len(amounts) // 2):
         d = len(x) - 1 - i  # the last dimension comes first; (1, -1) keeps the size and still moves what is there
-        if any(amount != 0 for amount in amounts[2 * i : 2 * i + 2]):
-            op.freeze(x[d], "a padded dimension")
-            out[d] = op.fixed(op.out_sizes()[d], "a padded dimension")
-    constant = op._args.get("mode", "constant") == "constant" and "reflection" not in str(op.node.target)
+        each = amounts[2 * i : 2 * i + 2]
+        if all(amount == 0 for amount in each):
+            continue
+        if constant and all(isinstance(amount, int) and amount >= 0 for amount in each) and _is_free(x[d]):
+            before, after = (op.fresh(amount) if amount else Dim(()) for amount in each)
+            out[d] = concat([before, x[d], after])
+            sizes[2 * i : 2 * i + 2] = [
+                dim if amount else None for dim, amount in zip((before, after), each, strict=True)
+            ]
+            filled += [before, after]
+            continue
+        op.freeze(x[d], "a padded dimension")
+        out[d] = op.fixed(op.out_sizes()[d], "a padded dimension")
     fill = float(op._args.get("value") or 0.0) if constant else None
-    return Effect((tuple(out),), Keep((op.operand("self"),), fill=fill))
+    flow = Keep((op.operand("self"),), fill=fill, filled=tuple(filled))
+    return Effect((tuple(out),), flow, sizes={name: sizes} if filled else {})
+
+
+def _is_free(dim: Dim) -> bool:
+    """Whether any unit of a dim may go, for all that is known so far."""
+    return any(axis.frozen is None for axis in axes_of(resolve(dim)))
 
 
 # (b, c·r², h, w) → (b, c, h·r, w·r): the r² stays, c is an axis

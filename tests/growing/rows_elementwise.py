@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,6 +24,11 @@ def whole(x: Tensor) -> Tensor:
 def turning(x: Tensor) -> Tensor:
     """Complex numbers."""
     return torch.complex(x, x.cos())
+
+
+def step(x: Tensor, p: Any) -> Tensor:
+    """A learned step for each channel."""
+    return (p.weight("s", x.shape[1]).abs() + 0.1).float()
 
 
 ANY_ROWS = {
@@ -87,6 +94,33 @@ ANY_ROWS = {
     "_conj.default": lambda x, p: aten.imag.default(aten._conj.default(turning(x)) * 2),
     "resolve_conj.default": lambda x, p: aten.imag.default(turning(x).conj().resolve_conj()),
     "view_as_real.default": lambda x, p: torch.view_as_real(turning(x) ** 2).mean(-1),
+    # rounded to a step
+    "fake_quantize_per_tensor_affine.default": lambda x, p: torch.fake_quantize_per_tensor_affine(
+        moved(x), 0.1, 2, 0, 99
+    ),
+    "fake_quantize_per_tensor_affine.tensor_qparams": lambda x, p: torch.fake_quantize_per_tensor_affine(
+        moved(x), torch.tensor(0.1), torch.tensor(2, dtype=torch.int32), 0, 99
+    ),
+    "fake_quantize_per_channel_affine.default": lambda x, p: torch.fake_quantize_per_channel_affine(
+        moved(x), step(x, p).detach(), torch.zeros(x.shape[1], dtype=torch.int32), 1, -99, 99
+    ),
+    "_fake_quantize_learnable_per_tensor_affine.default": lambda x, p: torch._fake_quantize_learnable_per_tensor_affine(
+        moved(x), p.weight("s", 1).abs(), p.weight("s", 1) * 0, -99, 99
+    ),
+    "_fake_quantize_learnable_per_channel_affine.default": lambda x, p: (
+        torch._fake_quantize_learnable_per_channel_affine(moved(x), step(x, p), step(x, p) * 0, 1, -99, 99)
+    ),
+    "fake_quantize_per_tensor_affine_cachemask.default": lambda x, p: aten.fake_quantize_per_tensor_affine_cachemask(
+        moved(x), 0.1, 2, 0, 99
+    )[0],
+    "fake_quantize_per_channel_affine_cachemask.default": lambda x, p: aten.fake_quantize_per_channel_affine_cachemask(
+        moved(x), step(x, p).detach(), torch.zeros(x.shape[1], dtype=torch.int32), 1, -99, 99
+    )[0],
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default": lambda x, p: (
+        aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            moved(x), torch.tensor(0.1), torch.tensor(2, dtype=torch.int32), torch.tensor(1), 0, 99
+        )[0]
+    ),
     # one value or another
     "where.self": lambda x, p: torch.where(x > 0.1, x, x * 0.1),
     "where.ScalarOther": lambda x, p: torch.where(x > 0.1, x, 0.0),

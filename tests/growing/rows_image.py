@@ -169,6 +169,16 @@ IMAGE_ROWS = {
     "index_copy.default": lambda x, p: x.index_copy(2, order(2), x[:, :, 1:3]),
     "index_fill.int_Scalar": lambda x, p: x.index_fill(2, order(2), 0.0),
     "copy.default": lambda x, p: written(x),
+    "masked_scatter.default": lambda x, p: tokens(x).masked_scatter(
+        (order(8).repeat(99)[: x.shape[2] * x.shape[3]] > 1)[:, None].expand_as(tokens(x)), tokens(x).cos() - 1
+    ).mT.reshape(x.shape),
+    "stft.default": lambda x, p: torch.stft(line(x).flatten(0, 1), 8, 4, window=torch.ones(8).to(x),
+                                            return_complex=True).abs().view(len(x), x.shape[1], 5, -1),
+    "stft.center": lambda x, p: aten.stft.center(line(x).flatten(0, 1), 8, 4, window=torch.ones(8).to(x),
+                                                 return_complex=True).real.reshape(len(x), x.shape[1], 5, -1),
+    "istft.default": lambda x, p: torch.istft(
+        torch.stft(line(x).flatten(0, 1), 8, 4, window=torch.ones(8).to(x), return_complex=True) * 0.5, 8, 4,
+        window=torch.ones(8).to(x), length=x.shape[2] * x.shape[3]).view(x.shape),
     # matrices
     "bmm.default": lambda x, p: torch.bmm(tokens(x), line(x)),
     "cdist.default": lambda x, p: torch.cdist(tokens(x), tokens(x).sin()),

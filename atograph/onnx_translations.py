@@ -1,0 +1,94 @@
+"""Ops that atograph writes to ONNX by itself, because torch.onnx refuses a form of them or writes another function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import opset18
+
+op: Any = opset18
+"""Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """``scaled_dot_product_attention`` over tensors of any rank, where rows that may look at nothing give zeros.
+
+    torch.onnx takes four dimensions only, and gives such rows the mean of all values, or NaN.
+    """
+    rank = len(query.shape)
+    size = query.shape[-1]
+    factor = math.sqrt(1 / math.sqrt(size) if scale is None else abs(scale))
+    if enable_gqa:
+        key, value = (_repeated(part, query) for part in (key, value))
+    if is_causal:
+        attn_mask = _causal(query, key)
+    turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = op.MatMul(op.Mul(query, _number(factor, query)), op.Mul(turned, _number(factor, query)))
+    if scale is not None and scale < 0:
+        scores = op.Neg(scores)
+    if attn_mask is None:
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
+    if is_causal or attn_mask.dtype == ir.DataType.BOOL:
+        scores = op.Where(attn_mask, scores, _number(query.dtype.min, query))
+        blind = op.Equal(_largest(op.Cast(attn_mask, to=ir.DataType.FLOAT)), _number(0.0))
+    else:
+        scores = op.Add(scores, attn_mask)
+        blind = op.Equal(_largest(attn_mask), _number(-math.inf, attn_mask))
+    seen = op.MatMul(op.Softmax(scores, axis=-1), value)
+    return seen if is_causal else op.Where(blind, _number(0.0, query), seen)
+
+
+def _number(value: float, like: Any = None) -> Any:
+    kind = ir.DataType.FLOAT if like is None else like.dtype
+    return op.Constant(value=ir.tensor(value, dtype=kind))
+
+
+def _integers(*values: int) -> Any:
+    return op.Constant(value=ir.tensor(np.array(values, np.int64)))
+
+
+def _largest(mask: Any) -> Any:
+    """Of each row, as a column."""
+    return op.ReduceMax(mask, _integers(-1), keepdims=1)
+
+
+def _causal(query: Any, key: Any) -> Any:
+    """What each position may look at: itself and what came before."""
+    sizes = (query.shape[-2], key.shape[-2])
+    if all(isinstance(size, int) for size in sizes):
+        return op.Constant(value=ir.tensor(np.tri(*sizes, dtype=bool)))
+    lengths = [op.Shape(part, start=len(part.shape) - 2, end=len(part.shape) - 1) for part in (query, key)]
+    ones = op.ConstantOfShape(op.Concat(*lengths, axis=0), value=ir.tensor(np.array([1], np.float32)))
+    return op.Cast(op.Trilu(ones, upper=0), to=ir.DataType.BOOL)
+
+
+def _repeated(part: Any, query: Any) -> Any:
+    """Keys or values of fewer heads, each for the queries of as many heads as share it."""
+    rank, times = len(part.shape), query.shape[-3] // part.shape[-3]
+    if times == 1:
+        return part
+    wide = op.Unsqueeze(part, _integers(rank - 2))
+    copies = op.Expand(wide, _integers(*[times if dim == rank - 2 else 1 for dim in range(rank + 1)]))
+    before = [op.Shape(part, start=0, end=rank - 3)] if rank > 3 else []
+    after = op.Shape(part, start=rank - 2, end=rank)
+    return op.Reshape(copies, op.Concat(*before, _integers(query.shape[-3]), after, axis=0))
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.scaled_dot_product_attention.default: attention
+}
+"""Op → how it is written."""

@@ -1,0 +1,49 @@
+"""A training in two processes of which one goes wrong, run by `test_partners.py`: ``partners_run.py HOW FOLDER``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import nn
+
+import atograph
+from atograph.command import running
+from atograph.train import partners
+
+
+class Batches:
+    """Data that ends in some way in the second process, in the midst of the second epoch."""
+
+    def __init__(self, how: str) -> None:
+        self._how, self._passes = how, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self._passes += 1
+        for number in range(4):
+            if self._passes == 3 and number == 2 and os.environ["RANK"] == "1":
+                self._end()
+            yield torch.randn(8, 4), torch.randint(2, (8,))
+
+    def _end(self) -> None:
+        if self._how == "refuses":
+            raise atograph.UserError("the data of this process ends here.")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    partners.BEAT, partners.SILENCE = 0.2, 15
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    try:
+        with running():
+            out = Path(sys.argv[2]) / "run"
+            atograph.compress(net, Batches(sys.argv[1]), flops=0.6, epochs=50, device="cpu", out=out)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
