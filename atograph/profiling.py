@@ -53,7 +53,7 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
     Returns:
         The layers in the order in which they first run.
     """
-    taken = kernel_times(str(path), feed, threads=threads, calls=calls)
+    taken = kernel_times(str(path.resolve()), feed, threads=threads, calls=calls)
     origins, layers = _Origins(onnx.load(path, load_external_data=False)), dict[tuple[str, str], Layer]()
     for (made, op), times in taken.items():
         name, flops = origins.of(made)

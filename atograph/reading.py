@@ -28,8 +28,6 @@ REPORT = Limit(64 * 2**20, 4_000_000)
 PLAN = Limit(128 * 2**20, 10_000_000)
 """Plans, which list units; and programs."""
 
-MOST = PLAN.bytes
-
 _LONGEST = 200
 
 T = TypeVar("T")

@@ -65,7 +65,8 @@ def canonical_size(text: str, symbols: Collection[str]) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    tokens, position = [], 0
+    tokens: list[str] = []
+    position = 0
     text = text.rstrip()
     while position < len(text):
         match = _TOKEN.match(text, position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from string import ascii_letters
+from typing import Any
 
 import torch
 from atograph.passes.base import RewritePass
@@ -151,7 +152,8 @@ def _in_pairs(program: Program) -> Program:
     graph, nodes = copy_graph(program.graph)
     for old in long:
         node = nodes[old]
-        result, *rest = node.args[1]  # type: ignore[misc]
+        tensors: Any = node.args[1]
+        result, *rest = tensors
         term, *terms, output = _in_letters(node)
         for index, (other, following) in enumerate(zip(rest, terms, strict=True)):
             later = {*output, *(letter for each in terms[index + 1 :] for letter in each)}

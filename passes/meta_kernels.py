@@ -22,11 +22,11 @@ def _quantised_with_mask(x: torch.Tensor, *_options: Any, **_named: Any) -> tupl
 
 
 def _register() -> torch.library.Library:
-    library = torch.library.Library("aten", "IMPL", "Meta")
+    library = torch.library.Library("aten", "IMPL", "Meta")  # type: ignore[no-untyped-call]
     kernels = {**dict.fromkeys(_WITH_MASK, _quantised_with_mask), **dict.fromkeys(_ALONE, _quantised)}
     for name, kernel in kernels.items():
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
-            library.impl(name, kernel)
+            library.impl(name, kernel)  # type: ignore[no-untyped-call]
     return library
 
 

@@ -64,7 +64,7 @@ def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argume
 def _masked(node: fx.Node) -> Any:
     """What masks choose, as many as they chose before: numbers stand in for a mask, one for each of its dims."""
     x, masks = node.args[:2]
-    at = next(d for d, mask in enumerate(masks) if mask is not None)  # type: ignore[arg-type, union-attr]
+    at = next(d for d, mask in enumerate(masks) if mask is not None)  # type: ignore[arg-type]
     count = node.meta["val"].shape[at]
     rank = masks[at].meta["val"].dim()  # type: ignore[index, union-attr]
     value = x.meta["val"]  # type: ignore[union-attr]

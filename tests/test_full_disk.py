@@ -17,7 +17,6 @@ from torch import nn
 
 import atograph
 from atograph import latency_table
-from atograph.child_process import ChildRefused
 from atograph.command import write_text
 from atograph.console import Console
 from atograph.init_weights import load_init
@@ -66,32 +65,6 @@ def test_whatever_the_block_raises_of_the_disk_is_told(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), replacing(tmp_path, where=tmp_path / "x.bin"):
         raise ZeroDivisionError
     assert not any(tmp_path.iterdir())
-
-
-def test_a_profile_that_onnx_runtime_could_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import atograph.onnx_worker as worker
-    import atograph.profiling as profiling
-
-    class Session:
-        def __init__(self, *_args: object, **_options: object) -> None: ...
-        def run(self, *_args: object) -> None: ...
-        def end_profiling(self) -> str:
-            (tmp_path / "profile.json").write_text('[{"name": "a"')
-            return str(tmp_path / "profile.json")
-
-    class Here:
-        """The process that ONNX Runtime runs in, without the process."""
-
-        def call(self, function: str, *args: object, seconds: float) -> object:
-            try:
-                return getattr(worker, function)(*args)
-            except OSError as error:
-                raise ChildRefused(str(error), error.errno) from error
-
-    monkeypatch.setattr(worker.onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(profiling, "runtime_child", Here)
-    with pytest.raises(CannotWrite, match="profile is not complete; is the disk full"):
-        profiling.kernel_times(b"", {}, threads=1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of a folder are those of Unix")

@@ -31,11 +31,11 @@ _EXPANSIONS = (aten.expand.default, aten.expand_as.default, aten.broadcast_to.de
 
 
 class Centred(NamedTuple):
-    """x − Σx / ``count`` over ``dims``, for some tensor ``x``."""
+    """x − Σx / ``divisor`` over ``dims``, for some tensor ``x``."""
 
     x: fx.Node
     dims: frozenset[int]
-    count: float
+    divisor: float
 
 
 def centred(node: fx.Node) -> Centred | None:
@@ -119,7 +119,9 @@ def _summed(op: Op, base: Any, value: float) -> Effect | None:
             return lowering.unchanged()  # type: ignore[no-any-return]
         call, d = lowering.call, lowering.value(base)
         total = call(aten.sum.dim_IntList, d, sorted(deviation.dims), True)
-        share = old * value * ((deviation.count - old) / (deviation.count - new)) ** 2 + of_zeros(deviation, over, new)
+        share = old * value * ((deviation.divisor - old) / (deviation.divisor - new)) ** 2 + of_zeros(
+            deviation, over, new
+        )
         return call(aten.addcmul.default, call(aten.mul.Tensor, d, d), total, total, value=share / new)  # type: ignore[no-any-return]
 
     return Effect((op.shape(base),), Affine(((op.operand(deviation.x),),)), lower=lower)
@@ -128,12 +130,12 @@ def _summed(op: Op, base: Any, value: float) -> Effect | None:
 def knows_mean(deviation: Centred, over: list[Dim]) -> bool:
     """Whether the mean can be had from the deviations of fewer units than there are along these dims."""
     size = product(over).size
-    return not is_dynamic(size) and deviation.count > size - 0.5
+    return not is_dynamic(size) and deviation.divisor > size - 0.5
 
 
 def of_zeros(deviation: Centred, over: list[Dim], kept: int) -> float:
     """What the squares of removed zeros add up to, as a multiple of (Σ(x − mean))² over the ``kept`` ones.
 
-    That sum is (count − kept) · mean, and each removed zero adds mean².
+    That sum is (divisor − kept) · mean, and each removed zero adds mean².
     """
-    return (product(over).size - kept) / (deviation.count - kept) ** 2
+    return (product(over).size - kept) / (deviation.divisor - kept) ** 2

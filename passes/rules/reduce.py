@@ -73,7 +73,7 @@ _COUNTS = (aten.count_nonzero.default, aten.count_nonzero.dim_IntList)
 
 
 def _sum_of_deviations(op: Op, deviation: Centred, *, mean: bool) -> Effect:
-    """Σ(x − mean) is (count − C) · mean: each removed zero took one mean from it."""
+    """Σ(x − mean) is (divisor − C) · mean: each removed zero took one mean from it."""
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
     over = product([x[d] for d in dims])
@@ -82,7 +82,7 @@ def _sum_of_deviations(op: Op, deviation: Centred, *, mean: bool) -> Effect:
         kept = lowering.size(over)
         if kept == over.size:
             return lowering.unchanged()
-        factor = (deviation.count - over.size) / (deviation.count - kept) * (lowering.share(over) if mean else 1.0)
+        factor = (deviation.divisor - over.size) / (deviation.divisor - kept) * (lowering.share(over) if mean else 1.0)
         return lowering.call(aten.mul.Tensor, lowering.unchanged(), factor)
 
     contractions = tuple(Contraction(((deviation.x, d),), x[d]) for d in dims)
