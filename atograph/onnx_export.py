@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from atograph.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx_names import input_names, output_names, without_constants
 from atograph.onnx_optimiser import optimise
+from atograph.onnx_registry import read_once
 from atograph.onnx_translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 from atograph.quiet import quiet
@@ -82,7 +83,7 @@ def export_onnx(
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
-    with quiet("torch.onnx"):
+    with quiet("torch.onnx"), read_once():
         try:
             exported = torch.onnx.export(
                 without_constants(program),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,3 +187,16 @@ def test_numbers_near_0_and_1_stay_in_the_file(case: str, tmp_path: Path) -> Non
     slim = atograph.slim(graph, graph.plan(flops=0.6))
     file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
     assert torch.isfinite(slim(x)).all() and relative_difference(slim(x), file(x)) < 0.02
+
+
+def test_a_table_of_translations_that_is_read_once_gives_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slim, _input = slimmed()
+    first, again, other = (
+        slim.to_onnx(tmp_path / f"{name}.onnx", opset=opset).read_bytes()
+        for name, opset in (("first", None), ("again", None), ("other", 21))
+    )
+    monkeypatch.setattr("atograph.onnx_export.read_once", nullcontext)
+    assert slim.to_onnx(tmp_path / "plain.onnx").read_bytes() == first == again
+    assert slim.to_onnx(tmp_path / "plain21.onnx", opset=21).read_bytes() == other
