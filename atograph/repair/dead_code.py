@@ -100,8 +100,13 @@ def _units_along(name: str, index: int, dim: Dim, cut: Indices | None) -> list[t
 def _same(cuts: Cuts, others: Cuts) -> bool:
     """Whether all that the first says of tensors the others say as well."""
     return all(
-        all(np.array_equal(a, b) if a is not None and b is not None else a is b
-                               for a, b in zip(each, others[name], strict=True))
+        all(_alike(one, other) for one, other in zip(each, others[name], strict=True))
         for name, each in cuts.items()
         if name in others
-    )  # fmt: skip
+    )
+
+
+def _alike(one: Indices | None, other: Indices | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
