@@ -65,15 +65,10 @@ def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
         plan: what stays of it.
         other: with its axes.
     """
-    cuts = _cuts(program, Kept.by(plan, program))
+    cuts = Kept.by(plan, program).state_cuts(program)
     units = _units(other, cuts)
     kept = None if units is None else Kept(units)
-    return None if kept is None or not _same(cuts, _cuts(other, kept)) else slimmed_by(other, kept)
-
-
-def _cuts(program: Program, kept: Kept) -> Cuts:
-    axes = program.fact(Axes)
-    return {name: kept.cuts(axes.shape(node)) for node, name in program.state_nodes()}
+    return None if kept is None or not _same(cuts, kept.state_cuts(other)) else slimmed_by(other, kept)
 
 
 def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
