@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -72,3 +73,26 @@ def test_a_width_as_a_tensor(name: str) -> None:
     for x in (torch.randn(1, 5, 6).double(), torch.randn(3, 5, 6).double()):
         with torch.no_grad():
             torch.testing.assert_close(slim.module(x), slim(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_deberta(transformers: ModuleType, relative: bool) -> None:
+    """Its scores are divided by the root of a tensor of the width, times the number of its kinds of attention."""
+    more = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4} if relative else {}
+    config = transformers.DebertaV2Config(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=16, max_relative_positions=8, type_vocab_size=0, **more,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.DebertaV2Model(config).double().eval()
+    perturb(model)
+    model.double()
+    ids = torch.randint(0, 30, (2, 6))
+    graph = atograph.trace(model, ids)
+    plan = random_plan(graph.groups, 1, 0.5)
+    slim = atograph.slim(graph, plan)
+    assert slim.module is not None, slim.why_no_module
+    other = torch.randint(0, 30, (3, 6))
+    with torch.no_grad():
+        found, expected = (each(other).last_hidden_state for each in (slim.module, atograph.mask(model, plan)))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
