@@ -118,13 +118,12 @@ class Correction:
         return all(self._does_nothing(func, args, kwargs, sign) for sign in (1, -1))
 
     def _does_nothing(self, func: Any, args: Any, kwargs: Any, sign: int) -> bool:
-        calls = [lambda *a, **k: func(*a, **k), lambda *a, **k: self(func, a, k)]
         outcomes = []
-        for call in calls:
+        for correction in (Correction(), self):
             tried = {tensor: _probe(tensor, sign) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
             own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
             try:
-                result = call(*own_args, **own_kwargs)
+                result = correction(func, own_args, own_kwargs)
             except Exception:
                 return False
             outcomes.append(
