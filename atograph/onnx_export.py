@@ -13,6 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from atograph.kept_apart import KNOWN, Pair, keep_apart
+from atograph.onnx_forms import expressible
 from atograph.onnx_names import input_names, output_names, without_constants
 from atograph.onnx_optimiser import optimise
 from atograph.onnx_registry import read_once
@@ -86,13 +87,15 @@ def export_onnx(
     with quiet("torch.onnx"), read_once():
         try:
             exported = torch.onnx.export(
-                without_constants(program),
+                expressible(without_constants(program)),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
                 optimize=False,
                 custom_translation_table=dict(TRANSLATIONS),
             )
+        except UserError:
+            raise
         except Exception as error:
             raise _inexpressible(error) from error
         assert exported is not None
