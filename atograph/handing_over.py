@@ -111,13 +111,24 @@ def _parts(module: nn.Module) -> dict[str, type]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Numbers and text that its parts hold, but for the mode that they are in."""
+    """Numbers and text that its parts hold, but for the mode that they are in; and code of others that runs in them."""
     return {
         f"{name}.{key}" if name else key: value
         for name, part in module.named_modules()
-        for key, value in vars(part).items()
-        if key != "training" and not key.startswith("_") and _is_plain(value)
+        for key, value in (*_plain(part), *_code(part))
     }
+
+
+def _plain(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    for key, value in vars(part).items():
+        if key != "training" and not key.startswith("_") and _is_plain(value):
+            yield key, value
+
+
+def _code(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Hooks, and a ``forward`` of the part's own: what comes of them only a run tells."""
+    yield "forward", vars(part).get("forward")
+    yield "hooks", (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
 
 
 def _is_plain(value: Any) -> bool:
