@@ -40,7 +40,7 @@ def check_opset(opset: int | None) -> None:
         raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
 
 
-_TAKEN = re.compile(r"attribute '(\w+)' already exists")
+_TAKEN = re.compile(r"attribute '(\w+)' already exists|target (\w+)\S* references nonexistent attribute")
 
 
 def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
@@ -128,7 +128,7 @@ def _inexpressible(error: Exception) -> UserError:
     unknown, taken = _UNKNOWN.search(reason), _TAKEN.search(reason)
     if taken is not None:
         return UserError(
-            f"torch.onnx cannot export a model with a parameter, buffer or module called {taken[1]}.",
+            f"torch.onnx cannot export a model with a parameter, buffer or module called {taken[1] or taken[2]}.",
             hint="torch itself has an attribute of that name; give it another one in the model.",
         )
     if unknown is None:

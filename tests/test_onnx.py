@@ -226,3 +226,12 @@ def test_an_integer_and_a_fraction_as_bounds(case: str, tmp_path: Path) -> None:
     slim = atograph.slim(graph, graph.plan(flops=0.6))
     file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
     assert relative_difference(slim(x), file(x)) < 1e-5
+
+
+def test_a_module_called_like_something_of_torch(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module("code", nn.Linear(8, 16))
+    model.add_module("last", nn.Linear(16, 4))
+    graph = atograph.trace(model, torch.randn(3, 8))
+    with pytest.raises(atograph.UserError, match="a parameter, buffer or module called code"):
+        atograph.slim(graph, graph.plan(flops=0.6)).to_onnx(tmp_path / "slim.onnx")
