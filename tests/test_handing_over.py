@@ -80,8 +80,14 @@ def _assigned(module: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     "move",
-    [lambda m: m.double(), lambda m: m.bfloat16(), _assigned, lambda m: m.compile(backend="eager")],
-    ids=["float64", "bfloat16", "assigned", "compiled"],
+    [
+        lambda m: m.double(),
+        lambda m: m.bfloat16(),
+        _assigned,
+        lambda m: m.compile(backend="eager"),
+        lambda m: m.head.register_forward_hook(lambda _module, _args, _result: None),
+    ],
+    ids=["float64", "bfloat16", "assigned", "compiled", "watched"],
 )
 def test_what_is_no_change_of_the_model_is_followed(move: Callable[[nn.Module], object]) -> None:
     x = torch.randn(4, 1, 8, 8)
@@ -110,6 +116,18 @@ def _set(name: str, value: object) -> Callable[[nn.Module], None]:
         (_set("head", nn.Linear(3, 7)), r"head.weight was \[10, \d+\], and is \[7, 3\]"),
         (_set("adapter", nn.Linear(3, 7)), "adapter is new"),
         (_set("bn1.eps", 0.5), "does not compute what its slim program does; bn1.eps changed"),
+        (
+            lambda m: m.head.register_forward_pre_hook(lambda _module, args: (args[0] + 1,)),
+            "does not compute what its slim program does; head.hooks changed",
+        ),
+        (
+            lambda m: m.conv2.register_forward_hook(lambda _module, _args, result: result * 2),
+            "does not compute what its slim program does; conv2.hooks changed",
+        ),
+        (
+            lambda m: setattr(m.conv2, "forward", lambda h: type(m.conv2).forward(m.conv2, h) * 0),
+            "does not compute what its slim program does; conv2.forward changed",
+        ),
         (lambda m: m.to("meta"), "on the meta device, without values"),
         (lambda m: weight_norm(m.conv1), "conv1 was Conv2d, and is ParametrizedConv2d"),
     ],

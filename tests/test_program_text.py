@@ -91,6 +91,9 @@ NO_SIZES = [
     "Add(" * 30 + "1" + ")" * 30,
     "Add(" + ", ".join(["1"] * 900) + ")",
     "1" + " " * 9000 + "1",
+    "Add(" + ", ".join(["Symbol('s0')"] * 63 + ["Mul(Add(Symbol('s0'), 1), Add(Symbol('s0'), 2))"]) + ")",
+    "FloorDiv(Mul(" + ", ".join(["Add(Symbol('s0'), Symbol('u3'), 1)"] * 3) + "), Add(Symbol('s0'), 5))",
+    "Pow(Add(" + ", ".join(["Symbol('s0')"] * 9) + "), -1)",
     "lambda: 1",
     "[1]",
     "{}",
@@ -108,6 +111,14 @@ NO_SIZES = [
 def test_sizes_are_written_anew(text: str) -> None:
     assert canonical_size(text, {"s0", "u3"}) == SIZES[text]
     assert canonical_size(SIZES[text], {"s0", "u3"}) == SIZES[text]
+
+
+def test_a_size_of_more_symbols_than_a_program_can_have_is_none() -> None:
+    symbols = [f"u{number}" for number in range(5)]
+    parts = [f"Symbol('{symbol}')" for symbol in symbols]
+    canonical_size(f"Add({', '.join(parts[:4])})", symbols)
+    with pytest.raises(NoSize):
+        canonical_size(f"Add({', '.join(parts)})", symbols)
 
 
 @pytest.mark.parametrize("text", NO_SIZES, ids=lambda text: text[:30])

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from atograph.passes.errors import printable
 from rich.table import Table
 from runs import command
 
@@ -68,6 +69,10 @@ def test_programs_and_errors_command_no_terminal(net: str) -> None:
     assert code == 0 and is_harmless(output) and "\\u001b[2J" in output
     code, output = command("compress", net, "--flops", "0.5", "--set", f"{EVIL}=1")
     assert code == 2 and is_harmless(output)
+
+
+def test_what_ends_a_line_without_a_newline_is_shown() -> None:
+    assert printable("a\u2028b\u2029c\x85d\u202ee\n") == "a\\u2028b\\u2029c\\u0085d\\u202ee\n"
 
 
 def test_graphml_and_dot_are_read_by_others(net: str, tmp_path: Path) -> None:
