@@ -28,8 +28,9 @@ from atograph.machine import free_memory
 SECONDS = 120.0
 """What one call may take unless the caller knows better."""
 
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "memoryerror", "failed to allocate", "unable to allocate")
-"""How C++, ONNX Runtime, Python and numpy say it."""
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "memoryerror", "failed to allocate", "unable to allocate",
+                  "can't allocate memory", "cannot allocate memory")  # fmt: skip
+"""How C++, ONNX Runtime, Python, numpy and torch say it."""
 
 _LEAST = 2**30
 """Bytes that a child may have in any case."""
