@@ -93,10 +93,10 @@ def _functional(program: Program, *, dead: bool) -> Program:
 def _with_dead_results(program: Program) -> Program:
     output, nodes = program.output_node, program.graph.nodes
     unused = [n for n in nodes if n.op == "call_function" and not n.users and isinstance(n.meta["val"], torch.Tensor)]
-    output.args = ([*output.args[0], *unused],)  # type: ignore[misc,list-item]
+    output.args = ([*output.args[0], *unused],)  # type: ignore[misc]
     program.graph.eliminate_dead_code()
     result = program.rewritten(program.graph, program.state)
-    results = len(output.args[0]) - len(result.interface.writes)  # type: ignore[arg-type]
+    results = len(output.args[0]) - len(result.interface.writes)
     result.interface = replace(result.interface, returns=pytree.tree_structure([0] * results))
     return result
 

@@ -29,9 +29,6 @@ from atograph.writing import scratch
 TOLERANCE = TOLERANCES[torch.float32]
 """Largest relative difference between float32 programs that sum in another order."""
 
-EXACT = TOLERANCES[torch.float64]
-"""The same in float64: there masked and slim agree to rounding."""
-
 
 def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
     """Compare the three forms (`compare`), and insist on it.
@@ -88,7 +85,7 @@ def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
                 continue  # statistics of a single sample, say: no batch for this model
             found = tensors_of(slim(*args, **kwargs))
             in_runtime = tensors_of(onnx_model(*args, **kwargs))
-            allowed = max(TOLERANCE, tolerance([*reference, *slim.passes_program.state.values()]))
+            allowed = tolerance([*reference, *slim.passes_program.state.values()], finest=torch.float32)
             masked_slim, slim_onnx, fault = _largest(reference, found), _largest(found, in_runtime), None
             if masked_slim <= allowed and not slim_onnx <= allowed:
                 dense = _in_runtime(slim, Inputs(args, kwargs))
@@ -151,7 +148,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
     holds numbers of that type (the smallest one). It is captured and made slim anew then, of the model in float64.
 
     Raises:
-        InternalError: it is above `EXACT`.
+        InternalError: it is above the tolerance of float64; of float32 where the program casts to that.
     """
     double = pytree.tree_map(
         lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf,
@@ -173,7 +170,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
             except (RuntimeError, UserError):
                 continue
             difference = _largest(reference, found)
-            if difference <= max(tolerance([*reference, *found]), TOLERANCE if _casts(tried) else EXACT):
+            if difference <= tolerance([*reference, *found], finest=torch.float32 if _casts(tried) else torch.float64):
                 return difference
     if difference is not None:
         raise InternalError(f"in float64 the masked and the slim network differ by {difference:.1e} (relative).")

@@ -270,9 +270,9 @@ def _limit(memory: int) -> None:
         import resource
     except ImportError:  # Windows
         return
-    _hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    least = memory if _hard == resource.RLIM_INFINITY else min(memory, _hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (least, _hard))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    least = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

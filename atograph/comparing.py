@@ -10,15 +10,20 @@ _LOOKED_AT = 1_000_000
 _HUGE = 1e4
 """How many times the typical value of a tensor a value may be before it is taken for itself: a logit masked by -1e9."""
 
-
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1.6e-2, torch.bfloat16: 1.25e-1}
 """Relative difference up to which two computations of the same are the same; for half precision, 16 roundings of it."""
 
 
-def tolerance(tensors: Iterable[torch.Tensor]) -> float:
-    """The tolerance of the least precise type among tensors; that of float64 where none holds fractions."""
+def tolerance(tensors: Iterable[torch.Tensor], finest: torch.dtype = torch.float64) -> float:
+    """The tolerance of the least precise type among tensors.
+
+    Args:
+        tensors: those that hold no fractions do not count.
+        finest: the most precise type that their computation may have had throughout: float32 where code casts to it,
+            or where another runtime computes.
+    """
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
-    return max((TOLERANCES.get(each.to_real(), 1.25e-1) for each in types), default=TOLERANCES[torch.float64])
+    return max([TOLERANCES[finest], *(TOLERANCES.get(each.to_real(), 1.25e-1) for each in types)])
 
 
 def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from atograph.passes.errors import UserError
 from atograph.snapshot import Snapshot
+from atograph.user_code import one_line
 
 M = TypeVar("M", bound=nn.Module)
 V = TypeVar("V")
@@ -161,7 +162,7 @@ def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
     except Exception as error:
         attribute = next(_uncopyable(model), "")
         raise UserError(
-            f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            f"the model cannot be copied: {type(error).__name__}: {one_line(error)}",
             where=attribute or None,
             hint="Keep such a thing outside of the model, or give its class a __deepcopy__.",
         ) from error

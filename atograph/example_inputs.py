@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from atograph.passes.errors import UserError
-from atograph.user_code import kind_of, line_of_user
+from atograph.user_code import kind_of, line_of_user, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ def check_accepts(model: nn.Module, inputs: Inputs, *, where: str) -> None:
     except Exception as error:
         at = line_of_user(error)
         raise UserError(
-            f"the model rejects the inputs {inputs}: {type(error).__name__}: {_one_line(error)}"
+            f"the model rejects the inputs {inputs}: {type(error).__name__}: {one_line(error)}"
             + (f" (raised at {at})." if at else "."),
             where=where,
             hint="Check the shape and dtype of the data against the model's forward().",
@@ -88,7 +88,3 @@ def check_accepts(model: nn.Module, inputs: Inputs, *, where: str) -> None:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:400]

@@ -60,7 +60,7 @@ class AsMade:
                 raise _changed(f"{name} is on the meta device, without values")
             value = now[name].detach().to(old.device, old.dtype)
             if not torch.equal(value, old):
-                changed[name] = _like(old, value)
+                changed[name] = like(old, value)
         return changed
 
     def _check(self, program: Program, attributes: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class AsMade:
         for name, value in named_state(copied):
             _shape, dtype, device = self._tensors[name]
             if id(value) not in same:  # a tied tensor stays one
-                same[id(value)] = _like(value, value.detach().to(device, dtype))
+                same[id(value)] = like(value, value.detach().to(device, dtype))
             path, _, leaf = name.rpartition(".")
             setattr(copied.get_submodule(path), leaf, same[id(value)])
         return copied
@@ -111,20 +111,32 @@ def _parts(module: nn.Module) -> dict[str, type]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Numbers and text that its parts hold, but for the mode that they are in."""
+    """Numbers and text that its parts hold, but for the mode that they are in; and code of others that runs in them."""
     return {
         f"{name}.{key}" if name else key: value
         for name, part in module.named_modules()
-        for key, value in vars(part).items()
-        if key != "training" and not key.startswith("_") and _is_plain(value)
+        for key, value in (*_plain(part), *_code(part))
     }
+
+
+def _plain(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    for key, value in vars(part).items():
+        if key != "training" and not key.startswith("_") and _is_plain(value):
+            yield key, value
+
+
+def _code(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Hooks, and a ``forward`` of the part's own: what comes of them only a run tells."""
+    yield "forward", vars(part).get("forward")
+    yield "hooks", (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
 
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(each, _PLAIN) for each in value))
 
 
-def _like(old: Tensor, value: Tensor) -> Tensor:
+def like(old: Tensor, value: Tensor) -> Tensor:
+    """A copy of a value, as a parameter where ``old`` is one."""
     copied = value.clone()
     return nn.Parameter(copied, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else copied
 
@@ -134,4 +146,4 @@ def own_tensors(program: Program, shared: Mapping[str, Tensor]) -> None:
     names = program.interface.parameters | program.interface.buffers
     for name, value in program.state.items():
         if name in names and value is shared.get(name) and not value.is_meta:
-            program.state[name] = _like(value, value.detach())
+            program.state[name] = like(value, value.detach())

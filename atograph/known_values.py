@@ -116,7 +116,7 @@ class KnownValues:
         args = list(node.args)
         value = args[model.position].meta["val"]  # type: ignore[union-attr]
         shape = list(map(self._number, value.shape)) if model.shape else []
-        args[model.position] = torch.empty(shape, dtype=value.dtype, device=value.device)  # type: ignore[call-overload]
+        args[model.position] = torch.empty(shape, dtype=value.dtype, device=value.device)
         return tuple(args)
 
     def _start(self, node: fx.Node) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from atograph.capture import with_batch
 from atograph.child_process import ChildError
 from atograph.example_inputs import Inputs
-from atograph.onnx_model import OnnxModel, one_line, runtime_child
+from atograph.onnx_model import OnnxModel, runtime_child
 from atograph.passes.errors import UserError
 from atograph.report import Latency
+from atograph.user_code import one_line
 
 
 def measure_latency(

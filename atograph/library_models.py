@@ -15,6 +15,7 @@ from typing import Any
 
 from atograph.passes.errors import UserError
 from atograph.spec_target import Target
+from atograph.user_code import one_line
 
 EXAMPLES = 2
 """Samples of example inputs."""
@@ -46,9 +47,8 @@ def library_model(target: Target, *, offline: bool = False) -> tuple[ModuleType,
         raise
     except Exception as error:  # torchvision of another build than torch raises a RuntimeError
         hint = f"pip install {library}" if isinstance(error, ImportError) else f"Does {library} fit this torch?"
-        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"the package {library} cannot be used: {type(error).__name__}: {reason}.",
+            f"the package {library} cannot be used: {type(error).__name__}: {one_line(error)}.",
             where=text,
             hint=hint,
         ) from error

@@ -13,8 +13,10 @@ import torch
 from torch.export import ExportedProgram
 
 from atograph.kept_apart import KNOWN, Pair, keep_apart
+from atograph.onnx_forms import expressible
 from atograph.onnx_names import input_names, output_names, without_constants
 from atograph.onnx_optimiser import optimise
+from atograph.onnx_registry import read_once
 from atograph.onnx_translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 from atograph.quiet import quiet
@@ -38,7 +40,7 @@ def check_opset(opset: int | None) -> None:
         raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
 
 
-_TAKEN = re.compile(r"attribute '(\w+)' already exists")
+_TAKEN = re.compile(r"attribute '(\w+)' already exists|target (\w+)\S* references nonexistent attribute")
 
 
 def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
@@ -84,16 +86,18 @@ def export_onnx(
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
-    with quiet("torch.onnx"):
+    with quiet("torch.onnx"), read_once():
         try:
             exported = torch.onnx.export(
-                without_constants(program),
+                expressible(without_constants(program)),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
                 optimize=False,
                 custom_translation_table=dict(TRANSLATIONS),
             )
+        except UserError:
+            raise
         except Exception as error:
             raise _inexpressible(error) from error
         assert exported is not None
@@ -126,7 +130,7 @@ def _inexpressible(error: Exception) -> UserError:
     unknown, taken = _UNKNOWN.search(reason), _TAKEN.search(reason)
     if taken is not None:
         return UserError(
-            f"torch.onnx cannot export a model with a parameter, buffer or module called {taken[1]}.",
+            f"torch.onnx cannot export a model with a parameter, buffer or module called {taken[1] or taken[2]}.",
             hint="torch itself has an attribute of that name; give it another one in the model.",
         )
     if unknown is None:

@@ -17,6 +17,7 @@ from atograph.child_process import SECONDS, Child, ChildDied, ChildError
 from atograph.files import weights_beside
 from atograph.onnx_names import with_constants
 from atograph.passes.errors import UserError
+from atograph.user_code import one_line
 
 AGAIN = "The ONNX file of a run is made again by `atograph export`."
 
@@ -160,11 +161,6 @@ def size_on_disk(path: Path) -> int:
 def _type(said: str) -> str:
     name = said.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def check_runs(path: Path, program: ExportedProgram, *, where: str) -> OnnxModel:

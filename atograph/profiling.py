@@ -12,8 +12,9 @@ from typing import Any
 import onnx
 
 from atograph.child_process import SECONDS, ChildError
-from atograph.onnx_model import one_line, runtime_child
+from atograph.onnx_model import runtime_child
 from atograph.passes.errors import UserError
+from atograph.user_code import one_line
 from atograph.writing import CannotWrite
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch._export.serde.schema import ScalarType
 from torch._export.serde.serialize import SerializedArtifact, deserialize, deserialize_scalar_type
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveReader
@@ -55,6 +56,9 @@ class _Size(_Strict):
 class _Device(_Strict):
     type: Literal["cpu", "cuda", "meta", "mps", "xpu"]
     index: Annotated[int, Field(ge=0, lt=256)] | None = None
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
 
 
 class _Meta(_Strict):
@@ -99,7 +103,8 @@ def load_program_file(path: Path, extra: str, *, flat: bool = False) -> tuple[Ex
     )
     inputs = None if flat else _inputs(reader.read_bytes(_INPUTS))
     model = canonical_program(parse_json(_text(reader, sizes, _MODEL)), flat=flat)
-    program = deserialize(SerializedArtifact(model, weights, constants, inputs))
+    artifact = SerializedArtifact(model, weights, constants, inputs)  # type: ignore[arg-type]  # unpickled ones will do
+    program = deserialize(artifact)
     return program, _text(reader, sizes, f"extra/{extra}").decode() if f"extra/{extra}" in sizes else ""
 
 
@@ -153,7 +158,11 @@ def _tensors(
 
 def _storage(reader: PT2ArchiveReader, record: str, stored: int, meta: _Meta) -> torch.Tensor:
     """The numbers of a record, in a row."""
-    dtype, device = deserialize_scalar_type(meta.dtype), torch.device(meta.device.type, meta.device.index)
+    try:
+        dtype = deserialize_scalar_type(ScalarType(meta.dtype))
+    except (ValueError, KeyError) as error:
+        raise Unreadable(f"{record} is of a type of numbers that torch does not know") from error
+    device = torch.device(str(meta.device))
     if stored == 0:
         return torch.zeros([size.as_int for size in meta.sizes], dtype=dtype, device=device)
     if stored % dtype.itemsize:

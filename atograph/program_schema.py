@@ -45,6 +45,8 @@ _MOST_SYMBOLS = 64
 _LONGEST_SIZES = 400_000
 """Characters of all different sizes together: torch takes up to a tenth of a second for a thousand of them."""
 _MOST_NODES = 200_000
+_MOST_DIMS = 64
+"""As many as a tensor of torch may have."""
 
 
 def canonical_program(value: Any, *, flat: bool = False) -> bytes:
@@ -132,6 +134,8 @@ class _Reader:
             (inner,) = (part for part in parts if part is not type(None))
             return None if value is None else self._value(inner, value, field, depth)
         if origin is list and isinstance(value, list):
+            if field[0] is schema.TensorMeta and len(value) > _MOST_DIMS:
+                raise Unreadable(f"a tensor in it has more than {_MOST_DIMS} dimensions")
             return [self._value(parts[0], item, field, depth) for item in value]
         if origin is dict and isinstance(value, dict):
             return {self._text(key, field): self._value(parts[1], item, field, depth) for key, item in value.items()}

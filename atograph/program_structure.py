@@ -30,7 +30,7 @@ def containers(value: str) -> str:
 def arguments(value: str) -> str:
     """The containers of the inputs; the names of keywords become names of parameters in Python."""
     text = containers(value)
-    children = json.loads(text)[1]["children_spec"]
+    children = parse_json(text)[1]["children_spec"]
     if len(children) == 2 and isinstance(context := children[1]["context"], str):
         for keyword in parse_json(context) or ():
             if not isinstance(keyword, str):

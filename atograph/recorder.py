@@ -120,6 +120,8 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if _READS_DATA in func.tags:
             return self._value(func, args, kwargs)
+        if func is _ATEN.index.Tensor:
+            args = self._with_places(*args)
         called = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
         written_args, written_kwargs = self._written(args), self._written(kwargs)
         if func.overloadpacket is _ATEN.set_:
@@ -155,6 +157,20 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         except Unknown:
             return None
         return pytree.tree_map_only(torch.Tensor, self._constant_like, result)
+
+    def _with_places(self, x: torch.Tensor, indices: list[torch.Tensor | None]) -> tuple[Any, ...]:
+        """The arguments of an index, with numbers for a mask that is known: so many elements whatever the input is."""
+        places: list[torch.Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                places.append(index)
+                continue
+            try:
+                numbers = self.recording.known.call(_places, (self._written(index),), {})
+            except Unknown:
+                return x, indices
+            places += map(self._constant_like, numbers)
+        return x, places
 
     def _constant_like(self, value: torch.Tensor) -> torch.Tensor:
         fake = self._mode.from_tensor(value)
@@ -206,6 +222,10 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         self._come_from(node, value)
         node.meta["val"] = value if isinstance(value, FakeTensor) else self._mode.from_tensor(value)
         return node
+
+
+def _places(mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return mask.nonzero(as_tuple=True)
 
 
 @cache

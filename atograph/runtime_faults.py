@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from atograph.comparing import TOLERANCES, relative_difference, tolerance
+from atograph.comparing import relative_difference, tolerance
 from atograph.example_inputs import Inputs
 from atograph.kept_apart import Pair, copy_apart, find, pairs_of
 from atograph.onnx_model import OnnxModel
@@ -74,7 +74,7 @@ def checked(
     """
     with torch.no_grad():
         expected = tensors_of(run(*inputs.args, **inputs.kwargs))
-    allowed = max(TOLERANCES[torch.float32], tolerance(expected))
+    allowed = tolerance(expected, finest=torch.float32)
 
     def difference(file: Path, *, plain: bool = False) -> float:
         values = tensors_of(OnnxModel(file, program, plain=plain)(*inputs.args, **inputs.kwargs))

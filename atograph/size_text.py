@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from math import isfinite
+from math import isfinite, prod
+from typing import NamedTuple
 
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(-?\d{1,19})(?![\w.])|'([\w.+-]{1,40})'|([(),=]))", re.ASCII)
 _SYMBOL = re.compile(r"(?:s|u|zf|zuf|z)\d{1,6}", re.ASCII)
@@ -20,6 +21,12 @@ _LONGEST = 8_000
 _MOST_TOKENS = 800
 _DEEPEST = 24
 _HIGHEST_DEGREE = 6
+_MOST_SYMBOLS = 4
+"""Different symbols in one size: the batch, and three sizes that the data decide."""
+_MOST_TERMS = 64
+"""Terms of a size that is multiplied out."""
+_MOST_COMPARED = 8
+"""Terms of what is divided, or compared: sympy looks for common factors of such sums."""
 _LARGEST = 2**63 - 1
 
 _ANY = 64
@@ -33,6 +40,9 @@ _FUNCTIONS = {
     "TruncToInt": (1, 1), "TruncToFloat": (1, 1), "ToFloat": (1, 1),
 }  # fmt: skip
 """What sizes are made of, with how many operands. Powers have their own rule; shifts can be of any magnitude."""
+
+_COMBINED = ("Add", "Mul", "Identity", "Abs", "ToFloat")
+"""What sympy takes no polynomials apart for."""
 
 _ASSUMPTIONS = ("integer", "positive", "nonnegative", "real")
 
@@ -54,14 +64,15 @@ def canonical_size(text: str, symbols: Collection[str]) -> str:
         symbols: those that the program declares.
 
     Raises:
-        NoSize: it is not in the grammar, too long, too deep, of too high a degree, or of an undeclared symbol.
+        NoSize: it is not in the grammar, too long, too deep, of too many terms or a too high degree, of an undeclared
+            symbol.
     """
     if len(text) > _LONGEST:
         raise NoSize
     parser = _Parser(_tokens(text), symbols)
-    size, _degree = parser.size(_DEEPEST)
+    size = parser.size(_DEEPEST)
     parser.end()
-    return size
+    return size.text
 
 
 def _tokens(text: str) -> list[str]:
@@ -78,22 +89,31 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
+class _Size(NamedTuple):
+    """A size: its canonical text, its degree as a polynomial, and how many terms that has when it is multiplied out."""
+
+    text: str
+    degree: int = 0
+    terms: int = 1
+
+
 class _Parser:
     """Each method takes tokens away and returns the canonical text of what they say."""
 
     def __init__(self, tokens: list[str], symbols: Collection[str]) -> None:
         self._tokens = tokens[::-1]
         self._symbols = symbols
+        self._met: set[str] = set()
 
-    def size(self, depth: int) -> tuple[str, int]:
-        """A size and its degree as a polynomial."""
+    def size(self, depth: int) -> _Size:
+        """The next size."""
         token = self._next()
         if depth == 0:
             raise NoSize
         if token in ("true", "false"):
-            return token, 0
+            return _Size(token)
         if token.lstrip("-").isdigit():
-            return f"Integer({_number(token)})", 0
+            return _Size(f"Integer({_number(token)})")
         if not token.isidentifier():
             raise NoSize
         self._take("(")
@@ -109,31 +129,33 @@ class _Parser:
         if self._tokens:
             raise NoSize
 
-    def _call(self, name: str, depth: int) -> tuple[str, int]:
+    def _call(self, name: str, depth: int) -> _Size:
         least, most = _FUNCTIONS.get(name, (0, 0))
         operands = [self.size(depth - 1)]
         while self._ends_with() == ",":
             operands.append(self.size(depth - 1))
         if not least <= len(operands) <= most:
             raise NoSize
-        degrees = [degree for _text, degree in operands]
-        degree = sum(degrees) if name == "Mul" else max(degrees)
-        if degree > _HIGHEST_DEGREE:
+        degrees, terms = [each.degree for each in operands], [each.terms for each in operands]
+        if name not in _COMBINED and max(terms) > _MOST_COMPARED:
             raise NoSize
-        return f"{name}({', '.join(text for text, _degree in operands)})", degree
+        together = {"Add": sum, "Mul": prod}.get(name, max)(terms)
+        text = f"{name}({', '.join(each.text for each in operands)})"
+        return _bounded(_Size(text, sum(degrees) if name == "Mul" else max(degrees), together))
 
-    def _power(self, name: str, depth: int) -> tuple[str, int]:
-        base, degree = self.size(depth - 1)
+    def _power(self, name: str, depth: int) -> _Size:
+        base = self.size(depth - 1)
         self._take(",")
-        exponent, _none = self.size(2)
+        exponent = self.size(2).text
         if self._ends_with() != ")" or not re.fullmatch(r"Integer\((-1|[0-6])\)", exponent):
             raise NoSize
-        degree = max(1, degree) * abs(int(exponent[len("Integer(") : -1]))  # a number to some power grows as well
-        if degree > _HIGHEST_DEGREE:
+        times = abs(int(exponent[len("Integer(") : -1]))
+        if exponent == "Integer(-1)" and base.terms > _MOST_COMPARED:
             raise NoSize
-        return f"{name}({base}, {exponent})", degree
+        degree = max(1, base.degree) * times  # a number to some power grows as well
+        return _bounded(_Size(f"{name}({base.text}, {exponent})", degree, base.terms**times))
 
-    def _symbol(self) -> tuple[str, int]:
+    def _symbol(self) -> _Size:
         name = self._next()[1:]
         if not is_symbol(name) or name not in self._symbols:
             raise NoSize
@@ -145,23 +167,28 @@ class _Parser:
             if keyword not in _ASSUMPTIONS or keyword in assumed or value not in ("True", "False"):
                 raise NoSize
             assumed[keyword] = value
-        return f"Symbol('{name}'{''.join(f', {keyword}={value}' for keyword, value in assumed.items())})", 1
+        self._met.add(name)
+        if len(self._met) > _MOST_SYMBOLS:
+            raise NoSize
+        return _Size(
+            f"Symbol('{name}'{''.join(f', {keyword}={value}' for keyword, value in assumed.items())})", degree=1
+        )
 
-    def _integer(self) -> tuple[str, int]:
+    def _integer(self) -> _Size:
         number = _number(self._next())
         self._take(")")
-        return f"Integer({number})", 0
+        return _Size(f"Integer({number})")
 
-    def _rational(self) -> tuple[str, int]:
+    def _rational(self) -> _Size:
         above = _number(self._next())
         self._take(",")
         below = _number(self._next())
         self._take(")")
         if below == 0:
             raise NoSize
-        return f"Rational({above}, {below})", 0
+        return _Size(f"Rational({above}, {below})")
 
-    def _float(self) -> tuple[str, int]:
+    def _float(self) -> _Size:
         token = self._next()
         if self._ends_with() == "," and [self._next() for _ in range(4)] != ["precision", "=", "53", ")"]:
             raise NoSize
@@ -171,7 +198,7 @@ class _Parser:
             raise NoSize from None
         if not isfinite(value):
             raise NoSize
-        return f"Float('{value!r}', precision=53)", 0
+        return _Size(f"Float('{value!r}', precision=53)")
 
     def _next(self) -> str:
         if not self._tokens:
@@ -188,6 +215,12 @@ class _Parser:
         if token not in (",", ")"):
             raise NoSize
         return token
+
+
+def _bounded(size: _Size) -> _Size:
+    if size.degree > _HIGHEST_DEGREE or size.terms > _MOST_TERMS:
+        raise NoSize
+    return size
 
 
 def _number(token: str) -> int:

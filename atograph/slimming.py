@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.graph import Graph
-from atograph.handing_over import AsMade, own_tensors
+from atograph.handing_over import AsMade, like, own_tensors
 from atograph.masking import mask
 from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
@@ -115,7 +115,7 @@ class Slim:
         """A copy of the slim program in float64, to run."""
         self._require_values("running a program needs the values of its weights")
         program = self.passes_program
-        state = {name: _clone(value) for name, value in program.state.items()}
+        state = {name: like(value, value.detach()) for name, value in program.state.items()}
         own = program.rewritten(program.graph, state)
         return ProgramModule(own).double()
 
@@ -242,11 +242,6 @@ class _Runner(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._model(*args, **kwargs)
-
-
-def _clone(value: torch.Tensor) -> torch.Tensor:
-    copied = value.detach().clone()
-    return nn.Parameter(copied, value.requires_grad) if isinstance(value, nn.Parameter) else copied
 
 
 def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves
 
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
-from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.slim import Kept
 from atograph.slimming import slim
@@ -81,8 +80,7 @@ def _names(graph: Graph) -> dict[str, str]:
 
 
 def _cuts(graph: Graph, plan: Plan) -> dict[str, tuple[Tensor | None, ...]]:
-    axes, kept = graph.program.fact(Axes), Kept.by(plan, graph.program)
-    cuts = {name: kept.cuts(axes.shape(node)) for node, name in graph.program.state_nodes()}
+    cuts = Kept.by(plan, graph.program).state_cuts(graph.program)
     return {
         name: tuple(None if cut is None else torch.from_numpy(cut) for cut in each)
         for name, each in cuts.items()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.comparing import relative_difference
+from atograph.comparing import TOLERANCES, relative_difference
 from atograph.copying import eval_mode
 from atograph.example_inputs import Inputs
 from atograph.passes.errors import UserError
@@ -24,7 +24,7 @@ from atograph.structures import tensors_of
 from atograph.time_limit import within_limit
 from atograph.train.seeding import order_kept, random_state
 
-TOLERANCE, REPEATED = 1e-4, 1e-5
+TOLERANCE, REPEATED = TOLERANCES[torch.float32], 1e-5
 """Largest relative difference between the model and its program in float32, and between two runs of the model."""
 
 _SHOWN, _TRIES = 3, 8

@@ -64,6 +64,11 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, without the kind of it and the full stop."""
+    return " ".join(str(error).split())[:400].rstrip(".")
+
+
 def in_one_line(error: BaseException) -> str:
     """An error as a sentence: an `AtographError` by its words, any other with the name of its kind."""
     text = " ".join(str(error).split())

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from atograph.passes.errors import UserError
+from atograph.passes.share import share_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from atograph import compression
-from atograph.command_compress import check_share, train_settings
+from atograph.command_compress import train_settings
 from atograph.compression import Job, Result
 from atograph.console import Console
 from atograph.example_inputs import as_inputs
@@ -94,7 +95,7 @@ def settings_of(name: str, options: argparse.Namespace) -> TrainSettings:
         UserError: one that is given does not exist or does not fit.
     """
     if options.flops is not None:
-        check_share("--flops", options.flops)
+        share_of(options.flops, "--flops")
     given = {each: getattr(options, each) for each in ("flops", "epochs", "device", "seed")}
     changed = train_settings(given, options.set).model_dump(exclude_unset=True)
     published = PUBLISHED if options.as_published else {}

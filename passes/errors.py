@@ -48,6 +48,8 @@ class InternalError(AtographError):
 def printable(text: str) -> str:
     """The text without what commands a terminal, or cannot be printed: it may quote a file that anyone made."""
     return "".join(
-        f"\\u{ord(char):04x}" if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cf", "Cs") else char
+        f"\\u{ord(char):04x}"
+        if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else char
         for char in text
     )

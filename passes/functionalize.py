@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from atograph.passes.base import RewritePass
+from atograph.passes.einsum import spelt_out
 from atograph.passes.errors import UserError
 from atograph.passes.exported import from_exported, to_exported
 from atograph.passes.program import Program, copy_graph
 from atograph.passes.propagate import mode_of, run
 from atograph.passes.reason import ORIGIN
-from atograph.passes.rules.attention import spelt_out
 from atograph.passes.writes import Hidden, without_writes
 from torch import fx
 

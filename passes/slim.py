@@ -115,6 +115,11 @@ class Kept:
         """For each dim the indices that stay; None where all of them do."""
         return tuple(self.indices(dim) if self.shrinks(dim) else None for dim in shape)
 
+    def state_cuts(self, program: Program) -> dict[str, tuple[Indices | None, ...]]:
+        """The `cuts` of each state tensor of a program whose axes have been inferred, by name."""
+        axes = program.fact(Axes)
+        return {name: self.cuts(axes.shape(node)) for node, name in program.state_nodes()}
+
     def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
         """The part of a state tensor that stays; a parameter stays a parameter."""
         sliced = tensor.detach()

@@ -69,7 +69,7 @@ def first() -> dict[str, object]:
     return results("0")
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
+@pytest.mark.parametrize("hash_seed", ["1", "4242"])
 def test_another_process_finds_the_same(first: dict[str, object], hash_seed: str) -> None:
     """Groups, plans of every kind, the slim program, and a training to its last bit (on one CPU thread)."""
     assert results(hash_seed) == first

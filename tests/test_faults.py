@@ -291,5 +291,5 @@ def test_a_disk_that_is_full(small_disk: Path, seconds: str) -> None:
     del arguments[4:6]
     code, output = finish(small_disk, *arguments)
     assert code == 2 and "No space left on device" in output and "Traceback" not in output, output
-    assert left(small_disk) <= {"filler", ".run.checkpoints"}
+    assert left(small_disk) <= {"filler", ".run.checkpoints", "run"}  # a run that is not proved, where that much fits
     (small_disk / "filler").unlink()

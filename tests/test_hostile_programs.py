@@ -127,6 +127,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "a pickle as inputs": (member(INPUTS, pickle.dumps(Harm(), 2)), "its example inputs hold more than plain tensors"),
     "no inputs": (member(INPUTS, b"PK\x03\x04"), "its example inputs cannot be read"),
     "a number as inputs": (member(INPUTS, saved(3)), "are no arguments of a call"),
+    "numbers of no type": (
+        changed(WEIGHTS, first(tensor_meta=META | {"dtype": 255})), "is of a type of numbers that torch does not know",
+    ),
     "code as a weight": (changed(WEIGHTS, first(use_pickle=True)), "0.weight is stored as a pickle in it"),
     "code as a constant": (
         changed(CONSTANTS, lambda config: config["config"].update(

@@ -72,6 +72,11 @@ def indices_of_a_constant(_net: Net, h: Tensor) -> Tensor:
     return h[..., chosen] * len(chosen)
 
 
+def places_by_a_constant_mask(_net: Net, h: Tensor) -> Tensor:
+    chosen = h[..., torch.arange(h.shape[-1]) % 3 > 0]
+    return chosen.chunk(2, -1)[0]
+
+
 def elements_by_a_constant_mask(_net: Net, h: Tensor) -> Tensor:
     return h * torch.arange(6)[torch.arange(6) > 2].sum()
 
@@ -88,6 +93,7 @@ READ = [
     number_of_a_plain_tensor,
     indices_of_a_constant,
     elements_by_a_constant_mask,
+    places_by_a_constant_mask,
     of_the_type_of_an_input,
 ]
 

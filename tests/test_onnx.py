@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,3 +187,51 @@ def test_numbers_near_0_and_1_stay_in_the_file(case: str, tmp_path: Path) -> Non
     slim = atograph.slim(graph, graph.plan(flops=0.6))
     file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
     assert torch.isfinite(slim(x)).all() and relative_difference(slim(x), file(x)) < 0.02
+
+
+def test_a_table_of_translations_that_is_read_once_gives_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slim, _input = slimmed()
+    first, again, other = (
+        slim.to_onnx(tmp_path / f"{name}.onnx", opset=opset).read_bytes()
+        for name, opset in (("first", None), ("again", None), ("other", 21))
+    )
+    monkeypatch.setattr("atograph.onnx_export.read_once", nullcontext)
+    assert slim.to_onnx(tmp_path / "plain.onnx").read_bytes() == first == again
+    assert slim.to_onnx(tmp_path / "plain21.onnx", opset=21).read_bytes() == other
+
+
+CLAMPS = {
+    "positional": lambda h: h.clamp(-1, 0.2),
+    "named": lambda h: torch.clamp(h, max=1, min=0.5),
+    "clip": lambda h: torch.clip(h, -0.5, 3),
+    "in place": lambda h: (h * 2).clamp_(-1, 0.25),
+    "integers": lambda h: (h * 3).long().clamp(-1, 2.5).float(),
+}
+
+
+@pytest.mark.parametrize("case", CLAMPS)
+def test_an_integer_and_a_fraction_as_bounds(case: str, tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.first(x))) + CLAMPS[case](x).mean(-1, keepdim=True)  # type: ignore[no-any-return]
+
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    graph = atograph.trace(Net(), x)
+    slim = atograph.slim(graph, graph.plan(flops=0.6))
+    file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
+    assert relative_difference(slim(x), file(x)) < 1e-5
+
+
+def test_a_module_called_like_something_of_torch(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module("code", nn.Linear(8, 16))
+    model.add_module("last", nn.Linear(16, 4))
+    graph = atograph.trace(model, torch.randn(3, 8))
+    with pytest.raises(atograph.UserError, match="a parameter, buffer or module called code"):
+        atograph.slim(graph, graph.plan(flops=0.6)).to_onnx(tmp_path / "slim.onnx")

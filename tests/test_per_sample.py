@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from atograph.passes.errors import UserError
 from exactly import free, made_slim
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,3 +82,13 @@ def test_weights_per_sample(kind: type[PerSample], units: list[int]) -> None:
         x = torch.randn(batch, 3, 6, 6).double()
         with torch.no_grad():
             torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Mixed, Modulated, Depthwise])
+def test_onnx_refuses_groups_that_follow_the_batch(kind: type[PerSample], tmp_path: Path) -> None:
+    """In words, also for the dense model, whose file is written before a training."""
+    graph = atograph.trace(kind(), torch.randn(2, 3, 6, 6))
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    with pytest.raises(UserError, match=r"test_per_sample\.py:\d+: .* its groups follow the batch"):
+        slim.to_onnx(tmp_path / "slim.onnx")
+    assert not [*tmp_path.iterdir()]

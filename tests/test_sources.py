@@ -20,7 +20,6 @@ ALLOWED = {
     ("atograph/child_process.py", "import subprocess"): "to start this Python with a module of atograph's own",
     ("atograph/pickled.py", "import pickle"): "for the error that torch.load raises; nothing is loaded by it",
     ("atograph/pickled.py", "torch.load"): "with weights_only=True: tensors and plain containers, no classes",
-    ("atograph/program_file.py", "torch.export.load"): "after check_program has read every member of the archive",
 }
 """File and what it does → why it may."""
 

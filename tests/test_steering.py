@@ -299,7 +299,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert {entry["reason"] for entry in report["frozen"]} == {"model input", "model output", "frozen by '2:out'"}
     for again in (
-        ["verify", "run"],
+        ["verify", "run", "--trust-spec"],
         ["export", "run", "--out", "again.onnx"],
         ["inspect", "net.py", "--plan", "run/plan.json"],
     ):

@@ -183,7 +183,7 @@ def test_the_controllers_interval() -> None:
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense(bad: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises((ValidationError, UserError)):
         TrainSettings(**bad)
 
 

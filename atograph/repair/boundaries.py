@@ -56,13 +56,14 @@ class Boundaries:
 
 
 class OtherWays:
-    """The runs of the slim model's modules that go another way than in the dense model, and what is odd in them."""
+    """The runs of the slim model's modules that go another way than in the dense model, and what is odd in them.
 
-    def __init__(self, dense: Boundaries, same: Callable[[Time, torch.Tensor], bool | None]) -> None:
-        """Args:
+    Args:
         dense: of the dense model.
         same: whether a tensor is what the slim program computes at a call; None where nobody knows.
-        """
+    """
+
+    def __init__(self, dense: Boundaries, same: Callable[[Time, torch.Tensor], bool | None]) -> None:
         self._dense, self._same = dense, same
         self._times: Counter[tuple[Site, int]] = Counter()
         self._odd: dict[Run, list[Problem]] = defaultdict(list)

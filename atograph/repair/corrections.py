@@ -8,6 +8,7 @@ user's code runs as it stands, in training too.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -60,12 +61,14 @@ class Correction:
         keywords: arguments that are added.
         ops: what is done instead; it takes the call's tensors, each once.
         function: what is called instead, with the same arguments.
+        tensors: number of an argument that is a tensor → a constant in its place.
     """
 
     arguments: Mapping[int, Any] = field(default_factory=dict)
     keywords: Mapping[str, Any] = field(default_factory=dict)
     ops: fx.GraphModule | None = None
     function: Callable[..., Any] | None = None
+    tensors: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         """Whether both do the same; a module that is called twice has the same ops at the same place."""
@@ -76,17 +79,20 @@ class Correction:
 
     @property
     def _key(self) -> Any:
-        return dict(self.arguments), dict(self.keywords), None if self.ops is None else self.ops.code, self.function
+        tensors = {number: value.tolist() for number, value in self.tensors.items()}
+        ops = None if self.ops is None else self.ops.code
+        return dict(self.arguments), dict(self.keywords), ops, self.function, tensors
 
     def __bool__(self) -> bool:
         """Whether it changes anything."""
-        return bool(self.arguments or self.keywords or self.function or self.ops is not None)
+        return bool(self.arguments or self.keywords or self.function or self.tensors or self.ops is not None)
 
     @property
     def only_sizes(self) -> bool:
         """Whether the call stays what it is, with other integers."""
         values = [value.after if isinstance(value, Scaled) else value for value in self.arguments.values()]
-        return not self.keywords and not self.function and self.ops is None and all(type(v) is int for v in values)
+        others = self.keywords or self.function or self.tensors or self.ops is not None
+        return not others and all(type(value) is int for value in values)
 
     def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call ``func``, or do what takes its place."""
@@ -98,6 +104,9 @@ class Correction:
             wide = self.ops(*(x.float() if x.is_floating_point() else x for x in tensors))  # as torch's own norms do
             return _named(func, pytree.tree_map(lambda x: _narrowed(x, narrow), wide))
         args, kwargs = with_leaves((args, kwargs), self._changed)
+        if self.tensors:
+            numbers = itertools.count()
+            args, kwargs = with_tensors((args, kwargs), lambda given: self._constant(next(numbers), given))
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
     def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
@@ -109,13 +118,12 @@ class Correction:
         return all(self._does_nothing(func, args, kwargs, sign) for sign in (1, -1))
 
     def _does_nothing(self, func: Any, args: Any, kwargs: Any, sign: int) -> bool:
-        calls = [lambda *a, **k: func(*a, **k), lambda *a, **k: self(func, a, k)]
         outcomes = []
-        for call in calls:
+        for correction in (Correction(), self):
             tried = {tensor: _probe(tensor, sign) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
             own_args, own_kwargs = with_tensors((args, kwargs), tried.__getitem__)
             try:
-                result = call(*own_args, **own_kwargs)
+                result = correction(func, own_args, own_kwargs)
             except Exception:
                 return False
             outcomes.append(
@@ -123,6 +131,9 @@ class Correction:
             )
         first, second = outcomes
         return len(first) == len(second) and all(map(torch.equal, first, second))
+
+    def _constant(self, number: int, given: torch.Tensor) -> torch.Tensor:
+        return self.tensors[number].to(given.device) if number in self.tensors else given
 
     def _changed(self, number: int, given: Any) -> Any:
         value = self.arguments.get(number, given)
@@ -132,6 +143,7 @@ class Correction:
         if self.ops is not None:
             return "as the slim program does it"
         changes = [f"argument {number + 1}{_change(value)}" for number, value in self.arguments.items()]
+        changes += [f"tensor {number + 1} as in the dense model" for number in self.tensors]
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
 
 

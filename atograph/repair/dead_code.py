@@ -65,15 +65,10 @@ def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
         plan: what stays of it.
         other: with its axes.
     """
-    cuts = _cuts(program, Kept.by(plan, program))
+    cuts = Kept.by(plan, program).state_cuts(program)
     units = _units(other, cuts)
     kept = None if units is None else Kept(units)
-    return None if kept is None or not _same(cuts, _cuts(other, kept)) else slimmed_by(other, kept)
-
-
-def _cuts(program: Program, kept: Kept) -> Cuts:
-    axes = program.fact(Axes)
-    return {name: kept.cuts(axes.shape(node)) for node, name in program.state_nodes()}
+    return None if kept is None or not _same(cuts, kept.state_cuts(other)) else slimmed_by(other, kept)
 
 
 def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
@@ -100,8 +95,13 @@ def _units_along(name: str, index: int, dim: Dim, cut: Indices | None) -> list[t
 def _same(cuts: Cuts, others: Cuts) -> bool:
     """Whether all that the first says of tensors the others say as well."""
     return all(
-        all(np.array_equal(a, b) if a is not None and b is not None else a is b
-                               for a, b in zip(each, others[name], strict=True))
+        all(_alike(one, other) for one, other in zip(each, others[name], strict=True))
         for name, each in cuts.items()
         if name in others
-    )  # fmt: skip
+    )
+
+
+def _alike(one: Indices | None, other: Indices | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from atograph.passes.reason import module_in, source_of
 from atograph.passes.sizes import at
 from atograph.repair.arguments import plain_leaves
 from atograph.repair.composites import COMPOSITES
+from atograph.repair.constants import Constants, held_by, numbers_of
 from atograph.repair.watching import Site
 
 _ATEN = torch.ops.aten
@@ -38,6 +39,8 @@ class Need:
         function: what is called in its place with the same arguments, if anything (`composites`).
         impossible: why the call cannot be made to do what the slim program does; empty if it can.
         single: whether it is one op, so that the call's result is that of the op.
+        constant: whether it makes a tensor of numbers, which are ``old`` and ``new``.
+        held: constants of the program that no call has made and that it takes, the same in both programs.
     """
 
     number: int
@@ -49,6 +52,8 @@ class Need:
     function: Callable[..., Any] | None = None
     impossible: str = ""
     single: bool = True
+    constant: bool = False
+    held: tuple[torch.Tensor, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -66,9 +71,11 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]
     alive = _alive(dense)
     before, after = _by_number(node for node in dense.graph.nodes if node in alive), _by_number(slim.graph.nodes)
     found: dict[Site, list[Need]] = defaultdict(list)
+    programs = dense.constants(), slim.constants()
     for number, nodes in sorted(before.items()):
         slim_nodes = after.get(number, [])
-        found[_site(nodes[0].meta)].append(_need(number, nodes, slim_nodes, slim, batch))
+        need = _constant(number, nodes, slim_nodes, programs) or _need(number, nodes, slim_nodes, slim, batch)
+        found[_site(nodes[0].meta)].append(replace(need, held=held_by(nodes, slim_nodes, *programs)))
         for meta in _absorbed(nodes, slim_nodes):
             found[_site(meta)].append(Need(meta["call"][1], source_of(nodes[0]), (), ops=_NOTHING))
     return {site: sorted(each, key=lambda need: need.number) for site, each in found.items()}
@@ -110,6 +117,16 @@ def _by_number(nodes: Iterable[fx.Node]) -> dict[int, list[fx.Node]]:
         if "call" in node.meta and node.target is not operator.getitem:
             found[node.meta["call"][1]].append(node)
     return found
+
+
+def _constant(
+    number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], constants: tuple[Constants, Constants]
+) -> Need | None:
+    """What a call that makes a tensor of numbers has to become; None for any other call."""
+    old, new = numbers_of(dense, constants[0]), numbers_of(slim, constants[1])
+    if old is None or new is None or len(old) != len(new):
+        return None
+    return Need(number, source_of(dense[0]), old, new, constant=True)
 
 
 def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program, batch: int) -> Need:

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.comparing import alike
+from atograph.comparing import alike, tolerance
 from atograph.copying import eval_mode
 from atograph.repair.problem import Example
 from atograph.structures import tensors_of
-
-_CLOSE = 1e-4
-"""Two forms of one computation, in float32 or more, differ by less, relatively."""
 
 _MOST = 32
 """Values that are tried for one module at most."""
@@ -106,7 +103,7 @@ def _agrees(part: nn.Module, form: str, run: _Run) -> bool:
         results = tensors_of(getattr(part, form)(*run.args, **run.kwargs))
     except Exception:
         return False
-    return bool(results) and alike(run.results, results, _CLOSE)
+    return bool(results) and alike(run.results, results, tolerance(run.results, finest=torch.float32))
 
 
 def _fitting(form: str, dense: nn.Module, part: nn.Module, run: _Run) -> dict[str, int] | None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.comparing import TOLERANCES, alike, tolerance
+from atograph.comparing import alike, tolerance
 from atograph.copying import eval_mode, forward_within
 from atograph.repair.problem import Example, Problem, told
 from atograph.structures import tensors_of
@@ -87,12 +87,12 @@ def unlike(paths: list[Path], module: nn.Module, masked: nn.Module, example: Exa
         except Exception:  # the dense model does not go this way either
             continue
         try:
-            found = _outputs(path, module, example)
+            results = _outputs(path, module, example)
         except Exception as error:
             problems[path] = Problem(f"{path.name}, its forward keeps an old width: {told(error)}")
             continue
-        close = max(TOLERANCES[torch.float32], tolerance([*expected, *masked.parameters()]))
-        if not alike(expected, found, close) and alike(expected, _outputs(path, masked, example), 0.0):
+        close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
+        if not alike(expected, results, close) and alike(expected, _outputs(path, masked, example), 0.0):
             problems[path] = Problem(f"{path.name}, it computes something else than the masked model")
     return problems
 

@@ -23,6 +23,7 @@ from atograph.repair.arguments import plain_leaves, tensor_leaves
 from atograph.repair.boundaries import OtherWays, Time
 from atograph.repair.caches import UsedCaches, passed_by
 from atograph.repair.comparisons import Comparisons
+from atograph.repair.constants import number_of, places_of, positions, unlike
 from atograph.repair.corrections import Correction, Scaled
 from atograph.repair.needs import Need
 from atograph.repair.problem import Problem, Run, told
@@ -73,17 +74,19 @@ class Call:
         given: its arguments that are no tensors.
         numbers: which of them is which of the need's.
         run: of its module that it was made in.
+        held: which of its tensors are which constants of the program.
     """
 
     need: Need
     given: Sequence[Any]
     numbers: Mapping[int, int]
     run: int
+    held: Mapping[int, torch.Tensor]
 
     def wishes(self) -> Iterator[Wish]:
         """Its arguments that come from attributes, with the values that they have to have."""
         for number, of in self.numbers.items():
-            if self.need.new and isinstance(self.given[number], Remembered):
+            if self.need.new and not self.need.constant and isinstance(self.given[number], Remembered):
                 yield self.given[number], self.need.new[of]
 
 
@@ -95,12 +98,14 @@ def calls_of(
     Returns:
         for each site its calls in order; and what differs from the run that was captured and matters.
     """
-    found: dict[Site, list[tuple[int, list[Any]]]] = defaultdict(list)
+    found: dict[Site, list[tuple[int, list[Any], dict[int, torch.Tensor]]]] = defaultdict(list)
     boundaries = comparisons.boundaries
 
     def note(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
         if site in needs:
-            found[site].append((entered, plain_leaves((args, kwargs))))
+            held = next((need.held for need in needs[site][len(found[site]) :]), ())
+            taken = places_of(held, tensor_leaves((args, kwargs))) if held else {}
+            found[site].append((entered, plain_leaves((args, kwargs)), taken))
         result = func(*args, **kwargs)
         boundaries.note(site, entered, result)
         return result
@@ -122,7 +127,7 @@ def calls_of(
         comparisons.possible = False
         watched(run)
     calls = {
-        site: [Call(need, g, _aligned(g, need.old), n) for need, (n, g) in zip(needs[site], each, strict=True)]
+        site: [Call(need, g, _numbers(g, need), n, h) for need, (n, g, h) in zip(needs[site], each, strict=True)]
         for site, each in found.items()
         if len(each) == len(needs[site])
     }
@@ -136,15 +141,18 @@ def calls_of(
     return calls, list(dict.fromkeys(lost))
 
 
-def _aligned(given: Sequence[Any], recorded: Sequence[Any]) -> dict[int, int]:
+def _numbers(given: Sequence[Any], need: Need) -> dict[int, int]:
     """Which of a call's arguments is which of the recorded op's: in the same order, by value."""
-    a, b = [_key(value) for value in given], [_key(value) for value in recorded]
+    if need.constant:
+        return positions(given, need.old)
+    a, b = [_key(value) for value in given], [_key(value) for value in need.old]
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
 
 
 def _key(value: Any) -> Any:
-    return (float(value), "") if type(value) in (int, float, Remembered) else (0.0, repr(value))
+    known = number_of(value)
+    return (0.0, repr(value)) if known is None else (float(known), "")
 
 
 def attributes(wishes: Sequence[Wish]) -> dict[Slot, int]:
@@ -297,13 +305,10 @@ def _correction(call: Call, args: Any, kwargs: Any) -> tuple[Correction, str]:
     hidden = [a for i, (a, b) in enumerate(zip(need.old, need.new, strict=True)) if a != b and i not in shown]
     arguments = {}
     for number, of in call.numbers.items():
-        wanted, value = need.new[of], _plain(given[number])
-        if wanted != value and type(wanted) in (int, float):
-            arguments[number] = Scaled(value, wanted) if type(value) in (int, float) and value else wanted
+        wanted, value = need.new[of], number_of(given[number])
+        if wanted != (given[number] if value is None else value) and type(wanted) in (int, float):
+            arguments[number] = Scaled(value, wanted) if value else wanted
     keywords = {name: value for name, value in need.keywords.items() if kwargs.get(name) != value}
     doubt = f"uses the width {hidden[0]}, which is none of its arguments" if hidden else ""
-    return Correction(arguments, keywords, function=need.function), doubt
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, Remembered) else value
+    tensors = unlike(call.held, tensor_leaves((args, kwargs)))
+    return Correction(arguments, keywords, function=need.function, tensors=tensors), doubt

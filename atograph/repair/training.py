@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from atograph.comparing import TOLERANCES, alike, tolerance
+from atograph.comparing import alike, tolerance
 from atograph.copying import eval_mode
 from atograph.structures import tensors_of
 
@@ -27,9 +27,6 @@ _DROPOUTS = {
 
 _TRAINING = 13
 """Which argument of `F.multi_head_attention_forward` says whether it drops anything."""
-
-_CLOSE = TOLERANCES[torch.float32]
-"""At least; rounding in float32 inside a model of float64 makes up to 1e-6."""
 
 
 def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: Any) -> bool:
@@ -46,7 +43,7 @@ def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: An
         return True
     if not alike(expected, again, 0.0):
         return True
-    close = max(_CLOSE, tolerance([*expected, *masked.parameters()]))
+    close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
     return alike(expected, _outputs(module, args, kwargs), close)
 
 

@@ -180,6 +180,7 @@ class Fit:
         self.hook = Hook()
         self.checkpoints, self.place = checkpoints, Place()
         self.optimizer: torch.optim.Optimizer
+        self._others = list[Tensor]()
 
     def run(self, make_hook: Callable[[Fit], Hook]) -> None:
         """Train; on return the model is back on the device and in the modes in which it came.
@@ -201,6 +202,7 @@ class Fit:
             batch = self.task.check(self.model, self.device) if needs_data(self.settings) else 1
             self.train_on(self.model)
             self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
+            self._others = self._beside()
             rates = Rates(self.optimizer)
             self.hook = make_hook(self)
             self._keep()
@@ -331,7 +333,7 @@ class Fit:
             "weights": weights_of(self.dense),
             "optimizer": self.optimizer.state_dict(),
             "optimizer's class": _class_of(self.optimizer),
-            "others": self._others(),
+            "others": self._others,
             "history": [asdict(row) for row in self.history],
             "before": self.metric_before,
             "best": self.best.state(),
@@ -376,7 +378,7 @@ class Fit:
             if state["weights"][name].shape != parameter.shape:
                 _refuse(f"{name} has another shape there")
         set_weights(self.dense, {**state["weights"], **own["buffers"]})
-        for other, value in zip(self._others(), state["others"], strict=True):
+        for other, value in zip(self._others, state["others"], strict=True):
             other.copy_(value)
         self.good, self.resumed = state["weights"], True
         self.hook.load(own["hook"])
@@ -384,9 +386,9 @@ class Fit:
         self.compute.load(state["compute"])
         set_random_state(own["random"], self.task.train_data)
 
-    def _others(self) -> list[Tensor]:
-        """What the optimiser trains beside the model: parameters of the loss."""
-        own = {*self.dense.parameters(), *self.model.parameters()}
+    def _beside(self) -> list[Tensor]:
+        """What the optimiser trains beside the dense model: parameters of the loss."""
+        own = set(self.model.parameters())
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return [parameter.detach() for parameter in held if parameter not in own]
 

@@ -126,7 +126,7 @@ def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Modu
             "parameters that it is given: a baseline trains a copy of the model.",
         )
     if missing and whole:
-        others = f" and {len(missing) - 1:,} others" * (len(missing) > 1)
+        others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
         raise UserError(
             f"the optimiser holds {len(trained) - len(missing):,} of the {len(trained):,} parameters that require a "
             f"gradient: {missing[0]}{others} would never be trained, and not be cut along with the model.",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from atograph.passes.dims import Dim, Shape, product
+from atograph.passes.einsum import spelt_out
 from atograph.passes.flow import Affine, Contraction, Operand
 from atograph.passes.polynomial import above_one
 from atograph.passes.rules.pointwise import broadcast, right_aligned
@@ -108,21 +109,3 @@ def einsum(op: Op) -> Effect:
         return 2 * rows * inner * above_one(inner)
 
     return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 and shared else None)
-
-
-def spelt_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
-    """The letters of each operand and of the output; an ellipsis gets letters of its own, and the output that an
-    equation without an arrow implies is written down (letters that occur once, in alphabetical order)."""
-    inputs, arrow, output = equation.replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if not arrow:
-        letters = inputs.replace(",", "").replace(".", "")
-        output = ("..." if "..." in inputs else "") + "".join(sorted(c for c in letters if letters.count(c) == 1))
-    free = [chr(code) for code in range(ord("α"), ord("ω") + 1)]
-    widest = max((rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term), default=0)
-    rest = "".join(free[:widest])
-    spelt = [
-        term.replace("...", rest[widest - (rank - len(term) + 3) :] if "..." in term else "")
-        for term, rank in zip(terms, ranks, strict=True)
-    ]
-    return spelt, output.replace("...", rest)

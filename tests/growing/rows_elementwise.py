@@ -233,7 +233,7 @@ ANY_ROWS = {
     "hann_window.periodic": lambda x, p: x * torch.hann_window(x.shape[-1], False),
     "fft_fftfreq.default": lambda x, p: x * torch.fft.fftfreq(x.shape[-1]),
     "fft_rfftfreq.default": lambda x, p: x * torch.fft.rfftfreq(2 * x.shape[-1] - 2),
-    "one_hot.default": lambda x, p: x * F.one_hot(torch.tensor(1), x.shape[-1]),
+    "one_hot.default": lambda x, p: x * F.one_hot((p.weight("which", 1)[0] > 9).long(), x.shape[-1]),
     # spectra
     "fft_fft.default": lambda x, p: torch.fft.fft(x).real,
     "fft_ifft.default": lambda x, p: torch.fft.ifft(x).imag,

@@ -119,5 +119,7 @@ VECTOR_ROWS = {
     "any.default": lambda x, p: over(x, p, lambda v: (v > 0.5).any()),
     "all.default": lambda x, p: over(x, p, lambda v: (v > 0.01).all()),
     "histc.default": lambda x, p: x * torch.histc(along(x, p), x.shape[1], -2.0, 2.0),
-    "bincount.default": lambda x, p: x * torch.bincount(several(x), minlength=x.shape[1]),
+    "bincount.default": lambda x, p: x * torch.bincount(
+        several(x) + (p.weight("which", 1)[0] > 9).long(), minlength=x.shape[1]
+    ),
 }  # fmt: skip

@@ -1,0 +1,62 @@
+"""Forms of ops that torch.onnx has no word for: rewritten to the same function, or refused in words."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from atograph.passes.errors import UserError
+from atograph.passes.exported import rebuilt
+from atograph.passes.reason import module_in, source_of
+
+_ATEN = torch.ops.aten
+_CLAMPS = (_ATEN.clamp.default, _ATEN.clamp_.default, _ATEN.clip.default, _ATEN.clip_.default)
+_BOUNDS = ("min", "max")
+_GROUPS = {
+    _ATEN.conv1d.default: 6, _ATEN.conv2d.default: 6, _ATEN.conv3d.default: 6,
+    _ATEN.conv1d.padding: 6, _ATEN.conv2d.padding: 6, _ATEN.conv3d.padding: 6,
+    _ATEN.conv_transpose1d.default: 6, _ATEN.conv_transpose2d.input: 6, _ATEN.conv_transpose3d.input: 6,
+    _ATEN.convolution.default: 8,
+}  # fmt: skip
+"""Convolution → the position of its ``groups``."""
+
+
+def expressible(program: ExportedProgram) -> ExportedProgram:
+    """The same program in forms that torch.onnx takes.
+
+    Raises:
+        UserError: there is no such form.
+    """
+    for node in program.graph.nodes:
+        position = _GROUPS.get(node.target)
+        if position is not None and len(node.args) > position and isinstance(node.args[position], fx.Node):
+            raise _follows_the_batch(node)
+    if not any(_mixed(node) for node in program.graph.nodes):
+        return program
+    graph = deepcopy(program.graph)
+    for node in filter(_mixed, graph.nodes):
+        low, high = map(float, _bounds(node))  # type: ignore[arg-type]
+        node.args, node.kwargs = (node.args[0], low, high), {}
+    return rebuilt(program, root=fx.GraphModule(program.graph_module, graph), graph=graph)
+
+
+def _bounds(node: fx.Node) -> list[object]:
+    return [node.args[i] if i < len(node.args) else node.kwargs.get(name) for i, name in enumerate(_BOUNDS, 1)]
+
+
+def _mixed(node: fx.Node) -> bool:
+    """Whether a clamp has an integer and a fraction as bounds, for which torch.onnx promotes to no type."""
+    return node.target in _CLAMPS and {type(bound) for bound in _bounds(node)} == {int, float}
+
+
+def _follows_the_batch(node: fx.Node) -> UserError:
+    return UserError(
+        "ONNX cannot express a convolution with weights per sample: its groups follow the batch, and ONNX's Conv has a "
+        "fixed count of groups.",
+        where=", ".join(filter(None, (module_in(node.meta), source_of(node)))),
+        hint="Compute it in the model as F.unfold and torch.matmul, which take any batch, or scale the convolution's "
+        "input and output instead of its weight. From Python, atograph.slim and save() do without ONNX.",
+    )
