@@ -16,10 +16,11 @@ from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.latency import measure_latency
 from atograph.loading import example_of, load_run
-from atograph.onnx_export import export_onnx, onnx_file
+from atograph.onnx_export import export_onnx
 from atograph.onnx_model import OnnxModel
 from atograph.passes.exported import to_exported
 from atograph.profiling import Layer, profile
+from atograph.program_model import ProgramModel
 from atograph.report import Latency
 from atograph.stages import stage
 from atograph.writing import scratch
@@ -93,7 +94,7 @@ def bench_run(
         with stage("loading the run"):
             loaded = load_run(place)
             program, inputs = loaded.program, example_of(loaded.program, place)
-            slim_path = onnx_file(place, program, aside)
+            slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
         check_takes(model, inputs, place)
         graph = trace(model.cpu().eval(), *inputs).for_plan(plan)

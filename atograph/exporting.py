@@ -19,13 +19,14 @@ from atograph.command import read_plan
 from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
-from atograph.loading import check_weights_beside, load_run, run_example
-from atograph.onnx_export import check_opset, export_onnx
+from atograph.loading import check_weights_beside, load_run
+from atograph.onnx_export import check_opset
 from atograph.onnx_metadata import metadata
 from atograph.onnx_model import OnnxModel, size_on_disk
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
+from atograph.program_model import ProgramModel
 from atograph.reading import read_as
 from atograph.report import NO_REPORT, Count
 from atograph.runtime_faults import checked
@@ -93,6 +94,7 @@ def export_run(
     with stage("loading the run"):
         loaded, plan = load_run(place), read_plan(place / "plan.json")
         program, costs = loaded.program, _costs(place)
+        slim = ProgramModel(place, program)
     check_same_plan(place, plan, {program_file.NAME: loaded.plan, "report.json": costs.plan})
     check_weights_beside(place, loaded)
     target = place / FILES[precision] if path is None else Path(path)
@@ -102,18 +104,12 @@ def export_run(
         with stage("exporting"):
             whole = scratch / "whole" / target.name  # of the name in the end, which its weights are found by
             export = partial(
-                export_onnx, program, opset=opset, metadata=_metadata(plan, costs), external_data=external_data
+                slim.export_onnx, opset=opset, metadata=_metadata(plan, costs), external_data=external_data
             )
             export(whole)
             inputs = _example(program)
             if inputs is not None:
-                checked(
-                    whole,
-                    program,
-                    export,
-                    lambda *args, **kwargs: run_example(program, Inputs(args, kwargs), place),
-                    inputs,
-                )
+                checked(whole, program, export, slim, inputs)
             made = scratch / target.name
             if precision == "float16":
                 to_float16(whole, made, lambda file: _survives(file, program, inputs))
@@ -129,7 +125,7 @@ def export_run(
         if precision == "float32":
             for file in whole.parent.iterdir():
                 file.rename(scratch / file.name)
-        difference = _difference(program, made, place)
+        difference = _difference(slim, made)
     return Exported(target, size_on_disk(target), difference, before, after)
 
 
@@ -150,18 +146,18 @@ def _survives(path: Path, program: ExportedProgram, inputs: Inputs | None) -> bo
     return True
 
 
-def _difference(program: ExportedProgram, path: Path, folder: Path) -> float | None:
-    example = _example(program)
+def _difference(slim: ProgramModel, path: Path) -> float | None:
+    example = _example(slim.program)
     if example is None:
         return None
-    file = OnnxModel(path, program)
+    file = OnnxModel(path, slim.program)
     fixed = all(isinstance(dim, int) for value in file.inputs for dim in value.shape)
     batch = batch_of(tuple(example)) or 1
     found = [0.0]
     for size in {batch} if fixed else {1, batch}:
         inputs = Inputs(*with_batch(tuple(example), size))
-        slim, onnx = run_example(program, inputs, folder), tensors_of(file(*inputs.args, **inputs.kwargs))
-        found += [relative_difference(one, other) for one, other in zip(slim, onnx, strict=True)]
+        ours, onnx = (tensors_of(form(*inputs.args, **inputs.kwargs)) for form in (slim, file))
+        found += [relative_difference(one, other) for one, other in zip(ours, onnx, strict=True)]
     return max(found)
 
 

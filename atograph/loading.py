@@ -47,6 +47,8 @@ class Loaded:
 def load(folder: str | Path) -> nn.Module:
     """The slim program with its weights, as a module that runs it; needs neither the model's code nor its class.
 
+    Loading runs nothing of it. Whoever calls the module runs it in his own process, without limits of time and memory.
+
     Args:
         folder: of a run, or of `apply_plan`. Shards are mapped into memory and copied as the model needs them.
 
@@ -68,8 +70,12 @@ def load_program(folder: str | Path) -> ExportedProgram:
     return loaded.program
 
 
-def load_run(folder: str | Path) -> Loaded:
+def load_run(folder: str | Path, *, flat: bool = False) -> Loaded:
     """The same, with where it comes from.
+
+    Args:
+        folder: of a run, or of `apply_plan`.
+        flat: the program takes and returns values in a row, and has no example inputs: no class of theirs is needed.
 
     Raises:
         UserError: as `load`.
@@ -79,7 +85,7 @@ def load_run(folder: str | Path) -> Loaded:
     path = place / program_file.NAME
     if not path.is_file():
         raise _no_program(place)
-    program, plan = program_file.read_program(path)
+    program, plan = program_file.read_program(path, flat=flat)
     empty = {name: tensor for name, tensor in state_of(program).items() if tensor.is_meta}
     if not empty:
         return Loaded(program, plan, False)
@@ -134,25 +140,6 @@ def example_of(program: ExportedProgram, folder: Path) -> Inputs:
             hint="Make it again with example_inputs() that hold some.",
         )
     return Inputs(*program.example_inputs)
-
-
-def run_example(program: ExportedProgram, inputs: Inputs, folder: Path) -> list[torch.Tensor]:
-    """The tensors that a loaded program returns.
-
-    Raises:
-        UserError: it cannot be run on these inputs.
-    """
-    args, kwargs = inputs
-    try:
-        with torch.no_grad():
-            return tensors_of(program.module(check_guards=False)(*args, **kwargs))
-    except Exception as error:  # whatever its ops raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"this slim program cannot be run on its example inputs: {reason[:200].rstrip('.')}.",
-            where=str(folder / program_file.NAME),
-            hint="It is damaged; copy it again, or make it again.",
-        ) from error
 
 
 def _no_program(folder: Path) -> UserError:

@@ -65,6 +65,7 @@ def export_onnx(
     metadata: Mapping[str, str] | None = None,
     external_data: bool = False,
     apart: Collection[Pair] = (),
+    outputs: Sequence[str] | None = None,
 ) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
 
@@ -79,6 +80,7 @@ def export_onnx(
         external_data: keep the weights in a second file, ``path`` with ``.data`` at its end; above 2 GB, as much as one
             file can hold, they are there in any case.
         apart: ops that are kept apart in the file, beside those of `kept_apart.KNOWN`.
+        outputs: names of outputs, for a program that does not tell them any more.
 
     Raises:
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
@@ -105,7 +107,7 @@ def export_onnx(
     if opset is not None and written != opset:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
     keep_apart(model, KNOWN.union(apart))
-    _name(model.graph, input_names(program), output_names(program))
+    _name(model.graph, input_names(program), outputs or output_names(program))
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.clear()  # of the dense signature, and of torch's symbols
@@ -177,9 +179,3 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -
     for value in values:
         if batch is not None and value.shape is not None:
             value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])
-
-
-def onnx_file(folder: Path, program: ExportedProgram, aside: Path) -> Path:
-    """The ``slim.onnx`` in a folder; where there is none (after `Slim.save`, ``atograph apply``) one made aside."""
-    path = folder / "slim.onnx"
-    return path if path.is_file() else export_onnx(program, aside / path.name)

@@ -82,8 +82,13 @@ class _Config(_Strict):
     config: dict[str, _Payload]
 
 
-def load_program_file(path: Path, extra: str) -> tuple[ExportedProgram, str]:
+def load_program_file(path: Path, extra: str, *, flat: bool = False) -> tuple[ExportedProgram, str]:
     """The program of a file, and a text that lies beside it in the archive; an empty one where there is none.
+
+    Args:
+        path: the file.
+        extra: the name of the text.
+        flat: the program takes and returns values in a row; its example inputs are left out.
 
     Raises:
         Unreadable: saying what in it is not as atograph writes it; nothing of it was run.
@@ -96,8 +101,8 @@ def load_program_file(path: Path, extra: str) -> tuple[ExportedProgram, str]:
     weights, constants = (
         _tensors(reader, sizes, name, folder, allowed) for name, (folder, allowed) in _PAYLOADS.items()
     )
-    inputs = _inputs(reader.read_bytes(_INPUTS))
-    model = canonical_program(parse_json(_text(reader, sizes, _MODEL)))
+    inputs = None if flat else _inputs(reader.read_bytes(_INPUTS))
+    model = canonical_program(parse_json(_text(reader, sizes, _MODEL)), flat=flat)
     artifact = SerializedArtifact(model, weights, constants, inputs)  # type: ignore[arg-type]  # unpickled ones will do
     program = deserialize(artifact)
     return program, _text(reader, sizes, f"extra/{extra}").decode() if f"extra/{extra}" in sizes else ""

@@ -69,8 +69,12 @@ def _without_origin(program: ExportedProgram) -> Iterator[None]:
             node.meta.update(origin)
 
 
-def read_program(path: Path) -> tuple[ExportedProgram, str]:
+def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, str]:
     """The program, and the digest of its plan; an empty one where the file does not say.
+
+    Args:
+        path: the file.
+        flat: the program takes and returns values in a row, and has no example inputs.
 
     Raises:
         UserError: the file cannot be read.
@@ -78,7 +82,7 @@ def read_program(path: Path) -> tuple[ExportedProgram, str]:
     try:
         with quiet():
             check_regular(path)
-            return load_program_file(path, _PLAN)
+            return load_program_file(path, _PLAN, flat=flat)
     except NotPlain as error:
         raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
     except UnknownOp as error:

@@ -11,7 +11,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -19,16 +19,23 @@ from typing import Any
 import torch
 from torch._export.serde import schema
 from torch._export.serde.union import _Union
-from torch.utils import _pytree as pytree
 
 from atograph.program_ops import check_call, check_target
-from atograph.reading import Unreadable, parse_json
+from atograph.program_structure import (
+    DEEPEST,
+    arguments,
+    check_name,
+    containers,
+    flat_arguments,
+    flat_containers,
+    misplaced,
+    quoted,
+)
+from atograph.reading import Unreadable
 from atograph.size_text import NoSize, canonical_size, is_symbol
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\"'\\]")
 _DEVICES = ("cpu", "cuda", "meta", "mps", "xpu")
-_CONTAINERS = ("builtins.list", "builtins.tuple", "builtins.dict", "collections.OrderedDict")
 _RESERVED = frozenset(dir(torch.nn.Module()))
 _NUMBERS = ("Infinity", "-Infinity", "NaN")
 _DIALECTS = ("TRAINING", "ATEN")
@@ -38,13 +45,16 @@ _MOST_SYMBOLS = 64
 _LONGEST_SIZES = 400_000
 """Characters of all different sizes together: torch takes up to a tenth of a second for a thousand of them."""
 _MOST_NODES = 200_000
-_DEEPEST = 100
 _MOST_DIMS = 64
 """As many as a tensor of torch may have."""
 
 
-def canonical_program(value: Any) -> bytes:
+def canonical_program(value: Any, *, flat: bool = False) -> bytes:
     """JSON of the same program, of which every part was looked at.
+
+    Args:
+        value: what was read.
+        flat: the program takes and returns values in a row, so that no class of a container has to be there.
 
     Raises:
         Unreadable: quoting what is none of an exported program.
@@ -57,16 +67,17 @@ def canonical_program(value: Any) -> bytes:
         raise Unreadable(f"it declares more than {_MOST_SYMBOLS} sizes")
     for symbol in symbols:
         if not is_symbol(symbol):
-            raise _misplaced(symbol, "a size")
-    whole = _Reader(frozenset(symbols)).dataclass(schema.ExportedProgram, value, _DEEPEST)
+            raise misplaced(symbol, "a size")
+    whole = _Reader(frozenset(symbols), flat).dataclass(schema.ExportedProgram, value, DEEPEST)
     return json.dumps(whole, allow_nan=False).encode()
 
 
 class _Reader:
     """Copies JSON along the dataclasses of torch's schema."""
 
-    def __init__(self, symbols: frozenset[str]) -> None:
+    def __init__(self, symbols: frozenset[str], flat: bool = False) -> None:
         self._symbols = symbols
+        self._left_out = {**_LEFT_OUT, **(_LEFT_OUT_IF_FLAT if flat else {})}
         self._sizes: dict[str, str] = {}
         self._length = 0
         self._nodes = 0
@@ -81,9 +92,9 @@ class _Reader:
             ("ConstantValue", "as_string"): str,
             ("Device", "type"): _device,
             ("ModuleCallEntry", "fqn"): _tensor_name,
-            ("ModuleCallSignature", "in_spec"): _arguments,
-            ("ModuleCallSignature", "out_spec"): _containers,
-            **dict.fromkeys(_NAMES, _name),
+            ("ModuleCallSignature", "in_spec"): flat_arguments if flat else arguments,
+            ("ModuleCallSignature", "out_spec"): flat_containers if flat else containers,
+            **dict.fromkeys(_NAMES, check_name),
             **dict.fromkeys(_TENSORS, _tensor_name),
         }
 
@@ -94,11 +105,11 @@ class _Reader:
         fields = _fields(kind)
         for name in value:
             if name not in fields:
-                raise Unreadable(f"a {kind.__name__} of torch has no {_quoted(name)}")
+                raise Unreadable(f"a {kind.__name__} of torch has no {quoted(name)}")
         copy: dict[str, Any] = {}
         for name, (hint, required) in fields.items():
-            if (kind.__name__, name) in _LEFT_OUT:
-                copy[name] = _LEFT_OUT[kind.__name__, name]
+            if (kind.__name__, name) in self._left_out:
+                copy[name] = self._left_out[kind.__name__, name]
             elif name in value:
                 first = (kind.__name__, name) == ("GraphModule", "module_call_graph")
                 copy[name] = self._value(hint, value[name][:1] if first else value[name], (kind, name), depth - 1)
@@ -152,7 +163,7 @@ class _Reader:
             try:
                 self._sizes[value] = canonical_size(value, self._symbols)
             except NoSize:
-                raise _misplaced(value, "a size") from None
+                raise misplaced(value, "a size") from None
         return self._sizes[value]
 
 
@@ -179,17 +190,11 @@ def _is_number(hint: Any, value: Any) -> bool:
     return hint is int and isinstance(value, int) and abs(value) <= _LARGEST
 
 
-def _name(value: str) -> str:
-    if value and (not _NAME.fullmatch(value) or (value.startswith("__") and value.endswith("__"))):
-        raise _misplaced(value, "the name of a value")
-    return value
-
-
 def _tensor_name(value: str) -> str:
     """``layer.0.weight``, which torch sets as attributes of modules one within the other."""
     parts = value.split(".")
     if _UNSAFE.search(value) or not _RESERVED.isdisjoint(parts):
-        raise _misplaced(value, "the name of a tensor")
+        raise misplaced(value, "the name of a tensor")
     return value
 
 
@@ -200,74 +205,14 @@ def _target(value: str) -> str:
 
 def _dialect(value: str) -> str:
     if value not in _DIALECTS:
-        raise _misplaced(value, "a dialect of torch.export")
+        raise misplaced(value, "a dialect of torch.export")
     return value
 
 
 def _device(value: str) -> str:
     if value not in _DEVICES:
-        raise _misplaced(value, "a device")
+        raise misplaced(value, "a device")
     return value
-
-
-def _containers(value: str) -> str:
-    """The structure of inputs or outputs, as a text of JSON within the JSON."""
-    spec = parse_json(value)
-    if not isinstance(spec, list) or len(spec) != 2 or spec[0] != schema.TREESPEC_VERSION:
-        raise Unreadable("the structure of its inputs or outputs cannot be read")
-    return json.dumps([spec[0], _container(spec[1], _DEEPEST)])
-
-
-def _arguments(value: str) -> str:
-    """The containers of the inputs; the names of keywords become names of parameters in Python."""
-    text = _containers(value)
-    children = parse_json(text)[1]["children_spec"]
-    if len(children) == 2 and isinstance(context := children[1]["context"], str):
-        for keyword in parse_json(context) or ():
-            if not isinstance(keyword, str):
-                raise Unreadable("the structure of its inputs or outputs cannot be read")
-            _name(keyword)
-    return text
-
-
-def _container(spec: Any, depth: int) -> dict[str, Any]:
-    if not isinstance(spec, dict) or spec.keys() != {"type", "context", "children_spec"} or depth == 0:
-        raise Unreadable("the structure of its inputs or outputs cannot be read")
-    kind, context, children = spec["type"], spec["context"], spec["children_spec"]
-    if not isinstance(children, list):
-        raise Unreadable("the structure of its inputs or outputs cannot be read")
-    if kind is None:
-        if children or context not in (None, "null"):
-            raise Unreadable("the structure of its inputs or outputs cannot be read")
-    elif kind not in _CONTAINERS and (not isinstance(kind, str) or kind not in _registered()):
-        raise Unreadable(f"its inputs or outputs are in a container that is not here, {_quoted(kind)}")
-    if kind == "collections.defaultdict" or _imports(context):
-        raise Unreadable("the structure of its inputs or outputs imports a module")
-    return {"type": kind, "context": context, "children_spec": [_container(each, depth - 1) for each in children]}
-
-
-def _registered() -> Mapping[str, Any]:
-    return pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
-
-
-def _imports(context: Any) -> bool:
-    if isinstance(context, str):
-        try:
-            return not isinstance(inside := parse_json(context), str) and _imports(inside)
-        except Unreadable:  # the name of a named tuple, say
-            return "__enum__" in context or "\\u" in context
-    if isinstance(context, dict):
-        return "__enum__" in context or any(map(_imports, context.values()))
-    return isinstance(context, list) and any(map(_imports, context))
-
-
-def _misplaced(value: object, kind: str) -> Unreadable:
-    return Unreadable(f"{_quoted(value)} stands in it where there is to be {kind}")
-
-
-def _quoted(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 _NAMES = (
@@ -294,3 +239,5 @@ _LEFT_OUT: dict[tuple[str, str], Any] = {
     ("Node", "metadata"): {},
 }
 """What is not read, and what torch gets in its place."""
+
+_LEFT_OUT_IF_FLAT: dict[tuple[str, str], Any] = {("ModuleCallSignature", "forward_arg_names"): None}

@@ -25,16 +25,15 @@ from atograph.loading import (
     example_of,
     load_run,
     load_safetensors,
-    run_example,
     state_of,
 )
 from atograph.masking import zero_
-from atograph.onnx_export import onnx_file
 from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.slim import Kept
+from atograph.program_model import ProgramModel
 from atograph.report import Comparison
 from atograph.slimming import Slim, slim
 from atograph.stages import stage
@@ -74,7 +73,8 @@ def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs 
         loaded = load_run(place)
         program = loaded.program
         inputs = example_of(program, place)
-        onnx_model = OnnxModel(onnx_file(place, program, aside), program)
+        own = ProgramModel(place, program)
+        onnx_model = OnnxModel(own.onnx_file(aside), program)
     check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
@@ -87,7 +87,7 @@ def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs 
     widen_(graph, plan, state_of(program))
     zero_(model, plan)
     slimmed = slim(graph, plan)
-    _check_program(program, slimmed, place)
+    _check_program(own, slimmed, place)
     fresh = _like(inputs, seed)
     if not graph.program.interface.fixed:
         fresh = Inputs(*with_batch(fresh, FRESH_BATCH))
@@ -143,10 +143,10 @@ def _check_weights(file: Path, program: ExportedProgram, graph: Graph) -> None:
         raise UserError(f"the weights do not fit {program_file.NAME}: {'; '.join(found)}.", where=str(file), hint=HINT)
 
 
-def _check_program(program: ExportedProgram, slimmed: Slim, folder: Path) -> None:
+def _check_program(own: ProgramModel, slimmed: Slim, folder: Path) -> None:
     """Make sure that slim.pt2 computes what this slim program does."""
-    inputs = example_of(program, folder)
-    found = run_example(program, inputs, folder)
+    inputs = example_of(own.program, folder)
+    found = tensors_of(own(*inputs.args, **inputs.kwargs))
     with torch.no_grad():
         expected = tensors_of(slimmed(*inputs.args, **inputs.kwargs))
     if len(found) != len(expected):
