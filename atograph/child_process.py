@@ -75,6 +75,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(_python_path())},
         )
         atexit.register(self.close)
 
@@ -161,6 +162,13 @@ def _roots(module: str) -> list[str]:
         if spec is not None and spec.origin is not None:
             roots.append(str(Path(spec.origin).resolve().parents[1 if spec.submodule_search_locations else 0]))
     return list(dict.fromkeys(roots))
+
+
+def _python_path() -> list[str]:
+    """What of ``PYTHONPATH`` is still on the path of imports here: the folder of a run is taken off it."""
+    here = {Path(entry).resolve() for entry in sys.path}
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [entry for entry in entries if entry and Path(entry).resolve() in here]
 
 
 def _signal_name(number: int) -> str:
