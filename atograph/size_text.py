@@ -139,7 +139,7 @@ class _Parser:
         degrees, terms = [each.degree for each in operands], [each.terms for each in operands]
         if name not in _COMBINED and max(terms) > _MOST_COMPARED:
             raise NoSize
-        together = {"Add": sum, "Mul": prod}.get(name, max)(terms)
+        together = sum(terms) if name == "Add" else prod(terms) if name == "Mul" else max(terms)
         text = f"{name}({', '.join(each.text for each in operands)})"
         return _bounded(_Size(text, sum(degrees) if name == "Mul" else max(degrees), together))
 
