@@ -107,12 +107,12 @@ def test_nothing_is_imported_to_find_it(place: Path, spec: str) -> None:
 
 def test_the_packages_around_a_module_are_looked_at_and_not_run(place: Path) -> None:
     mark = place / "was run"
-    (place / "pack").mkdir()
-    (place / "pack" / "__init__.py").write_text(MARK.format(str(mark)))
-    (place / "pack" / "net.py").write_text(SPEC)
-    says(place / "run", "pack.net")
+    (place / "pack_around").mkdir()
+    (place / "pack_around" / "__init__.py").write_text(MARK.format(str(mark)))
+    (place / "pack_around" / "net.py").write_text(SPEC)
+    says(place / "run", "pack_around.net")
     code, output = command("verify", "run")
-    assert code == 2 and str(place / "pack" / "net.py") in output and not mark.exists()
+    assert code == 2 and str(place / "pack_around" / "net.py") in output and not mark.exists()
     assert command("verify", "run", "--trust-spec")[0] == 0 and mark.exists()
 
 
