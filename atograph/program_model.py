@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -134,7 +135,7 @@ class ProgramModel(nn.Module):
         except ChildError as error:
             code = error.errno if isinstance(error, ChildRefused) else None
             if code is not None:
-                raise OSError(code, str(error)) from error
+                raise OSError(code, os.strerror(code)) from error
             raise UserError(
                 f"this slim program cannot be exported: {str(error)[:300].rstrip('.')}.",
                 where=str(self._file),

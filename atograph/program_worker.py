@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from atograph.loading import load_run
 from atograph.passes.errors import UserError
 from atograph.program_ops import allow_ops
+from atograph.writing import CannotWrite
 
 _PLAIN = (bool, int, float, str)
 
@@ -50,6 +51,8 @@ def export(number: int, source: Mapping[str, Any], path: str, options: Mapping[s
     apart = [(str(first), str(second)) for first, second in options["apart"]]
     try:
         export_onnx(_program(number, source), Path(path), **{**options, "apart": apart})
+    except CannotWrite as error:
+        raise error.system_error() from None  # whoever asked knows what the file will be called
     except UserError as error:
         return [error.message, error.where, error.hint]
     return None

@@ -46,7 +46,7 @@ class TookTooLong(UserError):
 
 @contextmanager
 def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterator[None]:
-    """Within the block, interrupt the model's ``forward`` once the limit is over, counted from the block's beginning.
+    """Within the block, interrupt the model's ``forward`` once the limit is over, counted from its first call.
 
     Raises:
         TookTooLong: it was; the text names the line that ran.
@@ -55,9 +55,11 @@ def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterat
     if seconds is None:
         yield
         return
-    end = time.monotonic() + seconds
+    end: float | None = None
 
     def limited(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal end
+        end = end or time.monotonic() + seconds
         with _interrupted_at(end):
             result = forward(*args, **kwargs)
         if time.monotonic() >= end:  # its code has swallowed the interruption, and gone another way then

@@ -31,6 +31,13 @@ _YOUNG = 5.0
 class CannotWrite(UserError):
     """A file could not be written: the disk is full, say."""
 
+    def system_error(self) -> BaseException:
+        """The error that this one tells of."""
+        cause: BaseException = self
+        while isinstance(cause, CannotWrite) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        return cause
+
 
 @contextmanager
 def naming(where: Path) -> Iterator[None]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import atograph
 from atograph.command import read_plan
+from atograph.program_model import program_child
 from atograph.spec import load_spec
 
 WIDER = SPEC.replace("(1, 16", "(1, 20").replace("(16", "(20")
@@ -240,6 +241,7 @@ def test_what_apply_wrote_can_be_exported_verified_and_measured(place: Path) -> 
 @contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
     """As a full disk, at any byte: the same error from the system, by another name."""
+    program_child().close()  # a process that runs keeps the limit that it began with
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
