@@ -47,6 +47,7 @@ def compress(
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
+    metric_name: str | None = None,
     optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
     out: str | Path | None = None,
     force: bool = False,
@@ -74,6 +75,7 @@ def compress(
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
         metric: ``metric(model, batch)``, a mean over the batch; by default top-1 accuracy.
+        metric_name: what the table and the report call it; by default ``top-1``, or the function's own name.
         optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
         out: folder of the run; None writes nothing.
         force: replace a run that is there.
@@ -98,7 +100,8 @@ def compress(
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     if train_data is None and example_inputs is None:
         raise UserError("without train_data, the example_inputs have to be given.")
-    task = Task(() if train_data is None else train_data, val_data, loss=loss, metric=metric, optimizer=optimizer)
+    batches = () if train_data is None else train_data
+    task = Task(batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer)
     inputs = (
         inputs_of_batch(task.first_batch())
         if example_inputs is None
@@ -154,7 +157,7 @@ def compress_spec(
             name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
             task=Task(
                 spec.train_data() if needs_data(settings) else (), spec.val_data(),
-                loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
+                loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
             ),
             settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
             spec=spec.text, source=Source.of(spec, out),

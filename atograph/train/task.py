@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -32,6 +33,7 @@ class Task:
         loss: ``loss(model, batch)`` -> scalar tensor; None: see `defaults.default_loss`.
         metric: ``metric(model, batch)`` -> mean over the batch; None: top-1 accuracy,
             `defaults.default_metric`.
+        metric_name: what the metric is called; None: see `name_of_metric`.
         optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
 
     Raises:
@@ -45,12 +47,14 @@ class Task:
         *,
         loss: Loss | None = None,
         metric: Metric | None = None,
+        metric_name: str | None = None,
         optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.train_data = reiterable(train_data, "train_data")
         self.val_data = None if val_data is None else reiterable(val_data, "val_data")
         self.loss: Loss = loss or default_loss
         self.metric: Metric = metric or default_metric
+        self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -183,6 +187,20 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         raise UserError(f"metric(model, batch) must return one number or None, got {describe(value)}.") from None
+
+
+def name_of_metric(metric: Metric) -> str:
+    """What a metric is called: ``top-1`` for the default one, else the name of the function or of its class.
+
+    >>> name_of_metric(mean_iou), name_of_metric(lambda model, batch: 0.5)
+    ('mean_iou', 'metric')
+    """
+    if metric is default_metric:
+        return "top-1"
+    while isinstance(metric, partial):
+        metric = metric.func
+    name = str(getattr(metric, "__name__", type(metric).__name__))
+    return name if name.isidentifier() else "metric"
 
 
 def reiterable(data: Iterable[Any], name: str) -> Iterable[Any]:
