@@ -17,6 +17,7 @@ from atograph.init_weights import load_init
 from atograph.job import Job, Result
 from atograph.not_proved import NotProved
 from atograph.passes.errors import UserError
+from atograph.report import FROM_PYTHON
 from atograph.run_lock import claimed
 from atograph.run_steps import Run
 from atograph.source import Source
@@ -27,6 +28,7 @@ from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings, needs_data, settings_of
 from atograph.train.task import Task
 from atograph.train.workers import naming_dead_workers
+from atograph.user_code import UserCodeError
 from atograph.writing import replacing, writing
 
 __all__ = ["Job", "NotProved", "Result", "compress", "compress_spec", "run"]
@@ -197,9 +199,10 @@ def _as_the_first(make: Callable[[], Job], out: Path, force: bool, resume: bool,
 
 def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
     """Carry a job out; of a training that diverges the last good weights stay, of one that stops its checkpoints."""
-    out, folder = run.out, run.folder
+    out, folder, job = run.out, run.folder, None
     try:
-        result = run.carry_out(make())
+        job = make()
+        result = run.carry_out(job)
     except Diverged as error:
         if folder is None or out is None:
             raise
@@ -209,8 +212,10 @@ def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
         raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
     except BaseException as error:
         kept = isinstance(error, NotProved) and error.folder is not None
-        if out is not None and not kept and resuming.checkpoints_beside(out).exists():
-            run.console.say("to go on from the last checkpoint, run it again with --resume")
+        if folder is not None and out is not None and not kept:
+            stays = resuming.what_stays(out, from_python=job is not None and job.spec == FROM_PYTHON)
+            if stays or isinstance(error, UserCodeError):
+                error.add_note(stays or "Nothing was written.")
         raise
     return result
 

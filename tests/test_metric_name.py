@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from atograph.passes.errors import UserError
 from test_train_fakes import TwoConvs, blobs
 from torch import nn
 
 import atograph
 from atograph.console import Console
-from atograph.passes.errors import UserError
 from atograph.report import Report
 from atograph.spec import load_spec
 from atograph.train.task import Task

@@ -130,15 +130,23 @@ class Task:
         Raises:
             UserError: the model or the loss rejects the batch; the original error is its cause.
         """
-        batch = self.first_batch()
-        named = naming("the model or the loss", "the first batch", batch, where="train_data")
-        with named, torch.no_grad(), own_randomness(), eval_mode(model):
-            on_device = to_device(batch, device)
-            self.checked_loss(model, on_device)
-            if self.val_data is not None:
-                value = self.metric(model, on_device)
+        batch = self.check_loss(model, device)
+        if self.val_data is not None:
+            with _first(batch, model):
+                value = self.metric(model, to_device(batch, device))
                 _number(0.0 if value is None else value)
         return batch_size(batch)
+
+    def check_loss(self, model: nn.Module, device: torch.device) -> Any:
+        """Try the loss alone on the first batch, as `check` does; give that batch.
+
+        Raises:
+            UserError: as `check`.
+        """
+        batch = self.first_batch()
+        with _first(batch, model):
+            self.checked_loss(model, to_device(batch, device))
+        return batch
 
     def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
         """Mean of the metric over ``data``, weighted by batch size; None without data or without a metric."""
@@ -162,6 +170,14 @@ class Task:
                     size = batch_size(batch)
                     total, count = total + _number(value) * size, count + size
         return total, count
+
+
+@contextmanager
+def _first(batch: Any, model: nn.Module) -> Iterator[None]:
+    """Try a model on the first batch: in eval mode, without gradients, and nothing is drawn for the training."""
+    named = naming("the model or the loss", "the first batch", batch, where="train_data")
+    with named, torch.no_grad(), own_randomness(), eval_mode(model):
+        yield
 
 
 @contextmanager
