@@ -37,7 +37,8 @@ class UsedCaches:
 
     def noted(self, run: Run, model: nn.Module) -> Any:
         """Call a model, and note them."""
-        known = [value for value in gc.get_objects() if type(value) is _Cache and _may_give_sizes(value)]
+        instances = gc.get_referrers(_Cache)  # in C: faster than looking at each object here
+        known = [value for value in instances if type(value) is _Cache and _may_give_sizes(value)]
         before = [cache.cache_info() for cache in known]
         try:
             return run(model)
