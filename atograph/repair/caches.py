@@ -96,7 +96,9 @@ class _Place(NamedTuple):
 
 
 def _places(caches: Sequence[Any]) -> list[_Place]:
-    own, holders = {id(cache) for cache in caches}, gc.get_referrers(*caches) if caches else []
+    if not caches:
+        return []
+    own, holders = {id(cache) for cache in caches}, gc.get_referrers(*caches)
     methods = [held for held in holders if isinstance(held, (staticmethod, classmethod))]
     own |= {id(method) for method in methods}
     tables = [held for held in [*holders, *gc.get_referrers(*methods)] if type(held) is dict]
