@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from atograph.passes.errors import UserError
-from forked import completed_by
+from forked import completed
 from replicas_run import train
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -52,7 +52,7 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
     """One folder, one closing table; two batches of 32 are one of 64."""
     out = tmp_path / "run"
     command = ("compress", str(ROOT / "examples/digits.py"), "--flops", "0.5", "--epochs", "3", "--out", "run")
-    done = completed_by(2, tmp_path, *command)
+    done = completed(tmp_path, *command, processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == done.stdout.count("certificate") == 1
     report = json.loads((out / "report.json").read_text())
@@ -62,7 +62,7 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
 
 def test_a_mistake_in_two_processes_ends_both(tmp_path: Path) -> None:
     command = ("compress", str(ROOT / "examples/digits.py"), "--flops", "0.0001", "--out", "run")
-    done = completed_by(2, tmp_path, *command)
+    done = completed(tmp_path, *command, processes=2)
     assert done.returncode != 0 and "is out of reach" in done.stderr and not any(tmp_path.iterdir())
 
 
@@ -135,7 +135,8 @@ def test_the_loader_of_a_file_is_shared_by_the_loader(tmp_path: Path) -> None:
                 return torch.randn(2, 8)
         """)
     )
-    done = completed_by(2, tmp_path, "compress", "net.py", "--flops", "0.5", "--epochs", "2", "--device", "cpu")
+    command = ("compress", "net.py", "--flops", "0.5", "--epochs", "2", "--device", "cpu")
+    done = completed(tmp_path, *command, processes=2)
     assert done.returncode == 0, done.stderr
     seen = [[int(index) for index in (tmp_path / f"seen{rank}").read_text().split()] for rank in (0, 1)]
     last = [each[-64:-16] for each in seen]  # the last epoch; a batch for the certificate comes after it
@@ -216,7 +217,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compressed(folder: Path, *options: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
     command = ["compress", "net.py", "--flops", "0.5", "--epochs", "5", "--device", "cpu", "--out", "run"]
     command += ["--set", "checkpoint_seconds=0", "--set", "controller_min_steps=8", *options]
-    return completed_by(processes, folder, *command)
+    return completed(folder, *command, processes=processes)
 
 
 def test_each_validation_example_counts_once() -> None:
