@@ -61,7 +61,8 @@ def on_polite_kills() -> None:
 def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Console]:
     """Give a command its console, and turn what it raises into a message on standard error and an exit code.
 
-    A `UserError` is one paragraph and 2, after the user's own traceback where their code raised; an
+    A `UserError` is one paragraph and 2, after the user's own traceback where their code raised, and before the notes
+    on what was kept; an
     `InternalError` is 70, also where it keeps a finished training from being proved; Ctrl-C tells how far the run was,
     and is 130, as a polite kill is 128 and the signal's number. Any other exception is a bug, and is shown in full by
     Python.
@@ -89,12 +90,12 @@ def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Cons
                 else traceback.format_exception(cause)
             )
             console.error("\n".join(shown))
-        console.error(f"error: {error}")
+        console.error(_with_notes(error))
         raise typer.Exit(EXIT_USER if isinstance(cause, UserError) else EXIT_INTERNAL) from None
     except UserError as error:
         if isinstance(error, UserCodeError):
             console.error(error.traceback)
-        console.error(f"error: {error}")
+        console.error(_with_notes(error))
         raise typer.Exit(EXIT_USER) from None
     except InternalError as error:
         console.error("\n".join((str(error), *getattr(error, "__notes__", ()))))
@@ -104,6 +105,11 @@ def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Cons
         kept = " ".join(getattr(end, "__notes__", ())) or "nothing was written, and an earlier run is as it was."
         console.error(f"{how} ({console.state}): {kept}")
         raise typer.Exit(code) from None
+
+
+def _with_notes(error: UserError) -> str:
+    """What is wrong, and below it what there is, and how to go on from there."""
+    return "\n".join((f"error: {error}", *getattr(error, "__notes__", ())))
 
 
 def _capture_limit(seconds: float | None) -> AbstractContextManager[None]:

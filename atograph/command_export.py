@@ -64,12 +64,13 @@ def export(
             console.warn("this model loses much in float16: look at its metric before you deploy it.")
         if precision == "int8" and done.metric is None and done.difference > _LARGE:
             console.warn("this model loses much in int8, and there is no val_data() to tell what that costs.")
-    if done.metric is not None and done.metric_before is not None:
-        console.say(f"metric: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
+    if task is not None and done.metric is not None and done.metric_before is not None:
+        console.say(f"{task.metric_name}: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
     console.say(f"written to {done.path} ({figures.size(done.bytes)})")
 
 
 def _task(source: Spec) -> Task:
     from atograph.train.task import Task
 
-    return Task(source.train_data(), source.val_data(), loss=source.loss, metric=source.metric)
+    batches = source.train_data(), source.val_data()
+    return Task(*batches, loss=source.loss, metric=source.metric, metric_name=source.metric_name)

@@ -17,6 +17,7 @@ from atograph.init_weights import load_init
 from atograph.job import Job, Result
 from atograph.not_proved import NotProved
 from atograph.passes.errors import UserError
+from atograph.report import FROM_PYTHON
 from atograph.run_lock import claimed
 from atograph.run_steps import Run
 from atograph.source import Source
@@ -27,6 +28,7 @@ from atograph.train.seeding import seed_everything
 from atograph.train.settings import TrainSettings, needs_data, settings_of
 from atograph.train.task import Task
 from atograph.train.workers import naming_dead_workers
+from atograph.user_code import UserCodeError
 from atograph.writing import replacing, writing
 
 __all__ = ["Job", "NotProved", "Result", "compress", "compress_spec", "run"]
@@ -47,6 +49,7 @@ def compress(
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
+    metric_name: str | None = None,
     optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
     out: str | Path | None = None,
     force: bool = False,
@@ -74,6 +77,7 @@ def compress(
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
         metric: ``metric(model, batch)``, a mean over the batch; by default top-1 accuracy.
+        metric_name: what the table and the report call it; by default ``top-1``, or the function's own name.
         optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
         out: folder of the run; None writes nothing.
         force: replace a run that is there.
@@ -98,7 +102,8 @@ def compress(
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     if train_data is None and example_inputs is None:
         raise UserError("without train_data, the example_inputs have to be given.")
-    task = Task(() if train_data is None else train_data, val_data, loss=loss, metric=metric, optimizer=optimizer)
+    batches = () if train_data is None else train_data
+    task = Task(batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer)
     inputs = (
         inputs_of_batch(task.first_batch())
         if example_inputs is None
@@ -154,7 +159,7 @@ def compress_spec(
             name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
             task=Task(
                 spec.train_data() if needs_data(settings) else (), spec.val_data(),
-                loss=spec.loss, metric=spec.metric, optimizer=spec.optimizer,
+                loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
             ),
             settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
             spec=spec.text, source=Source.of(spec, out),
@@ -194,9 +199,10 @@ def _as_the_first(make: Callable[[], Job], out: Path, force: bool, resume: bool,
 
 def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
     """Carry a job out; of a training that diverges the last good weights stay, of one that stops its checkpoints."""
-    out, folder = run.out, run.folder
+    out, folder, job = run.out, run.folder, None
     try:
-        result = run.carry_out(make())
+        job = make()
+        result = run.carry_out(job)
     except Diverged as error:
         if folder is None or out is None:
             raise
@@ -206,8 +212,10 @@ def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
         raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
     except BaseException as error:
         kept = isinstance(error, NotProved) and error.folder is not None
-        if out is not None and not kept and resuming.checkpoints_beside(out).exists():
-            run.console.say("to go on from the last checkpoint, run it again with --resume")
+        if folder is not None and out is not None and not kept:
+            stays = resuming.what_stays(out, from_python=job is not None and job.spec == FROM_PYTHON)
+            if stays or isinstance(error, UserCodeError):
+                error.add_note(stays or "Nothing was written.")
         raise
     return result
 

@@ -30,8 +30,9 @@ from atograph.passes.run import ProgramModule
 from atograph.runtime_faults import checked
 from atograph.slimming import slim
 from atograph.stages import stage
-from atograph.train.defaults import default_metric, why_no_metric
+from atograph.train.defaults import default_loss, default_metric, why_no_metric
 from atograph.train.seeding import order_kept, own_randomness
+from atograph.train.settings import needs_data
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,18 @@ def export_dense(job: Job, graph: Graph, folder: Path, console: Console) -> Dens
     for remark in written.remarks():
         console.warn(remark)
     return DenseFile(program, path, job.opset, written.apart)
+
+
+def check_targets(job: Job) -> None:
+    """Refuse targets that the default loss makes nothing of, before anything is told of them.
+
+    Raises:
+        UserError: as `Task.check`.
+    """
+    task = job.task
+    if needs_data(job.settings) and task.loss is default_loss:
+        device = next((each.device for each in job.model.parameters()), torch.device("cpu"))
+        task.check_loss(job.model, device)
 
 
 def tell_of_no_metric(job: Job, console: Console) -> None:

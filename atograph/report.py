@@ -51,7 +51,8 @@ class Size(_Record):
 class Metrics(_Record):
     """The validation metric of each form of the network; None where it was not measured."""
 
-    name: str = "top-1"
+    name: str = "metric"
+    """What it is called (`atograph.train.task.name_of_metric`)."""
     dense: float | None = None
     """The dense network trained the same way (``--baseline``); where it is pruned at once, or else before that."""
     masked: float | None = None

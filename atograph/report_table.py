@@ -52,7 +52,7 @@ def _costs(report: Report) -> Table:
         if budget.kind == "latency" and budget.predicted is not None:
             table.add_row("latency by the table of layers", "", "", "", "", figures.percent(budget.predicted))
     table.add_row(
-        metrics.name,
+        Text(metrics.name),
         *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),
         "",
     )

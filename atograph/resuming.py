@@ -14,7 +14,7 @@ from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan import fingerprint
 from atograph.passes.text import format_program
-from atograph.train.checkpoints import Checkpoints, as_json, not_one_s_own
+from atograph.train.checkpoints import Checkpoints, as_json, newest, not_one_s_own
 from atograph.train.settings import TrainSettings
 
 _OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
@@ -48,6 +48,24 @@ def check(out: Path, *, resume: bool, force: bool) -> bool:
             hint="Go on with it: --resume. Start anew: --force.",
         )
     return there
+
+
+def what_stays(out: Path, *, from_python: bool) -> str | None:
+    """How far the checkpoints of a run into ``out`` go, and how one goes on from them; None without any."""
+    for part in ("training", "baseline"):
+        last = newest(checkpoints_beside(out) / part)
+        if last is not None:
+            epoch, step = last
+            place = f"epoch {epoch + 1}, step {step}" if step else f"the end of epoch {epoch}"
+            what = "What was trained is kept" if part == "training" else "The dense baseline is kept"
+            beside = out.with_name(checkpoints_beside(out).name)
+            return f"{what} up to {place}, in {beside}. To go on from there: {again(from_python=from_python)}."
+    return None
+
+
+def again(*, from_python: bool) -> str:
+    """How a run goes on, as it was started."""
+    return "the same call with resume=True" if from_python else "the same command with --resume"
 
 
 def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
     elif not outcome.prepared.settings.freeze:
         dense = trained.metric_dense
     return Metrics(
+        name=job.task.metric_name,
         dense=dense,
         masked=trained.metric_masked,
         slim=figures.slim,

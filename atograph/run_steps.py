@@ -24,7 +24,7 @@ from atograph.onnx_model import OnnxModel
 from atograph.passes.choose import check_budgets
 from atograph.passes.plan import fewest
 from atograph.passes.values import require_values
-from atograph.rehearsal import DenseFile, export_dense, rehearse, tell_of_no_metric
+from atograph.rehearsal import DenseFile, check_targets, export_dense, rehearse, tell_of_no_metric
 from atograph.run_folder import RunFolder
 from atograph.run_report import write_log
 from atograph.runtime_faults import checked
@@ -84,6 +84,7 @@ class Run:
         require_values(current_state(job.model), "training needs the values of the weights")
         check_dtypes(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
+        check_targets(job)
         graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:

@@ -153,6 +153,18 @@ class Spec:
         return self._optional("metric")
 
     @property
+    def metric_name(self) -> str | None:
+        """What the file calls its metric: a text ``metric_name``; None without one.
+
+        Raises:
+            UserError: it is no text.
+        """
+        name = getattr(self.module, "metric_name", None)
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"`metric_name` is {kind_of(name)}, not a text.", where=self.where)
+        return name
+
+    @property
     def optimizer(self) -> Callable[..., Any] | None:
         """``optimizer(params)``, a `torch.optim.Optimizer`; None for the default."""
         return self._optional("optimizer")

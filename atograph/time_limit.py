@@ -77,28 +77,36 @@ def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterat
         ) from None
 
 
+_AGAIN = 1.0
+"""Seconds until an interruption is repeated."""
+
+
 class _TimeUp(BaseException):
     """Not an `Exception`: the model's code may catch those."""
 
 
 @contextmanager
 def _interrupted_at(end: float) -> Iterator[None]:
-    """Raise `_TimeUp` in this thread at a time of `time.monotonic`, unless the block is over by then."""
+    """Raise `_TimeUp` in this thread at a time of `time.monotonic`, unless the block is over by then.
+
+    It is raised again each second: Python drops what is raised in a callback of a weak reference or in ``__del__``.
+    """
     if time.monotonic() >= end:
         raise _TimeUp
-    thread, lock, over = ctypes.c_ulong(threading.get_ident()), threading.Lock(), False
+    thread, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
 
     def interrupt() -> None:
-        with lock:
-            if not over:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TimeUp))
+        for seconds in (end - time.monotonic(), *[_AGAIN] * 10):
+            if over.wait(seconds):
+                return
+            with lock:
+                if not over.is_set():
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TimeUp))
 
-    timer = threading.Timer(end - time.monotonic(), interrupt)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=interrupt, daemon=True).start()
     try:
         yield
     finally:
-        with lock:
-            over = True
-        timer.cancel()
+        over.set()
+        with lock:  # none comes after this
+            pass

@@ -17,7 +17,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
 from atograph.reading import Unreadable, read_bytes, refusal
 from atograph.report import FORMAT, FROM_PYTHON, Report
-from atograph.resuming import checkpoints_beside, identity
+from atograph.resuming import again, checkpoints_beside, identity
 from atograph.run_folder import RunFolder
 from atograph.run_report import Figures, Unproved, report_of, write_log
 from atograph.train.checkpoints import check_identity
@@ -68,9 +68,9 @@ def _error(
 def _go_on(outcome: Outcome, out: Path, lost: list[str]) -> str:
     """How one goes on from a folder that is not proved."""
     from_python = outcome.prepared.job.spec == FROM_PYTHON
-    again = "the same call with resume=True" if from_python else "the same command with --resume"
+    how = again(from_python=from_python)
     by_hand = f", or by hand `atograph export {out}`, then `atograph verify {out}`"
-    return f"To go on without training again: {again}{by_hand if outcome.slimmed and 'slim.pt2' not in lost else ''}."
+    return f"To go on without training again: {how}{by_hand if outcome.slimmed and 'slim.pt2' not in lost else ''}."
 
 
 def _write(outcome: Outcome, why: str, place: Path, out: Path) -> list[str]:

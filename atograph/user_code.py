@@ -44,7 +44,7 @@ def user_code(doing: str, where: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, FileNotFoundError) and error.errno is None and str(error):
             raise UserError(str(error), where=where) from error
-        message = f"{type(error).__name__} was raised while {doing}; nothing was written."
+        message = f"{type(error).__name__} was raised while {doing}."
         raise UserCodeError(message, traceback=own_traceback(error), where=where) from error
 
 

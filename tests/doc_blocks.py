@@ -108,9 +108,7 @@ def _wording(text: str) -> str:
     return _plain(re.sub(r"─+", "─", re.sub(r"[^\S\n]+", " ", text)))
 
 
-if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
+def run_alone(path: str) -> None:
+    """`run` in a process of its own, where what a document has written into the folder can be imported."""
     sys.path.insert(0, "")
-    run(Path(sys.argv[1]))
+    run(Path(path))

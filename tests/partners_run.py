@@ -1,4 +1,4 @@
-"""A training in two processes of which one goes wrong, run by `test_partners.py`: ``partners_run.py HOW FOLDER``."""
+"""A training in two processes of which one goes wrong, for `test_partners.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,13 +36,12 @@ class Batches:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def train(how: str) -> None:
+    """Train into the folder ``run``; the process ends as the command's would."""
     partners.BEAT, partners.SILENCE = 0.2, 15
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     try:
         with running():
-            out = Path(sys.argv[2]) / "run"
-            atograph.compress(net, Batches(sys.argv[1]), flops=0.6, epochs=50, device="cpu", out=out)
+            atograph.compress(net, Batches(how), flops=0.6, epochs=50, device="cpu", out="run")
     except typer.Exit as end:
         sys.exit(end.exit_code)

@@ -15,7 +15,7 @@ REPORT = Report.model_validate(
         "dense": {"flops": 3_296_512, "params": 174_970, "bytes": 712_000},
         "slim": {"flops": 988_000, "params": 51_234, "bytes": 215_000},
         "groups": 9,
-        "metrics": {"dense": 0.987, "masked": 0.9815, "slim": 0.9815, "onnx": 0.9815},
+        "metrics": {"name": "top-1", "dense": 0.987, "masked": 0.9815, "slim": 0.9815, "onnx": 0.9815},
         "latency_ms": [{"batch": 1, "threads": 1, "dense": 0.2137, "slim": 0.0914}],
         "certificate": [
             {"batch": 2, "masked_slim": 3.1e-7, "slim_onnx": 4.2e-7, "tolerance": 1e-4, "moved": 0.52},

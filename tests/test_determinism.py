@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 RUN = """
 import hashlib, json, sys
 import torch
@@ -64,12 +62,6 @@ def results(hash_seed: str) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-@pytest.fixture(scope="module")
-def first() -> dict[str, object]:
-    return results("0")
-
-
-@pytest.mark.parametrize("hash_seed", ["1", "4242"])
-def test_another_process_finds_the_same(first: dict[str, object], hash_seed: str) -> None:
+def test_another_process_finds_the_same() -> None:
     """Groups, plans of every kind, the slim program, and a training to its last bit (on one CPU thread)."""
-    assert results(hash_seed) == first
+    assert results("4242") == results("0")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,8 @@ import typer.main
 from atograph.passes.base import Pass
 from atograph.passes.registry import _OURS as BUILT_IN
 from atograph.passes.registry import pass_class
-from doc_blocks import blocks, commands
+from doc_blocks import blocks, commands, run_alone
+from forked import completed
 
 from atograph.cli import app
 from atograph.train.settings import TrainSettings
@@ -34,10 +32,7 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", EXECUTED, ids=name)
 def test_the_code_runs_and_prints_what_it_says(path: Path, tmp_path: Path) -> None:
     """In a process of its own: a document registers ops, rules and passes, which cannot be taken back."""
-    found = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("doc_blocks.py")), str(path)],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    found = completed(tmp_path, str(path), function=run_alone)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -188,13 +188,13 @@ VALIDATION = """
 
 
 @pytest.mark.parametrize(("data", "fault", "workers", "message"), [
-    (WORKERS, "raises", 0, "net.py: ValueError was raised while reading a batch of train_data(); nothing was"),
-    (WORKERS, "raises", 2, "net.py: ValueError was raised while reading a batch of train_data(); nothing was"),
-    (SPAWNED, "raises", 1, "net.py: ValueError was raised while reading a batch of train_data(); nothing was"),
+    (WORKERS, "raises", 0, "net.py: ValueError was raised while reading a batch of train_data().\nWhat was"),
+    (WORKERS, "raises", 2, "net.py: ValueError was raised while reading a batch of train_data().\nWhat was"),
+    (SPAWNED, "raises", 1, "net.py: ValueError was raised while reading a batch of train_data().\nWhat was"),
     (WORKERS, "dies", 2, "a process that reads the data died: DataLoader worker (pid"),
     (WORKERS, "leaves", 2, "a process that reads the data died: DataLoader worker (pid"),
     (WORKERS, "nan", 0, "diverged with a loss of nan (this batch holds values that are not finite); the model"),
-    (VALIDATION, "raises", 0, "net.py: ValueError was raised while reading a batch of val_data(); nothing was"),
+    (VALIDATION, "raises", 0, "net.py: ValueError was raised while reading a batch of val_data().\nNothing was"),
     (VALIDATION, "dies", 2, "a process that reads the data died: DataLoader worker (pid"),
 ])  # fmt: skip
 def test_data_that_fail(tmp_path: Path, data: str, fault: str, workers: int, message: str) -> None:
@@ -220,7 +220,7 @@ def test_data_that_fail_late_cost_nothing(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     code, output = finish(tmp_path, *COMPRESS, "--epochs", "6", spec=spec)
     assert code == 2 and "OSError was raised while reading a batch of train_data()" in output
-    assert "to go on from the last checkpoint, run it again with --resume" in output
+    assert "To go on from there: the same command with --resume." in output
     (tmp_path / "broken").unlink()
     code, output = finish(tmp_path, *COMPRESS, "--epochs", "6", "--resume")
     assert code == 0 and "going on from the last checkpoint" in output, output

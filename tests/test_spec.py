@@ -199,7 +199,7 @@ def test_what_the_file_raises_is_its_own(
     write(text)
     with pytest.raises(UserCodeError) as caught:
         getattr(load_spec("net.py"), function)()
-    assert str(caught.value) == f"net.py: {kind} was raised while {doing}; nothing was written."
+    assert str(caught.value) == f"net.py: {kind} was raised while {doing}."
     shown = caught.value.traceback
     assert line in shown and kind in shown
     assert "importlib" not in shown and "atograph" not in shown.replace(str(Path.cwd()), "")

@@ -44,6 +44,20 @@ def looking_at_values(x: Tensor) -> Tensor:
     return ops(x)
 
 
+class Dies:
+    def __del__(self) -> None:
+        while time.monotonic() < Dies.until:
+            pass
+
+    until = 0.0
+
+
+def interrupted_where_python_drops_it(x: Tensor) -> Tensor:
+    Dies.until = time.monotonic() + 2.2
+    Dies()
+    return ops(x)
+
+
 class Net(nn.Module):
     def __init__(self, slow: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -53,7 +67,11 @@ class Net(nn.Module):
         return self.slow(self.first(x))
 
 
-@pytest.mark.parametrize("slow", [ops, plain_python, swallowing, looking_at_values], ids=lambda slow: slow.__name__)
+SLOW = [ops, plain_python, swallowing, looking_at_values, interrupted_where_python_drops_it]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("slow", SLOW, ids=lambda slow: slow.__name__)
 def test_code_that_does_not_end(slow: Callable[[Tensor], Tensor]) -> None:
     atograph.trace(Net(torch.relu), torch.randn(2, 4))  # whatever the first capture of a process loads
     model = Net(slow)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from atograph.passes.errors import UserError
+from forked import completed
 from replicas_run import train
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -23,14 +24,11 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 ROOT = Path(__file__).parent.parent
 
 
-def launched(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LAUNCH, *command], capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("two")
-    done = launched(str(Path(__file__).with_name("replicas_run.py")), str(made))
+    command = [*LAUNCH, str(Path(__file__).with_name("replicas_run.py")), str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return made
 
@@ -53,9 +51,8 @@ def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
 def test_the_command_in_two_processes(tmp_path: Path) -> None:
     """One folder, one closing table; two batches of 32 are one of 64."""
     out = tmp_path / "run"
-    done = launched(
-        "-m", "atograph", "compress", "examples/digits.py", "--flops", "0.5", "--epochs", "3", "--out", str(out)
-    )
+    command = ("compress", str(ROOT / "examples/digits.py"), "--flops", "0.5", "--epochs", "3", "--out", "run")
+    done = completed(tmp_path, *command, processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == done.stdout.count("certificate") == 1
     report = json.loads((out / "report.json").read_text())
@@ -64,8 +61,8 @@ def test_the_command_in_two_processes(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_two_processes_ends_both(tmp_path: Path) -> None:
-    command = ["-m", "atograph", "compress", "examples/digits.py", "--flops", "0.0001", "--out", str(tmp_path / "run")]
-    done = launched(*command)
+    command = ("compress", str(ROOT / "examples/digits.py"), "--flops", "0.0001", "--out", "run")
+    done = completed(tmp_path, *command, processes=2)
     assert done.returncode != 0 and "is out of reach" in done.stderr and not any(tmp_path.iterdir())
 
 
@@ -138,8 +135,8 @@ def test_the_loader_of_a_file_is_shared_by_the_loader(tmp_path: Path) -> None:
                 return torch.randn(2, 8)
         """)
     )
-    command = [*LAUNCH, "-m", "atograph", "compress", "net.py", "--flops", "0.5", "--epochs", "2", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    command = ("compress", "net.py", "--flops", "0.5", "--epochs", "2", "--device", "cpu")
+    done = completed(tmp_path, *command, processes=2)
     assert done.returncode == 0, done.stderr
     seen = [[int(index) for index in (tmp_path / f"seen{rank}").read_text().split()] for rank in (0, 1)]
     last = [each[-64:-16] for each in seen]  # the last epoch; a batch for the certificate comes after it
@@ -202,9 +199,8 @@ def test_a_checkpoint_of_two_processes_is_not_for_one(tmp_path: Path, monkeypatc
     (tmp_path / "net.py").write_text(dedent(KILLED))
     monkeypatch.setenv("KILL_AT", "9")
     assert compressed(tmp_path).returncode != 0
-    monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("KILL_AT")
-    done = compressed(tmp_path, "--resume", launch=[sys.executable])
+    done = compressed(tmp_path, "--resume", processes=1)
     assert done.returncode == 2
     assert "it was one of 2 processes, and now there are 1. Resume with what the run was started with" in done.stderr
 
@@ -218,10 +214,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def compressed(folder: Path, *options: str, launch: list[str] = LAUNCH) -> subprocess.CompletedProcess[str]:
-    command = [*launch, "-m", "atograph", "compress", "net.py", "--flops", "0.5", "--epochs", "5", "--device", "cpu"]
-    command += ["--out", "run", "--set", "checkpoint_seconds=0", "--set", "controller_min_steps=8", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+def compressed(folder: Path, *options: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = ["compress", "net.py", "--flops", "0.5", "--epochs", "5", "--device", "cpu", "--out", "run"]
+    command += ["--set", "checkpoint_seconds=0", "--set", "controller_min_steps=8", *options]
+    return completed(folder, *command, processes=processes)
 
 
 def test_each_validation_example_counts_once() -> None:

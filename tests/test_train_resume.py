@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import atograph
 from atograph.small import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
-from atograph.train.checkpoints import Checkpoints
+from atograph.train.checkpoints import Checkpoints, newest
 from atograph.train.pool import Pool
 from atograph.train.schedule import Clock
 
@@ -54,6 +55,10 @@ class EveryThird(Checkpoints):
         self.asked += 1
         return self.asked % 3 == 0
 
+    def save(self, epoch: int, step: int, state: Any) -> None:
+        if not isinstance(sys.exception(), Killed):  # who is gone saves nothing
+            super().save(epoch, step, state)
+
 
 SETTINGS = TrainSettings(flops=0.5, epochs=5, device="cpu", controller_min_steps=8)
 
@@ -62,6 +67,7 @@ def run(
     folder: Path | None,
     settings: TrainSettings = SETTINGS,
     kill_at: int | None = None,
+    by: type[BaseException] = Killed,
     own_generator: bool = False,
     scale: nn.Parameter | None = None,
 ) -> Trained[Any]:
@@ -75,9 +81,9 @@ def run(
     def loss(model: nn.Module, batch: Any) -> Tensor:
         if model.training:
             calls.append(None)
-        if len(calls) == kill_at:
-            raise Killed
         logits = model(batch[0])
+        if len(calls) == kill_at:
+            raise by("the user's code")
         return nn.functional.cross_entropy(logits if scale is None else scale * logits, batch[1])
 
     def optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -114,6 +120,18 @@ def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], k
     """In the warm-up, the search, the projection, after the freeze, and in the slim module."""
     with pytest.raises(Killed):
         run(tmp_path / "saved", kill_at=kill_at)
+    same(run(tmp_path / "saved"), whole)
+
+
+@pytest.mark.parametrize("fail_at", [2, 9, 14, 19, 22, 35])
+def test_a_run_that_fails_goes_on_from_its_last_whole_step(tmp_path: Path, whole: Trained[Any], fail_at: int) -> None:
+    """After a forward that moved statistics and drew numbers: in the warm-up, the search, and in the slim module."""
+    by = (ValueError, KeyboardInterrupt)[fail_at % 2]
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        run(tmp_path / "saved", kill_at=fail_at, by=by)
+    epoch, step = newest(tmp_path / "saved") or (0, 0)
+    tried = 0 if fail_at < 19 else 2  # the slim module is tried beside the dense one
+    assert epoch * 8 + step == fail_at - 1 - tried
     same(run(tmp_path / "saved"), whole)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -19,7 +20,9 @@ from atograph.passes.base import AnalysisPass, RewritePass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.pipeline import Pipeline
 from atograph.passes.program import Program
+from forked import begun
 from networks import build
+from readers import command_with, to_a_closed_stream, to_a_full_disk, to_nobody
 from test_compress import SPEC, run
 from torch import Tensor, nn
 
@@ -235,13 +238,15 @@ def test_a_loop_of_links(tmp_path: Path) -> None:
         RunFolder(tmp_path / "a")
 
 
-@pytest.mark.parametrize("reader", ["| head -1", "> /dev/full", "2>&-"])
-def test_a_run_goes_on_when_nobody_reads_it(tmp_path: Path, reader: str) -> None:
-    if sys.platform != "linux":
-        pytest.skip("there is no /dev/full")
+READERS = [to_nobody, to_a_full_disk, to_a_closed_stream]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+@pytest.mark.parametrize("stream", READERS, ids=lambda stream: stream.__name__)
+def test_a_run_goes_on_when_nobody_reads_it(tmp_path: Path, stream: Callable[[], None]) -> None:
     (tmp_path / "net.py").write_text(dedent(SPEC))
-    command = f"{sys.executable} -m atograph compress net.py --flops 0.5 --epochs 1 --out run {reader}"
-    subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, timeout=200)
+    arguments = ("compress", "net.py", "--flops", "0.5", "--epochs", "1", "--out", "run")
+    begun(tmp_path, command_with, stream, *arguments).join(200)
     assert (tmp_path / "run" / "report.json").exists()
 
 

@@ -37,7 +37,8 @@ class UsedCaches:
 
     def noted(self, run: Run, model: nn.Module) -> Any:
         """Call a model, and note them."""
-        known = [value for value in gc.get_objects() if type(value) is _Cache and _may_give_sizes(value)]
+        instances = gc.get_referrers(_Cache)  # in C: faster than looking at each object here
+        known = [value for value in instances if type(value) is _Cache and _may_give_sizes(value)]
         before = [cache.cache_info() for cache in known]
         try:
             return run(model)
@@ -95,7 +96,9 @@ class _Place(NamedTuple):
 
 
 def _places(caches: Sequence[Any]) -> list[_Place]:
-    own, holders = {id(cache) for cache in caches}, gc.get_referrers(*caches) if caches else []
+    if not caches:
+        return []
+    own, holders = {id(cache) for cache in caches}, gc.get_referrers(*caches)
     methods = [held for held in holders if isinstance(held, (staticmethod, classmethod))]
     own |= {id(method) for method in methods}
     tables = [held for held in [*holders, *gc.get_referrers(*methods)] if type(held) is dict]

@@ -41,6 +41,10 @@ class _About(BaseModel):
     sha256: str
 
 
+class NotWritten(UserError):
+    """A checkpoint cannot be written."""
+
+
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own.
 
@@ -53,6 +57,11 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
         self.folder, self._identity, self._seconds = folder, as_json(identity), seconds
         self._last = time.monotonic()
+
+    @property
+    def off(self) -> bool:
+        """Whether none is ever written."""
+        return self._seconds == inf
 
     def due(self) -> bool:
         """Whether it is time for the next one."""
@@ -70,7 +79,7 @@ class Checkpoints:
         """
         packed, tensors = pack(state)
         about = {"format": _FORMAT, "identity": self._identity, "state": packed}
-        if self._seconds == inf:
+        if self.off:
             return
         made = self.folder / f"{epoch:06}-{step:08}.tmp"
         folders: list[Path] = []
@@ -90,7 +99,8 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(made, ignore_errors=True)
             remove_folders(folders)  # or else there seemed to be something to resume from
-            raise UserError(f"the checkpoint cannot be written: {reason_of(error)}.", where=str(self.folder)) from error
+            text = f"the checkpoint cannot be written: {reason_of(error)}."
+            raise NotWritten(text, where=str(self.folder)) from error
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -132,7 +142,20 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if _NAME.fullmatch(path.name))
+        return _checkpoints_in(self.folder)
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if _NAME.fullmatch(path.name))
+
+
+def newest(folder: Path) -> tuple[int, int] | None:
+    """The epoch and the step, counted from 0, that come next after the last checkpoint in a folder; None: no such."""
+    names = [path.name for path in _checkpoints_in(folder)]
+    if not names:
+        return None
+    epoch, step = names[-1].split("-")
+    return int(epoch), int(step)
 
 
 def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:

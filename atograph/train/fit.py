@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from atograph.batches import tensors, to_device
 from atograph.passes.errors import UserError
 from atograph.train.best import BestEpoch
-from atograph.train.checkpoints import Checkpoints
+from atograph.train.checkpoints import Checkpoints, NotWritten
 from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.progress import EpochRow, Progress
@@ -25,6 +25,8 @@ from atograph.train.seeding import random_state, seed_everything, set_random_sta
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task, naming
 from atograph.train.weights import overlaps, set_weights, weights_of
+from atograph.train.whole_step import WholeStep
+from atograph.user_code import in_one_line
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Place:
         total: sum of this epoch's losses so far.
         lr: rate of the last step.
         random: the state of the generators before this epoch drew its first batch.
+        begun: whether the hook has done what it does before that step.
     """
 
     epoch: int = 0
@@ -97,6 +100,7 @@ class Place:
     total: float = 0.0
     lr: float = 0.0
     random: dict[str, Any] = field(default_factory=dict)
+    begun: bool = False
 
 
 class Diverged(UserError):
@@ -179,6 +183,7 @@ class Fit:
             )
         self.hook = Hook()
         self.checkpoints, self.place = checkpoints, Place()
+        self.whole = WholeStep(kept=checkpoints is not None and not checkpoints.off and self.replicas.count == 1)
         self.optimizer: torch.optim.Optimizer
         self._others = list[Tensor]()
 
@@ -190,7 +195,8 @@ class Fit:
 
         Raises:
             UserError: bad data or device, or a loss that is not finite: the model then has the weights of the
-                last good epoch. An interrupt leaves the weights as they are.
+                last good epoch. An interrupt leaves the weights as they are. In either case the last whole step is
+                saved before, where it can be.
         """
         home = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         modes = [(module, module.training) for module in self.model.modules()]
@@ -219,6 +225,9 @@ class Fit:
                 self._take_best()
                 if not self.settings.epochs:
                     self.metric = self.evaluate(self.task.val_data)
+            except BaseException as error:
+                self._save_whole(error)
+                raise
             finally:
                 self.hook.sync()
                 self.progress.stop()
@@ -253,21 +262,27 @@ class Fit:
         place, hook, started = self.place, self.hook, time.monotonic()
         epoch, last = place.epoch, place.epoch + 1 == self.settings.epochs
         self.model.train()
-        for step, raw in self._steps():
+        for step, raw in self.whole.before_each(self._steps(), self.task.train_data):
             t = self.clock.fraction(epoch, step)
             place.lr = rates.set(lr_factor(self.settings, t))
             batches = [to_device(batch, self.device) for batch in raw]
-            hook.before_step(t, batches[0])
-            loss = self._step(batches, epoch, step)
-            hook.after_step(t, place.lr)
-            place.step, place.total = step + 1, place.total + loss
+            if not place.begun:
+                with self.whole.changing(but_for=Exception):
+                    hook.before_step(t, batches[0])
+                    place.begun = True
+            loss = self._gradients(batches, epoch, step)
+            with self.whole.changing():
+                self.compute.step(self.optimizer)
+                hook.after_step(t, place.lr)
+                place.step, place.total, place.begun = step + 1, place.total + loss, False
             self.progress.step(epoch + 1, place.step, loss, hook.flops_share)
             self._save_if(due=True)
         if not place.step:
             raise UserError(f"has no batches in epoch {epoch + 1}.", where="train_data")
         self.clock.steps = place.step
         if last:
-            hook.finish()
+            with self.whole.changing(but_for=Exception):
+                hook.finish()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
             self._diverged("weights that are not finite", epoch, place.step - 1)
@@ -294,7 +309,7 @@ class Fit:
     def _steps(self) -> Iterator[tuple[int, list[Any]]]:
         """The batches of each step of the epoch, numbered; what a resumed run has seen is drawn again and dropped."""
         place, data, size = self.place, self.task.train_data, self.settings.accumulate
-        if not place.step:
+        if not place.step and not place.begun:
             self.hook.epoch_start(self.clock.fraction(place.epoch, 0))
             place.random = random_state(data)
             yield from enumerate(_in_groups(data, size))
@@ -318,11 +333,27 @@ class Fit:
         late = due and not self.checkpoints.due()
         if not self.replicas.total(float(not late and not self.replicas.rank)):
             return
+        self._save(random_state(self.task.train_data))
+
+    def _save_whole(self, error: BaseException) -> None:
+        """Save the last whole step of a training that stops; what keeps it from being saved is noted at the error."""
+        random, place = self.whole.random, self.place
+        if self.whole.torn or random is None or isinstance(error, (Diverged, NotWritten)):
+            return
+        if (place.epoch, place.step) == (0, 0):
+            return
+        try:
+            self._save(random)
+        except Exception as failure:
+            error.add_note(f"The last steps could not be saved: {in_one_line(failure)}")
+
+    def _save(self, random: dict[str, Any]) -> None:
+        assert self.checkpoints is not None
         self.hook.sync()
         place, alone = self.place, self.replicas.count == 1
         own = {
             "place": {each.name: getattr(place, each.name) for each in fields(place)},
-            "random": random_state(self.task.train_data),
+            "random": random,
             "buffers": {} if alone else dict(self.dense.named_buffers()),
             "hook": self.hook.state(),
         }
@@ -367,7 +398,7 @@ class Fit:
         self.place, self.clock.steps = Place(**own["place"]), state["steps"]
         if not all(type(count) is int and count >= 0 for count in (self.place.epoch, self.place.step)):
             _refuse(f"it goes on at step {self.place.step} of epoch {self.place.epoch}")
-        if self.place.step:
+        if self.place.step or self.place.begun:
             set_random_state(self.place.random, self.task.train_data)
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
@@ -392,14 +423,20 @@ class Fit:
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return [parameter.detach() for parameter in held if parameter not in own]
 
-    def _step(self, batches: Sequence[Any], epoch: int, step: int) -> float:
+    def _gradients(self, batches: Sequence[Any], epoch: int, step: int) -> float:
+        """Gradients of a step, and its loss.
+
+        Raises:
+            UserError: the model or the loss refuses a batch; the buffers are as before then.
+            Diverged: the loss is not finite.
+        """
         where = f"train_data, epoch {epoch + 1}, step {step + 1}"
-        with naming("the model or the loss", "this batch", batches[0] if len(batches) == 1 else batches, where=where):
+        shown = batches[0] if len(batches) == 1 else batches
+        with naming("the model or the loss", "this batch", shown, where=where), self.whole.forward(self.model):
             loss = float(self.compute.gradients(self._called, self.optimizer, batches))
         if not math.isfinite(loss):
             bad = any(not bool(torch.isfinite(each).all()) for each in tensors(batches))
             self._diverged(f"a loss of {loss}{' (this batch holds values that are not finite)' * bad}", epoch, step)
-        self.compute.step(self.optimizer)
         return loss
 
     def _keep(self) -> None:

@@ -43,14 +43,19 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
         yield
 
 
-def random_state(data: Any) -> dict[str, Any]:
-    """The state of every generator that a training run can draw from, those of its loader included."""
+def random_state(data: Any, held: list[Any] | None = None) -> dict[str, Any]:
+    """The state of every generator that a training run can draw from, those of its loader included.
+
+    Args:
+        data: the loader.
+        held: its `held_generators`, where they are known.
+    """
     numpy = sys.modules.get("numpy")
     state: dict[str, Any] = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "loader": [_state(generator) for generator in held_generators(data)],
+        "loader": [_state(generator) for generator in (held_generators(data) if held is None else held)],
     }
     if numpy is not None:
         name, keys, *rest = numpy.random.get_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -32,6 +33,7 @@ class Task:
         loss: ``loss(model, batch)`` -> scalar tensor; None: see `defaults.default_loss`.
         metric: ``metric(model, batch)`` -> mean over the batch; None: top-1 accuracy,
             `defaults.default_metric`.
+        metric_name: what the metric is called; None: see `name_of_metric`.
         optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
 
     Raises:
@@ -45,12 +47,14 @@ class Task:
         *,
         loss: Loss | None = None,
         metric: Metric | None = None,
+        metric_name: str | None = None,
         optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.train_data = reiterable(train_data, "train_data")
         self.val_data = None if val_data is None else reiterable(val_data, "val_data")
         self.loss: Loss = loss or default_loss
         self.metric: Metric = metric or default_metric
+        self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -126,15 +130,23 @@ class Task:
         Raises:
             UserError: the model or the loss rejects the batch; the original error is its cause.
         """
-        batch = self.first_batch()
-        named = naming("the model or the loss", "the first batch", batch, where="train_data")
-        with named, torch.no_grad(), own_randomness(), eval_mode(model):
-            on_device = to_device(batch, device)
-            self.checked_loss(model, on_device)
-            if self.val_data is not None:
-                value = self.metric(model, on_device)
+        batch = self.check_loss(model, device)
+        if self.val_data is not None:
+            with _first(batch, model):
+                value = self.metric(model, to_device(batch, device))
                 _number(0.0 if value is None else value)
         return batch_size(batch)
+
+    def check_loss(self, model: nn.Module, device: torch.device) -> Any:
+        """Try the loss alone on the first batch, as `check` does; give that batch.
+
+        Raises:
+            UserError: as `check`.
+        """
+        batch = self.first_batch()
+        with _first(batch, model):
+            self.checked_loss(model, to_device(batch, device))
+        return batch
 
     def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
         """Mean of the metric over ``data``, weighted by batch size; None without data or without a metric."""
@@ -161,6 +173,14 @@ class Task:
 
 
 @contextmanager
+def _first(batch: Any, model: nn.Module) -> Iterator[None]:
+    """Try a model on the first batch: in eval mode, without gradients, and nothing is drawn for the training."""
+    named = naming("the model or the loss", "the first batch", batch, where="train_data")
+    with named, torch.no_grad(), own_randomness(), eval_mode(model):
+        yield
+
+
+@contextmanager
 def naming(who: str, which: str, batch: Any, *, where: str) -> Iterator[None]:
     """Run the user's code on a batch; what it raises becomes a `UserError` that tells the batch and the place."""
     try:
@@ -183,6 +203,20 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
         raise UserError(f"metric(model, batch) must return one number or None, got {describe(value)}.") from None
+
+
+def name_of_metric(metric: Metric) -> str:
+    """What a metric is called: ``top-1`` for the default one, else the name of the function or of its class.
+
+    >>> name_of_metric(mean_iou), name_of_metric(lambda model, batch: 0.5)
+    ('mean_iou', 'metric')
+    """
+    if metric is default_metric:
+        return "top-1"
+    while isinstance(metric, partial):
+        metric = metric.func
+    name = str(getattr(metric, "__name__", type(metric).__name__))
+    return name if name.isidentifier() else "metric"
 
 
 def reiterable(data: Iterable[Any], name: str) -> Iterable[Any]:

@@ -21,12 +21,15 @@ def naming_dead_workers() -> Iterator[None]:
         told = _death(error)
         if told is None:
             raise
-        raise UserError(
+        named = UserError(
             f"a process that reads the data died: {told}.",
             where="the data",
             hint="Often the memory is full (fewer workers need less), or it crashed: without workers (num_workers=0) "
             "one sees where.",
-        ) from error
+        )
+        for note in getattr(error, "__notes__", ()):
+            named.add_note(note)
+        raise named from error
 
 
 def _death(error: BaseException | None) -> str | None:

@@ -1,0 +1,21 @@
+"""What a process is forked from has done before: whatever takes seconds the first time, in any command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+import atograph.command_compress
+import atograph.compression
+import atograph.inspection.page
+import atograph.spec
+from atograph.onnx_export import export_onnx
+
+assert atograph.command_compress and atograph.compression and atograph.inspection.page and atograph.spec
+
+torch.set_num_threads(1)
+with TemporaryDirectory() as folder:
+    export_onnx(torch.export.export(nn.Linear(2, 2), (torch.zeros(2, 2),)), Path(folder) / "linear.onnx")
