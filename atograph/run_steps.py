@@ -216,7 +216,7 @@ def _export(outcome: Outcome, dense: DenseFile, path: Path) -> None:
     assert slimmed is not None
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
     job = outcome.prepared.job
-    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked)
+    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked, check=False)
     checked(export(path, apart=dense.apart), slimmed.program, export, slimmed, job.inputs, dense.apart)
     threads = settings.latency_threads
     outcome.onnx = dense.model(threads=threads), OnnxModel(path, slimmed.program, threads=threads)
