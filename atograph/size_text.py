@@ -5,12 +5,15 @@ symbol = "Symbol('s77', positive=True, integer=True)"
 number = "Integer(-3)" | "-3" | "Rational(1, 2)" | "Float('0.5', precision=53)"
 word   = "true" | "false"
 call   = name "(" size {"," size} ")"        of the names in `_FUNCTIONS`
+
+A size is whole, a fraction or a truth, and calls take and give sizes of such kinds: remainders are those of whole ones.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from enum import IntEnum
 from math import isfinite, prod
 from typing import NamedTuple
 
@@ -27,6 +30,8 @@ _MOST_TERMS = 64
 """Terms of a size that is multiplied out."""
 _MOST_COMPARED = 8
 """Terms of what is divided, or compared: sympy looks for common factors of such sums."""
+_MOST_LONG_DIVISORS = 3
+"""Divisors of several terms in one size: within each other, each of them multiplies the time that sympy takes."""
 _LARGEST = 2**63 - 1
 
 _ANY = 64
@@ -43,6 +48,24 @@ _FUNCTIONS = {
 
 _COMBINED = ("Add", "Mul", "Identity", "Abs", "ToFloat")
 """What sympy takes no polynomials apart for."""
+
+
+class _Kind(IntEnum):
+    """What a size is; a rational number counts as whole, as sympy leaves some in sizes that are whole together."""
+
+    WHOLE = 0
+    FRACTION = 1
+    TRUTH = 2
+
+
+_OF_TRUTHS = ("And", "Or", "Not")
+_COMPARISONS = (
+    "Eq", "Equality", "Ne", "Unequality", "Lt", "StrictLessThan", "Le", "LessThan", "Gt", "StrictGreaterThan", "Ge",
+    "GreaterThan",
+)  # fmt: skip
+_OF_WHOLE = ("Mod", "PythonMod", "FloorDiv", "CeilDiv", "CleanDiv", "ModularIndexing")
+_TO_WHOLE = ("ceiling", "floor", "CeilToInt", "FloorToInt", "RoundToInt", "TruncToInt")
+_TO_FRACTION = ("IntTrueDiv", "FloatTrueDiv", "TruncToFloat", "ToFloat")
 
 _ASSUMPTIONS = ("integer", "positive", "nonnegative", "real")
 
@@ -90,11 +113,12 @@ def _tokens(text: str) -> list[str]:
 
 
 class _Size(NamedTuple):
-    """A size: its canonical text, its degree as a polynomial, and how many terms that has when it is multiplied out."""
+    """A size: its canonical text, its degree as a polynomial, how many terms that has multiplied out, and its kind."""
 
     text: str
     degree: int = 0
     terms: int = 1
+    kind: _Kind = _Kind.WHOLE
 
 
 class _Parser:
@@ -103,7 +127,8 @@ class _Parser:
     def __init__(self, tokens: list[str], symbols: Collection[str]) -> None:
         self._tokens = tokens[::-1]
         self._symbols = symbols
-        self._met: set[str] = set()
+        self._met: dict[str, str] = {}
+        self._long_divisors = 0
 
     def size(self, depth: int) -> _Size:
         """The next size."""
@@ -111,7 +136,7 @@ class _Parser:
         if depth == 0:
             raise NoSize
         if token in ("true", "false"):
-            return _Size(token)
+            return _Size(token, kind=_Kind.TRUTH)
         if token.lstrip("-").isdigit():
             return _Size(f"Integer({_number(token)})")
         if not token.isidentifier():
@@ -139,9 +164,14 @@ class _Parser:
         degrees, terms = [each.degree for each in operands], [each.terms for each in operands]
         if name not in _COMBINED and max(terms) > _MOST_COMPARED:
             raise NoSize
+        if name in _OF_WHOLE and max(terms[1:]) > 1:
+            self._long_divisors += 1
+            if self._long_divisors > _MOST_LONG_DIVISORS:
+                raise NoSize
         together = sum(terms) if name == "Add" else prod(terms) if name == "Mul" else max(terms)
         text = f"{name}({', '.join(each.text for each in operands)})"
-        return _bounded(_Size(text, sum(degrees) if name == "Mul" else max(degrees), together))
+        degree = sum(degrees) if name == "Mul" else max(degrees)
+        return _bounded(_Size(text, degree, together, _kind_of(name, [each.kind for each in operands])))
 
     def _power(self, name: str, depth: int) -> _Size:
         base = self.size(depth - 1)
@@ -153,26 +183,25 @@ class _Parser:
         if exponent == "Integer(-1)" and base.terms > _MOST_COMPARED:
             raise NoSize
         degree = max(1, base.degree) * times  # a number to some power grows as well
-        return _bounded(_Size(f"{name}({base.text}, {exponent})", degree, base.terms**times))
+        kind = _kind_of(name, [base.kind])
+        return _bounded(_Size(f"{name}({base.text}, {exponent})", degree, base.terms**times, kind))
 
     def _symbol(self) -> _Size:
         name = self._next()[1:]
         if not is_symbol(name) or name not in self._symbols:
             raise NoSize
-        assumed: dict[str, str] = {}
+        assumed: list[str] = []
         while self._ends_with() == ",":
             keyword = self._next()
             self._take("=")
             value = self._next()
-            if keyword not in _ASSUMPTIONS or keyword in assumed or value not in ("True", "False"):
+            if keyword not in _ASSUMPTIONS or keyword in assumed or value != "True":
                 raise NoSize
-            assumed[keyword] = value
-        self._met.add(name)
-        if len(self._met) > _MOST_SYMBOLS:
+            assumed.append(keyword)
+        text = f"Symbol('{name}'{''.join(f', {keyword}=True' for keyword in assumed)})"
+        if self._met.setdefault(name, text) != text or len(self._met) > _MOST_SYMBOLS:  # two of one name are two sizes
             raise NoSize
-        return _Size(
-            f"Symbol('{name}'{''.join(f', {keyword}={value}' for keyword, value in assumed.items())})", degree=1
-        )
+        return _Size(text, degree=1, kind=_Kind.FRACTION if name.startswith(("zf", "zuf")) else _Kind.WHOLE)
 
     def _integer(self) -> _Size:
         number = _number(self._next())
@@ -198,7 +227,7 @@ class _Parser:
             raise NoSize from None
         if not isfinite(value):
             raise NoSize
-        return _Size(f"Float('{value!r}', precision=53)")
+        return _Size(f"Float('{value!r}', precision=53)", kind=_Kind.FRACTION)
 
     def _next(self) -> str:
         if not self._tokens:
@@ -215,6 +244,29 @@ class _Parser:
         if token not in (",", ")"):
             raise NoSize
         return token
+
+
+def _kind_of(name: str, operands: Sequence[_Kind]) -> _Kind:
+    """The kind of what a call gives.
+
+    Raises:
+        NoSize: it takes no operands of these kinds.
+    """
+    numbers = operands[1:] if name == "Where" else operands
+    if name == "Where" and operands[0] != _Kind.TRUTH:
+        raise NoSize
+    if name in _OF_TRUTHS:
+        if any(kind != _Kind.TRUTH for kind in operands):
+            raise NoSize
+        return _Kind.TRUTH
+    highest = max(numbers)
+    if highest > (_Kind.WHOLE if name in _OF_WHOLE else _Kind.FRACTION):
+        raise NoSize
+    if name in _COMPARISONS:
+        return _Kind.TRUTH
+    if name in _TO_FRACTION:
+        return _Kind.FRACTION
+    return _Kind.WHOLE if name in _TO_WHOLE else highest
 
 
 def _bounded(size: _Size) -> _Size:

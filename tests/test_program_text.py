@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from atograph.passes.errors import UserError
 from atograph.passes.rules import table
 from hostile import archive, members
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.utils._sympy import functions as sympy_functions
 
 import atograph
 from atograph import program_ops
@@ -40,7 +44,23 @@ SIZES = {
     "Float('1e0', precision=53)": "Float('1.0', precision=53)",
     "Eq(Symbol('u3', integer=True), 0)": "Eq(Symbol('u3', integer=True), Integer(0))",
     "true": "true",
+    "Where(Lt(Symbol('s0'), 2), 1, Mul(Float('0.5'), Symbol('s0')))": (
+        "Where(Lt(Symbol('s0'), Integer(2)), Integer(1), Mul(Float('0.5', precision=53), Symbol('s0')))"
+    ),
+    "FloorDiv(Mul(Rational(1, 2), Symbol('s0')), ceiling(IntTrueDiv(Symbol('s0'), Integer(3))))": (
+        "FloorDiv(Mul(Rational(1, 2), Symbol('s0')), ceiling(IntTrueDiv(Symbol('s0'), Integer(3))))"
+    ),
+    "Not(And(Ne(Max(Symbol('s0'), 1), 3), true))": "Not(And(Ne(Max(Symbol('s0'), Integer(1)), Integer(3)), true))",
 }
+
+
+def _nested(form: str, times: int) -> str:
+    """A form of sizes within itself."""
+    text = S
+    for _ in range(times):
+        text = form.format(text)
+    return text
+
 
 NO_SIZES = [
     "",
@@ -78,6 +98,39 @@ NO_SIZES = [
     "Float('1', 99999999)",
     "Float('1', precision=99999999)",
     "Float('1', dps=15)",
+    "Symbol('s0', positive=False)",
+    "Add(Symbol('s0'), Symbol('s0', positive=True))",
+    "Add(Symbol('s0'), true)",
+    "Not(Symbol('s0'))",
+    "And(true, 1)",
+    "Where(1, 2, 3)",
+    "Eq(true, true)",
+    "Lt(Lt(1, 2), 3)",
+    "Pow(true, 2)",
+    "Max(1, false)",
+    "Mod(Symbol('s0'), Float('0.5'))",
+    "Mod(Symbol('zf0'), 2)",
+    "FloorDiv(ToFloat(Symbol('s0')), 2)",
+    "ModularIndexing(Symbol('s0'), 2, IntTrueDiv(1, 3))",
+    "FloorDiv(Float('1e300'), 2)",
+    _nested("FloorDiv(Mul(6, Add({}, 1)), Add(Mul(4, Symbol('u3')), 2))", 4),
+    _nested("CleanDiv(1, Add({}, Symbol('u3')))", 4),
+    "０x10",
+    "1__0",
+    "Integer(0x10)",
+    "Integer(1_0)",
+    "Integer(--1)",
+    "Integer(٣)",
+    "Ｍod(1, 2)",
+    "Mоd(1, 2)",
+    "ＡＤＤ(1)",
+    "Add(1,\x0b2)\x00",
+    "Pow(2, -2)",
+    "Pow(2, 7)",
+    "Pow(2, Rational(1, 2))",
+    "PowByNatural(Symbol('s0'), Symbol('s0'))",
+    "Pow(Pow(9223372036854775807, 6), 6)",
+    "Mul(" + ", ".join(["Pow(9223372036854775807, 6)"] * 2) + ")",
     "Pow(9, 9)",
     "Pow(Integer(2), Symbol('s0'))",
     "Pow(Pow(Symbol('s0'), 3), 3)",
@@ -136,6 +189,63 @@ def test_a_call_in_any_slot_of_any_function_is_no_size() -> None:
                     operands[slot] = harm
                     with pytest.raises(NoSize):
                         canonical_size(f"{name}({', '.join(operands)})", {"s0"})
+
+
+ATOMS = {
+    "whole": [S, "Symbol('u3', integer=True)", "0", "-1", "3", "Integer(9223372036854775807)", "Rational(-1, 3)"],
+    "fraction": [S, "Float('0.3')", "Float('1e300')", "Float('-1e-300', precision=53)"],
+    "truth": ["true", "false"],
+}
+FORMS = {
+    "whole": ["Add", "Mul", "Max", "Min", "Abs", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "Identity",
+              "ModularIndexing"],
+    "fraction": ["Add", "Mul", "Max", "Min", "Abs", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "TruncToFloat"],
+    "truth": ["And", "Or", "Not"],
+}  # fmt: skip
+SIZE_FUNCTIONS = {
+    name: getattr(sympy_functions, name) for name in (*_FUNCTIONS, "PowByNatural") if hasattr(sympy_functions, name)
+}
+
+
+@st.composite
+def size_texts(draw: st.DrawFn, kind: str = "whole", depth: int = 3) -> str:
+    """Sizes of the grammar; now and then an operand is of another kind."""
+    if depth == 0 or draw(st.integers(0, 9)) == 0:
+        return draw(st.sampled_from(ATOMS[kind]))
+
+    def inner(of: str = kind) -> str:
+        return draw(size_texts(draw(st.sampled_from([of] * 30 + [*ATOMS])), depth - 1))
+
+    way = draw(st.integers(0, 9))
+    if kind == "truth" and way < 6:
+        return f"{draw(st.sampled_from(['Eq', 'Ne', 'Lt', 'Ge']))}({inner('whole')}, {inner('fraction')})"
+    if kind != "truth" and way == 0:
+        return f"Where({inner('truth')}, {inner()}, {inner()})"
+    if kind != "truth" and way == 1:
+        return f"{draw(st.sampled_from(['Pow', 'PowByNatural']))}({inner()}, {draw(st.integers(-2, 7))})"
+    if kind == "whole" and way == 2:
+        return f"{draw(st.sampled_from(['floor', 'ceiling', 'RoundToInt', 'TruncToInt']))}({inner('fraction')})"
+    name = draw(st.sampled_from(FORMS[kind]))
+    least, most = _FUNCTIONS[name]
+    return f"{name}({', '.join(inner() for _ in range(draw(st.integers(least, min(most, 4)))))})"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(size_texts())
+def test_what_passes_gives_numbers_and_known_symbols(text: str) -> None:
+    try:
+        canonical = canonical_size(text, {"s0", "u3"})
+    except NoSize:
+        return
+    assert canonical_size(canonical, {"s0", "u3"}) == canonical
+    started = time.process_time()
+    try:
+        size = sympy.sympify(canonical, locals=dict(SIZE_FUNCTIONS))
+    except (ArithmeticError, ValueError, AssertionError):  # divided by zero, not comparable: sympy's own refusals
+        size = sympy.Integer(0)
+    assert time.process_time() - started < 5
+    assert {str(symbol) for symbol in size.free_symbols} <= {"s0", "u3"}
+    assert not size.atoms(sympy.core.function.AppliedUndef)
 
 
 class Net(nn.Module):
