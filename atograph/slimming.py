@@ -24,6 +24,7 @@ from atograph.passes.slim import Slim as SlimPass
 from atograph.passes.values import require_values
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.stages import stage
+from atograph.user_code import in_one_line
 
 
 class Slim:
@@ -128,6 +129,13 @@ class Slim:
             repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
+        except UserError:
+            raise
+        except Exception as error:  # the program is there all the same
+            text = f"making it failed, which is a bug in atograph; please report it: {in_one_line(error)}"
+            broken = NotRepaired(Problem(text))
+            broken.__cause__ = error
+            return broken
         self._as_made = AsMade(repaired.module)
         return repaired
 
