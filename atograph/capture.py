@@ -6,7 +6,7 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any
@@ -219,9 +219,8 @@ def _of_a_dict(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         return ""
     before = "()" if len(args) == 1 else f"({'..., ' * (len(args) - 1)})".replace(", )", ",)")
     names = ", ".join(f"{name!r}: ..." for name in list(given)[:3]) + (", ..." if len(given) > 3 else "")
-    return (
-        f"A dict among the positional inputs is one argument; keywords are the third: (model, {before}, {{{names}}}). "
-    )
+    form = f"(model, {before}, {{{names}}})"
+    return f"A dict among the positional inputs is one argument; keywords are the third: {form}. "
 
 
 def _refused(error: Exception, own: Exception | None, inputs: Any) -> UserError:

@@ -362,8 +362,8 @@ def trace(
             do not look at weights work all the same, and `apply_plan` slims a checkpoint of it.
         args: example inputs, a tuple; a lone tensor stands for a tuple of one, and a dict is one argument, too. Tensors
             have the batch first.
-        kwargs: keyword example inputs, by name: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes
-            them by these names.
+        kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
+            these names.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
