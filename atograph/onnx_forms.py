@@ -8,6 +8,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from atograph.onnx_per_sample import as_product, follows_the_batch
 from atograph.passes.errors import UserError
 from atograph.passes.exported import rebuilt
 from atograph.passes.reason import module_in, source_of
@@ -15,13 +16,6 @@ from atograph.passes.reason import module_in, source_of
 _ATEN = torch.ops.aten
 _CLAMPS = (_ATEN.clamp.default, _ATEN.clamp_.default, _ATEN.clip.default, _ATEN.clip_.default)
 _BOUNDS = ("min", "max")
-_GROUPS = {
-    _ATEN.conv1d.default: 6, _ATEN.conv2d.default: 6, _ATEN.conv3d.default: 6,
-    _ATEN.conv1d.padding: 6, _ATEN.conv2d.padding: 6, _ATEN.conv3d.padding: 6,
-    _ATEN.conv_transpose1d.default: 6, _ATEN.conv_transpose2d.input: 6, _ATEN.conv_transpose3d.input: 6,
-    _ATEN.convolution.default: 8,
-}  # fmt: skip
-"""Convolution → the position of its ``groups``."""
 
 
 def expressible(program: ExportedProgram) -> ExportedProgram:
@@ -30,16 +24,15 @@ def expressible(program: ExportedProgram) -> ExportedProgram:
     Raises:
         UserError: there is no such form.
     """
-    for node in program.graph.nodes:
-        position = _GROUPS.get(node.target)
-        if position is not None and len(node.args) > position and isinstance(node.args[position], fx.Node):
-            raise _follows_the_batch(node)
-    if not any(_mixed(node) for node in program.graph.nodes):
+    if not any(_mixed(node) or follows_the_batch(node) for node in program.graph.nodes):
         return program
     graph = deepcopy(program.graph)
     for node in filter(_mixed, graph.nodes):
         low, high = map(float, _bounds(node))  # type: ignore[arg-type]
         node.args, node.kwargs = (node.args[0], low, high), {}
+    for node in filter(follows_the_batch, list(graph.nodes)):
+        if not as_product(node):
+            raise _follows_the_batch(node)
     return rebuilt(program, root=fx.GraphModule(program.graph_module, graph), graph=graph)
 
 
@@ -54,8 +47,8 @@ def _mixed(node: fx.Node) -> bool:
 
 def _follows_the_batch(node: fx.Node) -> UserError:
     return UserError(
-        "ONNX cannot express a convolution with weights per sample: its groups follow the batch, and ONNX's Conv has a "
-        "fixed count of groups.",
+        "ONNX cannot express this convolution with weights per sample: its groups follow the batch, and ONNX's Conv "
+        "has a fixed count of groups.",
         where=", ".join(filter(None, (module_in(node.meta), source_of(node)))),
         hint="Compute it in the model as F.unfold and torch.matmul, which take any batch, or scale the convolution's "
         "input and output instead of its weight. From Python, atograph.slim and save() do without ONNX.",
