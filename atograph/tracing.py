@@ -117,11 +117,17 @@ class _Trace:
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
 
     def _readable(self) -> dict[int, torch.Tensor]:
-        """The buffers whose values code may look at, by index: strides, flags, counts. Training moves the others."""
+        """The buffers whose values code may look at, by index: masks, strides, flags. Training moves statistics."""
+        statistics = {
+            id(buffer)
+            for module in self.model.modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+            for buffer in module.buffers(recurse=False)
+        }
         return {
             index: value
             for index, value in enumerate(self.state.values())
-            if not isinstance(value, nn.Parameter) and not value.is_floating_point() and not value.is_complex()
+            if not isinstance(value, nn.Parameter) and id(value) not in statistics
         }
 
     def _looked_at(self, recorded: Recording) -> dict[str, torch.Tensor]:

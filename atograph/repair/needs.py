@@ -68,8 +68,7 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]
         dense, slim: the program before and after the rewrite.
         batch: the batch that sizes are given for.
     """
-    alive = _alive(dense)
-    before, after = _by_number(node for node in dense.graph.nodes if node in alive), _by_number(slim.graph.nodes)
+    before, after = _by_number(_alive(dense)), _by_number(_alive(slim))
     found: dict[Site, list[Need]] = defaultdict(list)
     programs = dense.constants(), slim.constants()
     for number, nodes in sorted(before.items()):
@@ -102,13 +101,13 @@ _NOTHING = _nothing()
 """What gives back what it takes."""
 
 
-def _alive(program: Program) -> set[fx.Node]:
-    """The nodes that the result depends on."""
-    found: set[fx.Node] = {program.output_node}
+def _alive(program: Program) -> list[fx.Node]:
+    """The nodes that the result depends on, in order: not what is only asserted."""
+    alive: set[fx.Node] = {program.output_node}
     for node in reversed(program.graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return found
+        if node in alive:
+            alive.update(node.all_input_nodes)
+    return [node for node in program.graph.nodes if node in alive]
 
 
 def _by_number(nodes: Iterable[fx.Node]) -> dict[int, list[fx.Node]]:
