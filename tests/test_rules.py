@@ -343,6 +343,7 @@ NORMS = [
     (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,), p["vector"], 1e-5))),
     (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,)))),
     (aten._weight_norm.default, lambda y, p: F.conv2d(y, torch._weight_norm(p["up2"], p["slope"].view(8, 1, 1, 1)))),
+    (aten._weight_norm.default, lambda y, p: F.conv2d(y, torch._weight_norm(p["up2"], p["slope"].mean(), -1))),
     (aten.batch_norm.default, lambda y, p: F.conv2d(y, standardised(p["kernel"]), p["bias"], groups=2)),
     (aten.var.correction, lambda y, p: y * torch.rsqrt(y.var(1, keepdim=True, correction=0) + 1e-6)),
     (aten.var.dim, lambda y, p: (y - y.mean(1, keepdim=True)) * y.var(1, keepdim=True).rsqrt()),
