@@ -6,7 +6,7 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any
@@ -121,7 +121,7 @@ def _exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) ->
                 pass
         if isinstance(error, UserError):
             raise
-        raise _refused(error, _own_failure(model, inputs)) from error
+        raise _refused(error, _own_failure(model, inputs), inputs) from error
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -212,7 +212,18 @@ def _own_failure(model: nn.Module, inputs: Any) -> Exception | None:
     return None
 
 
-def _refused(error: Exception, own: Exception | None) -> UserError:
+def _of_a_dict(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What a dict among the positional inputs is, which may have been meant as keywords."""
+    given = args[-1] if args and not kwargs else None
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        return ""
+    before = "()" if len(args) == 1 else f"({'..., ' * (len(args) - 1)})".replace(", )", ",)")
+    names = ", ".join(f"{name!r}: ..." for name in list(given)[:3]) + (", ..." if len(given) > 3 else "")
+    form = f"(model, {before}, {{{names}}})"
+    return f"A dict among the positional inputs is one argument; keywords are the third: {form}. "
+
+
+def _refused(error: Exception, own: Exception | None, inputs: Any) -> UserError:
     error = error if own is None else own
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = (lines[0] if lines else "no reason given").rstrip(".")
@@ -222,7 +233,7 @@ def _refused(error: Exception, own: Exception | None) -> UserError:
     if own is not None:
         return UserError(
             f"the model fails on its example inputs, without any capture: {what}",
-            hint="Call the model with them, in eval mode, until it runs; then trace it.",
+            hint=f"{_of_a_dict(*inputs)}Call the model with them, in eval mode, until it runs; then trace it.",
         )
     return UserError(
         f"torch.export cannot capture this model: {what}",

@@ -10,6 +10,9 @@ _LOOKED_AT = 1_000_000
 _HUGE = 1e4
 """How many times the typical value of a tensor a value may be before it is taken for itself: a logit masked by -1e9."""
 
+_END = 0.9
+"""Share of the largest value of a type."""
+
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1.6e-2, torch.bfloat16: 1.25e-1}
 """Relative difference up to which two computations of the same are the same; for half precision, 16 roundings of it."""
 
@@ -31,7 +34,7 @@ def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
 
     Values far above the typical one (masked logits) are no scale for the others: each is compared with itself.
     Values that are not finite have to be the same in both, and count for nothing else; where they are not, the
-    difference is infinite.
+    difference is infinite, but for an overflow (`overflows_of_one`).
     """
     difference = differences(reference, other)
     return float(difference.max()) if difference.numel() else 0.0
@@ -39,7 +42,7 @@ def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
 
 def differences(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """The difference of each value as `relative_difference` takes it, flat."""
-    reference, other = reference.detach().double().flatten(), other.detach().double().flatten()
+    reference, other = overflows_of_one(reference.flatten(), other.flatten())
     finite = torch.isfinite(reference)
     same = torch.where(finite, torch.isfinite(other), reference.nan_to_num(nan=0.0) == other.nan_to_num(nan=0.0))
     same &= torch.isnan(reference) == torch.isnan(other)
@@ -50,6 +53,23 @@ def differences(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     scale = size[~huge].amax() if bool((~huge).any()) else size.new_tensor(0.0)
     relative = torch.where(distance == 0, 0.0, distance / torch.where(huge, size, scale))
     return torch.where(same, relative, torch.inf)
+
+
+def end_of(dtype: torch.dtype) -> float:
+    """From where on a value is at the end of its type, so that another one added to it may overflow."""
+    return _END * torch.finfo(dtype).max if dtype.is_floating_point else float("inf")
+
+
+def overflows_of_one(reference: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in float64, with the largest value of their type for an infinity that stands beside a value at its end.
+
+    ``finfo.min + score`` overflows in float16 for some scores and not for others: there a rounding makes ``-inf`` of
+    ``finfo.min``, and the two are as far apart as that is from the end of the type.
+    """
+    most, end = end_of(reference.dtype) / _END, end_of(reference.dtype)
+    one, two = reference.detach().double(), other.detach().double()
+    overflow = (torch.isinf(one) ^ torch.isinf(two)) & (torch.minimum(one.abs(), two.abs()) >= end)
+    return tuple(torch.where(overflow, each.clamp(-most, most), each) for each in (one, two))  # type: ignore[return-value]
 
 
 def _huge(size: torch.Tensor) -> torch.Tensor:

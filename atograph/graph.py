@@ -27,6 +27,7 @@ from atograph.passes.reason import Reason
 from atograph.passes.share import share_of
 from atograph.stages import stage
 from atograph.time_limit import capture_limit
+from atograph.user_code import kind_of
 from atograph.weightless import capture_weightless, current_state, is_weightless
 
 if TYPE_CHECKING:
@@ -359,8 +360,10 @@ def trace(
     Args:
         model: any module; it is left as it is. One on the meta device needs no memory for its weights; plans that
             do not look at weights work all the same, and `apply_plan` slims a checkpoint of it.
-        args: example inputs, a tuple; a lone tensor stands for a tuple of one. Tensors have the batch first.
-        kwargs: keyword example inputs.
+        args: example inputs, a tuple; a lone tensor stands for a tuple of one, and a dict is one argument, too. Tensors
+            have the batch first.
+        kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
+            these names.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
@@ -368,6 +371,11 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise UserError(
+            f"keyword inputs are a dict, not {kind_of(kwargs)}.",
+            hint="Several positional inputs are one tuple: trace(model, (a, b)).",
+        )
     positional = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:

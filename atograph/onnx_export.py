@@ -40,11 +40,17 @@ def check_opset(opset: int | None) -> None:
         raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
 
 
+_IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
+
 _TAKEN = re.compile(r"attribute '(\w+)' already exists|target (\w+)\S* references nonexistent attribute")
 
 
-def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
+def check_dtypes(state: Mapping[str, torch.Tensor], hint: str = _IN_FLOAT32) -> None:
     """Refuse weights that ONNX Runtime cannot compute with, before anyone trains them.
+
+    Args:
+        state: weights by name.
+        hint: what to do about it.
 
     Raises:
         UserError: naming the first one.
@@ -53,7 +59,7 @@ def check_dtypes(state: Mapping[str, torch.Tensor]) -> None:
         if tensor.dtype == torch.bfloat16:
             raise UserError(
                 f"ONNX Runtime has no CPU kernels for bfloat16, the type of {name}.",
-                hint="Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision.",
+                hint=hint,
             )
 
 

@@ -118,7 +118,7 @@ def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Consol
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
-        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart)
+        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart, check=False)
         onnx_model = OnnxModel(path, slimmed.program)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))

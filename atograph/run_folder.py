@@ -17,6 +17,10 @@ _LONGEST = 220
 """Bytes of a folder's name: those of hidden folders beside it are a little longer, and many disks take 255."""
 
 
+class NotInPlace(UserError):
+    """A run is complete, under another name than its own."""
+
+
 class RunFolder:
     """Write into a hidden folder beside ``out``; on success it becomes ``out`` in one rename.
 
@@ -81,7 +85,7 @@ class RunFolder:
             self._swap(self._folder)
         except (OSError, UserError) as failure:
             kept = _shown(self._folder)
-            raise UserError(
+            raise NotInPlace(
                 f"the run is finished but could not be put in place ({failure}).",
                 where=str(self.out),
                 hint=f"It is complete in {kept}; move it yourself.",

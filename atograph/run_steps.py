@@ -22,10 +22,11 @@ from atograph.measuring import check_cost, measure
 from atograph.onnx_export import check_dtypes, check_opset
 from atograph.onnx_model import OnnxModel
 from atograph.passes.choose import check_budgets
-from atograph.passes.plan import fewest
+from atograph.passes.plan import Plan, fewest
 from atograph.passes.values import require_values
 from atograph.rehearsal import DenseFile, check_targets, export_dense, rehearse, tell_of_no_metric
-from atograph.run_folder import RunFolder
+from atograph.report import Report
+from atograph.run_folder import NotInPlace, RunFolder
 from atograph.run_report import write_log
 from atograph.runtime_faults import checked
 from atograph.slimming import slim
@@ -158,6 +159,8 @@ class Run:
         try:
             self._tell_of(outcome.trained.failure)
             result = self._slim_export_prove_write(outcome, dense, aside)
+        except NotInPlace:  # it is proved
+            raise
         except BaseException as error:
             raised = unproved.keep(outcome, error, self.folder)
             if self.out is not None and raised.complete:
@@ -194,9 +197,10 @@ class Run:
             if place is not None:
                 with writing(where):
                     slimmed.save(place)
+                    drawn = _page(prepared, plan, report, console)
                     report.save(place / "report.json")
-                    shown = overview(graph, plan, name=job.name, floor=prepared.settings.floor)
-                    (place / "report.html").write_text(page(shown, report), encoding="utf-8")
+                    if drawn is not None:
+                        (place / "report.html").write_text(drawn, encoding="utf-8")
                     if graph.latency is not None:
                         graph.latency.record.save(place / latency_budget.FILE)
                     write_log(place / "log.csv", trained.history)
@@ -210,13 +214,27 @@ class Run:
         return next((place / latency_budget.FILE for place in places if (place / latency_budget.FILE).exists()), None)
 
 
+def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:
+    """What ``report.html`` shows; None where it cannot be drawn, which is told and noted, and takes no proof away."""
+    try:
+        shown = overview(prepared.graph, plan, name=prepared.job.name, floor=prepared.settings.floor)
+        return page(shown, report)
+    except OSError:
+        raise
+    except Exception as error:
+        note = f"report.html could not be drawn: {in_one_line(error)}"
+        console.warn(note)
+        report.notes.append(note)
+        return None
+
+
 def _export(outcome: Outcome, dense: DenseFile, path: Path) -> None:
     """Write the slim model as ONNX, and load it and the dense one."""
     settings, slimmed = outcome.prepared.settings, outcome.slimmed
     assert slimmed is not None
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
     job = outcome.prepared.job
-    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked)
+    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked, check=False)
     checked(export(path, apart=dense.apart), slimmed.program, export, slimmed, job.inputs, dense.apart)
     threads = settings.latency_threads
     outcome.onnx = dense.model(threads=threads), OnnxModel(path, slimmed.program, threads=threads)

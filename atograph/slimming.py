@@ -24,6 +24,7 @@ from atograph.passes.slim import Slim as SlimPass
 from atograph.passes.values import require_values
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.stages import stage
+from atograph.user_code import in_one_line
 
 
 class Slim:
@@ -128,6 +129,13 @@ class Slim:
             repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
         except NotRepaired as reason:
             return reason
+        except UserError:
+            raise
+        except Exception as error:  # the program is there all the same
+            text = f"making it failed, which is a bug in atograph; please report it: {in_one_line(error)}"
+            broken = NotRepaired(Problem(text))
+            broken.__cause__ = error
+            return broken
         self._as_made = AsMade(repaired.module)
         return repaired
 
@@ -171,8 +179,9 @@ class Slim:
         metadata: Mapping[str, str] | None = None,
         external_data: bool = False,
         apart: Collection[tuple[str, str]] = (),
+        check: bool = True,
     ) -> Path:
-        """Export to ONNX with a dynamic batch, as `onnx_export.export_onnx`.
+        """Export to ONNX with a dynamic batch, as `onnx_export.export_onnx`, and try the file in ONNX Runtime.
 
         Args:
             path: the file to write.
@@ -180,17 +189,26 @@ class Slim:
             metadata: more for the file's ``metadata_props``, beside what `metadata` says.
             external_data: keep the weights in a second file.
             apart: types of ops that ONNX Runtime would fuse to something else, in pairs, kept apart in the file.
+            check: run the file on the example inputs, as the commands do (`onnx_trial.export_tried`); without it a file
+                is written that ONNX Runtime may not be able to run.
 
         Raises:
-            UserError: torch.onnx cannot express the program.
+            UserError: torch.onnx cannot express the program; or ONNX Runtime cannot run the file, and nothing is
+                written then.
         """
         from atograph.onnx_export import export_onnx
 
         self._require_values("an ONNX file holds the values of the weights")
         own = {**self.metadata, **(metadata or {})}
-        return export_onnx(
-            self.program, Path(path), opset=opset, metadata=own, external_data=external_data, apart=apart
-        )
+
+        def export(file: Path, apart: Collection[tuple[str, str]] = apart) -> Path:
+            return export_onnx(self.program, file, opset=opset, metadata=own, external_data=external_data, apart=apart)
+
+        if not check:
+            return export(Path(path))
+        from atograph.onnx_trial import export_tried
+
+        return export_tried(self, Path(path), export)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,26 @@ def keep(outcome: Outcome, cause: BaseException, folder: RunFolder | None) -> No
         with folder as place:
             lost = _write(outcome, in_one_line(cause), place, folder.out)
     except Exception as failure:  # the disk is full, say; what was wrong first is what matters
-        return _error(outcome, cause, None, f"Nor could it be kept: {in_one_line(failure)} {_BY_HAND}")
-    missing = f" (but for {', '.join(lost)}, which cannot be written)" if lost else ""
-    hint = f"Weights, plan and report are there{missing}. {_go_on(outcome, folder.out, lost)}"
+        from_python = outcome.prepared.job.spec == FROM_PYTHON
+        by_hand = [_elsewhere(outcome, folder.out), _BY_HAND if from_python else ""]
+        hint = " ".join(filter(None, [f"Nor could it be kept: {in_one_line(failure)}", *by_hand]))
+        return _error(outcome, cause, None, hint)
+    there = "Weights and plan" if "report.json" in lost else "Weights, plan and report"
+    missing = f" ({', '.join(lost)} cannot be written)" if lost else ""
+    hint = f"{there} are there{missing}. {_go_on(outcome, folder.out, lost)}"
     return _error(outcome, cause, folder.out, hint, complete="report.json" not in lost)
+
+
+def _elsewhere(outcome: Outcome, out: Path) -> str:
+    """Write weights and plan to the folder for temporary files, where no checkpoint holds them; says where they are."""
+    if checkpoints_beside(out).exists():
+        return ""
+    try:
+        place = Path(tempfile.mkdtemp(prefix="atograph-"))
+        _write_weights(outcome, place)
+    except Exception:  # that is full as well
+        return ""
+    return f"The trained weights are in {place / WEIGHTS}, for --init, and the plan beside them."
 
 
 def _error(
@@ -78,9 +95,7 @@ def _write(outcome: Outcome, why: str, place: Path, out: Path) -> list[str]:
     prepared, trained, slimmed = outcome.prepared, outcome.trained, outcome.slimmed
     job, latency = prepared.job, prepared.graph.latency
     with writing(out):
-        (place / "plan.json").write_text(trained.plan.to_json(), encoding="utf-8")
-        state = {name: value.cpu().clone().contiguous() for name, value in weights_of(job.model).items()}
-        save_file(state, place / WEIGHTS)
+        _write_weights(outcome, place)
 
     def report() -> None:
         said = Unproved(f"{why} {_go_on(outcome, out, [])}", identity(job.settings, prepared.graph, job.init))
@@ -100,6 +115,12 @@ def _write(outcome: Outcome, why: str, place: Path, out: Path) -> list[str]:
     if "report.json" in lost:
         _written(place / "report.json", mark)
     return lost
+
+
+def _write_weights(outcome: Outcome, place: Path) -> None:
+    (place / "plan.json").write_text(outcome.trained.plan.to_json(), encoding="utf-8")
+    state = {name: value.cpu().clone().contiguous() for name, value in weights_of(outcome.prepared.job.model).items()}
+    save_file(state, place / WEIGHTS)
 
 
 def _written(path: Path, write: Callable[[], Any]) -> bool:

@@ -61,7 +61,29 @@ class ProgramModule(nn.Module):
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 return fx.Interpreter(program).run(*inputs)
-        return program(*inputs)
+        try:
+            return program(*inputs)
+        except RuntimeError as error:
+            other = self._of_other_types(program, inputs)
+            if not other:
+                raise
+            raise UserError(
+                f"the program takes {' and '.join(other)}.",
+                hint="Cast the inputs to that. A program keeps the types that it was traced in, whatever its slim "
+                "module is cast to: for another type, cast the model and trace that.",
+            ) from error
+
+    def _of_other_types(self, program: Program, inputs: list[Any]) -> list[str]:
+        """In words, the inputs that are of another type than when it was captured, or than its tensors were cast to."""
+        cast = {program.state[name].dtype: _lookup(self, name).dtype for name in program.interface.state.values()}
+        placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+        own = set(program.input_nodes())
+        types = [
+            (node.name, cast.get(node.meta["val"].dtype, node.meta["val"].dtype), value.dtype)
+            for node, value in zip(placeholders, inputs, strict=True)
+            if node in own and isinstance(node.meta.get("val"), torch.Tensor)
+        ]
+        return [f"{name} of {_word(a)}, and was called with {_word(b)}" for name, a, b in types if a != b]
 
     def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         interface = self._called[0].interface
@@ -146,6 +168,10 @@ def _check_batches(inputs: list[tuple[fx.Node, Any]]) -> None:
             + ".",
             hint="Inputs whose first dimension was the same at capture are taken for one batch.",
         )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _described(structure: pytree.TreeSpec) -> str:

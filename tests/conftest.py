@@ -16,8 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew; then read the diff")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    if hasattr(config, "workerinput"):  # one process of many tests
+        import warm  # noqa: F401
 
 
 class Golden:

@@ -163,3 +163,44 @@ def test_other_weights_beside_the_program_are_refused(tmp_path: Path) -> None:
     ):
         atograph.load(folder)
     torch.testing.assert_close(atograph.load(slim.save(folder))(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+class Casts(nn.Module):
+    """Takes inputs of any type, and keeps a constant of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inner, self.last = nn.Embedding(5, 8), nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        y = self.inner(x.to(torch.float32) + self.embed(ids)).relu() + torch.full((16,), 0.5)
+        return self.last(y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_inputs_of_another_type_are_told_of(dtype: torch.dtype) -> None:
+    """Where an op does not take them: the program keeps its types, whatever its module was cast to."""
+    x = torch.randn(4, 1, 8, 8)
+    _dense, slim = slimmed(TwoConvs, x)
+    assert slim.module is not None
+    slim.module.to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    told = f"the program takes .* of float32, and was called with {name}. Cast the inputs .* trace that"
+    for form in (slim, slim.as_module()):
+        with pytest.raises(UserError, match=told):
+            form(x.to(dtype))
+    with pytest.raises(UserError, match="of float64, and was called with float32"):
+        slim.double()(x)
+    torch.testing.assert_close(slim(x).to(dtype), slim.module(x.to(dtype)), rtol=0.1, atol=0.1)
+
+
+def test_inputs_of_another_type_that_the_ops_take() -> None:
+    torch.manual_seed(0)
+    x, ids = torch.randn(3, 8), torch.tensor([0, 4, 2])
+    graph = atograph.trace(Casts(), (x, ids))
+    slim = atograph.slim(graph, graph.plan(flops=0.5))
+    torch.testing.assert_close(slim(x.double(), ids.int()), slim(x, ids))
+    with pytest.raises(UserError, match="ids of int64, and was called with float32"):
+        slim(x, ids.float())
+    with pytest.raises(IndexError):  # the types are right: torch's own words
+        slim(x, ids + 9)

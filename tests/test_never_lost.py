@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 import atograph
 from atograph import run_steps
+from atograph.child_process import ChildDied
+from atograph.command import Killed
 from atograph.console import Console
 from atograph.example_inputs import Inputs
 from atograph.job import Job, Outcome, Prepared
@@ -41,6 +43,12 @@ FAULTS: dict[str, tuple[str, BaseException]] = {
     "latency": ("atograph.measuring.measure_latency", RuntimeError("the session died")),
     "interrupt": ("atograph.measuring.measure_latency", KeyboardInterrupt()),
     "page": ("atograph.run_steps.page", FULL),
+    "program": ("atograph.program_file.program_bytes", RuntimeError("torch.export.save failed")),
+    "converter": ("torch.onnx.export", KeyboardInterrupt()),
+    "runtime": ("atograph.child_process.Child.call", ChildDied("it ends the process by the signal SIGKILL")),
+    "killed": ("atograph.run_steps.measure", Killed(15)),
+    "exit": ("atograph.measuring.certify", SystemExit(3)),
+    "data": ("atograph.measuring._real_inputs", RuntimeError("the data is gone")),
     "files": ("atograph.slimming.Slim.save", FULL),
     "log": ("atograph.run_steps.write_log", FULL),
 }
@@ -83,7 +91,7 @@ def break_(site: str, monkeypatch: pytest.MonkeyPatch, *, only_if: Sequence[obje
     """Let the function of a site raise."""
     name, error = FAULTS[site]
     place, _, leaf = name.rpartition(".")
-    holder: Any = atograph.Slim if place.endswith(".Slim") else import_module(place)
+    holder: Any = resolve_name(place)
     true = getattr(holder, leaf)
 
     def broken(*args: Any, **options: Any) -> Any:
@@ -114,9 +122,10 @@ def test_what_fails_after_the_training_leaves_its_weights(
     break_(site, monkeypatch)
     (prepared, trained, dense, aside), out = finished, tmp_path / "run"
     run = run_steps.Run(out, RunFolder(out), False, Console(quiet=True))
-    with pytest.raises(KeyboardInterrupt if site == "interrupt" else atograph.NotProved) as caught:
+    error = FAULTS[site][1]
+    with pytest.raises(atograph.NotProved if isinstance(error, Exception) else type(error)) as caught:
         run.hand_over(Outcome(prepared, trained), dense, aside)
-    told = "".join(getattr(caught.value, "__notes__", ())) if site == "interrupt" else str(caught.value)
+    told = str(caught.value) if isinstance(error, Exception) else "".join(caught.value.__notes__)
     assert told.startswith(f"{out}: the training is finished, but what came of it is not proved: ")
     assert "To go on without training again: the same call with resume=True" in told
     weights, own = load_file(out / "trained.safetensors"), prepared.job.model.state_dict()
@@ -159,6 +168,78 @@ def test_a_run_that_goes_on_does_not_train_again(
         "log.csv", "plan.json", "report.html", "report.json", "slim.onnx", "slim.pt2", "slim.safetensors",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+Finished = tuple[Prepared, Trained[Plan], DenseFile, Path]
+
+
+def handed_over(finished: Finished, out: Path) -> atograph.Result:
+    prepared, trained, dense, aside = finished
+    run = run_steps.Run(out, RunFolder(out), False, Console(quiet=True))
+    return run.hand_over(Outcome(prepared, trained), dense, aside)
+
+
+def test_a_page_that_cannot_be_drawn_takes_nothing_from_the_proof(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drawn(*_args: object) -> str:
+        raise LookupError("no such colour")
+
+    monkeypatch.setattr(run_steps, "page", drawn)
+    result = handed_over(finished, tmp_path / "run")
+    told = "report.html could not be drawn: LookupError: no such colour."
+    assert told in capsys.readouterr().err and Report.load(tmp_path / "run" / "report.json").notes == [told]
+    assert result.report.certificate and not (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "slim.onnx").is_file()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), MemoryError(), BUG])
+def test_a_module_that_cannot_be_made_by_a_bug_takes_nothing_from_the_proof(
+    error: Exception, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("atograph.slimming.slim_module", broken)
+    result = handed_over(finished, tmp_path / "run")
+    assert result.report.certificate and result.slim.module is None
+    assert "a bug in atograph; please report it" in result.slim.why_no_module
+
+
+def test_a_run_that_does_not_get_its_name_is_proved_and_once_there(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swap(*_args: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(RunFolder, "_swap", swap)
+    with pytest.raises(UserError, match=r"finished but could not be put in place .* It is complete in") as caught:
+        handed_over(finished, tmp_path / "run")
+    (folder,) = tmp_path.iterdir()
+    assert not isinstance(caught.value, atograph.NotProved) and str(folder) in str(caught.value)
+    assert Report.load(folder / "report.json").certificate
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_where_nothing_can_be_written_the_weights_go_elsewhere(
+    checkpoint: bool, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint holds them as well."""
+
+    def full(*_args: object) -> None:
+        raise FULL
+
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setattr("atograph.run_folder.sync", full)
+    if checkpoint:
+        (tmp_path / ".run.checkpoints").mkdir()
+    with pytest.raises(atograph.NotProved, match=r"Nor could it be kept: .*No space left on device") as caught:
+        handed_over(finished, tmp_path / "run")
+    kept = [*place.glob("atograph-*/*")]
+    assert {path.name for path in kept} == (set() if checkpoint else {"plan.json", "trained.safetensors"})
+    assert all(str(path) in str(caught.value) for path in kept if path.suffix == ".safetensors")
 
 
 def test_without_a_folder_the_error_holds_the_plan(break_after_training: Any) -> None:

@@ -19,6 +19,7 @@ from atograph.repair.comparisons import Comparisons
 from atograph.repair.config import fit_config, follow_config
 from atograph.repair.corrections import Correction, correct_calls
 from atograph.repair.dead_code import with_dead_code
+from atograph.repair.kept_tensors import cut_constants, old_widths, replace_kept
 from atograph.repair.other_forwards import repair_other_forwards
 from atograph.repair.paths import Path, paths_of, unlike
 from atograph.repair.problem import Example, Problem, told
@@ -38,7 +39,10 @@ class NotRepaired(Exception):
     """
 
     def __init__(self, *problems: Problem) -> None:
-        super().__init__("; ".join(dict.fromkeys(problem.text for problem in problems)))
+        texts = list(dict.fromkeys(problem.text for problem in problems))
+        super().__init__(
+            "; ".join(each for each in texts if not any(each in other for other in texts if each != other))
+        )
         self.problems = problems
 
 
@@ -93,7 +97,7 @@ def slim_module(
             continue
         if not repaired.wrong and not checks.problems(repaired.module):
             break
-    notes = _checked(repaired, checks, reference)
+    notes = _checked(repaired, checks, reference, ways[0])
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
     module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
@@ -113,7 +117,7 @@ def _scripted(model: nn.Module) -> list[Problem]:
     return [Problem(f"{name} is a ScriptModule, whose code cannot be changed", name) for name in outer]
 
 
-def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]:
+def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module, way: Way) -> list[str]:
     """What is to be told of a module that computes what the program does, in training as well.
 
     Raises:
@@ -123,7 +127,8 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module) -> list[str]
     if not wrong:
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
-        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module))
+        kept = old_widths(repaired.module, way.dense, way.slim)
+        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module), *kept)
     return notes
 
 
@@ -149,7 +154,7 @@ def _along_paths(
         try:
             ways.append(way_along(path, masked, *cut, checks.example))
             repaired = _repaired(model, ways, checks)
-            _checked(repaired, checks, masked)
+            _checked(repaired, checks, masked, ways[0])
         except (NotRepaired, OtherCut, AtographError) as reason:
             raise NotRepaired(wrong[path], Problem(str(reason))) from reason
     return repaired
@@ -178,7 +183,9 @@ class _Attempt(NamedTuple):
 def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt:
     """A copy of the dense module made slim: its tensors, then the attributes that hold widths, then single calls."""
     slimmed = ways[0].slim
-    module = copy_of(model, shared=[value for name, value in named_state(model) if name in slimmed.state])
+    programs = [(way.dense, way.slim) for way in ways]
+    in_the_program = [value for name, value in named_state(model) if name in slimmed.state]
+    module = copy_of(model, shared=[*in_the_program, *cut_constants(model, programs)])
     calls, lost, wishes, comparisons = [], list[Problem](), list[Wish](), [Comparisons() for _ in ways]
     for way, seen in zip(ways, comparisons, strict=True):
         try:
@@ -191,6 +198,7 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
             wishes += way.wishes_as_traced(module)
             lost += missed
     replace_state(module, slimmed)
+    kept = replace_kept(module, programs)
     words = _set(attributes(wishes))
     for part in module.modules():
         correct_widths(part)
@@ -214,9 +222,9 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
     odd = [call.text for call, correction in corrected if not correction.only_sizes]
     return _Attempt(
         module,
-        tuple(words.values()),
+        (*words.values(), *kept),
         calls=tuple(dict.fromkeys(call for call, _ in corrected)),
-        odd=odd[0] if odd else "",
+        odd=next(iter([*odd, *kept]), ""),
         wrong=tuple(problem for each in found for problem in each.wrong),
         doubts=(*(problem for each in found for problem in each.doubts), *lost),
     )

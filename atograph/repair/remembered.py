@@ -19,7 +19,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a model holds an integer.
+    """Where a model holds an integer, or a tensor.
 
     Attributes:
         owner: name of the module that holds it; of the first one, where several share an object.
@@ -50,7 +50,7 @@ class Slot:
             value = value[key]
         return int(value)
 
-    def write(self, value: int) -> None:
+    def write(self, value: Any) -> None:
         """Set it."""
         name, *keys = self.path
         object.__setattr__(self.holder, name, _with(vars(self.holder)[name], keys, value))
@@ -158,7 +158,7 @@ def remembering(model: nn.Module) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = []
     seen: set[int] = set()
     for name, module in model.named_modules():
-        for holder in (module, *filter(_may_hold, vars(module).values())):
+        for holder in (module, *filter(may_hold, vars(module).values())):
             if id(holder) in seen:
                 continue
             seen.add(id(holder))
@@ -176,7 +176,7 @@ def remembering(model: nn.Module) -> Iterator[None]:
             vars(holder)[attribute] = value
 
 
-def _may_hold(value: Any) -> bool:
+def may_hold(value: Any) -> bool:
     """Whether a value is an object of the user's or of a library, whose attributes a module may read."""
     kind = type(value)
     return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and kind.__module__ not in (
@@ -203,8 +203,8 @@ def _sequence(like: Any, items: list[Any]) -> Any:
     return type(like)(*items) if _is_named_tuple(like) else type(like)(items)
 
 
-def _with(value: Any, keys: list[Any], new: int) -> Any:
-    """A container with another number in one place."""
+def _with(value: Any, keys: list[Any], new: Any) -> Any:
+    """A container with another value in one place."""
     if not keys:
         return new
     first, *rest = keys

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from atograph.comparing import end_of, overflows_of_one
 from atograph.passes.program import Program
 from atograph.passes.run import ProgramModule
 
@@ -24,9 +25,12 @@ _UNINITIALISED = {
 class Sample:
     """Some values of a tensor.
 
+    A value at the end of its type (``-inf``, ``finfo.min``, and what is added to it) masks another one. It is no scale
+    for the others, and is compared with itself: beside ``finfo.min`` an overflow to ``-inf`` is a rounding of it.
+
     Attributes:
         shape: of the tensor.
-        largest: its largest absolute value.
+        largest: its largest absolute value, but for those at the end of the type.
         values: at most 4,096 of its values, evenly apart.
     """
 
@@ -38,7 +42,9 @@ class Sample:
     def of(cls, tensor: torch.Tensor) -> Sample:
         """A sample of a tensor of floats."""
         flat = tensor.detach().flatten()
-        largest = float(flat.abs().nan_to_num(0.0).max()) if flat.numel() else 0.0
+        size = flat.abs()
+        # no number compares as false: neither it nor the end of the type is a scale
+        largest = float(torch.where(size < end_of(flat.dtype), size, 0).max()) if flat.numel() else 0.0
         return cls(tensor.shape, largest, flat[:: max(1, flat.numel() // _MOST)].clone())
 
     def difference(self, other: Sample) -> float:
@@ -52,8 +58,11 @@ class Sample:
         own, others = self.values[known], other.values[known]
         if not own.numel() or torch.equal(own, others):
             return 0.0
-        difference = float((own.double() - others.double()).abs().nan_to_num(float("inf")).max())
-        return difference / max(self.largest, other.largest)
+        own, others = overflows_of_one(own, others)
+        larger, distance = torch.maximum(own.abs(), others.abs()), (own - others).abs()
+        scale = torch.where(larger < end_of(self.values.dtype), max(self.largest, other.largest), larger)
+        relative = torch.where((own == others) | (distance == 0), 0.0, distance / scale)
+        return float(relative.nan_to_num(float("inf")).max())
 
 
 def samples_of(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[int, Sample]]:

@@ -1,0 +1,86 @@
+"""An ONNX file that is run in ONNX Runtime before it gets its name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from atograph.example_inputs import Inputs
+from atograph.files import weights_beside
+from atograph.onnx_export import check_dtypes
+from atograph.onnx_model import OnnxModel
+from atograph.passes.errors import UserError
+from atograph.passes.randomness import random_ops
+from atograph.runtime_faults import checked
+from atograph.user_code import one_line
+from atograph.writing import CannotWrite, naming, replacing
+
+if TYPE_CHECKING:
+    from atograph.slimming import Slim
+
+_UNCHECKED = "check=False writes it all the same, for another runtime."
+
+
+def export_tried(slim: Slim, path: Path, export: Callable[..., Path]) -> Path:
+    """Export a slim model, and try the file: it is loaded, and run on the example inputs where there are some.
+
+    What ONNX Runtime fuses to something else is kept apart in the file; a difference that stays is warned of.
+
+    Args:
+        slim: the model.
+        path: the file to write.
+        export: `onnx_export.export_onnx` of its program, with all but the path and ``apart``.
+
+    Raises:
+        UserError: ONNX Runtime cannot load the file, or cannot run it; nothing is written then.
+    """
+    check_dtypes(slim.passes_program.state, hint=_UNCHECKED)
+    with naming(path), replacing(path.parent, where=path, drops=[weights_beside(path).name]) as folder:
+        file = export(folder / path.name)
+        try:
+            difference = _difference(slim, file, export)
+        except CannotWrite:
+            raise
+        except UserError as error:
+            raise UserError(
+                f"ONNX Runtime cannot run the file that was exported: {one_line(error.__cause__ or error)}.",
+                where=str(path),
+                hint=f"Nothing was written; {_UNCHECKED}",
+            ) from error
+    if difference:
+        apart = f"{difference:.1e} (relative)"
+        warnings.warn(
+            f"ONNX Runtime computes something else of {path} than PyTorch: it differs by {apart}.", stacklevel=3
+        )
+    return path
+
+
+def _difference(slim: Slim, file: Path, export: Callable[..., Path]) -> float:
+    """How far what the file computes stays from the slim program, above the tolerance; 0.0 for what cannot be compared.
+
+    Raises:
+        UserError: the file cannot be loaded or run.
+    """
+    program, example = slim.program, slim.passes_program.interface.example
+    if example is None:
+        OnnxModel(file, program)
+        return 0.0
+    inputs = Inputs(*_on_the_cpu(example))
+    if any(random_ops(slim.passes_program)):
+        OnnxModel(file, program)(*inputs.args, **inputs.kwargs)
+        return 0.0
+    return checked(file, program, export, lambda *_args, **_kwargs: _on_the_cpu(_run(slim, example)), inputs).difference
+
+
+def _run(slim: Slim, example: tuple[Any, Any]) -> Any:
+    args, kwargs = example
+    return slim(*args, **kwargs)
+
+
+def _on_the_cpu(value: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), value)
