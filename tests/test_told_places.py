@@ -38,6 +38,6 @@ def test_a_distribution_that_checks_its_arguments() -> None:
     def drawn(h: Tensor, **options: bool) -> Tensor:
         return torch.distributions.Normal(h, h.exp(), **options).stddev  # type: ignore[no-untyped-call]
 
-    with pytest.raises(UserError, match="test_told_places.py.*validate_args=False"):
+    with pytest.raises(UserError, match=r"test_told_places\.py.*validate_args=False"):
         atograph.trace(Net(drawn).eval(), torch.randn(2, 6))
     assert atograph.trace(Net(lambda h: drawn(h, validate_args=False)).eval(), torch.randn(2, 6)).prunable
