@@ -230,8 +230,15 @@ def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]
                             restored.callback(setattr, module, name, tensor)
         yield
         for table, name, made in replaced:
-            if type(table) is dict and table.get(name) is not made:
+            if type(table) is dict and not _remade(made, table.get(name)):
                 raise NotTraced(f"its code puts another tensor in the place of {name}")
+
+
+def _remade(made: torch.Tensor, after: Any) -> bool:
+    """Whether a tensor is still there after a call, or a table of another size, made because it was needed."""
+    if after is made or isinstance(made, nn.Parameter):
+        return after is made
+    return isinstance(after, torch.Tensor) and after.shape != made.shape
 
 
 class _Rebuilt:

@@ -257,3 +257,32 @@ def test_strides_need_not_be_polynomials() -> None:
     plan = graph.plan(random=0, keep=0.5)
     assert plan.kept
     assert torch.allclose(atograph.slim(graph, plan)(x, edges), atograph.mask(model, plan)(x, edges), atol=1e-6)
+
+
+class Regridding(nn.Module):
+    """A head that keeps its table in a buffer, and makes it anew for each size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.register_buffer("grid", torch.empty(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(torch.relu(self.a(x)))
+        if self.grid.shape != y.shape[-1:]:
+            self.grid = torch.arange(y.shape[-1]).to(y)
+        return y + self.grid
+
+
+@pytest.mark.parametrize("size", [0, 8, 12])
+def test_a_buffer_that_is_made_for_a_size(size: int) -> None:
+    model, x = Regridding().eval(), torch.randn(2, 3, 8, 8)
+    if size:
+        model(torch.randn(1, 3, size, size))
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0, keep=0.5)
+    slim = atograph.slim(graph, plan)
+    assert slim.module is not None, slim.why_no_module
+    for inputs in (x, torch.randn(3, 3, 8, 8)):
+        assert torch.allclose(atograph.mask(model, plan)(inputs), slim(inputs), atol=1e-6)
+        assert torch.allclose(slim.module(inputs), slim(inputs), atol=1e-6)
