@@ -26,7 +26,7 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         self._passes += 1
         for number in range(4):
-            if self._passes == 3 and number == 2 and os.environ["RANK"] == "1":
+            if self._passes == 4 and number == 2 and os.environ["RANK"] == "1":
                 self._end()
             yield torch.randn(8, 4), torch.randint(2, (8,))
 

@@ -248,3 +248,40 @@ def test_lightning_refuses_a_checkpoint_of_another_training(whole: Lightning, tm
         Lightning(whole.pl, tmp_path).fit(tmp_path / "dense" / "0.ckpt")
     with pytest.raises(UserError, match=r"no training setting .flop.\. Perhaps flops"):
         Lightning(whole.pl, tmp_path, flop=0.3)
+
+
+def test_what_a_newcomer_gives_is_told_with_what_to_do(lightning: ModuleType, tmp_path: Path) -> None:
+    """A budget by position; a module without forward; a dict of a batch that holds more than forward takes."""
+    from atograph.integrations.lightning import AutoTrainOnceCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self.model(batch["x"]), batch["y"])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class Whole(Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x)
+
+    data = [{"x": torch.randn(4, 8), "y": torch.randint(4, (4,))} for _ in range(3)]
+
+    def fit(module: Any, *example: Any) -> Any:
+        callback = AutoTrainOnceCallback(*example, flops=0.5)
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+        trainer = lightning.Trainer(max_epochs=2, callbacks=[callback], accelerator="cpu", **quiet)
+        trainer.fit(module, DataLoader(data, batch_size=None))
+        return callback
+
+    with pytest.raises(UserError, match=r"a float is nothing to call a model with.*a budget is a keyword: flops=0\.5"):
+        AutoTrainOnceCallback(0.5)
+    with pytest.raises(UserError, match=r"Module: what is traced, .* is forward\(\), and this module has none"):
+        fit(Module())
+    with pytest.raises(UserError, match=r"the first batch: .*argument 'y'.* Give AutoTrainOnceCallback example_inputs"):
+        fit(Whole())
+    assert not fit(Whole(), data[0]["x"]).slim.why_no_module

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph.example_inputs import as_inputs, check_accepts
 from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
@@ -43,6 +44,35 @@ def required(extra: str, *names: str) -> ModuleType:
         f"atograph.integrations.{extra} needs the package {names[0].split('.')[0]}, which is not installed.",
         hint=f"pip install 'atograph[{extra}]'",
     )
+
+
+def check_example(example_inputs: Any) -> None:
+    """Refuse what no model can be called with, when the callback is made.
+
+    Raises:
+        UserError: it is no tensor, tuple or dict.
+    """
+    if example_inputs is None:
+        return
+    try:
+        as_inputs(example_inputs, where="example_inputs")
+    except UserError as error:
+        hint = "Give a tensor, a tuple (positional) or a dict (keywords); a budget is a keyword: flops=0.5."
+        raise UserError(error.message, where=error.where, hint=hint) from error
+
+
+def check_batch(model: nn.Module, inputs: Any) -> None:
+    """Call a model with the inputs that were found in the first batch.
+
+    Raises:
+        UserError: it takes others.
+    """
+    try:
+        with own_randomness():
+            check_accepts(model, as_inputs(inputs, where="the first batch"), where="the first batch")
+    except UserError as error:
+        hint = "Give AutoTrainOnceCallback example_inputs to trace with: what forward() takes of a batch."
+        raise UserError(error.message, where=error.where, hint=hint) from error
 
 
 class Pruning:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atograph.batches import to_device
 from atograph.example_inputs import Inputs, inputs_of_batch
-from atograph.integrations import Loss, Pruning, required
+from atograph.integrations import Loss, Pruning, check_batch, check_example, required
 from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
@@ -65,6 +65,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         on_swap: OnSwap | None = None,
         **settings: Any,
     ) -> None:
+        check_example(example_inputs)
         mode = settings_of(settings).metric_mode  # what is wrong with them shows here
         if (monitor is None) != (mode is None):
             raise UserError("monitor and metric_mode go together: the name of a logged metric, and which is better.")
@@ -150,6 +151,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         inputs = to_device(example, module.device)
         steps = trainer.estimated_stepping_batches
         with _trainer_of(module, None, then=trainer):
+            if self._inputs is None and module.example_input_array is None:
+                check_batch(module, inputs)
             pruning = Pruning(
                 module,
                 inputs,
@@ -223,6 +226,12 @@ def _check(trainer: Any, module: Any) -> None:
             "the callback follows automatic optimisation with one optimiser, and this module steps by itself.",
             where=type(module).__name__,
             hint="With several optimisers or manual optimisation, call atograph.AutoTrainOnce in training_step.",
+        )
+    if type(module).forward.__qualname__ == "LightningModule.forward" and "forward" not in vars(module):
+        raise UserError(
+            "what is traced, and made slim, is forward(), and this module has none.",
+            where=type(module).__name__,
+            hint="Define it: def forward(self, x): return self.model(x), say.",
         )
     # by name: lightning and pytorch_lightning each have a class of their own
     if "SingleDeviceStrategy" not in {kind.__name__ for kind in type(trainer.strategy).__mro__}:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.batches import keep_copy, to_device
-from atograph.integrations import Loss, Pruning, required
+from atograph.integrations import Loss, Pruning, check_example, required
 from atograph.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming import Slim
@@ -70,6 +70,7 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
     ) -> None:
         self._batches_at_most = settings_of(settings).controller_batches
         self.slim: Slim | None = None
+        check_example(example_inputs)
         self._inputs, self._loss, self._settings = example_inputs, loss or default_loss, settings
         self._on_swap = on_swap
         self._resume_from = resume_from
