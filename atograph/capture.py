@@ -6,9 +6,11 @@ import inspect
 import io
 import logging
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -237,6 +239,23 @@ def _refused(error: Exception, own: Exception | None, inputs: Any) -> UserError:
         )
     return UserError(
         f"torch.export cannot capture this model: {what}",
-        hint="Branches on tensor values and calls into other libraries cannot be captured; see torch.export's "
-        "programming model, or freeze the decision in an attribute before atograph sees the model.",
+        hint=_CHECKED if _in_distributions(error) else _BRANCHES,
+    )
+
+
+_BRANCHES = (
+    "Branches on tensor values and calls into other libraries cannot be captured; see torch.export's programming "
+    "model, or freeze the decision in an attribute before atograph sees the model."
+)
+_CHECKED = (
+    "A distribution looks at its parameters and values, to check them: make it with validate_args=False, or call "
+    "torch.distributions.Distribution.set_default_validate_args(False) before atograph sees the model."
+)
+
+
+def _in_distributions(error: BaseException) -> bool:
+    """Whether a distribution of torch was looking at values."""
+    return any(
+        {"torch", "distributions"} <= set(Path(frame.filename).parts)
+        for frame in traceback.extract_tb(error.__traceback__)
     )

@@ -38,7 +38,7 @@ class AsMade:
             UserError: the module has other parts or shapes than when it was made, no values, or does not compute what
                 the program does any more: its code, or what that reads, has changed.
         """
-        differences = list(self._differences())
+        differences = list(self._differences(program))
         if differences:
             raise _changed("; ".join(differences[:3]))
         weights, attributes = self._new_weights(program), _attributes(self.module)
@@ -72,8 +72,9 @@ class AsMade:
             what = f"; {', '.join(names[:3])} changed" if names else ""
             raise _changed(f"with the same weights it does not compute what its slim program does{what}")
 
-    def _differences(self) -> Iterator[str]:
-        now, tensors = _parts(self.module), {name: value.shape for name, value in named_state(self.module)}
+    def _differences(self, program: Program) -> Iterator[str]:
+        state = dict(named_state(self.module))
+        now, tensors = _parts(self.module), {name: value.shape for name, value in state.items()}
         for name, kind in self._parts.items():
             if name not in now:
                 yield f"{name or 'the module'} is gone"
@@ -83,7 +84,7 @@ class AsMade:
         for name, (shape, _dtype, _device) in self._tensors.items():
             if name not in tensors:
                 yield f"{name} is gone"
-            elif tensors[name] != shape:
+            elif tensors[name] != shape and (name in program.state or isinstance(state[name], nn.Parameter)):
                 yield f"{name} was {list(shape)}, and is {list(tensors[name])}"
         yield from (f"{name} is new" for name in tensors if name not in self._tensors)
 

@@ -55,7 +55,11 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         UserError: the folder holds no slim program, or its weights are missing, damaged or of another model.
     """
-    module: nn.Module = load_program(folder).module(check_guards=False)
+    program = load_program(folder)
+    try:
+        module: nn.Module = program.module(check_guards=False)
+    except Exception as error:  # torch asserts of a file what no format says
+        raise UserError(f"{folder} holds a program that torch makes no module of: {error}.") from error
     return module
 
 

@@ -227,9 +227,17 @@ def issues_calls(file: str) -> bool:
 
 
 def _line_of_user() -> str:
+    """The innermost line outside torch and atograph, of a file if there is one: nobody can look at generated code."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
+    generated: FrameType | None = None
+    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
+        if not any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
+            if not frame.f_code.co_filename.startswith("<"):
+                break
+            generated = generated or frame
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith(_OURS):
+        frame = generated
+    if frame is None:
         return ""
     return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'

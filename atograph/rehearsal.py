@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from atograph.capture import repeat_single
@@ -25,6 +26,7 @@ from atograph.latency_budget import magnitude_plan
 from atograph.masking import mask
 from atograph.onnx_export import export_onnx
 from atograph.onnx_model import OnnxModel, check_runs
+from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.run import ProgramModule
 from atograph.runtime_faults import checked
@@ -114,6 +116,7 @@ def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Consol
     with stage("rehearsing what follows the training"), own_randomness():
         plan = magnitude_plan(graph, prepared.settings)
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
+        _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
         path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart, check=False)
         onnx_model = OnnxModel(path, slimmed.program)
@@ -127,4 +130,29 @@ def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Consol
         console.warn(
             f"with the weights as they are now, the forms of the slim model differ by {apart:.1e} (relative), so the "
             "certificate may fail after the training, too; the weights will be kept then."
+        )
+
+
+def _check_values_last(model: nn.Module, job: Job, graph: Graph) -> None:
+    """Call a copy of the model as a training does: values that its code looks at have to be the same afterwards.
+
+    Raises:
+        UserError: a call changes one; the program, captured with it, would not hold any more.
+    """
+    looked_at = graph.program.interface.looked_at
+    if not looked_at:
+        return
+    try:
+        with torch.no_grad():
+            model.train()(*job.inputs.args, **job.inputs.kwargs)
+    except Exception:  # what a training gives besides, targets say, is not here
+        return
+    buffers = dict(model.named_buffers())
+    moved = [name for name, value in looked_at.items() if not torch.equal(buffers[name].to(value.device), value)]
+    if moved:
+        raise UserError(
+            f"the model's code looks at the values of {moved[0]}, which a call in training mode changes: what was "
+            "captured before the training would not be the model after it.",
+            where=job.where,
+            hint="Let the training mode alone read it, or give the model the values that it is to end with.",
         )

@@ -117,11 +117,17 @@ class _Trace:
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
 
     def _readable(self) -> dict[int, torch.Tensor]:
-        """The buffers whose values code may look at, by index: strides, flags, counts. Training moves the others."""
+        """The buffers whose values code may look at, by index: masks, strides, flags. Training moves statistics."""
+        statistics = {
+            id(buffer)
+            for module in self.model.modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+            for buffer in module.buffers(recurse=False)
+        }
         return {
             index: value
             for index, value in enumerate(self.state.values())
-            if not isinstance(value, nn.Parameter) and not value.is_floating_point() and not value.is_complex()
+            if not isinstance(value, nn.Parameter) and id(value) not in statistics
         }
 
     def _looked_at(self, recorded: Recording) -> dict[str, torch.Tensor]:
@@ -224,8 +230,15 @@ def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]
                             restored.callback(setattr, module, name, tensor)
         yield
         for table, name, made in replaced:
-            if type(table) is dict and table.get(name) is not made:
+            if type(table) is dict and not _remade(made, table.get(name)):
                 raise NotTraced(f"its code puts another tensor in the place of {name}")
+
+
+def _remade(made: torch.Tensor, after: Any) -> bool:
+    """Whether a tensor is still there after a call, or a table of another size, made because it was needed."""
+    if after is made or isinstance(made, nn.Parameter):
+        return after is made
+    return isinstance(after, torch.Tensor) and after.shape != made.shape
 
 
 class _Rebuilt:

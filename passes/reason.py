@@ -62,14 +62,18 @@ def module_in(meta: Mapping[str, Any]) -> str:
 
 
 def source_of(node: fx.Node) -> str:
-    """``file:line`` of the innermost frame outside torch that issued the node; empty where unknown."""
+    """``file:line`` of the innermost frame outside torch that issued the node; empty where unknown.
+
+    Generated code has no lines to look at, unless there is nothing else.
+    """
     return _innermost(node.meta.get("stack_trace") or "")
 
 
 @lru_cache(maxsize=4096)
 def _innermost(stack_trace: str) -> str:
     frames = list(_FRAME.finditer(stack_trace))
-    for frame in reversed(frames):
+    readable = [frame for frame in frames if not frame["file"].startswith("<")]
+    for frame in (*reversed(readable), *reversed(frames)):
         path = frame["file"].replace("\\", "/")
         if "/torch/" not in path and not path.startswith(_LIBRARY):
             return f"{PurePath(path).name}:{frame['line']}"

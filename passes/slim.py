@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -132,6 +132,10 @@ class Kept:
         return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad) if is_parameter else sliced
 
 
+Slot: TypeAlias = int | str
+"""Of an argument of a node: its position, or its keyword."""
+
+
 class Lowering:
     """What a rule's ``lower`` works with: the node, the new graph, and the new sizes."""
 
@@ -225,30 +229,31 @@ class _Rewrite:
         if copied.target is torch.ops.aten.view.default:  # over other sizes, memory may lie in another order
             copied.target = torch.ops.aten.reshape.default
         effect = self.axes.effects.get(node)
-        for name, dims in effect.sizes.items() if effect is not None else ():
-            self._print_size(node, copied, name, dims)
+        if effect is None:
+            return copied
+        for name, dims in effect.sizes.items():
+            self._print_size(copied, _slot(node, name), dims)
+        for name, before in effect.positions.items():
+            slot = _slot(node, name)
+            index = _argument(copied, slot)
+            from_the_end = isinstance(index, int) and index < 0 and self._touched(node)
+            if from_the_end or self.kept.shrinks(before):
+                _set_argument(copied, slot, self.printed(self.kept.size(before), copied))
         return copied
 
-    def _print_size(self, node: fx.Node, copied: fx.Node, name: str, dims: Dim | Sequence[Dim | None]) -> None:
+    def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
         """Print one argument again, where a dim in it shrinks."""
         each = [dims] if isinstance(dims, Dim) else list(dims)
         if not any(dim is not None and self.kept.shrinks(dim) for dim in each):
             return
-        arguments = node.target._schema.arguments  # type: ignore[union-attr]
-        position = next(i for i, argument in enumerate(arguments) if argument.name == name)
-        old = copied.args[position] if position < len(copied.args) else copied.kwargs.get(name)
+        old = _argument(copied, slot)
         new: Any = [
             before
             if dim is None or before == -1 or not self.kept.shrinks(dim)
             else self.printed(self.kept.size(dim), copied)
             for before, dim in zip(old if isinstance(old, (list, tuple)) else [old], each, strict=True)
         ]
-        new = new[0] if isinstance(dims, Dim) else new
-        copied.meta.pop("val", None)  # to be derived anew, whatever its inputs are
-        if position < len(copied.args):
-            copied.update_arg(position, new)
-        else:
-            copied.update_kwarg(name, new)
+        _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
 
     def printed(self, size: int, before: fx.Node | None = None) -> Any:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
@@ -283,3 +288,23 @@ class _Rewrite:
                 wanted = [self.kept.size(dim) for dim in shape]
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
+
+
+def _slot(node: fx.Node, name: str) -> Slot:
+    """Where an argument of a name in the schema stands."""
+    arguments = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    position = arguments.index(name)
+    return position if position < len(node.args) else name
+
+
+def _argument(node: fx.Node, slot: Slot) -> Any:
+    """The argument at a slot; None where it is not given."""
+    return node.args[slot] if isinstance(slot, int) else node.kwargs.get(slot)
+
+
+def _set_argument(node: fx.Node, slot: Slot, value: Any) -> None:
+    node.meta.pop("val", None)  # to be derived anew, whatever its inputs are
+    if isinstance(slot, int):
+        node.update_arg(slot, value)
+    else:
+        node.update_kwarg(slot, value)

@@ -178,9 +178,9 @@ class _Proof:
                                 for site in self._zeros_of(operand.node, dim, axis):
                                     self.divisors.setdefault(axis, set()).add(site)
 
-    def _zeros_of(self, node: fx.Node, dim: int, axis: Axis) -> Iterator[Site]:
-        """All parameter slices that this dimension of a value would be zero with."""
-        waiting, seen = [(node, dim, 0)], set[tuple[fx.Node, int, int]]()
+    def _zeros_of(self, node: fx.Node, dim: int, axis: Axis, output: int = 0, depth: int = 4) -> Iterator[Site]:
+        """All parameter slices that this dimension of a value would be zero with; ``depth``: of sums within sums."""
+        waiting, seen = [(node, dim, output)], set[tuple[fx.Node, int, int]]()
         while waiting:
             node, dim, output = waiting.pop()
             if (node, dim, output) in seen:
@@ -194,8 +194,20 @@ class _Proof:
                     source = self.axes.read_output(node)
                     waiting += [(only.node, link.source, source) for link in self._links(node, only, dim, output)
                                 if axis in self._brought(only, link, source)]  # fmt: skip
+                case Map(operands=(_, _, *_) as all_of, absorbing=()) if depth and self._sums_zeros(node):
+                    source = self.axes.read_output(node)
+                    each = [{site for link in self._links(node, operand, dim, output)
+                             for site in self._zeros_of(operand.node, link.source, axis, source, depth - 1)}
+                            for operand in all_of]  # fmt: skip
+                    yield from sorted(set.intersection(*each), key=str)
                 case _:
                     waiting += self._before(node, dim, axis, output)
+
+    def _sums_zeros(self, node: fx.Node) -> bool:
+        """Whether an op of several tensors gives zero where all of them are zero, as a sum does."""
+        if node not in self._zeros:
+            self._zeros[node] = self._evaluate(node, dict.fromkeys(node.all_input_nodes, 0.0)) == 0.0
+        return self._zeros[node]
 
     # -- abstract interpretation ---------------------------------------------------------------------------------------
 

@@ -24,8 +24,15 @@ def largest(w: Tensor) -> Tensor:
     return w.abs().amax(DIMS, keepdim=True)
 
 
+def scaled(s: Tensor) -> Tensor:
+    """A step that gets a part of its gradient only, as LSQ has it."""
+    return (s - s * 0.1).detach() + s * 0.1
+
+
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "learned step": lambda w, s: torch.round((9 * w / s).clamp(-8, 7)) * s,
+    "step of a scaled gradient": lambda w, s: torch.round((9 * w / scaled(s)).clamp(-8, 7)) * scaled(s),
+    "the rest of a step": lambda w, s: torch.round(9 * w / (s - 0.5 * s)) * s,
     "its size": lambda w, s: torch.round(9 * w / s.abs()) * s.abs(),
     "its reciprocal": lambda w, s: w * s.reciprocal(),
     "its root": lambda w, s: w * torch.rsqrt(s.abs()),

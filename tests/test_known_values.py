@@ -22,6 +22,8 @@ class Net(nn.Module):
         self.register_buffer("step", torch.tensor(2))
         self.register_buffer("ready", torch.tensor([True]))
         self.register_buffer("scale", torch.tensor(3.0))
+        self.register_buffer("mask", torch.full((9, 9), float("-inf")).triu(1))
+        self.norm = nn.BatchNorm1d(16)
         self.strides = torch.tensor([2.0, 4.0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,6 +65,16 @@ def stride_of_an_integer_buffer(net: Net, h: Tensor) -> Tensor:
     return h[..., :: int(net.step)] if net.ready else h
 
 
+def number_of_a_buffer(net: Net, h: Tensor) -> Tensor:
+    return h * float(net.scale) if torch.allclose(net.scale, torch.full_like(net.scale, 3.0)) else h
+
+
+def mask_in_a_buffer(net: Net, h: Tensor) -> Tensor:
+    mask = net.mask[: h.shape[-1], : h.shape[-1]]
+    is_causal = bool((mask == nn.Transformer.generate_square_subsequent_mask(h.shape[-1])).all())
+    return h * 2 if is_causal else h
+
+
 def number_of_a_plain_tensor(net: Net, h: Tensor) -> Tensor:
     return h * torch.full((h.shape[-1],), float(net.strides[0]))
 
@@ -90,6 +102,8 @@ READ = [
     list_of_dims,
     branch_on_a_table,
     stride_of_an_integer_buffer,
+    number_of_a_buffer,
+    mask_in_a_buffer,
     number_of_a_plain_tensor,
     indices_of_a_constant,
     elements_by_a_constant_mask,
@@ -118,8 +132,9 @@ def on_a_weight(net: Net, h: Tensor) -> Tensor:
     return h * 2 if net.a.weight[0, 0, 0] > 0 else h
 
 
-def on_a_buffer_that_training_moves(net: Net, h: Tensor) -> Tensor:
-    return h * 2 if net.scale > 1 else h
+def on_a_statistic(net: Net, h: Tensor) -> Tensor:
+    h = net.norm(h)
+    return h * 2 if net.norm.running_mean.sum() > 1 else h
 
 
 def on_chance(_net: Net, h: Tensor) -> Tensor:
@@ -127,7 +142,7 @@ def on_chance(_net: Net, h: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "between", [on_an_input, on_a_table_with_an_input_in_it, on_a_weight, on_a_buffer_that_training_moves, on_chance]
+    "between", [on_an_input, on_a_table_with_an_input_in_it, on_a_weight, on_a_statistic, on_chance]
 )
 def test_values_that_depend_on_something_are_not(between: Callable[[Net, Tensor], Tensor]) -> None:
     with pytest.raises(UserError, match=r"cannot capture this model: .*\(at test_known_values.py:"):
@@ -142,6 +157,27 @@ def test_a_buffer_that_was_looked_at_must_stay_as_it_was() -> None:
     model.step.fill_(3)
     with pytest.raises(UserError, match="looks at the values of step, and these have changed"):
         atograph.slim(graph, plan)
+
+
+class Settling(nn.Module):
+    """A scale that its first training call finds, as activation norms do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("scale", torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        if self.training and self.scale == 0:
+            self.scale.copy_(h.mean())
+        return self.b(h / self.scale if self.scale != 0 else h)
+
+
+def test_a_value_that_training_changes_is_refused_before_it() -> None:
+    data = [(torch.randn(4, 6), torch.randint(0, 3, (4,)))] * 3
+    with pytest.raises(UserError, match="values of scale, which a call in training mode changes"):
+        atograph.compress(Settling(), data, flops=0.5, epochs=1)
 
 
 class Caching(nn.Module):
@@ -221,3 +257,32 @@ def test_strides_need_not_be_polynomials() -> None:
     plan = graph.plan(random=0, keep=0.5)
     assert plan.kept
     assert torch.allclose(atograph.slim(graph, plan)(x, edges), atograph.mask(model, plan)(x, edges), atol=1e-6)
+
+
+class Regridding(nn.Module):
+    """A head that keeps its table in a buffer, and makes it anew for each size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.register_buffer("grid", torch.empty(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(torch.relu(self.a(x)))
+        if self.grid.shape != y.shape[-1:]:
+            self.grid = torch.arange(y.shape[-1]).to(y)
+        return y + self.grid
+
+
+@pytest.mark.parametrize("size", [0, 8, 12])
+def test_a_buffer_that_is_made_for_a_size(size: int) -> None:
+    model, x = Regridding().eval(), torch.randn(2, 3, 8, 8)
+    if size:
+        model(torch.randn(1, 3, size, size))
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0, keep=0.5)
+    slim = atograph.slim(graph, plan)
+    assert slim.module is not None, slim.why_no_module
+    for inputs in (x, torch.randn(3, 3, 8, 8)):
+        assert torch.allclose(atograph.mask(model, plan)(inputs), slim(inputs), atol=1e-6)
+        assert torch.allclose(slim.module(inputs), slim(inputs), atol=1e-6)

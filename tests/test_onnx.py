@@ -222,7 +222,7 @@ def test_an_integer_and_a_fraction_as_bounds(case: str, tmp_path: Path) -> None:
             return self.last(torch.relu(self.first(x))) + CLAMPS[case](x).mean(-1, keepdim=True)  # type: ignore[no-any-return]
 
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    graph = atograph.trace(Net(), x)
+    graph = atograph.trace(nn.Sequential(Net()), x)  # whose input is called `input`, as a function of Python's
     slim = atograph.slim(graph, graph.plan(flops=0.6))
     file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
     assert relative_difference(slim(x), file(x)) < 1e-5

@@ -34,6 +34,17 @@ class Attention(nn.Module):
         return self.down(torch.relu(self.up(y)))  # type: ignore[no-any-return]
 
 
+class Biased(Attention):
+    """Attention with a learned bias, as T5 has it, for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__(heads)
+        self.bias = nn.Parameter(torch.randn(1, 4, LENGTH, LENGTH))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x, self.bias.expand(len(x), -1, -1, -1))
+
+
 def heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 4)).transpose(1, 2)
 
@@ -62,6 +73,7 @@ CASES: dict[str, tuple[nn.Module, Tensor | None]] = {
     "blind rows, the smallest number": (Attention(heads), blind("smallest")),
     "blind rows of three dimensions": (Attention(lambda x: x), blind("bool")),
     "blind rows of fewer keys": (Attention(heads, keys=8, enable_gqa=True), blind("bool")),
+    "a bias that is expanded": (nn.Sequential(Biased()), None),
     "a mask for each sample": (Attention(heads), torch.stack([blind("bool"), ~blind("bool")])[:, None]),
 }
 

@@ -288,6 +288,13 @@ REDUCTIONS = [
 ]  # fmt: skip
 
 
+def put(y: torch.Tensor, values: torch.Tensor | float, mask: bool = False, **options: bool) -> torch.Tensor:
+    """Values written at some pixels, which come first here, of all samples."""
+    places = y.flatten(2).permute(2, 0, 1)
+    index = torch.arange(36) % 6 < 1 if mask else INDICES
+    return places.index_put((index,), torch.as_tensor(values, dtype=y.dtype), **options).permute(1, 2, 0)
+
+
 def rows(y: torch.Tensor) -> torch.Tensor:
     """(b, c, h, w) → (b, c, h·w)."""
     return y.flatten(2)
@@ -343,6 +350,7 @@ NORMS = [
     (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,), p["vector"], 1e-5))),
     (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,)))),
     (aten._weight_norm.default, lambda y, p: F.conv2d(y, torch._weight_norm(p["up2"], p["slope"].view(8, 1, 1, 1)))),
+    (aten._weight_norm.default, lambda y, p: F.conv2d(y, torch._weight_norm(p["up2"], p["slope"].mean(), -1))),
     (aten.batch_norm.default, lambda y, p: F.conv2d(y, standardised(p["kernel"]), p["bias"], groups=2)),
     (aten.var.correction, lambda y, p: y * torch.rsqrt(y.var(1, keepdim=True, correction=0) + 1e-6)),
     (aten.var.dim, lambda y, p: (y - y.mean(1, keepdim=True)) * y.var(1, keepdim=True).rsqrt()),
@@ -396,6 +404,14 @@ FURTHER = [
     (aten.index_copy.default, lambda y, p: y.index_copy(2, INDICES[:2], y[:, :, 3:5])),
     (aten.index_fill.int_Scalar, lambda y, p: y.index_fill(2, INDICES[:2], 0.0)),
     (aten.index_put.default, lambda y, p: y * torch.ones(6).index_put((INDICES,), torch.tensor(2.0))),
+    (aten.index_put.default, lambda y, p: put(y, 0.0)),
+    (aten.index_put.default, lambda y, p: put(y, 0.5, mask=True)),
+    (aten.index_put.default, lambda y, p: put(y, p["vector"])),
+    (aten.index_put.default, lambda y, p: put(y, p["vector"].cos(), mask=True)),
+    (aten.index_put.default, lambda y, p: put(y, y.mean((2, 3)).sin(), mask=True)),
+    (aten.index_put.default, lambda y, p: put(y, y.mean((2, 3))[:, :1]), False),
+    (aten.index_put.default, lambda y, p: put(y, y.mean((2, 3)), accumulate=True)),
+    (aten.index_put.default, lambda y, p: put(y, 0.5, accumulate=True), False),
     (aten.embedding_bag.padding_idx,
      lambda y, p: y + F.embedding_bag(INDICES.view(2, 3), p["table"]).sum(0)[:, None, None]),
     (aten.embedding_bag.padding_idx,
@@ -582,3 +598,21 @@ def test_an_op_without_a_rule_freezes_what_it_touches_and_says_so() -> None:
     assert reason is not None
     assert reason.text == "no rule for the op aten.linalg_inv.default"
     assert reason.source.startswith("test_rules.py:")
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_what_is_written_at_places_ties_no_width(mask: bool) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = torch.nn.Linear(6, 16), torch.nn.Linear(6, 16), torch.nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+            h = self.a(x)
+            h[seen if mask else torch.where(seen)] = self.b(x)[seen].relu()
+            return self.c(h)  # type: ignore[no-any-return]
+
+    seen = torch.tensor([[True, False, True], [False, True, True]])
+    found = compare(Net(), (torch.randn(2, 3, 6), seen), seed=1)
+    assert found.difference <= 1e-9 and found.moved > 1e-3
+    assert [group.size for group in found.graph.prunable] == [16]

@@ -46,6 +46,16 @@ def channels_last(x: Tensor, net: Any) -> Tensor:
     return net.w * y.permute(0, 3, 1, 2) + net.b
 
 
+def at_once(x: Tensor, net: Any) -> Tensor:
+    variance, mean = torch.var_mean(x, 1, unbiased=False, keepdim=True)
+    return net.w * (x - mean) * torch.rsqrt(variance + 1e-6) + net.b
+
+
+def deviation_alone(x: Tensor, net: Any) -> Tensor:
+    deviation, _mean = torch.std_mean(x, dim=1, keepdim=True)
+    return net.w * centred(x) / (deviation + 1e-3)
+
+
 def groups(x: Tensor, net: Any) -> Tensor:
     y = x.view(len(x), 4, -1, *x.shape[2:])
     y = centred(y, (2, 3, 4)) / torch.sqrt(centred(y, (2, 3, 4)).pow(2).mean((2, 3, 4), keepdim=True) + 1e-5)
@@ -58,6 +68,8 @@ WRITTEN: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "by sums": by_sums,
     "mean minus x, over all": turned_over,
     "two moments": two_moments,
+    "var_mean": at_once,
+    "std_mean": deviation_alone,
     "channels last": channels_last,
     "by std": lambda x, net: net.w * centred(x) / (x.std(1, keepdim=True) + 1e-6),
     "by the length of deviations": lambda x, net: net.w * centred(x) / (centred(x).norm(dim=1, keepdim=True) + 1e-6),

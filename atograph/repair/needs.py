@@ -22,6 +22,8 @@ from atograph.repair.watching import Site
 
 _ATEN = torch.ops.aten
 _TO_THE_END = 2**63 - 1  # of a slice that nobody gave an end
+_PAIRS = {"var_mean", "std_mean"}
+"""Calls that the program takes apart into two ops."""
 _ALIKE: dict[Any, Any] = {_ATEN.view.default: _ATEN.reshape.default}  # the rewrite turns the one into the other
 
 
@@ -68,8 +70,7 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]
         dense, slim: the program before and after the rewrite.
         batch: the batch that sizes are given for.
     """
-    alive = _alive(dense)
-    before, after = _by_number(node for node in dense.graph.nodes if node in alive), _by_number(slim.graph.nodes)
+    before, after = _by_number(_alive(dense)), _by_number(_alive(slim))
     found: dict[Site, list[Need]] = defaultdict(list)
     programs = dense.constants(), slim.constants()
     for number, nodes in sorted(before.items()):
@@ -102,13 +103,13 @@ _NOTHING = _nothing()
 """What gives back what it takes."""
 
 
-def _alive(program: Program) -> set[fx.Node]:
-    """The nodes that the result depends on."""
-    found: set[fx.Node] = {program.output_node}
+def _alive(program: Program) -> list[fx.Node]:
+    """The nodes that the result depends on, in order: not what is only asserted."""
+    alive: set[fx.Node] = {program.output_node}
     for node in reversed(program.graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return found
+        if node in alive:
+            alive.update(node.all_input_nodes)
+    return [node for node in program.graph.nodes if node in alive]
 
 
 def _by_number(nodes: Iterable[fx.Node]) -> dict[int, list[fx.Node]]:
@@ -180,8 +181,9 @@ def _piece(dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program) 
         return _NOTHING, ""
     reads = [node for node in dict.fromkeys(i for n in dense for i in n.all_input_nodes) if node not in dense]
     outside = [node for node in dict.fromkeys(i for n in slim for i in n.all_input_nodes) if node not in slim]
-    result = next((node for node in slim if dense[-1].name in node.meta["gives"]), None)
-    if result is None or len(dense) > 1:
+    pair = dense[0].meta["call"][0][-1] in _PAIRS
+    results = [node for old in dense for node in slim if old.name in node.meta["gives"]]
+    if len(results) != len(dense) or (len(dense) > 1 and not pair):
         return None, "the slim program has no counterpart of it"
     graph, copies, held, constants = fx.Graph(), dict[fx.Node, fx.Node](), nn.Module(), program.constants()
     for number, node in enumerate(node for node in reads if not _is_order(node, dense)):
@@ -196,7 +198,8 @@ def _piece(dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program) 
     for node in slim:
         args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
         copies[node] = graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
-    graph.output(copies[result])
+    each = tuple(copies[node] for node in results)
+    graph.output((each[0], each[-1]) if pair else each[0])  # one of a pair that nobody reads may be any tensor
     return fx.GraphModule(held, graph), ""
 
 

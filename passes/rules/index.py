@@ -239,15 +239,41 @@ _SAME_ALONG = (
 )  # fmt: skip
 
 
-# x[i, j, ...] = values: all indexed dims stay
+# x[i, j, ...] = values: all indexed dims stay, and the ones after them go along
 @rule(aten.index_put.default)
 def index_put(op: Op) -> Effect:
-    """A copy of a tensor with values written where index tensors say."""
-    x = op.shape("self")
-    for node in op.tensors():  # which of the values' dims runs along which of x's depends on the indices
+    """A copy of a tensor with values written where index tensors, or a mask, say."""
+    x, values = op.shape("self"), op.shape("values")
+    free = _after_the_indices(op, len(x))
+    number, adds = op.constant("values"), bool(op._args.get("accumulate"))
+    fill = float(number) if number is not None and number.numel() == 1 and not adds else None
+    rows = free if fill is not None else min(free, len(values))
+    while fill is None and rows and any(x[-i].size != values[-i].size for i in range(1, rows + 1)):
+        rows -= 1
+    aligned = 0 if fill is not None else rows
+    for i in range(1, aligned + 1):
+        op.unify(x[-i], values[-i])
+    for dim in (*x[: len(x) - rows], *values[: len(values) - aligned]):
+        op.freeze(dim, "written by index")
+    for node in (index for index in op["indices"] if index is not None):
         for dim in op.shape(node):
-            op.freeze(dim, "written by index")
-    return Effect((x,), Unknown())
+            op.freeze(dim, "it holds indices")
+    operands = (op.operand("self"), op.operand("values", {len(values) - i: len(x) - i for i in range(1, aligned + 1)}))
+    if adds:
+        return Effect((x,), Affine(tuple((operand,) for operand in operands)))
+    return Effect((x,), Keep(operands[:1] if fill is not None else operands, fill=fill))
+
+
+def _after_the_indices(op: Op, rank: int) -> int:
+    """How many of the last of ``rank`` dims no index says anything of; 0 unless the indexed ones are the first."""
+    indices = list(op["indices"])
+    while indices and indices[-1] is None:
+        indices.pop()
+    if None in indices:
+        return 0
+    masks = (torch.bool, torch.uint8)
+    used = [len(op.shape(index)) if index.meta["val"].dtype in masks else 1 for index in indices]
+    return rank - sum(used)
 
 
 # the words of a bag are summed: the width is kept

@@ -154,6 +154,8 @@ def _over_last_dims(op: Op, normalised: Callable[[Any, list[int], Shape, int], f
 def weight_norm(op: Op) -> Effect:
     """Weight normalisation."""
     v, g = op.shape("v"), op.shape("g")
+    if not g:  # one norm of the whole weight, to which what is zero adds nothing
+        return Effect((v,), Affine(((op.operand("v", {d: d for d in range(len(v))}), op.operand("g", {})),)))
     at = op.axis("dim")
     op.unify(g[at], v[at])
     links = {d: d for d in range(len(v)) if d != at}

@@ -265,7 +265,7 @@ def slice_(op: Op) -> Effect:
     before, rest = op.cut(x[at], start)
     kept, _after = op.cut(rest, size)
     out = (*x[:at], kept, *x[at + 1 :])
-    return Effect((out,), Keep((op.operand("self"),)), sizes={"start": before, "end": concat([before, kept])})
+    return Effect((out,), Keep((op.operand("self"),)), positions={"start": before, "end": concat([before, kept])})
 
 
 # the same run, said by its start and its length
@@ -277,7 +277,7 @@ def narrow(op: Op) -> Effect:
     before, rest = op.cut(x[at], start + x[at].size if start < 0 else start)
     kept, _after = op.cut(rest, size)
     out = (*x[:at], kept, *x[at + 1 :])
-    return Effect((out,), Keep((op.operand("self"),)), sizes={"start": before, "length": kept})
+    return Effect((out,), Keep((op.operand("self"),)), sizes={"length": kept}, positions={"start": before})
 
 
 # one index is taken out: that unit stays
@@ -290,7 +290,7 @@ def select(op: Op) -> Effect:
     unit, _after = op.cut(rest, 1)
     op.unify(unit, ONE)
     links = {d: d - (d > at) for d in range(len(x)) if d != at}
-    return Effect(((*x[:at], *x[at + 1 :]),), Keep((op.operand("self", links),)), sizes={"index": before})
+    return Effect(((*x[:at], *x[at + 1 :]),), Keep((op.operand("self", links),)), positions={"index": before})
 
 
 # every index becomes a tensor of its own: none may go

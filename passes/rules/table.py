@@ -33,6 +33,7 @@ class Effect:
         outs: the shape of each tensor output, in order.
         flow: how zeros pass through.
         sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
+        positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
         lower: rewrites the node in the slim program when one of its dims has shrunk (see `slim.Lowering`).
     """
@@ -40,6 +41,7 @@ class Effect:
     outs: tuple[Shape, ...]
     flow: Flow
     sizes: Mapping[str, Dim | Sequence[Dim | None]] = field(default_factory=dict)
+    positions: Mapping[str, Dim] = field(default_factory=dict)
     flops: Callable[[Count], Any] | None = None
     lower: Callable[[Any], fx.Node] | None = None
 

@@ -167,7 +167,7 @@ ANY_ROWS = {
     "hsplit.array": lambda x, p: torch.cat(torch.hsplit(x, [1, 2])[::-1], 1),
     "<built-in function getitem>": lambda x, p: x.sort(-1)[0],
     "narrow.default": lambda x, p: torch.cat([x.narrow(1, 1, 2).relu(), x.narrow(1, -3, 2)], 1),
-    "slice.Tensor": lambda x, p: torch.cat([x[:, 2:].relu(), x[:, :2]], 1),
+    "slice.Tensor": lambda x, p: torch.cat([x[:, 2:].relu(), x[:, -3:-1], x[:, :2]], 1),
     "slice_scatter.default": lambda x, p: torch.slice_scatter(x, x[:, :2].cos(), 1, 1, 3),
     "select_scatter.default": lambda x, p: torch.select_scatter(x, x[:, 0].cos(), 1, 1),
     "constant_pad_nd.default": lambda x, p: torch.constant_pad_nd(x, [1, 1], 0.5),

@@ -138,7 +138,7 @@ IMAGE_ROWS = {
     "dstack.default": lambda x, p: torch.dstack([x, x.cos() - 1]),
     "dsplit.int": lambda x, p: torch.dsplit(x, 2)[1],
     "dsplit.array": lambda x, p: torch.dsplit(x, [1, 3])[1],
-    "select.int": lambda x, p: x * x[:, 0].unsqueeze(1),
+    "select.int": lambda x, p: x * x[:, 0].unsqueeze(1) + x[:, -2].unsqueeze(1),
     "repeat.default": lambda x, p: x.repeat(1, 2, 1, 1),
     "tile.default": lambda x, p: x.tile(2, 1, 1),
     "diagonal.default": lambda x, p: x.diagonal(0, 2, 3).transpose(1, 2),
