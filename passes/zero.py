@@ -224,10 +224,13 @@ class _Proof:
     def _arriving(self, node: fx.Node, operand: Operand, dim: int, output: int) -> list[_Arrival]:
         """What an operand brings to a dimension of an output, link by link."""
         source, known = self.axes.read_output(node), self.constants.get(operand.node, {})
-        return [
-            (self._brought(operand, link, source), known.get((source, link.source), {}))
-            for link in self._links(node, operand, dim, output)
-        ]
+        arriving: list[_Arrival] = []
+        for link in self._links(node, operand, dim, output):
+            brought, constants = self._brought(operand, link, source), known.get((source, link.source), {})
+            if link.via is not None:  # a zero of the other axes stays behind: a convolution sums over its input's
+                constants = {axis: constant for axis, constant in constants.items() if axis in brought}
+            arriving.append((brought, constants))
+        return arriving
 
     def _interpret(self, node: fx.Node) -> dict[tuple[int, int], _Constants]:
         for contraction, axis in self._contractions(node):

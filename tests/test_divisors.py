@@ -84,3 +84,28 @@ def test_a_divisor_that_nothing_makes_up_for_stays() -> None:
     model = Between(lambda x, net: net.w / x).eval()
     (frozen,) = {str(g.frozen) for g in atograph.trace(model, torch.randn(2, 3, 5, 5)).groups if g.size == 16}
     assert "infinite or 0/0" in frozen
+
+
+RESIDUAL = [name for name in WEIGHTS if name not in ("length of all", "length of inputs")]
+
+
+class Residual(nn.Module):
+    """A layer from a stream of values into the same stream: units of its inputs are units of its outputs."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 8, 1), Quantised(function, 8, 8)
+        self.inner.conv.bias = None
+        self.head, self.other = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        stream = self.stem(x)
+        change = self.inner(stream)
+        return self.head(change), self.other(stream + change)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_divisor_in_a_residual_stream(name: str) -> None:
+    """A zero of the inputs is no zero of the outputs, though both have the same units."""
+    torch.manual_seed(0)
+    made_slim(Residual(WEIGHTS[name]), torch.randn(2, 3, 5, 5), seed=1)
