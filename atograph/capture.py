@@ -53,6 +53,11 @@ def capture(
     Raises:
         UserError: the model cannot be captured; with the reason, the user's line, and what to try.
     """
+    if isinstance(model, torch.jit.TopLevelTracedModule):
+        raise UserError(
+            "this module was made by torch.jit.trace, which has followed its code already, for one batch size.",
+            hint="Give the module that it was made from.",
+        )
     inputs = (args, dict(kwargs or {}))
     batch = batch_of(inputs)
     if batch == 0:

@@ -167,6 +167,13 @@ def test_a_scripted_model_comes_back_as_a_program() -> None:
     assert result.slim.module is None and "ScriptModule" in result.slim.why_no_module
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_a_traced_model_is_refused_in_words() -> None:
+    traced = torch.jit.trace(nn.Linear(6, 4), torch.randn(2, 6))
+    with pytest.raises(UserError, match=r"made by torch.jit.trace.* Give the module that it was made from"):
+        compress(traced)
+
+
 def test_a_buffer_with_the_name_of_an_argument() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
