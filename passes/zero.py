@@ -258,7 +258,13 @@ class _Proof:
                 return self._of_map(node, by_operand, absorbing, axes)
             case Constant(value=value):
                 return dict.fromkeys(axes, value)
-        return {}
+            case _:
+                return self._infinite_before(node, axes)
+
+    def _infinite_before(self, node: fx.Node, axes: list[Axis]) -> _Constants:
+        """No number, where an op that nothing is known of meets what is infinite."""
+        met = [known for before in node.all_input_nodes for known in self.constants.get(before, {}).values()]
+        return {axis: nan for axis in axes if not all(isfinite(known.get(axis, 0.0)) for known in met)}
 
     def _of_products(self, node: fx.Node, products: list[list[list[_Arrival]]], axes: list[Axis]) -> _Constants:
         """Zero where each product has a factor that is."""
@@ -300,6 +306,8 @@ class _Proof:
     def _on(self, node: fx.Node, values: dict[fx.Node, float | None], absorbing: tuple[fx.Node, ...]) -> float | None:
         """An elementwise op on what is known of its operands; not a number if a zero among them makes it infinite."""
         known = {n: constant for n, constant in values.items() if constant is not None}
+        if any(isnan(constant) for constant in known.values()):
+            return nan
         if len(known) == len(values):
             result = self._evaluate(node, known)
             if result is not None:
@@ -373,14 +381,20 @@ def _of_filled(arriving: list[_Arrival], fill: float | None, filled: tuple[Dim, 
 
 
 def _of_kept(links: list[_Arrival], fill: float | None, axes: list[Axis]) -> _Constants:
-    """Constants that data movement keeps: the same along every link that brings the axis, and the same as the fill."""
-    if len(links) == 1:
-        ((_brought, known),) = links
-        return {axis: known[axis] for axis in axes if axis in known and fill in (None, known[axis])}
+    """Constants that data movement keeps: the same along every link that brings the axis, and the same as the fill.
+
+    What is infinite in part is not a number: nothing may take it for finite further on.
+    """
     met: dict[Axis, set[float | None]] = {axis: set() for axis in axes}
     for brought, known in links:
         for axis in brought:
             if axis in met:
                 met[axis].add(known.get(axis))
-    alone = {axis: next(iter(found)) for axis, found in met.items() if len(found) == 1}
-    return {axis: c for axis, c in alone.items() if c is not None and fill in (None, c)}
+    kept: _Constants = {}
+    for axis, constants in met.items():
+        alone = next(iter(constants)) if len(constants) == 1 else None
+        if alone is not None and fill in (None, alone):
+            kept[axis] = alone
+        elif not all(constant is None or isfinite(constant) for constant in constants):
+            kept[axis] = nan
+    return kept

@@ -160,13 +160,10 @@ def _reordered(op: Op, at: int, order: torch.Tensor) -> Effect:
 
 
 # out[i, j, ..] = x[index[i, j, ..], j, ..]: the other dims run along, as far as the index reaches
-@rule(aten.gather.default, aten.take_along_dim.default)
+@rule(aten.gather.default)
 def gather(op: Op) -> Effect:
     """Values chosen by number along one dim."""
-    name = "index" if "index" in op._args else "indices"
-    if not op.has("dim"):
-        raise Unsupported("a look-up in the flattened tensor")
-    x, index, at = op.shape("self"), op.shape(name), op.axis()
+    x, index, at = op.shape("self"), op.shape("index"), op.axis()
     links = {}
     for d, (dim, chosen) in enumerate(zip(x, index, strict=True)):
         if d != at and dim.size == chosen.size:
@@ -176,6 +173,20 @@ def gather(op: Op) -> Effect:
             op.freeze(dim, "chosen by index")
             op.freeze(chosen, "it holds indices")
     return Effect((index,), Keep((op.operand("self", links),)))
+
+
+# the same, where the other dims of both are broadcast
+@rule(aten.take_along_dim.default)
+def take_along(op: Op) -> Effect:
+    """Values chosen by number along one dim, the others as they come together."""
+    if not op.has("dim"):
+        raise Unsupported("a look-up in the flattened tensor")
+    x, index, at = op.shape("self"), op.shape("indices"), op.axis()
+    for dim in (x[at], index[at]):
+        op.freeze(dim, "chosen by index")
+    others = broadcast(op, [(*x[:at], *x[at + 1 :]), (*index[:at], *index[at + 1 :])])
+    links = {d: d for d in range(len(x)) if d != at}
+    return Effect(((*others[:at], index[at], *others[at:]),), Keep((op.operand("self", links),)))
 
 
 _WRITTEN = (aten.scatter.src, aten.scatter.value, aten.index_copy.default, aten.index_fill.int_Scalar)

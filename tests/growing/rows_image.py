@@ -69,7 +69,9 @@ IMAGE_ROWS = {
         x, p.weight("w", x.shape[1]), p.weight("b", x.shape[1]), torch.zeros(x.shape[1], dtype=x.dtype),
         torch.ones(x.shape[1], dtype=x.dtype), 0.1, 1e-3,
     )[0],
-    "instance_norm.default": lambda x, p: p.layer(nn.InstanceNorm2d, x.shape[1], affine=True)(x),
+    "instance_norm.default": lambda x, p: p.layer(nn.InstanceNorm2d, x.shape[1], affine=True)(
+        x if x.shape[2] * x.shape[3] > 1 else x.expand(-1, -1, 2, 2)  # it takes no single place
+    ),
     "group_norm.default": lambda x, p: p.layer(nn.GroupNorm, 2, x.shape[1])(x),
     "prelu.default": lambda x, p: F.prelu(x, p.weight("slope", x.shape[1])),
     "_weight_norm.default": lambda x, p: F.conv2d(
@@ -118,7 +120,8 @@ IMAGE_ROWS = {
     "col2im.default": lambda x, p: F.fold(F.unfold(x, 2) * 0.5, x.shape[2:], 2),
     "unfold.default": lambda x, p: x.unfold(2, 3, 1).flatten(3),
     "channel_shuffle.default": lambda x, p: F.channel_shuffle(x, x.shape[1]),
-    "native_channel_shuffle.default": lambda x, p: aten.native_channel_shuffle.default(x, x.shape[1]),
+    # torch takes no transposed input of it where there are no data
+    "native_channel_shuffle.default": lambda x, p: aten.native_channel_shuffle.default(x.contiguous(), x.shape[1]),
     # dims that move
     "permute.default": lambda x, p: x.permute(0, 3, 1, 2).relu().permute(0, 2, 3, 1),
     "transpose.int": lambda x, p: x.transpose(1, 3).relu().transpose(1, 3),

@@ -1,0 +1,45 @@
+"""A removed unit that is infinite in a part of a value stays so further on: zero times infinite is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.exact import compare
+
+PARTLY: dict[str, Callable[[Tensor], Tensor]] = {
+    "summed": lambda h: torch.stack([h.reciprocal(), h], 1).sum(1),
+    "after another function": lambda h: torch.stack([h.reciprocal(), h], 1).relu().mean(1),
+    "after an op of which nothing is known": lambda h: torch.stack([h.abs().log(), h], 1).cumsum(1)[:, 0],
+    "beside each other": lambda h: torch.cat([h[:, None].rsqrt(), h[:, None]], 1).mean(1),
+}
+BROADCAST: dict[str, Callable[[Tensor], Tensor]] = {
+    "the same places for all units": lambda h: h[:, None].take_along_dim(torch.tensor([[[0], [0]]]), 1).sum(1),
+    "the same units for all samples": lambda h: h.take_along_dim(torch.tensor([[0, 3, 4, 2, 1, 1, 5, 7]]), 1),
+}
+
+
+class Net(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.first, self.last = function, nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_what_is_infinite_in_part_is_frozen(name: str) -> None:
+    torch.manual_seed(0)
+    found = compare(Net(PARTLY[name]), (torch.randn(2, 6),))
+    assert found.difference <= 1e-9
+    assert any("infinite or 0/0" in str(group.frozen) for group in found.graph.groups)
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_a_look_up_by_numbers_that_are_broadcast(name: str) -> None:
+    torch.manual_seed(0)
+    assert compare(Net(BROADCAST[name]), (torch.randn(2, 6),)).difference <= 1e-9
