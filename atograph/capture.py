@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.jit._trace import TopLevelTracedModule
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
@@ -53,7 +54,7 @@ def capture(
     Raises:
         UserError: the model cannot be captured; with the reason, the user's line, and what to try.
     """
-    if isinstance(model, torch.jit.TopLevelTracedModule):
+    if isinstance(model, TopLevelTracedModule):
         raise UserError(
             "this module was made by torch.jit.trace, which has followed its code already, for one batch size.",
             hint="Give the module that it was made from.",

@@ -16,7 +16,7 @@ _PLAIN = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
 _PADDED = (_ATEN.conv1d.padding, _ATEN.conv2d.padding, _ATEN.conv3d.padding)
 _GENERAL = _ATEN.convolution.default
 
-GROUPS = {
+GROUPS: dict[Any, int] = {
     **dict.fromkeys((*_PLAIN, *_PADDED), 6),
     **dict.fromkeys((_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input), 6),
     _GENERAL: 8,
@@ -26,7 +26,7 @@ GROUPS = {
 
 def follows_the_batch(node: fx.Node) -> bool:
     """Whether a node is a convolution whose groups are no number."""
-    position = GROUPS.get(node.target)  # type: ignore[arg-type]
+    position = GROUPS.get(node.target)
     return position is not None and len(node.args) > position and isinstance(node.args[position], fx.Node)
 
 
@@ -41,7 +41,7 @@ def as_product(node: fx.Node) -> bool:
     image, weight, bias = node.args[:3]
     assert isinstance(image, fx.Node) and isinstance(weight, fx.Node)
     shape, kernel = image.meta["val"].shape, weight.meta["val"].shape
-    rank, groups = len(kernel) - 2, node.args[GROUPS[node.target]]  # type: ignore[index]
+    rank, groups = len(kernel) - 2, node.args[GROUPS[node.target]]
     out = node.meta["val"].shape[2:]
     wide = _quotient(kernel[0], groups)
     if len(shape) != rank + 2 or wide is None or not all(isinstance(size, int) for size in (*kernel[1:], *shape[2:])):

@@ -16,7 +16,7 @@ from textwrap import dedent
 import onnxruntime
 import pytest
 import torch
-from forked import completed
+from forked import OUT, completed, start
 from networks import build
 from torch import nn
 
@@ -227,24 +227,20 @@ def test_divergence_saves_the_last_good_weights(tmp_path: Path) -> None:
     assert retry.returncode == 0, retry.stderr
 
 
-def test_interrupt_leaves_nothing_and_is_130(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_130_and_can_go_on(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(dedent(SPEC))
-    command = [sys.executable, "-m", "atograph", "compress", "net.py", "--flops", "0.3", "--epochs", "2000"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch    3/" in line:
+    process = start(tmp_path, "compress", "net.py", "--flops", "0.3", "--epochs", "2000")
+    for _ in range(600):
+        if "epoch    3/" in (tmp_path / OUT).read_text():
             break
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted (training, epoch" in err
-    assert not list((tmp_path / "runs").glob("*")) if (tmp_path / "runs").exists() else True
+        time.sleep(0.1)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    printed = (tmp_path / OUT).read_text()
+    assert process.exitcode == 130, printed
+    assert "interrupted (training, epoch" in printed and "the same command with --resume" in printed
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".net.checkpoints"]
 
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
