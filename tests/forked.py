@@ -44,6 +44,8 @@ def begun(
         environment: variables besides those that are set here.
     """
     _ensure_server()
+    for name in (out, err):  # whoever waits for a line in them may read them before the process is there
+        (folder / name).touch()
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_run, args=(folder, os.environ | (environment or {}), out, err, function, args))
     process.start()
