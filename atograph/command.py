@@ -62,10 +62,9 @@ def running(*, quiet: bool = False, limit: float | None = None) -> Iterator[Cons
     """Give a command its console, and turn what it raises into a message on standard error and an exit code.
 
     A `UserError` is one paragraph and 2, after the user's own traceback where their code raised, and before the notes
-    on what was kept; an
-    `InternalError` is 70, also where it keeps a finished training from being proved; Ctrl-C tells how far the run was,
-    and is 130, as a polite kill is 128 and the signal's number. Any other exception is a bug, and is shown in full by
-    Python.
+    on what was kept; an `InternalError` is 70, also where it keeps a finished training from being proved; Ctrl-C tells
+    how far the run was, and is 130, as a polite kill is 128 and the signal's number. Any other exception is a bug, and
+    is shown in full by Python.
 
     Args:
         quiet: print little.

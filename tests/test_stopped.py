@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -19,6 +20,7 @@ from atograph.cli import app
 from atograph.train import Task, TrainSettings
 from atograph.train.checkpoints import Checkpoints, NotWritten, newest
 from atograph.train.fit import Fit
+from atograph.train.held_signals import held_signals
 from atograph.train.loop import dense_training
 from atograph.train.progress import Silent
 
@@ -212,3 +214,11 @@ def test_buffers_that_nobody_writes_are_copied_once() -> None:
         model.table.add_(1.0)  # type: ignore[operator]
         raise ValueError
     assert float(model.table.sum()) == 0.0  # type: ignore[operator]
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), held_signals():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it was held back")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from atograph.small import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
 from atograph.train.checkpoints import Checkpoints, newest
 from atograph.train.pool import Pool
+from atograph.train.pruner import Pruner
 from atograph.train.schedule import Clock
 
 
@@ -132,6 +134,32 @@ def test_a_run_that_fails_goes_on_from_its_last_whole_step(tmp_path: Path, whole
     epoch, step = newest(tmp_path / "saved") or (0, 0)
     tried = 0 if fail_at < 19 else 2  # the slim module is tried beside the dense one
     assert epoch * 8 + step == fail_at - 1 - tried
+    same(run(tmp_path / "saved"), whole)
+
+
+@pytest.mark.parametrize(("name", "call"), [
+    ("before_step", 3), ("before_step", 12), ("before_step", 16), ("before_step", 18), ("after_step", 1),
+    ("after_step", 8), ("after_step", 16), ("after_step", 30), ("finish", 1),
+])  # fmt: skip
+def test_an_interrupt_waits_until_what_changes_is_whole(
+    tmp_path: Path, whole: Trained[Any], monkeypatch: pytest.MonkeyPatch, name: str, call: int
+) -> None:
+    """In the search, at the freeze, where the slim module is made, where the masked weights are zeroed, at the end."""
+    own, calls = getattr(Pruner, name), list[None]()
+
+    def interrupted(self: Pruner, *args: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return own(self, *args)
+
+    monkeypatch.setattr(Pruner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "saved")
+    epoch, step = newest(tmp_path / "saved") or (0, 0)
+    done = {"before_step": call - 1, "after_step": call, "finish": 40}[name]
+    assert epoch * 8 + step == done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     same(run(tmp_path / "saved"), whole)
 
 

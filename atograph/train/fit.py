@@ -220,8 +220,9 @@ class Fit:
                 while self.place.epoch < self.settings.epochs and not self.best.over(self.place.epoch):
                     self._epoch(rates)
                 if not self.finished:  # by patience, or there is nothing to train
-                    self.hook.finish()
-                    self.finished = True
+                    with self.whole.changing(but_for=Exception):
+                        self.hook.finish()
+                        self.finished = True
                 self._take_best()
                 if not self.settings.epochs:
                     self.metric = self.evaluate(self.task.val_data)
@@ -275,6 +276,7 @@ class Fit:
                 self.compute.step(self.optimizer)
                 hook.after_step(t, place.lr)
                 place.step, place.total, place.begun = step + 1, place.total + loss, False
+                self.whole.done()
             self.progress.step(epoch + 1, place.step, loss, hook.flops_share)
             self._save_if(due=True)
         if not place.step:
@@ -298,11 +300,13 @@ class Fit:
             seconds=time.monotonic() - started,
             **vars(pruned),
         )
-        self.history.append(row)
-        self._keep()
-        if hook.settled:
-            self.best.offer(epoch + 1, self.metric, self.good)
-        self.place = Place(epoch + 1)
+        with self.whole.changing():
+            self.history.append(row)
+            self._keep()
+            if hook.settled:
+                self.best.offer(epoch + 1, self.metric, self.good)
+            self.place = Place(epoch + 1)
+            self.whole.done()
         self._save_if(due=not last)
         self.progress.epoch(row)
 
@@ -337,13 +341,13 @@ class Fit:
 
     def _save_whole(self, error: BaseException) -> None:
         """Save the last whole step of a training that stops; what keeps it from being saved is noted at the error."""
-        random, place = self.whole.random, self.place
-        if self.whole.torn or random is None or isinstance(error, (Diverged, NotWritten)):
+        whole, place = self.whole, self.place
+        if whole.torn or not whole.kept or isinstance(error, (Diverged, NotWritten)):
             return
         if (place.epoch, place.step) == (0, 0):
             return
         try:
-            self._save(random)
+            self._save(whole.random or random_state(self.task.train_data))
         except Exception as failure:
             error.add_note(f"The last steps could not be saved: {in_one_line(failure)}")
 

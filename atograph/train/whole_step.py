@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from atograph.train.held_signals import held_signals
 from atograph.train.seeding import held_generators, random_state
 from atograph.train.weights import set_weights
 
@@ -21,11 +22,11 @@ class WholeStep:
     """Where a training may be saved although it stopped in the midst of a step.
 
     A batch that is drawn changes generators, and a forward changes buffers: those are kept until the step is done.
-    Parameters, masks and the optimiser change within `changing` only.
+    Parameters, masks and the optimiser change within `changing` only, where signals wait.
 
     Attributes:
         torn: whether something has changed of which there is no copy.
-        random: the state of the generators before the last batch was drawn; None: none was, or nothing is kept.
+        random: the state of the generators before the last batch was drawn; None: no step is begun.
 
     Args:
         kept: whether anything is to be kept at all.
@@ -69,13 +70,18 @@ class WholeStep:
     @contextmanager
     def changing(self, *, but_for: type[BaseException] | tuple[()] = ()) -> Iterator[None]:
         """Change what is not kept; an exception leaves it torn, but for those that come before any change."""
-        self.torn = True
-        try:
-            yield
-        except but_for:
+        with held_signals() if self.kept else nullcontext():
+            self.torn = True
+            try:
+                yield
+            except but_for:
+                self.torn = False
+                raise
             self.torn = False
-            raise
-        self.torn = False
+
+    def done(self) -> None:
+        """The step is done: generators and buffers are as they have to be."""
+        self.random = None
 
     def _copy_buffers(self, model: nn.Module) -> None:
         """Copy those buffers that are not the tensors, or not the values, that they were a step ago."""
