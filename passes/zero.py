@@ -153,7 +153,7 @@ class _Proof:
         effect = self.axes.effects.get(node)
         operands: tuple[Operand, ...] = ()
         match effect.flow if effect is not None else None:
-            case Keep(operands=(only,)):
+            case Keep(operands=(only,), fill=fill) if fill in (None, 0.0):  # another fill is there whatever is zero
                 operands = (only,)
             case Map(operands=(only,)) if self._keeps_zero(node, only.node):
                 operands = (only,)
