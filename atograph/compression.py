@@ -48,7 +48,7 @@ def compress(
     latency: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
-    metric: Callable[..., Any] | None = None,
+    metric: Any = None,
     metric_name: str | None = None,
     optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
     out: str | Path | None = None,
@@ -76,7 +76,8 @@ def compress(
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
-        metric: ``metric(model, batch)``, a mean over the batch; by default top-1 accuracy.
+        metric: ``metric(model, batch)``, a mean over the batch; or an object with ``update``, ``compute`` and ``reset``
+            that measures all of ``val_data`` together, as those of torchmetrics do; by default top-1 accuracy.
         metric_name: what the table and the report call it; by default ``top-1``, or the function's own name.
         optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
         out: folder of the run; None writes nothing.
