@@ -15,7 +15,7 @@ from atograph import figures
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from atograph.benching import Bench, LayerPair
+    from atograph.bench_report import Bench, LayerPair
     from atograph.report import Comparison, FrozenGroup, Report
 
 _SHOWN_PLACES = 2
