@@ -15,7 +15,7 @@ from runs import SPEC, command, make_run
 from safetensors.torch import load_file, save_file
 
 import atograph
-from atograph.command import read_plan
+from atograph.plan_file import read_plan
 from atograph.program_model import program_child
 from atograph.spec import load_spec
 
