@@ -51,11 +51,9 @@ def _costs(report: Report) -> Table:
             table.add_row("activations at their peak", "", "", "", "", figures.percent(budget.reached))
         if budget.kind == "latency" and budget.predicted is not None:
             table.add_row("latency by the table of layers", "", "", "", "", figures.percent(budget.predicted))
-    table.add_row(
-        Text(metrics.name),
-        *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),
-        "",
-    )
+    if metrics.measured:
+        forms = (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)
+        table.add_row(Text(metrics.name), *(_metric(value) for value in forms), "")
     if metrics.before_training is not None:
         table.add_row("  before the training", _metric(metrics.before_training), "", "", "", "")
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
