@@ -147,6 +147,10 @@ class LineProgress:
         left = self._seconds / row.epoch * (self._epochs - row.epoch)
         self._console.say(f"{self._label}  {epoch_line(row, self._epochs, self._metric)}  left {figures.clock(left)}")
 
+    def tell(self, text: str) -> None:
+        """Something that the user should know at once."""
+        self._console.say(f"{self._label}: {text}")
+
     def stop(self) -> None:
         """No more events."""
 

@@ -94,8 +94,8 @@ def test_without_targets_it_takes_the_batch_itself() -> None:
     assert error.value.hint is not None and "update(self, model, batch)" in error.value.hint
 
 
-def test_those_of_torchmetrics_are_some() -> None:
-    classification = pytest.importorskip("torchmetrics.classification", exc_type=Exception)
+def test_those_of_torchmetrics_are_some(torchvision: None) -> None:
+    classification = pytest.importorskip("torchmetrics.classification", reason="torchmetrics is not installed")
     recall = classification.MulticlassRecall(num_classes=2, average="macro")
     task = Task(_uneven(), _uneven(), metric=recall)
     assert task.evaluate(Fixed(), _uneven(), _CPU) == pytest.approx(0.625)
