@@ -47,16 +47,16 @@ class Task:
         val_data: Iterable[Any] | None = None,
         *,
         loss: Loss | None = None,
-        metric: Metric | DatasetMetric | None = None,
+        metric: Metric | DatasetMetric | type[DatasetMetric] | None = None,
         metric_name: str | None = None,
         optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.train_data = reiterable(train_data, "train_data")
         self.val_data = None if val_data is None else reiterable(val_data, "val_data")
         self.loss: Loss = loss or default_loss
-        if isinstance(metric, type) and is_dataset_metric(metric):
-            metric = metric()
         self.metric: Any = default_metric if metric is None else metric
+        if isinstance(self.metric, type) and is_dataset_metric(self.metric):
+            self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
