@@ -55,7 +55,7 @@ class Task:
         self.val_data = None if val_data is None else reiterable(val_data, "val_data")
         self.loss: Loss = loss or default_loss
         self.metric: Any = default_metric if metric is None else metric
-        if isinstance(self.metric, type) and is_dataset_metric(self.metric):
+        if is_dataset_metric(self.metric) and isinstance(self.metric, type):
             self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
