@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atograph.benching import LayerPair
+from atograph.bench_report import LayerPair
 
 _WIDTH = 8
 """Channels that the kernels of ONNX Runtime take at a time, or half of them."""
@@ -24,7 +24,7 @@ def advice(layers: Sequence[LayerPair], multiple: int) -> str:
 
     Args:
         layers: those that waste.
-        multiple: as `benching.Bench.multiple`.
+        multiple: as `bench_report.Bench.multiple`.
     """
     wasted: dict[str, float] = {}
     for layer in layers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 
@@ -11,61 +10,19 @@ from torch import nn
 
 from atograph import program_file
 from atograph.belonging import check_same_plan, check_takes
+from atograph.bench_report import Bench, LayerPair
 from atograph.capture import batch_sizes, with_batch
-from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.latency import measure_latency
 from atograph.loading import example_of, load_run
 from atograph.onnx_export import export_onnx
 from atograph.onnx_model import OnnxModel
 from atograph.passes.exported import to_exported
+from atograph.plan_file import read_plan
 from atograph.profiling import Layer, profile
 from atograph.program_model import ProgramModel
-from atograph.report import Latency
 from atograph.stages import stage
 from atograph.writing import scratch
-
-
-@dataclass(frozen=True)
-class LayerPair:
-    """One layer before and after.
-
-    Attributes:
-        title: as `profiling.Layer.title`.
-        op: as ONNX Runtime calls it.
-        dense, slim: milliseconds per call.
-        kept: share of its FLOPs that is left; None where it has none.
-        wasted: milliseconds that the slim one takes beyond the share of the dense one's that the whole model's FLOPs
-            promise.
-    """
-
-    title: str
-    op: str
-    dense: float
-    slim: float
-    kept: float | None
-    wasted: float
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What `bench_run` found out.
-
-    Attributes:
-        flops_share: FLOPs of the slim model over those of the dense one.
-        latencies: for each batch size and number of threads.
-        layers: at the first of them, in the order in which they run.
-        multiple: the widths that the plan changed are multiples of it.
-    """
-
-    flops_share: float
-    latencies: Sequence[Latency]
-    layers: Sequence[LayerPair]
-    multiple: int = 1
-
-    def gained(self, latency: Latency) -> float:
-        """The time saved over the time that the FLOPs promise to save: 1 where latency falls as FLOPs do."""
-        return (1 - latency.slim / latency.dense) / max(1 - self.flops_share, 1e-9)
 
 
 def bench_run(

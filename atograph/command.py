@@ -19,7 +19,6 @@ from atograph.passes.errors import InternalError, UserError, printable
 
 if TYPE_CHECKING:
     from atograph.console import Console
-    from atograph.passes.plan import Plan
     from atograph.spec import Spec
 
 EXIT_USER, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 70, 130
@@ -117,30 +116,6 @@ def _capture_limit(seconds: float | None) -> AbstractContextManager[None]:
     from atograph.time_limit import capture_limit
 
     return capture_limit(seconds)
-
-
-def read_plan(name: str | Path) -> Plan:
-    """The plan in a file, or in the folder of a run.
-
-    Raises:
-        UserError: it cannot be read or is no plan.
-    """
-    from atograph.passes.plan import HINT, Plan
-    from atograph.reading import PLAN, Unreadable, parse_json, read_bytes, refusal
-
-    path = Path(name)
-    path = path / "plan.json" if path.is_dir() else path
-    try:
-        content = read_bytes(path, most=PLAN.bytes)
-    except Unreadable as error:
-        raise refusal(error, path, "cannot read the plan") from error
-    try:
-        parse_json(content, most=PLAN.elements)
-        return Plan.from_json(content)
-    except Unreadable as error:
-        raise refusal(error, path, "this is not a valid plan", HINT) from error
-    except UserError as error:
-        raise UserError(error.message, where=str(path), hint=error.hint) from None
 
 
 def open_run(run: Path) -> None:

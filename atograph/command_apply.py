@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atograph.command import read_plan
+from atograph.plan_file import read_plan
 
 if TYPE_CHECKING:
     from torch import nn

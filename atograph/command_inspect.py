@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atograph.command import read_plan, write_text
+from atograph.command import write_text
 from atograph.command_compress import train_settings
 from atograph.passes.errors import UserError
+from atograph.plan_file import read_plan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atograph.command import read_plan, write_text
+from atograph.command import write_text
 from atograph.passes.errors import printable
+from atograph.plan_file import read_plan
 
 if TYPE_CHECKING:
     from atograph.console import Console

@@ -48,7 +48,7 @@ def compress(
     latency: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
-    metric: Callable[..., Any] | None = None,
+    metric: Any = None,
     metric_name: str | None = None,
     optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
     out: str | Path | None = None,
@@ -76,7 +76,8 @@ def compress(
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
-        metric: ``metric(model, batch)``, a mean over the batch; by default top-1 accuracy.
+        metric: ``metric(model, batch)``, a mean over the batch; or an object with ``update``, ``compute`` and ``reset``
+            that measures all of ``val_data`` together, as those of torchmetrics do; by default top-1 accuracy.
         metric_name: what the table and the report call it; by default ``top-1``, or the function's own name.
         optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
         out: folder of the run; None writes nothing.
@@ -191,10 +192,21 @@ def _as_the_first(make: Callable[[], Job], out: Path, force: bool, resume: bool,
     """As the process that writes."""
     unproved_run = resume and unproved.is_there(out)
     with claimed(out, force=force or unproved_run) as folder:
-        there = resuming.check(out, resume=resume, force=force) or unproved_run
+        resuming.check(out, resume=resume, force=force)
         if resume:
-            console.say("going on from the last checkpoint" if there else "there is no checkpoint: the run starts anew")
+            _tell_of_resuming(out, console, finished=unproved_run)
         return _keep_what_is_good(Run(out, folder, resume, console), make)
+
+
+def _tell_of_resuming(out: Path, console: Console, *, finished: bool) -> None:
+    """Say what the run goes on from; a path without anything is a warning, for it may be the wrong one."""
+    if finished or resuming.last_of(out) is not None:
+        console.say("going on from the last checkpoint")
+        return
+    console.warn(
+        f"there is nothing to resume at {out}: no checkpoint and no unfinished run. The training starts from the "
+        "beginning; to go on with another run, stop it and name that run's folder."
+    )
 
 
 def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:

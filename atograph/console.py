@@ -94,9 +94,14 @@ class Console:
         whole = dense / 2 if what == "flops" else dense
         self.say(f"budget: {figures.budget(share, whole, smallest, unit=unit)}")
 
-    def progress(self, label: str) -> Progress:
-        """A receiver for one training run's events; ``label`` tells the runs of one command apart."""
-        return BarProgress(self, self._out, label) if self.live else LineProgress(self, label)
+    def progress(self, label: str, metric: str = "metric") -> Progress:
+        """A receiver for one training run's events.
+
+        Args:
+            label: tells the runs of one command apart.
+            metric: what the metric is called.
+        """
+        return BarProgress(self, self._out, label, metric) if self.live else LineProgress(self, label, metric)
 
     def report(self, report: Report) -> None:
         """The closing table."""
@@ -122,8 +127,8 @@ class Printable:
 class LineProgress:
     """One line for each epoch."""
 
-    def __init__(self, console: Console, label: str) -> None:
-        self._console, self._label = console, label
+    def __init__(self, console: Console, label: str, metric: str = "metric") -> None:
+        self._console, self._label, self._metric = console, label, metric
         self._epochs = 0
         self._seconds = 0.0
 
@@ -140,7 +145,11 @@ class LineProgress:
         """One epoch is done."""
         self._seconds += row.seconds
         left = self._seconds / row.epoch * (self._epochs - row.epoch)
-        self._console.say(f"{self._label}  {epoch_line(row, self._epochs)}  left {figures.clock(left)}")
+        self._console.say(f"{self._label}  {epoch_line(row, self._epochs, self._metric)}  left {figures.clock(left)}")
+
+    def tell(self, text: str) -> None:
+        """Something that the user should know at once."""
+        self._console.say(f"{self._label}: {text}")
 
     def stop(self) -> None:
         """No more events."""
@@ -149,8 +158,8 @@ class LineProgress:
 class BarProgress(LineProgress):
     """The same lines above a bar that moves with each step."""
 
-    def __init__(self, console: Console, out: RichConsole, label: str) -> None:
-        super().__init__(console, label)
+    def __init__(self, console: Console, out: RichConsole, label: str, metric: str = "metric") -> None:
+        super().__init__(console, label, metric)
         self._bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -192,11 +201,11 @@ class BarProgress(LineProgress):
         self._bars.stop()
 
 
-def epoch_line(row: EpochRow, epochs: int) -> str:
-    """``epoch  3/10  loss 0.4123  metric 0.9512  FLOPs 31.2 %  zeroed 84.1 %  2.3 s``."""
-    metric = "     -" if row.metric is None else f"{row.metric:6.4f}"
+def epoch_line(row: EpochRow, epochs: int, metric: str) -> str:
+    """``epoch  3/10  loss 0.4123  top-1 0.9512  FLOPs 31.2 %  zeroed 84.1 %  2.3 s``; without a metric, none of it."""
+    measured = "" if row.metric is None else f"{metric} {row.metric:6.4f}  "
     return (
-        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.loss:.4f}  metric {metric}  "
+        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.loss:.4f}  {measured}"
         f"FLOPs {figures.percent(row.flops):>7}  zeroed {figures.percent(row.zeroed):>7}  {row.seconds:.1f} s"
     )
 

@@ -24,14 +24,19 @@ V = TypeVar("V")
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module, *, files: bool = True) -> Iterator[None]:
     """Every module in eval mode and without what it keeps from earlier runs; afterwards all is as before.
+
+    Args:
+        model: what its ``forward`` changes is put back.
+        files: whether the global variables of the files that define the model are put back as well. Not where code
+            of the user's runs to remember something: a metric over the validation data.
 
     Some modules compute a table from their weights once and keep it (LeViT's attention biases); by convention
     ``train()`` makes them forget it. One kept while tensors are fake, or from before a mask, would be wrong.
     """
     flags = [(module, module.training) for module in model.modules()]
-    with unchanged(model), _same_values(model):
+    with unchanged(model, files=files), _same_values(model):
         model.train()
         model.eval()
         try:
@@ -64,13 +69,13 @@ def forward_within(
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Afterwards the model's modules, and the files that define them, hold what they held before.
+def unchanged(model: nn.Module, *, files: bool = True) -> Iterator[None]:
+    """Afterwards the model's modules, and with ``files`` the files that define them, hold what they held before.
 
     Within it nothing is compiled: `torch.compile` would leave its own in these files, and compile for modes and tensors
     that no training has.
     """
-    before = Snapshot(model)
+    before = Snapshot(model, files=files)
     with uncompiled():
         try:
             yield

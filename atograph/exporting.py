@@ -15,7 +15,6 @@ from atograph import program_file
 from atograph.belonging import check_same_plan
 from atograph.calibration import calibration_batches
 from atograph.capture import batch_of, with_batch
-from atograph.command import read_plan
 from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs
 from atograph.files import weights_beside
@@ -26,6 +25,7 @@ from atograph.onnx_model import OnnxModel, size_on_disk
 from atograph.onnx_precision import to_float16, to_int8
 from atograph.passes.errors import UserError
 from atograph.passes.plan import Plan
+from atograph.plan_file import read_plan
 from atograph.program_model import ProgramModel
 from atograph.reading import read_as
 from atograph.report import NO_REPORT, Count

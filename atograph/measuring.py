@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,9 @@ from atograph.slimming import Slim
 from atograph.stages import stage
 from atograph.train.compute import pick_device
 from atograph.user_code import in_one_line
+
+_NOTABLE = 0.02
+"""How far the metrics of equal networks may lie apart (relative): rounding turns a close decision now and then."""
 
 _LOOKED_AT = 8
 """Batches among which one is looked for that the program takes."""
@@ -172,6 +176,13 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
     fault = next((entry.runtime for entry in report.certificate if entry.runtime is not None), None)
     if fault is not None:
         console.warn(f"{fault}.")
+    apart = [value for value in metrics if value is not None and isfinite(value)]
+    if fault is None and apart and max(apart) - min(apart) > _NOTABLE * max(map(abs, apart)):
+        console.warn(
+            f"the metric differs between forms of one network ({', '.join(f'{value:.4g}' for value in apart)}), whose "
+            "outputs are proved equal: it may keep something from one measuring to the next. Give an object with "
+            "update, compute and reset, which is reset each time."
+        )
     if slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
         least = _moved(report.certificate)
         console.warn(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from atograph.example_inputs import Inputs
@@ -15,35 +16,35 @@ from atograph.files import weights_beside
 from atograph.onnx_export import check_dtypes
 from atograph.onnx_model import OnnxModel
 from atograph.passes.errors import UserError
+from atograph.passes.program import Program
 from atograph.passes.randomness import random_ops
+from atograph.passes.run import ProgramModule
 from atograph.runtime_faults import checked
 from atograph.user_code import one_line
 from atograph.writing import CannotWrite, naming, replacing
 
-if TYPE_CHECKING:
-    from atograph.slimming import Slim
-
 _UNCHECKED = "check=False writes it all the same, for another runtime."
 
 
-def export_tried(slim: Slim, path: Path, export: Callable[..., Path]) -> Path:
-    """Export a slim model, and try the file: it is loaded, and run on the example inputs where there are some.
+def export_tried(program: Program, exported: ExportedProgram, path: Path, export: Callable[..., Path]) -> Path:
+    """Export a program, and try the file: it is loaded, and run on the example inputs where there are some.
 
     What ONNX Runtime fuses to something else is kept apart in the file; a difference that stays is warned of.
 
     Args:
-        slim: the model.
+        program: what the file is to compute.
+        exported: the same as torch.export has it.
         path: the file to write.
         export: `onnx_export.export_onnx` of its program, with all but the path and ``apart``.
 
     Raises:
         UserError: ONNX Runtime cannot load the file, or cannot run it; nothing is written then.
     """
-    check_dtypes(slim.passes_program.state, hint=_UNCHECKED)
+    check_dtypes(program.state, hint=_UNCHECKED)
     with naming(path), replacing(path.parent, where=path, drops=[weights_beside(path).name]) as folder:
         file = export(folder / path.name)
         try:
-            difference = _difference(slim, file, export)
+            difference = _difference(program, exported, file, export)
         except CannotWrite:
             raise
         except UserError as error:
@@ -60,26 +61,24 @@ def export_tried(slim: Slim, path: Path, export: Callable[..., Path]) -> Path:
     return path
 
 
-def _difference(slim: Slim, file: Path, export: Callable[..., Path]) -> float:
-    """How far what the file computes stays from the slim program, above the tolerance; 0.0 for what cannot be compared.
+def _difference(program: Program, exported: ExportedProgram, file: Path, export: Callable[..., Path]) -> float:
+    """How far what the file computes stays from the program, above the tolerance; 0.0 for what cannot be compared.
 
     Raises:
         UserError: the file cannot be loaded or run.
     """
-    program, example = slim.program, slim.passes_program.interface.example
+    example = program.interface.example
     if example is None:
-        OnnxModel(file, program)
+        OnnxModel(file, exported)
         return 0.0
     inputs = Inputs(*_on_the_cpu(example))
-    if any(random_ops(slim.passes_program)):
-        OnnxModel(file, program)(*inputs.args, **inputs.kwargs)
+    if any(random_ops(program)):
+        OnnxModel(file, exported)(*inputs.args, **inputs.kwargs)
         return 0.0
-    return checked(file, program, export, lambda *_args, **_kwargs: _on_the_cpu(_run(slim, example)), inputs).difference
-
-
-def _run(slim: Slim, example: tuple[Any, Any]) -> Any:
     args, kwargs = example
-    return slim(*args, **kwargs)
+    with torch.no_grad():
+        expected = _on_the_cpu(ProgramModule(program)(*args, **kwargs))
+    return checked(file, exported, export, lambda *_args, **_kwargs: expected, inputs).difference
 
 
 def _on_the_cpu(value: Any) -> Any:

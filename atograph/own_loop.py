@@ -265,6 +265,10 @@ class _Loop:
             if self._on_swap is not None:
                 self._on_swap(self.dense, model)
 
+    def tell(self, text: str) -> None:
+        """As a warning: the loop goes on."""
+        warnings.warn(text, stacklevel=2)
+
     def check(self) -> None:
         """Refuse a loop that does not ask."""
         if self._taking_over is not None:

@@ -30,6 +30,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.exported import to_exported
 from atograph.passes.run import ProgramModule
 from atograph.runtime_faults import checked
+from atograph.saving_advice import length_line, saving_line
 from atograph.slimming import slim
 from atograph.stages import stage
 from atograph.train.defaults import default_loss, default_metric, why_no_metric
@@ -118,6 +119,7 @@ def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Consol
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
+        lines = [saving_line(graph, slimmed, prepared.settings), length_line(job.inputs)]
         path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart, check=False)
         onnx_model = OnnxModel(path, slimmed.program)
         given = tuple(job.inputs)
@@ -125,6 +127,8 @@ def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Consol
         entries = compare(masked, slimmed, onnx_model, inputs) if gives_numbers(masked, inputs) else []
     if why_no_module:
         console.say(f"after the training the module itself may not come back slim: {why_no_module}.")
+    for line in filter(None, lines):
+        console.say(line)
     apart = max((max(entry.masked_slim, entry.slim_onnx) for entry in entries if not entry.holds), default=None)
     if apart is not None:
         console.warn(

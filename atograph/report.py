@@ -67,6 +67,11 @@ class Metrics(_Record):
     before_training: float | None = None
     """Of the dense network as it came: by chance alone where nobody had trained it."""
 
+    @property
+    def measured(self) -> bool:
+        """Whether any form of the network has one: a regression without a metric of its own has none."""
+        return any(value is not None for value in (self.dense, self.masked, self.slim, self.onnx))
+
 
 class Latency(_Record):
     """Median milliseconds per call in ONNX Runtime on the CPU."""

@@ -15,7 +15,7 @@ from atograph import figures
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from atograph.benching import Bench, LayerPair
+    from atograph.bench_report import Bench, LayerPair
     from atograph.report import Comparison, FrozenGroup, Report
 
 _SHOWN_PLACES = 2
@@ -33,7 +33,7 @@ def closing_table(report: Report) -> RenderableType:
 
 def _costs(report: Report) -> Table:
     dense, slim, metrics = report.dense, report.slim, report.metrics
-    table = _table("", "dense", "masked", "slim", "ONNX", "slim / dense", numbers=5)
+    table = _table("", "dense", "masked", "slim", "ONNX", "slim / dense", right=5)
     rows = [
         ("FLOPs", figures.count(dense.flops), figures.count(slim.flops), _ratio(slim.flops, dense.flops)),
         (
@@ -51,11 +51,9 @@ def _costs(report: Report) -> Table:
             table.add_row("activations at their peak", "", "", "", "", figures.percent(budget.reached))
         if budget.kind == "latency" and budget.predicted is not None:
             table.add_row("latency by the table of layers", "", "", "", "", figures.percent(budget.predicted))
-    table.add_row(
-        Text(metrics.name),
-        *(_metric(value) for value in (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)),
-        "",
-    )
+    if metrics.measured:
+        forms = (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)
+        table.add_row(Text(metrics.name), *(_metric(value) for value in forms), "")
     if metrics.before_training is not None:
         table.add_row("  before the training", _metric(metrics.before_training), "", "", "", "")
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
@@ -71,7 +69,7 @@ def _costs(report: Report) -> Table:
 
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
     """One row for each comparison and what it is called."""
-    table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "what was zeroed weighs", "", numbers=4)
+    table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "what was zeroed weighs", "", right=4)
     for name, entry in entries:
         verdict = "NOT EQUAL" if not entry.holds else "equal" if entry.runtime is None else "equal *"
         values = (entry.masked_slim, entry.slim_onnx, entry.tolerance)
@@ -85,7 +83,7 @@ def latency_table(found: Bench) -> Table:
     """One row for each batch size and number of threads: medians, and the distance between the quartiles."""
     promised = 1 / found.flops_share if found.flops_share else float("inf")
     headings = ("ONNX Runtime, CPU", "dense ms", "±", "slim ms", "±", "speed-up", "promised", "time saved")
-    table = _table(*headings, numbers=7)
+    table = _table(*headings, right=7)
     for entry in found.latencies:
         name = f"batch {entry.batch}, {entry.threads} thread{'s' if entry.threads > 1 else ''}"
         times = ((entry.dense, entry.dense_spread), (entry.slim, entry.slim_spread))
@@ -97,7 +95,7 @@ def latency_table(found: Bench) -> Table:
 
 def layer_table(layers: Sequence[LayerPair]) -> Table:
     """One row for each layer, in the order in which they run."""
-    table = _table("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", numbers=5)
+    table = _table("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", right=5)
     for layer in layers:
         kept = "" if layer.kept is None else figures.percent(layer.kept)
         times = (f"{layer.dense:.4f}", f"{layer.slim:.4f}", _ratio(layer.slim, layer.dense))
@@ -107,7 +105,7 @@ def layer_table(layers: Sequence[LayerPair]) -> Table:
 
 def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     """One row for each reason, the most units first."""
-    table = _table("frozen", "groups", "units", "where", numbers=2)
+    table = _table("frozen", "groups", "units", "where", right=2)
     units: Counter[str] = Counter()
     places: dict[str, list[str]] = {}
     for group in groups:
@@ -121,10 +119,10 @@ def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     return table
 
 
-def _table(*headings: str, numbers: int) -> Table:
+def _table(*headings: str, right: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if 0 < index <= numbers else "left", overflow="fold")
+        table.add_column(heading, justify="right" if 0 < index <= right else "left", overflow="fold")
     return table
 
 

@@ -52,14 +52,22 @@ def check(out: Path, *, resume: bool, force: bool) -> bool:
 
 def what_stays(out: Path, *, from_python: bool) -> str | None:
     """How far the checkpoints of a run into ``out`` go, and how one goes on from them; None without any."""
+    last = last_of(out)
+    if last is None:
+        return None
+    part, (epoch, step) = last
+    place = f"epoch {epoch + 1}, step {step}" if step else f"the end of epoch {epoch}"
+    what = "What was trained is kept" if part == "training" else "The dense baseline is kept"
+    beside = out.with_name(checkpoints_beside(out).name)
+    return f"{what} up to {place}, in {beside}. To go on from there: {again(from_python=from_python)}."
+
+
+def last_of(out: Path) -> tuple[str, tuple[int, int]] | None:
+    """The training that a run into ``out`` came to, and where its last checkpoint goes on; None without any."""
     for part in ("training", "baseline"):
-        last = newest(checkpoints_beside(out) / part)
-        if last is not None:
-            epoch, step = last
-            place = f"epoch {epoch + 1}, step {step}" if step else f"the end of epoch {epoch}"
-            what = "What was trained is kept" if part == "training" else "The dense baseline is kept"
-            beside = out.with_name(checkpoints_beside(out).name)
-            return f"{what} up to {place}, in {beside}. To go on from there: {again(from_python=from_python)}."
+        place = newest(checkpoints_beside(out) / part)
+        if place is not None:
+            return part, place
     return None
 
 

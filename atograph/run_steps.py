@@ -143,7 +143,8 @@ class Run:
             )
         if trained.best_epoch is not None:
             self.console.say(
-                f"epoch {trained.best_epoch} is kept, the best one after the zeroing: {trained.metric_masked:.4f}"
+                f"epoch {trained.best_epoch} is kept, the best one after the zeroing: "
+                f"{job.task.metric_name} {trained.metric_masked:.4f}"
             )
         if replicas.rank:
             replicas.wait()  # the first process measures alone
@@ -242,10 +243,11 @@ def _export(outcome: Outcome, dense: DenseFile, path: Path) -> None:
 
 
 def _progress(job: Job, rank: int, console: Console) -> Progress:
-    shown = console.progress("training")
+    shown = console.progress("training", job.task.metric_name)
     return shown if job.tensorboard is None or rank else Each([shown, TensorBoard(job.tensorboard)])
 
 
 def _baseline(job: Job, console: Console, checkpoints: Checkpoints | None) -> float | None:
     model = copy_of(job.model)
-    return dense_training(model, job.task, job.settings, console.progress("dense baseline"), checkpoints).metric
+    progress = console.progress("dense baseline", job.task.metric_name)
+    return dense_training(model, job.task, job.settings, progress, checkpoints).metric

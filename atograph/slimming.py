@@ -208,7 +208,7 @@ class Slim:
             return export(Path(path))
         from atograph.onnx_trial import export_tried
 
-        return export_tried(self, Path(path), export)
+        return export_tried(self.passes_program, self.program, Path(path), export)
 
     @property
     def metadata(self) -> dict[str, str]:

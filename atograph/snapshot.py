@@ -1,4 +1,4 @@
-"""What a model and its code hold, so that a run on tensors without data leaves none of them behind.
+"""What a model and its code hold, so that a run that is no step of the user's leaves nothing of it behind.
 
 Modules keep tables in attributes, in dicts within dicts, in helper objects; code keeps them in global variables and in
 `functools.lru_cache`. A tensor without data in any of these would break the user's next run.
@@ -31,17 +31,23 @@ _Cache = functools._lru_cache_wrapper
 
 
 class Snapshot:
-    """Everything that a model's modules, their classes and the files of these hold now, at any depth."""
+    """Everything that a model's modules, their classes and the files of these hold now, at any depth.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: its modules and their classes are always looked at.
+        files: whether the files of these classes are, too. A SPEC's file holds more than the model: what its metric and
+            its readers keep from one batch to the next.
+    """
+
+    def __init__(self, model: nn.Module, *, files: bool = True) -> None:
         self._kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _file(kind) is not None}
-        files = {id(file): file for file in map(_file, self._kinds)}
+        held = {id(file): file for file in map(_file, self._kinds)} if files else {}
         found = _Found({}, [], {})
         for module in model.modules():
             found.collect(vars(module), _DEPTH)
-        for holder in (*files.values(), *self._kinds):
+        for holder in (*held.values(), *self._kinds):
             found.collect(dict(vars(holder)), _DEPTH)
-        for file in files.values():
+        for file in held.values():
             found.containers[id(vars(file))] = vars(file)
         self._empty = found.empty
         self._contents = [(value, _copy(value)) for value in found.containers.values()]

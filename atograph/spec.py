@@ -148,9 +148,20 @@ class Spec:
         return self._optional("loss")
 
     @property
-    def metric(self) -> Callable[..., Any] | None:
-        """``metric(model, batch)``, a mean over the batch, higher is better; None for the default."""
-        return self._optional("metric")
+    def metric(self) -> Any:
+        """``metric(model, batch)``, a mean over the batch; None for the default.
+
+        Or an object that measures all batches together, or a class of such (`train.metrics.DatasetMetric`).
+        """
+        from atograph.train.metrics import is_dataset_metric
+
+        metric = getattr(self.module, "metric", None)
+        if not is_dataset_metric(metric):
+            return self._optional("metric")
+        if not isinstance(metric, type):
+            return metric
+        with user_code("calling metric()", self.where):
+            return metric()
 
     @property
     def metric_name(self) -> str | None:

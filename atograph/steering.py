@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from atograph.graph import Graph
+from atograph.inspection.interfaces import Steerable
 from atograph.passes.errors import UserError
 from atograph.passes.groups import Group, Groups
 from atograph.passes.patterns import stands_for, unknown_name
@@ -12,16 +13,18 @@ from atograph.passes.reason import Reason
 
 SIDES = ("in", "out")
 
+_Graph = TypeVar("_Graph", bound=Steerable)
+
 
 def steer(
-    graph: Graph,
+    graph: _Graph,
     *,
     freeze: Iterable[str] = (),
     only: Iterable[str] = (),
     min_units: int = 1,
     couple: Iterable[tuple[str, str] | str] = (),
     trained_only: bool = False,
-) -> Graph:
+) -> _Graph:
     """A graph in which some groups stay whole, keep more of their units, or go together.
 
     A name is that of a group (``g3``), a parameter or a module; a glob may stand for many of them: ``*`` is any text,
@@ -80,7 +83,7 @@ def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
         yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
 
 
-def _untrained(graph: Graph) -> Iterator[tuple[str, Reason]]:
+def _untrained(graph: Steerable) -> Iterator[tuple[str, Reason]]:
     model = graph.model
     parameters = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
     frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}

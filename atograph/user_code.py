@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -44,8 +45,24 @@ def user_code(doing: str, where: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, FileNotFoundError) and error.errno is None and str(error):
             raise UserError(str(error), where=where) from error
+        if (missing := _refused_arguments(error)) is not None:
+            raise UserError(
+                f"it parses arguments of a command line while {doing}, and gets none: {missing}.",
+                where=where,
+                hint='Give them defaults, or parse them under `if __name__ == "__main__":`. A path to data comes by '
+                "--data DIR, as the parameter `data` of the file's functions.",
+            ) from error
         message = f"{type(error).__name__} was raised while {doing}."
         raise UserCodeError(message, traceback=own_traceback(error), where=where) from error
+
+
+def _refused_arguments(error: BaseException) -> str | None:
+    """What argparse has refused, in its words; None where it was not argparse that ended the program."""
+    if isinstance(error, SystemExit):
+        for frame, _line in traceback.walk_tb(error.__traceback__):
+            if frame.f_code is argparse.ArgumentParser.error.__code__:
+                return " ".join(str(frame.f_locals["message"]).split()).rstrip(".")
+    return None
 
 
 def own_traceback(error: BaseException) -> str:

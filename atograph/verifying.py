@@ -14,7 +14,6 @@ from atograph import program_file
 from atograph.belonging import HINT, check_same_plan, check_takes
 from atograph.capture import with_batch
 from atograph.certificate import TOLERANCE, compare
-from atograph.command import read_plan
 from atograph.comparing import relative_difference
 from atograph.example_inputs import Inputs, check_accepts
 from atograph.fitting import misfits
@@ -33,6 +32,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.infer_axes import Axes
 from atograph.passes.plan import Plan
 from atograph.passes.slim import Kept
+from atograph.plan_file import read_plan
 from atograph.program_model import ProgramModel
 from atograph.report import Comparison
 from atograph.slimming import Slim, slim

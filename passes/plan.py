@@ -87,7 +87,7 @@ class Plan(BaseModel):
         rows = [(name, f"{size:,}", f"{len(self.kept[name]):,}", self.groups.get(name, "").partition("  ")[2])
                 for name, size in self.sizes.items()]  # fmt: skip
         title = f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
-        return html_table(title, ("group", "units", "kept", "made by → read by"), rows, numbers=(1, 2))
+        return html_table(title, ("group", "units", "kept", "made by → read by"), rows, right=(1, 2))
 
     def to_json(self) -> str:
         """The plan as JSON text."""

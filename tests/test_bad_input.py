@@ -15,7 +15,7 @@ from runs import SPEC, command, make_run
 from safetensors.torch import load_file, save_file
 
 import atograph
-from atograph.command import read_plan
+from atograph.plan_file import read_plan
 from atograph.program_model import program_child
 from atograph.spec import load_spec
 
@@ -290,3 +290,21 @@ def test_a_disk_that_is_full_after_the_training(
     assert output.count("error: ") == 1 and "Traceback" not in output
     run = Path("new/run" if "new/run" in arguments else "run")
     assert {"trained.safetensors", "plan.json", "report.json"} <= {path.name for path in run.iterdir()}
+
+
+@pytest.mark.parametrize(("name", "value", "said", "example"), [
+    ("lr", "abc", "expected a number, got 'abc'.", "--set lr="),
+    ("epochs", "1.5", "expected a whole number, got '1.5'.", "--set epochs=10, in Python epochs=10."),
+    ("controller", "maybe", "expected true or false, got 'maybe'.", "--set controller=true, in Python "),
+    ("latency_batch", -1, "expected a value greater than or equal to 1, got -1.", "--set latency_batch=1"),
+    ("round_to", "x", "expected a whole number or 'auto', got 'x'.", "--set round_to=auto"),
+    ("metric_mode", "up", "expected 'max' or 'min', got 'up'.", "--set metric_mode=min"),
+    ("freeze_layers", 3, "expected a list of names, got 3.", "freeze_layers="),
+])  # fmt: skip
+def test_a_wrong_setting_says_what_it_takes(name: str, value: object, said: str, example: str) -> None:
+    from atograph.train.settings import settings_of
+
+    with pytest.raises(atograph.UserError) as raised:
+        settings_of({name: value})
+    text = str(raised.value)
+    assert text.startswith(f"training setting {name}: {said}") and example in text and "Input" not in text

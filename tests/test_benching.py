@@ -12,7 +12,8 @@ from torch import nn
 
 import atograph
 from atograph.advice import advice
-from atograph.benching import Bench, LayerPair, bench_run
+from atograph.bench_report import Bench, LayerPair
+from atograph.benching import bench_run
 from atograph.profiling import profile
 from atograph.report import Latency
 

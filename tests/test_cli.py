@@ -70,7 +70,7 @@ BAD = [
         "error: flops 30 is out of range: it is the share to keep, above 0 and at most 1. 30 % is 0.3: ",
     ),
     (["--flops", "0.3", "--set", "flops=1"], "error: --set flops=1: `flops` was given twice."),
-    (["--flops", "0.3", "--set", "gamma=x"], "error: training setting gamma: Input should be a valid number"),
+    (["--flops", "0.3", "--set", "gamma=x"], "error: training setting gamma: expected a number, got 'x'."),
     (["--flops", "0.3", "--set", "freeze=0.9"], "error: training settings: "),
 ]
 

@@ -94,7 +94,7 @@ def test_a_budget_in_both_directions(text: str, expected: str) -> None:
 def test_one_line_per_epoch_in_a_pipe() -> None:
     console, out, _ = printed()
     console.budget("flops", 0.3, 82.6e6, 0.041)
-    progress = console.progress("compress")
+    progress = console.progress("compress", "mIoU")
     progress.start(10, 20)
     assert console.state == "compress, epoch 1 of 10"
     progress.step(1, 1, 0.9, 1.0)
@@ -104,8 +104,8 @@ def test_one_line_per_epoch_in_a_pipe() -> None:
     progress.stop()
     assert out.getvalue().splitlines() == [
         "budget: keep 30.0 % = 12.4 of 41.3 MMACs, remove 70.0 %; smallest reachable 4.1 %",
-        "compress  epoch  1/10  loss 0.9123  metric      -  FLOPs 100.0 %  zeroed   0.0 %  2.0 s  left 0:18",
-        "compress  epoch  2/10  loss 0.5000  metric 0.9512  FLOPs  31.2 %  zeroed  84.1 %  3.0 s  left 0:20",
+        "compress  epoch  1/10  loss 0.9123  FLOPs 100.0 %  zeroed   0.0 %  2.0 s  left 0:18",
+        "compress  epoch  2/10  loss 0.5000  mIoU 0.9512  FLOPs  31.2 %  zeroed  84.1 %  3.0 s  left 0:20",
     ]
 
 

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 import atograph
 from atograph.applied_report import load_report
 from atograph.checkpoint import INDEX, Checkpoint
-from atograph.command import read_plan
 from atograph.exporting import _costs, export_run
 from atograph.latency_table import LatencyRecord
 from atograph.loading import load_safetensors
+from atograph.plan_file import read_plan
 from atograph.spec import load_spec
 from atograph.train.checkpoints import Checkpoints
 

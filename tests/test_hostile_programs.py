@@ -23,10 +23,10 @@ from torch import nn
 
 import atograph
 from atograph.checkpoint import Checkpoint
-from atograph.command import read_plan
 from atograph.init_weights import load_init
 from atograph.loading import load_safetensors
 from atograph.onnx_model import OnnxModel
+from atograph.plan_file import read_plan
 from atograph.program_ops import check_target
 from atograph.reading import Unreadable
 from atograph.spec import load_spec

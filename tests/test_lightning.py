@@ -285,3 +285,26 @@ def test_what_a_newcomer_gives_is_told_with_what_to_do(lightning: ModuleType, tm
     with pytest.raises(UserError, match=r"the first batch: .*argument 'y'.* Give AutoTrainOnceCallback example_inputs"):
         fit(Whole())
     assert not fit(Whole(), data[0]["x"]).slim.why_no_module
+
+
+def test_two_callbacks_are_refused(lightning: ModuleType, tmp_path: Path) -> None:
+    from atograph.integrations.lightning import AutoTrainOnceCallback
+
+    class Other(AutoTrainOnceCallback):
+        @property
+        def state_key(self) -> str:
+            return "other"
+
+    run = Lightning(lightning, tmp_path)
+    with pytest.raises(UserError, match="several AutoTrainOnceCallbacks, and one module is pruned by one"):
+        run.fit(callbacks=[run.callback, Other(params=0.5)], enable_checkpointing=False)
+
+
+def test_without_a_step_it_is_said_that_nothing_is_slim(lightning: ModuleType, tmp_path: Path) -> None:
+    run = Lightning(lightning, tmp_path)
+    with pytest.warns(UserWarning, match="no step, so nothing was pruned, and AutoTrainOnceCallback.slim is None"):
+        run.fit(max_epochs=0)
+    assert run.callback.slim is None
+    for options in ({"limit_train_batches": 0}, {"max_steps": 0}):
+        with pytest.raises(UserError, match="is to make no step"):
+            run.fit(**options)

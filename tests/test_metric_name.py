@@ -75,3 +75,31 @@ def test_table_report_and_page_call_it_so(tmp_path: Path, capsys: pytest.Capture
     assert "mean_iou" in told and "top-1" not in told
     page = (out / "report.html").read_text(encoding="utf-8")
     assert '"name":"mean_iou"' in page.replace('": ', '":') and "top-1" not in page
+
+
+def _regression(folder: Path) -> Report:
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 4), torch.randn(8, 2))] * 2
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    options: dict[str, Any] = {"method": "magnitude", "epochs": 1, "out": folder}
+    loss = lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1])  # noqa: E731
+    return atograph.compress(model, data, val_data=data, loss=loss, flops=0.6, quiet=False, **options).report
+
+
+def test_without_a_metric_nothing_is_said_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = _regression(tmp_path / "run")
+    Console().report(report)
+    told = capsys.readouterr().out
+    assert "epoch 1/1" in told and "top-1" not in told and "metric " not in told
+    assert not report.metrics.measured
+    assert report.model_copy(update={"metrics": report.metrics.model_copy(update={"slim": 0.5})}).metrics.measured
+
+
+def test_epochs_call_it_so(capsys: pytest.CaptureFixture[str]) -> None:
+    data = blobs(1)
+    atograph.compress(
+        TwoConvs(), data, val_data=data, metric=mean_iou, metric_name="mIoU", flops=0.6, epochs=2, quiet=False,
+        baseline=True, metric_mode="max",
+    )  # fmt: skip
+    told = capsys.readouterr().out
+    assert told.count("mIoU 0.2500") == 5 and "metric " not in told

@@ -16,9 +16,9 @@ from torch import nn
 
 import atograph
 from atograph import child_process, program_model
-from atograph.command import read_plan
 from atograph.graph import trace
 from atograph.loading import load_program
+from atograph.plan_file import read_plan
 from atograph.program_file import program_bytes
 from atograph.program_model import ProgramModel, program_child
 

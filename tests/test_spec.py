@@ -371,3 +371,25 @@ def test_a_model_that_accepts_is_left_as_it_was() -> None:
     check_accepts(model, Inputs((X,), {}), where="here")
     assert model.training and not model[1].training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+_PARSING = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument({arguments})
+"""
+
+
+@pytest.mark.parametrize(("arguments", "missing"), [
+    ("'folder'", "the following arguments are required: folder"),
+    ("'--lr', required=True, type=float", "the following arguments are required: --lr"),
+])  # fmt: skip
+@pytest.mark.parametrize("within", [False, True])
+def test_arguments_that_a_file_requires_are_named(tmp_path: Path, arguments: str, missing: str, within: bool) -> None:
+    parsed = "def model():\n    parser.parse_args()" if within else "parser.parse_args()\ndef model(): ..."
+    (tmp_path / "parsing.py").write_text(_PARSING.format(arguments=arguments) + parsed)
+    with pytest.raises(UserError, match=missing) as raised:
+        load_spec(str(tmp_path / "parsing.py")).model()
+    assert not isinstance(raised.value, UserCodeError)  # one paragraph, no traceback
+    doing = "while calling model()" if within else "while importing the file"
+    assert doing in str(raised.value) and '__name__ == "__main__"' in str(raised.value)

@@ -222,3 +222,12 @@ def test_a_second_interrupt_does_not_wait() -> None:
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("it was held back")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_to_resume_is_said_at_once(net: Path) -> None:
+    (net / "net.py").write_text("def model():\n    raise ValueError('no')\ndef train_data():\n    return []\n")
+    nothing = "warning: there is nothing to resume at run: no checkpoint and no unfinished run. The training starts"
+    assert compress("--resume", "--quiet").stderr.startswith(nothing)
+    (net / ".run.checkpoints").mkdir()  # of a run that was stopped before its first one
+    assert compress("--resume").stderr.startswith(nothing)
+    assert "nothing to resume" not in compress("--force").stderr

@@ -14,8 +14,8 @@ from rich.table import Table
 from runs import command
 
 import atograph
-from atograph.command import read_plan
 from atograph.console import Console
+from atograph.plan_file import read_plan
 from atograph.reading import PLAN, REPORT, Unreadable, parse_json, read_bytes, read_json
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\u202e\x9b31m"

@@ -15,6 +15,7 @@ import atograph
 from atograph.small import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
 from atograph.train.fit import Diverged
+from atograph.train.progress import EpochRow, Silent
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -202,3 +203,45 @@ def test_a_run_that_diverges_in_the_slim_module_gives_the_last_good_weights() ->
         run("zero", task=Task(batches, loss=loss), epochs=12)
     assert caught.value.weights["conv1.weight"].shape[0] == 8
     assert all(bool(value.isfinite().all()) for value in caught.value.weights.values())
+
+
+class Heard(Silent):
+    """What was told, and how many epochs were done before."""
+
+    def __init__(self) -> None:
+        self.done, self.told = 0, list[tuple[int, str]]()
+
+    def epoch(self, row: EpochRow) -> None:
+        self.done += 1
+
+    def tell(self, text: str) -> None:
+        self.told.append((self.done, text))
+
+
+def reads_a_width(model: nn.Module, batch: Any) -> Tensor:
+    penalty = (model.conv1.weight.flatten(1)[:, 0] * torch.ones(8, dtype=torch.double)).sum()  # type: ignore
+    return nn.functional.cross_entropy(model(batch[0]), batch[1]) + 1e-3 * penalty
+
+
+def refuses_copies(model: nn.Module, batch: Any) -> Tensor:
+    if model.training and model is not refuses_copies.model:  # type: ignore[attr-defined]
+        raise RuntimeError("not the model that I know")
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(("loss", "said"), [
+    (reads_a_width, "in training, it fails: RuntimeError: The size of tensor a"),
+    (refuses_copies, "the loss fails, with a copy of the dense module too: RuntimeError: not the model that I know"),
+])  # fmt: skip
+def test_a_loss_that_the_slim_module_cannot_have_is_told_at_once(loss: Any, said: str) -> None:
+    torch.manual_seed(0)
+    model, heard = TwoConvs().double(), Heard()
+    refuses_copies.model = model  # type: ignore[attr-defined]
+    graph = atograph.trace(model, blobs()[0][0][:2].double())
+    batches = [(x.double(), y) for x, y in blobs()]
+    settings = TrainSettings(flops=0.5, epochs=2, device="cpu", freeze=0.0, zero=0.0, controller=False,
+                             controller_start=0.0, projection_start=0.0, prior="magnitude")  # fmt: skip
+    result = auto_train_once(model, graph, Task(batches, loss=loss), settings, heard, partial(small_module, graph))
+    ((before, text),) = heard.told
+    assert before == 0 and said in text and "(raised at test_train_slim.py:" in text
+    assert result.slim_from is None and said in result.why_dense

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import fx
 
-from atograph.graph import Graph
+from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import place_of
 from atograph.passes.couplings import Course, Place, Step
 from atograph.passes.dims import Axis, axes_of
@@ -55,7 +55,7 @@ class Cause:
     links: tuple[Link, ...]
 
 
-def causes(graph: Graph, name: str) -> list[Cause]:
+def causes(graph: Traced, name: str) -> list[Cause]:
     """Why a parameter, or what a module holds, can or cannot be pruned.
 
     Args:
@@ -78,7 +78,7 @@ def causes(graph: Graph, name: str) -> list[Cause]:
     return sorted(found, key=lambda cause: cause.group is None)
 
 
-def _cause(graph: Graph, axis: Axis, group: Group | None, asked: Mapping[str, Place]) -> Cause:
+def _cause(graph: Traced, axis: Axis, group: Group | None, asked: Mapping[str, Place]) -> Cause:
     reason = axis.frozen if group is None else group.frozen
     links: tuple[Link, ...] = ()
     if reason is not None and reason.node:
@@ -95,7 +95,7 @@ def _is_at(place: Place, name: str) -> bool:
     return place.node.name == name or any(user.name == name for user in place.node.users)
 
 
-def _links(graph: Graph, start: Place, steps: Iterable[Step]) -> Iterator[Link]:
+def _links(graph: Traced, start: Place, steps: Iterable[Step]) -> Iterator[Link]:
     names, before = graph.program.state_names(), start
     for place, through, forward in steps:
         at = _where(place.node)
@@ -131,7 +131,7 @@ def _where(node: fx.Node) -> str:
 _DIM = re.compile(r"(?P<name>.+)\[(?P<dim>\d+)\]")
 
 
-def _sites(graph: Graph, name: str) -> Iterator[tuple[str, Place]]:
+def _sites(graph: Traced, name: str) -> Iterator[tuple[str, Place]]:
     """The dimensions that a name stands for, each with the text that names it alone."""
     axes, names = graph.program.fact(Axes), {name: node for node, name in graph.program.state_nodes()}
     if name in {group.name for group in graph.groups}:
@@ -153,7 +153,7 @@ def _sites(graph: Graph, name: str) -> Iterator[tuple[str, Place]]:
         yield from _output_of(graph, name, names)
 
 
-def _output_of(graph: Graph, module: str, parameters: Iterable[str]) -> Iterator[tuple[str, Place]]:
+def _output_of(graph: Traced, module: str, parameters: Iterable[str]) -> Iterator[tuple[str, Place]]:
     """The dimensions of what a module without parameters computes last."""
     ops = [node for node in graph.program.graph.nodes if node.op == "call_function"]
     node = next((node for node in reversed(ops) if module and module_of(node) == module), None)

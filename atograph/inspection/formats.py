@@ -8,10 +8,10 @@ from io import StringIO
 
 from rich.console import Console, RenderableType
 
-from atograph.graph import Graph
+from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import Overview
 
-Writer = Callable[[Graph, Overview], str]
+Writer = Callable[[Traced, Overview], str]
 
 
 @dataclass(frozen=True)
@@ -34,48 +34,48 @@ def plain(shown: RenderableType, width: int = 120) -> str:
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
-def _text(_graph: Graph, shown: Overview) -> str:
+def _text(_graph: Traced, shown: Overview) -> str:
     from atograph.inspection.text import overview_table
 
     return plain(overview_table(shown))
 
 
-def _json(_graph: Graph, shown: Overview) -> str:
+def _json(_graph: Traced, shown: Overview) -> str:
     return shown.model_dump_json(indent=1) + "\n"
 
 
-def _dot(_graph: Graph, shown: Overview) -> str:
+def _dot(_graph: Traced, shown: Overview) -> str:
     from atograph.inspection.drawing import dot
 
     source: str = dot(shown).source
     return source
 
 
-def _graphml(_graph: Graph, shown: Overview) -> str:
+def _graphml(_graph: Traced, shown: Overview) -> str:
     from atograph.inspection.drawing import graphml
 
     return graphml(shown)
 
 
-def _svg(_graph: Graph, shown: Overview) -> str:
+def _svg(_graph: Traced, shown: Overview) -> str:
     from atograph.inspection.drawing import svg
 
     return svg(shown)
 
 
-def _html(_graph: Graph, shown: Overview) -> str:
+def _html(_graph: Traced, shown: Overview) -> str:
     from atograph.inspection.page import page
 
     return page(shown)
 
 
-def _model_explorer(graph: Graph, shown: Overview) -> str:
+def _model_explorer(graph: Traced, shown: Overview) -> str:
     from atograph.inspection.model_explorer import graph_json
 
     return graph_json(graph, shown)
 
 
-def _model_explorer_groups(graph: Graph, shown: Overview) -> str:
+def _model_explorer_groups(graph: Traced, shown: Overview) -> str:
     from atograph.inspection.model_explorer import groups_json
 
     return groups_json(graph, shown)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.graph import Graph
+from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import Overview, place_of
 from atograph.passes.dims import Axis, axes_of
 from atograph.passes.groups import Group
@@ -24,7 +24,7 @@ from atograph.passes.sizes import text
 _FROZEN = "#c8c8c8"
 
 
-def graph_json(graph: Graph, shown: Overview) -> str:
+def graph_json(graph: Traced, shown: Overview) -> str:
     """Every op and parameter, in the namespaces of its modules; the groups of its dimensions are attributes."""
     names, axes = graph.program.state_names(), graph.program.fact(Axes)
     by_axis = graph.groups.by_axis()
@@ -32,7 +32,7 @@ def graph_json(graph: Graph, shown: Overview) -> str:
     return json.dumps({"label": shown.name, "graphs": [{"id": shown.name, "nodes": nodes}]}, ensure_ascii=False) + "\n"
 
 
-def groups_json(graph: Graph, shown: Overview) -> str:
+def groups_json(graph: Traced, shown: Overview) -> str:
     """Node data that colours by group: the value of a node is the number of the first prunable group that it holds."""
     axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
     numbers = {group.name: number for number, group in enumerate(graph.groups)}

@@ -18,7 +18,7 @@ def overview_html(shown: Overview) -> str:
         cells.append((row.title, f"{row.groups[0].units:,}", figures.percent(row.params / max(shown.params, 1)),
                       figures.percent(row.flops / max(shown.flops, 1)), row.sides + why))  # fmt: skip
     header = ("group", "units", "params", "FLOPs", "made by → read by")
-    return html_table("\n".join(headlines(shown)), header, cells, numbers=(1, 2, 3))
+    return html_table("\n".join(headlines(shown)), header, cells, right=(1, 2, 3))
 
 
 def report_html(report: Report) -> str:
@@ -41,4 +41,4 @@ def report_html(report: Report) -> str:
         False: "the certificate does not hold",
         None: f"not proved: {report.not_proved}" if report.not_proved else "no certificate",
     }
-    return html_table(f"{report.name}: {proof[equal]}", ("", "dense", "slim", "slim / dense"), cells, numbers=(1, 2, 3))
+    return html_table(f"{report.name}: {proof[equal]}", ("", "dense", "slim", "slim / dense"), cells, right=(1, 2, 3))

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from torch import fx
 
-from atograph.graph import Graph
+from atograph.inspection.interfaces import Traced
 from atograph.passes.cost import flops_by_node, params_with
 from atograph.passes.couplings import joins
 from atograph.passes.dims import axes_of
@@ -134,7 +134,7 @@ class Overview(_Record):
         return tuple(group for group in self.groups if group.prunable)
 
 
-def overview(graph: Graph, plan: Plan | None = None, *, name: str = "", floor: float = 0.0) -> Overview:
+def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: float = 0.0) -> Overview:
     """Look at a graph.
 
     Args:
@@ -228,7 +228,7 @@ def _members(group: Group, readers: Mapping[str, tuple[Place, ...]]) -> Iterator
             )
 
 
-def _parameters(graph: Graph) -> Iterator[ParameterView]:
+def _parameters(graph: Traced) -> Iterator[ParameterView]:
     axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
     names = graph.program.parameter_names()
     for node, name in graph.program.state_nodes():
@@ -243,7 +243,7 @@ def _parameters(graph: Graph) -> Iterator[ParameterView]:
             )
 
 
-def _modules(graph: Graph, flops: Mapping[fx.Node, int]) -> Iterator[ModuleView]:
+def _modules(graph: Traced, flops: Mapping[fx.Node, int]) -> Iterator[ModuleView]:
     """Every module that runs or holds a parameter, in the order in which they first do, each before what is in it."""
     own_flops, own_params, lines = dict[str, int](), dict[str, int](), dict[str, str]()
     order: dict[str, None] = {"": None}
@@ -285,7 +285,7 @@ def _within(name: str, own: Mapping[str, int]) -> int:
     return sum(value for other, value in own.items() if not name or other == name or other.startswith(f"{name}."))
 
 
-def _type_of(graph: Graph, name: str) -> str:
+def _type_of(graph: Traced, name: str) -> str:
     if graph.model is None:
         return ""
     try:

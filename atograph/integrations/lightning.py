@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, isfinite
@@ -85,6 +86,11 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse what it cannot do."""
+        if sum(isinstance(each, AutoTrainOnceCallback) for each in trainer.callbacks) > 1:
+            raise UserError(
+                "this trainer has several AutoTrainOnceCallbacks, and one module is pruned by one.",
+                hint="Leave one of them, with all budgets: AutoTrainOnceCallback(flops=0.3, params=0.5).",
+            )
         _check(trainer, pl_module)
         self._pruning = self.slim = self._best.epoch = None
 
@@ -129,6 +135,12 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         """The same, where the checkpoint was of the end and no batch came."""
         if self._pruning is None and self._saved is not None:
             self._finish(trainer, pl_module, self._start(trainer, pl_module, None))
+        if self.slim is None:
+            warnings.warn(
+                "the trainer made no step, so nothing was pruned, and AutoTrainOnceCallback.slim is None. To prune "
+                "without training: graph.plan(...) and atograph.slim.",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What the trainer's checkpoints hold of it: tensors, numbers and text."""
@@ -247,6 +259,11 @@ def _check(trainer: Any, module: Any) -> None:
             hint="Let it take a batch.",
         )
     steps = trainer.estimated_stepping_batches
+    if trainer.max_steps == 0 or trainer.limit_train_batches == 0:
+        raise UserError(
+            "the trainer is to make no step, and the callback prunes while it trains.",
+            hint="Give the Trainer steps to make; to prune without training: graph.plan(...) and atograph.slim.",
+        )
     if not isfinite(steps) or steps < 1:
         raise UserError(
             "the schedule of the pruning needs to know how many steps the training makes, and nobody does.",

@@ -61,3 +61,9 @@ def allow_saving(module: nn.Module) -> None:
         for name in _NAMES:
             if isinstance(vars(part).get(name), Refusal):
                 del vars(part)[name]
+
+
+def why_unsaved(module: nn.Module) -> str:
+    """Why ``save_pretrained`` refuses a slim module; empty where it does not, or where there is none."""
+    refusal = next((vars(part)[name] for part in module.modules() for name in _NAMES if name in vars(part)), None)
+    return refusal.why if isinstance(refusal, Refusal) else ""

@@ -247,6 +247,10 @@ class Fit:
         """The one that there is."""
         return (self.optimizer,)
 
+    def tell(self, text: str) -> None:
+        """Something that the user should know at once."""
+        self.progress.tell(text)
+
     def train_on(self, model: nn.Module) -> None:
         """From now on the steps train ``model``, on the device already."""
         self.model, self._called = model, self.compute.prepare(model)

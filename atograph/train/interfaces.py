@@ -105,6 +105,9 @@ class Training(Protocol):
     def task(self) -> Task:
         """The loss of a batch, and what the model is measured with."""
 
+    def tell(self, text: str) -> None:
+        """Something that the user should know at once."""
+
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Of the parameters of ``model``; none: they are not known, and the dense model is trained to the end."""

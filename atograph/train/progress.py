@@ -55,6 +55,9 @@ class Progress(Protocol):
     def epoch(self, row: EpochRow) -> None:
         """One epoch is done."""
 
+    def tell(self, text: str) -> None:
+        """Something that the user should know at once, in words."""
+
     def stop(self) -> None:
         """No more events."""
 
@@ -69,6 +72,9 @@ class Silent:
         """Ignore it."""
 
     def epoch(self, row: EpochRow) -> None:
+        """Ignore it."""
+
+    def tell(self, text: str) -> None:
         """Ignore it."""
 
     def stop(self) -> None:
@@ -95,6 +101,11 @@ class Each:
         """Tell them."""
         for other in self._others:
             other.epoch(row)
+
+    def tell(self, text: str) -> None:
+        """Tell them."""
+        for other in self._others:
+            other.tell(text)
 
     def stop(self) -> None:
         """Tell them."""

@@ -212,6 +212,7 @@ class Pruner(Hook, Generic[P]):
             self.shrunk = Shrunk(fit.model, small, fit.optimizers, lambda model: exact.checked_loss(model, batch))
         except CannotShrink as reason:
             self.why_dense = str(reason)
+            fit.tell(f"the dense module is trained on, because there is no slim one: {self.why_dense}")
         else:
             fit.train_on(self.shrunk.module)
             self.slim_from = t

@@ -281,15 +281,46 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         about = [
             each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
         ]  # of "this or that" one for each
-        message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
         if first["type"] == "extra_forbidden":
             near = get_close_matches(place, TrainSettings.model_fields, n=3)
             raise UserError(
                 f"there is no training setting {place!r}.", hint=f"Perhaps {', '.join(near)}?" if near else None
             ) from error
+        if first["type"] == "value_error":
+            message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
+            raise UserError(
+                f"training setting {place}: {message}." if place else f"training settings: {message}."
+            ) from error
+        expected = " or ".join(dict.fromkeys(map(_expected, about)))
         raise UserError(
-            f"training setting {place}: {message}." if place else f"training settings: {message}."
+            f"training setting {place}: expected {expected}, got {first['input']!r}.", hint=_example(place, expected)
         ) from error
+
+
+_KINDS = {
+    "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
+    "string": "a text", "tuple": "a list of names",
+}  # fmt: skip
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    """What would have been right, of an error of pydantic: ``a whole number``, ``a value greater than 0``."""
+    kind = _KINDS.get(error["type"].partition("_")[0])
+    if kind is not None:
+        return kind
+    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return text if error["type"] == "literal_error" else f"a value {text}"
+
+
+def _example(name: str, expected: str) -> str | None:
+    """How one writes it: with its default, or else a value of its kind."""
+    default = TrainSettings.model_fields[name].default
+    if isinstance(default, tuple):
+        return f'In Python: {name}=["stem"].'
+    if default is None:
+        default = expected.split(" ")[-1].strip("'") if "'" in expected else 10 if "whole" in expected else 0.1
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"An example: --set {name}={text}, in Python {name}={default!r}."
 
 
 def needs_data(settings: TrainSettings) -> bool:

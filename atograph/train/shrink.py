@@ -18,6 +18,7 @@ from atograph.copying import copy_of
 from atograph.train.interfaces import P_contra
 from atograph.train.seeding import own_randomness
 from atograph.train.weights import set_weights, weights_of
+from atograph.user_code import line_of_user, one_line
 
 Cuts: TypeAlias = Sequence[Tensor | None]
 
@@ -120,7 +121,10 @@ def _try(dense: nn.Module, slim: nn.Module, loss: Callable[[nn.Module], Tensor])
             try:
                 value = loss(tried)
             except Exception as error:
-                raise CannotShrink(f"in training, it fails: {type(error).__name__}: {error}") from error
+                at = line_of_user(error)
+                which = "it fails" if module is slim else "the loss fails, with a copy of the dense module too"
+                text = f"{type(error).__name__}: {one_line(error)}" + (f" (raised at {at})" if at else "")
+                raise CannotShrink(f"in training, {which}: {text}") from error
             drawn |= bool(devices) or not torch.equal(before, torch.get_rng_state())
             values.append(float(value.detach()))
             if module is slim and not _depends(value, tried):

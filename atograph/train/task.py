@@ -16,11 +16,11 @@ from atograph.batches import batch_size, describe, keep_copy, to_device
 from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.train.defaults import default_loss, default_metric
+from atograph.train.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
 from atograph.train.seeding import order_kept, own_randomness
 from atograph.user_code import line_of_user
 
 Loss = Callable[[nn.Module, Any], Tensor]
-Metric = Callable[[nn.Module, Any], "float | Tensor | None"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -31,8 +31,9 @@ class Task:
         train_data: an iterable of batches that can be iterated again for each epoch (a DataLoader, a list).
         val_data: the same for validation, or None.
         loss: ``loss(model, batch)`` -> scalar tensor; None: see `defaults.default_loss`.
-        metric: ``metric(model, batch)`` -> mean over the batch; None: top-1 accuracy,
-            `defaults.default_metric`.
+        metric: ``metric(model, batch)`` -> mean over the batch; or an object with ``update``, ``compute`` and
+            ``reset``, which measures all of the data together (`metrics.DatasetMetric`), or its class; None: top-1
+            accuracy, `defaults.default_metric`.
         metric_name: what the metric is called; None: see `name_of_metric`.
         optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
 
@@ -46,14 +47,16 @@ class Task:
         val_data: Iterable[Any] | None = None,
         *,
         loss: Loss | None = None,
-        metric: Metric | None = None,
+        metric: Metric | DatasetMetric | type[DatasetMetric] | None = None,
         metric_name: str | None = None,
         optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.train_data = reiterable(train_data, "train_data")
         self.val_data = None if val_data is None else reiterable(val_data, "val_data")
         self.loss: Loss = loss or default_loss
-        self.metric: Metric = metric or default_metric
+        self.metric: Any = default_metric if metric is None else metric
+        if is_dataset_metric(self.metric) and isinstance(self.metric, type):
+            self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
         self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -68,10 +71,11 @@ class Task:
         return task
 
     def on(self, part_of: Callable[[Iterable[Any], bool], Iterable[Any]]) -> Task:
-        """The same task on a part of its data (`replicas.Replicas.part_of`)."""
+        """The same task on a part of its data (`replicas.Replicas.part_of`); a data set's own metric sees all of it."""
         task = copy(self)
         task.train_data = part_of(self.train_data, True)
-        task.val_data = None if self.val_data is None else part_of(self.val_data, False)
+        if self.val_data is not None and not is_dataset_metric(self.metric):
+            task.val_data = part_of(self.val_data, False)
         return task
 
     @property
@@ -133,8 +137,9 @@ class Task:
         batch = self.check_loss(model, device)
         if self.val_data is not None:
             with _first(batch, model):
-                value = self.metric(model, to_device(batch, device))
-                _number(0.0 if value is None else value)
+                running = self._running(device)
+                running.add(model, to_device(batch, device))
+                running.totals()
         return batch_size(batch)
 
     def check_loss(self, model: nn.Module, device: torch.device) -> Any:
@@ -149,27 +154,31 @@ class Task:
         return batch
 
     def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
-        """Mean of the metric over ``data``, weighted by batch size; None without data or without a metric."""
+        """The metric of ``data``: a mean weighted by batch size, or an object's own; None without data or a metric."""
         total, count = self.totals(model, data, device)
         return total / count if count else None
 
     def totals(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> tuple[float, int]:
-        """The sum of the metric over all examples of ``data`` that have one, and their number.
+        """The sum of the metric over all examples of ``data`` that have one, and their number (1 of a data set's own).
 
-        In eval mode, without gradients; the random state of the training is left as it was.
+        In eval mode, without gradients; the random state of the training is left as it was. What the metric and the
+        data keep in global variables is theirs and stays.
 
         Raises:
             UserError: the model or the metric rejects a batch.
         """
-        total, count = 0.0, 0
-        with torch.no_grad(), own_randomness(), eval_mode(model):
-            for number, batch in enumerate(() if data is None else data, 1):
+        if data is None:
+            return 0.0, 0
+        with torch.no_grad(), own_randomness(), eval_mode(model, files=False):
+            running = self._running(device)
+            for number, batch in enumerate(data, 1):
                 with naming("the model or the metric", "this batch", batch, where=f"validation, batch {number}"):
-                    value = self.metric(model, to_device(batch, device))
-                if value is not None:
-                    size = batch_size(batch)
-                    total, count = total + _number(value) * size, count + size
-        return total, count
+                    running.add(model, to_device(batch, device))
+            return running.totals()
+
+    def _running(self, device: torch.device) -> MeanOverBatches | OverDataset:
+        metric = self.metric
+        return OverDataset(metric, device) if is_dataset_metric(metric) else MeanOverBatches(metric)
 
 
 @contextmanager
@@ -198,14 +207,7 @@ def naming(who: str, which: str, batch: Any, *, where: str) -> Iterator[None]:
         ) from error
 
 
-def _number(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"metric(model, batch) must return one number or None, got {describe(value)}.") from None
-
-
-def name_of_metric(metric: Metric) -> str:
+def name_of_metric(metric: Any) -> str:
     """What a metric is called: ``top-1`` for the default one, else the name of the function or of its class.
 
     >>> name_of_metric(mean_iou), name_of_metric(lambda model, batch: 0.5)

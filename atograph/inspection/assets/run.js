@@ -31,8 +31,9 @@ function costs() {
   const line = (name, key, show) => [name, show(dense[key]), '', show(slim[key]), '', percent(slim[key] / Math.max(dense[key], 1))];
   const lines = [
     line('FLOPs', 'flops', count), line('parameters', 'params', count), line('ONNX file', 'bytes', bytes),
-    [metrics.name, figure(metrics.dense), figure(metrics.masked), figure(metrics.slim), figure(metrics.onnx), ''],
   ];
+  const measured = [metrics.dense, metrics.masked, metrics.slim, metrics.onnx];
+  if (measured.some((value) => value !== null)) lines.push([metrics.name, ...measured.map(figure), '']);
   return section('What it came to',
     table(['', 'dense', 'masked', 'slim', 'ONNX', 'slim / dense'], lines, { numbers: [1, 2, 3, 4, 5] }),
     metrics.before_zeroing !== null && metrics.after_zeroing !== null && el('p', { class: 'dim' },
