@@ -110,3 +110,28 @@ def test_dead_code_that_ties_what_the_plan_takes_apart_is_told() -> None:
     assert slim.module is None and "must match" in slim.why_no_module
     alike = atograph.slim(graph, graph.plan(kept={first: range(4), second: range(4)}))
     assert alike.module is not None
+
+
+EXTREMA: dict[str, Callable[[Tensor], Tensor]] = {
+    "largest": lambda h: h - h.cos().amax(1, keepdim=True),
+    "smallest": lambda h: h - h.exp().amin(1, keepdim=True),
+    "of all": lambda h: h * h.cos().max(),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMA)
+def test_dead_code_beside_an_extremum_of_removed_units(name: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.w = nn.Linear(6, 16), nn.Linear(16, 3), nn.Parameter(torch.randn(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            (h + self.w).norm(dim=1)
+            return self.b(EXTREMA[name](h))
+
+    torch.manual_seed(0)
+    slim, x = slimmed(Net(), 6), torch.randn(4, 6)
+    assert slim.module is not None, slim.why_no_module
+    torch.testing.assert_close(slim.module(x.double()), slim(x.double()), rtol=1e-9, atol=1e-9)

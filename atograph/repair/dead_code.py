@@ -50,7 +50,7 @@ def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Exam
     if not program.interface.dead:
         return None
     try:
-        whole = Pipeline.parse("gather-shuffles,infer-axes").run(capture(model, *example, dead=True))
+        whole = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(capture(model, *example, dead=True))
     except AtographError:
         return None
     slim = cut_alike(program, plan, whole)
