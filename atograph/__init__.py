@@ -5,48 +5,50 @@ Names are imported when they are first used, so that ``import atograph`` (and th
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from atograph.passes.lazy import lazy
 
 if TYPE_CHECKING:
-    from atograph.apply import Applied, apply_plan
-    from atograph.compression import Result, compress
+    from atograph.capture.weightless import without_weights
     from atograph.graph import Graph, trace
-    from atograph.keeping import keep_module
-    from atograph.loading import load
-    from atograph.masking import mask
-    from atograph.not_proved import NotProved
-    from atograph.own_loop import AutoTrainOnce
+    from atograph.integrations.own_loop import AutoTrainOnce
+    from atograph.passes.analysis.groups import Group
     from atograph.passes.errors import AtographError, InternalError, UserError
-    from atograph.passes.groups import Group
-    from atograph.passes.plan import Plan
-    from atograph.passes.reason import Reason
-    from atograph.program_ops import allow_ops
-    from atograph.slimming import Slim, slim
-    from atograph.weightless import without_weights
+    from atograph.passes.ir.reason import Reason
+    from atograph.passes.plan.plan import Plan
+    from atograph.program.load import load
+    from atograph.program.ops import allow_ops
+    from atograph.run.apply import Applied, apply_plan
+    from atograph.run.compress import Result, compress
+    from atograph.run.not_proved import NotProved
+    from atograph.slimming.keep_module import keep_module
+    from atograph.slimming.masking import mask
+    from atograph.slimming.slim import Slim, slim
 
 _HOMES = {
-    "Applied": "apply",
+    "Applied": "run.apply",
     "AtographError": "passes.errors",
-    "AutoTrainOnce": "own_loop",
+    "AutoTrainOnce": "integrations.own_loop",
     "Graph": "graph",
-    "Group": "passes.groups",
+    "Group": "passes.analysis.groups",
     "InternalError": "passes.errors",
-    "NotProved": "not_proved",
-    "Plan": "passes.plan",
-    "Reason": "passes.reason",
-    "Result": "compression",
-    "Slim": "slimming",
+    "NotProved": "run.not_proved",
+    "Plan": "passes.plan.plan",
+    "Reason": "passes.ir.reason",
+    "Result": "run.compress",
+    "Slim": "slimming.slim",
     "UserError": "passes.errors",
-    "allow_ops": "program_ops",
-    "apply_plan": "apply",
-    "compress": "compression",
-    "keep_module": "keeping",
-    "load": "loading",
-    "mask": "masking",
-    "slim": "slimming",
+    "allow_ops": "program.ops",
+    "apply_plan": "run.apply",
+    "compress": "run.compress",
+    "keep_module": "slimming.keep_module",
+    "load": "program.load",
+    "mask": "slimming.masking",
+    "slim": "slimming.slim",
     "trace": "graph",
-    "without_weights": "weightless",
+    "without_weights": "capture.weightless",
 }
 
 __all__ = [
@@ -73,14 +75,6 @@ __all__ = [
     "without_weights",
 ]
 
+__version__ = version("atograph")
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'atograph' has no attribute '{name}'")
-    value = getattr(import_module(f"atograph.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from atograph.batches import describe
-from atograph.capture import capture
-from atograph.passes.budgets import Budgets
-from atograph.passes.choose import check_budgets, magnitude_scores
-from atograph.passes.cost import CostModel
-from atograph.passes.couple_groups import write_pairs
+from atograph.capture.time_limit import capture_limit
+from atograph.capture.to_program import capture
+from atograph.capture.weightless import capture_weightless, current_state, is_weightless
+from atograph.passes.analysis.couple_groups import write_pairs
+from atograph.passes.analysis.groups import Group, Groups
+from atograph.passes.cost.budgets import Budgets
+from atograph.passes.cost.cost import CostModel
+from atograph.passes.cost.share import share_of
 from atograph.passes.errors import UserError
-from atograph.passes.groups import Group, Groups
-from atograph.passes.pipeline import ANALYSE, Pipeline
-from atograph.passes.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
-from atograph.passes.program import Program
-from atograph.passes.randomness import random_ops
-from atograph.passes.reason import Reason
-from atograph.passes.share import share_of
-from atograph.stages import stage
-from atograph.time_limit import capture_limit
-from atograph.user_code import kind_of
-from atograph.weightless import capture_weightless, current_state, is_weightless
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.randomness import random_ops
+from atograph.passes.ir.reason import Reason
+from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
+from atograph.passes.plan.choose import check_budgets, magnitude_scores
+from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
+from atograph.process.stages import stage
+from atograph.values.batches import describe
+from atograph.values.user_code import kind_of
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from atograph.latency_table import LatencyRecord
-    from atograph.timing import MeasuredLatency
+    from atograph.latency.predictor import MeasuredLatency
+    from atograph.latency.table import LatencyRecord
 
 
 class Graph:
@@ -137,8 +137,8 @@ class Graph:
         couple: Iterable[tuple[str, str] | str] = (),
         trained_only: bool = False,
     ) -> Graph:
-        """The same graph in which some groups stay whole, keep more units, or go together: `steering.steer`."""
-        from atograph.steering import steer
+        """The same graph in which some groups stay whole, keep more units or go together: `inspection.steering`."""
+        from atograph.inspection.steering import steer
 
         return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only)
 
@@ -206,8 +206,8 @@ class Graph:
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
-                ONNX Runtime on this machine (`timing.MeasuredLatency.rounding`). None: ``"auto"`` with a budget of
-                latency, else 1.
+                ONNX Runtime on this machine (`MeasuredLatency.rounding`). None: ``"auto"`` with a budget of latency,
+                else 1.
 
         Raises:
             UserError: not exactly one way is given, or the budget or a group is out of reach.
@@ -307,10 +307,10 @@ class Graph:
         Raises:
             UserError: the record is of another model, or was measured in another way.
         """
-        from atograph.capture import batch_sizes
-        from atograph.latency_table import LatencyRecord
-        from atograph.ort_runtime import OrtRuntime
-        from atograph.timing import MeasuredLatency
+        from atograph.capture.to_program import batch_sizes
+        from atograph.latency.ort_runtime import OrtRuntime
+        from atograph.latency.predictor import MeasuredLatency
+        from atograph.latency.table import LatencyRecord
 
         if batch < 1 or threads < 0:
             raise UserError(

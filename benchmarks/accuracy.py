@@ -28,8 +28,8 @@ import torch
 from torch import nn
 
 import atograph
-from atograph.flop_count import count_flops
-from atograph.small import small_module
+from atograph.proof.flop_count import count_flops
+from atograph.slimming.index_map import small_module
 from atograph.train import Task, TrainSettings, auto_train_once, dense_training
 from benchmarks.fashion import NETWORKS, loaders
 from benchmarks.published import PUBLISHED

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 import atograph
-from atograph.comparing import relative_difference
-from atograph.structures import tensors_of
+from atograph.passes.torch_private import pytree
+from atograph.values.difference import relative_difference
+from atograph.values.structures import tensors_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

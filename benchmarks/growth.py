@@ -9,9 +9,9 @@ import argparse
 import time
 
 import torch
-from atograph.passes.pipeline import ANALYSE, Pipeline
 
-from atograph.weightless import capture_weightless
+from atograph.capture.weightless import capture_weightless
+from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from benchmarks.models import transformers_models  # noqa: F401  # first: it makes torchvision importable
 
 BLOCKS = (6, 12, 24, 16)

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import nn
 
 import atograph
-from atograph import figures
+from atograph.terminal import numbers
 from benchmarks.models import transformers_models  # noqa: F401  # first: it makes transformers importable
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     def step(name: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        steps.add_row(name, f"{time.monotonic() - started:.2f}", figures.size(peak_memory()))
+        steps.add_row(name, f"{time.monotonic() - started:.2f}", numbers.size(peak_memory()))
 
     with step("before"):
         pass
@@ -81,14 +81,14 @@ def main() -> None:
     for name, kept in counts.items():
         flops, params = graph.cost.flops(kept), graph.cost.params(kept)
         plans.add_row(
-            name, figures.percent(flops / graph.flops), figures.percent(params / graph.params), figures.size(2 * params)
+            name, numbers.percent(flops / graph.flops), numbers.percent(params / graph.params), numbers.size(2 * params)
         )
     units = sum(group.size for group in graph.prunable)
     console = Console(width=110)
     console.print(
         f"{len(graph.program.graph.nodes):,} nodes, {len(graph.groups)} groups, {len(graph.prunable)} of them prunable "
-        f"with {units:,} units; {figures.count(graph.flops)}FLOPs for {options.tokens} tokens, "
-        f"{figures.count(graph.params)} parameters",
+        f"with {units:,} units; {numbers.count(graph.flops)}FLOPs for {options.tokens} tokens, "
+        f"{numbers.count(graph.params)} parameters",
         highlight=False,
     )
     for group in list(graph.groups)[:9]:

@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 import atograph
-from atograph.small import small_module
+from atograph.slimming.index_map import small_module
 from atograph.train import EpochRow, Task, TrainSettings, auto_train_once, dense_training
 from benchmarks.fashion import NETWORKS, loaders
 

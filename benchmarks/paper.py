@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atograph.passes.errors import UserError
-from atograph.passes.share import share_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from atograph import compression
-from atograph.command_compress import train_settings
-from atograph.compression import Job, Result
-from atograph.console import Console
-from atograph.example_inputs import as_inputs
-from atograph.init_weights import load_init
-from atograph.train.seeding import seed_everything
+from atograph.cli.compress import train_settings
+from atograph.passes.cost.share import share_of
+from atograph.passes.errors import UserError
+from atograph.run import compress
+from atograph.run.compress import Job, Result
+from atograph.spec.example_inputs import as_inputs
+from atograph.spec.init_weights import load_init
+from atograph.terminal.console import Console
+from atograph.train.saved.seeding import seed_everything
 from atograph.train.settings import TrainSettings
 from atograph.train.settings import settings_of as checked_settings
 from atograph.train.task import Task
@@ -85,7 +85,7 @@ def run(name: str, options: argparse.Namespace, console: Console) -> Result:
             init=options.init,
         )  # fmt: skip
 
-    return compression.run(make, settings, out=options.out, force=options.force, resume=options.resume, console=console)
+    return compress.run(make, settings, out=options.out, force=options.force, resume=options.resume, console=console)
 
 
 def settings_of(name: str, options: argparse.Namespace) -> TrainSettings:

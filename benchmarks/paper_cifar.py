@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atograph.passes.errors import UserError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from atograph.passes.errors import UserError
 
 SIDE = 32
 """Height and width of the images, in pixels."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atograph.passes.errors import UserError
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from atograph.passes.errors import UserError
 from benchmarks.models import torchvision_models  # noqa: F401  # first: it makes torchvision importable
 
 # isort: split

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 
-from atograph.report import Report
+from atograph.report.run import Report
 from benchmarks.accuracy import METHODS, Run
 
 matplotlib.use("svg")

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.copying import eval_mode
-from atograph.flop_count import count_flops
+from atograph.proof.flop_count import count_flops
 from atograph.train import Silent, Task, TrainSettings
 from atograph.train.fit import Fit, Hook
+from atograph.values.eval_mode import eval_mode
 
 AT = 0.5
 """The fraction of the training at which it prunes."""

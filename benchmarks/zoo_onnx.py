@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atograph.passes.exported import to_exported
-from atograph.passes.sizes import is_dynamic
 from torch.export import ExportedProgram
 
 import atograph
-from atograph.capture import batch_of, with_batch
-from atograph.onnx_export import export_onnx
-from atograph.onnx_model import OnnxModel
-from atograph.structures import tensors_of
+from atograph.capture.to_program import batch_of, with_batch
+from atograph.onnx.export import export_onnx
+from atograph.ort.model import OnnxModel
+from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.sizes import is_dynamic
+from atograph.values.structures import tensors_of
 from benchmarks.exact import Inputs, difference, perturb, settle
 from benchmarks.models import build
 from benchmarks.zoo_part import Record, first_line, root_of

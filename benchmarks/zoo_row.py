@@ -6,16 +6,16 @@ from collections import Counter
 from typing import Any
 
 import torch
-from atograph.passes.errors import UserError
-from atograph.passes.infer_axes import Axes
-from atograph.passes.pipeline import ANALYSE, Pipeline
-from atograph.passes.program import Program
 from torch import fx, nn
 
 import atograph
-from atograph.capture import capture, with_batch
-from atograph.flop_count import count_flops
-from atograph.structures import tensors_of
+from atograph.capture.to_program import capture, with_batch
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
+from atograph.proof.flop_count import count_flops
+from atograph.values.structures import tensors_of
 from benchmarks.exact import Inputs, as_double, compare_plan, perturb, settle
 from benchmarks.models import build
 from benchmarks.zoo_part import Record, first_line, forget_imports

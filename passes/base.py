@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from atograph.passes.errors import InternalError
-from atograph.passes.program import Program
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from atograph.passes.errors import InternalError
+from atograph.passes.ir.program import Program
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class InternalError(AtographError):
         culprit: the package whose bug it is: that of a pass, if it is not ours.
 
     Attributes:
-        reproducer: the file that helps to reproduce it (`atograph.passes.reproducer`), once there is one.
+        reproducer: the file that helps to reproduce it (`atograph.passes.pipeline.reproducer`), once there is one.
     """
 
     def __init__(self, message: str, culprit: str = "atograph") -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest_plugins = ["packages"]
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,21 +18,6 @@ def pytest_configure(config: pytest.Config) -> None:
         import warm  # noqa: F401
 
 
-class Golden:
-    """Compares text with a file of ``tests/golden``."""
-
-    def __init__(self, update: bool) -> None:
-        self.update = update
-
-    def check(self, name: str, text: str) -> None:
-        path = GOLDEN / name
-        if self.update:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        assert path.exists(), f"no golden file {name}: run pytest --update-golden"
-        assert text == path.read_text(encoding="utf-8"), f"{name} differs: run pytest --update-golden and read the diff"
-
-
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Golden:
-    return Golden(request.config.getoption("--update-golden"))
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--update-golden"))

@@ -83,7 +83,7 @@ def _command(arguments: list[str]) -> tuple[str, bool]:
     """What a command prints (on standard error, where it fails), and whether there are measured figures in it."""
     from typer.testing import CliRunner
 
-    from atograph.cli import app
+    from atograph.cli.app import app
 
     result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -19,7 +19,7 @@ OUT = "output.txt"
 
 def command(*arguments: str) -> None:
     """``atograph ARGUMENTS``."""
-    from atograph.cli import main
+    from atograph.cli.app import main
 
     sys.argv = ["atograph", *arguments]
     main()

@@ -13,8 +13,8 @@ import typer
 from torch import nn
 
 import atograph
-from atograph.command import running
-from atograph.train import partners
+from atograph.cli.runner import running
+from atograph.train.processes import partners
 
 
 class Batches:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from atograph.passes.program import Program
+
+from atograph.passes.ir.program import Program
 from atograph.passes.rules import rule_for, targets
 
 UNREACHED = {

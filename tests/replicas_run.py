@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import atograph
-from atograph.small import small_module
+from atograph.slimming.index_map import small_module
 from atograph.train import Task, TrainSettings, auto_train_once
-from atograph.train.replicas import join
+from atograph.train.processes.replicas import join
 
 
 class Net(nn.Module):

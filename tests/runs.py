@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from atograph.cli import app
+from atograph.cli.app import app
 
 SPEC = """import torch
 from torch import nn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atograph.report import Report
+from atograph.report.run import Report
 
 REPORT = Report.model_validate(
     {

@@ -11,14 +11,14 @@ import networkx as nx
 import onnxruntime
 import pytest
 import torch
-from atograph.passes.errors import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import build
 from torch import nn
 
 import atograph
-from atograph.comparing import relative_difference
+from atograph.passes.errors import UserError
+from atograph.values.difference import relative_difference
 
 
 def traced(name: str = "residual") -> tuple[nn.Module, torch.Tensor, atograph.Graph]:
@@ -310,7 +310,7 @@ def test_a_model_that_export_refuses_is_one_paragraph_with_the_line() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
 def test_flops_of_an_lstm_are_counted_on_the_kernel_that_the_cpu_uses(options: dict[str, Any]) -> None:
-    from atograph.flop_count import count_flops
+    from atograph.proof.flop_count import count_flops
 
     model = nn.LSTM(8, 16, batch_first=True, **options).eval()
     graph, x = atograph.trace(model, torch.randn(2, 5, 8)), torch.randn(1, 5, 8)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from atograph.passes.errors import UserError
-from atograph.passes.infer_axes import Axes
 from torch import nn
 
 import atograph
-from atograph.flop_count import count_flops
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.errors import UserError
+from atograph.proof.flop_count import count_flops
 from benchmarks.exact import compare
 
 

@@ -12,9 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from atograph.passes.exported import to_exported
-from atograph.passes.pipeline import ANALYSE, Pipeline
-from atograph.passes.plan import Plan
 from growing import KNOTS, ROWS, Grown, networks
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -22,13 +19,16 @@ from reached import every, expected, rows_of
 from torch import Tensor
 
 import atograph
-from atograph.capture import batch_sizes, with_batch
-from atograph.certificate import TOLERANCE
-from atograph.flop_count import count_flops
+from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.inspection import overview
 from atograph.inspection.chain import causes
-from atograph.onnx_export import export_onnx
-from atograph.onnx_model import OnnxModel
+from atograph.onnx.export import export_onnx
+from atograph.ort.model import OnnxModel
+from atograph.passes.ir.exported import to_exported
+from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
+from atograph.passes.plan.plan import Plan
+from atograph.proof.certificate import TOLERANCE
+from atograph.proof.flop_count import count_flops
 from benchmarks.exact import as_double, compare, difference
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))

@@ -17,9 +17,9 @@ LOADERS = {"torch.load", "torch.jit.load", "torch.export.load", "torch.package.P
            "np.load", "numpy.load", "joblib.load", "pickle.load", "pickle.loads"}  # fmt: skip
 
 ALLOWED = {
-    ("atograph/child_process.py", "import subprocess"): "to start this Python with a module of atograph's own",
-    ("atograph/pickled.py", "import pickle"): "for the error that torch.load raises; nothing is loaded by it",
-    ("atograph/pickled.py", "torch.load"): "with weights_only=True: tensors and plain containers, no classes",
+    ("atograph/process/child_process.py", "import subprocess"): "to start this Python with a module of atograph's own",
+    ("atograph/files/pickled.py", "import pickle"): "for the error that torch.load raises; nothing is loaded by it",
+    ("atograph/files/pickled.py", "torch.load"): "with weights_only=True: tensors and plain containers, no classes",
 }
 """File and what it does → why it may."""
 
@@ -77,7 +77,13 @@ def test_json_of_others_is_read_by_one_reader() -> None:
     """``json.loads`` elsewhere reads what atograph itself has just made."""
     own = {
         f"atograph/{name}.py"
-        for name in ("reading", "inspection/page", "child_process", "onnx_worker", "train/checkpoints")
+        for name in (
+            "files/reading",
+            "inspection/page",
+            "process/child_process",
+            "ort/worker",
+            "train/saved/checkpoints",
+        )
     }
     for path in SOURCES:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atograph.flop_count import count_flops
+from atograph.proof.flop_count import count_flops
 from benchmarks.exact import compare
 from benchmarks.models.torchvision_models import CONVOLUTIONAL, build, example
 

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-import atograph.command_compress
-import atograph.compression
+import atograph.cli.compress
 import atograph.inspection.page
-import atograph.spec
-from atograph.onnx_export import export_onnx
+import atograph.run.compress
+import atograph.spec.spec
+from atograph.onnx.export import export_onnx
 
-assert atograph.command_compress and atograph.compression and atograph.inspection.page and atograph.spec
+assert atograph.cli.compress and atograph.run.compress and atograph.inspection.page and atograph.spec.spec
 
 torch.set_num_threads(1)
 with TemporaryDirectory() as folder:

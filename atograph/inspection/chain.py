@@ -11,13 +11,13 @@ from torch import fx
 
 from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import place_of
-from atograph.passes.couplings import Course, Place, Step
-from atograph.passes.dims import Axis, axes_of
+from atograph.passes.analysis.couplings import Course, Place, Step
+from atograph.passes.analysis.groups import Group
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.patterns import unknown_name
+from atograph.passes.axes.dims import Axis, axes_of
 from atograph.passes.errors import UserError
-from atograph.passes.groups import Group
-from atograph.passes.infer_axes import Axes
-from atograph.passes.patterns import unknown_name
-from atograph.passes.reason import Reason, module_of
+from atograph.passes.ir.reason import Reason, module_of
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Protocol, Self
 
 from torch import nn
 
-from atograph.passes.groups import Groups
-from atograph.passes.program import Program
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.ir.program import Program
 
 
 class Traced(Protocol):

@@ -15,11 +15,11 @@ from torch import fx
 
 from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import Overview, place_of
-from atograph.passes.dims import Axis, axes_of
-from atograph.passes.groups import Group
-from atograph.passes.infer_axes import Axes
-from atograph.passes.reason import module_of, source_of
-from atograph.passes.sizes import text
+from atograph.passes.analysis.groups import Group
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.axes.dims import Axis, axes_of
+from atograph.passes.ir.reason import module_of, source_of
+from atograph.passes.ir.sizes import text
 
 _FROZEN = "#c8c8c8"
 

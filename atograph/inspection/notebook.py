@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from atograph import figures
 from atograph.inspection.overview import Overview
 from atograph.inspection.rows import rows
 from atograph.inspection.text import headlines, reason
-from atograph.passes.html_table import html_table
-from atograph.report import Report
+from atograph.passes.plan.html_table import html_table
+from atograph.report.run import Report
+from atograph.terminal import numbers
 
 
 def overview_html(shown: Overview) -> str:
@@ -15,8 +15,8 @@ def overview_html(shown: Overview) -> str:
     cells = []
     for row in rows(shown.groups):
         why = f"\nstays: {reason(*row.groups)}" if row.groups[0].why is not None else ""
-        cells.append((row.title, f"{row.groups[0].units:,}", figures.percent(row.params / max(shown.params, 1)),
-                      figures.percent(row.flops / max(shown.flops, 1)), row.sides + why))  # fmt: skip
+        cells.append((row.title, f"{row.groups[0].units:,}", numbers.percent(row.params / max(shown.params, 1)),
+                      numbers.percent(row.flops / max(shown.flops, 1)), row.sides + why))  # fmt: skip
     header = ("group", "units", "params", "FLOPs", "made by → read by")
     return html_table("\n".join(headlines(shown)), header, cells, right=(1, 2, 3))
 
@@ -29,10 +29,10 @@ def report_html(report: Report) -> str:
         return "" if value is None else f"{value:.4g}"
 
     cells = [
-        ("FLOPs", figures.count(dense.flops), figures.count(slim.flops), figures.percent(slim.flops / dense.flops)),
-        ("parameters", figures.count(dense.params), figures.count(slim.params),
-         figures.percent(slim.params / max(dense.params, 1))),
-        ("ONNX file", figures.size(dense.bytes), figures.size(slim.bytes), figures.percent(slim.bytes / dense.bytes)),
+        ("FLOPs", numbers.count(dense.flops), numbers.count(slim.flops), numbers.percent(slim.flops / dense.flops)),
+        ("parameters", numbers.count(dense.params), numbers.count(slim.params),
+         numbers.percent(slim.params / max(dense.params, 1))),
+        ("ONNX file", numbers.size(dense.bytes), numbers.size(slim.bytes), numbers.percent(slim.bytes / dense.bytes)),
         (metrics.name, worth(metrics.dense), worth(metrics.slim), ""),
     ]  # fmt: skip
     equal = all(entry.holds for entry in report.certificate) if report.certificate else None

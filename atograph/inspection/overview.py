@@ -11,18 +11,18 @@ from pydantic import BaseModel, ConfigDict
 from torch import fx
 
 from atograph.inspection.interfaces import Traced
-from atograph.passes.cost import flops_by_node, params_with
-from atograph.passes.couplings import joins
-from atograph.passes.dims import axes_of
-from atograph.passes.groups import Group, Groups
-from atograph.passes.infer_axes import Axes
-from atograph.passes.plan import Plan, least_kept
-from atograph.passes.polynomial import Polynomial, added, value_at
-from atograph.passes.program import Program
-from atograph.passes.reason import Reason, module_of, source_of
+from atograph.passes.analysis.couplings import joins
+from atograph.passes.analysis.groups import Group, Groups
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.slices import Slice
+from atograph.passes.axes.dims import axes_of
+from atograph.passes.cost.cost import flops_by_node, params_with
+from atograph.passes.cost.widths import Widths
+from atograph.passes.ir.polynomial import Polynomial, added, value_at
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import Reason, module_of, source_of
+from atograph.passes.plan.plan import Plan, least_kept
 from atograph.passes.rules import name_of
-from atograph.passes.slices import Slice
-from atograph.passes.widths import Widths
 
 
 class _Record(BaseModel):

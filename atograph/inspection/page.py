@@ -19,7 +19,7 @@ from markupsafe import Markup
 from atograph.inspection.overview import GroupView, Overview
 from atograph.inspection.rows import rows
 from atograph.inspection.text import places, ties, units_at
-from atograph.report import Report
+from atograph.report.run import Report
 
 _SCRIPTS = ("dom.js", "network.js", "tree.js", "groups.js", "panel.js", "stops.js", "run.js", "page.js")
 """Joined in this order, the page's one script."""

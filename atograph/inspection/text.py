@@ -10,12 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from atograph import figures
 from atograph.inspection.chain import Cause
 from atograph.inspection.names import fold
 from atograph.inspection.overview import GroupView, Member, Overview, Place
 from atograph.inspection.rows import Order, Row, rows
-from atograph.passes.slices import Slice
+from atograph.passes.analysis.slices import Slice
+from atograph.terminal import numbers
 
 
 def overview_table(shown: Overview, *, folded: bool = True, order: Order = "model") -> RenderableType:
@@ -40,10 +40,10 @@ def headlines(shown: Overview) -> list[str]:
     """Totals, and what holds for all groups."""
     units = sum(group.units for group in shown.prunable)
     return [
-        f"{shown.name}: {figures.count(shown.params)} parameters, {figures.count(shown.flops)} FLOPs; "
+        f"{shown.name}: {numbers.count(shown.params)} parameters, {numbers.count(shown.flops)} FLOPs; "
         f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
         *([f"coupled: {', '.join(f'{a} with {b}' for a, b in shown.coupled)}"] if shown.coupled else []),
-        *([f"of each, at least {figures.percent(shown.floor)} of its units stay"] if shown.floor else []),
+        *([f"of each, at least {numbers.percent(shown.floor)} of its units stay"] if shown.floor else []),
         *([shown.note] if shown.note else []),
     ]
 
@@ -102,7 +102,7 @@ def ties(group: GroupView) -> list[str]:
 
 
 def _share(part: int, whole: int) -> str:
-    return figures.percent(part / max(whole, 1))
+    return numbers.percent(part / max(whole, 1))
 
 
 def _members(group: GroupView, members: Iterable[Member], shapes: Mapping[str, tuple[int, ...]]) -> Table:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.example_inputs import as_inputs, check_accepts
-from atograph.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
-from atograph.slimming import Slim
-from atograph.train.seeding import own_randomness
+from atograph.slimming.slim import Slim
+from atograph.spec.example_inputs import as_inputs, check_accepts
+from atograph.train.saved.seeding import own_randomness
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """``loss(model, batch)``: a 0-dim tensor."""

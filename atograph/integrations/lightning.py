@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atograph.batches import to_device
-from atograph.example_inputs import Inputs, inputs_of_batch
 from atograph.integrations import Loss, Pruning, check_batch, check_example, required
-from atograph.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
-from atograph.slimming import Slim
+from atograph.slimming.slim import Slim
+from atograph.spec.example_inputs import Inputs, inputs_of_batch
 from atograph.train.best import BestEpoch
+from atograph.train.saved.weights import set_weights, weights_of
 from atograph.train.settings import settings_of
-from atograph.train.weights import set_weights, weights_of
+from atograph.values.batches import to_device
 
 _Callback: Any = required("lightning", "lightning.pytorch", "pytorch_lightning").Callback
 

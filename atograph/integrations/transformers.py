@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from atograph.batches import keep_copy, to_device
 from atograph.integrations import Loss, Pruning, check_example, required
-from atograph.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
-from atograph.slimming import Slim
-from atograph.train.checkpoints import Checkpoints
+from atograph.slimming.slim import Slim
 from atograph.train.defaults import LABELS, default_loss
-from atograph.train.seeding import random_state, set_random_state
+from atograph.train.saved.checkpoints import Checkpoints
+from atograph.train.saved.seeding import random_state, set_random_state
 from atograph.train.settings import settings_of
+from atograph.values.batches import keep_copy, to_device
 
 _TrainerCallback: Any = required("transformers", "transformers").TrainerCallback
 

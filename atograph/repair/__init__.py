@@ -7,6 +7,6 @@ computes is compared with what the program does (`samples`, `checks`).
 """
 
 from atograph.repair.module import NotRepaired, Repaired, slim_module
-from atograph.repair.problem import Problem
+from atograph.repair.observe.problem import Problem
 
 __all__ = ["NotRepaired", "Problem", "Repaired", "slim_module"]

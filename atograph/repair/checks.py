@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from atograph.capture import batch_of, with_batch
-from atograph.comparing import alike, tolerance
-from atograph.copying import eval_mode
-from atograph.passes.program import Program
-from atograph.passes.run import ProgramModule
-from atograph.repair.problem import Example, Problem, told
-from atograph.repair.samples import samples_of
+from atograph.capture.to_program import batch_of, with_batch
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.run import ProgramModule
+from atograph.repair.observe.problem import Example, Problem, told
+from atograph.repair.observe.samples import samples_of
 from atograph.repair.training import same_in_training
-from atograph.structures import tensors_of
+from atograph.values.difference import alike, tolerance
+from atograph.values.eval_mode import eval_mode
+from atograph.values.structures import tensors_of
 
 
 class Checks:

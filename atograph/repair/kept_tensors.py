@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.passes.program import Program
-from atograph.repair.problem import Problem
-from atograph.repair.remembered import Slot, may_hold
+from atograph.passes.ir.program import Program
+from atograph.repair.observe.problem import Problem
+from atograph.repair.observe.traced_ints import Slot, may_hold
 from atograph.repair.tensors import named_state
 
 _OF_MODULES = set(vars(nn.Module()))

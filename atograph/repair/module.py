@@ -9,26 +9,26 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from atograph.copying import copy_of
-from atograph.origins import Place
+from atograph.capture.origins import Place
 from atograph.passes.errors import AtographError
-from atograph.passes.plan import Plan
-from atograph.passes.program import Program
+from atograph.passes.ir.program import Program
+from atograph.passes.plan.plan import Plan
+from atograph.repair.calls.comparisons import Comparisons
+from atograph.repair.calls.corrections import Correction, correct_calls
+from atograph.repair.calls.search import Call, Found, attributes, joined
 from atograph.repair.checks import Checks
-from atograph.repair.comparisons import Comparisons
 from atograph.repair.config import fit_config, follow_config
-from atograph.repair.corrections import Correction, correct_calls
-from atograph.repair.dead_code import with_dead_code
 from atograph.repair.kept_tensors import cut_constants, old_widths, replace_kept
-from atograph.repair.other_forwards import repair_other_forwards
-from atograph.repair.paths import Path, paths_of, unlike
-from atograph.repair.problem import Example, Problem, told
-from atograph.repair.remembered import Slot, Wish
+from atograph.repair.observe.call_watch import Site
+from atograph.repair.observe.problem import Example, Problem, told
+from atograph.repair.observe.traced_ints import Slot, Wish
+from atograph.repair.paths.dead_code import with_dead_code
+from atograph.repair.paths.other_forwards import repair_other_forwards
+from atograph.repair.paths.paths import Path, paths_of, unlike
+from atograph.repair.paths.ways import OtherCut, Way, way_along, wishes_of
 from atograph.repair.saving import allow_saving, refuse_saving
-from atograph.repair.search import Call, Found, attributes, joined
 from atograph.repair.tensors import correct_widths, named_state, replace_state
-from atograph.repair.watching import Site
-from atograph.repair.ways import OtherCut, Way, way_along, wishes_of
+from atograph.values.eval_mode import copy_of
 
 
 class NotRepaired(Exception):

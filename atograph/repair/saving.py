@@ -11,8 +11,8 @@ from typing import NoReturn
 from torch import nn
 
 from atograph.passes.errors import UserError
+from atograph.repair.calls.corrections import is_corrected
 from atograph.repair.config import shapes_of
-from atograph.repair.corrections import is_corrected
 
 _NAMES = ("save_pretrained", "push_to_hub")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
-from atograph.passes.program import Program
+from atograph.passes.ir.program import Program
+from atograph.passes.torch_private import ConvNd, NormBase
 
 
 def replace_state(module: nn.Module, slimmed: Program) -> None:
@@ -56,7 +55,7 @@ def correct_widths(part: nn.Module) -> None:
     weight = _weight_of(part)
     shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()
     match part:
-        case _ConvNd() if shape:
+        case ConvNd() if shape:
             first, second = (1, 0) if part.transposed else (0, 1)
             part.out_channels = shape[first] * (part.groups if part.transposed else 1)
             part.in_channels = shape[second] * (1 if part.transposed else part.groups)
@@ -66,7 +65,7 @@ def correct_widths(part: nn.Module) -> None:
             part.proj_size = part.get_parameter("weight_hr_l0").shape[0] if part.proj_size else 0
         case nn.Linear() if shape:
             part.out_features, part.in_features = shape
-        case _NormBase():
+        case NormBase():
             stored = part.running_mean if part.running_mean is not None else weight
             if isinstance(stored, torch.Tensor):
                 part.num_features = stored.shape[0]

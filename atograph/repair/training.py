@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from atograph.comparing import alike, tolerance
-from atograph.copying import eval_mode
-from atograph.structures import tensors_of
+from atograph.passes.torch_private import DropoutNd, NormBase
+from atograph.values.difference import alike, tolerance
+from atograph.values.eval_mode import eval_mode
+from atograph.values.structures import tensors_of
 
 _DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
@@ -55,7 +54,7 @@ def _outputs(module: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
 @contextmanager
 def _training(module: nn.Module) -> Iterator[None]:
     """Modules in training mode, but for those that draw or follow the batch."""
-    chosen = [part for part in module.modules() if not isinstance(part, (_NormBase, _DropoutNd))]
+    chosen = [part for part in module.modules() if not isinstance(part, (NormBase, DropoutNd))]
     for part in chosen:
         part.training = True
     try:

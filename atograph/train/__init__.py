@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from atograph.passes.lazy import lazy
 
 if TYPE_CHECKING:
     from atograph.train.loop import DenseTrained, Trained, auto_train_once, dense_training
     from atograph.train.progress import EpochRow, Progress, Silent
-    from atograph.train.seeding import seed_everything
+    from atograph.train.saved.seeding import seed_everything
     from atograph.train.settings import TrainSettings
     from atograph.train.task import Task
 
@@ -25,7 +26,7 @@ __all__ = [
     "seed_everything",
 ]
 
-_HOME = {
+_HOMES = {
     "DenseTrained": "loop",
     "EpochRow": "progress",
     "Progress": "progress",
@@ -35,11 +36,7 @@ _HOME = {
     "Trained": "loop",
     "auto_train_once": "loop",
     "dense_training": "loop",
-    "seed_everything": "seeding",
+    "seed_everything": "saved.seeding",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

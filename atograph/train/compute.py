@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.batches import batch_size
 from atograph.passes.errors import UserError
-from atograph.train.replicas import Replicas
+from atograph.train.processes.replicas import Replicas
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
+from atograph.values.batches import batch_size
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.batches import describe, tensors
 from atograph.passes.errors import UserError
 from atograph.train.targets import IGNORED, refuse_other_targets, why_no_top1
+from atograph.values.batches import describe, tensors
 
 LABELS = ("labels", "label", "targets", "target")
 OWN_LOSS = "define loss(model, batch) for it."

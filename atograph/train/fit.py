@@ -12,21 +12,21 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from atograph.batches import tensors, to_device
 from atograph.passes.errors import UserError
 from atograph.train.best import BestEpoch
-from atograph.train.checkpoints import Checkpoints, NotWritten
 from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.optim import Rates, make_optimizer
+from atograph.train.processes.replicas import join
 from atograph.train.progress import EpochRow, Progress
-from atograph.train.replicas import join
+from atograph.train.saved.checkpoints import Checkpoints, NotWritten
+from atograph.train.saved.seeding import random_state, seed_everything, set_random_state
+from atograph.train.saved.weights import overlaps, set_weights, weights_of
+from atograph.train.saved.whole_step import WholeStep
 from atograph.train.schedule import Clock, lr_factor
-from atograph.train.seeding import random_state, seed_everything, set_random_state
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task, naming
-from atograph.train.weights import overlaps, set_weights, weights_of
-from atograph.train.whole_step import WholeStep
-from atograph.user_code import in_one_line
+from atograph.values.batches import tensors, to_device
+from atograph.values.user_code import in_one_line
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from atograph.train.replicas import Replicas
+from atograph.train.processes.replicas import Replicas
 from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task

@@ -7,11 +7,11 @@ from typing import Generic
 
 from torch import nn
 
-from atograph.train.checkpoints import Checkpoints
+from atograph.train.ato.pruner import Pruner
 from atograph.train.fit import Fit, Hook
 from atograph.train.interfaces import Graph, P
 from atograph.train.progress import EpochRow, Progress, Silent
-from atograph.train.pruner import Pruner
+from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings
 from atograph.train.shrink import Shrink
 from atograph.train.task import Task
@@ -78,7 +78,7 @@ def auto_train_once(
         task: data, loss, metric, optimiser.
         settings: every choice, with its source.
         progress: receives the events; None for silence.
-        shrink: makes the model slim at ``settings.slim_at`` (`atograph.small.small_module`); None: it stays dense.
+        shrink: makes the model slim at ``settings.slim_at`` (`slimming.index_map.small_module`); None: it stays dense.
         checkpoints: where the run is saved, and goes on from if something is there; None: nowhere.
 
     Raises:

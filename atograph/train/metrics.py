@@ -9,10 +9,10 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import nn
 
-from atograph.batches import batch_size, describe
 from atograph.passes.errors import AtographError, UserError
 from atograph.train.defaults import call, logits_of, split
-from atograph.user_code import in_one_line, line_of_user
+from atograph.values.batches import batch_size, describe
+from atograph.values.user_code import in_one_line, line_of_user
 
 Metric = Callable[[nn.Module, Any], Any]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
+from atograph.passes.cost.share import number_of, share_of
 from atograph.passes.errors import UserError
-from atograph.passes.share import number_of, share_of
 
 
 def _number(given: Any) -> Any:

@@ -12,19 +12,19 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from atograph.copying import copy_of
+from atograph.passes.torch_private import tree_map
 from atograph.train.interfaces import P_contra
-from atograph.train.seeding import own_randomness
-from atograph.train.weights import set_weights, weights_of
-from atograph.user_code import line_of_user, one_line
+from atograph.train.saved.seeding import own_randomness
+from atograph.train.saved.weights import set_weights, weights_of
+from atograph.values.eval_mode import copy_of
+from atograph.values.user_code import line_of_user, one_line
 
 Cuts: TypeAlias = Sequence[Tensor | None]
 
 
 class Small(Protocol):
-    """A slim module (`atograph.small.Small`)."""
+    """A slim module (`atograph.slimming.index_map.Small`)."""
 
     @property
     def module(self) -> nn.Module:

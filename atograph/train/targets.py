@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from atograph.batches import describe
 from atograph.passes.errors import UserError
+from atograph.values.batches import describe
 
 IGNORED = -100
 """The class index that marks a position without a class, as `torch.nn.functional.cross_entropy` has it."""

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.batches import batch_size, describe, keep_copy, to_device
-from atograph.copying import eval_mode
 from atograph.passes.errors import UserError
 from atograph.train.defaults import default_loss, default_metric
 from atograph.train.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
-from atograph.train.seeding import order_kept, own_randomness
-from atograph.user_code import line_of_user
+from atograph.train.saved.seeding import order_kept, own_randomness
+from atograph.values.batches import batch_size, describe, keep_copy, to_device
+from atograph.values.eval_mode import eval_mode
+from atograph.values.user_code import line_of_user
 
 Loss = Callable[[nn.Module, Any], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from atograph.passes.dims import Dim, Shape, product
-from atograph.passes.einsum import spelt_out
-from atograph.passes.flow import Affine, Contraction, Operand
-from atograph.passes.polynomial import above_one
+from torch import fx
+
+from atograph.passes.axes.dims import Dim, Shape, product
+from atograph.passes.axes.flow import Affine, Contraction, Operand
+from atograph.passes.ir.einsum import spelt_out
+from atograph.passes.ir.polynomial import above_one
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
-from torch import fx
 
 aten = torch.ops.aten
 

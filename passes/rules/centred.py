@@ -12,11 +12,12 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from atograph.passes.dims import Dim, product
-from atograph.passes.flow import Affine
-from atograph.passes.rules.table import Effect, Op
-from atograph.passes.sizes import is_dynamic
 from torch import fx
+
+from atograph.passes.axes.dims import Dim, product
+from atograph.passes.axes.flow import Affine
+from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.rules.table import Effect, Op
 
 aten = torch.ops.aten
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from atograph.passes.dims import Dim, product
-from atograph.passes.rules.table import Op, Unsupported
-from atograph.passes.sizes import is_dynamic
 from torch import fx
+
+from atograph.passes.axes.dims import Dim, product
+from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.rules.table import Op, Unsupported
 
 aten = torch.ops.aten
 

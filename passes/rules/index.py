@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from atograph.passes.dims import product
-from atograph.passes.flow import Affine, Constant, Keep, Unknown
+from torch import fx
+
+from atograph.passes.axes.dims import product
+from atograph.passes.axes.flow import Affine, Constant, Keep, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
-from torch import fx
 
 aten = torch.ops.aten
 

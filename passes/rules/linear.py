@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from atograph.passes.counting import flops_of
-from atograph.passes.dims import ONE, Shape, product
-from atograph.passes.flow import Affine, Contraction, Link, Operand
+from torch.utils.flop_counter import flop_registry
+
+from atograph.passes.axes.dims import ONE, Shape, product
+from atograph.passes.axes.flow import Affine, Contraction, Link, Operand
+from atograph.passes.rules.counting import flops_of
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
-from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from atograph.passes.dims import Dim, Shape, product
-from atograph.passes.flow import Affine, Contraction, Operand
+from torch import fx
+
+from atograph.passes.axes.dims import Dim, Shape, product
+from atograph.passes.axes.flow import Affine, Contraction, Operand
+from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.rules.corrected import old_width, standardised
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
-from atograph.passes.sizes import is_dynamic
-from torch import fx
 
 aten = torch.ops.aten
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from atograph.passes.dims import ONE, Shape
-from atograph.passes.flow import Keep, Map, Unknown
+from torch import fx
+
+from atograph.passes.axes.dims import ONE, Shape
+from atograph.passes.axes.flow import Keep, Map, Unknown
 from atograph.passes.rules.centred import shared_squares, squares
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
-from torch import fx
 
 aten = torch.ops.aten
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 
 import torch
-from atograph.passes.flow import Map
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
+
+from atograph.passes.axes.flow import Map
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 
 aten = torch.ops.aten
 

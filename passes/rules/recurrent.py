@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from atograph.passes.dims import Dim, Shape, concat, product
-from atograph.passes.flow import Affine, Contraction, Link, Operand
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 from torch import fx
+
+from atograph.passes.axes.dims import Dim, Shape, concat, product
+from atograph.passes.axes.flow import Affine, Contraction, Link, Operand
+from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 
 aten = torch.ops.aten
 

@@ -6,8 +6,9 @@ import operator
 from typing import Any
 
 import torch
-from atograph.passes.dims import ONE, Shape, product
-from atograph.passes.flow import Affine, Contraction, Keep, Link, Operand, Unknown
+
+from atograph.passes.axes.dims import ONE, Shape, product
+from atograph.passes.axes.flow import Affine, Contraction, Keep, Link, Operand, Unknown
 from atograph.passes.rules.centred import Centred, centred, knows_mean, of_zeros
 from atograph.passes.rules.corrected import deviations, old_width
 from atograph.passes.rules.pointwise import broadcast

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from atograph.passes.dims import ONE, Dim, Shape, axes_of, concat, product, resolve
-from atograph.passes.flow import Constant, Flow, Keep, Link, Unknown
+from torch import fx
+
+from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, concat, product, resolve
+from atograph.passes.axes.flow import Constant, Flow, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
-from torch import fx
 
 aten = torch.ops.aten
 

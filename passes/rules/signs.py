@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from atograph.passes.torch_private import OpOverload
+
 aten = torch.ops.aten
 
 _NOT_NEGATIVE = {
@@ -56,7 +58,7 @@ def _signs(value: Any, depth: int) -> Signs:
     """What is known of a tensor or a number, by the ops that made it, as far back as ``depth`` ops."""
     if isinstance(value, (int, float)):
         return Signs(value < 0, value > 0)
-    if not isinstance(value, fx.Node) or depth == 0 or not isinstance(value.target, torch._ops.OpOverload):
+    if not isinstance(value, fx.Node) or depth == 0 or not isinstance(value.target, OpOverload):
         return _ANY
     target, args = value.target, value.args
     if target in _NOT_NEGATIVE:

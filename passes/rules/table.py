@@ -13,13 +13,15 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import torch
-from atograph.passes.counting import flops_of
-from atograph.passes.dims import ONE, Axis, Dim, Shape, dim_of, permuted, resolve
-from atograph.passes.errors import InternalError
-from atograph.passes.flow import Flow, Link, Operand, Unknown
-from atograph.passes.reason import Reason, reason_at
-from atograph.passes.unify import cut, freeze, unify
 from torch import fx
+
+from atograph.passes.axes.dims import ONE, Axis, Dim, Shape, dim_of, permuted, resolve
+from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
+from atograph.passes.axes.unify import cut, freeze, unify
+from atograph.passes.errors import InternalError
+from atograph.passes.ir.reason import Reason, reason_at
+from atograph.passes.rules.counting import flops_of
+from atograph.passes.torch_private import OpOverload
 
 Count: TypeAlias = Callable[[Shape], tuple[Any, ...]]
 """Evaluates a shape at some counts of kept units."""
@@ -209,7 +211,7 @@ def rule_for(target: Any) -> Rule | None:
     for key in (target, str(target)):
         if key in _TABLE:
             return _TABLE[key]
-    if isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
+    if isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags:
         return _TABLE[torch.Tag.pointwise]
     return None
 
@@ -232,12 +234,12 @@ def frozen_effect(op: Op, text: str) -> Effect:
 
 def name_of(target: Any) -> str:
     """An op's name as people know it: ``aten.relu.default``, ``getitem``; never an address."""
-    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))
 
 
 def _bind_arguments(node: fx.Node) -> dict[str, Any]:
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)
     bound: dict[str, Any] = {}
     for index, argument in enumerate(target._schema.arguments):

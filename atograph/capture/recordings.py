@@ -1,0 +1,110 @@
+"""Two recordings of a model, for two batches: the same ops on the same values, but for sizes that follow the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from atograph.capture.recorder import Recording
+from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
+from atograph.passes.torch_private import pytree
+
+
+def mentions_batch(recorded: Recording) -> bool:
+    """Whether an op got a number that may come from the batch size, or gave a size that does not just follow it.
+
+    Code in C++ computes such numbers unseen: half of the samples, for `torch.vsplit`.
+    """
+    for node in recorded.graph.nodes:
+        if node.op == "call_function":
+            numbers = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if type(leaf) is int]
+            sizes = [size for size in _sizes(node.meta["val"]) if size % BATCH]
+            if any(map(may_follow_batch, (*numbers, *sizes))):
+                return True
+    return False
+
+
+def _sizes(value: Any) -> Iterator[int]:
+    if isinstance(value, torch.Tensor):
+        yield from value.shape
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _sizes(item)
+
+
+def first_difference(recorded: Recording, other: Recording, batch: int) -> str:
+    """Where a recording for a batch of ``batch`` is not what one for `sizes.BATCH` says; empty if nowhere.
+
+    A table that depends on no input may be computed in one and kept from an earlier call in the other.
+    """
+    difference = _Comparison(recorded, other, batch).first()
+    return difference and _Comparison(recorded, other, batch, by_value=True).first()
+
+
+class _Comparison:
+    def __init__(self, recorded: Recording, other: Recording, batch: int, *, by_value: bool = False) -> None:
+        self._recorded, self._other, self._batch = recorded, other, batch
+        self._values = recorded.known_at(batch) if by_value else {}
+        self._others = other.known_at(batch) if by_value else {}
+        self._twins: dict[fx.Node, fx.Node] = {}
+
+    def first(self) -> str:
+        ones = [node for node in self._recorded.graph.nodes if node.op == "placeholder" or node not in self._values]
+        twos = [node for node in self._other.graph.nodes if node.op == "placeholder" or node not in self._others]
+        if len(ones) != len(twos):
+            return "there are more ops, or fewer"
+        return next(filter(None, map(self._difference, ones, twos)), "")
+
+    def _difference(self, one: fx.Node, two: fx.Node) -> str:
+        self._twins[one] = two
+        if one.op != two.op or (one.op != "get_attr" and one.target != two.target):
+            return f"{two.target} stands where {one.target} did"
+        if one.op == "get_attr" and not _same_constant(self._recorded, one, self._other, two):
+            return "a constant is another one"
+        if not self._follows((one.args, one.kwargs), (two.args, two.kwargs)):
+            return f"what {one.target} takes does not follow the batch"
+        if _described(one.meta.get("val"), self._batch) != _described(two.meta.get("val")):
+            return f"what {one.target} gives does not follow the batch"
+        return ""
+
+    def _follows(self, one: Any, two: Any) -> bool:
+        if isinstance(one, fx.Node):
+            return self._twins.get(one) is two or self._same_value(one, two)
+        if type(one) is not type(two):
+            return False
+        if isinstance(one, (tuple, list)):
+            return len(one) == len(two) and all(map(self._follows, one, two))
+        if isinstance(one, dict):
+            return one.keys() == two.keys() and all(self._follows(one[key], two[key]) for key in one)
+        if isinstance(one, slice):
+            return self._follows((one.start, one.stop, one.step), (two.start, two.stop, two.step))
+        if type(one) is int and one and one % BATCH == 0:
+            return bool(substitute(one, lambda _prime: self._batch) == two)
+        return bool(one == two) or one != one
+
+    def _same_value(self, one: fx.Node, two: Any) -> bool:
+        if one not in self._values or two not in self._others:
+            return False
+        pairs = zip(pytree.tree_leaves(self._values[one]), pytree.tree_leaves(self._others[two]), strict=True)
+        return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def _described(value: Any, batch: int | None = None) -> list[Any]:
+    """Sizes, types and devices of the tensors in a value, and its numbers; what follows the batch as for ``batch``."""
+
+    def size(number: Any) -> Any:
+        dynamic = batch is not None and type(number) is int and is_dynamic(number)
+        return substitute(number, lambda _prime: batch) if dynamic else number
+
+    return [
+        (list(map(size, leaf.shape)), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else size(leaf)
+        for leaf in pytree.tree_leaves(value)
+    ]
+
+
+def _same_constant(recorded: Recording, one: fx.Node, other: Recording, two: fx.Node) -> bool:
+    a, b = recorded.constants[str(one.target)], other.constants[str(two.target)]
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b))

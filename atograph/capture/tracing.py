@@ -1,0 +1,348 @@
+"""Tracing: a model's ATen ops for a batch of `sizes.BATCH`, recorded on tensors without data.
+
+These are the ops that `torch.export` records, before any decomposition, in a fraction of the time, because sizes are
+integers and not symbols (`passes/ir/sizes.py`). If the model's code reads the batch size, small batches and the
+example's are recorded, too. What does not follow the batch, a loop over the samples, or code that looks at values: the
+model is left to `torch.export`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.parameter import is_lazy
+
+from atograph.capture.origins import Origins
+from atograph.capture.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
+from atograph.capture.recordings import first_difference, mentions_batch
+from atograph.passes.ir.fake import empty
+from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.propagate import runs_alone
+from atograph.passes.ir.reason import ORIGIN
+from atograph.passes.ir.sizes import BATCH, substitute
+from atograph.passes.torch_private import FakeTensor, FakeTensorMode, NormBase, detect_fake_mode, pytree
+from atograph.values.eval_mode import unchanged
+
+_SMALL = (2, 3)
+"""Batches that code which reads the batch size is tried with: one even, one odd, as small as a batch may be."""
+
+_PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
+
+
+def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> Program:
+    """Record what a model computes.
+
+    Args:
+        model: in eval mode, returning structures that pytree knows; left as it is.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        batch: the first dimension of every input tensor that is as long as this is the batch.
+
+    Raises:
+        NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch.
+        Unfollowed: no way does.
+    """
+    try:
+        return _Trace(model, args, kwargs, batch).program()
+    except (NotTraced, Unfollowed):
+        raise
+    except Exception as error:
+        raise NotTraced(f"{type(error).__name__}: {error}") from error
+
+
+def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> None:
+    """Run a model as `trace` does, on tensors without data, and record nothing.
+
+    Code may go another way there than on tensors with data: transformers makes every mask then.
+    """
+    _Trace(model, args, kwargs, batch).run()
+
+
+class _Trace:
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None) -> None:
+        self.model, self.batch = model, batch
+        self.leaves, self.takes = pytree.tree_flatten((args, kwargs))
+        self.inputs = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+        self.state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        tensors = [*self.state.values(), *self.inputs]
+        odd = [value for value in tensors if type(value) not in _PLAIN or is_lazy(value)]
+        if odd:
+            raise NotTraced(f"it holds a {type(odd[0]).__name__}")
+        # without fallback kernels, which would run an op for real, on a batch of millions
+        own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
+        self.mode = detect_fake_mode(tensors) or own
+        self.returns: pytree.TreeSpec | None = None
+
+    def program(self) -> Program:
+        recorded, origins = self._record(BATCH)
+        returns = self.returns
+        if origins.read_batch or mentions_batch(recorded):
+            self._check_other_batches(recorded)
+        signature = inspect.signature(self.model.forward)
+        rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model))
+        assert returns is not None
+        interface = Interface(
+            state=rebuilt.state,
+            parameters=frozenset(name for name, value in self.state.items() if isinstance(value, nn.Parameter)),
+            buffers=frozenset(name for name, value in self.state.items() if not isinstance(value, nn.Parameter)),
+            inputs=rebuilt.inputs,
+            takes=self.takes,
+            returns=returns,
+            signature=signature,
+            example=pytree.tree_unflatten(self.leaves, self.takes),
+            looked_at=self._looked_at(recorded),
+        )
+        return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
+
+    def run(self) -> None:
+        """Run it, and record nothing."""
+        state, inputs = self._without_data(BATCH)
+        with self.mode, torch.no_grad():
+            self._call(state, inputs)
+
+    def _record(self, batch: int) -> tuple[Recording, Origins]:
+        state, inputs = self._without_data(batch)
+        origins = Origins(self.model)
+        run = lambda: self._call(state, inputs)  # noqa: E731
+        return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
+
+    def _readable(self) -> dict[int, torch.Tensor]:
+        """The buffers whose values code may look at, by index: masks, strides, flags. Training moves statistics."""
+        statistics = {
+            id(buffer)
+            for module in self.model.modules()
+            if isinstance(module, NormBase)
+            for buffer in module.buffers(recurse=False)
+        }
+        return {
+            index: value
+            for index, value in enumerate(self.state.values())
+            if not isinstance(value, nn.Parameter) and id(value) not in statistics
+        }
+
+    def _looked_at(self, recorded: Recording) -> dict[str, torch.Tensor]:
+        names = list(self.state)
+        read = [names[index] for index in self._readable() if f"input_{index}" in recorded.known.read]
+        return {name: self.state[name].detach().clone() for name in read}
+
+    def _check_other_batches(self, recorded: Recording) -> None:
+        """Record for small batches, the example's among them: it must be the same.
+
+        Raises:
+            NotUniform: naming the first op that is not.
+        """
+        returns = self.returns
+        for batch in sorted({self.batch, *_SMALL}) if self.batch is not None else ():
+            difference = first_difference(recorded, self._record(batch)[0], batch)
+            if difference or self.returns != returns:
+                raise NotUniform(f"for another batch, {difference or 'it returns another structure'}")
+
+    def _without_data(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The state, and the inputs for a batch of some size, as tensors without data."""
+        return [_empty(self.mode, value) for value in self.state.values()], [
+            _empty(self.mode, value, batch if value.dim() and value.shape[0] == self.batch else None)
+            for value in self.inputs
+        ]
+
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+        following = iter(inputs)
+        leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.takes)
+        # what a module keeps of one run must not reach the next one
+        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state):
+            results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+        return results
+
+    def _input_names(self, signature: inspect.Signature) -> list[str | None]:
+        """For each leaf of the arguments what it is called, after the parameters of ``forward``; None if no tensor."""
+        args, kwargs = pytree.tree_unflatten([[index] for index in range(len(self.leaves))], self.takes)
+        names: list[str | None] = [None] * len(self.leaves)
+        for path, [index] in _paths(signature.bind(*args, **kwargs).arguments, signature):
+            names[index] = path if isinstance(self.leaves[index], torch.Tensor) else None
+        return names
+
+
+def _empty(mode: FakeTensorMode, value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
+    if batch is not None:
+        shape = (batch, *value.shape[1:])
+        return empty(mode, shape, value.dtype, value.device, _strides_like(value, shape))
+    made = empty(mode, value.shape, value.dtype, value.device, value.stride())
+    if isinstance(value, nn.Parameter):
+        made._is_param = True  # what nn.Module looks at before it takes it for one
+        made.requires_grad_(value.requires_grad)
+    return made
+
+
+def _strides_like(value: torch.Tensor, shape: tuple[int, ...]) -> list[int] | None:
+    """Strides of a tensor whose dims lie in memory in the order in which those of ``value`` do; None if contiguous."""
+    channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    if value.is_contiguous() and not channels_last:
+        return None
+    order = sorted(range(value.dim()), key=lambda dim: (value.stride(dim), -dim))
+    strides, step = [0] * value.dim(), 1
+    for dim in order:
+        strides[dim] = step
+        step *= shape[dim]
+    return strides
+
+
+def _paths(arguments: Mapping[str, Any], signature: inspect.Signature) -> Iterator[tuple[str, list[int]]]:
+    """A name for each leaf, a list of its number, made of the keys on the way to it."""
+    for name, value in arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            yield from _paths_within("", value)
+        else:
+            yield from _paths_within(name, value)
+
+
+def _paths_within(name: str, value: Any) -> Iterator[tuple[str, list[int]]]:
+    is_leaf = lambda item: isinstance(item, list) and len(item) == 1 and type(item[0]) is int  # noqa: E731
+    for keys, leaf in pytree.tree_flatten_with_path(value, is_leaf=is_leaf)[0]:
+        parts = [name, *(re.sub(r"\W+", "_", pytree.keystr((key,))).strip("_") for key in keys)]
+        yield "_".join(part for part in parts if part), leaf
+
+
+@contextmanager
+def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]) -> Iterator[None]:
+    """Within it, the model holds other tensors, wherever one of the old ones stands."""
+    replacement = {id(before): after for before, after in zip(old, new, strict=True)}
+    replaced = []
+    with ExitStack() as restored:
+        for module in model.modules():
+            for table in (module._parameters, module._buffers, vars(module)):
+                for name, tensor in list(table.items()):
+                    if isinstance(tensor, torch.Tensor):
+                        made = replacement.get(id(tensor), tensor)
+                        if made is not tensor:
+                            replaced.append((table, name, made))
+                            # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
+                            setattr(module, name, made)
+                            restored.callback(setattr, module, name, tensor)
+        yield
+        for table, name, made in replaced:
+            if type(table) is dict and not _remade(made, table.get(name)):
+                raise NotTraced(f"its code puts another tensor in the place of {name}")
+
+
+def _remade(made: torch.Tensor, after: Any) -> bool:
+    """Whether a tensor is still there after a call, or a table of another size, made because it was needed."""
+    if after is made or isinstance(made, nn.Parameter):
+        return after is made
+    return isinstance(after, torch.Tensor) and after.shape != made.shape
+
+
+class _Rebuilt:
+    """What was recorded, as a program's graph: placeholders named after what they are, sizes that follow the batch.
+
+    Attributes:
+        graph: the graph.
+        state: placeholder → name in the user's model.
+        inputs: for each leaf of the arguments its placeholder.
+        constants: name → tensor that the model's code holds or makes.
+    """
+
+    def __init__(
+        self, recorded: Recording, state: dict[str, torch.Tensor], inputs: list[str | None], held: set[int]
+    ) -> None:
+        self.graph = fx.Graph()
+        self._nodes: dict[fx.Node, fx.Node] = {}
+        self._sizes: dict[int, fx.Node] = {}
+        self._taken: set[str] = set()
+        self._own, self._held = state, held
+        self.constants: dict[str, torch.Tensor] = {}
+        found = [node for node in recorded.graph.nodes if node.op == "placeholder"]
+        self.state = {self._placeholder(node, f"p_{name}"): name for node, name in zip(found, state, strict=False)}
+        for node in recorded.graph.nodes:
+            if node.op == "get_attr":
+                self._constant(node, recorded.constants[str(node.target)])
+        taken = iter(found[len(state) :])
+        self.inputs = tuple(None if name is None else self._placeholder(next(taken), name) for name in inputs)
+        self._source = next((self._nodes[node] for node in found[len(state) :] if _batch_first(node)), None)
+        for node in recorded.graph.nodes:
+            if node.op in ("call_function", "output"):
+                self._copy(node)
+
+    def _placeholder(self, node: fx.Node, name: str) -> str:
+        wanted = plain = re.sub(r"\W", "_", name)
+        for number in count(1):
+            if wanted not in self._taken:
+                break
+            wanted = f"{plain}_{number}"
+        made = self.graph.placeholder(wanted)
+        made.name = wanted  # fx would rename one that is called like a Python builtin
+        self._taken.add(wanted)
+        made.meta = {"val": node.meta["val"]}
+        self._nodes[node] = made
+        return made.name
+
+    def _constant(self, node: fx.Node, value: torch.Tensor) -> None:
+        if isinstance(value, FakeTensor) and id(value) not in self._held:
+            raise NotTraced("its code makes a constant of what it computes")
+        own = next((name for name, tensor in self._own.items() if tensor is value), None)
+        if own is not None:
+            self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == own)
+            return
+        if not isinstance(value, FakeTensor) and _storage(value) in map(_storage, self._own.values()):
+            raise NotTraced("its code holds a view of a parameter")
+        same = next((name for name, known in self.constants.items() if known is value), None)
+        if same is not None:
+            self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
+            return
+        names = (f"lifted_tensor_{number}" for number in count(len(self.constants)))
+        name = next(name for name in names if name not in self._own)
+        self.constants[name] = value
+        self.state[self._placeholder(node, f"c_{name}")] = name
+
+    def _copy(self, node: fx.Node) -> None:
+        if node.op == "call_function" and not runs_alone(node):
+            raise NotTraced(f"it calls {node.target}")
+
+        def value(argument: Any) -> Any:
+            if isinstance(argument, fx.Node):
+                return self._nodes[argument]
+            if type(argument) is int and argument and argument % BATCH == 0:
+                return self._size(argument)
+            return argument
+
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
+        if node.op == "output":
+            self.graph.output(args[0])
+            return
+        made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
+        made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}
+        self._nodes[node] = made
+
+    def _size(self, size: int) -> fx.Node:
+        """A node that computes a multiple of the batch."""
+        if size not in self._sizes:
+            if size == BATCH:
+                if self._source is None:
+                    raise NotTraced("no input has the batch for its first dimension")
+                made = self.graph.call_function(torch.ops.aten.sym_size.int, (self._source, 0))
+            else:
+                made = substitute(size, lambda prime: fx.Proxy(self._size(prime))).node
+            made.meta = {"val": size}
+            self._sizes[size] = made
+        return self._sizes[size]
+
+
+def _held(model: nn.Module) -> set[int]:
+    """The tensors that a model's modules have for plain attributes."""
+    return {id(value) for module in model.modules() for value in vars(module).values()}
+
+
+def _storage(value: torch.Tensor) -> int:
+    return 0 if isinstance(value, FakeTensor) or value.is_meta else value.untyped_storage().data_ptr()
+
+
+def _batch_first(node: fx.Node) -> bool:
+    sizes = node.meta["val"].shape
+    return len(sizes) > 0 and sizes[0] == BATCH

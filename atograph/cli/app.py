@@ -1,0 +1,394 @@
+"""The command line. Nothing heavy is imported before a command runs: ``atograph --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atograph.cli.runner import Killed, on_polite_kills, running
+from atograph.terminal.streams import open_streams
+
+app = typer.Typer(
+    name="atograph",
+    help="Make PyTorch networks physically smaller, and prove that they still compute the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Handed to each function of SPEC that has a parameter `data`."),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-spec", help="Run the code that the run's report names, and read the data it names.")
+]
+LimitOption = Annotated[
+    float | None,
+    typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
+]
+
+FreezeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze", metavar="GLOB", help="Layers whose widths stay: all of them, or GLOB:in, GLOB:out. Repeatable."
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="GLOB", help="Prune units of no other layers. Repeatable.")
+]
+MinUnitsOption = Annotated[int | None, typer.Option(help="Units that every group keeps at least.")]
+FloorOption = Annotated[
+    str | None, typer.Option(metavar="SHARE", help="Least share of a group's units that stays; 0.05.")
+]
+CoupleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--couple", metavar="A=B", help="Two groups, or layers that make them, keep the same units. Repeatable."
+    ),
+]
+
+
+@app.command(short_help="Train, prune, prove and export.")
+def compress(
+    spec: SpecArgument,
+    flops: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Share of the dense FLOPs to keep: 0.3, or 30%.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(metavar="SHARE", help="Share of the dense parameters to keep.")] = None,
+    bytes: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Share of the activations' peak memory to keep.")
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of the dense latency in ONNX Runtime on this machine to keep."),
+    ] = None,
+    latency_batch: Annotated[int | None, typer.Option(help="Samples per call where latency is measured; 1.")] = None,
+    latency_threads: Annotated[
+        int | None, typer.Option(help="Threads within an op there; 1 unless given, 0: ONNX Runtime's choice.")
+    ] = None,
+    latency_table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What was measured: read where it is there, written else.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    data: DataOption = None,
+    capture_limit: LimitOption = None,
+    init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="ato (the default) prunes while it trains; magnitude and taylor prune the initial weights at once, "
+            "and then fine-tune for --epochs (0: not at all)."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    metric_mode: Annotated[
+        str | None,
+        typer.Option(metavar="max|min", help="Keep the epoch with the best metric, among those after the zeroing."),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="With --metric-mode: stop after so many such epochs without a better one.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    floor: FloorOption = None,
+    min_units: MinUnitsOption = None,
+    freeze: FreezeOption = None,
+    only: OnlyOption = None,
+    couple: CoupleOption = None,
+    round_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Widths are multiples of this; auto: of what ONNX Runtime is fastest with on this machine.",
+        ),
+    ] = None,
+    prune_frozen: Annotated[
+        bool | None,
+        typer.Option(
+            "--prune-frozen", help="Prune parameters that do not require gradients as well.", show_default=False
+        ),
+    ] = None,
+    keep_module: Annotated[
+        bool | None,
+        typer.Option("--keep-module", help="Keep whole what stands in the way of a slim module.", show_default=False),
+    ] = None,
+    slim_at: Annotated[
+        str | None,
+        typer.Option(help="Train the slim module from there on: zero (everything masked is zero), freeze, or never."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (mixed precision).")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients make one step.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last", help="Keep channels last in memory.", show_default=False)
+    ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile", help="Train with torch.compile.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also train the dense network the same way, to compare.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there, while it trains.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the closing table only.")] = False,
+) -> None:
+    """Train the model of SPEC so that a part becomes zero, remove it, prove that nothing changed, export.
+
+    SPEC is a file or module that defines model() and train_data(), an iterable of batches. It may define
+    val_data(), example_inputs(), loss(model, batch), metric(model, batch) and optimizer(params).
+
+    The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json,
+    report.html and log.csv.
+    """
+    given = {
+        "method": method,
+        "epochs": epochs,
+        "metric_mode": metric_mode,
+        "patience": patience,
+        "lr": lr,
+        "device": device,
+        "seed": seed,
+        "floor": floor,
+        "min_units": min_units,
+        "freeze_layers": freeze,
+        "only": only,
+        "couple": couple,
+        "round_to": round_to,
+        "latency_batch": latency_batch,
+        "latency_threads": latency_threads,
+        "latency_table": latency_table,
+        "prune_frozen": prune_frozen,
+        "keep_module": keep_module,
+        "slim_at": slim_at,
+        "precision": precision,
+        "accumulate": accumulate,
+        "channels_last": channels_last,
+        "compile": compile,
+    }
+    from atograph.cli import compress as command_compress
+
+    with running(quiet=quiet, limit=capture_limit) as console:
+        command_compress.compress(
+            spec,
+            flops=flops,
+            params=params,
+            bytes=bytes,
+            latency=latency,
+            out=out,
+            force=force,
+            resume=resume,
+            data=data,
+            init=init,
+            given=given,
+            assignments=set_ or [],
+            baseline=baseline,
+            opset=opset,
+            tensorboard=tensorboard,
+            console=console,
+        )
+
+
+@app.command(short_help="Run a pipeline of passes and print the program.")
+def opt(
+    spec: SpecArgument,
+    passes: Annotated[str, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')],
+    print_after_all: Annotated[bool, typer.Option("--print-after-all", help="Print after every pass.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the text there instead of printing it.")] = None,
+    data: DataOption = None,
+    capture_limit: LimitOption = None,
+) -> None:
+    """Capture the model of SPEC, run a pipeline of passes over it, and print its textual form."""
+    from atograph.cli import opt as command_opt
+
+    with running(limit=capture_limit) as console:
+        command_opt.opt(spec, passes=passes, print_after_all=print_after_all, out=out, data=data, console=console)
+
+
+@app.command(short_help="Show what hangs together, what can go, what cannot and why.")
+def inspect(
+    spec: SpecArgument,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="All of one group: g3, or of the layer that makes its units.")
+    ] = None,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Why a parameter or module can, or cannot, be pruned."),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", help="text, json, dot, svg, graphml, html or model-explorer.")
+    ] = "text",
+    sort: Annotated[str, typer.Option(help="model (as it stands there), units, params or flops.")] = "model",
+    expand: Annotated[bool, typer.Option("--expand", help="Do not fold repeated blocks.")] = False,
+    freeze: FreezeOption = None,
+    only: OnlyOption = None,
+    min_units: MinUnitsOption = None,
+    floor: FloorOption = None,
+    couple: CoupleOption = None,
+    plan: Annotated[Path | None, typer.Option(help="Also show how much this plan.json keeps.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it there instead of printing it.")] = None,
+    data: DataOption = None,
+    capture_limit: LimitOption = None,
+) -> None:
+    """Trace the model of SPEC and show its groups: nothing is trained or changed, and weights are not needed.
+
+    SPEC is a file or module that defines model() and example_inputs(), or a model of an installed package:
+    timm:resnet50, torchvision:resnet18, or transformers: and a folder with a config.json.
+    """
+    from atograph.cli import inspect as command_inspect
+
+    with running(limit=capture_limit) as console:
+        command_inspect.inspect(
+            spec, group=group, why=why, format=format, sort=sort, expand=expand, plan=plan, out=out, data=data,
+            given={"floor": floor, "min_units": min_units, "freeze_layers": freeze, "only": only, "couple": couple},
+            console=console,
+        )  # fmt: skip
+
+
+@app.command(short_help="Slim a checkpoint by a plan, without loading it.")
+def apply(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],
+    spec: SpecArgument,
+    weights: Annotated[
+        Path, typer.Option(help="Dense weights: a .safetensors file, an index of shards, or their folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the slim weights.")],
+    shard_size: Annotated[str, typer.Option(help="The most that one file of weights holds.")] = "5GB",
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
+    data: DataOption = None,
+    capture_limit: LimitOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Cut what PLAN drops out of a checkpoint, one tensor at a time: the weights never have to fit in memory.
+
+    SPEC is a file or module that defines model() and example_inputs(). Its model is made without weights.
+
+    The folder holds model.safetensors (or shards and their index), slim.pt2 (the slim program, without its weights),
+    plan.json and report.json.
+    """
+    from atograph.cli import apply as command_apply
+
+    with running(quiet=quiet, limit=capture_limit) as console:
+        command_apply.apply(
+            plan, spec, weights=weights, out=out, shard_size=shard_size, force=force, data=data, console=console
+        )
+
+
+@app.command(short_help="Make the ONNX file of a run again.")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of `atograph apply`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; in RUN slim.onnx, slim.fp16.onnx or slim.int8.onnx unless given.")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Weights and arithmetic in float16.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights and activations in int8, ranges by batches of train_data().")
+    ] = False,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Keep the weights in a second file (above 2 GB they always are).")
+    ] = False,
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="For --int8: a file with train_data().")] = None,
+    trust_spec: TrustOption = False,
+    data: DataOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Export the slim program of RUN to ONNX, without training and without the model's code.
+
+    With --int8, SPEC is a file or module that defines train_data(), for the ranges of activations; with its val_data()
+    and metric(model, batch) the metric before and after is printed.
+    """
+    from atograph.cli import export as command_export
+
+    with running(quiet=quiet) as console:
+        command_export.export(
+            run, out=out, opset=opset, fp16=fp16, int8=int8, external_data=external_data, spec=spec, data=data,
+            trust_spec=trust_spec, force=force, console=console,
+        )  # fmt: skip
+
+
+@app.command(short_help="Prove a run again, on fresh inputs.")
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The model's code, as for compress.")] = None,
+    trust_spec: TrustOption = False,
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
+) -> None:
+    """Compare the masked dense network, the slim program and slim.onnx of RUN; exit with 1 where they differ.
+
+    The dense network is made by SPEC and gets the run's weights; of what was removed, the zeroing sets are zero, and
+    the rest is as SPEC makes it, which must not matter. Inputs are those of the run, random ones, and a batch of
+    val_data() or train_data() where there is one.
+    """
+    from atograph.cli import verify as command_verify
+
+    with running(quiet=quiet) as console:
+        command_verify.verify(run, spec=spec, data=data, trust_spec=trust_spec, seed=seed, console=console)
+
+
+@app.command(short_help="Time the slim model beside the dense one.")
+def bench(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The model's code, as for compress.")] = None,
+    trust_spec: TrustOption = False,
+    data: DataOption = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Samples per call; repeatable. 1 and 8 unless given.")] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(help="Threads within an op; repeatable. 1 unless given; 0: ONNX Runtime's choice."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 2.0,
+    profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print tables and warnings only.")] = False,
+) -> None:
+    """Run the dense model and slim.onnx of RUN in turns in ONNX Runtime on this machine, and compare their latency.
+
+    The dense model is made by SPEC and exported the same way. Times are medians; the distance between the quartiles is
+    beside them. A warning names the layers that waste what the FLOPs promise, if less than half of it is gained.
+    """
+    from atograph.cli import bench as command_bench
+
+    with running(quiet=quiet) as console:
+        command_bench.bench(
+            run, spec=spec, data=data, trust_spec=trust_spec, batches=batch or [1, 8],
+            threads=threads or [1], seconds=seconds, profile=profile, console=console,
+        )  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"atograph {installed('atograph')}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The console script: like Ctrl-C, a polite kill unwinds the run, so that nothing half-written stays."""
+    open_streams()
+    on_polite_kills()
+    try:
+        app()
+    except Killed as kill:
+        sys.exit(kill.code)

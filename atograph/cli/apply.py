@@ -1,0 +1,84 @@
+"""``atograph apply``: a plan, a model's code and its dense weights become slim weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atograph.files.plan_file import read_plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from atograph.spec.spec import Spec
+    from atograph.terminal.console import Console
+
+
+def apply(
+    plan_file: Path,
+    text: str,
+    *,
+    weights: Path,
+    out: Path,
+    shard_size: str,
+    force: bool,
+    data: Path | None,
+    console: Console,
+) -> None:
+    """Check what was typed before any work, then slice the weights and print what became of them."""
+    plan = read_plan(plan_file)
+
+    from atograph.files.checkpoint import Checkpoint
+    from atograph.files.run_folder import RunFolder
+    from atograph.files.shards import parse_size
+    from atograph.terminal import numbers
+
+    RunFolder(out, force=force)
+    parse_size(shard_size)
+    checkpoint = Checkpoint.open(weights)
+    dense, count = numbers.size(checkpoint.nbytes), len(checkpoint.tensors)
+    console.say(f"weights: {dense} in {count} tensors and {_files(len(checkpoint.files))}")
+
+    from atograph.graph import trace
+    from atograph.process.stages import stage
+    from atograph.run.apply import apply_plan
+    from atograph.spec.source import Source
+    from atograph.spec.spec import load_spec
+
+    console.phase("loading the file")
+    spec = load_spec(text, data=data)
+    with stage("making the model"):
+        model = empty_model(spec, console)
+    inputs = spec.inputs()
+    graph = trace(model, inputs.args, inputs.kwargs).for_plan(plan)
+    source = Source.of(spec, out)
+    applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text, source=source)
+    report = applied.report
+    console.say(
+        f"slim: {numbers.size(report.slim.bytes)} in {_files(len(report.files))}; "
+        f"{numbers.percent(report.slim.params / max(1, report.dense.params))} of the parameters, "
+        f"{numbers.percent(report.slim.flops / max(1, report.dense.flops))} of the FLOPs"
+    )
+    if report.left_out:
+        names = ", ".join(report.left_out[:3]) + (", ..." if len(report.left_out) > 3 else "")
+        console.say(f"left out, because the program does not read them: {names} ({len(report.left_out)} in all)")
+    if report.program != "slim.pt2":
+        console.warn(f"slim.pt2 was {report.program}.")
+    console.say(f"written to {out}")
+
+
+def empty_model(spec: Spec, console: Console) -> nn.Module:
+    """The model of a SPEC, its parameters on the meta device where its constructor permits that."""
+    from atograph.capture.weightless import without_weights
+    from atograph.values.user_code import UserCodeError
+
+    try:
+        with without_weights():
+            return spec.model()
+    except UserCodeError as error:
+        console.warn(f"the model cannot be made without its weights ({error.__cause__}), so it is made with them.")
+    return spec.model()
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"

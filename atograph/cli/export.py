@@ -1,0 +1,76 @@
+"""``atograph export``: the ONNX file of a run, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atograph.cli.runner import open_run, spec_of_run
+from atograph.files.durable import weights_beside
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.run.export import Precision
+    from atograph.spec.spec import Spec
+    from atograph.terminal.console import Console
+    from atograph.train.task import Task
+
+_NOTABLE = 0.01
+"""Relative difference above which float16 is worth a warning."""
+
+
+_LARGE = 0.1
+"""The same for int8, whose metric is measured where there is data."""
+
+
+def export(
+    run: Path,
+    *,
+    out: Path | None,
+    opset: int | None,
+    fp16: bool,
+    int8: bool,
+    external_data: bool,
+    spec: str | None,
+    data: Path | None,
+    trust_spec: bool,
+    force: bool,
+    console: Console,
+) -> None:
+    """Check what was typed before any work, then export and print what the file computes."""
+    if fp16 and int8:
+        raise UserError("choose one of --fp16 and --int8.")
+    open_run(run)
+    if out is not None and out.is_dir():
+        raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
+    if out is not None and out.suffix != ".onnx":
+        raise UserError("an ONNX file ends in .onnx.", where=str(out), hint="Name it so: --out slim.onnx.")
+    for path in () if out is None or force else (out, weights_beside(out)):
+        if path.exists():
+            raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
+
+    from atograph.run.export import export_run
+    from atograph.terminal import numbers
+
+    task = None
+    if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has
+        source = spec_of_run(run, spec, data, trust_spec, console)
+        task = _task(source) if int8 else None
+    precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
+    done = export_run(run, out, precision=precision, opset=opset, external_data=external_data, task=task)
+    if done.difference is not None:
+        console.say(f"ONNX Runtime and the slim program differ by {done.difference:.1e} (relative, example inputs)")
+        if precision == "float16" and not done.difference < _NOTABLE:
+            console.warn("this model loses much in float16: look at its metric before you deploy it.")
+        if precision == "int8" and done.metric is None and done.difference > _LARGE:
+            console.warn("this model loses much in int8, and there is no val_data() to tell what that costs.")
+    if task is not None and done.metric is not None and done.metric_before is not None:
+        console.say(f"{task.metric_name}: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
+    console.say(f"written to {done.path} ({numbers.size(done.bytes)})")
+
+
+def _task(source: Spec) -> Task:
+    from atograph.train.task import Task
+
+    batches = source.train_data(), source.val_data()
+    return Task(*batches, loss=source.loss, metric=source.metric, metric_name=source.metric_name)

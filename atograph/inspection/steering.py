@@ -1,0 +1,124 @@
+"""What the user wants to stay, or to go together, before anything is planned or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from atograph.inspection.interfaces import Steerable
+from atograph.passes.analysis.groups import Group, Groups
+from atograph.passes.analysis.patterns import stands_for, unknown_name
+from atograph.passes.errors import UserError
+from atograph.passes.ir.reason import Reason
+
+SIDES = ("in", "out")
+
+_Graph = TypeVar("_Graph", bound=Steerable)
+
+
+def steer(
+    graph: _Graph,
+    *,
+    freeze: Iterable[str] = (),
+    only: Iterable[str] = (),
+    min_units: int = 1,
+    couple: Iterable[tuple[str, str] | str] = (),
+    trained_only: bool = False,
+) -> _Graph:
+    """A graph in which some groups stay whole, keep more of their units, or go together.
+
+    A name is that of a group (``g3``), a parameter or a module; a glob may stand for many of them: ``*`` is any text,
+    dots included.
+
+    Args:
+        graph: as traced.
+        freeze: the widths of layers that these name stay as they are: those that they make (output channels) and those
+            that they read. ``conv1:out`` and ``conv1:in`` mean one side only.
+        only: groups stay whole unless all layers that make their units are named here.
+        min_units: every group keeps at least so many units, or all of them where it has fewer.
+        couple: pairs of groups of one size (or ``"A=B"``), each named by itself or by a layer that makes its units:
+            unit u of the one goes if and only if unit u of the other does. They then have the name of the first; all
+            other groups keep theirs.
+        trained_only: groups stay whole that hold a parameter which does not require gradients. Where none does at all,
+            the model is one for inference, and this says nothing.
+
+    Raises:
+        UserError: a name stands for nothing, or groups cannot be coupled.
+    """
+    if not isinstance(min_units, int) or min_units < 1:
+        raise UserError(f"a group keeps one unit or more, not {min_units}.")
+    graph = graph.coupled([(graph.groups.named(a).name, graph.groups.named(b).name) for a, b in map(_pair, couple)])
+    groups, patterns = graph.groups, [only] if isinstance(only, str) else list(only)
+    frozen = [freeze] if isinstance(freeze, str) else freeze
+    reasons = {name: reason for pattern in frozen for name, reason in _frozen(groups, pattern)}
+    if patterns:
+        for pattern in patterns:
+            _require_match(groups, pattern)
+        reasons |= dict(_others(groups, patterns))
+    if trained_only:
+        reasons |= dict(_untrained(graph))
+    return graph.with_groups(groups.frozen(reasons).keeping(min_units))
+
+
+def _pair(given: tuple[str, str] | str) -> tuple[str, str]:
+    pair = tuple(part.strip() for part in given.split("=", 1)) if isinstance(given, str) else tuple(given)
+    if len(pair) != 2 or not all(pair):
+        raise UserError(f"a couple is two groups, or A=B, not {given!r}.")
+    return pair[0], pair[1]
+
+
+def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
+    layer, colon, side = pattern.rpartition(":")
+    if not colon or side not in SIDES or _matches(groups, pattern):
+        layer, side = pattern, ""
+    _require_match(groups, layer)
+    name = groups.aliases.get(layer, layer)
+    found = [
+        group for group in groups if group.name == name or any(stands_for(layer, each) for each in _on(group, side))
+    ]
+    if not found:
+        what = "makes" if side == "out" else "reads"
+        raise UserError(f"'{pattern}' freezes nothing: '{layer}' {what} no units of its own.")
+    for group in found:
+        yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
+
+
+def _untrained(graph: Steerable) -> Iterator[tuple[str, Reason]]:
+    model = graph.model
+    parameters = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    if len(frozen) == len(parameters):
+        return
+    for group in graph.groups:
+        name = next((name for name, _dim in group.members if name in frozen), None)
+        if name is not None:
+            yield group.name, Reason(f"{name} does not require gradients (prune_frozen prunes it as well)", wish=True)
+
+
+def _on(group: Group, side: str) -> list[str]:
+    """The parameters that make a group's units (out), or read them (in), or both."""
+    members = {"out": group.makers, "in": group.readers}.get(side)
+    return [member[0] for member in group.members if members is None or member in members]
+
+
+def _others(groups: Groups, patterns: Sequence[str]) -> Iterator[tuple[str, Reason]]:
+    names = ", ".join(f"'{pattern}'" for pattern in patterns)
+    named = {groups.aliases.get(pattern, pattern) for pattern in patterns}
+    for group in groups:
+        made_by = _on(group, "out")
+        others = [name for name in made_by if not any(stands_for(pattern, name) for pattern in patterns)]
+        if group.name not in named and (others or not made_by):
+            too = f", and {others[0]} makes these units, too" if len(others) < len(made_by) else ""
+            yield group.name, Reason(f"only {names} may be pruned{too}", wish=True)
+
+
+def _require_match(groups: Groups, pattern: str) -> None:
+    if not _matches(groups, pattern):
+        raise unknown_name(pattern, {parameter for group in groups for parameter, _dim in group.members})
+
+
+def _matches(groups: Groups, pattern: str) -> bool:
+    """Whether a pattern names a group, or a parameter or module that holds a part of one."""
+    if pattern in groups.aliases or any(group.name == pattern for group in groups):
+        return True
+    return any(stands_for(pattern, parameter) for group in groups for parameter, _dim in group.members)

@@ -1,0 +1,187 @@
+"""Export to ONNX: what `torch.onnx` does, with a program's inputs and outputs by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+from torch.export import ExportedProgram
+
+from atograph.files.writing import writing
+from atograph.onnx.forms import expressible
+from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
+from atograph.onnx.names import input_names, output_names, without_constants
+from atograph.onnx.optimiser import optimise
+from atograph.onnx.registry import read_once
+from atograph.onnx.translations import TRANSLATIONS
+from atograph.passes.errors import UserError
+from atograph.process.quiet import quiet
+
+_UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+OLDEST_OPSET = 18
+"""The oldest opset that torch.onnx writes from an exported program."""
+
+
+def check_opset(opset: int | None) -> None:
+    """Refuse an opset that cannot be written.
+
+    Raises:
+        UserError: naming those that can.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
+
+
+_IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
+
+_TAKEN = re.compile(r"attribute '(\w+)' already exists|target (\w+)\S* references nonexistent attribute")
+
+
+def check_dtypes(state: Mapping[str, torch.Tensor], hint: str = _IN_FLOAT32) -> None:
+    """Refuse weights that ONNX Runtime cannot compute with, before anyone trains them.
+
+    Args:
+        state: weights by name.
+        hint: what to do about it.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for name, tensor in state.items():
+        if tensor.dtype == torch.bfloat16:
+            raise UserError(
+                f"ONNX Runtime has no CPU kernels for bfloat16, the type of {name}.",
+                hint=hint,
+            )
+
+
+def export_onnx(
+    program: ExportedProgram,
+    path: Path,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    external_data: bool = False,
+    apart: Collection[Pair] = (),
+    outputs: Sequence[str] | None = None,
+) -> Path:
+    """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
+
+    Inputs are called as the parameters of the model's ``forward``, outputs as in `onnx.names.output_names`. What the
+    model returns beside tensors is not in the file.
+
+    Args:
+        program: what to export.
+        path: the file to write.
+        opset: the ONNX opset; None leaves the choice to torch.
+        metadata: the file's ``metadata_props``.
+        external_data: keep the weights in a second file, ``path`` with ``.data`` at its end; above 2 GB, as much as one
+            file can hold, they are there in any case.
+        apart: ops that are kept apart in the file, beside those of `onnx.kept_apart.KNOWN`.
+        outputs: names of outputs, for a program that does not tell them any more.
+
+    Raises:
+        UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
+    """
+    check_opset(opset)
+    with quiet("torch.onnx"), read_once():
+        try:
+            exported = torch.onnx.export(
+                expressible(without_constants(program)),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                optimize=False,
+                custom_translation_table=dict(TRANSLATIONS),
+            )
+        except UserError:
+            raise
+        except Exception as error:
+            raise _inexpressible(error) from error
+        assert exported is not None
+        optimise(exported)
+    model = exported.model
+    written = model.opset_imports[""]
+    if opset is not None and written != opset:
+        raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
+    keep_apart(model, KNOWN.union(apart))
+    _name(model.graph, input_names(program), outputs or output_names(program))
+    _forget(model.graph)
+    model.producer_name, model.producer_version = "atograph", version("atograph")
+    model.metadata_props.clear()  # of the dense signature, and of torch's symbols
+    model.metadata_props.update(metadata or {})
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exported.save(path, external_data=external_data or None)
+    onnx.checker.check_model(str(path))
+    return path
+
+
+def _renamed(dim: int | onnx_ir.SymbolicDim, batch: str) -> int | str | None:
+    if isinstance(dim, int):
+        return dim
+    return None if dim.value is None else dim.value.replace(batch, "batch")
+
+
+def _inexpressible(error: Exception) -> UserError:
+    reason = _reason(error)
+    unknown, taken = _UNKNOWN.search(reason), _TAKEN.search(reason)
+    if taken is not None:
+        return UserError(
+            f"torch.onnx cannot export a model with a parameter, buffer or module called {taken[1] or taken[2]}.",
+            hint="torch itself has an attribute of that name; give it another one in the model.",
+        )
+    if unknown is None:
+        return UserError(f"torch.onnx cannot export this program: {reason}.", hint="Another opset may do, see --opset.")
+    return UserError(
+        f"torch.onnx cannot export this program: it has nothing to write {unknown[1]} with.",
+        hint="Compute that with other ops in the model. From Python, atograph.slim and save() do without ONNX.",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What torch.onnx ran into first, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = (_COLOUR.sub("", line).strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")[:400]
+
+
+def _forget(graph: onnx_ir.Graph) -> None:
+    """Keep the module that a node comes from, and drop what tells of the machine it was made on: traces with paths."""
+    for node in graph.all_nodes():
+        own = node.metadata_props.get("namespace")
+        node.metadata_props.clear()
+        if own is not None:
+            node.metadata_props["namespace"] = own
+
+
+def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name the inputs, the outputs, and the first dynamic dimension ``batch``; torch numbers its symbols at random."""
+    inside = [value for node in graph.all_nodes() for value in node.outputs]
+    values = [*graph.inputs, *graph.initializers.values(), *inside]
+    for value in values:
+        if value.name in {*inputs, *outputs}:
+            value.name = f"{value.name}_inner"
+    for position, output in enumerate(graph.outputs):
+        if output.producer() is None or output in graph.outputs[:position]:  # an input, or returned before
+            same = onnx_ir.Node("", "Identity", [output])
+            same.outputs[0].shape, same.outputs[0].type = output.shape, output.type
+            graph.append(same)
+            graph.outputs[position] = same.outputs[0]
+    for names, named in ((inputs, graph.inputs), (outputs, graph.outputs)):
+        for name, value in zip(names, named, strict=True):
+            value.name = name
+    symbols = [dim.value for value in values for dim in value.shape or () if not isinstance(dim, int) and dim.value]
+    batch = next((symbol for symbol in symbols if symbol.isidentifier()), None)
+    for value in values:
+        if batch is not None and value.shape is not None:
+            value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])

@@ -1,0 +1,73 @@
+"""Forms of ops that torch.onnx has no word for: rewritten to the same function, or refused in words."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from atograph.onnx.per_sample import as_product, follows_the_batch
+from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import rebuilt
+from atograph.passes.ir.reason import module_in, source_of
+
+_ATEN = torch.ops.aten
+_CLAMPS = (_ATEN.clamp.default, _ATEN.clamp_.default, _ATEN.clip.default, _ATEN.clip_.default)
+_BOUNDS = ("min", "max")
+
+
+def expressible(program: ExportedProgram) -> ExportedProgram:
+    """The same program in forms that torch.onnx takes.
+
+    Raises:
+        UserError: there is no such form.
+    """
+    if not any(_mixed(node) or _masked(node) or follows_the_batch(node) for node in program.graph.nodes):
+        return program
+    graph = deepcopy(program.graph)
+    for old, node in zip(program.graph.nodes, graph.nodes, strict=True):
+        node.name = old.name  # a copy calls an input `input_1` that is called `input`, as Python's function is
+    for node in list(graph.nodes):
+        if _mixed(node):
+            low, high = map(float, _bounds(node))  # type: ignore[arg-type]
+            node.args, node.kwargs = (node.args[0], low, high), {}
+        elif _masked(node):
+            _laid_out_in_order(node)
+        elif follows_the_batch(node) and not as_product(node):
+            raise _follows_the_batch(node)
+    return rebuilt(program, root=fx.GraphModule(program.graph_module, graph), graph=graph)
+
+
+def _bounds(node: fx.Node) -> list[object]:
+    return [node.args[i] if i < len(node.args) else node.kwargs.get(name) for i, name in enumerate(_BOUNDS, 1)]
+
+
+def _mixed(node: fx.Node) -> bool:
+    """Whether a clamp has an integer and a fraction as bounds, for which torch.onnx promotes to no type."""
+    return node.target in _CLAMPS and {type(bound) for bound in _bounds(node)} == {int, float}
+
+
+def _masked(node: fx.Node) -> bool:
+    """Whether it is attention with a mask, whose result torch.onnx takes to lie in memory in two orders."""
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    return node.target is _ATEN.scaled_dot_product_attention.default and mask is not None
+
+
+def _laid_out_in_order(node: fx.Node) -> None:
+    """Let what uses a node read a copy of it whose memory lies in the order of its dims."""
+    with node.graph.inserting_after(node):
+        copy = node.graph.call_function(_ATEN.clone.default, (node,), {"memory_format": torch.contiguous_format})
+    copy.meta = {**node.meta, "val": node.meta["val"].contiguous()}
+    node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
+
+
+def _follows_the_batch(node: fx.Node) -> UserError:
+    return UserError(
+        "ONNX cannot express this convolution with weights per sample: its groups follow the batch, and ONNX's Conv "
+        "has a fixed count of groups.",
+        where=", ".join(filter(None, (module_in(node.meta), source_of(node)))),
+        hint="Compute it in the model as F.unfold and torch.matmul, which take any batch, or scale the convolution's "
+        "input and output instead of its weight. From Python, atograph.slim and save() do without ONNX.",
+    )

@@ -1,0 +1,1 @@
+"""Running ONNX files in ONNX Runtime, in a process of its own."""

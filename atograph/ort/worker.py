@@ -1,0 +1,139 @@
+"""What ONNX Runtime does in a process of its own (`child_process`): sessions by number, and nothing of torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import onnxruntime
+
+_WARM_UP = 3
+
+_sessions: dict[int, Any] = {}
+
+
+def load(path: str, threads: int = 0, disabled: Sequence[str] = (), plain: bool = False) -> dict[str, Any]:
+    """Check and load a file.
+
+    Args:
+        path: the file.
+        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+        disabled: optimisations to leave out.
+        plain: leave all of them out.
+
+    Returns:
+        The session's number, and what the file says of itself.
+    """
+    onnx.checker.check_model(path)  # weights in other files have to lie beside it: not every runtime looks
+    options = _options(threads, plain)
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path, options, providers=providers, disabled_optimizers=list(disabled))
+    number = max(_sessions, default=0) + 1
+    _sessions[number] = session
+    return {
+        "number": number,
+        "inputs": [_value(value) for value in session.get_inputs()],
+        "metadata": dict(session.get_modelmeta().custom_metadata_map),
+        "threads": session.get_session_options().intra_op_num_threads or os.cpu_count() or 1,
+    }
+
+
+def _options(threads: int, plain: bool = False) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what it refuses is raised, too
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _value(value: Any) -> dict[str, Any]:
+    return {"name": value.name, "type": str(value.type), "shape": list(value.shape)}
+
+
+def close(number: int) -> None:
+    """Forget a session."""
+    _sessions.pop(number, None)
+
+
+def run(number: int, feed: Mapping[str, Any]) -> list[Any]:
+    """The outputs of a session."""
+    return list(_sessions[number].run(None, dict(feed)))
+
+
+def times_in_turns(calls: Sequence[tuple[int, dict[str, Any]]], seconds: float) -> list[list[float]]:
+    """`latency.measure.times_in_turns` of sessions by number."""
+    runs = [(_sessions[number], feed) for number, feed in calls]
+    for session, feed in [*runs] * _WARM_UP:
+        session.run(None, feed)
+    taken: list[list[float]] = [[] for _ in runs]
+    end = time.perf_counter() + seconds
+    while len(taken[-1]) < 5 or (time.perf_counter() < end and len(taken[-1]) < 200):
+        for (session, feed), times in zip(runs, taken, strict=True):
+            start = time.perf_counter()
+            session.run(None, feed)
+            times.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def quantise(source: str, prepared: str, target: str, batches: Sequence[dict[str, Any]], large: bool) -> None:
+    """`ort.precision.to_int8`: by way of a second file, with weights outside if they are large."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+    quantize_static(
+        prepared,
+        target,
+        _Reader(batches),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=large,
+    )
+
+
+class _Reader:
+    """The quantiser's `CalibrationDataReader`."""
+
+    def __init__(self, batches: Sequence[dict[str, Any]]) -> None:
+        self._left = iter(batches)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch; None after the last."""
+        return next(self._left, None)
+
+
+def kernel_times(
+    model: str | bytes, feed: Mapping[str, Any], threads: int, calls: int, seconds: float
+) -> list[tuple[str, str, list[float]]]:
+    """`latency.profile.kernel_times`: name, op and milliseconds of each kernel."""
+    with TemporaryDirectory(prefix="atograph-") as place:
+        options = _options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(place, "profile"))
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        started = time.perf_counter()
+        for call in range(calls + _WARM_UP):
+            if call >= 5 + _WARM_UP and time.perf_counter() - started > seconds:
+                break
+            session.run(None, dict(feed))
+        try:
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        except ValueError as error:
+            raise OSError(errno.ENOSPC, "the profile is not complete") from error
+    taken: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        name = str(event["name"])
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            kernel = name.removesuffix("_kernel_time"), str(event["args"]["op_name"])
+            taken.setdefault(kernel, []).append(event["dur"] / 1e3)
+    return [(*kernel, times[_WARM_UP:] or times) for kernel, times in taken.items()]

@@ -1,0 +1,1 @@
+"""Processes, the memory of the machine, and what is said while something takes long."""

@@ -1,0 +1,107 @@
+"""``slim.pt2``: a slim program as torch.export writes it, with the digest of the plan that it was made by."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import is_zipfile
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from atograph.files.pickled import NotPlain
+from atograph.files.reading import Unreadable, check_regular, refusal
+from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import with_plain_outputs
+from atograph.passes.plan.plan import Plan
+from atograph.process.quiet import quiet
+from atograph.program.check import load_program_file
+from atograph.program.ops import UnknownOp
+
+NAME = "slim.pt2"
+
+_PLAN = "atograph.plan"
+
+_ORIGIN = ("stack_trace", "from_node", "source_fn_stack", "custom")
+"""What nodes carry of where they came from."""
+
+_LONGEST = 160
+
+_NO_PROGRAM = "not a program that torch.export can load"
+
+_OWN_CLASSES = "Where it is your own, and the classes are, allow them: torch.serialization.add_safe_globals([Class])."
+
+_UNKNOWN_OPS = (
+    "Where the file is your own, let the op through, in Python or in the SPEC: "
+    'atograph.allow_ops("library.op.overload"); an op rule does the same.'
+)
+
+_OWN_OPS = (
+    "If the model has ops of its own, what defines them has to be imported before: --spec, or an import in Python. "
+    "Otherwise the file is damaged."
+)
+
+
+def program_bytes(program: ExportedProgram, plan: Plan) -> memoryview:
+    """What the file holds, the same for the same program: no path of this machine, no address in its memory.
+
+    In memory first: where the disk is full, torch takes the whole process down.
+    """
+    buffer = io.BytesIO()
+    with _without_origin(program):
+        torch.export.save(with_plain_outputs(program), buffer, extra_files={_PLAN: plan.digest})
+    return buffer.getbuffer()
+
+
+@contextmanager
+def _without_origin(program: ExportedProgram) -> Iterator[None]:
+    """Within it, no node knows the files and graphs that it came from."""
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    nodes = [node for graph in graphs for node in graph.nodes]
+    origins = [{name: node.meta.pop(name) for name in _ORIGIN if name in node.meta} for node in nodes]
+    try:
+        yield
+    finally:
+        for node, origin in zip(nodes, origins, strict=True):
+            node.meta.update(origin)
+
+
+def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, str]:
+    """The program, and the digest of its plan; an empty one where the file does not say.
+
+    Args:
+        path: the file.
+        flat: the program takes and returns values in a row, and has no example inputs.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with quiet():
+            check_regular(path)
+            return load_program_file(path, _PLAN, flat=flat)
+    except NotPlain as error:
+        raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
+    except UnknownOp as error:
+        raise refusal(error, path, _NO_PROGRAM, _UNKNOWN_OPS) from error
+    except Unreadable as error:
+        raise refusal(error, path, _NO_PROGRAM, "It was not made by atograph, or is damaged.") from error
+    except Exception as error:
+        lines = [line.strip() for line in str(_origin(error)).splitlines() if line.strip()]
+        reason = (lines or [type(error).__name__])[0].partition(". ")[0].rstrip(".")
+        reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
+        raise UserError(
+            f"{_NO_PROGRAM}: {reason}.",
+            where=str(path),
+            hint=_OWN_OPS if is_zipfile(path) else "It is cut off or damaged; copy it again, or make it again.",
+        ) from error
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Where it began: torch wraps what happens at a node into the text of the whole node."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

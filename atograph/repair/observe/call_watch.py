@@ -1,0 +1,84 @@
+"""The calls to torch that a model makes while it runs: module, place, and arguments that are no tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from atograph.capture.origins import Place, place_of
+from atograph.values.eval_mode import eval_mode
+
+Site = tuple[str, Place]
+"""A module by name, and a place in the code that its ``forward`` runs."""
+
+Handler = Callable[[Site, int, Any, Any, Any], Any]
+"""Takes site, function, args and kwargs of a call, and makes it; second, which run of the module this is."""
+
+Left = Callable[[str, int, Any], None]
+"""Takes the name of a module that has run, which run that was, and what it gave."""
+
+
+def run_watched(model: nn.Module, run: Callable[[], Any], handler: Handler, left: Left | None = None) -> Any:
+    """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``.
+
+    Args:
+        model: the model.
+        run: calls it.
+        handler: makes its calls.
+        left: is told what modules give.
+    """
+    with eval_mode(model), torch.no_grad(), _modules_entered(model, left) as stack, _Watching(stack, handler):
+        return run()
+
+
+def failed_in(error: BaseException) -> str:
+    """The name of the innermost module whose ``forward`` raised an error in a watched run."""
+    return str(getattr(error, _WHERE, ""))
+
+
+_WHERE = "_atograph_module"
+
+
+@contextmanager
+def _modules_entered(model: nn.Module, left: Left | None) -> Iterator[list[tuple[str, int]]]:
+    """The names of the modules whose ``forward`` runs, and which run of each it is, innermost last."""
+    names = {id(module): name for name, module in reversed(list(model.named_modules()))}
+    stack: list[tuple[str, int]] = []
+    runs: Counter[str] = Counter()
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        name = names.get(id(module), "")
+        runs[name] += 1
+        stack.append((name, runs[name]))
+
+    def leave(_module: nn.Module, _args: Any, result: Any) -> None:
+        (name, run), error = stack.pop(), sys.exc_info()[1]
+        if error is not None and not hasattr(error, _WHERE):
+            setattr(error, _WHERE, name)
+        if error is None and left is not None:
+            left(name, run, result)
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield stack
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Watching(TorchFunctionMode):
+    def __init__(self, stack: list[tuple[str, int]], handler: Handler) -> None:
+        super().__init__()
+        self._stack, self._handler = stack, handler
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        module, run = self._stack[-1] if self._stack else ("", 0)
+        return self._handler((module, place_of(func)), run, func, args, kwargs or {})

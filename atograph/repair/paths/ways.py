@@ -1,0 +1,105 @@
+"""What the slim program is on another path of a model's code: the model captured there, and cut by the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from atograph.capture.to_program import batch_of, capture
+from atograph.capture.tracing import run_without_data
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.sizes import BATCH
+from atograph.passes.pipeline.pipeline import Pipeline
+from atograph.passes.plan.plan import Plan
+from atograph.repair.calls.comparisons import Comparisons
+from atograph.repair.calls.needs import needs_of
+from atograph.repair.calls.search import Call, Found, calls_of, corrections
+from atograph.repair.observe.call_watch import Site
+from atograph.repair.observe.problem import Example, Problem
+from atograph.repair.observe.samples import Sample, samples_of
+from atograph.repair.observe.traced_ints import Wish
+from atograph.repair.paths.dead_code import cut_alike
+from atograph.repair.paths.paths import Path
+
+
+class OtherCut(Exception):
+    """On this path the plan cannot cut the same parameters."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A path with what the program is on it.
+
+    Attributes:
+        path: the path.
+        dense, slim: the program there, before and after the cut.
+        example: what both are run with.
+        samples: what the slim program computes at each call.
+    """
+
+    path: Path
+    dense: Program
+    slim: Program
+    example: Example
+    samples: Mapping[int, Sample]
+
+    def run(self, model: nn.Module) -> Any:
+        """Call a module along the path."""
+        args, kwargs = self.example
+        with self.path.on(model):
+            return model(*args, **kwargs)
+
+    def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[Site, list[Call]], list[Problem]]:
+        """Lay the calls of the dense model beside their needs, as `calls_of`."""
+        return calls_of(model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self.run, comparisons)
+
+    def wishes_as_traced(self, model: nn.Module) -> list[Wish]:
+        """What attributes have to be where code goes another way on tensors without data, as when it was traced."""
+
+        def run(model: nn.Module) -> None:
+            with self.path.on(model):
+                run_without_data(model, *self.example, batch=batch_of(self.example))
+
+        try:
+            calls, _lost = calls_of(model, needs_of(self.dense, self.slim, BATCH), run, Comparisons())
+        except Exception:  # what torch.export has captured may not run like this
+            return []
+        return wishes_of(calls)
+
+    def corrections(
+        self, module: nn.Module, calls: Mapping[Site, list[Call]], close: float, comparisons: Comparisons
+    ) -> Found:
+        """Which calls of the slim module need a correction, as `search.corrections`."""
+        return corrections(module, calls, self.run, self.samples, close, comparisons)
+
+
+def wishes_of(calls: Mapping[Site, list[Call]]) -> list[Wish]:
+    """What the attributes that calls read have to be."""
+    return [wish for each in calls.values() for call in each for wish in call.wishes()]
+
+
+def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example: Example) -> Way:
+    """The program on another path.
+
+    Args:
+        path: where to go.
+        masked: the dense model, masked; left as it is.
+        dense: the program that the plan was made for.
+        plan: what is kept there.
+        example: what to run it with.
+
+    Raises:
+        OtherCut: what the plan takes apart goes together there.
+        UserError: it cannot be captured there.
+    """
+    args, kwargs = example
+    with path.on(masked):
+        captured = capture(masked, args, kwargs, dead=bool(dense.interface.dead))
+    there = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(captured)
+    slim = cut_alike(dense, plan, there)
+    if slim is None:
+        raise OtherCut("the plan takes units apart that go together there")
+    return Way(path, there, slim, example, samples_of(slim, args, kwargs)[1])

@@ -1,0 +1,1 @@
+"""Records of what was found out, as files hold them."""

@@ -1,0 +1,206 @@
+"""What a run found out: the record that `report.json` holds and the closing table is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atograph.files.reading import read_as
+from atograph.spec.source import Source
+
+FORMAT = "atograph report 2"
+
+FROM_PYTHON = "the model"
+"""What a report names where there was no SPEC."""
+
+NO_REPORT = "not a report of atograph"
+"""What to say of a file that is none."""
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(_Record):
+    """What was asked for and what came out, as shares of the dense model's total."""
+
+    kind: Literal["flops", "params", "bytes", "latency"]
+    asked: Share
+    reached: Annotated[float, Field(ge=0.0)]
+    """Of latency, as measured in ONNX Runtime."""
+    smallest: Share
+    predicted: float | None = None
+    """Of latency, what the table of layers said, before anything was corrected by measuring."""
+
+
+class Size(_Record):
+    """What one network costs."""
+
+    flops: Count
+    """On a batch of one, as `torch.utils.flop_counter` counts: two per multiply-accumulate."""
+    params: Count
+    bytes: Count
+    """Of its ONNX file."""
+
+
+class Metrics(_Record):
+    """The validation metric of each form of the network; None where it was not measured."""
+
+    name: str = "metric"
+    """What it is called (`atograph.train.task.name_of_metric`)."""
+    dense: float | None = None
+    """The dense network trained the same way (``--baseline``); where it is pruned at once, or else before that."""
+    masked: float | None = None
+    """The trained network with its masked groups at zero."""
+    slim: float | None = None
+    onnx: float | None = None
+    """The slim network in ONNX Runtime."""
+    before_zeroing: float | None = None
+    """When what was left of the masked groups was about to be set to zero, in the midst of the training."""
+    after_zeroing: float | None = None
+    """Right after that."""
+    before_training: float | None = None
+    """Of the dense network as it came: by chance alone where nobody had trained it."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether any form of the network has one: a regression without a metric of its own has none."""
+        return any(value is not None for value in (self.dense, self.masked, self.slim, self.onnx))
+
+
+class Latency(_Record):
+    """Median milliseconds per call in ONNX Runtime on the CPU."""
+
+    batch: Count
+    threads: Count
+    dense: float
+    slim: float
+    dense_spread: float | None = None
+    """Between the quartiles."""
+    slim_spread: float | None = None
+
+
+class RuntimeFault(_Record):
+    """What ONNX Runtime gets wrong by itself: as wrong on the dense network with the same weights.
+
+    Differences are relative to the largest value; None where one of the two is not finite.
+    """
+
+    dense: float | None
+    """Masked dense network against ONNX Runtime on its own file."""
+    slim: float | None
+    """Slim program against ONNX Runtime."""
+    compared: Share
+    """Share of the values that it gets right of the dense network, and that the comparison of the slim one counts."""
+
+    def __str__(self) -> str:
+        dense, slim = ("no number" if each is None else f"{each:.1e}" for each in (self.dense, self.slim))
+        return (
+            f"ONNX Runtime computes this model wrong, dense as it is: dense differs by {dense} from PyTorch, slim by "
+            f"{slim} (relative); {100 * self.compared:.3g} % of the values are right in both"
+        )
+
+
+class Comparison(_Record):
+    """Largest differences on real inputs at one batch size, relative to the reference's largest value."""
+
+    batch: Count
+    masked_slim: float
+    """Masked dense program against slim program."""
+    slim_onnx: float
+    """Slim program against ONNX Runtime."""
+    tolerance: float
+    runtime: RuntimeFault | None = None
+    """What ONNX Runtime gets wrong of the dense network as well: ``slim_onnx`` is of all other values then."""
+    moved: float
+    """Unmasked against masked: how far the plan moved the output. At zero the comparison shows nothing."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether both differences are within the tolerance."""
+        return self.masked_slim <= self.tolerance and self.slim_onnx <= self.tolerance
+
+
+class Rounding(_Record):
+    """What a plan in multiples of something came to, as shares of the dense model's."""
+
+    latency: float
+    flops: float
+
+
+class FrozenGroup(_Record):
+    """A group that could not be pruned."""
+
+    group: str
+    units: Count
+    reason: str
+    where: str
+
+
+class Report(_Record):
+    """Everything about one finished run."""
+
+    format: Literal["atograph report 2"] = "atograph report 2"
+    spec: str
+    """As given on the command line."""
+    source: Source | None = None
+    """Where it lies, and the data; None for a run of Python."""
+    name: str
+    plan: str = ""
+    """Digest of the plan beside it."""
+    versions: dict[str, str]
+    seed: int
+    device: str
+    settings: dict[str, object] = Field(default_factory=dict)
+    budgets: list[Budget]
+    round_to: Count = 1
+    """The multiple that widths were rounded to."""
+    rounding: dict[int, Rounding] = Field(default_factory=dict)
+    """With ``auto``: what was measured for each multiple that was tried, on plans by magnitude."""
+    dense: Size
+    slim: Size
+    groups: Count
+    """Prunable groups (axes)."""
+    metrics: Metrics
+    latency_ms: list[Latency] = Field(default_factory=list)
+    certificate: list[Comparison]
+    not_proved: str = ""
+    """Why the training, which is finished, ended without a proof, and what goes on from there; empty for a proof."""
+    identity: dict[str, object] = Field(default_factory=dict)
+    """Of a run that is not proved: what must be the same for a run that goes on."""
+    notes: list[str] = Field(default_factory=list)
+    """What one should know of the figures."""
+    float64: float | None = None
+    """Largest relative difference of masked and slim in float64; None for a model that only runs in float32."""
+    slim_from: float | None = None
+    """The fraction of the training from which on the slim module was trained; None: the dense one was, to the end."""
+    best_epoch: int | None = None
+    """The epoch whose weights were kept, the best one by the metric; None: the last."""
+    why_dense: str = ""
+    """Why there was no slim module to train, where one was asked for."""
+    module: str
+    """``slim``, or why the user's own module could not be made slim."""
+    repairs: list[str] = Field(default_factory=list)
+    """What was repaired in its code, in words."""
+    frozen: list[FrozenGroup]
+    curves: list[dict[str, object]] = Field(default_factory=list)
+    """One entry for each epoch, with the fields of `train.EpochRow`: what `log.csv` holds."""
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file cannot be read or is no report of atograph's.
+        """
+        return read_as(path, cls, NO_REPORT)

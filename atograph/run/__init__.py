@@ -1,0 +1,1 @@
+"""What a run does, from the model to its folder; and what is done with such a folder afterwards."""

@@ -1,0 +1,256 @@
+"""Slim weights without the model in memory: a plan carried out on a checkpoint, one piece of a tensor at a time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+
+import torch
+
+from atograph.files.checkpoint import Checkpoint, Reader, Stored
+from atograph.files.mismatch import misfits, type_name
+from atograph.files.run_folder import RunFolder
+from atograph.files.run_lock import claimed
+from atograph.files.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
+from atograph.files.writing import writing
+from atograph.graph import Graph
+from atograph.passes.axes.dims import Indices
+from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.program import Program
+from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.slim import Kept
+from atograph.process.stages import stage
+from atograph.program.pt2_file import program_bytes
+from atograph.report.applied import AppliedReport, AppliedSize
+from atograph.report.run import FROM_PYTHON
+from atograph.slimming.slim import Slim, slim
+from atograph.spec.source import Source
+from atograph.terminal import numbers
+
+_PIECE = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply_plan` wrote.
+
+    Attributes:
+        folder: where it is.
+        files: the files of weights in it, in order.
+        slim: the slim model without weights: tells its FLOPs, parameters and shapes.
+        report: what ``report.json`` holds.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    slim: Slim
+    report: AppliedReport
+
+
+def apply_plan(
+    graph: Graph,
+    plan: Plan,
+    weights: str | Path,
+    out: str | Path,
+    *,
+    shard_size: str | int = "5GB",
+    force: bool = False,
+    spec: str = FROM_PYTHON,
+    source: Source | None = None,
+) -> Applied:
+    """Slim a checkpoint that need not fit in memory.
+
+    The folder gets the slim weights (``model.safetensors``, or shards with ``model.safetensors.index.json``), under the
+    names that they have in the checkpoint; ``slim.pt2``, the slim program without its weights; ``plan.json`` and
+    ``report.json``. It appears complete or not at all. Tensors that the program does not read are left out.
+
+    Args:
+        graph: of the dense model, which may be on the meta device: its weights are not read.
+        plan: which units stay.
+        weights: the dense checkpoint: a ``.safetensors`` file, an index of shards, or a folder with either in it. Of
+            tied weights it may hold any one name.
+        out: the folder to be.
+        shard_size: the most that a file of weights holds: ``"5GB"``, ``"500MB"`` or a number of bytes.
+        force: replace a run that is there.
+        spec: what the model was made from, for the report.
+        source: where that lies.
+
+    Raises:
+        UserError: the plan is for another model, the checkpoint does not fit or is damaged, or the folder cannot be
+            written; an earlier run is then as it was.
+    """
+    limit = parse_size(shard_size)
+    with claimed(Path(out), force=force) as folder:
+        return _apply_plan(graph, plan, weights, folder, limit, spec, source)
+
+
+def _apply_plan(
+    graph: Graph, plan: Plan, weights: str | Path, folder: RunFolder, limit: int, spec: str, source: Source | None
+) -> Applied:
+    started, out = time.monotonic(), folder.out
+    checkpoint = Checkpoint.open(weights)
+    _check_place(checkpoint, out)
+    graph.read_weights()
+    kept = Kept.by(plan, graph.program)
+    fitting = _fit(graph, checkpoint)
+    slimmed = slim(graph, plan)
+    cuts = _cuts(graph.program, kept, slimmed.passes_program)
+    entries = [
+        Entry(name, checkpoint.tensors[name].dtype, tuple(slimmed.passes_program.state[own].shape))
+        for name, own in fitting.items()
+    ]
+    shards = shards_of(entries, limit)
+    _check_space(out, sum(entry.nbytes for entry in entries))
+    with folder as place, writing(out):
+        _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
+        why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()), plan)
+        report = AppliedReport(
+            plan=plan.digest,
+            spec=spec,
+            source=source,
+            weights=str(weights),
+            versions={package: version(package) for package in ("atograph", "torch")},
+            dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=checkpoint.nbytes),
+            slim=AppliedSize(flops=slimmed.flops, params=slimmed.params, bytes=sum(e.nbytes for e in entries)),
+            files=[shard.file for shard in shards],
+            left_out=[name for name in checkpoint.tensors if name not in fitting],
+            renamed={own: name for name, own in fitting.items() if own not in fitting},
+            program=why_no_program or "slim.pt2",
+            kept={name: (len(units), plan.sizes[name]) for name, units in plan.kept.items()},
+            seconds=time.monotonic() - started,
+        )
+        (place / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        report.save(place / "report.json")
+    return Applied(out, tuple(out / shard.file for shard in shards), slimmed, report)
+
+
+# -- what is refused before anything is written ------------------------------------------------------------------------
+
+
+def _check_place(checkpoint: Checkpoint, out: Path) -> None:
+    if any(file.resolve().is_relative_to(out.resolve()) for file in checkpoint.files):
+        raise UserError(
+            "the dense weights lie in the folder that would be replaced.", where=str(out), hint="Name another --out."
+        )
+
+
+def _check_space(out: Path, needed: int) -> None:
+    there = next(folder for folder in out.resolve().parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(f"the disk is too full: {numbers.size(needed)} are needed, {numbers.size(free)} are free.",
+                        where=str(out))  # fmt: skip
+
+
+def _fit(graph: Graph, checkpoint: Checkpoint) -> dict[str, str]:
+    """Name in the checkpoint → name in the program, of every tensor that the program reads.
+
+    Raises:
+        UserError: the checkpoint is not one of this model.
+    """
+    state = graph.program.state
+    by_identity = {id(tensor): name for name, tensor in state.items()}  # tied weights have several names
+    own: Mapping[str, torch.Tensor] = state
+    if graph.model is not None:
+        named = graph.model.state_dict(keep_vars=True)
+        own = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    read = {name: by_identity[id(value)] for name, value in own.items() if id(value) in by_identity}
+    stored = checkpoint.tensors
+    given = {read[name] for name in stored if name in read}
+    missing = [name for name in dict.fromkeys(read.values()) if name not in given]
+    unexpected = [name for name in stored if name not in own]
+    found = misfits(stored, own, missing=missing, unexpected=unexpected, sides=("checkpoint", "model"))
+    if found:
+        types = [entry.dtype for name, entry in stored.items() if name in own and entry.dtype != own[name].dtype]
+        only_types = len(found) == 1 and bool(types)
+        hint = f"Make the model in that type: model.to(torch.{type_name(types[0])})." if only_types else ""
+        raise UserError(
+            f"the weights do not fit the model: {'; '.join(found)}.",
+            where=str(checkpoint.where),
+            hint=f"Nothing was written. {hint}".strip(),
+        )
+    return {name: read[name] for name in stored if name in read}
+
+
+# -- cutting -----------------------------------------------------------------------------------------------------------
+
+
+_Cuts = tuple[Indices | None, ...]
+
+
+def _cuts(program: Program, kept: Kept, slimmed: Program) -> dict[str, _Cuts]:
+    """For each tensor of a program the indices that stay along each dimension; None where all of them do."""
+    from atograph.passes.analysis.infer_axes import Axes
+
+    axes, found = program.fact(Axes), {}
+    for node, name in program.state_nodes():
+        if name not in slimmed.state:
+            continue
+        cuts = kept.cuts(axes.shape(node))
+        shape = [n if cut is None else len(cut) for n, cut in zip(program.state[name].shape, cuts, strict=True)]
+        if shape != list(slimmed.state[name].shape):
+            raise InternalError(f"{name} would be cut to {shape}, the slim program has {slimmed.state[name].shape}.")
+        found[name] = cuts
+    return found
+
+
+def _write_weights(folder: Path, shards: Sequence[Shard], checkpoint: Checkpoint, cuts: Mapping[str, _Cuts]) -> None:
+    total, done = sum(len(shard.entries) for shard in shards), 0
+    with stage("slicing the weights") as slicing, Reader() as reader:
+        for shard in shards:
+            with ShardWriter(folder, shard) as writer:
+                for entry in shard.entries:
+                    slicing.detail = f"{done} of {total} tensors"
+                    writer.write(entry, _pieces(reader, checkpoint.tensors[entry.name], cuts[entry.name]))
+                    done += 1
+        slicing.detail = f"{total} tensors"
+        write_index(folder, shards)
+
+
+def _pieces(reader: Reader, stored: Stored, cuts: _Cuts) -> Iterator[torch.Tensor]:
+    """What stays of a tensor, in pieces along its first dimension."""
+    length = stored.shape[0] if stored.shape else 1
+    row = prod(stored.shape[1:]) * stored.dtype.itemsize
+    step = max(1, _PIECE // max(1, row))
+    rows = None if not cuts or cuts[0] is None else torch.from_numpy(cuts[0])
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        wanted = None if rows is None else rows[(rows >= start) & (rows < stop)] - start
+        if wanted is not None and not len(wanted):
+            continue
+        piece = reader.rows(stored, start, stop)
+        if wanted is not None:
+            piece = piece.index_select(0, wanted)
+        for dim, cut in enumerate(cuts[1:], start=1):
+            if cut is not None:
+                piece = piece.index_select(dim, torch.from_numpy(cut))
+        yield piece
+
+
+# -- the program -------------------------------------------------------------------------------------------------------
+
+
+def _write_program(path: Path, slimmed: Program, in_weights: set[str], plan: Plan) -> str:
+    """Write the slim program, its weights on the meta device; what says why not, where it could not be run later."""
+    empty = [name for name, tensor in slimmed.state.items() if tensor.is_meta and name not in in_weights]
+    if empty:
+        return f"not written: {empty[0]} is not in the weights, and the model on the meta device has no value for it"
+    state = {name: _emptied(tensor) if name in in_weights else tensor for name, tensor in slimmed.state.items()}
+    with stage("writing the program"):
+        try:
+            content = program_bytes(to_exported(slimmed.rewritten(slimmed.graph, state)), plan)
+        except Exception as error:
+            return f"not written: torch.export cannot save it ({type(error).__name__})"
+        path.write_bytes(content)
+    return ""
+
+
+def _emptied(tensor: torch.Tensor) -> torch.Tensor:
+    made = tensor.detach().to("meta")
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made

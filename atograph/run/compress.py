@@ -1,0 +1,239 @@
+"""The main job: train under a budget, prune, prove, export, write the run's folder (`run_steps` does it)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from atograph.files.run_lock import claimed
+from atograph.files.writing import replacing, writing
+from atograph.passes.errors import UserError
+from atograph.process.stages import stage
+from atograph.report.run import FROM_PYTHON
+from atograph.run import resumption, unproved
+from atograph.run.job import Job, Result
+from atograph.run.not_proved import NotProved
+from atograph.run.steps import Run
+from atograph.spec.example_inputs import as_inputs, inputs_of_batch
+from atograph.spec.init_weights import load_init
+from atograph.spec.source import Source
+from atograph.terminal.console import Console
+from atograph.train.fit import Diverged
+from atograph.train.processes.replicas import join
+from atograph.train.processes.workers import naming_dead_workers
+from atograph.train.saved.seeding import seed_everything
+from atograph.train.settings import TrainSettings, needs_data, settings_of
+from atograph.train.task import Task
+from atograph.values.user_code import UserCodeError
+
+__all__ = ["Job", "NotProved", "Result", "compress", "compress_spec", "run"]
+
+if TYPE_CHECKING:
+    from atograph.spec.spec import Spec
+
+
+def compress(
+    model: nn.Module,
+    train_data: Iterable[Any] | None = None,
+    *,
+    example_inputs: Any = None,
+    flops: float | None = None,
+    params: float | None = None,
+    bytes: float | None = None,
+    latency: float | None = None,
+    val_data: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Any = None,
+    metric_name: str | None = None,
+    optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    baseline: bool = False,
+    opset: int | None = None,
+    tensorboard: str | Path | None = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> Result:
+    """Train a model to a budget, make it physically smaller, and prove that nothing changed.
+
+    Args:
+        model: trained in place.
+        train_data: batches, readable once per epoch (a DataLoader, a list); None: nothing is trained, with
+            ``method="magnitude", epochs=0``.
+        example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
+            the inputs in the first training batch.
+        flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
+        params: the same for parameters.
+        bytes: the same for the peak memory of activations; with several budgets, all hold.
+        latency: the same for the latency in ONNX Runtime on this machine, which is measured (``latency_batch``,
+            ``latency_threads`` and ``latency_table`` say how).
+        val_data: batches that metrics are measured on.
+        loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
+            ``loss`` of a dict batch's output.
+        metric: ``metric(model, batch)``, a mean over the batch; or an object with ``update``, ``compute`` and ``reset``
+            that measures all of ``val_data`` together, as those of torchmetrics do; by default top-1 accuracy.
+        metric_name: what the table and the report call it; by default ``top-1``, or the function's own name.
+        optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
+        out: folder of the run; None writes nothing.
+        force: replace a run that is there.
+        resume: go on from the checkpoints of a run into ``out`` that was interrupted; without any, start anew.
+        baseline: train a copy without pruning first, for comparison.
+        opset: ONNX opset; None leaves it to torch.
+        tensorboard: folder for curves that TensorBoard shows.
+        quiet: print nothing.
+        **settings: any field of `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...), and ``method``:
+            ``ato``, ``magnitude`` or ``taylor`` (`train.settings.METHODS`).
+
+    Raises:
+        UserError: model, data, budget or folder cannot be used, or the training diverged.
+        NotProved: the training is finished, and something after it failed: the certificate, the export, the disk. The
+            model holds the weights, the error the plan; with a folder, weights, plan and report are there, and
+            ``resume=True`` goes on from them.
+    """
+    if isinstance(optimizer, str):
+        settings["optimizer"], optimizer = optimizer, None
+    checked = settings_of({"flops": flops, "params": params, "bytes": bytes, "latency": latency, **settings})
+    if train_data is None and needs_data(checked):
+        raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
+    if train_data is None and example_inputs is None:
+        raise UserError("without train_data, the example_inputs have to be given.")
+    batches = () if train_data is None else train_data
+    task = Task(batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer)
+    inputs = (
+        inputs_of_batch(task.first_batch())
+        if example_inputs is None
+        else as_inputs(example_inputs, where="example_inputs")
+    )
+    job = Job(
+        name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
+        settings=checked, baseline=baseline, opset=opset,
+        tensorboard=None if tensorboard is None else Path(tensorboard),
+    )  # fmt: skip
+    place, console = None if out is None else Path(out), Console(quiet=quiet)
+    return run(lambda: job, checked, out=place, force=force, resume=resume, console=console)
+
+
+def compress_spec(
+    spec: Spec,
+    *,
+    out: Path,
+    force: bool,
+    resume: bool,
+    init: Path | None,
+    settings: TrainSettings,
+    baseline: bool,
+    opset: int | None,
+    tensorboard: Path | None,
+    console: Console,
+) -> Result:
+    """`compress` for a file: what ``atograph compress`` does.
+
+    Args:
+        spec: the loaded file.
+        out: the run's folder.
+        force: replace a run that is there.
+        resume: go on from checkpoints.
+        init: initial weights.
+        settings: of the training, the budget included.
+        baseline: train the dense network the same way first, for comparison.
+        opset: ONNX opset; None leaves it to torch.
+        tensorboard: folder for curves that TensorBoard shows.
+        console: what the user sees.
+
+    Raises:
+        UserError: as `compress`.
+    """
+
+    def make() -> Job:
+        seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
+        with stage("making the model"):
+            model = spec.model()
+            if init is not None:
+                load_init(model, init)
+        return Job(
+            name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
+            task=Task(
+                spec.train_data() if needs_data(settings) else (), spec.val_data(),
+                loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
+            ),
+            settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
+            spec=spec.text, source=Source.of(spec, out),
+        )  # fmt: skip
+
+    return run(make, settings, out=out, force=force, resume=resume, console=console)
+
+
+@torch.enable_grad()
+@naming_dead_workers()
+def run(
+    make: Callable[[], Job], settings: TrainSettings, *, out: Path | None, force: bool, resume: bool, console: Console
+) -> Result:
+    """Carry a job out; the folder appears when all of it has succeeded, written by the first of several processes.
+
+    Args:
+        make: the job; called once it is known that the folder can be written.
+        settings: those of the job.
+        out, force, resume, console: as in `compress_spec`.
+    """
+    replicas = join(settings.device)
+    with replicas.telling():
+        if out is None or replicas.rank:
+            return _keep_what_is_good(Run(out, None, resume, console), make)
+        return _as_the_first(make, out, force, resume, console)
+
+
+def _as_the_first(make: Callable[[], Job], out: Path, force: bool, resume: bool, console: Console) -> Result:
+    """As the process that writes."""
+    unproved_run = resume and unproved.is_there(out)
+    with claimed(out, force=force or unproved_run) as folder:
+        resumption.check(out, resume=resume, force=force)
+        if resume:
+            _tell_of_resuming(out, console, finished=unproved_run)
+        return _keep_what_is_good(Run(out, folder, resume, console), make)
+
+
+def _tell_of_resuming(out: Path, console: Console, *, finished: bool) -> None:
+    """Say what the run goes on from; a path without anything is a warning, for it may be the wrong one."""
+    if finished or resumption.last_of(out) is not None:
+        console.say("going on from the last checkpoint")
+        return
+    console.warn(
+        f"there is nothing to resume at {out}: no checkpoint and no unfinished run. The training starts from the "
+        "beginning; to go on with another run, stop it and name that run's folder."
+    )
+
+
+def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
+    """Carry a job out; of a training that diverges the last good weights stay, of one that stops its checkpoints."""
+    out, folder, job = run.out, run.folder, None
+    try:
+        job = make()
+        result = run.carry_out(job)
+    except Diverged as error:
+        if folder is None or out is None:
+            raise
+        resumption.clear(out)  # it would diverge again
+        if not error.epochs:
+            raise
+        raise _with_checkpoint(error, out.with_name(f"{out.name}.last-good.safetensors")) from error
+    except BaseException as error:
+        kept = isinstance(error, NotProved) and error.folder is not None
+        if folder is not None and out is not None and not kept:
+            stays = resumption.what_stays(out, from_python=job is not None and job.spec == FROM_PYTHON)
+            if stays or isinstance(error, UserCodeError):
+                error.add_note(stays or "Nothing was written.")
+        raise
+    return result
+
+
+def _with_checkpoint(error: Diverged, path: Path) -> UserError:
+    """Save the last good weights beside the folder that the run would have had, and say so."""
+    with replacing(path.parent, where=path) as place, writing(path):
+        save_file({name: value.contiguous() for name, value in error.weights.items()}, place / path.name)
+    return UserError(error.message, where=error.where, hint=f"They are saved in {path}, for --init. {error.hint}")

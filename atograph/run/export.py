@@ -1,0 +1,193 @@
+"""The ONNX file of a run, made again from the slim program in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.export import ExportedProgram
+
+from atograph.capture.to_program import batch_of, with_batch
+from atograph.files.durable import weights_beside
+from atograph.files.plan_file import read_plan
+from atograph.files.reading import read_as
+from atograph.files.writing import replacing
+from atograph.onnx.export import check_opset
+from atograph.onnx.metadata import metadata
+from atograph.ort.calibration import calibration_batches
+from atograph.ort.faults import checked
+from atograph.ort.model import OnnxModel, size_on_disk
+from atograph.ort.precision import to_float16, to_int8
+from atograph.passes.errors import UserError
+from atograph.passes.plan.plan import Plan
+from atograph.process.stages import stage
+from atograph.program import pt2_file
+from atograph.program.load import check_weights_beside, load_run
+from atograph.program.model import ProgramModel
+from atograph.report.run import NO_REPORT, Count
+from atograph.report.same_run import check_same_plan
+from atograph.spec.example_inputs import Inputs
+from atograph.train.task import Task
+from atograph.values.difference import relative_difference
+from atograph.values.structures import tensors_of
+
+Precision = Literal["float32", "float16", "int8"]
+
+FILES: dict[Precision, str] = {"float32": "slim.onnx", "float16": "slim.fp16.onnx", "int8": "slim.int8.onnx"}
+"""What the file of each precision is called in the run's folder."""
+
+CALIBRATION_BATCHES = 16
+"""Training batches that tell the ranges of activations."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_run` wrote.
+
+    Attributes:
+        path: the file.
+        bytes: its size, that of weights in a file of their own included.
+        difference: of its outputs to the slim program's, on the run's example inputs at a batch of one and at theirs:
+            the largest, relative to the program's largest value; None where they cannot be called with.
+        metric_before: of the file in float32 on the validation data; None unless it is quantised and there is some.
+        metric: of this file on the same.
+    """
+
+    path: Path
+    bytes: int
+    difference: float | None
+    metric_before: float | None = None
+    metric: float | None = None
+
+
+def export_run(
+    folder: str | Path,
+    path: str | Path | None = None,
+    *,
+    precision: Precision = "float32",
+    opset: int | None = None,
+    external_data: bool = False,
+    task: Task | None = None,
+) -> Exported:
+    """Make an ONNX file from the slim program in the folder of a run or of ``atograph apply``, without training.
+
+    The file appears complete or not at all; one that was there is replaced then.
+
+    Args:
+        folder: of the run.
+        path: the file to write; None: `FILES` in that folder.
+        precision: ``float16`` and ``int8`` as in `onnx_precision`.
+        opset: the ONNX opset; None leaves the choice to torch.
+        external_data: keep the weights in a second file.
+        task: for int8: `CALIBRATION_BATCHES` of its training data give the ranges; its metric is measured on its
+            validation data, before and after.
+
+    Raises:
+        UserError: the folder holds no slim program, or ONNX cannot express it.
+    """
+    check_opset(opset)
+    place = Path(folder)
+    with stage("loading the run"):
+        loaded, plan = load_run(place), read_plan(place / "plan.json")
+        program, costs = loaded.program, _costs(place)
+        slim = ProgramModel(place, program)
+    check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, "report.json": costs.plan})
+    check_weights_beside(place, loaded)
+    target = place / FILES[precision] if path is None else Path(path)
+    if precision == "int8" and task is None:
+        raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
+    with replacing(target.parent, where=target, drops=[weights_beside(target).name]) as scratch:
+        with stage("exporting"):
+            whole = scratch / "whole" / target.name  # of the name in the end, which its weights are found by
+            export = partial(
+                slim.export_onnx, opset=opset, metadata=_metadata(plan, costs), external_data=external_data
+            )
+            export(whole)
+            inputs = _example(program)
+            if inputs is not None:
+                checked(whole, program, export, slim, inputs)
+            made = scratch / target.name
+            if precision == "float16":
+                to_float16(whole, made, lambda file: _survives(file, program, inputs))
+        before = after = None
+        if precision == "int8" and task is not None:
+            reference = OnnxModel(whole, program)
+            with stage("quantising"):
+                to_int8(whole, made, calibration_batches(reference, task.some_batches(CALIBRATION_BATCHES)))
+            with stage("measuring"):
+                cpu = torch.device("cpu")
+                before = task.evaluate(reference, task.val_data, cpu)
+                after = task.evaluate(OnnxModel(made, program), task.val_data, cpu)
+        if precision == "float32":
+            for file in whole.parent.iterdir():
+                file.rename(scratch / file.name)
+        difference = _difference(slim, made)
+    return Exported(target, size_on_disk(target), difference, before, after)
+
+
+def _example(program: ExportedProgram) -> Inputs | None:
+    """The program's example inputs; None where it has none that it can be called with."""
+    given = program.example_inputs
+    return None if given is None or any(leaf.is_meta for leaf in tensors_of(given)) else Inputs(*given)
+
+
+def _survives(path: Path, program: ExportedProgram, inputs: Inputs | None) -> bool:
+    """Whether ONNX Runtime loads a file, and runs it on the example inputs."""
+    try:
+        file = OnnxModel(path, program)
+        if inputs is not None:
+            file(*inputs.args, **inputs.kwargs)
+    except UserError:
+        return False
+    return True
+
+
+def _difference(slim: ProgramModel, path: Path) -> float | None:
+    example = _example(slim.program)
+    if example is None:
+        return None
+    file = OnnxModel(path, slim.program)
+    fixed = all(isinstance(dim, int) for value in file.inputs for dim in value.shape)
+    batch = batch_of(tuple(example)) or 1
+    found = [0.0]
+    for size in {batch} if fixed else {1, batch}:
+        inputs = Inputs(*with_batch(tuple(example), size))
+        ours, onnx = (tensors_of(form(*inputs.args, **inputs.kwargs)) for form in (slim, file))
+        found += [relative_difference(one, other) for one, other in zip(ours, onnx, strict=True)]
+    return max(found)
+
+
+class _Size(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    flops: Count
+    params: Count
+
+
+class _Budget(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    kind: str
+    asked: float
+
+
+class _Costs(BaseModel):
+    """What the reports of a run and of ``atograph apply`` have in common."""
+
+    model_config = ConfigDict(extra="ignore")
+    plan: str = ""
+    dense: _Size
+    slim: _Size
+    budgets: list[_Budget] = []
+
+
+def _costs(folder: Path) -> _Costs:
+    return read_as(folder / "report.json", _Costs, NO_REPORT)
+
+
+def _metadata(plan: Plan, costs: _Costs) -> dict[str, str]:
+    dense, slim = costs.dense, costs.slim
+    asked = {budget.kind: budget.asked for budget in costs.budgets}
+    return metadata(plan, flops=(slim.flops, dense.flops), params=(slim.params, dense.params), budgets=asked)

@@ -1,0 +1,109 @@
+"""One run: what it is to do, and what it has come to so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from atograph.graph import Graph
+from atograph.ort.model import OnnxModel
+from atograph.passes.plan.plan import Plan
+from atograph.report.run import FROM_PYTHON, Report
+from atograph.slimming.slim import Slim
+from atograph.spec.example_inputs import Inputs
+from atograph.spec.source import Source
+from atograph.train.loop import Trained
+from atograph.train.progress import EpochRow
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one run needs, whether it came from a file or from Python."""
+
+    name: str
+    where: str
+    model: nn.Module
+    inputs: Inputs
+    task: Task
+    settings: TrainSettings
+    baseline: bool
+    opset: int | None
+    tensorboard: Path | None = None
+    init: Path | None = None
+    spec: str = FROM_PYTHON
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that was looked at, and found possible.
+
+    Attributes:
+        job: what is to be done.
+        graph: of the dense model, which holds the weights.
+        settings: those of the job, with a number as ``round_to``.
+        smallest: budget → the smallest share that can be reached.
+        multiple: what widths are rounded to.
+        started: when the run began, by `time.monotonic`.
+    """
+
+    job: Job
+    graph: Graph
+    settings: TrainSettings
+    smallest: Mapping[str, float]
+    multiple: int
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Outcome:
+    """What a run has come to after its training; what is None is not there yet.
+
+    Attributes:
+        prepared: the job.
+        trained: the training.
+        dense_metric: of the dense baseline.
+        slimmed: what came out.
+        onnx: the dense and the slim model in ONNX Runtime, from ``files``.
+        files: their ONNX files.
+    """
+
+    prepared: Prepared
+    trained: Trained[Plan]
+    dense_metric: float | None = None
+    slimmed: Slim | None = None
+    onnx: tuple[OnnxModel, OnnxModel] | None = None
+    files: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: the trained dense network; its masked groups are exactly zero.
+        plan: the units that stayed.
+        slim: the slim model.
+        report: what was measured.
+        history: one row per epoch.
+        folder: where the files are; None if none were asked for.
+    """
+
+    model: nn.Module
+    plan: Plan
+    slim: Slim
+    report: Report
+    history: list[EpochRow]
+    folder: Path | None
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from atograph.inspection.notebook import report_html
+
+        return report_html(self.report)

@@ -1,0 +1,85 @@
+"""What a run measures in ONNX Runtime before it trains: the table of a latency budget, the multiple for its widths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atograph.graph import Graph
+from atograph.latency.table import Rounded
+from atograph.passes.plan.choose import magnitude_scores
+from atograph.passes.plan.plan import Plan
+from atograph.terminal import numbers
+from atograph.train.settings import TrainSettings
+
+FILE = "latency.json"
+"""What a run's folder, and that of its checkpoints, calls the record."""
+
+
+def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alone: bool) -> TrainSettings:
+    """Measure what the settings ask for, if they ask for anything that has to be measured.
+
+    A multiple is chosen, and the table corrected, by plans that keep the largest magnitudes within the budgets.
+
+    Args:
+        graph: of the model, with its initial weights.
+        settings: of the run.
+        earlier: the record of the run that goes on; None if there is none. The file that the settings name comes first.
+        alone: whether this is the only process; several have to be given a record.
+
+    Returns:
+        The settings with a number as ``round_to``.
+
+    Raises:
+        UserError: the budgets are out of reach, or the record is of something else.
+    """
+    multiple = settings.rounding
+    if settings.latency is None and multiple != "auto":
+        return settings.model_copy(update={"round_to": multiple})
+    named = Path(settings.latency_table) if settings.latency_table is not None else earlier
+    latency = graph.measure_latency(
+        batch=settings.latency_batch,
+        threads=settings.latency_threads,
+        record=named if named is not None and named.exists() else None,
+        alone=alone,
+    )
+    if settings.latency_table is not None:
+        latency.keep_in(settings.latency_table)  # now: a budget that is refused shall not have to be measured again
+    plan = magnitude_plan(graph, settings)
+    if multiple == "auto":
+        multiple = latency.chosen
+    if settings.latency is not None and (alone or plan.digest in latency.record.plans):
+        latency.correct(plan, latency.ratio(plan))
+    return settings.model_copy(update={"round_to": multiple})
+
+
+def magnitude_plan(graph: Graph, settings: TrainSettings) -> Plan:
+    """The units of the largest magnitudes within the budgets; a latency is as predicted."""
+    graph.read_weights()
+    budgets = settings.budgets
+    return graph.plan_from_scores(
+        magnitude_scores(graph.groups, graph.program.state),
+        floor=settings.floor,
+        round_to=settings.rounding,
+        measured=False,
+        flops=budgets.get("flops"),
+        params=budgets.get("params"),
+        bytes=budgets.get("bytes"),
+        latency=budgets.get("latency"),
+    )
+
+
+def keep(graph: Graph, settings: TrainSettings, beside: Path | None) -> None:
+    """Write what was measured where a run that goes on finds it, and where the settings say."""
+    if graph.latency is None:
+        return
+    for path in (beside, None if settings.latency_table is None else Path(settings.latency_table)):
+        if path is not None:
+            graph.latency.keep_in(path)
+
+
+def rounding_line(multiple: int, tried: dict[int, Rounded]) -> str:
+    """``widths in multiples of 16: latency 52.4 % at 48.0 % of the FLOPs (1: 67.5 % at 48.2 %, ...)``."""
+    shown = {n: f"{numbers.percent(each.latency)} at {numbers.percent(each.flops)}" for n, each in tried.items()}
+    others = ", ".join(f"{n}: {text}" for n, text in shown.items() if n != multiple)
+    more = f" ({others})" if others else ""
+    return f"widths in multiples of {multiple}: latency {shown[multiple]} of the FLOPs{more}"

@@ -1,0 +1,208 @@
+"""What a finished run measures: the certificate, metrics and latency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+from torch import nn
+
+from atograph.capture.to_program import batch_sizes, repeat_single, with_batch
+from atograph.graph import Graph
+from atograph.latency.measure import measure_latency
+from atograph.ort.model import OnnxModel
+from atograph.passes.errors import InternalError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.run import ProgramModule
+from atograph.passes.pipeline.reproducer import reproducible
+from atograph.process.stages import stage
+from atograph.proof.certificate import certify, exactness, gives_numbers
+from atograph.proof.flop_count import count_flops
+from atograph.report.run import Comparison, Latency, Report
+from atograph.run.job import Job, Outcome
+from atograph.run.report_so_far import Figures, report_of
+from atograph.slimming.slim import Slim
+from atograph.spec.example_inputs import Inputs, inputs_of_batch
+from atograph.terminal.console import Console
+from atograph.train.compute import pick_device
+from atograph.values.eval_mode import eval_mode
+from atograph.values.user_code import in_one_line
+
+_NOTABLE = 0.02
+"""How far the metrics of equal networks may lie apart (relative): rounding turns a close decision now and then."""
+
+_LOOKED_AT = 8
+"""Batches among which one is looked for that the program takes."""
+
+
+def check_cost(graph: Graph, inputs: Inputs) -> None:
+    """The cost model must be right before anyone trains by it."""
+    with reproducible(graph.program):
+        _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs, graph.program)
+
+
+def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs, program: Program) -> None:
+    args, kwargs = with_batch(tuple(inputs), batch_sizes(tuple(inputs), program)[0])
+    counted = count_flops(form, *args, **kwargs)
+    if counted != predicted:
+        raise InternalError(
+            f"the cost model says {predicted:,} FLOPs for the {which} program, flop_counter counts {counted:,}."
+        )
+
+
+def measure(outcome: Outcome, console: Console) -> Report:
+    """Prove the slim model and measure it beside the dense one.
+
+    Args:
+        outcome: of the run, with a slim model and its files.
+        console: for warnings.
+
+    Raises:
+        InternalError: the certificate failed.
+    """
+    job, graph, trained = outcome.prepared.job, outcome.prepared.graph, outcome.trained
+    assert outcome.slimmed is not None and outcome.onnx is not None
+    slimmed, (dense_onnx, slim_onnx) = outcome.slimmed, outcome.onnx
+    with stage("proving"), reproducible(graph.program, slimmed.plan):
+        inputs = _real_inputs(job, slimmed, console)
+        certificate = certify(job.model, slimmed, slim_onnx, inputs)
+        difference = exactness(job.model, slimmed, inputs)
+        _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
+    with stage("measuring"):
+        notes = list[str]()
+        by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
+        by_file = _metric(job, _Either(slim_onnx, slimmed, job.model), "ONNX file", notes)
+        latency = _latency(graph, slimmed, (dense_onnx, slim_onnx), inputs)
+    for note in notes:
+        console.warn(note)
+    figures = Figures(certificate, difference, by_program, by_file, latency, notes)
+    report = report_of(outcome, figures)
+    _warn(report, [trained.metric_masked, by_program, by_file], slimmed, console)
+    return report
+
+
+def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], inputs: Inputs) -> list[Latency]:
+    sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
+    timed = graph.latency.record if graph.latency is not None else None
+    if timed is not None and not graph.program.interface.fixed:
+        sizes = sorted({*sizes, timed.batch})
+    return [measure_latency(*models, inputs, batch=size) for size in sizes]
+
+
+@dataclass(slots=True)  # with slots: what a module holds in any other way is put back after it was looked at
+class _Calls:
+    """How many calls a form took, how many it did not, and why not the first of them."""
+
+    taken: int = 0
+    refused: int = 0
+    why: str = ""
+
+
+class _Either(nn.Module):
+    """A form of the slim network, and the module in its place for inputs that the program was not traced for.
+
+    A program takes the sizes that it was traced with, the batch aside; a module computes the same and takes what its
+    code does. Without a slim module it is the dense one, whose masked groups are zero.
+    """
+
+    def __init__(self, form: nn.Module, slimmed: Slim, masked: nn.Module) -> None:
+        super().__init__()
+        self.form, self._slimmed, self._masked = form, slimmed, (masked,)
+        self.calls = _Calls()
+
+    @property
+    def stand_in(self) -> str:
+        """What computes in the form's place."""
+        return "slim module" if self._slimmed.module is not None else "masked module"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        why = self._slimmed.why_not(*args, **kwargs)
+        if not why:
+            self.calls.taken += 1
+            return self.form(*args, **kwargs)
+        self.calls.refused += 1
+        self.calls.why = self.calls.why or why
+        module = self._slimmed.module or self._masked[0]
+        with eval_mode(module):
+            return module(*args, **kwargs)
+
+
+def _metric(job: Job, either: _Either, what: str, notes: list[str]) -> float | None:
+    """The metric of a form; what fails or differs in this is noted, because it takes nothing from the proof."""
+    try:
+        value = job.task.evaluate(either, job.task.val_data, pick_device("cpu"))
+    except Exception as error:
+        notes.append(f"the metric of the {what} could not be measured: {in_one_line(error)}")
+        return None
+    calls = either.calls
+    if calls.refused:
+        notes.append(
+            f"{calls.refused} of {calls.taken + calls.refused} validation batches were measured with the "
+            f"{either.stand_in} in place of the {what}: {calls.why}"
+        )
+    return value if calls.taken or not calls.refused else None
+
+
+def _real_inputs(job: Job, slimmed: Slim, console: Console) -> Inputs:
+    """Real inputs, from a validation or a training batch that the program takes; else the example inputs."""
+    real = _first_taken(job, slimmed)
+    if not gives_numbers(job.model, real):
+        console.warn("the first batch of data gives outputs that are NaN, so the proof is by the example inputs.")
+        real = job.inputs
+    given = tuple(real)
+    return Inputs(*(given if slimmed.passes_program.interface.fixed else repeat_single(given)))
+
+
+def _first_taken(job: Job, slimmed: Slim) -> Inputs:
+    data = job.task.train_data if job.task.val_data is None else job.task.val_data
+    for batch in islice(data, _LOOKED_AT):
+        try:
+            real = inputs_of_batch(batch)
+        except Exception:  # a batch of the user's own form: the example inputs are real enough
+            return job.inputs
+        same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
+        if same_form and not slimmed.why_not(*real.args, **real.kwargs):
+            return real
+    return job.inputs
+
+
+def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, console: Console) -> None:
+    """Say what one should know of the figures."""
+    if any(value is not None and value != value for value in metrics):
+        console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
+    fault = next((entry.runtime for entry in report.certificate if entry.runtime is not None), None)
+    if fault is not None:
+        console.warn(f"{fault}.")
+    apart = [value for value in metrics if value is not None and isfinite(value)]
+    if fault is None and apart and max(apart) - min(apart) > _NOTABLE * max(map(abs, apart)):
+        console.warn(
+            f"the metric differs between forms of one network ({', '.join(f'{value:.4g}' for value in apart)}), whose "
+            "outputs are proved equal: it may keep something from one measuring to the next. Give an object with "
+            "update, compute and reset, which is reset each time."
+        )
+    if slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
+        least = _moved(report.certificate)
+        console.warn(
+            f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
+        )
+    if all(entry.slim > entry.dense for entry in report.latency_ms):
+        console.warn("the slim model is not faster here; widths that suit ONNX Runtime often help: --round-to auto.")
+    if slimmed.why_no_module:
+        why = slimmed.why_no_module
+        console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
+    missed = next(
+        (each for each in report.budgets if each.kind == "latency" and each.reached > 1.03 * each.asked), None
+    )
+    if missed is not None:
+        console.warn(
+            f"the slim model takes {100 * missed.reached:.1f} % of the dense model's time, and "
+            f"{100 * missed.asked:.3g} % was asked for; either nothing faster was found, or the machine was busy: "
+            "atograph bench measures again."
+        )
+
+
+def _moved(certificate: Sequence[Comparison]) -> float:
+    return min(entry.moved for entry in certificate)

@@ -1,0 +1,253 @@
+"""The steps of a run: prepare, rehearse, train, and hand over, which is slim, export, prove, write."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from atograph.capture.weightless import current_state
+from atograph.files.run_folder import NotInPlace, RunFolder
+from atograph.files.writing import naming, scratch, writing
+from atograph.graph import trace
+from atograph.inspection import overview
+from atograph.inspection.page import page
+from atograph.onnx.export import check_dtypes, check_opset
+from atograph.ort.faults import checked
+from atograph.ort.model import OnnxModel
+from atograph.passes.ir.values import require_values
+from atograph.passes.plan.choose import check_budgets
+from atograph.passes.plan.plan import Plan, fewest
+from atograph.process.stages import stage
+from atograph.proof.determinism import check_steady, listed
+from atograph.report.run import Report
+from atograph.run import latency_budget, resumption, unproved
+from atograph.run.job import Job, Outcome, Prepared, Result
+from atograph.run.measure import check_cost, measure
+from atograph.run.rehearse import DenseFile, check_targets, export_dense, rehearse, tell_of_no_metric
+from atograph.run.report_so_far import write_log
+from atograph.slimming.index_map import small_module
+from atograph.slimming.keep_module import keep_module
+from atograph.slimming.masking import zero_
+from atograph.slimming.slim import slim
+from atograph.spec.example_inputs import check_accepts
+from atograph.terminal.console import Console
+from atograph.train.loop import auto_train_once, dense_training
+from atograph.train.processes.replicas import join
+from atograph.train.progress import Each, Progress
+from atograph.train.saved.checkpoints import Checkpoints
+from atograph.train.settings import needs_data
+from atograph.train.tensorboard import TensorBoard
+from atograph.values.eval_mode import copy_of
+from atograph.values.user_code import in_one_line
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, step by step.
+
+    Attributes:
+        out: the folder that it is to have; None: none.
+        folder: that folder, in the first process.
+        resume: whether it goes on with an earlier one.
+        console: what the user sees.
+    """
+
+    out: Path | None
+    folder: RunFolder | None
+    resume: bool
+    console: Console
+
+    def carry_out(self, job: Job) -> Result:
+        """All of it."""
+        with scratch() as aside:
+            prepared = self.prepare(job)
+            dense = export_dense(job, prepared.graph, aside, self.console)
+            outcome = unproved.take_up(self.out, prepared) if self.resume and self.out is not None else None
+            if outcome is None:
+                tell_of_no_metric(job, self.console)
+                if needs_data(job.settings):
+                    rehearse(prepared, dense, aside, self.console)
+                outcome = self.train(prepared)
+            else:
+                self.console.say("the training is finished already; what follows it is done again")
+            return self.hand_over(outcome, dense, aside)
+
+    def prepare(self, job: Job) -> Prepared:
+        """Capture the model, and find out whether it can be trained to the budgets.
+
+        Raises:
+            UserError: it cannot.
+        """
+        started, console = time.monotonic(), self.console
+        require_values(current_state(job.model), "training needs the values of the weights")
+        check_dtypes(current_state(job.model))
+        check_accepts(job.model, job.inputs, where=job.where)
+        check_targets(job)
+        graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
+        changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
+        if changed:
+            console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
+        graph = graph.steered(**job.settings.steering)
+        if job.settings.keep_module or job.settings.plain_module:
+            graph = keep_module(graph, plain=job.settings.plain_module)
+        check_opset(job.opset)
+        check_cost(graph, job.inputs)
+        alone = join(job.settings.device).count == 1
+        settings = latency_budget.prepare(graph, job.settings, earlier=self._measured_earlier(), alone=alone)
+        multiple = settings.rounding
+        assert multiple != "auto"
+        budgets = graph.budgets(**settings.budgets)
+        check_budgets(budgets, graph.groups, settings.floor, multiple)
+        smallest = budgets.kept(fewest(graph.groups, settings.floor, multiple))
+        for what, share in budgets.shares.items():
+            console.budget(what, share, budgets.dense[what], smallest[what])
+        if graph.latency is not None and graph.latency.tried:
+            console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
+        return Prepared(job, graph, settings, smallest, multiple, started)
+
+    def train(self, prepared: Prepared) -> Outcome:
+        """Train the model, and before it a dense copy if that was asked for.
+
+        Raises:
+            UserError: as `auto_train_once`.
+        """
+        job, graph, out = prepared.job, prepared.graph, self.out
+        if self.folder is not None and out is not None and not self.resume:
+            resumption.clear(out)  # not before all that may be wrong with this run was looked at
+        replicas = join(prepared.settings.device)
+        replicas.wait()
+        if not replicas.rank:
+            beside = None if out is None else resumption.checkpoints_beside(out) / latency_budget.FILE
+            latency_budget.keep(graph, prepared.settings, beside)
+        own = resumption.identity(job.settings, graph, job.init)
+        baseline, training = (
+            None if out is None else resumption.checkpoints(out, part, job.settings, own)
+            for part in ("baseline", "training")
+        )
+        dense_metric = _baseline(job, self.console, baseline) if job.baseline else None
+        trained = auto_train_once(
+            job.model,
+            graph,
+            job.task,
+            prepared.settings,
+            _progress(job, replicas.rank, self.console),
+            shrink=partial(small_module, graph),
+            checkpoints=training,
+        )
+        if trained.why_dense:
+            self.console.say(
+                f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}"
+            )
+        if trained.best_epoch is not None:
+            self.console.say(
+                f"epoch {trained.best_epoch} is kept, the best one after the zeroing: "
+                f"{job.task.metric_name} {trained.metric_masked:.4f}"
+            )
+        if replicas.rank:
+            replicas.wait()  # the first process measures alone
+        return Outcome(prepared, trained, dense_metric)
+
+    def hand_over(self, outcome: Outcome, dense: DenseFile, aside: Path) -> Result:
+        """Make of the trained network what the user gets.
+
+        Raises:
+            NotProved: something of it failed; the weights, the plan and a report are in the folder.
+        """
+        replicas = join(outcome.prepared.settings.device)
+        try:
+            self._tell_of(outcome.trained.failure)
+            result = self._slim_export_prove_write(outcome, dense, aside)
+        except NotInPlace:  # it is proved
+            raise
+        except BaseException as error:
+            raised = unproved.keep(outcome, error, self.folder)
+            if self.out is not None and raised.complete:
+                resumption.clear(self.out)  # what goes on goes on from the folder
+            if not isinstance(error, Exception):  # an interrupt stays one
+                error.add_note(str(raised))
+                raise
+            raise raised from error
+        if self.folder is not None and self.out is not None:
+            resumption.clear(self.out)
+        if not replicas.rank:
+            replicas.wait()
+        return result
+
+    def _tell_of(self, failure: BaseException | None) -> None:
+        """Say what failed after the last step; an interrupt is not swallowed."""
+        if failure is None:
+            return
+        if not isinstance(failure, Exception):
+            raise failure
+        self.console.warn(f"the training is finished, though at its end something failed: {in_one_line(failure)}")
+
+    def _slim_export_prove_write(self, outcome: Outcome, dense: DenseFile, aside: Path) -> Result:
+        prepared, trained, console = outcome.prepared, outcome.trained, self.console
+        job, graph, plan = prepared.job, prepared.graph, outcome.trained.plan
+        console.phase("slimming")
+        zero_(job.model, plan)
+        outcome.slimmed = slimmed = slim(graph, plan)
+        with nullcontext() if self.folder is None else self.folder as place:
+            files, where = (aside, aside) if place is None or self.out is None else (place, self.out)
+            with stage("exporting"), naming(where):
+                _export(outcome, dense, files / "slim.onnx")
+            report = measure(outcome, console)
+            if place is not None:
+                with writing(where):
+                    slimmed.save(place)
+                    drawn = _page(prepared, plan, report, console)
+                    report.save(place / "report.json")
+                    if drawn is not None:
+                        (place / "report.html").write_text(drawn, encoding="utf-8")
+                    if graph.latency is not None:
+                        graph.latency.record.save(place / latency_budget.FILE)
+                    write_log(place / "log.csv", trained.history)
+        return Result(job.model, plan, slimmed, report, trained.history, None if self.folder is None else self.out)
+
+    def _measured_earlier(self) -> Path | None:
+        """The record of latencies of the run that this one goes on with."""
+        if self.out is None or not self.resume:
+            return None
+        places = (self.out, resumption.checkpoints_beside(self.out))
+        return next((place / latency_budget.FILE for place in places if (place / latency_budget.FILE).exists()), None)
+
+
+def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:
+    """What ``report.html`` shows; None where it cannot be drawn, which is told and noted, and takes no proof away."""
+    try:
+        shown = overview(prepared.graph, plan, name=prepared.job.name, floor=prepared.settings.floor)
+        return page(shown, report)
+    except OSError:
+        raise
+    except Exception as error:
+        note = f"report.html could not be drawn: {in_one_line(error)}"
+        console.warn(note)
+        report.notes.append(note)
+        return None
+
+
+def _export(outcome: Outcome, dense: DenseFile, path: Path) -> None:
+    """Write the slim model as ONNX, and load it and the dense one."""
+    settings, slimmed = outcome.prepared.settings, outcome.slimmed
+    assert slimmed is not None
+    asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
+    job = outcome.prepared.job
+    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked, check=False)
+    checked(export(path, apart=dense.apart), slimmed.program, export, slimmed, job.inputs, dense.apart)
+    threads = settings.latency_threads
+    outcome.onnx = dense.model(threads=threads), OnnxModel(path, slimmed.program, threads=threads)
+    outcome.files = dense.path, path
+
+
+def _progress(job: Job, rank: int, console: Console) -> Progress:
+    shown = console.progress("training", job.task.metric_name)
+    return shown if job.tensorboard is None or rank else Each([shown, TensorBoard(job.tensorboard)])
+
+
+def _baseline(job: Job, console: Console, checkpoints: Checkpoints | None) -> float | None:
+    model = copy_of(job.model)
+    progress = console.progress("dense baseline", job.task.metric_name)
+    return dense_training(model, job.task, job.settings, progress, checkpoints).metric

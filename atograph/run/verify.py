@@ -1,0 +1,173 @@
+"""The certificate of a finished run, again: the dense network is put together from its code and the slim weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from atograph.capture.to_program import with_batch
+from atograph.files.mismatch import misfits
+from atograph.files.plan_file import read_plan
+from atograph.files.writing import scratch
+from atograph.graph import Graph, trace
+from atograph.ort.model import OnnxModel
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.errors import UserError
+from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.slim import Kept
+from atograph.passes.torch_private import pytree
+from atograph.process.stages import stage
+from atograph.program import pt2_file
+from atograph.program.load import (
+    WEIGHTS,
+    check_weights_beside,
+    example_of,
+    load_run,
+    load_safetensors,
+    state_of,
+)
+from atograph.program.model import ProgramModel
+from atograph.proof.certificate import TOLERANCE, compare
+from atograph.report.run import Comparison
+from atograph.report.same_run import HINT, check_same_plan, check_takes
+from atograph.slimming.masking import zero_
+from atograph.slimming.slim import Slim, slim
+from atograph.spec.example_inputs import Inputs, check_accepts
+from atograph.values.difference import relative_difference
+from atograph.values.structures import tensors_of
+
+FRESH_BATCH = 3
+"""Samples of the random inputs."""
+
+
+def verify_run(
+    folder: str | Path, model: nn.Module, *, seed: int = 0, real: Inputs | None = None
+) -> list[tuple[str, Comparison]]:
+    """Compare the masked dense network, the slim program and its ONNX file, on inputs old and new.
+
+    Args:
+        folder: of a run, or of ``atograph apply`` with an ONNX file of ``atograph export``.
+        model: the dense model, with any weights; it gets those of the run, zeros where the plan removes a unit, and
+            keeps its own in what else is removed, which touches nothing.
+        seed: of the random inputs: normal, with the example inputs' mean and standard deviation; whole numbers are
+            drawn from theirs.
+        real: inputs of more batches than the one that the run was traced with; None: there are none.
+
+    Returns:
+        What the inputs are, and what came out for them; whether it holds is for the caller to say.
+
+    Raises:
+        UserError: the folder is no run of this model, or its files do not belong together.
+    """
+    with scratch() as aside:
+        return _verify(Path(folder), aside, model, seed, real)
+
+
+def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs | None) -> list[tuple[str, Comparison]]:
+    plan = read_plan(place / "plan.json")
+    with stage("loading the run"):
+        loaded = load_run(place)
+        program = loaded.program
+        inputs = example_of(program, place)
+        own = ProgramModel(place, program)
+        onnx_model = OnnxModel(own.onnx_file(aside), program)
+    check_takes(model, inputs, place)
+    if real is not None:
+        check_accepts(model, real, where="the data of the SPEC")
+    graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
+    plan.check(graph.groups)
+    check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, "slim.onnx": onnx_model.plan})
+    if not loaded.weights_outside:
+        _check_weights(place / WEIGHTS, program, graph)
+    check_weights_beside(place, loaded)
+    widen_(graph, plan, state_of(program))
+    zero_(model, plan)
+    slimmed = slim(graph, plan)
+    _check_program(own, slimmed, place)
+    fresh = _like(inputs, seed)
+    if not graph.program.interface.fixed:
+        fresh = Inputs(*with_batch(fresh, FRESH_BATCH))
+    cases = {"example inputs": inputs, "random inputs": fresh, **({} if real is None else {"real inputs": real})}
+    with stage("proving"):
+        return [
+            (f"{what}, batch of {entry.batch}", entry)
+            for what, given in cases.items()
+            for entry in compare(model, slimmed, onnx_model, given)
+        ]
+
+
+@torch.no_grad()
+def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
+    """Give a dense model the slim weights where its own stay; nothing changes if they do not fit.
+
+    Raises:
+        UserError: the plan or the weights are of another model.
+    """
+    assert graph.model is not None
+    axes, kept = graph.program.fact(Axes), Kept.by(plan, graph.program)
+    own = graph.program.interface.parameters | graph.program.interface.buffers
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for node, name in graph.program.state_nodes():
+        if name not in own or name not in weights:
+            continue
+        tensor = graph.program.state[name]
+        index = torch.arange(tensor.numel()).reshape(tensor.shape)
+        flat = kept.slice(index, axes.shape(node))
+        if flat.shape != weights[name].shape:
+            raise UserError(
+                f"slim.pt2 is of another plan: {name} has shape {tuple(weights[name].shape)}, and the plan keeps "
+                f"{tuple(flat.shape)} of it."
+            )
+        parts.append((tensor, flat, weights[name]))
+    for tensor, flat, value in parts:
+        whole = tensor.detach().flatten()
+        whole[flat.flatten()] = value.flatten().to(whole.dtype)
+        tensor.copy_(whole.reshape(tensor.shape))
+
+
+def _check_weights(file: Path, program: ExportedProgram, graph: Graph) -> None:
+    """Make sure that a file holds the weights of the program beside it (`load_run`), no more and no fewer."""
+    weights, own = load_safetensors(file), state_of(program)
+    found = misfits(
+        weights,
+        own,
+        missing=[name for name in program.state_dict if name not in weights],
+        unexpected=[name for name in weights if name not in own and name not in graph.program.state],
+        sides=(file.name, pt2_file.NAME),
+    )
+    if found:
+        raise UserError(f"the weights do not fit {pt2_file.NAME}: {'; '.join(found)}.", where=str(file), hint=HINT)
+
+
+def _check_program(own: ProgramModel, slimmed: Slim, folder: Path) -> None:
+    """Make sure that slim.pt2 computes what this slim program does."""
+    inputs = example_of(own.program, folder)
+    found = tensors_of(own(*inputs.args, **inputs.kwargs))
+    with torch.no_grad():
+        expected = tensors_of(slimmed(*inputs.args, **inputs.kwargs))
+    if len(found) != len(expected):
+        raise UserError("slim.pt2 does not return what the plan leaves of this model.", where=str(folder))
+    for one, other in zip(found, expected, strict=True):
+        if one.shape != other.shape or relative_difference(other, one) > TOLERANCE:
+            raise UserError("slim.pt2 does not compute what the plan leaves of this model.", where=str(folder))
+
+
+def _like(inputs: Inputs, seed: int) -> Inputs:
+    """Random inputs of the same shapes and types."""
+    random = torch.Generator().manual_seed(seed)
+
+    def fresh(leaf: object) -> object:
+        if not isinstance(leaf, Tensor) or not leaf.numel():
+            return leaf
+        if leaf.is_floating_point():
+            spread = leaf.std(correction=0)
+            return (torch.randn(leaf.shape, generator=random) * spread + leaf.mean()).to(leaf.dtype)
+        chosen = torch.randint(leaf.numel(), (leaf.numel(),), generator=random)
+        return leaf.flatten()[chosen].reshape(leaf.shape)
+
+    args, kwargs = pytree.tree_map(fresh, tuple(inputs))
+    return Inputs(args, kwargs)

@@ -1,0 +1,1 @@
+"""A plan carried out on a model: masked, and physically smaller."""

@@ -1,0 +1,88 @@
+"""The slim module as the training needs it: beside it, which indices of each dense tensor it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from atograph.capture.weightless import current_state
+from atograph.graph import Graph
+from atograph.passes.errors import UserError
+from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.slim import Kept
+from atograph.passes.torch_private import tree_leaves
+from atograph.slimming.slim import slim
+from atograph.train.shrink import CannotShrink, where
+
+
+@dataclass(frozen=True)
+class Small:
+    """A slim module.
+
+    Attributes:
+        module: the user's module made slim; it shares no tensor with the dense one, and is where example inputs are.
+        kept: dense parameter or buffer → for each of its dimensions the indices that stay (int64, increasing), or None
+            where all of them do; a tensor that is not listed is whole.
+    """
+
+    module: nn.Module
+    kept: Mapping[str, tuple[Tensor | None, ...]]
+
+
+def small_module(graph: Graph, plan: Plan) -> Small:
+    """Make the module of a graph slim, with the weights that it has now.
+
+    Raises:
+        CannotShrink: the module cannot be made slim; the text says why.
+    """
+    if graph.model is None:
+        raise CannotShrink("the graph was not traced from a module")
+    home = next((parameter.device for parameter in graph.model.parameters()), torch.device("cpu"))
+    examples = [leaf for leaf in tree_leaves(graph.program.interface.example) if isinstance(leaf, Tensor)]
+    try:
+        graph.model.to(examples[0].device if examples else home)  # the module is checked where the example inputs are
+        slimmed = slim(graph, plan)
+        module = slimmed.module
+    finally:
+        graph.model.to(home)
+    if module is None:
+        raise CannotShrink(slimmed.why_no_module)
+    return Small(module, _cuts(graph, plan))
+
+
+def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the dense module as the slim one has it, in copies.
+
+    Raises:
+        UserError: a tensor has another shape than the dense module's.
+    """
+    names = _names(graph)
+    cuts = {names.get(name, name): each for name, each in _cuts(graph, plan).items()}
+    result = {}
+    for name, value in state.items():
+        each = cuts.get(names.get(name, name), ())
+        sizes = graph.program.state[name].shape if name in graph.program.state else value.shape
+        if value.shape != sizes:
+            raise UserError(f"{name} has the shape {list(value.shape)}, and the dense model's is {list(sizes)}.")
+        on_device = [None if cut is None else cut.to(value.device) for cut in each]
+        result[name] = value.detach()[where(value, on_device)].clone()
+    return result
+
+
+def _names(graph: Graph) -> dict[str, str]:
+    """Each name of a tensor of the dense module → the first name that it has: tied weights have several."""
+    first: dict[int, str] = {}
+    named = [] if graph.model is None else current_state(graph.model).items()
+    return {name: first.setdefault(id(value), name) for name, value in named}
+
+
+def _cuts(graph: Graph, plan: Plan) -> dict[str, tuple[Tensor | None, ...]]:
+    cuts = Kept.by(plan, graph.program).state_cuts(graph.program)
+    return {
+        name: tuple(None if cut is None else torch.from_numpy(cut) for cut in each)
+        for name, each in cuts.items()
+        if any(cut is not None for cut in each)
+    }

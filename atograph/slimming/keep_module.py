@@ -1,0 +1,110 @@
+"""Which groups have to stay whole, or go together, so that the user's own module comes back slim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from torch import fx
+
+from atograph.graph import Graph
+from atograph.passes.analysis.groups import Group
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.axes.dims import Dim, axes_of, resolve
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import Reason, module_of
+from atograph.passes.plan.plan import random_plan
+from atograph.process.stages import stage
+from atograph.repair import Problem
+from atograph.slimming.slim import Slim, slim
+
+_ROUNDS = 20
+"""How often a plan is tried at most; each round takes a slim module and its check."""
+
+
+def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
+    """Freeze what stands in the way of a slim module.
+
+    A plan that keeps a random half of every group is tried. Where the module's code cannot be repaired, all axes that
+    are seen at the call in question, or in the module that refuses, stay whole, until the module comes back.
+
+    Args:
+        graph: of a module.
+        plain: the module is to run as its code stands, without corrected calls, so that others can load it where
+            atograph is not installed. Equal pieces that a tensor is cut into (``chunk``) stay equal: their groups are
+            coupled. What needs a correction all the same stays whole.
+
+    Returns:
+        The same graph with these groups frozen or coupled.
+
+    Raises:
+        UserError: the module does not come back whatever stays whole.
+    """
+    with stage("looking for what the module needs whole") as progress:
+        if plain and not graph.groups.coupled:
+            graph = graph.coupled(list(dict.fromkeys(_equal_pieces(graph))))
+        for done in range(_ROUNDS):
+            progress.detail = f"{done} tried"
+            problems = _problems(slim(graph, random_plan(graph.groups, done, 0.5)), plain=plain)
+            if not problems:
+                return graph
+            calls = [problem for problem in problems if problem.calls]
+            reasons = dict(_touched(graph, calls)) or dict(_touched(graph, problems))
+            if not reasons:
+                break
+            graph = graph.frozen(reasons)
+    told = "; ".join(dict.fromkeys(problem.text for problem in problems))
+    raise UserError(
+        f"the module does not come back slim, whatever stays whole: {told}.",
+        hint="Do without it: the slim program and its ONNX file need no module.",
+    )
+
+
+def _problems(slimmed: Slim, *, plain: bool) -> tuple[Problem, ...]:
+    return slimmed.problems or (slimmed.corrected_calls if plain else ())
+
+
+def _equal_pieces(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Pairs of groups that stand at the same place in equal pieces of a tensor, pieces that follow each other."""
+    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+
+    def groups_of(piece: fx.Node) -> list[Group | None]:
+        shapes: tuple[tuple[Dim, ...], ...] = axes.shapes.get(piece, ())
+        return [by_axis.get(axis) for shape in shapes for dim in shape for axis in axes_of(resolve(dim))]
+
+    for node in graph.program.graph.nodes:
+        pieces = sorted((user for user in node.users if _number(user) >= 0), key=_number)
+        for one, two in pairwise(pieces):
+            for first, second in zip(groups_of(one), groups_of(two), strict=False):
+                if first is not None and second is not None and _can_be_coupled(first, second):
+                    yield first.name, second.name
+
+
+def _number(node: fx.Node) -> int:
+    """Which result of the node before it a node takes; -1 if it does something else."""
+    return int(node.args[1]) if getattr(node.target, "__name__", "") == "getitem" else -1  # type: ignore[arg-type]
+
+
+def _can_be_coupled(first: Group, second: Group) -> bool:
+    return first is not second and first.frozen is None and second.frozen is None and first.size == second.size
+
+
+def _touched(graph: Graph, problems: Iterable[Problem]) -> Iterator[tuple[str, Reason]]:
+    """The groups that are not frozen yet among those seen where the problems are, each with the reason."""
+    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    for problem in problems:
+        reason = Reason(f"so that the module comes back: {problem.text}", module=problem.module, wish=True)
+        for node in _nodes(graph.program, problem):
+            shapes = [shape for each in (node, *node.all_input_nodes) for shape in axes.shapes.get(each, ())]
+            for axis in {axis: None for shape in shapes for dim in shape for axis in axes_of(resolve(dim))}:
+                group = by_axis.get(axis)
+                if group is not None and group.frozen is None:
+                    yield group.name, reason
+
+
+def _nodes(program: Program, problem: Problem) -> list[fx.Node]:
+    calls = [node for node in program.graph.nodes if "call" in node.meta]
+    if problem.calls:
+        return [node for node in calls if node.meta["call"][1] in problem.calls]
+    return [node for node in calls if module_of(node) == problem.module]

@@ -1,0 +1,57 @@
+"""Masking: the dense model with a plan's zeroing sets at zero, the reference that a slim model must equal."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from atograph.passes.errors import UserError
+from atograph.passes.ir.values import require_values
+from atograph.passes.plan.plan import Plan
+from atograph.values.eval_mode import copy_of
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def mask(model: M, plan: Plan) -> M:
+    """A copy of the model in which every slice that the plan drops is zero.
+
+    Args:
+        model: the model that the plan was made for; it is left as it is.
+        plan: which units stay.
+
+    Raises:
+        UserError: the model has no such parameters, or they are on the meta device.
+    """
+    masked = copy_of(model)
+    zero_(masked, plan)
+    return masked
+
+
+@torch.no_grad()
+def zero_(model: nn.Module, plan: Plan) -> None:
+    """Set every slice that the plan drops to zero, in place; nothing changes if the plan does not fit the model.
+
+    Raises:
+        UserError: the model has no such parameters, or they are on the meta device.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for part in (part for slices in plan.zeroing.values() for part in slices):
+        found = parameters.get(part.parameter)
+        if found is None:
+            raise UserError(f"the plan is for another model: there is no parameter {part.parameter} here.")
+        if found.dim() <= part.dim or found.shape[part.dim] != part.length:
+            raise UserError(
+                f"the plan is for another model: {part.parameter} has shape {tuple(found.shape)}, the plan has "
+                f"{part.length} at dimension {part.dim}."
+            )
+    require_values(parameters, "masking sets weights to zero and needs their values")
+    parts = [(part, plan.mask(name)) for name, slices in plan.zeroing.items() for part in slices]
+    for part, units in parts:
+        if not bool(units.all()):
+            parameter = parameters[part.parameter]
+            shape = [-1 if d == part.dim else 1 for d in range(parameter.dim())]
+            along = part.mask(units).to(parameter.device).reshape(shape)
+            parameter.masked_fill_(along == 0, 0.0)

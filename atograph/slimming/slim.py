@@ -1,0 +1,289 @@
+"""What slimming gives: the physically smaller program, and the user's own module made smaller where possible."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from atograph.graph import Graph
+from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.run import ProgramModule
+from atograph.passes.ir.values import require_values
+from atograph.passes.pipeline.pipeline import Pipeline
+from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.slim import Slim as SlimPass
+from atograph.process.stages import stage
+from atograph.repair import NotRepaired, Problem, Repaired, slim_module
+from atograph.slimming.hand_over import AsMade, like, own_tensors
+from atograph.slimming.masking import mask
+from atograph.values.user_code import in_one_line
+
+
+class Slim:
+    """A slim model. One whose weights are on the meta device tells its sizes and shapes, and cannot be run or saved.
+
+    Whoever trains `module` on gets the weights that it has by then: from a call of this object, from `program`,
+    `double`, `to_onnx` and `save`. They are in the types and on the device that the program was made in.
+
+    Attributes:
+        plan: what was kept.
+        flops: FLOPs of the slim program for a batch of one.
+        params: its number of parameters.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, slimmed: Program) -> None:
+        self._graph, self.plan, self._slimmed = graph, plan, slimmed
+        own_tensors(slimmed, graph.program.state)
+        self._exported: ExportedProgram | None = None
+        self._callable: ProgramModule | None = None
+        self._as_made: AsMade | None = None  # once there is a module
+        self.flops = int(graph.cost.flops(plan.counts))
+        self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
+
+    @cached_property
+    def bytes(self) -> int:
+        """Peak memory of its activations for a batch of one, as an interpreter of the program needs it."""
+        return int(self._graph.cost.bytes(self.plan.counts))
+
+    def dense_program(self) -> ExportedProgram:
+        """The program that it was made of, with the weights of that time: masked, if the model was."""
+        return to_exported(self._graph.program)
+
+    @property
+    def passes_program(self) -> Program:
+        """The slim program in the form that passes work on.
+
+        Raises:
+            UserError: `module` is not what it was made as any more, so that this is not its program.
+        """
+        if self._as_made is not None:
+            program = self._as_made.follow(self._slimmed)
+            if program is not self._slimmed:
+                self._slimmed, self._exported, self._callable = program, None, None
+        return self._slimmed
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The slim `torch.export.ExportedProgram`; always there.
+
+        Raises:
+            UserError: as `passes_program`.
+        """
+        program = self.passes_program
+        if self._exported is None:
+            self._exported = to_exported(program)
+        return self._exported
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the slim program on inputs like those of the model.
+
+        Raises:
+            UserError: the weights are on the meta device, as for all that needs their values.
+        """
+        self._require_values("running a program needs the values of its weights")
+        return self._runnable()(*args, **kwargs)
+
+    def _runnable(self) -> ProgramModule:
+        program = self.passes_program
+        if self._callable is None:
+            self._callable = ProgramModule(program)
+        return self._callable
+
+    def why_not(self, *args: Any, **kwargs: Any) -> str:
+        """Why the program cannot take these inputs: they are not of the structure or the sizes that it was traced with.
+
+        Empty where it can.
+        """
+        try:
+            self._runnable().inputs_of(args, kwargs)
+        except UserError as error:
+            return error.message
+        return ""
+
+    def as_module(self) -> nn.Module:
+        """The slim program as a module that runs it; its train() and eval() change nothing."""
+        return _Runner(self)
+
+    def double(self) -> nn.Module:
+        """A copy of the slim program in float64, to run."""
+        self._require_values("running a program needs the values of its weights")
+        program = self.passes_program
+        state = {name: like(value, value.detach()) for name, value in program.state.items()}
+        own = program.rewritten(program.graph, state)
+        return ProgramModule(own).double()
+
+    @cached_property
+    def _repaired(self) -> Repaired | NotRepaired:
+        model = self._graph.model
+        if model is None:
+            return NotRepaired(Problem("the graph was not traced from a module"))
+        try:
+            repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
+        except NotRepaired as reason:
+            return reason
+        except UserError:
+            raise
+        except Exception as error:  # the program is there all the same
+            text = f"making it failed, which is a bug in atograph; please report it: {in_one_line(error)}"
+            broken = NotRepaired(Problem(text))
+            broken.__cause__ = error
+            return broken
+        self._as_made = AsMade(repaired.module)
+        return repaired
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The user's own module made slim, checked against the program; None where ``why_no_module`` says why.
+
+        Where its code keeps widths that no attribute holds, some of its modules have hooks that correct single calls:
+        `repairs` lists them. They are copied and pickled with the module.
+        """
+        return self._repaired.module if isinstance(self._repaired, Repaired) else None
+
+    @property
+    def why_no_module(self) -> str:
+        """Why there is no slim module; empty if there is one."""
+        return "" if isinstance(self._repaired, Repaired) else str(self._repaired)
+
+    @property
+    def repairs(self) -> tuple[str, ...]:
+        """In words, what was repaired in the slim module beside its tensors: attributes first, then single calls."""
+        found = self._repaired
+        if not isinstance(found, Repaired):
+            return ()
+        return (*found.attributes, *(call.text for call in found.calls), *found.notes)
+
+    @property
+    def corrected_calls(self) -> tuple[Problem, ...]:
+        """The calls that the slim module makes in another way: without them it needs no atograph to be unpickled."""
+        return self._repaired.calls if isinstance(self._repaired, Repaired) else ()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What keeps the module from being slim, one by one; none if it is."""
+        return () if isinstance(self._repaired, Repaired) else self._repaired.problems
+
+    def to_onnx(
+        self,
+        path: str | Path,
+        *,
+        opset: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        external_data: bool = False,
+        apart: Collection[tuple[str, str]] = (),
+        check: bool = True,
+    ) -> Path:
+        """Export to ONNX with a dynamic batch, as `onnx.export.export_onnx`, and try the file in ONNX Runtime.
+
+        Args:
+            path: the file to write.
+            opset: the ONNX opset; None leaves the choice to torch.
+            metadata: more for the file's ``metadata_props``, beside what `metadata` says.
+            external_data: keep the weights in a second file.
+            apart: types of ops that ONNX Runtime would fuse to something else, in pairs, kept apart in the file.
+            check: run the file on the example inputs, as the commands do (`ort.trial.export_tried`); without it a file
+                is written that ONNX Runtime may not be able to run.
+
+        Raises:
+            UserError: torch.onnx cannot express the program; or ONNX Runtime cannot run the file, and nothing is
+                written then.
+        """
+        from atograph.onnx.export import export_onnx
+
+        self._require_values("an ONNX file holds the values of the weights")
+        own = {**self.metadata, **(metadata or {})}
+
+        def export(file: Path, apart: Collection[tuple[str, str]] = apart) -> Path:
+            return export_onnx(self.program, file, opset=opset, metadata=own, external_data=external_data, apart=apart)
+
+        if not check:
+            return export(Path(path))
+        from atograph.ort.trial import export_tried
+
+        return export_tried(self.passes_program, self.program, Path(path), export)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What an ONNX file says about where it comes from: the plan, and what was kept of the dense model."""
+        from atograph.onnx.metadata import metadata
+
+        dense = self._graph
+        return metadata(self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.
+
+        ``report.json`` is for the commands, which take the folder as that of a run; a run's own stays where it is of
+        the same plan.
+
+        Raises:
+            UserError: they cannot be written; what was there under these names is as it was.
+        """
+        from safetensors.torch import save_file
+
+        from atograph.files.writing import replacing, writing
+        from atograph.program import pt2_file
+        from atograph.report.applied import SavedCost, SavedReport, tells_of
+
+        self._require_values("saving needs the values of the weights")
+        target = Path(folder)
+        program = pt2_file.program_bytes(self.program, self.plan)
+        state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
+        dense = SavedCost(flops=self._graph.flops, params=self._graph.params)
+        own = SavedCost(flops=self.flops, params=self.params)
+        with replacing(target, where=target) as place, writing(target):
+            (place / pt2_file.NAME).write_bytes(program)
+            save_file(_unshared(state), place / "slim.safetensors")
+            (place / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
+            if not tells_of(target, self.plan):
+                report = SavedReport(plan=self.plan.digest, dense=dense, slim=own)
+                report.save(place / "report.json")
+        return target
+
+    def _require_values(self, doing: str) -> None:
+        hint = "Load the weights and slim again, or slim a checkpoint with atograph.apply_plan, one tensor at a time."
+        require_values(self._slimmed.state, doing, hint)
+
+
+class _Runner(nn.Module):
+    def __init__(self, model: Slim) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model(*args, **kwargs)
+
+
+def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """safetensors refuses tensors that share memory: tied weights are written once per name."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in state.items():
+        pointer = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if pointer in seen else value
+        seen.add(pointer)
+    return result
+
+
+def slim(graph: Graph, plan: Plan) -> Slim:
+    """Remove what a plan drops.
+
+    Args:
+        graph: of the model, as `trace` gave it; the weights are read from it now, or stay on the meta device.
+        plan: made by ``graph.plan(...)`` or read from a file.
+
+    Raises:
+        UserError: the plan is for another model.
+    """
+    with stage("slimming"):
+        graph.read_weights()
+        slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
+    return Slim(graph, plan, slimmed)

@@ -1,0 +1,139 @@
+"""The closing table: a report as a person reads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from atograph.terminal import numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from atograph.report.bench import Bench, LayerPair
+    from atograph.report.run import Comparison, FrozenGroup, Report
+
+_SHOWN_PLACES = 2
+
+
+def closing_table(report: Report) -> RenderableType:
+    """Costs and metrics of each form, the certificate, and what was frozen and why."""
+    parts: list[RenderableType] = [_costs(report)]
+    if report.certificate:
+        parts.append(certificate_table([(f"batch of {entry.batch}", entry) for entry in report.certificate]))
+    if report.frozen:
+        parts.append(_frozen(report.frozen))
+    return Group(*parts)
+
+
+def _costs(report: Report) -> Table:
+    dense, slim, metrics = report.dense, report.slim, report.metrics
+    table = _table("", "dense", "masked", "slim", "ONNX", "slim / dense", right=5)
+    rows = [
+        ("FLOPs", numbers.count(dense.flops), numbers.count(slim.flops), _ratio(slim.flops, dense.flops)),
+        (
+            "parameters",
+            numbers.count(dense.params),
+            numbers.count(slim.params),
+            _ratio(slim.params, dense.params),
+        ),
+        ("ONNX file", numbers.size(dense.bytes), numbers.size(slim.bytes), _ratio(slim.bytes, dense.bytes)),
+    ]
+    for name, before, after, ratio in rows:
+        table.add_row(name, before, "", after, "", ratio)
+    for budget in report.budgets:
+        if budget.kind == "bytes":
+            table.add_row("activations at their peak", "", "", "", "", numbers.percent(budget.reached))
+        if budget.kind == "latency" and budget.predicted is not None:
+            table.add_row("latency by the table of layers", "", "", "", "", numbers.percent(budget.predicted))
+    if metrics.measured:
+        forms = (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)
+        table.add_row(Text(metrics.name), *(_metric(value) for value in forms), "")
+    if metrics.before_training is not None:
+        table.add_row("  before the training", _metric(metrics.before_training), "", "", "", "")
+    if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
+        lost = metrics.before_zeroing - metrics.after_zeroing
+        table.add_row("  lost at the last zeroing", "", f"{lost:.4f}", "", "", "")
+    for speed in report.latency_ms:
+        name = f"ORT ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
+        ratio = _ratio(speed.slim, speed.dense)
+        dense_ms, slim_ms = numbers.three_digits(speed.dense), numbers.three_digits(speed.slim)
+        table.add_row(name, dense_ms, "", slim_ms, "", ratio)
+    return table
+
+
+def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
+    """One row for each comparison and what it is called."""
+    table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "what was zeroed weighs", "", right=4)
+    for name, entry in entries:
+        verdict = "NOT EQUAL" if not entry.holds else "equal" if entry.runtime is None else "equal *"
+        values = (entry.masked_slim, entry.slim_onnx, entry.tolerance)
+        table.add_row(name, *(f"{value:.1e}" for value in values), _share(entry.moved), verdict)
+    if any(entry.runtime is not None for _name, entry in entries):
+        table.caption = "* in what ONNX Runtime gets right of the dense model"
+    return table
+
+
+def latency_table(found: Bench) -> Table:
+    """One row for each batch size and number of threads: medians, and the distance between the quartiles."""
+    promised = 1 / found.flops_share if found.flops_share else float("inf")
+    headings = ("ONNX Runtime, CPU", "dense ms", "±", "slim ms", "±", "speed-up", "promised", "time saved")
+    table = _table(*headings, right=7)
+    for entry in found.latencies:
+        name = f"batch {entry.batch}, {entry.threads} thread{'s' if entry.threads > 1 else ''}"
+        times = ((entry.dense, entry.dense_spread), (entry.slim, entry.slim_spread))
+        cells = [cell for ms, spread in times for cell in (numbers.three_digits(ms), f"{spread or 0:.2g}")]
+        saved = f"{found.gained(entry):.0%} of promised"
+        table.add_row(name, *cells, f"{entry.dense / entry.slim:.2f}", f"{promised:.2f}", saved)
+    return table
+
+
+def layer_table(layers: Sequence[LayerPair]) -> Table:
+    """One row for each layer, in the order in which they run."""
+    table = _table("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", right=5)
+    for layer in layers:
+        kept = "" if layer.kept is None else numbers.percent(layer.kept)
+        times = (f"{layer.dense:.4f}", f"{layer.slim:.4f}", _ratio(layer.slim, layer.dense))
+        table.add_row(Text(layer.title), *times, kept, f"{layer.wasted:+.4f}")
+    return table
+
+
+def _frozen(groups: Sequence[FrozenGroup]) -> Table:
+    """One row for each reason, the most units first."""
+    table = _table("frozen", "groups", "units", "where", right=2)
+    units: Counter[str] = Counter()
+    places: dict[str, list[str]] = {}
+    for group in groups:
+        units[group.reason] += group.units
+        places.setdefault(group.reason, []).append(group.where)
+    for reason, total in units.most_common():
+        here = list(dict.fromkeys(place for place in places[reason] if place))
+        more = f", {len(here) - _SHOWN_PLACES} more" if len(here) > _SHOWN_PLACES else ""
+        row = (reason, str(len(places[reason])), f"{total:,}", ", ".join(here[:_SHOWN_PLACES]) + more)
+        table.add_row(*(Text(cell) for cell in row))  # Text: a name such as weight[0] is no markup
+    return table
+
+
+def _table(*headings: str, right: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if 0 < index <= right else "left", overflow="fold")
+    return table
+
+
+def _share(moved: float) -> str:
+    """How far the output moves if what was zeroed comes back as noise; beyond 100 % the figure says no more."""
+    return numbers.percent(moved) if moved <= 1 else "> 100 %"
+
+
+def _ratio(after: float, before: float) -> str:
+    return numbers.percent(after / before) if before else "-"
+
+
+def _metric(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

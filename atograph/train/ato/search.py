@@ -1,0 +1,211 @@
+"""The search for the mask: controller steps on data set aside, and scores that become plans."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from atograph.passes.errors import UserError
+from atograph.passes.torch_private import BatchNorm
+from atograph.train.ato.controller import Controller, logistic_noise, straight_through
+from atograph.train.ato.masks import UnitMap
+from atograph.train.ato.prior import Taylor, magnitude
+from atograph.train.interfaces import Graph, P
+from atograph.train.processes.replicas import Alone, Replicas
+from atograph.train.settings import TrainSettings
+from atograph.train.task import Task
+from atograph.values.batches import batch_size
+from atograph.values.eval_mode import eval_mode
+
+
+class MaskSearch(Generic[P]):
+    """Owns the controller and its optimiser; changes no weight of the model.
+
+    Args:
+        model: on its training device.
+        graph: of that model.
+        task: its loss is the controller's.
+        units: of the graph's prunable groups.
+        settings: see there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph[P],
+        task: Task,
+        units: UnitMap,
+        settings: TrainSettings,
+        replicas: Replicas | None = None,
+    ) -> None:
+        self.replicas = replicas or Alone()
+        self.graph, self.task, self.units, self.settings = graph, task, units, settings
+        self.objective = _Objective(model, task)
+        self.budgets = graph.budgets(**settings.budgets)
+        device = units.family.device
+        self.controller = Controller(units.sizes, settings.seed).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.controller.parameters(),
+            lr=settings.controller_lr,
+            weight_decay=settings.controller_weight_decay,
+        )
+        self.noise = torch.Generator().manual_seed(settings.seed)
+        self.prior = torch.full((units.total,), settings.offset, device=device)
+        self.losses: list[float] = []
+        self.prices = self._prices()
+        self.refresh_prior(None)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "controller": dict(self.controller.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.get_state(),
+            "prior": self.prior,
+            "losses": self.losses,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.controller.load_state_dict(state["controller"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.set_state(state["noise"])
+        self.prior, self.losses = state["prior"].to(self.prior.device), state["losses"]
+
+    @property
+    def lr(self) -> float:
+        """Rate of the controller's last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self, batch: Any, done: float = 0.0) -> None:
+        """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3).
+
+        With several budgets, F and target are those of the one that is exceeded most.
+
+        Args:
+            batch: on the device.
+            done: share of the controller's phase that is over.
+        """
+        settings, units = self.settings, self.units
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.controller_lr * (0.1 if done >= settings.controller_drop else 1.0)
+        noise = logistic_noise(units.total, self.noise).to(self.prior.device)
+        mask = straight_through(self.controller() + self.prior + noise, settings.temperature)
+        changed = {f"model.{name}": value for name, value in units.masked(mask).items()}
+        with eval_mode(self.objective):
+            if settings.controller_norms == "batch" and batch_size(batch) > 1:
+                changed |= _with_batch_statistics(self.objective)
+            task_loss = functional_call(self.objective, changed, (batch,))
+        kept = {name: part.sum() for name, part in units.split(mask).items()}
+        share = torch.as_tensor(self.budgets.used(kept))
+        loss = task_loss + settings.gamma * share.clamp(min=1e-6).log().abs()
+        mean = loss.detach().clone()
+        self.replicas.average_([mean])
+        if not bool(torch.isfinite(mean)):
+            return  # a mask that breaks the model (overflow, say) teaches nothing
+        weights = list(self.controller.parameters())
+        # Not loss.backward(): that would leave gradients in the model's parameters.
+        for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = grad
+        self.replicas.average_gradients(weights)
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        self.optimizer.step()
+        self.losses.append(float(mean))
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Tensor[total]: the logits without noise; higher is kept."""
+        return self.controller() + self.prior if self.settings.controller else self.prior
+
+    @torch.no_grad()
+    def soft_flops(self) -> float:
+        """Share of the dense FLOPs at the units that the mask keeps in the mean over its noise."""
+        soft = self.scores().sigmoid()
+        kept = {name: float(part.sum()) for name, part in self.units.split(soft).items()}
+        return float(self.graph.cost.flops(kept)) / self.graph.flops
+
+    def plan(self, scores: Tensor | None = None, *, final: bool = False) -> P:
+        """The plan of ``scores`` [total] (None: the controller's, `scores`), exactly within the budget.
+
+        Args:
+            scores: one for each unit.
+            final: a budget of latency is to hold as measured, not as predicted.
+
+        Raises:
+            UserError: the budget is out of reach.
+        """
+        scores = self.scores() if scores is None else scores
+        if not bool(scores.isfinite().all()):
+            raise UserError(
+                "the units of this model cannot be ranked: weights or gradients are not finite, or too large.",
+                hint="Look for bad values in the weights and in the data.",
+            )
+        self.replicas.from_first([scores])
+        parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
+        settings = self.settings
+        how: dict[Any, Any] = {**settings.budgets}
+        if settings.latency is not None:
+            how["measured"] = final
+        return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.rounding, **how)
+
+    def refresh_prior(self, taylor: Taylor | None) -> None:
+        """Take the prior anew, with zero where its own plan cuts.
+
+        Args:
+            taylor: what the training's gradients say; None, or where it has seen nothing, the weights are looked at.
+        """
+        if self.settings.prior == "none":
+            return
+        by_gradients = self.settings.prior == "taylor" and taylor is not None and taylor.mean is not None
+        prior = taylor.scores(self.prices) if by_gradients and taylor is not None else magnitude(self.units)
+        kept = int(self.units.mask_of(self.plan(prior)).sum())
+        cut = prior.sort(descending=True).values[max(kept - 1, 0)]
+        self.prior = (prior - cut) * self.settings.prior_scale
+
+    def _prices(self) -> Tensor:
+        """Tensor[total]: what one unit of the dense model costs, of the budgets of FLOPs and parameters, over the mean.
+
+        A thousandth at least; 1 where there is no such budget: a peak of memory has a price in one place only.
+        """
+        units, shares = self.units, self.settings.budgets
+        counts = {name: torch.tensor(float(size), requires_grad=True) for name, size in units.sized.items()}
+        used = [
+            torch.as_tensor(self.graph.budgets(**{what: share}).used(counts))
+            for what, share in shares.items()
+            if what != "bytes"
+        ]
+        prices = torch.zeros(len(counts))
+        for each in used:
+            found = torch.autograd.grad(each, list(counts.values()), allow_unused=True)
+            prices += torch.stack([torch.zeros(()) if price is None else price for price in found])
+        if not used or not bool(prices.sum() > 0):
+            return torch.ones(units.total, device=units.family.device)
+        return (prices / prices.mean()).clamp(min=1e-3).to(units.family.device)[units.family]
+
+
+def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Let batch norms normalise by the batch at hand until the mode is set anew.
+
+    Their own buffers are to be exchanged for the copies that are returned.
+    """
+    copies: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BatchNorm):
+            module.training = True
+            copies |= {f"{name}.{buffer}": value.clone() for buffer, value in module.named_buffers(recurse=False)}
+    return copies
+
+
+class _Objective(nn.Module):
+    """The task's loss as a module, so that `functional_call` reaches the model inside it."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Any) -> Tensor:
+        """Task loss of one batch."""
+        return self.task.checked_loss(self.model, batch)

@@ -1,0 +1,336 @@
+"""One training in several processes: what they agree on, and which part of the data each of them sees.
+
+The processes are those that ``accelerate launch`` (or ``torchrun``) started, on one machine or on several. Each of them
+holds the whole model; gradients, those of the controller included, are averaged, so that all hold the same weights and
+masks. `Alone` is the one process of any other run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import cache, partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, IterableDataset
+
+from atograph.passes.errors import UserError
+from atograph.train.processes.partners import Gone, Partners
+from atograph.train.saved.checkpoints import pack, unpack
+from atograph.train.saved.seeding import held_generators
+from atograph.values.batches import batch_size, map_tensors
+
+_PATIENCE = timedelta(days=1)
+"""How long a process waits for another one: exporting and measuring a large model takes a while."""
+
+
+class Replicas(Protocol):
+    """The processes of one training."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process; 0 is the one that writes and prints."""
+
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device of this process; None: whatever the settings say."""
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Put the mean over all processes in the place of each tensor."""
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """The same for the gradients; a process without one counts as zero, where any has one."""
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Put the first process's values in the place of each tensor."""
+
+    def total(self, value: float) -> float:
+        """The sum over all processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, by rank; in all but the first an empty list.
+
+        Args:
+            value: what a checkpoint can hold.
+        """
+
+    def share_of(self, examples: int) -> float:
+        """What this process's mean over so many examples weighs in the mean over all processes; 1 for equal parts."""
+
+    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+        """This process's part of each batch.
+
+        Args:
+            data: batches.
+            even: every process gets as many batches, the last one completed by examples from the start where it has to
+                be; else each example comes once, and some processes may get fewer batches.
+        """
+
+    def wait(self) -> None:
+        """Until every process has come here.
+
+        Raises:
+            Gone: as all that exchanges something: another process has refused something, or does not answer.
+        """
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Within the block, what this process raises is told to all others, who end then as well."""
+
+
+class Alone:
+    """The only process."""
+
+    rank, count = 0, 1
+    device: torch.device | None = None
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """They are their own mean."""
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """They are their own mean."""
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """It is this one."""
+
+    def total(self, value: float) -> float:
+        """The value."""
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value."""
+        return [value]
+
+    def share_of(self, examples: int) -> float:
+        """All of it."""
+        return 1.0
+
+    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+        """All of it."""
+        return data
+
+    def wait(self) -> None:
+        """Nobody else comes."""
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Nobody listens."""
+        return nullcontext()
+
+
+class Several:
+    """The processes of torch's default process group, through Hugging Face Accelerate."""
+
+    def __init__(self, device: str) -> None:
+        try:
+            from accelerate import Accelerator, InitProcessGroupKwargs
+        except ImportError as error:
+            raise UserError(
+                "several processes train one model with the package accelerate, which is not installed.",
+                hint="pip install 'atograph[accelerate]'",
+            ) from error
+        engine = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no",  # see `compute.autocast`
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+        )
+        self.device: torch.device = engine.device
+        self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+        from torch.distributed import distributed_c10d
+
+        self._partners = Partners(self.rank, self.count, distributed_c10d._get_default_store())
+        nccl = distributed.get_backend() == "nccl"
+        self._meeting = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """In one message for each type of number."""
+
+        def mean(flat: Tensor) -> None:
+            self._sum_(flat)
+            flat /= self.count
+
+        self._together(tensors, mean)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """After one message about who has which."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        have = torch.tensor([float(parameter.grad is not None) for parameter in trained], device=self._meeting)
+        self._sum_(have)
+        gradients = []
+        for parameter, count in zip(trained, have.tolist(), strict=True):
+            if count and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        self.average_(gradients)
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """In one message for each type of number."""
+        self._together(tensors, lambda flat: self._partners.finish(distributed.broadcast(flat, 0, async_op=True)))
+
+    def total(self, value: float) -> float:
+        """The sum, in float64."""
+        found = torch.tensor(value, dtype=torch.float64, device=self._meeting)
+        self._sum_(found)
+        return float(found)
+
+    def gather(self, value: Any) -> list[Any]:
+        """As bytes, from process to process."""
+        self.wait()
+        found: list[Any] | None = None if self.rank else [None] * self.count
+        distributed.gather_object(pack(value), found)
+        return [unpack(*each) for each in found or ()]
+
+    def share_of(self, examples: int) -> float:
+        """After one message."""
+        return examples * self.count / self.total(float(examples))
+
+    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+        """Of a DataLoader each process loads its own part only; of anything else all do, and each takes its part.
+
+        Raises:
+            UserError: the batch size of a DataLoader is not a multiple of the number of processes.
+        """
+        loader = getattr(data, "made", data)  # what a SPEC's function returned
+        batches = getattr(loader, "batch_sampler", None)
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not _counted(batches):
+            return _Parts(data, self, even)
+        from accelerate.data_loader import BatchSamplerShard
+
+        try:
+            own = BatchSamplerShard(batches, self.count, self.rank, split_batches=True, even_batches=even)
+        except ValueError as error:
+            raise UserError(
+                f"the DataLoader's batches cannot be shared between {self.count} processes: {error}",
+                where="train_data or val_data",
+                hint="Make the batch size, of all processes together, a multiple of their number.",
+            ) from error
+        return _InOrderOfFirst(_with_batches(loader, own), self)
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        self._partners.finish(distributed.barrier(async_op=True))
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """But for what another one has told."""
+        try:
+            yield
+        except Gone:
+            raise
+        except BaseException as error:
+            self._partners.refuse(error)
+            raise
+
+    def _sum_(self, tensor: Tensor) -> None:
+        self._partners.finish(distributed.all_reduce(tensor, async_op=True))
+
+    def _together(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], Any]) -> None:
+        """Exchange tensors in place, all of one type of number as one vector."""
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault(tensor.dtype, []).append(tensor.detach())
+        for same in by_type.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in same]).to(self._meeting)
+            exchange(flat)
+            start = 0
+            for tensor in same:
+                tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+                start += tensor.numel()
+
+
+class _InOrderOfFirst:
+    """Passes that begin with the first process's state of the generators: an order that is drawn then is the same."""
+
+    def __init__(self, data: Iterable[Any], replicas: Several) -> None:
+        self.data, self._replicas = data, replicas
+
+    def __iter__(self) -> Iterator[Any]:
+        held = [each for each in held_generators(self.data) if isinstance(each, torch.Generator)]
+        for generator in (torch.default_generator, *held):
+            state = generator.get_state()
+            self._replicas.from_first([state])
+            generator.set_state(state)
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        """Batches in one pass.
+
+        Raises:
+            TypeError: the data has no length.
+        """
+        return len(self.data)  # type: ignore[arg-type]
+
+
+class _Parts(_InOrderOfFirst):
+    """Every ``count``-th example of each batch, from a process's rank on."""
+
+    def __init__(self, data: Iterable[Any], replicas: Several, even: bool) -> None:
+        super().__init__(data, replicas)
+        self._even = even
+
+    def __iter__(self) -> Iterator[Any]:
+        rank, count = self._replicas.rank, self._replicas.count
+        for batch in super().__iter__():
+            size = batch_size(batch)
+            mine = torch.arange(rank, size, count)
+            if not len(mine) and not self._even:
+                continue
+            if not len(mine):  # fewer examples than processes
+                mine = torch.tensor([rank % size])
+            yield map_tensors(batch, partial(_some, size, mine))
+
+
+def _counted(batch_sampler: Any) -> bool:
+    """Whether its batches are all of one size, the last one aside."""
+    return isinstance(getattr(batch_sampler, "batch_size", None), int)
+
+
+def _with_batches(loader: DataLoader[Any], batch_sampler: Any) -> DataLoader[Any]:
+    """The same loader with other batches."""
+    workers: dict[str, Any] = {}
+    if loader.num_workers:
+        workers = {"prefetch_factor": loader.prefetch_factor, "persistent_workers": loader.persistent_workers}
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batch_sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        **workers,
+    )
+
+
+@cache
+def join(device: str = "auto") -> Replicas:
+    """The processes that this one was started with.
+
+    Args:
+        device: ``cpu`` keeps them from GPUs.
+
+    Raises:
+        UserError: there are several, and accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Alone()
+    started = distributed.is_initialized()
+    several = Several(device)
+    if not started:
+        atexit.register(distributed.destroy_process_group)
+    return several
+
+
+def _some(size: int, indices: Tensor, tensor: Tensor) -> Tensor:
+    """Some rows of a tensor that has one for each of ``size`` examples; any other one as it is."""
+    return tensor[indices.to(tensor.device)] if tensor.ndim and tensor.shape[0] == size else tensor

@@ -1,0 +1,1 @@
+"""Batches, outputs and models as values: moved, compared, copied, put back."""

@@ -1,0 +1,187 @@
+"""The user's model put into eval mode for a while, and copies of it; either way the model stays as it is."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from atograph.passes.errors import UserError
+from atograph.passes.torch_private import FakeTensor
+from atograph.values.snapshot import Snapshot
+from atograph.values.user_code import one_line
+
+M = TypeVar("M", bound=nn.Module)
+V = TypeVar("V")
+
+
+@contextmanager
+def eval_mode(model: nn.Module, *, files: bool = True) -> Iterator[None]:
+    """Every module in eval mode and without what it keeps from earlier runs; afterwards all is as before.
+
+    Args:
+        model: what its ``forward`` changes is put back.
+        files: whether the global variables of the files that define the model are put back as well. Not where code
+            of the user's runs to remember something: a metric over the validation data.
+
+    Some modules compute a table from their weights once and keep it (LeViT's attention biases); by convention
+    ``train()`` makes them forget it. One kept while tensors are fake, or from before a mask, would be wrong.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    with unchanged(model, files=files), _same_values(model):
+        model.train()
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in flags:
+                if module.training != training:  # of a ScriptModule it is no attribute like others
+                    module.training = training
+
+
+@contextmanager
+def forward_within(
+    model: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+) -> Iterator[None]:
+    """Within it, the model's ``forward`` is ``around(forward, args, kwargs)``."""
+    forward, own = model.forward, "forward" in vars(model)
+
+    @wraps(forward)
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        return around(forward, args, kwargs)
+
+    model.forward = replaced
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
+@contextmanager
+def unchanged(model: nn.Module, *, files: bool = True) -> Iterator[None]:
+    """Afterwards the model's modules, and with ``files`` the files that define them, hold what they held before.
+
+    Within it nothing is compiled: `torch.compile` would leave its own in these files, and compile for modes and tensors
+    that no training has.
+    """
+    before = Snapshot(model, files=files)
+    with uncompiled():
+        try:
+            yield
+        finally:
+            before.restore()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within it, what `torch.compile` was asked to compile runs as it is written."""
+    if "torch._dynamo" not in sys.modules:  # nobody has asked, and to import it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _same_values(model: nn.Module) -> Iterator[None]:
+    """Undo what modules do to their tensors when they change mode (some merge weights for evaluation)."""
+    own = {
+        id(tensor): tensor
+        for module in model.modules()
+        if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+        for tensor in (*module.parameters(), *module.buffers())
+        if not is_lazy(tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
+    }
+    before = [(tensor, tensor.detach().clone()) for tensor in own.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, values in before:
+                if not torch.equal(tensor, values):
+                    tensor.data.copy_(values)
+
+
+class _CopyingResults(TorchFunctionMode):
+    """Within it `copy.deepcopy` takes tensors that were computed, too: the copy has their values, and no history.
+
+    Modules keep such tensors from their last call: a weight that a hook makes before each call (the old
+    ``torch.nn.utils.weight_norm``), a state that ``forward`` leaves behind. torch itself copies leaves only.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return copy.deepcopy(tensor.detach(), memo)  # by way of the memo, views of one storage stay so
+        return func(*args, **(kwargs or {}))
+
+
+def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
+    """A deep copy of anything that holds tensors, computed ones included.
+
+    Args:
+        value: left as it is.
+        shared: tensors that are not copied.
+    """
+    with _CopyingResults():
+        return copy.deepcopy(value, {id(each): each for each in (*shared, *_scripted_functions(value))})
+
+
+def _scripted_functions(value: Any) -> list[Any]:
+    """The scripted functions that a model's modules hold; they cannot be copied, and hold nothing that changes."""
+    held = (
+        [each for module in value.modules() for each in vars(module).values()]
+        if isinstance(value, nn.Module)
+        else [value]
+    )
+    return [each for each in held if isinstance(each, torch.jit.ScriptFunction)]
+
+
+def copy_of(model: M, shared: Iterable[torch.Tensor] = ()) -> M:
+    """A deep copy of a model, without what its modules keep from earlier runs.
+
+    Args:
+        model: left as it is.
+        shared: tensors that are not copied, because the caller puts others in their place.
+
+    Raises:
+        UserError: the model holds something that cannot be copied.
+    """
+    flags = [module.training for module in model.modules()]
+    try:
+        with eval_mode(model):
+            copied = deep_copy(model, shared)
+    except Exception as error:
+        attribute = next(_uncopyable(model), "")
+        raise UserError(
+            f"the model cannot be copied: {type(error).__name__}: {one_line(error)}",
+            where=attribute or None,
+            hint="Keep such a thing outside of the model, or give its class a __deepcopy__.",
+        ) from error
+    for module, training in zip(copied.modules(), flags, strict=True):
+        module.training = training
+    return copied
+
+
+def _uncopyable(model: nn.Module) -> Iterator[str]:
+    """The attributes of a model's modules that cannot be copied: ``encoder.lock``."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name != "_modules":
+                try:
+                    deep_copy(value)
+                except Exception:
+                    yield f"{path}.{name}".lstrip(".")

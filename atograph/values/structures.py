@@ -1,0 +1,56 @@
+"""Inputs and outputs of any structure: dataclasses, and objects of classes that torch's pytree does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from atograph.passes.torch_private import pytree
+from atograph.values.eval_mode import forward_within
+
+_PLAIN = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, bool, int, float, complex, str, bytes, type(None))
+
+
+def plain(value: Any) -> Any:
+    """``value`` in containers that torch.export can return.
+
+    A dataclass is registered (`torch.export.register_dataclass`) and stays what it is. An object of any other class
+    that torch's pytree does not know becomes a dict of those of its attributes that hold tensors (a key-value cache:
+    ``{"layers": [{"keys": ..., "values": ...}, ...]}``).
+    """
+    return pytree.tree_map(_converted, value)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors of an output of any structure, in order."""
+    return [leaf for leaf in pytree.tree_leaves(plain(value)) if isinstance(leaf, torch.Tensor)]
+
+
+def _converted(leaf: Any) -> Any:
+    if isinstance(leaf, (*_PLAIN, type)) or not _holds_tensors(leaf):
+        return leaf
+    if dataclasses.is_dataclass(leaf):
+        torch.export.register_dataclass(type(leaf))
+        return plain(leaf)
+    return {name: plain(item) for name, item in vars(leaf).items() if _holds_tensors(item)}
+
+
+def _holds_tensors(value: Any, depth: int = 8) -> bool:
+    """Whether there is a tensor in a value, or in the attributes of the objects in it."""
+    leaves = pytree.tree_leaves(value)
+    if any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        return True
+    objects = [leaf for leaf in leaves if not isinstance(leaf, (*_PLAIN, type)) and hasattr(leaf, "__dict__")]
+    return depth > 0 and any(_holds_tensors(list(vars(leaf).values()), depth - 1) for leaf in objects)
+
+
+@contextmanager
+def plain_outputs(model: nn.Module) -> Iterator[None]:
+    """Within it, the model returns plain structures."""
+    with forward_within(model, lambda forward, args, kwargs: plain(forward(*args, **kwargs))):
+        yield

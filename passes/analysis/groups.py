@@ -1,0 +1,241 @@
+"""``find-groups``: the zero-invariant groups (ZIGs) of a program, one family of them per axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+from atograph.passes.analysis.couplings import sides
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.patterns import names_for, unknown_name
+from atograph.passes.analysis.slices import Slice
+from atograph.passes.analysis.zero import ZeroSets, prove
+from atograph.passes.axes.dims import Axis, Dim, axes_of
+from atograph.passes.axes.placements import placements
+from atograph.passes.base import AnalysisPass
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import Reason
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One axis of the program: a family of ZIGs, one for each of its units.
+
+    Attributes:
+        name: ``g0``, ``g1``, ... in the order of the parameters.
+        size: number of units.
+        members: every parameter dimension that holds the axis.
+        consumers: the members that are summed over along the axis (input channels); the others produce it.
+        zeroing: the parameter slices which, once zero, make a unit removable (empty for a frozen group).
+        frozen: why no unit of it may go; None for a prunable group.
+        axis: the axis itself.
+        outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
+            dim): then those are what can make a width a multiple of something.
+        least: units that the user wants to stay at least.
+        makers: the members that give a tensor its units (output channels).
+        readers: those that are summed over with one (input channels); a tied weight may be both.
+    """
+
+    name: str
+    size: int
+    members: tuple[tuple[str, int], ...]
+    consumers: frozenset[tuple[str, int]]
+    zeroing: tuple[Slice, ...]
+    frozen: Reason | None
+    axis: Axis
+    outer: bool = False
+    least: int = 1
+    makers: frozenset[tuple[str, int]] = frozenset()
+    readers: frozenset[tuple[str, int]] = frozenset()
+
+    def step(self, round_to: int) -> int:
+        """In which steps units may go where widths are to be multiples of ``round_to``.
+
+        One at a time for an outer factor of a product. A group of fewer units than ``round_to`` is taken in halves of
+        it, or halves of those, down to half of the group, so that rounding leaves it a choice.
+        """
+        if self.outer:
+            return 1
+        if self.size < round_to:
+            while round_to > 1 and 2 * round_to > self.size:
+                round_to //= 2
+        return round_to
+
+    def __str__(self) -> str:
+        """``g0  64 units  producers → consumers``, and why it is frozen."""
+        text = f"{self.name}  {self.description}"
+        return text if self.frozen is None else f"{text}: {self.frozen}"
+
+    @property
+    def description(self) -> str:
+        """``64 units  producers → consumers``, then ``frozen`` where the model does not allow that units go.
+
+        A consumer that has to be zero as well is marked with ``*``.
+        """
+        zeroed = {(part.parameter, part.dim) for part in self.zeroing}
+        sides: tuple[list[str], list[str]] = ([], [])
+        for parameter, dim in self.members:
+            consumes = (parameter, dim) in self.consumers
+            mark = "*" if consumes and (parameter, dim) in zeroed else ""
+            sides[consumes].append(f"{parameter}[{dim}]{mark}")
+        text = f"{self.size} units  " + " → ".join(", ".join(side) for side in sides if side)
+        return text if self.free else f"{text}  frozen"
+
+    @property
+    def free(self) -> bool:
+        """Whether the model allows that units of it go, whatever the user wishes."""
+        return self.frozen is None or self.frozen.wish
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a program, in order.
+
+    Attributes:
+        listed: the groups.
+        coupled: pairs of groups that became one because the user wants it so, by their names before that.
+        aliases: name of a group that became one with an earlier one → the name of that.
+    """
+
+    made_by: ClassVar[str] = "find-groups"
+    listed: tuple[Group, ...]
+    coupled: tuple[tuple[str, str], ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.listed)
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __getitem__(self, name: str) -> Group:
+        """The group called ``name``.
+
+        Raises:
+            UserError: there is no such group.
+        """
+        if name not in self._by_name:
+            raise UserError(f"there is no group '{name}'.", hint=f"This program has {len(self)} groups, g0 and up.")
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.listed}
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        """The groups that are not frozen."""
+        return tuple(group for group in self.listed if group.frozen is None)
+
+    def frozen(self, reasons: Mapping[str, Reason]) -> Groups:
+        """The same groups, some of them frozen for more reasons: name → why."""
+        return replace(self, listed=tuple(
+            replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
+            for group in self.listed
+        ))  # fmt: skip
+
+    def keeping(self, least: int) -> Groups:
+        """The same groups, each of which keeps at least so many units."""
+        return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
+
+    def named(self, name: str) -> Group:
+        """The group called ``name``, or the one whose units a parameter or module of that name makes.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        name = self.aliases.get(name, name)
+        if name in self._by_name:
+            return self._by_name[name]
+        held = [group for group in self.listed if any(name in names_for(each) for each, _dim in group.members)]
+        made = [group for group in held if any(name in names_for(each) for each, _dim in group.makers)]
+        if len(made) == 1:
+            return made[0]
+        if not held:
+            raise unknown_name(name, {each for group in self.listed for each, _dim in group.members}, self._by_name)
+        what = (
+            f"makes the units of several groups: {_listed(made)}"
+            if made
+            else f"makes no units; it reads {_listed(held)}"
+        )
+        raise UserError(f"'{name}' {what}.", hint="Name one of them.")
+
+    def by_axis(self) -> dict[Axis, Group]:
+        """Axis → its group."""
+        return {group.axis: group for group in self.listed}
+
+
+@dataclass(frozen=True)
+class FindGroups(AnalysisPass):
+    """Prove which axes are zero-invariant and collect their members.
+
+    Every axis that stands in a parameter's dims becomes a group, but for structural ones (kernel sizes).
+    """
+
+    name = "find-groups"
+
+    def analyse(self, program: Program) -> Groups:
+        """The groups of a program whose axes have been inferred."""
+        axes = program.fact(Axes)
+        both = sides(program)
+        zero_sets = prove(program, axes, both)
+        program.facts[ZeroSets] = zero_sets
+        members: dict[Axis, dict[tuple[str, int], None]] = {}
+        parameters = program.parameter_names()
+        names, dims = {}, {}
+        for node, name in program.state_nodes():
+            names[node] = name
+            if name not in parameters:
+                continue
+            for index, dim in enumerate(axes.shape(node)):
+                dims[name, index] = dim
+                for axis in axes_of(dim):
+                    if axis.frozen is None or not axis.frozen.structural:
+                        members.setdefault(axis, {})[name, index] = None
+        sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
+        placed = {site: placements(axes.shapes[site[0]][0][site[1]]) for site in sites}
+        listed = []
+        for number, (axis, found) in enumerate(members.items()):
+            slices = tuple(
+                Slice(
+                    parameter=names[node],
+                    dim=dim,
+                    length=axes.shapes[node][0][dim].size,
+                    size=axis.size,
+                    **place._asdict(),
+                )
+                for node, dim in zero_sets.sites.get(axis, ())
+                for place in placed[node, dim][axis]
+            )
+            consumers = frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ()))
+            outer = all(_is_outer(axis, dims[member]) for member in found)
+            made, read = (
+                frozenset((names[node], dim) for node, dim in side.get(axis, ()) if (names[node], dim) in found)
+                for side in both
+            )
+            listed.append(Group(
+                f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis, outer,
+                makers=made, readers=read,
+            ))  # fmt: skip
+        return Groups(tuple(listed))
+
+
+def _listed(groups: Sequence[Group], shown: int = 8) -> str:
+    more = f" and {len(groups) - shown} more" if len(groups) > shown else ""
+    return ", ".join(group.name for group in groups[:shown]) + more
+
+
+def _is_outer(axis: Axis, dim: Dim) -> bool:
+    """Whether something multiplies an axis from the right wherever it stands along a resolved dim."""
+    for term in dim.terms:
+        for place, factor in enumerate(term):
+            if isinstance(factor, Axis):
+                inner = factor is axis and place == len(term) - 1
+            else:
+                inner = not _is_outer(axis, factor if isinstance(factor, Dim) else factor.source)
+            if inner:
+                return False
+    return True

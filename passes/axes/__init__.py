@@ -1,0 +1,1 @@
+"""Dimensions as expressions over axes, and their unification."""

@@ -1,0 +1,1 @@
+"""What a program costs at any widths, and the budgets on it."""

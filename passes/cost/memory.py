@@ -1,0 +1,119 @@
+"""Peak memory of activations, as a function of how many units each group keeps.
+
+Ops run in the program's order, for a batch of one. What an op gives takes memory of its own unless it is a view, and
+is freed after the last op that reads it or a view of it; the inputs are there from the start, the outputs stay.
+Weights do not count, nor does what a kernel needs while it runs: this is what a plain interpreter of the program
+holds at its worst.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.axes.dims import Shape
+from atograph.passes.ir.polynomial import Monomials, Polynomial
+from atograph.passes.ir.program import Program
+
+
+class Peak:
+    """The largest sum of what is alive at once: a number of the same kind as the counts that it is called with.
+
+    Args:
+        program: whose values are measured.
+        axes: of that program.
+        counts: shape → for each of its dims a polynomial in the groups' counts, or a number.
+        sizes: group → number of its units.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        axes: Axes,
+        counts: Callable[[Shape], Sequence[Polynomial | int]],
+        sizes: Mapping[str, int],
+    ) -> None:
+        self._program, self._axes, self._counts, self._sizes = program, axes, counts, sizes
+
+    def __call__(self, kept: Mapping[str, Any]) -> Any:
+        """Bytes when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
+        monomials, rows, coefficients, events, signs = self._compiled
+        products = monomials(kept)
+        if isinstance(products, torch.Tensor):
+            device = products.device
+            weighted = products * torch.as_tensor(coefficients, dtype=products.dtype, device=device)
+            nothing = products.new_zeros(int(rows.max(initial=-1)) + 1)
+            pieces = nothing.index_add(0, torch.as_tensor(rows, device=device), weighted)
+            changes = pieces[torch.as_tensor(events, device=device)] * torch.as_tensor(signs, device=device)
+            return changes.cumsum(0).max() if len(events) else products.new_zeros(())
+        memory = np.bincount(rows, weights=coefficients * products)
+        return np.cumsum(memory[events] * signs).max(initial=0).item()
+
+    @cached_property
+    def _compiled(self) -> tuple[Monomials, Any, Any, Any, Any]:
+        """Monomials with row (which memory) and coefficient of each, and the order in which memory comes and goes."""
+        memory, events = self._lifetimes()
+        terms = [(row, factors, n) for row, size in enumerate(memory) for factors, n in size.terms.items()]
+        factors = [each for _row, each, _n in terms]
+        rows, coefficients = (np.array([term[i] for term in terms], dtype=np.int64) for i in (0, 2))
+        order, signs = (np.array([event[i] for event in events], dtype=np.int64) for i in (0, 1))
+        return Monomials(factors, self._sizes), rows, coefficients, order, signs
+
+    def _lifetimes(self) -> tuple[list[Polynomial], list[tuple[int, int]]]:
+        """The size of each piece of memory, and events (piece, +1 or -1) in order."""
+        memory: list[Polynomial] = []
+        held: dict[fx.Node, tuple[frozenset[int], ...]] = {}  # for each output of a node the pieces that it may lie in
+        births: list[tuple[int, int]] = []  # (time, piece)
+        last: dict[int, int] = {}
+        weights = {node for node, _name in self._program.state_nodes()}
+        for time, node in enumerate(self._program.graph.nodes):
+            for argument in node.all_input_nodes:
+                for piece in frozenset().union(*held.get(argument, ())):
+                    last[piece] = time
+            if node.op == "output" or node in weights:
+                continue
+            held[node] = _viewed(node, held)
+            if not held[node]:
+                first = len(memory)
+                memory.extend(self._sizes_of(node))
+                births.extend((0 if node.op == "placeholder" else time, piece) for piece in range(first, len(memory)))
+                held[node] = tuple(frozenset((piece,)) for piece in range(first, len(memory)))
+        deaths = [(last.get(piece, time), piece) for time, piece in births]
+        # what an op reads is there while it writes: at one time, first everything comes, then what is read goes
+        ordered = sorted([*((t, 0, p) for t, p in births), *((t, 1, p) for t, p in deaths)])
+        return memory, [(piece, -1 if gone else 1) for _time, gone, piece in ordered]
+
+    def _sizes_of(self, node: fx.Node) -> Iterable[Polynomial]:
+        value = node.meta.get("val")
+        values = value if isinstance(value, (tuple, list)) else [value]
+        for each, shape in zip(values, self._axes.shapes.get(node, ()), strict=False):
+            if isinstance(each, torch.Tensor):
+                size = Polynomial({(): each.element_size()})
+                for count in self._counts(shape):
+                    size = size * count
+                yield size
+
+
+def _viewed(node: fx.Node, held: Mapping[fx.Node, tuple[frozenset[int], ...]]) -> tuple[frozenset[int], ...]:
+    """The memory that a node's value lies in, if it is a view; nothing where it has memory of its own."""
+    if node.target is operator.getitem:
+        source, index = node.args
+        pieces = held.get(source, ())  # type: ignore[arg-type]
+        return (pieces[index],) if len(pieces) > 1 else pieces  # type: ignore[index]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not any(result.alias_info is not None for result in schema.returns):
+        return ()
+    aliased = [
+        value
+        for argument, value in zip(schema.arguments, node.args, strict=False)
+        if argument.alias_info is not None and isinstance(value, fx.Node)
+    ]
+    pieces = tuple(frozenset().union(*held[value]) for value in aliased if held.get(value))
+    return (frozenset().union(*pieces),) if pieces else (frozenset(),)

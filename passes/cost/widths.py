@@ -1,0 +1,42 @@
+"""The sizes of dims as polynomials in how many units each group keeps: what every cost is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.axes.dims import Axis, Dim, Shape, evaluate, resolve
+from atograph.passes.ir.polynomial import Polynomial, added
+from atograph.passes.ir.sizes import at
+
+
+class Widths:
+    """Evaluates shapes of a program at any counts of kept units: each size is a polynomial in them, or a number.
+
+    Args:
+        groups: of the program.
+        batch: samples in a batch.
+
+    Attributes:
+        sizes: group → number of its units, for every group that can be pruned.
+    """
+
+    def __init__(self, groups: Groups, batch: int = 1) -> None:
+        self.sizes = {group.name: group.size for group in groups.prunable}
+        self._variable = {group.axis: Polynomial({(group.name,): 1}) for group in groups.prunable}
+        self._batch = batch
+        self._known: dict[Dim, Any] = {}  # a dim passes through many ops
+
+    def __call__(self, shape: Shape) -> tuple[Any, ...]:
+        """The size of each dim of a shape."""
+        for dim in shape:
+            if dim not in self._known:
+                self._known[dim] = evaluate(resolve(dim), self._count, added)
+        return tuple(self._known[dim] for dim in shape)
+
+    def size(self, captured: int) -> int:
+        """A captured size that no group is a part of, for this batch."""
+        return at(captured, self._batch)
+
+    def _count(self, axis: Axis) -> Any:
+        return self._variable.get(axis) or self.size(axis.size)

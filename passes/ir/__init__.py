@@ -1,0 +1,1 @@
+"""Programs: an FX graph of ATen ops with parameters as inputs, its sizes and shapes; run, exported, imported."""

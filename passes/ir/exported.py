@@ -1,0 +1,317 @@
+"""From a `torch.export.ExportedProgram` to a program, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_symbolic
+
+from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.run import ProgramModule
+from atograph.passes.ir.sizes import BATCH, DATA
+from atograph.passes.torch_private import FakeTensorMode, pytree
+
+_STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+class NotIntegral(Exception):
+    """A size of the program is no polynomial of the batch (``s0 // 2``), or its code was run for some batches only."""
+
+
+def from_exported(exported: ExportedProgram, signature: inspect.Signature | None = None) -> Program:
+    """The program of an `ExportedProgram`, which is left as it is.
+
+    Args:
+        exported: captured without decompositions. All its dynamic input sizes become one: the batch.
+        signature: of the user's ``forward``.
+
+    Raises:
+        NotIntegral: a size is divided by something, or the program is right for some batches only.
+        UserError: the program holds what no ATen graph does.
+    """
+    batch_limits = [limits for symbol, limits in exported.range_constraints.items() if not str(symbol).startswith("u")]
+    if any(limits.lower > 2 or limits.upper < 2**31 for limits in batch_limits):
+        raise NotIntegral("the code has decided something by the size of the batch")
+    for guard in _guards(exported):
+        if not bool(guard.subs(dict.fromkeys(guard.free_symbols, BATCH))):
+            raise NotIntegral(f"the code has decided something by the size of the batch: {guard}")
+    graph, _nodes = copy_graph(exported.graph)
+    _make_concrete(graph)
+    specs = exported.graph_signature.input_specs
+    state = {spec.arg.name: str(spec.target) for spec in specs if spec.kind in _STATE}
+    inputs = tuple(
+        None if isinstance(spec.arg, ConstantArgument) else spec.arg.name
+        for spec in specs
+        if spec.kind is InputKind.USER_INPUT
+    )
+    if any(spec.kind not in (*_STATE, InputKind.USER_INPUT) for spec in specs):
+        raise UserError("the exported program takes tokens or objects of a custom class, which no pass here knows.")
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.name not in state and node.name not in inputs:
+            graph.erase_node(node)
+    interface = Interface(
+        state=state,
+        parameters=frozenset(exported.graph_signature.parameters),
+        buffers=frozenset(exported.graph_signature.buffers),
+        inputs=inputs,
+        takes=exported.call_spec.in_spec,
+        returns=exported.call_spec.out_spec,
+        signature=signature or _any_call(),
+        writes=_writes(graph, exported),
+        example=exported.example_inputs,
+    )
+    tensors = {**exported.state_dict, **exported.constants}
+    return Program.build(graph, interface, tensors, root=exported.graph_module)
+
+
+def _guards(exported: ExportedProgram) -> list[Any]:
+    """What the code found to be so for the example's sizes, as sympy says it, where no size depends on the data."""
+    values = [leaf for node in exported.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val"))]
+    sizes = [size for value in values if isinstance(value, torch.Tensor) for size in value.shape if is_symbolic(size)]
+    environments = {id(size.node.shape_env): size.node.shape_env for size in sizes}
+    guards = [guard.expr for environment in environments.values() for guard in environment.guards]
+    return [guard for guard in guards if not any(str(symbol).startswith("u") for symbol in guard.free_symbols)]
+
+
+def _any_call() -> inspect.Signature:
+    return inspect.signature(lambda *args, **kwargs: None)
+
+
+def _writes(graph: fx.Graph, exported: ExportedProgram) -> tuple[str, ...]:
+    """Put new values of buffers and inputs first among what the graph returns; which placeholders they are for."""
+    placeholder = {str(spec.target): spec.arg.name for spec in exported.graph_signature.input_specs if spec.target}
+    output = next(iter(reversed(graph.nodes)))
+    written, returned = {}, []
+    for spec, value in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
+        if spec.kind is OutputKind.USER_OUTPUT:
+            returned.append(value)
+        elif spec.target is not None:
+            written[placeholder.get(spec.target, spec.target)] = value
+    output.args = ([*written.values(), *returned],)
+    return tuple(written)
+
+
+def _make_concrete(graph: fx.Graph) -> None:
+    """Give every value the sizes that it has for a batch of `BATCH`."""
+    numbers: dict[Any, int] = {}
+    data = iter(DATA)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def number(size: Any, *, exact: bool = True) -> Any:
+        if not is_symbolic(size):
+            return size
+        for symbol in sorted(free_symbols(size), key=str):
+            if symbol not in numbers:
+                numbers[symbol] = _prime(str(symbol), data)
+        found = size.node.expr.xreplace(numbers)
+        if exact and isinstance(size, torch.SymInt) and not size.node.expr.is_polynomial(*numbers):
+            raise NotIntegral(f"a size of it, {size}, is no polynomial of the batch and of sizes that the data decide")
+        kind = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(size)]
+        return kind(found)
+
+    def value(old: Any) -> Any:
+        if not isinstance(old, torch.Tensor):
+            return number(old) if isinstance(old, (torch.SymInt, torch.SymFloat, torch.SymBool)) else old
+        sizes = [number(n) for n in old.shape]
+        strides = [number(n, exact=False) for n in old.stride()]  # Max(1, u0) is the stride of a tensor of [2, u0]
+        with mode:
+            return torch.empty_strided(sizes, strides, dtype=old.dtype, device=old.device)
+
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(value, node.meta["val"])
+
+
+def _prime(symbol: str, data: Iterator[int]) -> int:
+    if not symbol.startswith("u"):
+        return BATCH
+    try:
+        return next(data)
+    except StopIteration:
+        raise UserError(
+            f"the program has more than {len(DATA)} sizes that depend on the data.",
+            hint="Choose a fixed number of elements (topk) instead of those that fulfil a condition.",
+        ) from None
+
+
+def to_exported(program: Program) -> ExportedProgram:
+    """The program as a `torch.export.ExportedProgram` with a dynamic batch: runs, saves, exports like any other.
+
+    Raises:
+        InternalError: torch.export does not accept the program.
+    """
+    module, interface = ProgramModule(program), program.interface
+    _unregister_constants(module, program)
+    if interface.example is None:
+        raise UserError("a program without example inputs cannot be exported.")
+    args, kwargs = interface.example
+    empty = {name: value for name, value in program.state.items() if value.is_meta}
+    without_data = bool(empty) or any(
+        isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs))
+    )
+    if without_data:
+        args, kwargs = _with_stand_ins(module, program)
+    signature = of_named_parameters(interface.signature, args, kwargs)
+    module.forward = called_like(module.forward, signature)  # type: ignore[method-assign]
+    shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise InternalError(f"torch.export does not accept the program: {error}") from error
+    return with_state(exported, empty, interface.example) if without_data else exported
+
+
+def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
+    """The same program with dicts for the dataclasses and named tuples that it returns: no class is needed to load it.
+
+    What it returns in a container of another kind stays as it is.
+    """
+    entry = exported.module_call_graph[0]
+    if entry.signature is None or entry.signature.out_spec is None:
+        return exported
+    out_spec = entry.signature.out_spec
+    places = list(range(out_spec.num_leaves))
+    plain, spec = pytree.tree_flatten(_plain(pytree.tree_unflatten(places, out_spec)))
+    if plain != places or spec == out_spec:
+        return exported
+    calls = [replace(entry, signature=replace(entry.signature, out_spec=spec)), *exported.module_call_graph[1:]]
+    return rebuilt(exported, module_call_graph=calls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: _plain(item) for name, item in zip(value._fields, value, strict=True)}
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {name: _plain(item) for name, item in held.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: Any) -> ExportedProgram:
+    """The same program with other tensors in the place of some of its own, and other example inputs."""
+    return rebuilt(
+        exported,
+        state_dict={**exported.state_dict, **_only(state, exported.state_dict)},
+        constants={**exported.constants, **_only(state, exported.constants)},
+        example_inputs=example,
+    )
+
+
+def rebuilt(exported: ExportedProgram, **changed: Any) -> ExportedProgram:
+    """The same program with some of what its constructor takes changed."""
+    same = {
+        "root": exported.graph_module,
+        "graph": exported.graph,
+        "graph_signature": exported.graph_signature,
+        "state_dict": exported.state_dict,
+        "range_constraints": exported.range_constraints,
+        "module_call_graph": exported.module_call_graph,
+        "example_inputs": exported.example_inputs,
+        "constants": exported.constants,
+        "verifiers": exported.verifiers,
+    }
+    return ExportedProgram(**{**same, **changed})
+
+
+def _only(values: Mapping[str, torch.Tensor], names: Collection[str]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _unregister_constants(module: ProgramModule, program: Program) -> None:
+    """torch.export takes a tensor that is no buffer for a constant."""
+    for name in set(program.state) - program.interface.parameters - program.interface.buffers:
+        owner, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(owner)
+        value = holder._buffers.pop(leaf)
+        setattr(holder, leaf, value)
+
+
+def called_like(forward: Any, signature: inspect.Signature) -> Any:
+    """The same function with another signature, after which torch.export names the inputs."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    return call
+
+
+def of_named_parameters(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> inspect.Signature:
+    """A signature that takes just these arguments, where the given one takes any (``*args``, ``**kwargs``)."""
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if not {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} & set(kinds):
+        return signature
+    by_position = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    rest = next((name for name, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL), "")
+    names = [*by_position, *(f"{rest}_{index}" for index in range(len(args) - len(by_position)))][: len(args)]
+    return inspect.Signature(
+        [
+            *(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names),
+            *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs),
+        ]
+    )
+
+
+def _dynamic_shapes(program: Program, inputs: Any) -> Any:
+    nodes = {node.name: node for node in program.input_nodes()}
+    dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    for name, leaf in zip(program.interface.inputs, pytree.tree_leaves(inputs), strict=True):
+        if name is not None and isinstance(leaf, torch.Tensor):
+            dims = {dim: Dim.AUTO for dim, size in enumerate(nodes[name].meta["val"].shape) if size == BATCH}
+            if dims:
+                dynamic[leaf] = dims
+    return dynamic
+
+
+def _with_stand_ins(module: ProgramModule, program: Program) -> Any:
+    """Example inputs as tensors without data, on the device that the program runs on; so are the module's meta tensors
+    from then on."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), export=True)
+    devices = {
+        name: node.meta["val"].device
+        for node in program.graph.nodes
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+        for name in [program.interface.state.get(node.name, node.name)]
+    }
+
+    def fake(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        with mode:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for leaf, tensor in table.items():
+                if tensor is not None and tensor.is_meta:
+                    made = fake(tensor, _device_of(tensor, program, devices))
+                    trained = isinstance(tensor, nn.Parameter)
+                    table[leaf] = nn.Parameter(made, tensor.requires_grad) if trained else made  # type: ignore[assignment]
+    leaves, structure = pytree.tree_flatten(program.interface.example)
+    stand_ins = [
+        fake(leaf, devices.get(name or "", leaf.device)) if isinstance(leaf, torch.Tensor) else leaf
+        for name, leaf in zip(program.interface.inputs, leaves, strict=True)
+    ]
+    return pytree.tree_unflatten(stand_ins, structure)
+
+
+def _device_of(tensor: torch.Tensor, program: Program, devices: dict[str, torch.device]) -> torch.device:
+    return next(devices[name] for name, value in program.state.items() if value is tensor)

@@ -1,0 +1,87 @@
+"""Shapes and types of every value, derived anew on tensors without data instead of patched."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from atograph.passes.errors import InternalError
+from atograph.passes.ir.fake import empty
+from atograph.passes.ir.shapes import result_of
+from atograph.passes.torch_private import DynamicOutputShapeException, FakeTensor, FakeTensorMode, OpOverload
+
+
+def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
+    """Recompute ``meta["val"]`` of every node that has none, and of all that depends on it or on a changed parameter.
+
+    Args:
+        graph: a graph of op calls; user inputs keep the fake tensors that they were captured with.
+        state: placeholder name → tensor whose shape and type the placeholder takes.
+
+    Raises:
+        InternalError: an op does not accept the shapes that it now gets.
+    """
+    mode = mode_of(graph)
+    with mode, torch.no_grad():
+        changed: set[fx.Node] = set()
+        for node in graph.nodes:
+            old = node.meta.get("val")
+            if node.op == "placeholder" and node.name in state:
+                new = state[node.name]
+                if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
+                    device = old.device if isinstance(old, torch.Tensor) else new.device  # weights may be on meta
+                    node.meta["val"] = empty(mode, new.shape, new.dtype, device)
+                    changed.add(node)
+            elif node.op == "call_function" and runs_alone(node):
+                if "val" in node.meta and changed.isdisjoint(node.all_input_nodes):
+                    continue
+                if node.target is torch.ops.aten._assert_scalar.default:  # of data: no width comes into it
+                    continue
+                try:
+                    node.meta["val"] = run(node)
+                except DynamicOutputShapeException:  # how many there are depends on the data, not on widths
+                    if "val" not in node.meta:
+                        raise
+                    if node.target is torch.ops.aten.index.Tensor:
+                        node.meta["val"] = _masked(node)
+                except Exception as error:
+                    raise InternalError(
+                        f"after a rewrite, {node.target} (node {node.name}) no longer accepts its inputs: {error}"
+                    ) from error
+                changed.add(node)
+            node.meta.pop("tensor_meta", None)
+
+
+def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argument.meta["val"]) -> Any:
+    """What an op gives for the values of its inputs, tensors without data."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+    return result_of(node.target, args, kwargs)
+
+
+def _masked(node: fx.Node) -> Any:
+    """What masks choose, as many as they chose before: numbers stand in for a mask, one for each of its dims."""
+    x, masks = node.args[:2]
+    at = next(d for d, mask in enumerate(masks) if mask is not None)  # type: ignore[arg-type]
+    count = node.meta["val"].shape[at]
+    rank = masks[at].meta["val"].dim()  # type: ignore[index, union-attr]
+    value = x.meta["val"]  # type: ignore[union-attr]
+    numbers = empty(value.fake_mode, (count,), torch.int64, value.device)
+    return torch.ops.aten.index.Tensor(value, [*[None] * at, *[numbers] * rank])
+
+
+def runs_alone(node: fx.Node) -> bool:
+    """Whether a node is an op or arithmetic on sizes; a higher-order op keeps the values it was captured with."""
+    name = getattr(node.target, "__name__", "")
+    return isinstance(node.target, OpOverload) or getattr(operator, name, None) is node.target
+
+
+def mode_of(graph: fx.Graph) -> FakeTensorMode:
+    """The fake tensor mode that a graph was captured in."""
+    for node in graph.nodes:
+        if isinstance(node.meta.get("val"), FakeTensor):
+            return node.meta["val"].fake_mode  # type: ignore[no-any-return]
+    return FakeTensorMode()

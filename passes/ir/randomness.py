@@ -1,0 +1,39 @@
+"""Which ops of a program draw random numbers when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import module_of, source_of
+
+_OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout": 0.0}
+"""Arguments that switch randomness off, with the value that does it: of dropout, attention, recurrent layers, rrelu."""
+
+
+def random_ops(program: Program) -> Iterator[str]:
+    """Each op that draws random numbers, with its place: ``aten.randn_like (noise, net.py:12)``."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and _draws(node):
+            place = ", ".join(part for part in (module_of(node), source_of(node)) if part)
+            name = str(node.target).removesuffix(".default")
+            yield f"{name} ({place})" if place else name
+
+
+def _draws(node: fx.Node) -> bool:
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name in _OFF and _value(node, position, argument) == _OFF[argument.name]:
+            return False
+    return True
+
+
+def _value(node: fx.Node, position: int, argument: Any) -> Any:
+    if position < len(node.args):
+        return node.args[position]
+    return node.kwargs.get(argument.name, argument.default_value)

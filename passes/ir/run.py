@@ -1,0 +1,202 @@
+"""A program as a module that runs."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx import traceback
+
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.sizes import BATCH, is_dynamic, text
+from atograph.passes.torch_private import pytree
+
+
+class ProgramModule(nn.Module):
+    """A program with the inputs and outputs of the user's model, and its tensors under the user's names.
+
+    ``train()`` and ``eval()`` change nothing; ``to()`` moves the tensors, which are the program's own until then.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
+        for name in program.interface.state.values():
+            _register(self, name, program.state[name], trained=name in program.interface.parameters)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program.
+
+        Raises:
+            UserError: the arguments are not of the structure that the program was captured with.
+        """
+        (program,), interface = self._called, self._called[0].interface
+        values = {placeholder: _lookup(self, name) for placeholder, name in interface.state.items()}
+        values |= self.inputs_of(args, kwargs)
+        inputs = [values[node.name] for node in program.graph.nodes if node.op == "placeholder"]
+        results = self._results(program, inputs)
+        written = len(interface.writes)
+        for placeholder, value in zip(interface.writes, results[:written], strict=True):
+            values[placeholder].copy_(value)
+        return pytree.tree_unflatten(results[written:], interface.returns)
+
+    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their placeholders.
+
+        Raises:
+            UserError: they are not of the structure, or of the sizes, that the program was captured with.
+        """
+        (program,), interface = self._called, self._called[0].interface
+        leaves = self._leaves(args, kwargs)
+        values = {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
+        if not torch.compiler.is_exporting():
+            for node in program.input_nodes():
+                _check_sizes(node, values[node.name])
+            _check_batches([(node, values[node.name]) for node in program.input_nodes()])
+        return values
+
+    def _results(self, program: Program, inputs: list[Any]) -> Any:
+        if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
+            with traceback.preserve_node_meta():
+                return fx.Interpreter(program).run(*inputs)
+        try:
+            return program(*inputs)
+        except RuntimeError as error:
+            other = self._of_other_types(program, inputs)
+            if not other:
+                raise
+            raise UserError(
+                f"the program takes {' and '.join(other)}.",
+                hint="Cast the inputs to that. A program keeps the types that it was traced in, whatever its slim "
+                "module is cast to: for another type, cast the model and trace that.",
+            ) from error
+
+    def _of_other_types(self, program: Program, inputs: list[Any]) -> list[str]:
+        """In words, the inputs that are of another type than when it was captured, or than its tensors were cast to."""
+        cast = {program.state[name].dtype: _lookup(self, name).dtype for name in program.interface.state.values()}
+        placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+        own = set(program.input_nodes())
+        types = [
+            (node.name, cast.get(node.meta["val"].dtype, node.meta["val"].dtype), value.dtype)
+            for node, value in zip(placeholders, inputs, strict=True)
+            if node in own and isinstance(node.meta.get("val"), torch.Tensor)
+        ]
+        return [f"{name} of {_word(a)}, and was called with {_word(b)}" for name, a, b in types if a != b]
+
+    def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        interface = self._called[0].interface
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        if structure == interface.takes:
+            return self._checked(leaves)
+        as_captured = pytree.tree_unflatten(range(len(interface.inputs)), interface.takes)
+        try:  # the same arguments, by name or by position
+            bound = interface.signature.bind(*args, **kwargs)
+            left_out = set(bound.arguments)
+            bound.apply_defaults()
+            given = dict(bound.arguments)
+            names = list(given)[: len(as_captured[0])]
+            left_out -= {*names, *as_captured[1]}
+            if left_out:
+                raise UserError(
+                    f"the program was captured without {', '.join(sorted(left_out))}, and cannot take it now.",
+                    hint="Trace the model with all arguments that it is to be called with.",
+                )
+            leaves, structure = pytree.tree_flatten(
+                (tuple(given[name] for name in names), {name: given[name] for name in as_captured[1]})
+            )
+        except (TypeError, KeyError):
+            pass
+        if structure != interface.takes:
+            raise UserError(
+                f"the program takes {_described(interface.takes)}, and was called with {_described(structure)}.",
+                hint="Call it with arguments of the structure that it was traced with.",
+            )
+        return self._checked(leaves)
+
+    def _checked(self, leaves: list[Any]) -> list[Any]:
+        """Tensors where there were tensors; what is none was fixed at capture."""
+        interface = self._called[0].interface
+        captured = pytree.tree_leaves(interface.example) if interface.example is not None else leaves
+        for name, leaf, before in zip(interface.inputs, leaves, captured, strict=True):
+            if name is not None and not isinstance(leaf, torch.Tensor):
+                raise UserError(f"the program takes a tensor for {name}, and was called with a {type(leaf).__name__}.")
+            if name is None and not isinstance(leaf, torch.Tensor) and not _equal(leaf, before):
+                raise UserError(
+                    f"the program was captured with {before!r}, and was called with {leaf!r} in its place.",
+                    hint="Arguments that are no tensors were fixed when the model was traced: trace it with these.",
+                )
+        return leaves
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arguments are the same, not-a-number and arrays included."""
+    if a is b or (a != a and b != b) is True:
+        return True
+    equal = a == b
+    return bool(equal.all() if hasattr(equal, "all") else equal)
+
+
+def _check_sizes(node: fx.Node, value: Any) -> None:
+    """A size that was fixed at capture is not checked by any op, and another one would give something else."""
+    wanted, given = node.meta.get("val"), value
+    if not isinstance(wanted, torch.Tensor) or not isinstance(given, torch.Tensor):
+        return
+    fits = len(wanted.shape) == len(given.shape)
+    if not fits or any(w != g and not is_dynamic(w) for w, g in zip(wanted.shape, given.shape, strict=True)):
+        raise UserError(
+            f"the program takes {node.name} of the shape [{', '.join(map(text, wanted.shape))}], and was called with "
+            f"{list(given.shape)}.",
+            hint="Sizes that are written as numbers were fixed when the model was traced: trace it with such inputs.",
+        )
+
+
+def _check_batches(inputs: list[tuple[fx.Node, Any]]) -> None:
+    """One size stands for the batch wherever it occurs."""
+    found = {
+        given: node.name
+        for node, value in inputs
+        if isinstance(node.meta.get("val"), torch.Tensor) and isinstance(value, torch.Tensor)
+        for wanted, given in zip(node.meta["val"].shape, value.shape, strict=True)
+        if wanted == BATCH
+    }
+    if len(found) > 1:
+        raise UserError(
+            "the program takes inputs of one batch size, and was called with "
+            + ", ".join(f"{name} of {size}" for size, name in found.items())
+            + ".",
+            hint="Inputs whose first dimension was the same at capture are taken for one batch.",
+        )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _described(structure: pytree.TreeSpec) -> str:
+    args, kwargs = pytree.tree_unflatten(["·"] * structure.num_leaves, structure)
+    return f"({', '.join([*map(str, args), *(f'{name}={value}' for name, value in kwargs.items())])})".replace("'", "")
+
+
+def _register(module: nn.Module, name: str, value: torch.Tensor, *, trained: bool) -> None:
+    """Put a tensor into a module under a dotted name, with the modules on the way."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module._modules[part]  # type: ignore[assignment]
+    if trained:
+        needs_grad = value.requires_grad and (value.is_floating_point() or value.is_complex())
+        module.register_parameter(
+            leaf, value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=needs_grad)
+        )
+    else:
+        module.register_buffer(leaf, value)
+
+
+def _lookup(module: nn.Module, name: str) -> torch.Tensor:
+    value = reduce(getattr, name.split("."), module)
+    assert isinstance(value, torch.Tensor)
+    return value

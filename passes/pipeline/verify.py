@@ -1,0 +1,270 @@
+"""The verifier that runs after every pass: two tables of invariants, of a program and of what a pass may change.
+
+Each invariant is a function whose docstring states it and that yields what breaks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx
+
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.axes.dims import Shape, resolve
+from atograph.passes.base import Pass, RewritePass
+from atograph.passes.errors import InternalError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.propagate import mode_of, run, runs_alone
+from atograph.passes.ir.sizes import text
+from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
+
+Invariant: TypeAlias = Callable[[Program], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A program as a pass got it.
+
+    Attributes:
+        program: the program itself, which the pass may have spoiled since.
+        nodes: its nodes with what they did.
+        state: its tensors, each with the number of times that it was changed in place.
+        facts: what was known of it.
+    """
+
+    program: Program
+    nodes: tuple[tuple[fx.Node, Any, Any, Any], ...]
+    state: dict[str, tuple[torch.Tensor, int]]
+    facts: frozenset[type]
+
+    @classmethod
+    def of(cls, program: Program) -> Given:
+        """The program as it is now."""
+        return cls(program, _nodes(program), _versions(program), frozenset(program.facts))
+
+
+Change: TypeAlias = Callable[[Pass, Given, Program], Iterator[str]]
+
+# -- a program ---------------------------------------------------------------------------------------------------------
+
+
+def _graph_is_well_formed(program: Program) -> Iterator[str]:
+    """Every node is used after it is defined, and the program returns."""
+    try:
+        program.graph.lint()
+    except Exception as error:
+        yield str(error)
+    if program.output_node.op != "output":
+        yield "the last node does not return"
+
+
+def _nothing_dangles(program: Program) -> Iterator[str]:
+    """Every op's value is used, or it does something else."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and not node.users and not node.is_impure():
+            yield f"nobody reads node {node.name} ({node.target})"
+
+
+def _state_matches_placeholders(program: Program) -> Iterator[str]:
+    """Each state tensor has the shape and type of its placeholder, and none is missing or left over."""
+    names = program.state_names()
+    for node, name in program.state_nodes():
+        value, tensor = node.meta.get("val"), program.state.get(name)
+        if tensor is None:
+            yield f"no value for {name}"
+        elif not isinstance(value, torch.Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
+            yield f"{name} is {tuple(tensor.shape)}, its placeholder is {getattr(value, 'shape', None)}"
+    for name in program.state.keys() - set(names.values()):
+        yield f"{name} has a value and no placeholder"
+
+
+def _signature_is_met(program: Program) -> Iterator[str]:
+    """User inputs and outputs are those of the captured model."""
+    present = {node.name for node in program.input_nodes()}
+    for name in program.interface.inputs:
+        if name is not None and name not in present:
+            yield f"the input {name} is gone"
+    results, wanted = program.output_node.args[0], program.interface
+    count = len(wanted.writes) + wanted.returns.num_leaves
+    if not isinstance(results, (tuple, list)) or len(results) != count:
+        yield f"what it returns is not {count} values"
+
+
+def _values_are_typed(program: Program) -> Iterator[str]:
+    """Every op node knows its value's shape and type."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "val" not in node.meta:
+            yield f"node {node.name} has no meta['val']"
+
+
+def _axes_match_shapes(program: Program) -> Iterator[str]:
+    """Inferred dims have the sizes of the tensors they describe."""
+    axes = program.facts.get(Axes)
+    if axes is None:
+        return
+    for node in program.graph.nodes:
+        for value, shape in zip(_tensors(node.meta.get("val")), axes.shapes.get(node, ()), strict=False):
+            if value is not None and shape and _sizes(shape) != list(value.shape):
+                yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    _graph_is_well_formed,
+    _nothing_dangles,
+    _state_matches_placeholders,
+    _signature_is_met,
+    _values_are_typed,
+    _axes_match_shapes,
+)
+
+# -- what a pass does to it --------------------------------------------------------------------------------------------
+
+
+def _given_is_left_alone(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """A pass changes no node and no tensor of the program that it was given."""
+    now = _nodes(given.program)
+    if len(now) != len(given.nodes):
+        yield f"the program that it was given had {len(given.nodes)} nodes, and has {len(now)}"
+    for (node, *before), (same, *after) in zip(given.nodes, now, strict=False):
+        if node is not same or any(a is not b and a != b for a, b in zip(before, after, strict=True)):
+            yield f"node {node.name} of the program that it was given is another one"
+    state = _versions(given.program)
+    for name, (tensor, version) in given.state.items():
+        left, changes = state.get(name, (None, 0))
+        if left is not tensor:
+            yield f"{name} of the program that it was given is another tensor"
+        elif changes != version:
+            yield f"the values of {name} of the program that it was given were changed"
+
+
+def _facts_hold(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """An analysis forgets no fact, and a rewritten program starts without any."""
+    if result is given.program:
+        for lost in given.facts - result.facts.keys():
+            yield f"the fact {lost.__name__} is gone"
+    elif result.facts:
+        yield f"the new program has the fact {next(iter(result.facts)).__name__} already"
+
+
+def _outside_is_the_same(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """User inputs and outputs keep their shapes."""
+    if result is given.program:
+        return
+    inputs = {node.name: node for node in given.program.input_nodes()}
+    pairs = [(inputs[node.name], node) for node in result.input_nodes() if node.name in inputs]
+    pairs += zip(_results(given.program), _results(result), strict=False)
+    for before, after in pairs:
+        old, new = _shapes(before), _shapes(after)
+        if old != new:
+            yield f"{after.name} had the shape {', '.join(old)}, and has {', '.join(new)}"
+
+
+def _shapes_are_propagated(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """Every node's shape and type are what its op gives for its inputs."""
+    if result is given.program or (isinstance(each, RewritePass) and each.compares_shapes):
+        return
+    for node in result.graph.nodes:
+        if node.op != "call_function" or not runs_alone(node):
+            continue
+        try:
+            with mode_of(result.graph), torch.no_grad():
+                value = run(node)
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            continue  # it is the data that say
+        except Exception as error:
+            yield f"node {node.name} ({node.target}) does not accept its inputs: {error}"
+            return
+        for found, noted in zip(_tensors(value), _tensors(node.meta.get("val")), strict=False):
+            if found is not None and (noted is None or found.shape != noted.shape or found.dtype != noted.dtype):
+                yield f"node {node.name} ({node.target}) gives {_type(found)}, and says {_type(noted)}"
+
+
+def _promises_are_kept(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """What the pass itself promises of its result."""
+    yield from each.broken(given.program, result)
+
+
+CHANGES: tuple[Change, ...] = (
+    _given_is_left_alone,
+    _facts_hold,
+    _outside_is_the_same,
+    _shapes_are_propagated,
+    _promises_are_kept,
+)
+
+
+def verify(program: Program, after: str = "capture", culprit: str = "atograph") -> None:
+    """Check every invariant of a program.
+
+    Args:
+        program: to check.
+        after: the pass (or passes) that ran.
+        culprit: the package that is to blame.
+
+    Raises:
+        InternalError: naming what ran and the first broken invariant.
+    """
+    for invariant in INVARIANTS:
+        _refuse(invariant, invariant(program), after, culprit)
+
+
+def verify_pass(each: Pass, given: Given, result: Program, after: str) -> None:
+    """Check what a pass has made of a program.
+
+    Args:
+        each: the pass that ran last.
+        given: the program as it was before.
+        result: the program that it gave.
+        after: all passes that ran.
+
+    Raises:
+        InternalError: as `verify`.
+    """
+    culprit = type(each).__module__.partition(".")[0]
+    verify(result, after, culprit)
+    for change in CHANGES:
+        _refuse(change, change(each, given, result), after, culprit)
+
+
+def _refuse(invariant: Callable[..., Any], broken: Iterator[str], after: str, culprit: str) -> None:
+    first = next(broken, None)
+    if first is not None:
+        rule = (invariant.__doc__ or "").strip().rstrip(".")
+        raise InternalError(f"after {after}: {first} (invariant: {rule}).", culprit)
+
+
+def _nodes(program: Program) -> tuple[tuple[fx.Node, Any, Any, Any], ...]:
+    return tuple((node, node.target, node.args, node.kwargs) for node in program.graph.nodes)
+
+
+def _versions(program: Program) -> dict[str, tuple[torch.Tensor, int]]:
+    return {name: (value, 0 if value.is_inference() else value._version) for name, value in program.state.items()}
+
+
+def _results(program: Program) -> list[fx.Node]:
+    results = program.output_node.args[0]
+    return [node for node in results if isinstance(node, fx.Node)] if isinstance(results, (tuple, list)) else []
+
+
+def _tensors(value: Any) -> list[torch.Tensor | None]:
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return [v if isinstance(v, torch.Tensor) else None for v in values]
+
+
+def _shapes(node: fx.Node) -> list[str]:
+    return ["no tensor" if value is None else _shape(value) for value in _tensors(node.meta.get("val"))]
+
+
+def _type(value: torch.Tensor | None) -> str:
+    return "no tensor" if value is None else f"{_shape(value)} of {value.dtype}"
+
+
+def _shape(value: torch.Tensor) -> str:
+    return f"[{', '.join(map(text, value.shape))}]"
+
+
+def _sizes(shape: Shape) -> list[int]:
+    return [resolve(dim).size for dim in shape]

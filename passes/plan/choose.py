@@ -1,0 +1,128 @@
+"""``plan-magnitude`` and ``plan-random``: choose a plan without training, and leave it on the program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from atograph.passes.analysis.groups import Group, Groups
+from atograph.passes.analysis.slices import norms_along
+from atograph.passes.base import AnalysisPass
+from atograph.passes.cost.budgets import Budgets
+from atograph.passes.cost.cost import CostModel
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.values import require_values
+from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, random_plan
+
+
+def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """‖x_g‖₂ of every unit over its zeroing set; shape ``[group.size]``, float64."""
+    squares = torch.zeros(group.size + 1, dtype=torch.float64)
+    for part in group.zeroing:
+        along = norms_along(state[part.parameter].detach(), part.dim)
+        squares.index_add_(0, torch.where(part.units < 0, group.size, part.units), along.double().cpu().square())
+    return squares[:-1].sqrt()
+
+
+def magnitude_scores(groups: Groups, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each unit's norm relative to the mean of its group, so that groups of different make can be compared.
+
+    Source: the normalisation of DepGraph (Fang et al., CVPR 2023), by the mean.
+
+    Raises:
+        UserError: the weights are on the meta device.
+    """
+    require_values(
+        {part.parameter: state[part.parameter] for group in groups.prunable for part in group.zeroing},
+        "a plan by magnitude needs the values of the weights",
+        hint="Load the weights first, or plan without them: at random, by naming the units to keep, or with "
+        "graph.plan_from_scores and scores of your own.",
+    )
+    scores = {}
+    for group in groups.prunable:
+        norms = group_norms(group, state)
+        scores[group.name] = norms / norms.mean().clamp_min(torch.finfo(torch.float64).tiny)
+    return scores
+
+
+@dataclass(frozen=True)
+class PlanMagnitude(AnalysisPass):
+    """Keep the units of largest relative norm within a budget.
+
+    Options:
+        flops: share of the dense FLOPs to keep.
+        floor: share of each group that stays at least.
+        round-to: kept counts are multiples of this.
+    """
+
+    name = "plan-magnitude"
+    flops: float
+    floor: float = 0.05
+    round_to: int = 1
+
+    def analyse(self, program: Program) -> Plan:
+        """The plan."""
+        groups, budgets = program.fact(Groups), Budgets.of(program.fact(CostModel), flops=self.flops)
+        scores = magnitude_scores(groups, program.state)
+        check_budgets(budgets, groups, self.floor, self.round_to)
+        return plan_from_scores(groups, budgets, scores, floor=self.floor, round_to=self.round_to)
+
+
+@dataclass(frozen=True)
+class PlanRandom(AnalysisPass):
+    """Keep a random share of the units of every group; for tests of everything that comes after.
+
+    Options:
+        keep: share of each group that stays.
+        seed: of the random numbers.
+    """
+
+    name = "plan-random"
+    keep: float = 0.5
+    seed: int = 0
+
+    def analyse(self, program: Program) -> Plan:
+        """The plan."""
+        if not 0 < self.keep <= 1:
+            raise UserError(f"keep must be above 0 and at most 1, not {self.keep:g}.")
+        return random_plan(program.fact(Groups), self.seed, self.keep)
+
+
+def check_budgets(budgets: Budgets, groups: Groups, floor: float, round_to: int) -> None:
+    """Refuse a budget that no plan can meet.
+
+    Raises:
+        UserError: naming the smallest budget that can be met, or why nothing can be pruned.
+    """
+    if not 0 <= floor <= 1:
+        raise UserError(f"a floor is the share of each group that stays at least, from 0 to 1, not {floor:g}.")
+    if round_to < 1:
+        raise UserError(f"kept counts come in multiples of 1 or more, not {round_to}.")
+    if not groups.prunable:
+        reasons = "; ".join(dict.fromkeys(f"{g.name}: {g.frozen}" for g in groups)) or "the model has no parameters"
+        raise UserError(f"nothing in this model can be pruned ({reasons}).")
+    for what, least in budgets.kept(fewest(groups, floor, round_to)).items():
+        if budgets.shares[what] < least:
+            limits = dict(_limits(groups, floor, round_to))
+            raise UserError(
+                f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
+                f"reachable is {100 * least:.3g} %, with {', '.join(limits)}.",
+                hint=f"Ask for more, or {', or '.join(dict.fromkeys(limits.values()))}.",
+            )
+
+
+def _limits(groups: Groups, floor: float, round_to: int) -> Iterator[tuple[str, str]]:
+    """What keeps a budget from being met, each with what can be done about it."""
+    units = max(group.least for group in groups.prunable)
+    if units > 1:
+        yield f"at least {units} units of each group kept", "keep fewer (min_units)"
+    wishes = sum(group.frozen is not None and group.frozen.wish for group in groups)
+    if wishes:
+        yield f"{wishes} groups whole that could be pruned", "freeze less"
+    if floor or not (units > 1 or wishes):
+        yield f"at least {100 * floor:.3g} % of each group kept", "lower the floor"
+    if round_to > 1:
+        yield f"in multiples of {round_to}", "round to less"

@@ -1,0 +1,352 @@
+"""A plan: the units that each group keeps. Data only; it is written as JSON and read back with validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atograph.passes.analysis.groups import Group, Groups
+from atograph.passes.analysis.slices import Slice
+from atograph.passes.cost.budgets import Budgets
+from atograph.passes.errors import UserError
+from atograph.passes.plan.html_table import html_table
+
+Unit = Annotated[int, Field(ge=0)]
+
+_CLOSE = 0.005
+"""Share of the dense cost within which a plan comes to its budget, where units are small enough."""
+
+HINT = "A plan is the plan.json that `atograph compress` writes."
+"""What to do about a file that is none."""
+
+_FEW_GROUPS = 40
+"""In a network of more groups, some block always fits into what is left."""
+
+
+class Plan(BaseModel):
+    """Which units of which group stay.
+
+    Attributes:
+        kept: group name → sorted unit indices that stay; a group that is not listed stays whole.
+        sizes: group name → number of units of the dense model, for the same groups.
+        zeroing: group name → the parameter slices that are zero where a unit is dropped.
+        groups: group name → its units and members in words, frozen groups too; tells how another model differs.
+        coupled: pairs of groups that were made one before (`couple_groups`), by their names without that.
+        fingerprint: identifies the groups of the model that the plan was made for.
+        version: of this file format.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: int = Field(default=1, ge=1, le=1)
+    fingerprint: str
+    sizes: dict[str, Annotated[int, Field(ge=1)]]
+    kept: dict[str, tuple[Unit, ...]]
+    zeroing: dict[str, tuple[Slice, ...]]
+    groups: dict[str, str] = Field(default_factory=dict)
+    coupled: tuple[tuple[str, str], ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.kept.keys() == self.sizes.keys() == self.zeroing.keys():
+            raise ValueError("'kept', 'sizes' and 'zeroing' name different groups")
+        for name, units in self.kept.items():
+            if not units:
+                raise ValueError(f"group {name} keeps no unit")
+            if list(units) != sorted(set(units)) or units[-1] >= self.sizes[name]:
+                raise ValueError(f"the units of group {name} are not increasing indices below {self.sizes[name]}")
+            for part in self.zeroing[name]:
+                if part.size != self.sizes[name]:
+                    raise ValueError(f"a slice of {part.parameter} does not fit group {name}")
+        return self
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Group name → number of units that stay: what the cost model takes."""
+        return {name: len(units) for name, units in self.kept.items()}
+
+    @property
+    def digest(self) -> str:
+        """Identifies the plan: 16 hexadecimal digits, of its model and of what is kept."""
+        return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}".encode()).hexdigest()[:16]
+
+    def mask(self, group: str) -> torch.Tensor:
+        """1.0 for each unit of a listed group that stays, else 0.0; shape ``[size]``."""
+        mask = torch.zeros(self.sizes[group])
+        mask[list(self.kept[group])] = 1.0
+        return mask
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        rows = [(name, f"{size:,}", f"{len(self.kept[name]):,}", self.groups.get(name, "").partition("  ")[2])
+                for name, size in self.sizes.items()]  # fmt: skip
+        title = f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
+        return html_table(title, ("group", "units", "kept", "made by → read by"), rows, right=(1, 2))
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            UserError: the text is no plan.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"this is not a valid plan: {where + ': ' if where else ''}{first['msg']}.",
+                hint=HINT,
+            ) from None
+
+    def check(self, groups: Groups) -> None:
+        """Make sure that the plan fits a program.
+
+        Raises:
+            UserError: naming the first group that differs.
+        """
+        if self.coupled != groups.coupled:
+            pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
+            raise UserError(
+                f"the plan is for groups that are {'coupled' if self.coupled else 'not coupled'} ({pairs}).",
+                hint="Couple them first: graph.for_plan(plan).",
+            )
+        here = {group.name: group.description for group in groups}
+        for name in {**self.groups, **here} if self.groups else ():
+            theirs, ours = self.groups.get(name, "no such group"), here.get(name, "no such group")
+            if theirs != ours:
+                theirs, ours = _where_they_differ(theirs, ours)
+                raise UserError(
+                    f"the plan is for another model. The first difference is group {name}: {theirs} in the plan, "
+                    f"{ours} here."
+                )
+        for name, size in self.sizes.items():
+            group = groups[name]
+            if group.size != size:
+                raise UserError(f"the plan is for another model: its group {name} has {size} units, here it has "
+                                f"{group.size} ({group}).")  # fmt: skip
+            if group.frozen is not None and len(self.kept[name]) < size:
+                raise UserError(f"the plan removes units of group {name}, which is frozen here: {group.frozen}.")
+        same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
+        if self.fingerprint != fingerprint(groups) or not same_zeroing:
+            raise UserError("the plan is for another model: the groups have the same sizes but other members.")
+
+
+def _where_they_differ(a: str, b: str, shown: int = 100) -> tuple[str, str]:
+    """Two descriptions of groups, quoted; long ones from the first member that differs."""
+    common = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = a.rfind(" ", 0, common) + 1 if common > shown // 2 else 0
+
+    def quoted(text: str) -> str:
+        part = text[start : start + shown]
+        return f"`{'... ' * (start > 0)}{part}{' ...' * (start + shown < len(text))}`"
+
+    return quoted(a), quoted(b)
+
+
+def fingerprint(groups: Groups) -> str:
+    """A digest of the groups: names, sizes, members, zeroing sets, and which of them the model freezes."""
+    lines = (f"{g.name} {g.size} {g.members} {g.free} {g.zeroing}" for g in groups)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
+    """A plan that keeps the given units; prunable groups that are not mentioned stay whole.
+
+    Raises:
+        UserError: a group does not exist or is frozen, or a unit is out of range or no whole number.
+    """
+    chosen = {group.name: tuple(range(group.size)) for group in groups.prunable}
+    for name, units in kept.items():
+        group, given = groups[name], list(units)
+        if any(
+            isinstance(unit, bool) or int(unit) != unit or getattr(unit, "dtype", None) == torch.bool for unit in given
+        ):
+            raise UserError(
+                f"the units of group {name} that stay are whole numbers, not a mask or fractions.",
+                hint="Of a mask, give the indices: mask.nonzero().flatten().",
+            )
+        listed = tuple(sorted({int(unit) for unit in given}))
+        if group.frozen is not None and len(listed) < group.size:
+            raise UserError(f"group {name} cannot be pruned: {group.frozen}.")
+        if not listed or listed[0] < 0 or listed[-1] >= group.size:
+            raise UserError(f"group {name} has the units 0 to {group.size - 1}, and at least one has to stay.")
+        if group.frozen is None:
+            chosen[name] = listed
+    return Plan(
+        fingerprint=fingerprint(groups),
+        sizes={group.name: group.size for group in groups.prunable},
+        kept=chosen,
+        zeroing={group.name: group.zeroing for group in groups.prunable},
+        groups={group.name: group.description for group in groups},
+        coupled=groups.coupled,
+    )
+
+
+def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
+    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`)."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {
+        group.name: torch.randperm(group.size, generator=generator)[
+            : max(group.least, round(keep * group.size))
+        ].tolist()
+        for group in groups.prunable
+    }
+    return plan_of(groups, kept)
+
+
+def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
+    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``."""
+    step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
+    return min(group.size, step * max(1, ceil(least / step)))
+
+
+def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1) -> dict[str, int]:
+    """The smallest counts that any plan reaches under a floor, and with them the smallest costs."""
+    return {group.name: least_kept(group, floor, round_to) for group in groups.prunable}
+
+
+def plan_from_scores(
+    groups: Groups,
+    budgets: Budgets,
+    scores: Mapping[str, torch.Tensor],
+    *,
+    floor: float = 0.0,
+    round_to: int = 1,
+) -> Plan:
+    """The plan that keeps the best-scored units over all groups within some budgets.
+
+    Each group's units are ranked by score and taken in blocks (`Group.step` of ``round_to``). One threshold over all
+    blocks is found by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. No
+    cost falls where a count rises, so a block that does not fit once never fits later. Where more than half
+    a percent of the dense cost is left even so, blocks are exchanged.
+
+    Args:
+        groups: the program's groups.
+        budgets: all of them hold.
+        scores: group name → score of each unit, shape ``[size]``; higher stays longer. Missing groups stay whole.
+        floor: share of each group that stays at least.
+        round_to: widths are multiples of this, or whole (`Group.step`).
+
+    Raises:
+        UserError: the budget is out of reach.
+    """
+    ranked, counts, levels = {}, {}, {}
+    means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
+    for order, group in enumerate(groups.prunable):
+        if group.name not in scores:
+            counts[group.name] = group.size
+            continue
+        values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
+        ranked[group.name] = units.tolist()
+        step = group.step(round_to)
+        least = counts[group.name] = least_kept(group, floor, round_to)
+        start = np.arange(least, group.size, step)
+        levels[group.name] = [*start.tolist(), group.size]
+        size = np.minimum(step, group.size - start)
+        means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
+        owners.append(np.full(len(start), order))
+        starts.append(start)
+        sizes.append(size)
+    for what, least in budgets.kept(counts).items():
+        if least > budgets.shares[what]:
+            raise UserError(
+                f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
+                f"reachable is {100 * least:.3g} %, because groups without scores stay whole."
+            )
+    if ranked:
+        best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
+        owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]
+        counts = _fill(counts, [group.name for group in groups.prunable], owner, size, budgets)
+        counts = _exchange(counts, levels, budgets)
+    return plan_of(groups, {name: units[: counts[name]] for name, units in ranked.items()})
+
+
+def _fill(
+    counts: Mapping[str, int],
+    names: Sequence[str],
+    owner: NDArray[np.int64],
+    size: NDArray[np.int64],
+    budgets: Budgets,
+) -> dict[str, int]:
+    """Add blocks in order while they fit the budget; once a block of a group does not, no later one of it will.
+
+    Args:
+        counts: what is kept in any case.
+        names: of the groups.
+        owner, size: of each block, its group as an index of ``names`` and its units; best first.
+        budgets: all of them hold.
+    """
+    taken = np.zeros(len(names), dtype=np.int64)
+
+    def with_next(number: int) -> NDArray[np.int64]:
+        return taken + np.bincount(owner[:number], weights=size[:number], minlength=len(names)).astype(np.int64)
+
+    def fits(number: int) -> bool:
+        more = with_next(number)
+        found = {n: counts[n] + int(m) for n, m in zip(names, more, strict=True) if m}
+        return bool(budgets.used({**counts, **found}) <= 1)
+
+    while len(owner):
+        low, high = 0, 1  # `low` blocks fit, `high` do not; doubling, because mostly few do after the first time
+        while high <= len(owner) and fits(high):
+            low, high = high, 2 * high
+        high = min(high, len(owner) + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        taken = with_next(low)
+        if low == len(owner):
+            break
+        left = owner != owner[low]
+        left[:low] = False
+        owner, size = owner[left], size[left]
+    return {**counts, **{n: counts[n] + int(m) for n, m in zip(names, taken, strict=True) if m}}
+
+
+def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budgets: Budgets) -> dict[str, int]:
+    """Give a block of one group for blocks of another while that uses more of the budgets.
+
+    In a network of few groups a block can be a percent of the whole, and what is left of a budget too little for any
+    block. In one of many groups there is always one that fits.
+
+    Args:
+        counts: within the budgets.
+        levels: group → the counts that it can have, increasing.
+        budgets: all of them hold.
+    """
+    share = max(budgets.shares.values())
+    used = budgets.used(counts)
+    while (1 - used) * share > _CLOSE and len(levels) <= _FEW_GROUPS:
+        best, found = used, counts
+        fewer = [counts]  # what an exchange left may have room for a block alone
+        for less in levels:
+            below = [level for level in levels[less] if level < counts[less]]
+            fewer += [{**counts, less: level} for level in below[-1:]]  # one: scores are to decide, and not what fits
+        for start in fewer:
+            for more in levels:
+                for level in levels[more] if start[more] == counts[more] else ():
+                    if level <= counts[more]:
+                        continue
+                    tried = {**start, more: level}
+                    now = budgets.used(tried)
+                    if now > 1:
+                        break
+                    if now > best:
+                        best, found = now, tried
+        if found is counts:
+            break
+        used, counts = best, found
+    return counts

@@ -1,0 +1,311 @@
+"""``slim``: remove the units that a plan drops. Shapes are derived again from the axes, never patched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import fx
+
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.zero import ZeroSets
+from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices, resolve
+from atograph.passes.base import RewritePass
+from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.program import Program, copy_node
+from atograph.passes.ir.propagate import propagate
+from atograph.passes.ir.reason import ORIGIN
+from atograph.passes.ir.sizes import is_dynamic, substitute, text
+from atograph.passes.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Slim(RewritePass):
+    """Slice every parameter and buffer, and print every argument that restates a size again.
+
+    Options:
+        plan: the plan to carry out; without it, the plan that an earlier pass left on the program.
+    """
+
+    name = "slim"
+    compares_shapes = True
+    plan: Plan | None = None
+
+    def rewrite(self, program: Program) -> Program:
+        """The program without the units that the plan drops.
+
+        Raises:
+            UserError: the plan does not fit the program.
+        """
+        axes, kept = program.fact(Axes), Kept.by(self._plan_for(program), program)
+        return _Rewrite(program, axes, kept).run() if kept else program
+
+    def broken(self, given: Program, result: Program) -> Iterator[str]:
+        """No parameter has an old size, and what the plan leaves alone is the very same tensor."""
+        axes, plan = given.fact(Axes), self._plan_for(given)
+        dropped = {
+            group.axis: group.size - len(plan.kept[group.name])
+            for group in given.fact(Groups).prunable
+            if group.name in plan.kept
+        }
+        for node, name in given.state_nodes():
+            before, after = given.state[name], result.state.get(name)
+            if after is None:
+                continue
+            sizes = [evaluate(dim, lambda axis: axis.size - dropped.get(axis, 0)) for dim in axes.shape(node)]
+            if list(after.shape) != sizes:
+                yield f"{name} has the shape {tuple(after.shape)}, and the plan leaves {tuple(sizes)}"
+            elif after.shape == before.shape and after is not before:
+                yield f"{name}, which keeps all its units, is another tensor"
+
+    def _plan_for(self, program: Program) -> Plan:
+        plan = self.plan or program.facts.get(Plan)
+        if plan is None:
+            raise UserError("the pass 'slim' has no plan.", hint="Write slim{plan=plan.json}.")
+        return plan
+
+
+def slimmed_by(program: Program, kept: Kept) -> Program:
+    """A program, whose axes have been inferred, without the units that do not stay."""
+    return _Rewrite(program, program.fact(Axes), kept).run()
+
+
+class Kept:
+    """Which units of each axis stay, and what follows for dims."""
+
+    def __init__(self, kept: dict[Axis, Indices]) -> None:
+        self._kept = kept
+
+    @classmethod
+    def by(cls, plan: Plan, program: Program) -> Kept:
+        """What a plan keeps of a program.
+
+        Raises:
+            UserError: the plan does not fit the program.
+        """
+        groups = program.fact(Groups)
+        plan.check(groups)
+        kept = {
+            group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
+            for group in groups.prunable
+            if len(plan.kept.get(group.name, range(group.size))) < group.size
+        }
+        return cls(kept)
+
+    def __bool__(self) -> bool:
+        """Whether any unit goes."""
+        return bool(self._kept)
+
+    def shrinks(self, dim: Dim) -> bool:
+        """Whether the dim loses any index."""
+        return any(axis in self._kept for axis in axes_of(resolve(dim)))
+
+    def size(self, dim: Dim) -> int:
+        """The dim's new size."""
+        return int(evaluate(resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
+
+    def indices(self, dim: Dim) -> Indices:
+        """The indices along the dim that stay."""
+        return kept_indices(resolve(dim), lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
+
+    def cuts(self, shape: Sequence[Dim]) -> tuple[Indices | None, ...]:
+        """For each dim the indices that stay; None where all of them do."""
+        return tuple(self.indices(dim) if self.shrinks(dim) else None for dim in shape)
+
+    def state_cuts(self, program: Program) -> dict[str, tuple[Indices | None, ...]]:
+        """The `cuts` of each state tensor of a program whose axes have been inferred, by name."""
+        axes = program.fact(Axes)
+        return {name: self.cuts(axes.shape(node)) for node, name in program.state_nodes()}
+
+    def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
+        """The part of a state tensor that stays; a parameter stays a parameter."""
+        sliced = tensor.detach()
+        for index, kept in enumerate(self.cuts(shape)):
+            if kept is not None:
+                sliced = sliced.index_select(index, torch.from_numpy(kept).to(tensor.device))
+        if sliced is tensor or sliced.shape == tensor.shape:
+            return tensor
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad) if is_parameter else sliced
+
+
+Slot: TypeAlias = int | str
+"""Of an argument of a node: its position, or its keyword."""
+
+
+class Lowering:
+    """What a rule's ``lower`` works with: the node, the new graph, and the new sizes."""
+
+    def __init__(self, node: fx.Node, rewrite: _Rewrite) -> None:
+        self.node, self._rewrite = node, rewrite
+
+    def value(self, old: fx.Node) -> fx.Node:
+        """The new program's node for an old one."""
+        return self._rewrite.nodes[old]
+
+    def size(self, dim: Dim) -> Any:
+        """A dim's new size: an int, or a node that computes it where it is symbolic."""
+        return self._rewrite.printed(self._rewrite.kept.size(dim))
+
+    def share(self, dim: Dim) -> float:
+        """A dim's new size over its old one; a dynamic factor in it cancels."""
+        return self._rewrite.kept.size(dim) / resolve(dim).size
+
+    def constants(self) -> list[float]:
+        """What the units held that are removed along the dims which the node reduces, each value once."""
+        known = self._rewrite.program.fact(ZeroSets).constants.get(self.node, {})
+        return sorted({value for axis, value in known.items() if self._rewrite.kept.shrinks(dim_of(axis))})
+
+    def order(self, source: Dim, dim: Dim, order: torch.Tensor) -> torch.Tensor:
+        """How a dim whose index ``i`` was index ``order[i]`` of ``source`` is ordered now; int64 ``[its new size]``."""
+        kept = self._rewrite.kept
+        chosen = order.numpy()[kept.indices(dim)]
+        return torch.from_numpy(np.searchsorted(kept.indices(source), chosen))
+
+    def constant(self, value: torch.Tensor, name: str) -> fx.Node:
+        """A new constant of the program, called ``name`` with a number."""
+        made = self._rewrite.program.new_constant(self._rewrite.graph, value, name)
+        self._rewrite.constants[made.name] = value
+        return made
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new op node; old nodes among its arguments are mapped."""
+        nodes = self._rewrite.nodes
+        mapped = fx.map_arg((args, kwargs), lambda n: nodes.get(n, n))
+        made = self._rewrite.graph.call_function(target, *mapped)
+        made.meta = {k: v for k, v in self.node.meta.items() if k in ORIGIN}
+        return made
+
+    def unchanged(self) -> fx.Node:
+        """The same op on the new values, with its sizes printed again."""
+        return self._rewrite.copy(self.node)
+
+
+class _Rewrite:
+    def __init__(self, program: Program, axes: Axes, kept: Kept) -> None:
+        self.program, self.axes, self.kept = program, axes, kept
+        self.graph = fx.Graph()
+        self.nodes: dict[fx.Node, fx.Node] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self._holders: dict[int, fx.Node] = {}  # number → the first node whose value it is
+        for node in program.graph.nodes:
+            if type(value := node.meta.get("val")) is int:
+                self._holders.setdefault(value, node)
+
+    def run(self) -> Program:
+        state = {
+            name: self.kept.slice(self.program.state[name], self.axes.shape(node))
+            for node, name in self.program.state_nodes()
+        }
+        for node in self.program.graph.nodes:
+            effect = self.axes.effects.get(node)
+            if effect is not None and effect.lower is not None and self._touched(node):
+                self.nodes[node] = effect.lower(Lowering(node, self))
+            else:
+                self.nodes[node] = self.copy(node)
+        self._note_origins()
+        self.graph.eliminate_dead_code()
+        names = self.program.state_names()
+        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()})
+        self._check_shapes()
+        return self.program.rewritten(self.graph, state | self.constants)
+
+    def _note_origins(self) -> None:
+        """Note at each node of the new graph the names of the old ones whose value it gives now."""
+        for new in self.graph.nodes:
+            new.meta["gives"] = ()
+        for node, new in self.nodes.items():
+            new.meta["gives"] = (*new.meta["gives"], node.name)
+
+    def _touched(self, node: fx.Node) -> bool:
+        involved = [node, *node.all_input_nodes]
+        return any(self.kept.shrinks(dim) for n in involved for shape in self.axes.shapes.get(n, ()) for dim in shape)
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        copied = copy_node(self.graph, node, self.nodes)
+        if copied.target is torch.ops.aten.view.default:  # over other sizes, memory may lie in another order
+            copied.target = torch.ops.aten.reshape.default
+        effect = self.axes.effects.get(node)
+        if effect is None:
+            return copied
+        for name, dims in effect.sizes.items():
+            self._print_size(copied, _slot(node, name), dims)
+        for name, before in effect.positions.items():
+            slot = _slot(node, name)
+            index = _argument(copied, slot)
+            from_the_end = isinstance(index, int) and index < 0 and self._touched(node)
+            if from_the_end or self.kept.shrinks(before):
+                _set_argument(copied, slot, self.printed(self.kept.size(before), copied))
+        return copied
+
+    def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
+        """Print one argument again, where a dim in it shrinks."""
+        each = [dims] if isinstance(dims, Dim) else list(dims)
+        if not any(dim is not None and self.kept.shrinks(dim) for dim in each):
+            return
+        old = _argument(copied, slot)
+        new: Any = [
+            before
+            if dim is None or before == -1 or not self.kept.shrinks(dim)
+            else self.printed(self.kept.size(dim), copied)
+            for before, dim in zip(old if isinstance(old, (list, tuple)) else [old], each, strict=True)
+        ]
+        _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
+
+    def printed(self, size: int, before: fx.Node | None = None) -> Any:
+        """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
+        if not is_dynamic(size):
+            return size
+        with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
+            found = substitute(size, lambda prime: fx.Proxy(self._symbol(prime)))
+        return found.node
+
+    def _symbol(self, prime: int) -> fx.Node:
+        """A node of the new graph that holds a dynamic size."""
+        holder = self._holders.get(prime)
+        if holder is not None and holder in self.nodes:
+            return self.nodes[holder]
+        for node in self.program.input_nodes():
+            for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                if size == prime:
+                    return self.graph.call_function(torch.ops.aten.sym_size.int, (self.nodes[node], index))
+        raise InternalError(f"no value of the program holds the dynamic size {text(prime)}.")
+
+    def _check_shapes(self) -> None:
+        """Every value's shape must be the one that its axes give."""
+        alive = set(self.graph.nodes)
+        for node, new in self.nodes.items():
+            if new not in alive or node not in self.axes.shapes:
+                continue
+            values = new.meta["val"] if isinstance(new.meta["val"], (tuple, list)) else [new.meta["val"]]
+            for value, shape in zip(values, self.axes.shapes[node], strict=False):
+                if not isinstance(value, torch.Tensor) or shape == ():
+                    continue
+                found = list(value.shape)
+                wanted = [self.kept.size(dim) for dim in shape]
+                if found != wanted:
+                    raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
+
+
+def _slot(node: fx.Node, name: str) -> Slot:
+    """Where an argument of a name in the schema stands."""
+    arguments = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    position = arguments.index(name)
+    return position if position < len(node.args) else name
+
+
+def _argument(node: fx.Node, slot: Slot) -> Any:
+    """The argument at a slot; None where it is not given."""
+    return node.args[slot] if isinstance(slot, int) else node.kwargs.get(slot)
+
+
+def _set_argument(node: fx.Node, slot: Slot, value: Any) -> None:
+    node.meta.pop("val", None)  # to be derived anew, whatever its inputs are
+    if isinstance(slot, int):
+        node.update_arg(slot, value)
+    else:
+        node.update_kwarg(slot, value)

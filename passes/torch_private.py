@@ -1,0 +1,115 @@
+"""Every private module and class of torch that is used, so that a new torch is looked at in one place.
+
+They are loaded on first use: some take a second. Here they have public names.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._export.serde import schema
+    from torch._export.serde.schema import ScalarType
+    from torch._export.serde.serialize import SerializedArtifact, deserialize, deserialize_scalar_type
+    from torch._export.serde.union import _Union as SchemaUnion
+    from torch._guards import detect_fake_mode
+    from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensor,
+        FakeTensorMode,
+        in_kernel_invocation_manager,
+    )
+    from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
+    from torch.jit._trace import TopLevelTracedModule
+    from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+    from torch.nn.modules.batchnorm import _NormBase as NormBase
+    from torch.nn.modules.conv import _ConvNd as ConvNd
+    from torch.nn.modules.dropout import _DropoutNd as DropoutNd
+    from torch.onnx._internal.exporter import _registration as onnx_registration
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
+    from torch.utils._pytree import TreeSpec, tree_leaves, tree_map
+
+__all__ = [
+    "BatchNorm",
+    "ConvNd",
+    "DataDependentOutputException",
+    "DropoutNd",
+    "DynamicOutputShapeException",
+    "FakeTensor",
+    "FakeTensorMode",
+    "HigherOrderOperator",
+    "LazyGraphModule",
+    "NormBase",
+    "OpOverload",
+    "OpOverloadPacket",
+    "ScalarType",
+    "SchemaUnion",
+    "SerializedArtifact",
+    "TopLevelTracedModule",
+    "TreeSpec",
+    "deserialize",
+    "deserialize_scalar_type",
+    "detect_fake_mode",
+    "disable_current_modes",
+    "enable_python_dispatcher",
+    "in_kernel_invocation_manager",
+    "is_functorch_wrapped_tensor",
+    "onnx_registration",
+    "pytree",
+    "schema",
+    "tree_leaves",
+    "tree_map",
+]
+
+_MODULES = {
+    "onnx_registration": "torch.onnx._internal.exporter._registration",
+    "pytree": "torch.utils._pytree",
+    "schema": "torch._export.serde.schema",
+}
+
+_HOMES = {
+    "BatchNorm": "torch.nn.modules.batchnorm:_BatchNorm",
+    "ConvNd": "torch.nn.modules.conv:_ConvNd",
+    "DataDependentOutputException": "torch._subclasses.fake_tensor:DataDependentOutputException",
+    "DropoutNd": "torch.nn.modules.dropout:_DropoutNd",
+    "DynamicOutputShapeException": "torch._subclasses.fake_tensor:DynamicOutputShapeException",
+    "FakeTensor": "torch._subclasses.fake_tensor:FakeTensor",
+    "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
+    "HigherOrderOperator": "torch._ops:HigherOrderOperator",
+    "LazyGraphModule": "torch.fx._lazy_graph_module:_LazyGraphModule",
+    "NormBase": "torch.nn.modules.batchnorm:_NormBase",
+    "OpOverload": "torch._ops:OpOverload",
+    "OpOverloadPacket": "torch._ops:OpOverloadPacket",
+    "ScalarType": "torch._export.serde.schema:ScalarType",
+    "SchemaUnion": "torch._export.serde.union:_Union",
+    "SerializedArtifact": "torch._export.serde.serialize:SerializedArtifact",
+    "TopLevelTracedModule": "torch.jit._trace:TopLevelTracedModule",
+    "TreeSpec": "torch.utils._pytree:TreeSpec",
+    "deserialize": "torch._export.serde.serialize:deserialize",
+    "deserialize_scalar_type": "torch._export.serde.serialize:deserialize_scalar_type",
+    "detect_fake_mode": "torch._guards:detect_fake_mode",
+    "disable_current_modes": "torch.utils._python_dispatch:_disable_current_modes",
+    "enable_python_dispatcher": "torch._dispatch.python:enable_python_dispatcher",
+    "in_kernel_invocation_manager": "torch._subclasses.fake_tensor:in_kernel_invocation_manager",
+    "is_functorch_wrapped_tensor": "torch._C._functorch:is_functorch_wrapped_tensor",
+    "tree_leaves": "torch.utils._pytree:tree_leaves",
+    "tree_map": "torch.utils._pytree:tree_map",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value: Any = import_module(_MODULES[name])
+    elif name in _HOMES:
+        module, _, own = _HOMES[name].partition(":")
+        value = getattr(import_module(module), own)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

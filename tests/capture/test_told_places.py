@@ -1,0 +1,43 @@
+"""Where a refusal or a frozen group says that it comes from: a line that the user can look at, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atograph
+from atograph.passes.errors import UserError
+
+
+class Net(nn.Module):
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(6, 16), nn.Linear(16, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self.a(x)))  # type: ignore[no-any-return]
+
+
+def generated(body: str) -> Any:
+    scope: dict[str, Any] = {"torch": torch}
+    exec(f"def between(h):\n    return {body}", scope)
+    return scope["between"]
+
+
+@pytest.mark.parametrize("between", [generated("h.cumsum(-1)"), generated("h[h.sum(-1) > 0].cumsum(-1)")])
+def test_generated_code_is_no_place(between: Any) -> None:
+    text = str(atograph.trace(Net(between).eval(), torch.randn(2, 6)))
+    assert "cumsum over this axis (cumsum, test_told_places.py:" in text and "<string>" not in text
+
+
+def test_a_distribution_that_checks_its_arguments() -> None:
+    def drawn(h: Tensor, validate_args: bool = True) -> Tensor:  # torch's own default goes once it compiles something
+        return torch.distributions.Normal(h, h.exp(), validate_args=validate_args).stddev  # type: ignore[no-untyped-call]
+
+    with pytest.raises(UserError, match=r"test_told_places\.py.*validate_args=False"):
+        atograph.trace(Net(drawn).eval(), torch.randn(2, 6))
+    assert atograph.trace(Net(lambda h: drawn(h, validate_args=False)).eval(), torch.randn(2, 6)).prunable

@@ -1,0 +1,156 @@
+"""What a run prints: the budget in both directions, one line per epoch in a pipe, the closing table."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from sample_report import REPORT
+
+from atograph.passes.errors import UserError
+from atograph.report.run import Report
+from atograph.terminal import numbers
+from atograph.terminal.console import Console
+from atograph.train.progress import EpochRow
+
+TABLE = """\
+
+                              dense   masked     slim     ONNX   slim / dense
+ ────────────────────────────────────────────────────────────────────────────
+ FLOPs                       3.30 M             988 K                  30.0 %
+ parameters                   175 K            51.2 K                  29.3 %
+ ONNX file                   712 KB            215 KB                  30.2 %
+ top-1                       0.9870   0.9815   0.9815   0.9815
+ ORT ms, batch 1, 1 thread    0.214            0.0914                  42.8 %
+
+
+ certificate   masked = slim   slim = ONNX   tolerance   what was zeroed weighs
+ ──────────────────────────────────────────────────────────────────────────────────────────
+ batch of 2          3.1e-07       4.2e-07     1.0e-04                   52.0 %   equal
+ batch of 5          3.3e-04       4.4e-07     1.0e-04                   61.0 %   NOT EQUAL
+
+
+ frozen                   groups   units   where
+ ──────────────────────────────────────────────────────────
+ no rule for aten.foo          3      12   a, b, 1 more
+ an output of the model        1      10   head.weight[0]
+ an input of the model         1       1   stem.0.weight[1]
+
+""".splitlines()
+
+
+def printed(**options: object) -> tuple[Console, io.StringIO, io.StringIO]:
+    out, err = io.StringIO(), io.StringIO()
+    return Console(out=out, err=err, **options), out, err  # type: ignore[arg-type]
+
+
+NUMBERS = [
+    (0, "0"),
+    (0.783, "0.783"),
+    (2.6099, "2.61"),
+    (12.44, "12.4"),
+    (99.96, "100"),
+    (128.2, "128"),
+    (999.6, "1000"),
+    (0.0412, "0.0412"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), NUMBERS)
+def test_three_digits(value: float, text: str) -> None:
+    assert numbers.three_digits(value) == text
+
+
+def test_units() -> None:
+    assert numbers.macs(82_600_000) == "41.3 MMACs"
+    assert numbers.macs(900) == "450 MACs"
+    assert numbers.count(174_970) == "175 K"
+    assert numbers.size(1_070_000) == "1.07 MB"
+    assert [numbers.clock(seconds) for seconds in (0, 17.4, 77, 3725)] == ["0:00", "0:17", "1:17", "1:02:05"]
+
+
+BUDGETS = [
+    (
+        numbers.budget(0.3, 41.3e6, 0.041, unit="MACs"),
+        "keep 30.0 % = 12.4 of 41.3 MMACs, remove 70.0 %; smallest reachable 4.1 %",
+    ),
+    (
+        numbers.budget(0.015, 4.09e9, 0.01, unit="MACs"),
+        "keep 1.5 % = 0.0614 of 4.09 GMACs, remove 98.5 %; smallest reachable 1.0 %",
+    ),
+    (
+        numbers.budget(0.5, 174_970, 0.02, unit="parameters"),
+        "keep 50.0 % = 87.5 of 175 K parameters, remove 50.0 %; smallest reachable 2.0 %",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), BUDGETS)
+def test_a_budget_in_both_directions(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_one_line_per_epoch_in_a_pipe() -> None:
+    console, out, _ = printed()
+    console.budget("flops", 0.3, 82.6e6, 0.041)
+    progress = console.progress("compress", "mIoU")
+    progress.start(10, 20)
+    assert console.state == "compress, epoch 1 of 10"
+    progress.step(1, 1, 0.9, 1.0)
+    assert console.state == "compress, epoch 1 of 10, step 1"
+    progress.epoch(EpochRow(1, 0.91234, None, 1.0, 0.0, 0.0, 0.1, 2.0))
+    progress.epoch(EpochRow(2, 0.5, 0.9512, 0.312, 0.841, 10.0, 0.1, 3.0))
+    progress.stop()
+    assert out.getvalue().splitlines() == [
+        "budget: keep 30.0 % = 12.4 of 41.3 MMACs, remove 70.0 %; smallest reachable 4.1 %",
+        "compress  epoch  1/10  loss 0.9123  FLOPs 100.0 %  zeroed   0.0 %  2.0 s  left 0:18",
+        "compress  epoch  2/10  loss 0.5000  mIoU 0.9512  FLOPs  31.2 %  zeroed  84.1 %  3.0 s  left 0:20",
+    ]
+
+
+def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    console, out, _ = printed()
+    assert console.live
+    for steps in (20, None):
+        progress = console.progress("compress")
+        progress.start(2, steps)
+        progress.step(1, 1, 0.9, 0.5)
+        progress.epoch(EpochRow(1, 0.9, 0.8, 0.5, 0.0, 0.0, 0.1, 2.0))
+        progress.stop()
+    text = out.getvalue()
+    assert "epoch 1/2" in text and "FLOPs 50.0 %" in text and "left" in text and "1/40" in text and "0/2" in text
+
+
+def test_quiet_says_warnings_only() -> None:
+    console, out, err = printed(quiet=True)
+    console.say("news")
+    console.budget("flops", 0.3, 1e6, 0.1)
+    console.progress("compress").epoch(EpochRow(1, 0.9, 0.8, 0.5, 0.0, 0.0, 0.1, 2.0))
+    console.warn("[bold] is no markup")
+    assert (out.getvalue(), err.getvalue()) == ("", "warning: [bold] is no markup\n")
+
+
+def test_the_closing_table() -> None:
+    console, out, _ = printed()
+    console.report(REPORT)
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == TABLE
+
+
+def test_a_report_survives_its_file(tmp_path: Path) -> None:
+    REPORT.save(tmp_path / "report.json")
+    assert Report.load(tmp_path / "report.json") == REPORT
+    assert [entry.holds for entry in REPORT.certificate] == [True, False]
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "\udcff"])
+def test_what_is_no_report(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "report.json"
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match="not a report of atograph: ") as caught:
+        Report.load(path)
+    assert "\n" not in str(caught.value)
