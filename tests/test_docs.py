@@ -21,7 +21,7 @@ from benchmarks.zoo_table import COLUMNS, MARKER, ONNX, PEER
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS = [*EXECUTED, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [*EXECUTED, *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"))]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 

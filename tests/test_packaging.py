@@ -1,10 +1,18 @@
-"""What is installed: every package by its hash, and no torch that nobody has tried."""
+"""What is installed: every package by its hash, no torch that nobody has tried, and a wheel that holds everything."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILDS = {"torch", "torchvision"}
@@ -42,3 +50,60 @@ def test_private_parts_of_torch_have_an_upper_bound() -> None:
     (torch,) = [each for each in asked if re.match(r"torch\b", each)]
     assert re.fullmatch(r"torch>=[\d.]+,<[\d.]+", torch)
     assert {normal(re.split(r"[<>=\[]", each)[0]) for each in asked} <= pinned("constraints.txt").keys()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a build needs of the repository, in a folder that it may write into."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("atograph", "passes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def built(source: Path, kind: str) -> Path:
+    """A wheel or a source distribution, made in a process of its own."""
+    code = f"import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(source)], cwd=source, capture_output=True, text=True, check=True
+    )
+    return source / done.stdout.splitlines()[-1]
+
+
+def files_of_the_tree() -> set[str]:
+    """Every file of both folders, by the path that it is installed at."""
+    trees = {"atograph": ROOT / "atograph", "atograph/passes": ROOT / "passes"}
+    return {
+        f"{place}/{path.relative_to(folder).as_posix()}"
+        for place, folder in trees.items()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def test_the_wheel_holds_every_file_and_works_alone(source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(built(source, "wheel")) as wheel:
+        assert {name for name in wheel.namelist() if ".dist-info/" not in name} == files_of_the_tree()
+        (metadata,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+        assert "Description-Content-Type: text/markdown" in wheel.read(metadata).decode()
+        wheel.extractall(tmp_path)
+    code = (
+        "import atograph, atograph.passes, torch; print(atograph.__file__, atograph.passes.__file__); "
+        "g = atograph.trace(torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)), torch.randn(2, 4)); "
+        "print(atograph.slim(g, g.plan(flops=0.5)).flops < g.flops)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    places, smaller = done.stdout.splitlines()
+    assert all(str(tmp_path) in place for place in places.split()) and smaller == "True"
+
+
+def test_the_source_distribution_holds_every_module(source: Path) -> None:
+    with tarfile.open(built(source, "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {path.replace("atograph/passes/", "passes/", 1) for path in files_of_the_tree()}
+    assert needed | {"pyproject.toml", "README.md", "LICENSE"} <= names
