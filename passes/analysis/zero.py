@@ -74,6 +74,7 @@ class _Proof:
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         self._zeros: dict[fx.Node, bool] = {}
+        self._late: set[fx.Node] = set()  # parameters that were zeroed after the ops that read them were looked at
         # for each dim of each output of a node its axes, each of them once
         self._axes = {
             node: [[dict.fromkeys(axes_of(dim)) for dim in axes.shape(node, output)] for output in range(len(outputs))]
@@ -98,6 +99,8 @@ class _Proof:
                 self.constants[node] = own
             elif node in self.axes.effects:
                 self.constants[node] = self._interpret(node)
+        while self._late:
+            self._interpret_again()
         order = {node: index for index, node in enumerate(self.program.graph.nodes)}
         return ZeroSets(
             {
@@ -108,6 +111,16 @@ class _Proof:
             consumers,
             self.reduced,
         )
+
+    def _interpret_again(self) -> None:
+        """Look again at all that reads what was zeroed late: it may be infinite by that, or 0/0."""
+        changed, self._late = self._late, set()
+        for node in self.program.graph.nodes:
+            if node in self.axes.effects and not changed.isdisjoint(node.all_input_nodes):
+                constants = self._interpret(node)
+                if constants != self.constants[node]:
+                    self.constants[node] = constants
+                    changed.add(node)
 
     def _is_tied(self, node: fx.Node, dim: int, axis: Axis) -> bool:
         """Whether a parameter makes the units that it reads elsewhere, as a table of words that is the head, too."""
@@ -253,30 +266,28 @@ class _Proof:
                 return self._of_products(node, factors_arriving, axes)
             case Keep(operands=operands, fill=fill, filled=filled):
                 arriving = [each for o in operands for each in self._arriving(node, o, dim, output)]
-                return _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)
+                kept = _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)
+                return {axis: _stored(constant, node, output) for axis, constant in kept.items()}
             case Map(operands=operands, absorbing=absorbing):
                 by_operand = {o.node: self._arriving(node, o, dim, output) for o in operands}
                 return self._of_map(node, by_operand, absorbing, axes)
             case Constant(value=value):
-                return dict.fromkeys(axes, value)
+                return dict.fromkeys(axes, _stored(value, node, output))
             case _:
                 return self._infinite_before(node, axes)
 
     def _infinite_before(self, node: fx.Node, axes: list[Axis]) -> _Constants:
-        """No number, where an op that nothing is known of meets what is infinite."""
+        """No number, where an op meets what is infinite, along whichever dim: it may turn it into anything."""
         met = [known for before in node.all_input_nodes for known in self.constants.get(before, {}).values()]
         return {axis: nan for axis in axes if not all(isfinite(known.get(axis, 0.0)) for known in met)}
 
     def _of_products(self, node: fx.Node, products: list[list[list[_Arrival]]], axes: list[Axis]) -> _Constants:
         """Zero where each product has a factor that is."""
-        odd: set[Axis] = set()
+        odd = self._infinite_before(node, axes)  # a norm multiplies its input by a weight that is zero
         zero = set(axes)
         for factors in products:
-            some: set[Axis] = set()
-            for _brought, known in (link for factor in factors for link in factor):
-                some.update(axis for axis, constant in known.items() if constant == 0.0)
-                odd.update(axis for axis, constant in known.items() if not isfinite(constant))
-            zero &= some
+            links = [known for factor in factors for _brought, known in factor]
+            zero &= {axis for known in links for axis, constant in known.items() if constant == 0.0}
         for axis in axes:
             if axis in odd:
                 freeze(dim_of(axis), reason_at(node, _INFINITE))
@@ -367,10 +378,20 @@ class _Proof:
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
                 for parameter, at in sites:
                     self.constants[parameter].setdefault((0, at), {})[axis] = 0.0
+                    self._late.add(parameter)
                 if contraction.any_constant:
                     self.reduced.setdefault(node, {})[axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))
+
+
+def _stored(constant: float, node: fx.Node, output: int) -> float:
+    """A constant as an output of a node holds it, which may be an integer."""
+    if constant == 0.0 or not isfinite(constant):
+        return constant
+    value = node.meta["val"]
+    value = value[output] if isinstance(value, (tuple, list)) else value
+    return float(torch.tensor(constant, dtype=value.dtype).real)
 
 
 def _of_filled(arriving: list[_Arrival], fill: float | None, filled: tuple[Dim, ...], axes: list[Axis]) -> _Constants:

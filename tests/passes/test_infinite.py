@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.exact import compare
+from tests.exactly import Between
 
 PARTLY: dict[str, Callable[[Tensor], Tensor]] = {
     "summed": lambda h: torch.stack([h.reciprocal(), h], 1).sum(1),
@@ -37,6 +38,33 @@ def test_what_is_infinite_in_part_is_frozen(name: str) -> None:
     found = compare(Net(PARTLY[name]), (torch.randn(2, 6),))
     assert found.difference <= 1e-9
     assert any("infinite or 0/0" in str(group.frozen) for group in found.graph.groups)
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "batch norm": lambda: nn.BatchNorm2d(8),
+    "instance norm": lambda: nn.InstanceNorm2d(8, affine=True),
+    "group norm": lambda: nn.GroupNorm(4, 8),
+    "layer norm over other dims": lambda: nn.LayerNorm(4),
+    "rms norm over other dims": lambda: nn.RMSNorm(4),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_of_what_is_infinite(name: str) -> None:
+    """Its weight is zero there, which makes it no number."""
+    torch.manual_seed(0)
+    between = NORMS[name]()
+    model = Between(lambda h, _: between(h.abs().log()), 8)
+    model.between = between
+    found = compare(model, (torch.randn(2, 3, 4, 4),))
+    assert found.difference <= 1e-9
+    assert any("infinite or 0/0" in str(group.frozen) for group in found.graph.groups)
+
+
+def test_a_weight_that_is_zeroed_after_it_made_a_divisor() -> None:
+    torch.manual_seed(0)
+    found = compare(Between(lambda h, net: h.cos() / (1 - net.w.cos()) * net.w), (torch.randn(2, 3, 4, 4),))
+    assert found.difference <= 1e-9
 
 
 @pytest.mark.parametrize("name", BROADCAST)
