@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from growing import KNOTS, ROWS, Grown, networks
+from growing import FUNCTIONS, KNOTS, ROWS, Composed, Grown, compositions, networks
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from reached import every, expected, rows_of
@@ -29,7 +29,7 @@ from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.proof.certificate import TOLERANCE
 from atograph.proof.flop_count import count_flops
-from benchmarks.exact import as_double, compare, difference
+from benchmarks.exact import Outcome, as_double, compare, difference
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -92,6 +92,33 @@ def test_a_network_with_this_knot(knot: tuple[int, str], data: st.DataObject, nu
     check(data.draw(networks(2, knot)), number, 0.5)
 
 
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 8, 10))
+@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.2, 0.5, 0.8]))
+def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int, keep: float) -> None:
+    """Masked is slim, and so is the slim module, where there is one."""
+    model, inputs = example
+    slim = compare_or_fail(model, inputs, number, keep).slim
+    if slim.module is not None:
+        wide = [x.double() for x in inputs]
+        with torch.no_grad():
+            assert difference(_listed(slim(*wide)), _listed(slim.module(*wide))) <= 1e-9, model
+
+
+@pytest.mark.skipif("FUZZ_N" not in os.environ, reason="half a minute: one network for each function")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_of_compositions(name: str) -> None:
+    torch.manual_seed(SEED)
+    compare_or_fail(Composed([[name]]), (torch.randn(2, 3, 6, 6),), SEED, 0.5)
+
+
+def compare_or_fail(model: Grown | Composed, inputs: tuple[Tensor, ...], number: int, keep: float) -> Outcome:
+    """Masked and slim held against each other; the model is told where they differ."""
+    found = compare(model, inputs, seed=number, keep=keep)
+    assert found.difference <= 1e-9, (found.difference, model)
+    return found
+
+
 def test_every_rule_is_reached() -> None:
     """The rows above are those of the op table; what is missing has a reason."""
     assert {name for _rank, name in every(ROWS)} == expected()
@@ -100,8 +127,7 @@ def test_every_rule_is_reached() -> None:
 def check(example: Example, number: int, keep: float) -> atograph.Graph:
     """Masked is slim in float64, for other batches, too; FLOPs are as predicted, and the plan survives its file."""
     model, inputs = example
-    found = compare(model, inputs, seed=number, keep=keep)
-    assert found.difference <= 1e-9, (found.difference, model)
+    found = compare_or_fail(model, inputs, number, keep)
     assert Plan.from_json(found.plan.to_json()) == found.plan
     assert found.slim.flops == found.graph.cost.flops(found.plan.counts)
     wide = as_double((inputs, {}))

@@ -3,9 +3,11 @@
 A network is a list of steps; each reads values that were made before it, and makes one or more.
 """
 
+from growing.composed import Composed, compositions
+from growing.functions import FUNCTIONS
 from growing.grow import networks
 from growing.knots import KNOTS
 from growing.network import Grown
 from growing.rows import ROWS
 
-__all__ = ["KNOTS", "ROWS", "Grown", "networks"]
+__all__ = ["FUNCTIONS", "KNOTS", "ROWS", "Composed", "Grown", "compositions", "networks"]

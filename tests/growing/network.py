@@ -59,6 +59,11 @@ class Own(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.randn(shape) / shape[-1] ** 0.5))
         return getattr(self, name)
 
+    def constant(self, name: str, value: Tensor) -> Tensor:
+        if name not in self._buffers:
+            self.register_buffer(name, value.clone())
+        return getattr(self, name)
+
     def layer(self, kind: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
         if kind.__name__ not in self._modules:
             self.add_module(kind.__name__, kind(*args, **kwargs).eval())
