@@ -5,7 +5,6 @@ Names are imported when they are first used, so that ``import atograph`` (and th
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from atograph.passes.lazy import lazy
@@ -40,6 +39,7 @@ _HOMES = {
     "Result": "run.compress",
     "Slim": "slimming.slim",
     "UserError": "passes.errors",
+    "__version__": "version",
     "allow_ops": "program.ops",
     "apply_plan": "run.apply",
     "compress": "run.compress",
@@ -64,6 +64,7 @@ __all__ = [
     "Result",
     "Slim",
     "UserError",
+    "__version__",
     "allow_ops",
     "apply_plan",
     "compress",
@@ -74,7 +75,5 @@ __all__ = [
     "trace",
     "without_weights",
 ]
-
-__version__ = version("atograph")
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -90,7 +90,8 @@ def test_the_wheel_holds_every_file_and_works_alone(source: Path, tmp_path: Path
         assert "Description-Content-Type: text/markdown" in wheel.read(metadata).decode()
         wheel.extractall(tmp_path)
     code = (
-        "import atograph, atograph.passes, torch; print(atograph.__file__, atograph.passes.__file__); "
+        "import atograph, atograph.passes, torch; from atograph.cli import main; "
+        "print(atograph.__file__, atograph.passes.__file__); "
         "g = atograph.trace(torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)), torch.randn(2, 4)); "
         "print(atograph.slim(g, g.plan(flops=0.5)).flops < g.flops)"
     )
@@ -98,6 +99,7 @@ def test_the_wheel_holds_every_file_and_works_alone(source: Path, tmp_path: Path
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
+    assert 'atograph = "atograph.cli:main"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     places, smaller = done.stdout.splitlines()
     assert all(str(tmp_path) in place for place in places.split()) and smaller == "True"
 

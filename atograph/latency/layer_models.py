@@ -1,6 +1,6 @@
 """The layers of a program that take ONNX Runtime most of its time, each as a small ONNX model of any widths.
 
-A layer here is a convolution or a product of matrices. What is neither has no model: see `latency_table`.
+A layer here is a convolution or a product of matrices. What is neither has no model: see `latency.table`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The main job: train under a budget, prune, prove, export, write the run's folder (`run_steps` does it)."""
+"""The main job: train under a budget, prune, prove, export, write the run's folder (`steps` does it)."""
 
 from __future__ import annotations
 

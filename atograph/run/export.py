@@ -80,7 +80,7 @@ def export_run(
     Args:
         folder: of the run.
         path: the file to write; None: `FILES` in that folder.
-        precision: ``float16`` and ``int8`` as in `onnx_precision`.
+        precision: ``float16`` and ``int8`` as in `ort.precision`.
         opset: the ONNX opset; None leaves the choice to torch.
         external_data: keep the weights in a second file.
         task: for int8: `CALIBRATION_BATCHES` of its training data give the ranges; its metric is measured on its
