@@ -19,6 +19,7 @@ from torch import fx
 
 from atograph.passes.analysis.couplings import Sides
 from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.infinities import infinities
 from atograph.passes.axes.dims import Axis, Dim, axes_of, dim_of, resolve
 from atograph.passes.axes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.axes.unify import freeze
@@ -74,6 +75,7 @@ class _Proof:
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         self._zeros: dict[fx.Node, bool] = {}
+        self._infinities: dict[fx.Node, set[float]] = {}
         self._late: set[fx.Node] = set()  # parameters that were zeroed after the ops that read them were looked at
         # for each dim of each output of a node its axes, each of them once
         self._axes = {
@@ -83,6 +85,7 @@ class _Proof:
 
     def run(self) -> ZeroSets:
         consumers = self._consumers()
+        self._infinities = infinities(self.program, self.axes, self._evaluate)
         self._find_divisors()
         for node in self.program.graph.nodes:
             if node in self.parameters:
@@ -182,15 +185,25 @@ class _Proof:
     # -- parameters that divide ----------------------------------------------------------------------------------------
 
     def _find_divisors(self) -> None:
-        """Note the parameter slices that must not be zero: learned steps that divide, lengths of weights."""
+        """Note the parameter slices that must not be zero: learned steps that divide, lengths of weights, what
+        multiplies a mask that is infinite in part."""
         for node, effect in self.axes.effects.items():
             if isinstance(effect.flow, Map):
                 for operand in effect.flow.operands:
-                    if operand.node in effect.flow.dividing or self._blows_up(node, {operand.node: 0.0}):
+                    if operand.node in effect.flow.dividing or self._must_not_be_zero(node, operand.node):
                         for dim, axes in enumerate(self._axes[operand.node][self.axes.read_output(node)]):
                             for axis in axes:
                                 for site in self._zeros_of(operand.node, dim, axis):
                                     self.divisors.setdefault(axis, set()).add(site)
+
+    def _must_not_be_zero(self, node: fx.Node, operand: fx.Node) -> bool:
+        """Whether a zero of an operand of an elementwise op makes something infinite, or no number."""
+        if self._blows_up(node, {operand: 0.0}):
+            return True
+        others = [other for other in node.all_input_nodes if other in self._infinities and other is not operand]
+        ones = dict.fromkeys(node.all_input_nodes, 1.0) | {operand: 0.0}
+        results = (self._evaluate(node, ones | {other: sign}) for other in others for sign in self._infinities[other])
+        return any(result is not None and isnan(result) for result in results)
 
     def _zeros_of(self, node: fx.Node, dim: int, axis: Axis, output: int = 0, depth: int = 4) -> Iterator[Site]:
         """All parameter slices that this dimension of a value would be zero with; ``depth``: of sums within sums."""
@@ -326,7 +339,10 @@ class _Proof:
                 return result
         elif 0.0 in known.values() and self._blows_up(node, known):
             return nan
-        return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
+        zeros = [n for n in absorbing if known.get(n) == 0.0]
+        if any(self._must_not_be_zero(node, n) for n in zeros):
+            return nan
+        return 0.0 if zeros else None
 
     def _blows_up(self, node: fx.Node, known: dict[fx.Node, float]) -> bool:
         """Whether a zero makes something infinite of whatever it meets, as a divisor does: seen on ones."""

@@ -67,6 +67,51 @@ def test_a_weight_that_is_zeroed_after_it_made_a_divisor() -> None:
     assert found.difference <= 1e-9
 
 
+INF = float("inf")
+CAUSAL = torch.ones(5, 5).tril() == 0
+MASKED: dict[str, Callable[[Tensor, Heads], Tensor]] = {
+    "filled, then scaled": lambda scores, net: scores.masked_fill(CAUSAL, -INF) * net.scale,
+    "filled with a tensor": lambda scores, net: scores.masked_fill(CAUSAL, torch.tensor(-INF)) * net.scale,
+    "chosen": lambda scores, net: net.scale * torch.where(CAUSAL, -INF, scores),
+    "a buffer": lambda scores, net: (scores + net.mask) * net.scale.exp() * net.scale,
+    "a table of constants": lambda scores, net: (torch.full((5, 5), -INF).triu(1) + scores) * net.scale,
+    "scaled before": lambda scores, net: (scores * net.scale).masked_fill(CAUSAL, -INF),
+}
+
+
+class Heads(nn.Module):
+    """Causal attention, with a scale for each head."""
+
+    def __init__(self, function: Callable[[Tensor, Heads], Tensor]) -> None:
+        super().__init__()
+        self.function, self.first = function, nn.Linear(6, 16)
+        self.q, self.k, self.v, self.last = (nn.Linear(16, 16) for _ in range(4))
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.register_buffer("mask", torch.full((5, 5), -INF).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        q, k, v = (part(x).unflatten(2, (4, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        weights = self.function(q @ k.mT, self).softmax(-1)
+        return self.last((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_scales_an_infinite_mask_is_not_zeroed(name: str) -> None:
+    """Zero times minus infinity would be no number; yet the heads may go."""
+    torch.manual_seed(0)
+    outcome = compare(Heads(MASKED[name]), (torch.randn(2, 5, 6),))
+    assert outcome.difference <= 1e-9 and outcome.moved > 1e-6
+    assert 4 in [group.size for group in outcome.graph.prunable if any("scale" in str(m) for m in group.members)]
+
+
+def test_zero_times_a_number_that_was_infinite_before() -> None:
+    torch.manual_seed(0)
+    outcome = compare(Between(lambda h, net: (torch.where(h > 0.1, h, -INF) * net.w.abs()).exp()),
+                      (torch.randn(2, 3, 4, 4),))  # fmt: skip
+    assert outcome.difference <= 1e-9
+
+
 @pytest.mark.parametrize("name", BROADCAST)
 def test_a_look_up_by_numbers_that_are_broadcast(name: str) -> None:
     torch.manual_seed(0)
