@@ -56,6 +56,7 @@ class OnnxModel(nn.Module):
 
     Attributes:
         inputs: what the file takes.
+        captured: the names of the arguments that the program takes by name.
         threads: those within an op.
         seconds: what loading it, and each call, may take.
 
@@ -86,6 +87,7 @@ class OnnxModel(nn.Module):
         self.seconds = SECONDS + _SECONDS_PER_BYTE * size_on_disk(path)
         self._load()
         self._names = list(program.graph_signature.user_inputs)
+        self.captured = _keywords(program)
         self._program = program
 
     def _load(self) -> None:
@@ -150,6 +152,15 @@ class OnnxModel(nn.Module):
                 where=str(self._path),
             ) from error
         return values
+
+
+def _keywords(program: ExportedProgram) -> frozenset[str]:
+    """The names of the arguments that a program takes by name."""
+    takes = program.call_spec.in_spec
+    if takes is None:
+        return frozenset()
+    _args, kwargs = pytree.tree_unflatten(range(takes.num_leaves), takes)
+    return frozenset(kwargs)
 
 
 def size_on_disk(path: Path) -> int:

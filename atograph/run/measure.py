@@ -112,6 +112,7 @@ class _Either(nn.Module):
         super().__init__()
         self.form, self._slimmed, self._masked = form, slimmed, (masked,)
         self.calls = _Calls()
+        self.captured = slimmed.passes_program.interface.names
 
     @property
     def stand_in(self) -> str:
@@ -138,12 +139,14 @@ def _metric(job: Job, either: _Either, what: str, notes: list[str]) -> float | N
         notes.append(f"the metric of the {what} could not be measured: {in_one_line(error)}")
         return None
     calls = either.calls
-    if calls.refused:
-        notes.append(
-            f"{calls.refused} of {calls.taken + calls.refused} validation batches were measured with the "
-            f"{either.stand_in} in place of the {what}: {calls.why}"
-        )
-    return value if calls.taken or not calls.refused else None
+    if value is None or not calls.refused:
+        return value
+    told = f"validation batches were measured with the {either.stand_in} in place of the {what}"
+    if calls.taken:
+        notes.append(f"{calls.refused} of {calls.taken + calls.refused} {told}: {calls.why}")
+        return value
+    notes.append(f"all {calls.refused} {told}, to {value:.4g}; the {what} has no metric of its own: {calls.why}")
+    return None
 
 
 def _real_inputs(job: Job, slimmed: Slim, console: Console) -> Inputs:

@@ -63,6 +63,21 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
+def logits_by(model: nn.Module, inputs: Any) -> Tensor:
+    """The logits that a model gives for a batch's inputs.
+
+    What was captured (``captured``: the names of its inputs) gets no targets that it was captured without: they make
+    a loss, and the logits are the same.
+
+    Raises:
+        UserError: the output has no tensor.
+    """
+    captured = getattr(model, "captured", None)
+    if isinstance(inputs, Mapping) and isinstance(captured, frozenset):
+        inputs = {name: value for name, value in inputs.items() if name in captured or name not in LABELS}
+    return logits_of(call(model, inputs))
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
@@ -101,7 +116,7 @@ def default_metric(model: nn.Module, batch: Any) -> Tensor | None:
     inputs, targets = split(batch)
     if targets is None or targets.is_floating_point() or targets.dtype is torch.bool:
         return None
-    logits = logits_of(call(model, inputs))
+    logits = logits_by(model, inputs)
     if why_no_top1(logits, targets):
         return None
     counted = targets != IGNORED
@@ -114,4 +129,4 @@ def why_no_metric(model: nn.Module, batch: Any) -> str:
     inputs, targets = split(batch)
     if targets is None:
         return f"a batch, {describe(batch)}, has no targets to be seen"
-    return why_no_top1(logits_of(call(model, inputs)), targets)
+    return why_no_top1(logits_by(model, inputs), targets)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from atograph.passes.errors import AtographError, UserError
-from atograph.train.defaults import call, logits_of, split
+from atograph.train.defaults import logits_by, split
 from atograph.values.batches import batch_size, describe
 from atograph.values.user_code import in_one_line, line_of_user
 
@@ -93,7 +93,7 @@ class OverDataset:
                 f"the metric's update(outputs, targets) needs targets, but a batch is {describe(batch)}.",
                 hint="Write update(self, model, batch), which takes the batch apart itself.",
             )
-        self._metric.update(logits_of(call(model, inputs)), targets)
+        self._metric.update(logits_by(model, inputs), targets)
 
     def totals(self) -> tuple[float, int]:
         """The number and 1; (0, 0) without a number.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from atograph.passes.torch_private import TreeSpec
+from atograph.passes.torch_private import TreeSpec, pytree
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,12 @@ class Interface:
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
     dead: bool = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What ``forward`` calls the arguments that a call is captured with."""
+        args, kwargs = pytree.tree_unflatten(range(len(self.inputs)), self.takes)
+        return frozenset((*tuple(self.signature.parameters)[: len(args)], *kwargs))
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""
