@@ -69,7 +69,7 @@ def refused(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
 
 @seed(SEED)
 @MANY
-@given(networks(), st.integers(0, 2**16), st.sampled_from([0.2, 0.5, 0.8]))
+@given(networks(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]))
 def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: float) -> None:
     reached |= rows_of(check(example, number, keep).program)
 
@@ -94,7 +94,7 @@ def test_a_network_with_this_knot(knot: tuple[int, str], data: st.DataObject, nu
 
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 8, 10))
-@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.2, 0.5, 0.8]))
+@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]))
 def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int, keep: float) -> None:
     """Masked is slim, and so is the slim module, where there is one."""
     model, inputs = example

@@ -19,6 +19,7 @@ from torch import fx
 
 from atograph.passes.analysis.couplings import Sides
 from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.infinities import infinities
 from atograph.passes.axes.dims import Axis, Dim, axes_of, dim_of, resolve
 from atograph.passes.axes.flow import Affine, Constant, Contraction, Keep, Link, Map, Operand
 from atograph.passes.axes.unify import freeze
@@ -74,6 +75,8 @@ class _Proof:
         self.constants: dict[fx.Node, dict[tuple[int, int], _Constants]] = {}  # by (output, dimension)
         self._infinite: dict[tuple[Any, str], bool] = {}
         self._zeros: dict[fx.Node, bool] = {}
+        self._infinities: dict[fx.Node, set[float]] = {}
+        self._late: set[fx.Node] = set()  # parameters that were zeroed after the ops that read them were looked at
         # for each dim of each output of a node its axes, each of them once
         self._axes = {
             node: [[dict.fromkeys(axes_of(dim)) for dim in axes.shape(node, output)] for output in range(len(outputs))]
@@ -82,6 +85,7 @@ class _Proof:
 
     def run(self) -> ZeroSets:
         consumers = self._consumers()
+        self._infinities = infinities(self.program, self.axes, self._evaluate)
         self._find_divisors()
         for node in self.program.graph.nodes:
             if node in self.parameters:
@@ -98,6 +102,8 @@ class _Proof:
                 self.constants[node] = own
             elif node in self.axes.effects:
                 self.constants[node] = self._interpret(node)
+        while self._late:
+            self._interpret_again()
         order = {node: index for index, node in enumerate(self.program.graph.nodes)}
         return ZeroSets(
             {
@@ -108,6 +114,16 @@ class _Proof:
             consumers,
             self.reduced,
         )
+
+    def _interpret_again(self) -> None:
+        """Look again at all that reads what was zeroed late: it may be infinite by that, or 0/0."""
+        changed, self._late = self._late, set()
+        for node in self.program.graph.nodes:
+            if node in self.axes.effects and not changed.isdisjoint(node.all_input_nodes):
+                constants = self._interpret(node)
+                if constants != self.constants[node]:
+                    self.constants[node] = constants
+                    changed.add(node)
 
     def _is_tied(self, node: fx.Node, dim: int, axis: Axis) -> bool:
         """Whether a parameter makes the units that it reads elsewhere, as a table of words that is the head, too."""
@@ -169,15 +185,25 @@ class _Proof:
     # -- parameters that divide ----------------------------------------------------------------------------------------
 
     def _find_divisors(self) -> None:
-        """Note the parameter slices that must not be zero: learned steps that divide, lengths of weights."""
+        """Note the parameter slices that must not be zero: learned steps that divide, lengths of weights, what
+        multiplies a mask that is infinite in part."""
         for node, effect in self.axes.effects.items():
             if isinstance(effect.flow, Map):
                 for operand in effect.flow.operands:
-                    if operand.node in effect.flow.dividing or self._blows_up(node, {operand.node: 0.0}):
+                    if operand.node in effect.flow.dividing or self._must_not_be_zero(node, operand.node):
                         for dim, axes in enumerate(self._axes[operand.node][self.axes.read_output(node)]):
                             for axis in axes:
                                 for site in self._zeros_of(operand.node, dim, axis):
                                     self.divisors.setdefault(axis, set()).add(site)
+
+    def _must_not_be_zero(self, node: fx.Node, operand: fx.Node) -> bool:
+        """Whether a zero of an operand of an elementwise op makes something infinite, or no number."""
+        if self._blows_up(node, {operand: 0.0}):
+            return True
+        others = [other for other in node.all_input_nodes if other in self._infinities and other is not operand]
+        ones = dict.fromkeys(node.all_input_nodes, 1.0) | {operand: 0.0}
+        results = (self._evaluate(node, ones | {other: sign}) for other in others for sign in self._infinities[other])
+        return any(result is not None and isnan(result) for result in results)
 
     def _zeros_of(self, node: fx.Node, dim: int, axis: Axis, output: int = 0, depth: int = 4) -> Iterator[Site]:
         """All parameter slices that this dimension of a value would be zero with; ``depth``: of sums within sums."""
@@ -253,30 +279,28 @@ class _Proof:
                 return self._of_products(node, factors_arriving, axes)
             case Keep(operands=operands, fill=fill, filled=filled):
                 arriving = [each for o in operands for each in self._arriving(node, o, dim, output)]
-                return _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)
+                kept = _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)
+                return {axis: _stored(constant, node, output) for axis, constant in kept.items()}
             case Map(operands=operands, absorbing=absorbing):
                 by_operand = {o.node: self._arriving(node, o, dim, output) for o in operands}
                 return self._of_map(node, by_operand, absorbing, axes)
             case Constant(value=value):
-                return dict.fromkeys(axes, value)
+                return dict.fromkeys(axes, _stored(value, node, output))
             case _:
                 return self._infinite_before(node, axes)
 
     def _infinite_before(self, node: fx.Node, axes: list[Axis]) -> _Constants:
-        """No number, where an op that nothing is known of meets what is infinite."""
+        """No number, where an op meets what is infinite, along whichever dim: it may turn it into anything."""
         met = [known for before in node.all_input_nodes for known in self.constants.get(before, {}).values()]
         return {axis: nan for axis in axes if not all(isfinite(known.get(axis, 0.0)) for known in met)}
 
     def _of_products(self, node: fx.Node, products: list[list[list[_Arrival]]], axes: list[Axis]) -> _Constants:
         """Zero where each product has a factor that is."""
-        odd: set[Axis] = set()
+        odd = self._infinite_before(node, axes)  # a norm multiplies its input by a weight that is zero
         zero = set(axes)
         for factors in products:
-            some: set[Axis] = set()
-            for _brought, known in (link for factor in factors for link in factor):
-                some.update(axis for axis, constant in known.items() if constant == 0.0)
-                odd.update(axis for axis, constant in known.items() if not isfinite(constant))
-            zero &= some
+            links = [known for factor in factors for _brought, known in factor]
+            zero &= {axis for known in links for axis, constant in known.items() if constant == 0.0}
         for axis in axes:
             if axis in odd:
                 freeze(dim_of(axis), reason_at(node, _INFINITE))
@@ -315,7 +339,10 @@ class _Proof:
                 return result
         elif 0.0 in known.values() and self._blows_up(node, known):
             return nan
-        return 0.0 if any(known.get(n) == 0.0 for n in absorbing) else None
+        zeros = [n for n in absorbing if known.get(n) == 0.0]
+        if any(self._must_not_be_zero(node, n) for n in zeros):
+            return nan
+        return 0.0 if zeros else None
 
     def _blows_up(self, node: fx.Node, known: dict[fx.Node, float]) -> bool:
         """Whether a zero makes something infinite of whatever it meets, as a divisor does: seen on ones."""
@@ -367,10 +394,20 @@ class _Proof:
                 self.zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
                 for parameter, at in sites:
                     self.constants[parameter].setdefault((0, at), {})[axis] = 0.0
+                    self._late.add(parameter)
                 if contraction.any_constant:
                     self.reduced.setdefault(node, {})[axis] = 0.0
                 return
         freeze(dim_of(axis), reason_at(node, "a removed unit would still contribute here"))
+
+
+def _stored(constant: float, node: fx.Node, output: int) -> float:
+    """A constant as an output of a node holds it, which may be an integer."""
+    if constant == 0.0 or not isfinite(constant):
+        return constant
+    value = node.meta["val"]
+    value = value[output] if isinstance(value, (tuple, list)) else value
+    return float(torch.tensor(constant, dtype=value.dtype).real)
 
 
 def _of_filled(arriving: list[_Arrival], fill: float | None, filled: tuple[Dim, ...], axes: list[Axis]) -> _Constants:

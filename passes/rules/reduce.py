@@ -302,6 +302,11 @@ def extremum(op: Op) -> Effect:
         if not constants or (constants == [0.0] and never(op["self"], negative=largest)):
             return lowering.unchanged()
         bound = max(constants) if largest else min(constants)
+        if op["self"].meta["val"].dtype == torch.bool and op.out_count() == 1:
+            found = lowering.unchanged()
+            return lowering.call(aten.full_like.default, found, largest) if bool(bound) == largest else found
+        if not op["self"].meta["val"].is_floating_point():
+            bound = int(bound)
         if op.out_count() == 1:
             bounded = aten.clamp_min.default if largest else aten.clamp_max.default
             return lowering.call(bounded, lowering.unchanged(), bound)

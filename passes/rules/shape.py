@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -160,7 +161,12 @@ def squeeze(op: Op) -> Effect:
     gone = {d for d in chosen if x[d].size == 1}
     for d in gone:
         op.unify(x[d], ONE)
-    return _rearranged(op, [d for d in range(len(x)) if d not in gone])
+    effect = _rearranged(op, [d for d in range(len(x)) if d not in gone])
+
+    def lower(lowering: Any) -> fx.Node:  # a dim of which one unit is left stays
+        return lowering.call(aten.squeeze.dims, op["self"], sorted(gone))  # type: ignore[no-any-return]
+
+    return replace(effect, lower=lower)
 
 
 # a dim of size 1 is repeated: the copies form an axis of their own

@@ -135,7 +135,7 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], progra
     composite = COMPOSITES.get(dense[0].meta["call"][0][-1])
     if composite is not None and slim:
         return Need(number, line, single=False, **composite(dense, slim)._asdict())
-    if _absorbed(dense, slim) or _targets(dense) != _targets(slim):
+    if _absorbed(dense, slim) or not _same_form(dense, slim):
         old = [value for node in dense for value in _arguments(node, node.kwargs)]
         ops, impossible = _piece(dense, slim, program)
         return Need(number, line, _sizes(old, batch), ops=ops, impossible=impossible, single=single)
@@ -149,6 +149,14 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], progra
             {k: v for k, v in b.kwargs.items() if k not in a.kwargs and not (k in defaults and defaults[k] == v)}
         )
     return Need(number, line, _sizes(old, batch), _sizes(new, batch), keywords, single=single)
+
+
+def _same_form(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> bool:
+    """Whether the same ops take as many plain arguments: a list of them may have grown or shrunk."""
+    return _targets(dense) == _targets(slim) and all(
+        len(_arguments(a, a.kwargs, len(b.args))) == len(_arguments(b, a.kwargs, len(a.args)))
+        for a, b in zip(dense, slim, strict=True)
+    )
 
 
 def _targets(nodes: Sequence[fx.Node]) -> list[Any]:
