@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.choose import check_budgets, magnitude_scores
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
 from atograph.process.stages import stage
+from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe
 from atograph.values.user_code import kind_of
 
@@ -46,14 +47,47 @@ class Graph:
         cost: FLOPs and parameters at any counts of kept units.
         model: the module that was traced, untouched; None if there was none.
         latency: what was measured in ONNX Runtime; None as long as nobody asked.
+        marks: what the model's attributes held when it was traced: the program has it as constants.
     """
 
-    def __init__(self, program: Program, model: nn.Module | None = None, groups: Groups | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        model: nn.Module | None = None,
+        groups: Groups | None = None,
+        marks: Mapping[str, Mark] | None = None,
+    ) -> None:
         self.program = program
         self.model = model
         self.groups: Groups = program.fact(Groups) if groups is None else groups
         self.cost: CostModel = program.fact(CostModel)
         self.latency: MeasuredLatency | None = None
+        self.marks: Mapping[str, Mark] = {}
+        self.marks = {name: Mark.of(value) for name, value in self._attributes()} if marks is None else marks
+
+    def up_to_date(self) -> Graph:
+        """The graph of the model as it is now: traced again where values in its attributes have changed.
+
+        A temperature that falls during a training, say. Wishes about groups are not in a graph that is new.
+
+        Raises:
+            UserError: the model cannot be captured any more.
+        """
+        example = self.program.interface.example
+        if self.model is None or example is None or not self.changed_attributes():
+            return self
+        return trace(self.model, *example).coupled(self.groups.coupled)
+
+    def changed_attributes(self) -> dict[str, Value]:
+        """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
+        return changed(self.marks, dict(self._attributes()))
+
+    def _attributes(self) -> Iterator[tuple[str, Value]]:
+        """Every number, for a program does not tell which it holds; of plain tensors those that are its constants."""
+        held = {tensor.data_ptr() for tensor in self.program.constants().values()}
+        for name, value in Attributes(self.model).values().items() if self.model is not None else ():
+            if not isinstance(value, torch.Tensor) or value.data_ptr() in held or name in self.marks:
+                yield name, value
 
     def read_weights(self) -> None:
         """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers.
@@ -92,7 +126,7 @@ class Graph:
 
     def with_groups(self, groups: Groups) -> Graph:
         """The same graph with wishes of the user's own about its groups (`Groups.frozen`, `Groups.keeping`)."""
-        return Graph(self.program, self.model, groups)
+        return Graph(self.program, self.model, groups, self.marks)
 
     def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
         """The same graph with pairs of groups made one, as `passes.couple_groups` does; names are those without that.
@@ -113,7 +147,7 @@ class Graph:
         fresh = self.program.rewritten(self.program.graph, self.program.state)
         coupling = f"couple-groups{{pairs={write_pairs(listed)}}}"
         pipeline = Pipeline.parse(f"infer-axes,find-groups,{coupling},estimate-cost")
-        return Graph(pipeline.run(fresh), self.model)
+        return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
         """The same graph with the groups coupled that a plan has coupled.

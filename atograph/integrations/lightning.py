@@ -20,6 +20,7 @@ from atograph.spec.example_inputs import Inputs, inputs_of_batch
 from atograph.train.best import BestEpoch
 from atograph.train.saved.weights import set_weights, weights_of
 from atograph.train.settings import settings_of
+from atograph.values.attributes import Attributes, values_of
 from atograph.values.batches import to_device
 
 _Callback: Any = required("lightning", "lightning.pytorch", "pytorch_lightning").Callback
@@ -124,7 +125,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             logged = ", ".join(map(str, trainer.callback_metrics)) or "nothing"
             raise UserError(f"monitor={self._monitor!r} is not logged in validation; {logged} is.")
         weights = {name: value.to("cpu", copy=True) for name, value in weights_of(pl_module).items()}
-        self._best.offer(trainer.global_step, float(trainer.callback_metrics[self._monitor]), weights)
+        metric = float(trainer.callback_metrics[self._monitor])
+        self._best.offer(trainer.global_step, metric, weights, values_of(pl_module))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the slim model, while all of it is on one device."""
@@ -183,6 +185,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
     def _finish(self, trainer: Any, module: Any, pruning: Pruning) -> None:
         if self._best.epoch is not None:
             set_weights(module, self._best.epoch.weights)
+            Attributes(module).put(self._best.epoch.attributes)
         with _trainer_of(module, None, then=trainer):
             self.slim = pruning.finish()
 

@@ -188,6 +188,8 @@ class Report(_Record):
     repairs: list[str] = Field(default_factory=list)
     """What was repaired in its code, in words."""
     frozen: list[FrozenGroup]
+    numbers: dict[str, bool | int | float] = Field(default_factory=dict)
+    """Numbers in attributes of the model's modules that the training has changed, by path: no weights hold them."""
     curves: list[dict[str, object]] = Field(default_factory=list)
     """One entry for each epoch, with the fields of `train.EpochRow`: what `log.csv` holds."""
     seconds: float

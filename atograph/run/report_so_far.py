@@ -17,6 +17,7 @@ from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metric
 from atograph.run.job import Outcome
 from atograph.train.compute import pick_device
 from atograph.train.progress import EpochRow
+from atograph.values.attributes import numbers_in
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         module=f"not slim: {why_no_module}" if why_no_module else "slim",
         repairs=[] if slimmed is None or why_no_module else list(slimmed.repairs),
         frozen=_frozen(graph),
+        numbers=numbers_in(graph.changed_attributes()),
         curves=[asdict(row) for row in trained.history],
         seconds=time.monotonic() - prepared.started,
     )

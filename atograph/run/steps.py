@@ -21,6 +21,7 @@ from atograph.passes.ir.values import require_values
 from atograph.passes.plan.choose import check_budgets
 from atograph.passes.plan.plan import Plan, fewest
 from atograph.process.stages import stage
+from atograph.program.attributes import write_attributes
 from atograph.proof.determinism import check_steady, listed
 from atograph.report.run import Report
 from atograph.run import latency_budget, resumption, unproved
@@ -198,6 +199,7 @@ class Run:
             if place is not None:
                 with writing(where):
                     slimmed.save(place)
+                    write_attributes(graph.changed_attributes(), place)
                     drawn = _page(prepared, plan, report, console)
                     report.save(place / "report.json")
                     if drawn is not None:

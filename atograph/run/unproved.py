@@ -15,6 +15,7 @@ from atograph.files.run_folder import RunFolder
 from atograph.files.writing import writing
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
+from atograph.program.attributes import attributes_of, write_attributes
 from atograph.program.load import load_safetensors
 from atograph.report.run import FORMAT, FROM_PYTHON, Report
 from atograph.run.job import Outcome, Prepared
@@ -26,6 +27,7 @@ from atograph.train.loop import Trained
 from atograph.train.progress import EpochRow
 from atograph.train.saved.checkpoints import check_identity
 from atograph.train.saved.weights import set_weights, weights_of
+from atograph.values.attributes import Attributes
 from atograph.values.user_code import in_one_line
 
 WEIGHTS = "trained.safetensors"
@@ -121,6 +123,7 @@ def _write_weights(outcome: Outcome, place: Path) -> None:
     (place / "plan.json").write_text(outcome.trained.plan.to_json(), encoding="utf-8")
     state = {name: value.cpu().clone().contiguous() for name, value in weights_of(outcome.prepared.job.model).items()}
     save_file(state, place / WEIGHTS)
+    write_attributes(outcome.prepared.graph.changed_attributes(), place)
 
 
 def _written(path: Path, write: Callable[[], Any]) -> bool:
@@ -166,6 +169,7 @@ def take_up(out: Path, prepared: Prepared) -> Outcome | None:
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
         raise UserError("these weights are of another model.", where=str(out / WEIGHTS))
     set_weights(job.model, weights)
+    Attributes(job.model).put(attributes_of(report.numbers, out))
     trained = Trained(
         model=job.model, plan=plan, history=history, metric_dense=metrics.dense, metric_masked=metrics.masked,
         metric_before_zeroing=metrics.before_zeroing, metric_after_zeroing=metrics.after_zeroing,

@@ -22,6 +22,7 @@ from atograph.passes.rewrite.slim import Kept
 from atograph.passes.torch_private import pytree
 from atograph.process.stages import stage
 from atograph.program import pt2_file
+from atograph.program.attributes import attributes_of
 from atograph.program.load import (
     WEIGHTS,
     check_weights_beside,
@@ -32,11 +33,13 @@ from atograph.program.load import (
 )
 from atograph.program.model import ProgramModel
 from atograph.proof.certificate import TOLERANCE, compare
+from atograph.report.applied import load_report
 from atograph.report.run import Comparison
 from atograph.report.same_run import HINT, check_same_plan, check_takes
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs, check_accepts
+from atograph.values.attributes import Attributes
 from atograph.values.difference import relative_difference
 from atograph.values.structures import tensors_of
 
@@ -78,6 +81,7 @@ def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs 
     check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
+    Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))
     graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
     plan.check(graph.groups)
     check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, "slim.onnx": onnx_model.plan})

@@ -16,6 +16,7 @@ from atograph.passes.rewrite.slim import Kept
 from atograph.passes.torch_private import tree_leaves
 from atograph.slimming.slim import slim
 from atograph.train.shrink import CannotShrink, where
+from atograph.values.attributes import Attributes
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def small_module(graph: Graph, plan: Plan) -> Small:
         raise CannotShrink("the graph was not traced from a module")
     home = next((parameter.device for parameter in graph.model.parameters()), torch.device("cpu"))
     examples = [leaf for leaf in tree_leaves(graph.program.interface.example) if isinstance(leaf, Tensor)]
+    trained = graph.changed_attributes()
     try:
         graph.model.to(examples[0].device if examples else home)  # the module is checked where the example inputs are
         slimmed = slim(graph, plan)
@@ -50,6 +52,10 @@ def small_module(graph: Graph, plan: Plan) -> Small:
         graph.model.to(home)
     if module is None:
         raise CannotShrink(slimmed.why_no_module)
+    small = Attributes(module).values()
+    for name, value in trained.items():
+        if isinstance(value, Tensor) and getattr(small.get(name), "shape", None) != value.shape:
+            raise CannotShrink(f"{name} is no buffer, the training changes it, and it is cut: register it as a buffer")
     return Small(module, _cuts(graph, plan))
 
 

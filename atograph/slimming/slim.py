@@ -284,6 +284,7 @@ def slim(graph: Graph, plan: Plan) -> Slim:
         UserError: the plan is for another model.
     """
     with stage("slimming"):
+        graph = graph.up_to_date()
         graph.read_weights()
         slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
     return Slim(graph, plan, slimmed)

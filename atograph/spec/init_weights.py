@@ -18,6 +18,9 @@ from atograph.passes.errors import UserError
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _NO_WEIGHTS = "not a file that torch.load can read"
 
+_WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
+"""Of `torch.compile`, of data-parallel training, and of what is in it."""
+
 _NESTS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 3
 
@@ -26,7 +29,8 @@ def load_init(model: nn.Module, path: Path) -> None:
     """Load the parameters and buffers of ``model`` from a ``.safetensors`` or ``.pt`` file.
 
     A ``.pt`` file holds a state dict, or a dict with one under ``state_dict``, ``model_state_dict`` or
-    ``model``. Tied parameters may stand in the file under one of their names only.
+    ``model``. Where all names begin with ``module.`` or ``_orig_mod.``, they lose that. Tied parameters may stand in
+    the file under one of their names only.
 
     Raises:
         UserError: the file cannot be read, holds more than plain tensors, or does not fit; nothing is loaded.
@@ -34,6 +38,7 @@ def load_init(model: nn.Module, path: Path) -> None:
     state = read_tensors(path)
     named = model.state_dict(keep_vars=True)  # the parameters themselves: tied ones are one object
     own = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    state = _without_wrappers(state, own)
     given_ids = {id(own[name]) for name in state if name in own}
     missing = [name for name, tensor in own.items() if name not in state and id(tensor) not in given_ids]
     unexpected = [name for name in state if name not in own]
@@ -45,6 +50,16 @@ def load_init(model: nn.Module, path: Path) -> None:
             hint="Nothing was loaded.",
         )
     model.load_state_dict(state, strict=False)  # strict in all but the second names of tied parameters
+
+
+def _without_wrappers(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names without what a wrapper puts before all of them, where that makes them the model's own."""
+    names = list(state)
+    for wrapper in _WRAPPERS:
+        if names and all(name.startswith(wrapper) for name in names):
+            names = [name.removeprefix(wrapper) for name in names]
+    known = any(name in own for name in names) and not any(name in own for name in state)
+    return dict(zip(names, state.values(), strict=True)) if known else state
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
+
+from atograph.values.attributes import Value
 
 Mode = Literal["max", "min"]
 
@@ -19,11 +21,13 @@ class Epoch:
         number: counted from 1.
         metric: on the validation data after it.
         weights: of the dense model after it, in main memory.
+        attributes: numbers and plain tensors that its modules hold.
     """
 
     number: int
     metric: float
     weights: Mapping[str, Tensor]
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
 
 class BestEpoch:
@@ -41,12 +45,14 @@ class BestEpoch:
         self._mode, self._patience = mode, patience
         self.epoch: Epoch | None = None
 
-    def offer(self, number: int, metric: float | None, weights: Mapping[str, Tensor]) -> None:
+    def offer(
+        self, number: int, metric: float | None, weights: Mapping[str, Tensor], attributes: Mapping[str, Value]
+    ) -> None:
         """An epoch after everything masked is zero; of equal ones the first stays."""
         if self._mode is None or metric is None or metric != metric:
             return
         if self.epoch is None or better(metric, self.epoch.metric, self._mode):
-            self.epoch = Epoch(number, metric, weights)
+            self.epoch = Epoch(number, metric, weights, attributes)
 
     def over(self, done: int) -> bool:
         """Whether ``done`` epochs are enough."""

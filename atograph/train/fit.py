@@ -25,6 +25,7 @@ from atograph.train.saved.whole_step import WholeStep
 from atograph.train.schedule import Clock, lr_factor
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task, naming
+from atograph.values.attributes import Attributes, values_of
 from atograph.values.batches import tensors, to_device
 from atograph.values.user_code import in_one_line
 
@@ -167,6 +168,7 @@ class Fit:
         self.task = task.on(self.replicas.part_of).within(autocast(settings, self.device))
         self.compute = Compute(self.task, settings, self.device, self.replicas)
         self.model = self._called = model
+        self._in_eval = [name for name, module in model.named_modules() if model.training and not module.training]
         batches = self.task.steps_per_epoch
         self.clock = Clock(settings.epochs, None if batches is None else -(-batches // settings.accumulate))
         self.history: list[EpochRow] = []
@@ -263,10 +265,18 @@ class Fit:
         total, count = (replicas.total(each) for each in self.task.totals(self.model, data, self.device))
         return total / count if count else None
 
+    def _train_mode(self) -> None:
+        """Training mode, but for the parts of a model in training mode that came in eval mode: frozen statistics."""
+        self.model.train()
+        modules = dict(self.model.named_modules())
+        for name in self._in_eval:
+            if name in modules:
+                modules[name].training = False
+
     def _epoch(self, rates: Rates) -> None:
         place, hook, started = self.place, self.hook, time.monotonic()
         epoch, last = place.epoch, place.epoch + 1 == self.settings.epochs
-        self.model.train()
+        self._train_mode()
         for step, raw in self.whole.before_each(self._steps(), self.task.train_data):
             t = self.clock.fraction(epoch, step)
             place.lr = rates.set(lr_factor(self.settings, t))
@@ -308,7 +318,7 @@ class Fit:
             self.history.append(row)
             self._keep()
             if hook.settled:
-                self.best.offer(epoch + 1, self.metric, self.good)
+                self.best.offer(epoch + 1, self.metric, self.good, values_of(self.dense))
             self.place = Place(epoch + 1)
             self.whole.done()
         self._save_if(due=not last)
@@ -370,6 +380,7 @@ class Fit:
             return
         state = {
             "weights": weights_of(self.dense),
+            "attributes": values_of(self.dense),
             "optimizer": self.optimizer.state_dict(),
             "optimizer's class": _class_of(self.optimizer),
             "others": self._others,
@@ -417,6 +428,7 @@ class Fit:
             if state["weights"][name].shape != parameter.shape:
                 _refuse(f"{name} has another shape there")
         set_weights(self.dense, {**state["weights"], **own["buffers"]})
+        Attributes(self.dense).put(state.get("attributes", {}))
         for other, value in zip(self._others, state["others"], strict=True):
             other.copy_(value)
         self.good, self.resumed = state["weights"], True
@@ -458,6 +470,7 @@ class Fit:
         best = self.best.epoch
         if best is not None:
             set_weights(self.dense, best.weights)
+            Attributes(self.dense).put(best.attributes)
             self.metric, self.kept = best.metric, best.number
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:

@@ -13,10 +13,11 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from atograph.passes.torch_private import tree_map
+from atograph.passes.torch_private import tree_leaves, tree_map
 from atograph.train.interfaces import P_contra
 from atograph.train.saved.seeding import own_randomness
 from atograph.train.saved.weights import set_weights, weights_of
+from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.eval_mode import copy_of
 from atograph.values.user_code import line_of_user, one_line
 
@@ -70,6 +71,7 @@ class Shrunk:
         optimizers: Sequence[torch.optim.Optimizer],
         loss: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
+        _check_hooks(dense)
         device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
         self.dense, self.module = dense, small.module.to(device)
         self._cuts = {name: _on(cuts, device) for name, cuts in small.kept.items()}
@@ -83,10 +85,48 @@ class Shrunk:
         for optimizer, state in zip(optimizers, states, strict=True):
             _move(optimizer, pairs, state)
         dense.zero_grad(set_to_none=True)  # no optimiser does so any more
+        self._optimizers, self._pairs = optimizers, {old: new for old, (new, _cuts) in pairs.items()}
+        self._trained = {old: old.requires_grad for old in self._pairs}
+        self._versions = _versions(dense)
+        self._dense_attributes, self._slim_attributes = Attributes(dense), Attributes(self.module)
+        self._marks = self._dense_attributes.marks(), self._slim_attributes.marks()
+        mine, its = self._dense_attributes.values(), self._slim_attributes.values()
+        self._alike = {name for name in mine.keys() & its.keys() if _alike(mine[name], its[name])}
+
+    def follow(self) -> None:
+        """Take over what a loop has done to the dense module since the swap.
+
+        What was written into its tensors (an earlier state, an average), and numbers and plain tensors in attributes,
+        are the slim module's as well. Parameters that require gradients from now on, or no longer, do so there;
+        dense ones that an optimiser was given become the slim ones.
+        """
+        versions = _versions(self.dense)
+        written = [name for name, count in versions.items() if count > self._versions.get(name, count)]
+        if written:
+            dense, self._versions = weights_of(self.dense), versions
+            slim = {name: dense[name][where(dense[name], self._cuts.get(name, ()))] for name in written}
+            set_weights(self.module, slim)
+        for old, new in self._pairs.items():
+            if old.requires_grad != self._trained[old]:
+                self._trained[old] = old.requires_grad
+                new.requires_grad_(old.requires_grad)
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
+            if any(parameter in self._pairs for parameter in group["params"]):
+                group["params"] = [self._pairs.get(parameter, parameter) for parameter in group["params"]]
+        self._carry(self._dense_attributes, self._slim_attributes, self._marks[0])
+
+    def _carry(self, source: Attributes, target: Attributes, marks: Mapping[str, Mark]) -> None:
+        """Give one module the attributes that have changed in the other; widths that were repaired are no such."""
+        values = changed(marks, source.values())
+        if values:
+            target.put({name: value for name, value in values.items() if name in self._alike})
+            self._marks = self._dense_attributes.marks(), self._slim_attributes.marks()
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Give the dense model the weights and statistics of what stayed."""
+        """Give the dense model the weights, statistics and attributes of what stayed."""
+        self.follow()
+        self._carry(self._slim_attributes, self._dense_attributes, self._marks[1])
         dense, slim = weights_of(self.dense), weights_of(self.module)
         for name, cuts in self._cuts.items():
             if name in slim and slim[name].shape != dense[name].shape:
@@ -94,6 +134,12 @@ class Shrunk:
                 whole[where(whole, cuts)] = slim[name]
                 slim[name] = whole
         set_weights(self.dense, slim)
+        self._versions = _versions(self.dense)
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """How often each parameter and buffer was written; to move them elsewhere is no write."""
+    return {name: -1 if value.is_inference() else value._version for name, value in weights_of(model).items()}
 
 
 def _on(cuts: Cuts, device: torch.device) -> Cuts:
@@ -140,6 +186,38 @@ def _depends(value: Tensor, module: nn.Module) -> bool:
     return any(grad is not None for grad in torch.autograd.grad(value, trained, allow_unused=True))
 
 
+def _alike(dense: Value, slim: Value) -> bool:
+    """Whether an attribute is the same in both modules: no width, and no table that was cut."""
+    if isinstance(dense, Tensor) and isinstance(slim, Tensor):
+        return dense.shape == slim.shape
+    return type(dense) is type(slim) and not isinstance(dense, Tensor) and bool(dense == slim)
+
+
+def _check_hooks(dense: nn.Module) -> None:
+    """Refuse parameters with hooks on their gradients: no slim parameter has them, and some keep rows as they are.
+
+    Raises:
+        CannotShrink: naming one.
+    """
+    for name, parameter in dense.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise CannotShrink(f"{name} has a hook on its gradient, and a slim parameter would have none")
+
+
+def _check_attributes(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse optimisers that remember tensors elsewhere than in their state, which is all that can be cut along.
+
+    Raises:
+        CannotShrink: naming the attribute.
+    """
+    for name, value in vars(optimizer).items():
+        if name in ("state", "param_groups", "defaults") or not isinstance(value, (list, tuple, dict, Tensor)):
+            continue
+        by_parameter = isinstance(value, dict) and any(isinstance(key, Tensor) for key in value)
+        if by_parameter or any(isinstance(leaf, Tensor) and leaf.numel() > 1 for leaf in tree_leaves(value)):
+            raise CannotShrink(f"{type(optimizer).__name__} keeps tensors in an attribute of its own ('{name}')")
+
+
 def _slim_state(
     optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor, Cuts]]
 ) -> dict[Tensor, dict[str, Any]]:
@@ -150,6 +228,7 @@ def _slim_state(
     """
     if any(isinstance(value, torch.optim.Optimizer) for value in vars(optimizer).values()):
         raise CannotShrink(f"{type(optimizer).__name__} steps by another optimiser, which cannot be tried alone")
+    _check_attributes(optimizer)
     state: dict[Tensor, dict[str, Any]] = {}
     for old, entries in optimizer.state.items():
         new, cuts = pairs.get(old, (old, ()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -136,8 +137,46 @@ def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
         value: left as it is.
         shared: tensors that are not copied.
     """
+    memo: dict[int, Any] = {id(each): each for each in (*shared, *_scripted_functions(value))}
     with _CopyingResults():
-        return copy.deepcopy(value, {id(each): each for each in (*shared, *_scripted_functions(value))})
+        copied = copy.deepcopy(value, memo)
+    if isinstance(copied, nn.Module):
+        _rebind(copied, memo)
+    return copied
+
+
+def _rebind(copied: nn.Module, memo: Mapping[int, Any]) -> None:
+    """Let functions that modules hold, as hooks or attributes, mean the copy: `copy.deepcopy` leaves closures alone."""
+    for module in copied.modules():
+        holders = [vars(module), *(held for name, held in vars(module).items() if name.endswith("hooks"))]
+        for holder in (each for each in holders if isinstance(each, dict)):
+            for key, value in holder.items():
+                if isinstance(value, FunctionType):
+                    holder[key] = _bound_to(value, memo)
+
+
+def _bound_to(function: FunctionType, memo: Mapping[int, Any]) -> FunctionType:
+    """A function with copies in the place of what its closure holds, where there are copies."""
+    before = [_content(cell) for cell in function.__closure__ or ()]
+    after = [memo.get(id(each), each) for each in before]
+    if all(one is other for one, other in zip(before, after, strict=True)):
+        return function
+    cells = tuple(
+        cell if one is other else CellType(other)
+        for cell, one, other in zip(function.__closure__ or (), before, after, strict=True)
+    )
+    bound = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    for name in ("__kwdefaults__", "__qualname__", "__module__", "__doc__", "__annotations__"):
+        setattr(bound, name, getattr(function, name))
+    bound.__dict__.update(function.__dict__)
+    return bound
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing was put there yet
+        return cell
 
 
 def _scripted_functions(value: Any) -> list[Any]:

@@ -274,9 +274,13 @@ class _Proof:
     def _constants(self, node: fx.Node, dim: int, output: int, axes: list[Axis]) -> _Constants:
         """The constants that a dimension of a node's output holds at removed units of some axes."""
         match self.axes.effects[node].flow:
-            case Affine(products=products):
+            case Affine(products=products, of_constant=of_constant):
                 factors_arriving = [[self._arriving(node, f, dim, output) for f in factors] for factors in products]
-                return self._of_products(node, factors_arriving, axes)
+                zeros = self._of_products(node, factors_arriving, axes)
+                if of_constant == "unknown":
+                    return zeros
+                kept = _of_kept([link for (links,) in factors_arriving for link in links], None, axes)
+                return {axis: c if of_constant == "same" else 0.0 for axis, c in kept.items() if isfinite(c)} | zeros
             case Keep(operands=operands, fill=fill, filled=filled):
                 arriving = [each for o in operands for each in self._arriving(node, o, dim, output)]
                 kept = _of_kept(arriving, fill, axes) | _of_filled(arriving, fill, filled, axes)

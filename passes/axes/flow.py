@@ -7,7 +7,7 @@ of the output; the proof (`zero.py`) follows these links one axis at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import fx
 
@@ -58,6 +58,9 @@ class Affine:
 
     products: tuple[tuple[Operand, ...], ...]
     contractions: tuple[Contraction, ...] = ()
+    of_constant: Literal["unknown", "same", "zero"] = "unknown"
+    """What the op makes of an operand that holds one number other than zero: a maximum keeps it, a variance is
+    zero. A mean keeps it but for the last digit, which a difference would show."""
 
 
 @dataclass(frozen=True)

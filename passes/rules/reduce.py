@@ -54,9 +54,9 @@ def summation(op: Op) -> Effect:
     x = op.shape("self")
     dims, out, links = _reduced(op, op._args.get("dim"))
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
-    flow = Affine(((op.operand("self", links),),), contractions)
     over = product([x[d] for d in dims])
     counts = "mean" in str(op.node.target)
+    flow = Affine(((op.operand("self", links),),), contractions)
     deviation = centred(op["self"]) if op.node.target not in _COUNTS else None
     if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [over]):
         return _sum_of_deviations(op, deviation, mean=counts)
@@ -112,7 +112,7 @@ def variance(op: Op) -> Effect:
             found = call(aten.sqrt.default, found)
         return found if op._args.get("keepdim", False) else call(aten.squeeze.dims, found, list(dims))
 
-    return Effect((out,), Affine(((op.operand("self", links),),), contractions), lower=lower)
+    return Effect((out,), Affine(((op.operand("self", links),),), contractions, of_constant="zero"), lower=lower)
 
 
 # (Σ|x|^p)^(1/p): a zero adds nothing
@@ -315,7 +315,8 @@ def extremum(op: Op) -> Effect:
         return lowering.call(op.node.target, padded, dims[0], op["keepdim"])
 
     contractions = tuple(Contraction(((op["self"], d),), x[d], any_constant=True) for d in dims)
-    return Effect((out,) * op.out_count(), Affine(((op.operand("self", links),),), contractions), lower=lower)
+    flow = Affine(((op.operand("self", links),),), contractions, of_constant="same")
+    return Effect((out,) * op.out_count(), flow, lower=lower)
 
 
 # whether any value is not zero: zeros do not count

@@ -67,6 +67,21 @@ def test_a_weight_that_is_zeroed_after_it_made_a_divisor() -> None:
     assert found.difference <= 1e-9
 
 
+RANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "least and largest": lambda x: (x - x.amin((2, 3), True)) / (x.amax((2, 3), True) - x.amin((2, 3), True)),
+    "one dim": lambda x: x / (x.max(2, keepdim=True).values - x.min(2, keepdim=True).values),
+    "deviation": lambda x: x / x.std((2, 3), keepdim=True),
+    "variance": lambda x: x * x.var((2, 3), keepdim=True).rsqrt(),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_by_a_range_that_is_zero_where_all_is_one_number(name: str) -> None:
+    torch.manual_seed(0)
+    outcome = compare(Between(lambda h, _: RANGES[name](h.sigmoid())), (torch.randn(2, 3, 4, 4),))
+    assert outcome.difference <= 1e-9
+
+
 INF = float("inf")
 CAUSAL = torch.ones(5, 5).tril() == 0
 MASKED: dict[str, Callable[[Tensor, Heads], Tensor]] = {

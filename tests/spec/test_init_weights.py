@@ -125,3 +125,11 @@ def test_files_that_hold_no_weights(tmp_path: Path, name: str, content: bytes | 
     with pytest.raises(UserError) as caught:
         load_init(make(), path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_a_wrapper_are_the_model_s_own(wrapper: str, tmp_path: Path) -> None:
+    first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save({f"{wrapper}{name}": value for name, value in first.state_dict().items()}, tmp_path / "w.pt")
+    load_init(second, tmp_path / "w.pt")
+    assert torch.equal(first.weight, second.weight)

@@ -255,4 +255,4 @@ def test_a_later_batch_that_does_not_fit_is_named(changed: str, message: str) ->
     with pytest.raises(UserError, match=message) as raised:
         dense_training(TwoConvs(), Task(data["train"], data["val"]), TrainSettings(epochs=1, device="cpu"))
     assert "RuntimeError: Expected" in str(raised.value) and isinstance(raised.value.__cause__, RuntimeError)
-    assert "(raised at test_train_fakes.py:" in str(raised.value)
+    assert "(raised at fakes.py:" in str(raised.value)

@@ -100,3 +100,38 @@ def test_to_look_at_a_weight_changes_no_state() -> None:
     assert slim.module is not None, slim.why_no_module
     own = {name: value for name, value in slim.module.named_buffers() if name.endswith("_u")}
     assert own and all(torch.equal(value, slim.passes_program.state[name]) for name, value in own.items())
+
+
+class Tapped(nn.Module):
+    """Functions that mean the module itself: a hook that keeps a feature, an activation with the module's own scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.kept = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), dict[str, Tensor]()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.first.register_forward_hook(lambda module, inputs, output: self.kept.__setitem__("y", output))
+        self.act = lambda x, *, by=3.0: torch.relu(x) * self.scale * by
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first(x)
+        return self.last(self.act(self.kept["y"]))  # type: ignore[no-any-return]
+
+
+def test_functions_of_a_copy_mean_the_copy() -> None:
+    model, x, y = Tapped(), torch.randn(2, 3, 8, 8), torch.randn(5, 3, 8, 8)
+    expected = model(x)
+    copied = copy_of(model)
+    with torch.no_grad():
+        copied.scale.zero_()
+    assert copied(y).shape[0] == 5 and torch.equal(copied(y), copied.last.bias.view(-1, 1, 1).expand_as(copied(y)))
+    assert model.kept["y"].shape[0] == 2 and torch.equal(model(x), expected)
+
+
+def test_functions_of_a_slim_module_mean_it() -> None:
+    model, x, y = Tapped().eval(), torch.randn(2, 3, 8, 8), torch.randn(5, 3, 8, 8)
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    assert slim.module is not None, slim.why_no_module
+    for each in (slim, slim.module):
+        torch.testing.assert_close(each(y), masked(y))

@@ -111,6 +111,8 @@ class Pruner(Hook, Generic[P]):
     def before_step(self, t: float, batch: Any) -> None:
         """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
         settings, self.taylor.due = self.settings, True
+        if self.shrunk is not None:
+            self.shrunk.follow()
         if t >= settings.freeze and not self.frozen:
             self._freeze()
         if t >= settings.zero_from and not self.zero:
