@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from atograph.cli.runner import Killed, on_polite_kills, running
 from atograph.terminal.streams import open_streams
@@ -19,6 +20,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class TakesSettings(TyperCommand):
+    """A command with ``--set``: who writes a setting as an option of its own hears of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            name = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+            if isinstance(error, typer.BadParameter) or not hasattr(error, "possibilities") or not _is_setting(name):
+                raise
+            vars(error).update(possibilities=None)
+            vars(error).update(message=f"No such option: --{name}. It is a setting of the training: --set {name}=VALUE")
+            raise
+
+
+def _is_setting(name: str) -> bool:
+    from atograph.train.settings import TrainSettings
+
+    return name in TrainSettings.model_fields
+
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME.")
@@ -56,7 +80,7 @@ CoupleOption = Annotated[
 ]
 
 
-@app.command(short_help="Train, prune, prove and export.")
+@app.command(cls=TakesSettings, short_help="Train, prune, prove and export.")
 def compress(
     spec: SpecArgument,
     flops: Annotated[

@@ -130,22 +130,32 @@ class LineProgress:
     def __init__(self, console: Console, label: str, metric: str = "metric") -> None:
         self._console, self._label, self._metric = console, label, metric
         self._epochs = 0
-        self._seconds = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._seconds, self._counted = 0.0, 0  # of whole epochs of this process: a run that goes on begins within one
+        self._step, self._half = 0, False
 
     def start(self, epochs: int, steps_per_epoch: int | None) -> None:
         """Training begins."""
-        self._epochs, self._seconds = epochs, 0.0
+        self._epochs = epochs
+        self._begin()
         self._console.phase(f"{self._label}, epoch 1 of {epochs}")
 
     def step(self, epoch: int, step: int, loss: float, flops_share: float) -> None:
         """One optimiser step is done."""
+        self._half = self._half or (self._step == 0 and step > 1)
+        self._step = step
         self._console.phase(f"{self._label}, epoch {epoch} of {self._epochs}, step {step}")
 
     def epoch(self, row: EpochRow) -> None:
         """One epoch is done."""
-        self._seconds += row.seconds
-        left = self._seconds / row.epoch * (self._epochs - row.epoch)
-        self._console.say(f"{self._label}  {epoch_line(row, self._epochs, self._metric)}  left {numbers.clock(left)}")
+        if not self._half:
+            self._seconds, self._counted = self._seconds + row.seconds, self._counted + 1
+        self._step, self._half = 0, False
+        to_go = self._epochs - row.epoch
+        left = _left(self._seconds, self._counted, to_go)
+        self._console.say(f"{self._label}  {epoch_line(row, self._epochs, self._metric)}  left {left}")
 
     def tell(self, text: str) -> None:
         """Something that the user should know at once."""
@@ -172,11 +182,12 @@ class BarProgress(LineProgress):
         )
         self._task: TaskID | None = None
         self._steps: int | None = None
+        self._before: int | None = None
 
     def start(self, epochs: int, steps_per_epoch: int | None) -> None:
         """Draw the bar; it counts steps where their number is known, else epochs."""
         super().start(epochs, steps_per_epoch)
-        self._steps = steps_per_epoch
+        self._steps, self._before = steps_per_epoch, None
         total = epochs * (steps_per_epoch or 1)
         self._task = self._bars.add_task(self._label, total=total, news="", left="-:--")
         self._bars.start()
@@ -188,17 +199,23 @@ class BarProgress(LineProgress):
             return
         task = self._bars.tasks[0]
         done = (epoch - 1) * self._steps + step if self._steps else epoch - 1
-        left = (task.elapsed or 0.0) / done * ((task.total or 0) - done) if done else None
+        if self._before is None:  # what a run that goes on has behind it took none of this time
+            self._before = max(done - 1, 0) if self._steps else done
         self._bars.update(
             self._task,
             completed=done,
             news=f"epoch {epoch}  loss {loss:.4f}  FLOPs {numbers.percent(flops_share)}",
-            left="-:--" if left is None else numbers.clock(left),
+            left=_left(task.elapsed or 0.0, done - self._before, (task.total or 0) - done),
         )
 
     def stop(self) -> None:
         """Take the bar away."""
         self._bars.stop()
+
+
+def _left(seconds: float, done: float, to_go: float) -> str:
+    """The time for what is to go, as what is done took; not known before anything is."""
+    return numbers.clock(seconds / done * to_go) if done else "-:--" if to_go else numbers.clock(0)
 
 
 def epoch_line(row: EpochRow, epochs: int, metric: str) -> str:

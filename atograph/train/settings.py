@@ -283,9 +283,8 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         ]  # of "this or that" one for each
         if first["type"] == "extra_forbidden":
             near = get_close_matches(place, TrainSettings.model_fields, n=3)
-            raise UserError(
-                f"there is no training setting {place!r}.", hint=f"Perhaps {', '.join(near)}?" if near else None
-            ) from error
+            hint = f"Perhaps {', '.join(near)}? " if near else ""
+            raise UserError(f"there is no training setting {place!r}.", hint=f"{hint}{LISTED}") from error
         if first["type"] == "value_error":
             message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
             raise UserError(
@@ -296,6 +295,9 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
             f"training setting {place}: expected {expected}, got {first['input']!r}.", hint=_example(place, expected)
         ) from error
 
+
+LISTED = 'README.md tells of the settings under "Settings that matter"; help(atograph.TrainSettings) lists all of them.'
+"""Where they are listed."""
 
 _KINDS = {
     "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",

@@ -32,6 +32,25 @@ def atograph(*args: str) -> Result:
     return CliRunner().invoke(app, args)
 
 
+@pytest.mark.parametrize("option", [("--optimizer", "adamw"), ("--weight-decay=0.1",), ("--weight_decay", "0.1")])
+def test_a_setting_as_an_option(option: tuple[str, ...]) -> None:
+    done = atograph("compress", "net.py", *option)
+    name = option[0].partition("=")[0].lstrip("-").replace("-", "_")
+    assert done.exit_code == 2 and f"--set {name}=VALUE" in done.stderr and "Possible" not in done.stderr
+
+
+def test_what_is_no_option_and_no_setting() -> None:
+    done = atograph("compress", "net.py", "--epoch", "3")
+    assert done.exit_code == 2 and "--epochs" in done.stderr and "--set" not in done.stderr
+
+
+def test_no_such_setting_tells_where_they_are() -> None:
+    with pytest.raises(UserError, match=r"no training setting 'nonsense'.*Settings that matter.*TrainSettings"):
+        train_settings({}, ["nonsense=3"])
+    with pytest.raises(UserError, match=r"Perhaps optimizer.*Settings that matter"):
+        train_settings({}, ["optimiser=adamw"])
+
+
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

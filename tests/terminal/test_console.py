@@ -11,7 +11,7 @@ from sample_report import REPORT
 from atograph.passes.errors import UserError
 from atograph.report.run import Report
 from atograph.terminal import numbers
-from atograph.terminal.console import Console
+from atograph.terminal.console import BarProgress, Console
 from atograph.train.progress import EpochRow
 
 TABLE = """\
@@ -107,6 +107,32 @@ def test_one_line_per_epoch_in_a_pipe() -> None:
         "compress  epoch  1/10  loss 0.9123  FLOPs 100.0 %  zeroed   0.0 %  2.0 s  left 0:18",
         "compress  epoch  2/10  loss 0.5000  mIoU 0.9512  FLOPs  31.2 %  zeroed  84.1 %  3.0 s  left 0:20",
     ]
+
+
+def test_time_left_of_a_run_that_goes_on() -> None:
+    """By whole epochs of this process: it began in the middle of the eighth of ten."""
+    console, out, _ = printed()
+    progress = console.progress("compress")
+    progress.start(10, 20)
+    for epoch, first, seconds in ((8, 13, 4.0), (9, 1, 10.0), (10, 1, 10.0)):
+        for step in range(first, 21):
+            progress.step(epoch, step, 0.5, 1.0)
+        progress.epoch(EpochRow(epoch, 0.5, None, 1.0, 0.0, 0.0, 0.1, seconds))
+    assert [line.rpartition("left ")[2] for line in out.getvalue().splitlines()] == ["-:--", "0:10", "0:00"]
+
+
+def test_the_bar_of_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console, _, _ = printed()
+    progress = console.progress("compress")
+    assert isinstance(progress, BarProgress)
+    progress.start(10, 10)
+    task = progress._bars.tasks[0]
+    task.start_time = task.get_time() - 8.0
+    for step in (2, 3, 4, 5):
+        progress.step(9, step, 0.5, 1.0)
+    assert task.fields["left"] in ("0:30", "0:31")  # 4 steps in 8 s, 15 to go
+    progress.stop()
 
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
