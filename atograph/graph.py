@@ -29,6 +29,7 @@ from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, r
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe
+from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import kind_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from atograph.latency.table import LatencyRecord
 
 
-class Graph:
+class Graph(NotPickled):
     """A captured model with its zero-invariant groups.
 
     Attributes:
@@ -49,6 +50,11 @@ class Graph:
         latency: what was measured in ONNX Runtime; None as long as nobody asked.
         marks: what the model's attributes held when it was traced: the program has it as constants.
     """
+
+    instead = (
+        "A plan is plain text: plan.to_json(); trace the model again where it is needed. "
+        "Of a slim model, slim.save(folder) writes program, weights and plan."
+    )
 
     def __init__(
         self,

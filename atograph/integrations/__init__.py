@@ -19,6 +19,7 @@ from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import as_inputs, check_accepts
 from atograph.train.saved.seeding import own_randomness
+from atograph.values.user_code import in_one_line
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """``loss(model, batch)``: a 0-dim tensor."""
@@ -32,7 +33,7 @@ def required(extra: str, *names: str) -> ModuleType:
         names: of the modules, as they are imported.
 
     Raises:
-        UserError: none is.
+        UserError: none is, or importing it raises anything but that it lacks a package.
     """
     for name in names:
         try:
@@ -40,6 +41,15 @@ def required(extra: str, *names: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] != name.split(".")[0]:
                 raise  # it is there, and lacks something itself
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"atograph.integrations.{extra} needs the package {name.split('.')[0]}, which is installed and cannot "
+                f"be imported: {in_one_line(error).rstrip('.')}.",
+                hint=f"See that `import {name}` works in this environment; packages of other versions, such as a "
+                "torchvision that is not this torch's, are the usual cause.",
+            ) from error
     raise UserError(
         f"atograph.integrations.{extra} needs the package {names[0].split('.')[0]}, which is not installed.",
         hint=f"pip install 'atograph[{extra}]'",

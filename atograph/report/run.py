@@ -194,6 +194,19 @@ class Report(_Record):
     """One entry for each epoch, with the fields of `train.EpochRow`: what `log.csv` holds."""
     seconds: float
 
+    def __str__(self) -> str:
+        """In one line: what was kept, and whether it was proved. The closing table is what `Result` prints."""
+        equal = bool(self.certificate) and all(entry.holds for entry in self.certificate)
+        proof = "masked = slim = ONNX" if equal and not self.not_proved else "not proved"
+        shares = [
+            f"{100 * slim / max(dense, 1):.1f} % of the {what}"
+            for what, slim, dense in (
+                ("FLOPs", self.slim.flops, self.dense.flops),
+                ("parameters", self.slim.params, self.dense.params),
+            )
+        ]
+        return f"{self.name}: {' and '.join(shares)}, {proof}"
+
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

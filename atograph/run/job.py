@@ -102,6 +102,17 @@ class Result:
     history: list[EpochRow]
     folder: Path | None
 
+    def __str__(self) -> str:
+        """The closing table, as the command prints it."""
+        from atograph.terminal.console import as_text
+        from atograph.terminal.tables import closing_table
+
+        return as_text(closing_table(self.report))
+
+    def __repr__(self) -> str:
+        """In one line; `str` has the table."""
+        return f"<Result of {self.report}>"
+
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
         from atograph.inspection.notebook import report_html

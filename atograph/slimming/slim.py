@@ -24,10 +24,11 @@ from atograph.process.stages import stage
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.slimming.hand_over import AsMade, like, own_tensors
 from atograph.slimming.masking import mask
+from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import in_one_line
 
 
-class Slim:
+class Slim(NotPickled):
     """A slim model. One whose weights are on the meta device tells its sizes and shapes, and cannot be run or saved.
 
     Whoever trains `module` on gets the weights that it has by then: from a call of this object, from `program`,
@@ -38,6 +39,8 @@ class Slim:
         flops: FLOPs of the slim program for a batch of one.
         params: its number of parameters.
     """
+
+    instead = "slim.save(folder) writes program, weights and plan; slim.module is pickled as any module."
 
     def __init__(self, graph: Graph, plan: Plan, slimmed: Program) -> None:
         self._graph, self.plan, self._slimmed = graph, plan, slimmed

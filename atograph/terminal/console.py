@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
@@ -122,6 +123,15 @@ class Printable:
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         for segment in console.render(self._shown, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+def as_text(shown: RenderableType) -> str:
+    """What a table looks like without colours, as in a pipe."""
+    out = io.StringIO()
+    RichConsole(file=out, highlight=False, width=_PIPE_WIDTH, force_terminal=False, color_system=None).print(
+        Printable(shown)
+    )
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 
 
 class LineProgress:

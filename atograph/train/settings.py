@@ -296,7 +296,7 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         ) from error
 
 
-LISTED = 'README.md tells of the settings under "Settings that matter"; help(atograph.TrainSettings) lists all of them.'
+LISTED = 'The README tells of them under "Settings that matter", and atograph/train/settings.py lists them all.'
 """Where they are listed."""
 
 _KINDS = {

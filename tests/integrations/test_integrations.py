@@ -31,6 +31,13 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
         required("lightning", "lacks_another")
 
 
+def test_a_package_that_is_broken_is_named_with_what_it_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_one.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"package broken_one, .*cannot be imported: .*nms does not exist"):
+        required("lightning", "broken_one")
+
+
 def test_atograph_itself_imports_neither() -> None:
     code = "import sys, atograph, atograph.integrations.own_loop, atograph.integrations; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

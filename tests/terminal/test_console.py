@@ -10,6 +10,7 @@ from sample_report import REPORT
 
 from atograph.passes.errors import UserError
 from atograph.report.run import Report
+from atograph.run.job import Result
 from atograph.terminal import numbers
 from atograph.terminal.console import BarProgress, Console
 from atograph.train.progress import EpochRow
@@ -164,6 +165,16 @@ def test_the_closing_table() -> None:
     console, out, _ = printed()
     console.report(REPORT)
     assert [line.rstrip() for line in out.getvalue().splitlines()] == TABLE
+
+
+def test_a_result_prints_the_closing_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As plain text, whatever the terminal; in a list and in a shell it is one line."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = Result(None, None, None, REPORT, [], None)  # type: ignore[arg-type]
+    assert str(result).splitlines() == "\n".join(TABLE).strip("\n").splitlines()
+    assert repr(result) == "<Result of digits: 30.0 % of the FLOPs and 29.3 % of the parameters, not proved>"
+    equal = REPORT.model_copy(update={"certificate": REPORT.certificate[:1]})
+    assert f"{equal}".endswith("parameters, masked = slim = ONNX")
 
 
 def test_a_report_survives_its_file(tmp_path: Path) -> None:
