@@ -5,9 +5,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Two of everything suits a small machine: tests run side by side, each with one thread of torch.
+# Two of everything suits a small machine: tests run side by side, each with one thread of torch. Each process takes
+# whole files as far as it can, which share what they have made.
 JOBS ?= 2
-PYTEST_ARGS ?= -n $(JOBS)
+PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
 
 .PHONY: demo test coverage fuzz zoo lint types lock format clean
 
