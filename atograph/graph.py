@@ -28,7 +28,7 @@ from atograph.passes.plan.choose import check_budgets, magnitude_scores
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
-from atograph.values.batches import describe
+from atograph.values.batches import describe, to_device
 from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import kind_of
 
@@ -82,6 +82,9 @@ class Graph(NotPickled):
         example = self.program.interface.example
         if self.model is None or example is None or not self.changed_attributes():
             return self
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        if device.type != "meta":
+            example = to_device(example, device)  # the model may have moved since
         return trace(self.model, *example).coupled(self.groups.coupled)
 
     def changed_attributes(self) -> dict[str, Value]:
