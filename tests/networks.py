@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def _code(name: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": f"golden_{name}"}
     exec(compile("\n" * (block.line - 1) + block.text, str(path), "exec"), names)
     return names
+
+
+def maker(name: str) -> Callable[[], nn.Module]:
+    """What makes a network."""
+    return _code(name)["model"]  # type: ignore[no-any-return]
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:

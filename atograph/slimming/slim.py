@@ -287,7 +287,7 @@ def slim(graph: Graph, plan: Plan) -> Slim:
         UserError: the plan is for another model.
     """
     with stage("slimming"):
-        graph = graph.up_to_date()
         graph.read_weights()
+        graph = graph.up_to_date()
         slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
     return Slim(graph, plan, slimmed)

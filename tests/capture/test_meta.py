@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from decoder import LLAMA_70B, Decoder, Sizes, tokens
-from networks import NETWORKS, build
+from networks import NETWORKS, build, maker
 from torch import nn
 
 import atograph
@@ -73,7 +73,7 @@ class Attribute(nn.Module):
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
-    **{name: (kind, torch.randn(2, *size)) for name, (kind, size) in NETWORKS.items()},
+    **{name: (maker(name), build(name)[1]) for name in NETWORKS},
     "decoder": (decoder, tokens()),
     "tied": (lambda: Decoder(Sizes(tied=True)), tokens()),
     "recurrent": (Recurrent, torch.randn(2, 5, 4)),

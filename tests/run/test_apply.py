@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from decoder import Decoder, Sizes, tokens
-from networks import NETWORKS, build
+from networks import NETWORKS, build, maker
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -74,7 +74,7 @@ class Mixed(nn.Module):
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
-    **{name: (kind, torch.randn(2, *size)) for name, (kind, size) in NETWORKS.items()},
+    **{name: (maker(name), build(name)[1]) for name in NETWORKS},
     "decoder": (lambda: Decoder(Sizes()), tokens()),
     "tied": (lambda: Decoder(Sizes(tied=True)), tokens()),
     "mixed": (Mixed, torch.randn(2, 6)),
