@@ -123,8 +123,8 @@ def _get(holder: Any, key: Any) -> Any:
 
 
 def _is_value(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return not isinstance(value, nn.Parameter) and not value.requires_grad and value.layout == torch.strided
+    if type(value) is Tensor:  # no parameter, and none without data or of another package's kind
+        return not value.requires_grad and value.layout == torch.strided
     return type(value) in (bool, int, float)
 
 

@@ -13,6 +13,7 @@ from runs import command
 from torch import Tensor, nn
 
 import atograph
+from atograph.passes.torch_private import FakeTensorMode
 from atograph.values.attributes import Attributes, changed, marks_of
 
 X = torch.randn(4, 1, 8, 8)
@@ -35,7 +36,9 @@ class Annealed(nn.Module):
 def test_values_are_found_compared_and_put() -> None:
     model = nn.Sequential(Annealed(), nn.ReLU())
     model[0].tables = {"centre": torch.zeros(2), 3: [1.5, torch.ones(2)]}
+    model[0].fake = FakeTensorMode().from_tensor(torch.ones(2))  # it has no values, and nothing may ask for them
     attributes, before = Attributes(model), marks_of(model)
+    assert "0.fake" not in before
     assert before["0.tau"].value == 1.0 and "training" not in before and "0.tables.3.1" in before
     assert changed(before, attributes.values()) == {}
     model[0].tau, model[0].tables["centre"] = float("nan"), torch.zeros(2)  # another tensor of the same values
