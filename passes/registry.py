@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from atograph.passes.errors import InternalError, UserError
 
@@ -63,13 +63,13 @@ class Registry(Generic[T]):
                 where=f"entry points {self.group}",
                 hint="Install or mend the package that brings it.",
             ) from error
-        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or row.name != name:
+        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or vars(row).get("name") != name:
             base = self._base.rpartition(":")[2]
             raise UserError(
                 f"what is registered as the {self.kind} {name!r} is no subclass of {base} of that name.",
                 hint=f"Give its class the attribute name = {name!r}.",
             )
-        return row
+        return cast("type[T]", row)
 
     def add(self, name: str, loader: Callable[[], object]) -> None:
         """Add a row whose class ``loader`` gives when it is first asked for.

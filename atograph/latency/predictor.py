@@ -7,7 +7,7 @@ chosen again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from math import log
 from pathlib import Path
@@ -112,10 +112,10 @@ class MeasuredLatency:
         share = self._table(kept) / self.record.dense
         return self.record.dense * share**self.power
 
-    def predicted(self, plan: Plan) -> float:
-        """The table's share of the dense latency for a plan, without correction."""
+    def predicted(self, counts: Mapping[str, Any]) -> float:
+        """The table's share of the dense latency at some counts of kept units, without correction."""
         assert self._table is not None, "table() comes first"
-        return float(self._table(plan.counts)) / self.record.dense
+        return float(self._table(counts)) / self.record.dense
 
     def ratio(self, plan: Plan) -> float:
         """The measured share of the dense latency for a plan."""
@@ -195,7 +195,7 @@ class MeasuredLatency:
 
     def correct(self, plan: Plan, measured: float) -> None:
         """Let the prediction for a plan be what was measured."""
-        predicted = self.predicted(plan)
+        predicted = self.predicted(plan.counts)
         if 0 < predicted < 1 and measured > 0:
             low, high = _POWERS
             self.power = min(max(log(min(measured, 0.99)) / log(predicted), low), high)

@@ -32,7 +32,7 @@ from atograph.slimming.masking import mask
 from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs
 from atograph.terminal.console import Console
-from atograph.train.defaults import default_loss, default_metric, why_no_metric
+from atograph.train.losses.defaults import default_loss, default_metric, why_no_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.train.settings import needs_data
 from atograph.values.eval_mode import eval_mode

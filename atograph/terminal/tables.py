@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from atograph.passes.budgets.budget import BUDGETS
 from atograph.terminal import numbers
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def _costs(report: Report) -> Table:
     for name, before, after, ratio in rows:
         table.add_row(name, before, "", after, "", ratio)
     for budget in report.budgets:
-        if budget.kind == "bytes":
-            table.add_row("activations at their peak", "", "", "", "", numbers.percent(budget.reached))
-        if budget.kind == "latency" and budget.predicted is not None:
-            table.add_row("latency by the table of layers", "", "", "", "", numbers.percent(budget.predicted))
+        row = BUDGETS.get(budget.kind) if budget.kind in BUDGETS else None  # of a package that is not here
+        share = budget.predicted if row is not None and row.measured else budget.reached
+        if row is not None and row.closing and share is not None:
+            table.add_row(row.closing, "", "", "", "", numbers.percent(share))
     if metrics.measured:
         forms = (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)
         table.add_row(Text(metrics.name), *(_metric(value) for value in forms), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from atograph.passes.errors import UserError
 from atograph.train.best import BestEpoch
 from atograph.train.compute import Compute, autocast, pick_device
+from atograph.train.hook import Hook
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.processes.replicas import join
 from atograph.train.progress import EpochRow, Progress
@@ -28,60 +29,6 @@ from atograph.train.task import Task, naming
 from atograph.values.attributes import Attributes, values_of
 from atograph.values.batches import tensors, to_device
 from atograph.values.user_code import in_one_line
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """How far the pruning is; the fields are those of `EpochRow`."""
-
-    zeroed: float = 0.0
-    lam: float = 0.0
-    controller_loss: float | None = None
-    controller_lr: float = 0.0
-    soft_flops: float = 1.0
-    vanishing: float = 0.0
-    kept: Mapping[str, int] = field(default_factory=dict)
-
-
-class Hook:
-    """What happens around a step beside plain training; this one does nothing.
-
-    Attributes:
-        flops_share: of the current mask.
-    """
-
-    flops_share = 1.0
-
-    def pruned(self) -> Pruned:
-        """Asked for at the end of each epoch."""
-        return Pruned()
-
-    def epoch_start(self, t: float) -> None:
-        """An epoch begins at fraction ``t`` of the training."""
-
-    def before_step(self, t: float, batch: Any) -> None:
-        """A step is about to be made on ``batch`` (on the device)."""
-
-    def after_step(self, t: float, lr: float) -> None:
-        """The optimiser has stepped with rate ``lr``."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether the network is the one that comes out: what is masked is zero."""
-        return True
-
-    def finish(self) -> None:
-        """The last step is done."""
-
-    def sync(self) -> None:
-        """The dense model is about to be read: it has to hold the weights as they are now."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
-        return {}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from such a state."""
 
 
 @dataclass

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)  # fmt: skip
 
+from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
 from atograph.passes.cost.share import number_of, share_of
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.train.method_table import METHODS
 
 
 def _number(given: Any) -> Any:
@@ -18,16 +31,9 @@ def _number(given: Any) -> Any:
     return given if value is None else value
 
 
-def _share(given: Any, about: ValidationInfo) -> Any:
-    return None if given is None else share_of(given, str(about.field_name))
-
-
 Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_number)]
-Share = Annotated[float, BeforeValidator(_share)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-
-Budget: TypeAlias = Literal["flops", "params", "bytes", "latency"]
 
 
 def _pairs(given: Any) -> Any:
@@ -43,6 +49,13 @@ def _pairs(given: Any) -> Any:
     )
 
 
+def _prior(name: str) -> str:
+    """A criterion of the table, or none."""
+    if name != "none" and name not in CRITERIA:
+        raise ValueError(f"a criterion, one of {', '.join(CRITERIA)}, or none")
+    return name
+
+
 class TrainSettings(BaseModel):
     """Options of `auto_train_once` and `dense_training`.
 
@@ -53,17 +66,12 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    flops: Share | None = None
-    """Largest share of the model's total FLOPs that the final mask keeps (authors' code: of the prunable ones). None:
-    no such budget; 0.5 if there is no other one either."""
-    params: Share | None = None
-    """The same for parameters."""
-    bytes: Share | None = None
-    """The same for the peak memory of activations. With several budgets all hold, and the controller works at the one
-    that is exceeded most."""
-    latency: Share | None = None
-    """The same for the latency in ONNX Runtime on this machine's CPU: predicted by a table of measured layers while the
-    mask is searched for, and measured when it becomes final."""
+    method: str = "ato"
+    """How to train and prune: a name of the table of methods (`train.methods`)."""
+    budgets: Mapping[str, float] = DEFAULT
+    """Name of a budget (`passes.budgets`) → the largest share of the dense model's cost that the final mask keeps; with
+    several, all hold, and the controller works at the one that is exceeded most. Each is given, and recorded, under its
+    own name: ``flops=0.3`` (authors' code: of the prunable FLOPs), ``params=0.5``. None at all: half of the FLOPs."""
     latency_batch: Annotated[int, Field(ge=1)] = 1
     """Samples per call where latency is measured."""
     latency_threads: Annotated[int, Field(ge=0)] = 1
@@ -94,7 +102,7 @@ class TrainSettings(BaseModel):
     """The slim module is to run without corrected calls, so that it is loaded where atograph is not installed."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    """0 trains nothing, which only a method that prunes at once can do (`METHODS`)."""
+    """0 trains nothing, which only a method that prunes at once can do."""
     metric_mode: Literal["max", "min"] | None = None
     """Keep the epoch whose validation metric is the largest, or the smallest, among those after everything masked is
     zero: before that the network is another one. None: keep the last epoch."""
@@ -160,11 +168,12 @@ class TrainSettings(BaseModel):
     """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
     gamma: NotNegative = 8.0
     """Weight of |log(F(mask) / target)| (authors' code: 2 × 4)."""
-    prior: Literal["taylor", "magnitude", "none"] = "taylor"
+    prior: Annotated[str, AfterValidator(_prior)] = "taylor"
     """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. Ours: the controller
     learns a correction to a score, centred on the budget, so that a run too short to teach it much ends at a good
-    mask and not at a random one. ``taylor``: how much the loss depends on a unit, by the gradients of the training
-    (Molchanov et al., arXiv 1906.10771), over what the unit costs. ``magnitude``: its norm over its family's mean."""
+    mask and not at a random one. The score is that of a criterion (`passes.criteria`). ``taylor``: how much the loss
+    depends on a unit, by the gradients of the training (Molchanov et al., arXiv 1906.10771), over what the unit
+    costs."""
     prior_scale: Positive = 3.0
     """Logits per standard deviation of the prior; the noise has one of 1.8."""
 
@@ -191,18 +200,25 @@ class TrainSettings(BaseModel):
     λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
     once."""
 
-    @property
-    def budgets(self) -> dict[Budget, float]:
-        """``flops``, ``params``, ``bytes`` and ``latency``, those that are budgets."""
-        given: dict[Budget, float | None] = {
-            "flops": self.flops, "params": self.params, "bytes": self.bytes, "latency": self.latency,
-        }  # fmt: skip
-        return {what: share for what, share in given.items() if share is not None} or {"flops": 0.5}
+    if TYPE_CHECKING:
+
+        def __init__(self, **settings: Any) -> None: ...
+
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            """``settings.flops``: the share, None where it is no budget."""
+            return self.budgets.get(name) if name in BUDGETS else super().__getattr__(name)
 
     @property
     def rounding(self) -> int | Literal["auto"]:
-        """`round_to`, where it is None what stands for it."""
-        return self.round_to or ("auto" if self.latency is not None else 1)
+        """`round_to`, where it is None what suits the budgets."""
+        return self.round_to or rounding_of(self.budgets)
+
+    @property
+    def measured(self) -> bool:
+        """Whether a budget is measured, so that a final plan is more than a prediction."""
+        return any(BUDGETS.get(name).measured for name in self.budgets)
 
     @property
     def steering(self) -> dict[str, Any]:
@@ -216,6 +232,23 @@ class TrainSettings(BaseModel):
     def zero_from(self) -> float:
         """The moment from which on everything masked is exactly zero."""
         return self.freeze if self.slim_at == "freeze" else self.zero
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_budgets(cls, values: Any) -> Any:
+        """Budgets are given by their names."""
+        if not isinstance(values, Mapping):
+            return values
+        shares = {**(values.get("budgets") or {}), **{name: values[name] for name in values if name in BUDGETS}}
+        shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
+        rest = {name: value for name, value in values.items() if name not in BUDGETS}
+        return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
+
+    @model_serializer(mode="wrap")
+    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Written as they are given."""
+        written: dict[str, Any] = serialise(self)
+        return {**written.pop("budgets", {}), **written}
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:
@@ -244,37 +277,36 @@ class TrainSettings(BaseModel):
     def _of_use(self) -> TrainSettings:
         """What says how latency is measured is of no use where none is."""
         unused = sorted(self.model_fields_set & {"latency_batch", "latency_threads", "latency_table"})
-        if unused and self.latency is None and self.rounding != "auto":
+        if unused and not self.measured and self.rounding != "auto":
             raise ValueError(
                 f"{unused[0]} says how latency is measured, and neither latency nor round_to=auto asks for it"
             )
         return self
 
 
-_AT_ONCE = {"controller": False, "controller_start": 0.0, "projection_start": 0.0, "freeze": 0.0, "zero": 0.0}
-
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    "ato": {},
-    "magnitude": {**_AT_ONCE, "prior": "magnitude"},
-    "taylor": {**_AT_ONCE, "prior": "taylor"},
-}
-"""What ``--method`` sets: ``ato`` prunes while it trains; the others prune the initial weights at once, by the norms of
-their groups or by the gradients of a few batches, and all epochs train the slim network (fine-tuning)."""
-
-
 def settings_of(values: Mapping[str, Any]) -> TrainSettings:
-    """Settings from values that a user gave; ``method`` is one of `METHODS`, which other values override.
+    """Settings from values that a user gave.
+
+    Args:
+        values: fields of `TrainSettings`, or of the settings of the method that ``method`` names: one of the table of
+            methods, or a criterion by which the initial weights are pruned at once. Other values override what that
+            sets.
 
     Raises:
         UserError: naming the first setting that does not exist or does not fit.
     """
     values = dict(values)
-    method = values.pop("method", "ato")
-    if method not in METHODS:
-        raise UserError(f"there is no method {method!r}.", hint=f"There are: {', '.join(METHODS)}.")
-    values = {**METHODS[method], **values}
+    name = values.get("method", "ato")
+    if name not in METHODS and name in CRITERIA:
+        values = {"prior": name, **values, "method": "at-once"}
+    elif name not in METHODS:
+        known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
+        raise UserError(f"there is no method {name!r}.", hint=f"There are: {known}.")
+    method = METHODS.get(values.get("method", "ato"))
+    kind: type[TrainSettings] = method.settings
+    values = {**method.presets, **values}
     try:
-        return TrainSettings(**values)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
         place = str(first["loc"][0]) if first["loc"] else ""
@@ -282,7 +314,7 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
             each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
         ]  # of "this or that" one for each
         if first["type"] == "extra_forbidden":
-            near = get_close_matches(place, TrainSettings.model_fields, n=3)
+            near = get_close_matches(place, [*BUDGETS, *kind.model_fields], n=3)
             hint = f"Perhaps {', '.join(near)}? " if near else ""
             raise UserError(f"there is no training setting {place!r}.", hint=f"{hint}{LISTED}") from error
         if first["type"] == "value_error":
@@ -292,7 +324,8 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
             ) from error
         expected = " or ".join(dict.fromkeys(map(_expected, about)))
         raise UserError(
-            f"training setting {place}: expected {expected}, got {first['input']!r}.", hint=_example(place, expected)
+            f"training setting {place}: expected {expected}, got {first['input']!r}.",
+            hint=_example(kind, place, expected),
         ) from error
 
 
@@ -314,9 +347,9 @@ def _expected(error: Mapping[str, Any]) -> str:
     return text if error["type"] == "literal_error" else f"a value {text}"
 
 
-def _example(name: str, expected: str) -> str | None:
+def _example(kind: type[TrainSettings], name: str, expected: str) -> str | None:
     """How one writes it: with its default, or else a value of its kind."""
-    default = TrainSettings.model_fields[name].default
+    default = kind.model_fields[name].default
     if isinstance(default, tuple):
         return f'In Python: {name}=["stem"].'
     if default is None:
@@ -327,4 +360,6 @@ def _example(name: str, expected: str) -> str | None:
 
 def needs_data(settings: TrainSettings) -> bool:
     """Whether a run reads training batches."""
-    return settings.epochs > 0 or settings.prior == "taylor"
+    if settings.epochs > 0:
+        return True
+    return settings.prior != "none" and CRITERIA.get(settings.prior).observes() is not None

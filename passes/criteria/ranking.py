@@ -1,0 +1,64 @@
+"""Scores by which units are ranked, made of what a criterion says of them and of what they cost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.criteria.magnitude import Magnitude
+from atograph.passes.criteria.units import Units
+
+
+def worth(criterion: Criterion, prices: Tensor) -> Tensor:
+    """Float ``[total]``: importance, for each unit of cost where it adds up; not a number for units that are unknown.
+
+    Ranked by what they are worth for what they cost, units fill a budget as a knapsack is filled: greedily.
+
+    Args:
+        criterion: ready.
+        prices: ``[total]``, above 0: what each unit costs (`passes.cost.prices`).
+    """
+    importance = criterion.importance()
+    return importance / prices.to(importance) if criterion.adds_up else importance
+
+
+def plan_scores(criterion: Criterion, prices: Tensor) -> dict[str, Tensor]:
+    """Group → score of each unit, ``[size]``: `worth`, or `log_scores` where units are unknown to the criterion."""
+    values = worth(criterion, prices)
+    if bool(values.isnan().any()):
+        values = log_scores(criterion, prices)
+    return criterion.units.split(values)
+
+
+def log_scores(criterion: Criterion, prices: Tensor) -> Tensor:
+    """Float32 ``[total]``: the logarithm of `worth`, in standard deviations over all units.
+
+    A unit of which the criterion knows nothing (its parameters never had a gradient, it has no norm) is not worth
+    nothing: it is ranked by its magnitude, in standard deviations as well.
+
+    Args:
+        criterion: ready.
+        prices: ``[total]``, above 0: what each unit costs.
+    """
+    importance = criterion.importance()
+    known = ~importance.isnan()
+    if not bool(known.any()):
+        return by_magnitude(criterion.units)
+    values = importance[known]
+    logs = (values / values.mean().clamp(min=1e-30)).clamp(min=criterion.least).log()
+    if criterion.adds_up:
+        logs = logs - prices.to(logs)[known].log()
+    scores = _standard(logs).float()
+    if bool(known.all()):
+        return scores
+    return by_magnitude(criterion.units).masked_scatter(known, scores)
+
+
+def by_magnitude(units: Units) -> Tensor:
+    """`log_scores` by magnitude, which every unit has."""
+    return log_scores(Magnitude(units), torch.ones(units.total))
+
+
+def _standard(scores: Tensor) -> Tensor:
+    return scores / scores.std(correction=0).clamp(min=1e-6)
