@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from atograph.passes.base import Pass
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.public import public
 
 Loader: TypeAlias = Callable[[], type[Pass]]
 
@@ -36,6 +37,7 @@ def _loader(target: str) -> Loader:
 _loaders: dict[str, Loader] = {name: _loader(target) for name, target in _OURS.items()}
 
 
+@public("atograph.passes")
 def register(name: str, loader: Loader) -> None:
     """Add a pass under a name.
 
