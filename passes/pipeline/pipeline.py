@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from atograph.passes.base import Pass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
-from atograph.passes.pipeline.registry import pass_class
+from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.pipeline.reproducer import reproducible
 from atograph.passes.pipeline.verify import Given, verify_pass
 from atograph.passes.plan.plan import Plan
@@ -120,7 +120,7 @@ def _without_collection() -> Iterator[None]:
 
 
 def _make(name: str, options: str, readers: Readers) -> Pass:
-    kind = pass_class(name)
+    kind = PASSES.get(name)
     types_of = typing.get_type_hints(kind)
     fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(kind)}
     values = {}
