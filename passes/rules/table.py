@@ -39,7 +39,7 @@ class Effect:
         sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
         positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
-        lower: rewrites the node in the slim program when one of its dims has shrunk (see `slim.Lowering`).
+        lower: rewrites the node in the slim program when one of its dims has shrunk (see `rewrite.slim.Lowering`).
     """
 
     outs: tuple[Shape, ...]
@@ -50,6 +50,7 @@ class Effect:
     lower: Callable[[Any], fx.Node] | None = None
 
 
+@public("atograph.passes")
 class Unsupported(Exception):
     """Raised by a rule for a form of its op that it does not cover: the node is frozen with this text."""
 
