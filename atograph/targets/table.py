@@ -64,7 +64,7 @@ def targets_of(names: Iterable[str], options: Mapping[str, Any] | None = None) -
     """
     rows = classes_of(names)
     chosen = {name: value for name, value in (options or {}).items() if value is not None}
-    own = [{field.name for field in fields(row)} if is_dataclass(row) else set() for row in rows]
+    own = [{field.name for field in fields(row)} if is_dataclass(row) else set[str]() for row in rows]
     unknown = sorted(chosen.keys() - set().union(*own))
     if unknown:
         listed = ", ".join(row.name for row in rows)
