@@ -26,6 +26,7 @@ from atograph.passes.ir.reason import Reason
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.choose import check_budgets, magnitude_scores
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
+from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe, to_device
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from atograph.latency.table import LatencyRecord
 
 
+@public("atograph")
 class Graph(NotPickled):
     """A captured model with its zero-invariant groups.
 
@@ -395,6 +397,7 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
             raise UserError(f"the scores of group {name} are not numbers everywhere.")
 
 
+@public("atograph")
 def trace(
     model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
 ) -> Graph:

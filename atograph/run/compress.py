@@ -13,6 +13,7 @@ from torch import nn
 from atograph.files.run_lock import claimed
 from atograph.files.writing import replacing, writing
 from atograph.passes.errors import UserError
+from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.report.run import FROM_PYTHON
 from atograph.run import resumption, unproved
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from atograph.spec.spec import Spec
 
 
+@public("atograph")
 def compress(
     model: nn.Module,
     train_data: Iterable[Any] | None = None,

@@ -12,6 +12,7 @@ from torch import nn
 from atograph.graph import Graph
 from atograph.ort.model import OnnxModel
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.report.run import FROM_PYTHON, Report
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
@@ -96,6 +97,7 @@ class Outcome:
     files: tuple[Path, Path] | None = None
 
 
+@public("atograph")
 @dataclass(frozen=True)
 class Result:
     """A finished run.

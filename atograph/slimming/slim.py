@@ -19,6 +19,7 @@ from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.values import require_values
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.passes.rewrite.slim import Slim as SlimPass
 from atograph.process.stages import stage
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
@@ -28,6 +29,7 @@ from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import in_one_line
 
 
+@public("atograph")
 class Slim(NotPickled):
     """A slim model. One whose weights are on the meta device tells its sizes and shapes, and cannot be run or saved.
 
@@ -276,6 +278,7 @@ def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return result
 
 
+@public("atograph")
 def slim(graph: Graph, plan: Plan) -> Slim:
     """Remove what a plan drops.
 

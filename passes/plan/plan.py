@@ -17,6 +17,7 @@ from atograph.passes.analysis.slices import Slice
 from atograph.passes.cost.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.plan.html_table import html_table
+from atograph.passes.public import public
 
 Unit = Annotated[int, Field(ge=0)]
 
@@ -30,6 +31,7 @@ _FEW_GROUPS = 40
 """In a network of more groups, some block always fits into what is left."""
 
 
+@public("atograph")
 class Plan(BaseModel):
     """Which units of which group stay.
 
