@@ -247,7 +247,7 @@ def _write_program(path: Path, slimmed: Program, in_weights: set[str], plan: Pla
     state = {name: _emptied(tensor) if name in in_weights else tensor for name, tensor in slimmed.state.items()}
     with stage("writing the program"):
         try:
-            content = program_bytes(to_exported(slimmed.rewritten(slimmed.graph, state)), plan)
+            content = program_bytes(to_exported(slimmed.rewritten(slimmed.graph, state)), plan.digest)
         except Exception as error:
             return f"not written: torch.export cannot save it ({type(error).__name__})"
         path.write_bytes(content)

@@ -240,7 +240,7 @@ class Slim(NotPickled):
 
         self._require_values("saving needs the values of the weights")
         target = Path(folder)
-        program = pt2_file.program_bytes(self.program, self.plan)
+        program = pt2_file.program_bytes(self.program, self.plan.digest)
         state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
         dense = SavedCost(flops=self._graph.flops, params=self._graph.params)
         own = SavedCost(flops=self.flops, params=self.params)
