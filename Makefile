@@ -49,6 +49,7 @@ docs: $(VENV)/.installed-for-docs
 dist: $(VENV)/.installed-for-docs
 	@rm -rf build/dist
 	$(BIN)/python -m build --no-isolation --outdir build/dist
+	@rm -rf atograph.egg-info
 	$(BIN)/python -m twine check --strict build/dist/*
 
 lint: types
