@@ -28,6 +28,7 @@ from atograph.passes.ir.reason import Reason
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.choose import check_budgets, scores_of
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
+from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe, to_device
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from atograph.latency.table import LatencyRecord
 
 
+@public("atograph")
 class Graph(NotPickled):
     """A captured model with its zero-invariant groups.
 
@@ -139,7 +141,7 @@ class Graph(NotPickled):
         return Graph(self.program, self.model, groups, self.marks)
 
     def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
-        """The same graph with pairs of groups made one, as `passes.couple_groups` does; names are those without that.
+        """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
 
         Raises:
             UserError: a group does not exist, is frozen or of another size; or some are coupled already.
@@ -413,6 +415,7 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
             raise UserError(f"the scores of group {name} are not numbers everywhere.")
 
 
+@public("atograph")
 def trace(
     model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
 ) -> Graph:

@@ -19,6 +19,7 @@ from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.pipeline.reproducer import reproducible
 from atograph.passes.pipeline.verify import Given, verify_pass
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 
 Readers: TypeAlias = Mapping[type, Callable[[str], Any]]
 """How to read options that are not numbers, booleans or strings (a plan from the file that the text names)."""
@@ -29,6 +30,7 @@ ANALYSE = "gather-shuffles,infer-axes,find-groups,estimate-cost"
 _PASS = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>[^}]*)\})?\s*")
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order. ``str(pipeline)`` is text that `Pipeline.parse` reads back, where options are plain values."""

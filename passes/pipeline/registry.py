@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from atograph.passes.base import Pass
+from atograph.passes.public import public
 from atograph.passes.registry import Registry
 
 PASSES = Registry[Pass](
@@ -23,5 +26,12 @@ PASSES = Registry[Pass](
     },
 )
 
-register = PASSES.add
-"""Add a pass under a name: ``register("my-pass", lambda: MyPass)``."""
+
+@public("atograph.passes")
+def register(name: str, loader: Callable[[], type[Pass]]) -> None:
+    """Add a pass under a name: ``register("my-pass", lambda: MyPass)``.
+
+    Raises:
+        InternalError: the name is taken.
+    """
+    PASSES.add(name, loader)
