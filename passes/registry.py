@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
 from atograph.passes.errors import InternalError, UserError
@@ -50,6 +48,8 @@ class Registry(Generic[T]):
             UserError: there is none of this name, or what another package registered under it is something else.
         """
         if name not in self:
+            from difflib import get_close_matches  # not before it is needed: --help imports this
+
             near = get_close_matches(name, list(self), n=2)
             perhaps = f"Perhaps {' or '.join(near)}? " if near else ""
             raise UserError(
@@ -92,6 +92,8 @@ class Registry(Generic[T]):
 
     def _look_around(self) -> None:
         if not self._looked_around:
+            from importlib.metadata import entry_points
+
             self._looked_around = True
             for point in entry_points(group=self.group):
                 self.add(point.name, point.load)

@@ -6,8 +6,8 @@ import abc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from atograph.train.method_table import METHODS
 from atograph.train.settings import TrainSettings
+from atograph.train.settings.method_table import METHODS
 
 if TYPE_CHECKING:
     from atograph.train.hook import Pruning

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -13,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )  # fmt: skip
@@ -21,8 +19,7 @@ from pydantic import (
 from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
 from atograph.passes.cost.share import number_of, share_of
 from atograph.passes.criteria.table import CRITERIA
-from atograph.passes.errors import UserError
-from atograph.train.method_table import METHODS
+from atograph.train.settings.option import Option
 
 
 def _number(given: Any) -> Any:
@@ -64,62 +61,64 @@ class TrainSettings(BaseModel):
     code released with it. Where a default departs from both, the text says why.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    method: str = "ato"
-    """How to train and prune: a name of the table of methods (`train.methods`)."""
+    method: Annotated[str, Option(metavar="NAME")] = "ato"
+    """How to train and prune: ato prunes while it trains; the name of a criterion (magnitude, taylor, ...) prunes the
+    initial weights at once, and all epochs fine-tune the slim network. The table is `train.methods`."""
     budgets: Mapping[str, float] = DEFAULT
     """Name of a budget (`passes.budgets`) → the largest share of the dense model's cost that the final mask keeps; with
     several, all hold, and the controller works at the one that is exceeded most. Each is given, and recorded, under its
     own name: ``flops=0.3`` (authors' code: of the prunable FLOPs), ``params=0.5``. None at all: half of the FLOPs."""
-    latency_batch: Annotated[int, Field(ge=1)] = 1
-    """Samples per call where latency is measured."""
-    latency_threads: Annotated[int, Field(ge=0)] = 1
-    """Threads within an op there; 0 leaves the choice to ONNX Runtime."""
-    latency_table: str | None = None
-    """A file with what was measured (``latency.json`` of a run): it is read where it is there, and written else. With
+    latency_batch: Annotated[int, Field(ge=1), Option()] = 1
+    """Samples per call where latency is measured; 1 unless given."""
+    latency_threads: Annotated[int, Field(ge=0), Option()] = 1
+    """Threads within an op there; 1 unless given, 0 leaves the choice to ONNX Runtime."""
+    latency_table: Annotated[str | None, Option(metavar="FILE")] = None
+    """A file with what was measured (latency.json of a run): read where it is there, written else. With
     the same file and seed a run gives the same plan."""
-    floor: Fraction = 0.05
-    """Least share of each family's units that stays; one unit stays in any case."""
-    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """Widths are multiples of this (8 suits tensor cores); ``auto``: of what ONNX Runtime is fastest with on this
-    machine. None: ``auto`` with a budget of latency, else 1."""
-    freeze_layers: tuple[str, ...] = ()
-    """Names or globs of layers whose widths stay (`Graph.steered`)."""
-    only: tuple[str, ...] = ()
-    """Names or globs: groups stay whole unless all layers that make their units are among them."""
-    min_units: Annotated[int, Field(ge=1)] = 1
+    floor: Annotated[Fraction, Option(metavar="SHARE")] = 0.05
+    """Least share of each group's units that stays; 0.05 unless given. One unit stays in any case."""
+    round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, Option(metavar="N|auto")] = None
+    """Widths are multiples of this (8 suits tensor cores); auto: of what ONNX Runtime is fastest with on this machine.
+    None: ``auto`` with a budget of latency, else 1."""
+    freeze_layers: Annotated[tuple[str, ...], Option("--freeze", "GLOB")] = ()
+    """Layers whose widths stay: all of them, or GLOB:in, GLOB:out; repeatable. See `Graph.steered`."""
+    only: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    """Prune units of no other layers; repeatable. Groups stay whole unless all layers that make their units are among
+    them."""
+    min_units: Annotated[int, Field(ge=1), Option()] = 1
     """Units that every group keeps at least."""
-    couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = ()
-    """Pairs (or ``"A=B"``) of groups, or of layers that make them: unit u of the one goes if and only if that of the
-    other does."""
-    prune_frozen: bool = False
+    couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
+    """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
+    ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    prune_frozen: Annotated[bool, Option()] = False
     """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
     are, unless no parameter at all requires one."""
-    keep_module: bool = False
-    """Keep whole what stands in the way of a slim module (`atograph.keep_module`)."""
+    keep_module: Annotated[bool, Option()] = False
+    """Keep whole what stands in the way of a slim module. See `atograph.keep_module`."""
     plain_module: bool = False
     """The slim module is to run without corrected calls, so that it is loaded where atograph is not installed."""
 
-    epochs: Annotated[int, Field(ge=0)] = 10
-    """0 trains nothing, which only a method that prunes at once can do."""
-    metric_mode: Literal["max", "min"] | None = None
-    """Keep the epoch whose validation metric is the largest, or the smallest, among those after everything masked is
-    zero: before that the network is another one. None: keep the last epoch."""
-    patience: Annotated[int, Field(ge=1)] | None = None
-    """With ``metric_mode``: stop after so many epochs without a better one, counted after everything masked is zero."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of the initial weights, the order of the data, and the controller."""
+    epochs: Annotated[int, Field(ge=0), Option()] = 10
+    """Epochs of training; 10 unless given. 0 trains nothing, which only a method that prunes at once can do."""
+    metric_mode: Annotated[Literal["max", "min"] | None, Option(metavar="max|min")] = None
+    """Keep the epoch with the best validation metric, among those after everything masked is zero. Before that the
+    network is another one. None: keep the last epoch."""
+    patience: Annotated[Annotated[int, Field(ge=1)] | None, Option()] = None
+    """With metric_mode: stop after so many such epochs without a better one."""
+    seed: Annotated[int, Field(ge=0, lt=2**63), Option()] = 0
+    """Seed of everything random: of the initial weights, the order of the data, and the controller."""
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
     """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
-    device: str = "auto"
-    """``auto`` (the first CUDA device, or else the CPU), or any name that `torch.device` takes."""
+    device: Annotated[str, Option()] = "auto"
+    """auto (the first CUDA device, or else the CPU), or a name that torch takes: cpu, cuda:1."""
 
     # The weights.
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Used when the task brings no optimiser: SGD with Nesterov momentum 0.9 (as the paper), or AdamW."""
-    lr: Positive | None = None
-    """Peak rate; None: by the batch size, see `optim.default_lr`."""
+    lr: Annotated[Positive | None, Option()] = None
+    """Peak learning rate; by the batch size unless given. See `optim.default_lr`."""
     weight_decay: NotNegative | None = None
     """None: 5e-4 (SGD) or 0.05 (AdamW). Never applied to parameters of one dimension (norms, biases)."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
@@ -128,15 +127,16 @@ class TrainSettings(BaseModel):
     """Share of the training in which the rate climbs linearly from near zero."""
 
     # How steps are computed.
-    accumulate: Annotated[int, Field(ge=1)] = 1
-    """Batches to a step, whose gradients are averaged; "steps" of the other settings are these."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the forward passes (`torch.autocast`); weights, gradients and the optimiser stay in float32. With float16 the
+    accumulate: Annotated[int, Field(ge=1), Option()] = 1
+    """Batches whose gradients make one step. They are averaged; "steps" of the other settings are these."""
+    precision: Annotated[Literal["float32", "bfloat16", "float16"], Option()] = "float32"
+    """float32, bfloat16 or float16 (mixed precision). It is that of the forward passes (`torch.autocast`); weights,
+    gradients and the optimiser stay in float32. With float16 the
     loss is scaled (`torch.amp.GradScaler`)."""
-    channels_last: bool = False
-    """Keep images and convolutions with the channels last in memory: faster on GPUs with half precision."""
-    compile: bool = False
-    """Train with `torch.compile`, which takes a minute at the start and again for the slim module: for long runs."""
+    channels_last: Annotated[bool, Option()] = False
+    """Keep channels last in memory. For images and convolutions: faster on GPUs with half precision."""
+    compile: Annotated[bool, Option()] = False
+    """Train with torch.compile. It takes a minute at the start and again for the slim module: for long runs."""
 
     # The search for the mask.
     controller: bool = True
@@ -186,9 +186,9 @@ class TrainSettings(BaseModel):
     """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
     zero: Fraction = 0.45
     """From here on everything masked is exactly zero and is held there."""
-    slim_at: Literal["zero", "freeze", "never"] = "zero"
-    """From when on the slim module is trained in the dense one's place, which costs less and changes nothing:
-    once everything masked is exactly zero; or at the freeze already, where it is then zeroed at once; or never.
+    slim_at: Annotated[Literal["zero", "freeze", "never"], Option()] = "zero"
+    """Train the slim module in the dense one's place from there on: zero (everything masked is zero), freeze, or never.
+    It costs less and changes nothing. At the freeze, what is masked is zeroed at once.
     Where the module cannot be made slim, the dense one is trained to the end."""
     lambda_start: NotNegative = 10.0
     """λ until the freeze, where the projection starts before it (authors' code: 10)."""
@@ -283,84 +283,3 @@ class TrainSettings(BaseModel):
                 f"{unused[0]} says how latency is measured, and neither latency nor round_to=auto asks for it"
             )
         return self
-
-
-def settings_of(values: Mapping[str, Any]) -> TrainSettings:
-    """Settings from values that a user gave.
-
-    Args:
-        values: fields of `TrainSettings`, or of the settings of the method that ``method`` names: one of the table of
-            methods, or a criterion by which the initial weights are pruned at once. Other values override what that
-            sets.
-
-    Raises:
-        UserError: naming the first setting that does not exist or does not fit.
-    """
-    values = dict(values)
-    name = values.get("method", "ato")
-    if name not in METHODS and name in CRITERIA:
-        values = {"prior": name, **values, "method": "at-once"}
-    elif name not in METHODS:
-        known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
-        raise UserError(f"there is no method {name!r}.", hint=f"There are: {known}.")
-    method = METHODS.get(values.get("method", "ato"))
-    kind: type[TrainSettings] = method.settings
-    values = {**method.presets, **values}
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = str(first["loc"][0]) if first["loc"] else ""
-        about = [
-            each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
-        ]  # of "this or that" one for each
-        if first["type"] == "extra_forbidden":
-            near = get_close_matches(place, [*BUDGETS, *kind.model_fields], n=3)
-            hint = f"Perhaps {', '.join(near)}? " if near else ""
-            raise UserError(f"there is no training setting {place!r}.", hint=f"{hint}{LISTED}") from error
-        if first["type"] == "value_error":
-            message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
-            raise UserError(
-                f"training setting {place}: {message}." if place else f"training settings: {message}."
-            ) from error
-        expected = " or ".join(dict.fromkeys(map(_expected, about)))
-        raise UserError(
-            f"training setting {place}: expected {expected}, got {first['input']!r}.",
-            hint=_example(kind, place, expected),
-        ) from error
-
-
-LISTED = 'The README tells of them under "Settings that matter", and atograph/train/settings.py lists them all.'
-"""Where they are listed."""
-
-_KINDS = {
-    "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
-    "string": "a text", "tuple": "a list of names",
-}  # fmt: skip
-
-
-def _expected(error: Mapping[str, Any]) -> str:
-    """What would have been right, of an error of pydantic: ``a whole number``, ``a value greater than 0``."""
-    kind = _KINDS.get(error["type"].partition("_")[0])
-    if kind is not None:
-        return kind
-    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    return text if error["type"] == "literal_error" else f"a value {text}"
-
-
-def _example(kind: type[TrainSettings], name: str, expected: str) -> str | None:
-    """How one writes it: with its default, or else a value of its kind."""
-    default = kind.model_fields[name].default
-    if isinstance(default, tuple):
-        return f'In Python: {name}=["stem"].'
-    if default is None:
-        default = expected.split(" ")[-1].strip("'") if "'" in expected else 10 if "whole" in expected else 0.1
-    text = str(default).lower() if isinstance(default, bool) else str(default)
-    return f"An example: --set {name}={text}, in Python {name}={default!r}."
-
-
-def needs_data(settings: TrainSettings) -> bool:
-    """Whether a run reads training batches."""
-    if settings.epochs > 0:
-        return True
-    return settings.prior != "none" and CRITERIA.get(settings.prior).observes() is not None
