@@ -47,7 +47,7 @@ class Latency(Budget):
 
     def predicted(self, counts: Mapping[str, Any]) -> float:
         """By the table, before anything was corrected."""
-        return self.latencies.predicted(counts)
+        return self.latencies.predicted_at(counts)
 
     def settle(self, choose: Callable[[], Any], share: float) -> Any:
         """The slowest plan within the budget that was found by measuring."""

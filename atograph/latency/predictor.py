@@ -112,8 +112,12 @@ class MeasuredLatency:
         share = self._table(kept) / self.record.dense
         return self.record.dense * share**self.power
 
-    def predicted(self, counts: Mapping[str, Any]) -> float:
-        """The table's share of the dense latency at some counts of kept units, without correction."""
+    def predicted(self, plan: Plan) -> float:
+        """The table's share of the dense latency for a plan, without correction."""
+        return self.predicted_at(plan.counts)
+
+    def predicted_at(self, counts: Mapping[str, Any]) -> float:
+        """The same at some counts of kept units."""
         assert self._table is not None, "table() comes first"
         return float(self._table(counts)) / self.record.dense
 
@@ -195,7 +199,7 @@ class MeasuredLatency:
 
     def correct(self, plan: Plan, measured: float) -> None:
         """Let the prediction for a plan be what was measured."""
-        predicted = self.predicted(plan.counts)
+        predicted = self.predicted(plan)
         if 0 < predicted < 1 and measured > 0:
             low, high = _POWERS
             self.power = min(max(log(min(measured, 0.99)) / log(predicted), low), high)

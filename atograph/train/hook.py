@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+from atograph.passes.public import public
 from atograph.train.interfaces import P
 
 
@@ -63,6 +64,7 @@ class Hook:
         """Go on from such a state."""
 
 
+@public("atograph.train")
 class Pruning(Hook, Generic[P]):
     """The hook of a training that prunes; a method makes one (`train.methods`).
 

@@ -13,10 +13,13 @@ import typer.main
 from pydantic import BaseModel
 
 from atograph.cli.app import app
+from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
 from atograph.train.settings import TrainSettings
+from atograph.train.settings.method_table import METHODS
 from website.names import IN_BACKTICKS, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
 
 
@@ -27,6 +30,9 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
+    ("Criteria", "write-a-criterion", rows(CRITERIA)),
+    ("Methods", "write-a-method", rows(METHODS)),
+    ("Budgets", "write-a-budget", rows(BUDGETS)),
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]
 """Title, the guide that shows how to add a row, and name → class or function."""

@@ -12,7 +12,9 @@ from website.reference import pages
 ROOT = Path(__file__).resolve().parents[2]
 
 GUIDES = ["inspect", "training", "integrations", "slim-module", "deploy", "large-models"]
-EXTENDING = ["write-an-op-rule", "write-a-pass", "pipelines"]
+EXTENDING = [
+    "write-an-op-rule", "write-a-pass", "pipelines", "write-a-criterion", "write-a-method", "write-a-budget",
+]  # fmt: skip
 INSIDE = ["ARCHITECTURE", "docs/decisions", "docs/reliability", "SECURITY", "CONTRIBUTING", "CHANGELOG"]
 FIRST = "README.md"
 

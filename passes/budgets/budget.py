@@ -6,14 +6,17 @@ import abc
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from atograph.passes.public import public
 from atograph.passes.registry import Registry
 
 if TYPE_CHECKING:
     from atograph.passes.ir.program import Program
 
 Plan = TypeVar("Plan")
+T = TypeVar("T", bound="Budget")
 
 
+@public("atograph.passes")
 class Budget(abc.ABC):
     """A cost of a program that a plan can be held to, as a share of the dense program's.
 
@@ -90,8 +93,17 @@ BUDGETS = Registry[Budget](
     },
 )
 
-budget = BUDGETS.register
-"""Add a budget under its ``name``: a decorator of its class."""
+
+@public("atograph.passes")
+def budget(kind: type[T]) -> type[T]:
+    """Add a budget under its ``name``: a decorator of its class.
+
+    Raises:
+        InternalError: the name is taken.
+    """
+    BUDGETS.register(kind)
+    return kind
+
 
 DEFAULT: Mapping[str, float] = {"flops": 0.5}
 """Where no budget is named."""

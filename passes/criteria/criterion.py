@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +13,14 @@ from torch import Tensor
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.criteria.units import Units
 from atograph.passes.ir.program import Program
+from atograph.passes.public import public
+
+T = TypeVar("T", bound="Criterion")
 
 Need: TypeAlias = Literal["program", "gradients", "activations"]
 
 
+@public("atograph.passes")
 class Criterion(abc.ABC):
     """How important each unit is.
 
@@ -113,5 +117,12 @@ class RunningMean:
         self.mean, self.counts = state["mean"], state["counts"]
 
 
-criterion = CRITERIA.register
-"""Add a criterion under its ``name``: a decorator of its class."""
+@public("atograph.passes")
+def criterion(kind: type[T]) -> type[T]:
+    """Add a criterion under its ``name``: a decorator of its class.
+
+    Raises:
+        InternalError: the name is taken.
+    """
+    CRITERIA.register(kind)
+    return kind

@@ -8,6 +8,7 @@ from torch import Tensor
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.magnitude import Magnitude
 from atograph.passes.criteria.units import Units
+from atograph.passes.public import public
 
 
 def worth(criterion: Criterion, prices: Tensor) -> Tensor:
@@ -31,6 +32,7 @@ def plan_scores(criterion: Criterion, prices: Tensor) -> dict[str, Tensor]:
     return criterion.units.split(values)
 
 
+@public("atograph.passes")
 def log_scores(criterion: Criterion, prices: Tensor) -> Tensor:
     """Float32 ``[total]``: the logarithm of `worth`, in standard deviations over all units.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atograph.passes.analysis.slices import norms_along
 from atograph.passes.errors import InternalError
+from atograph.passes.public import public
 
 
 class Slice(Protocol):
@@ -53,6 +54,7 @@ class Place:
     index: Tensor
 
 
+@public("atograph.passes")
 class Units:
     """The units of some groups, numbered through from 0 to ``total`` - 1 in the groups' order.
 

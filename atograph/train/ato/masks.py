@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from atograph.passes.criteria.units import Group, Units
+from atograph.passes.public import public
 from atograph.train.interfaces import Plan
 
 
+@public("atograph.train")
 class UnitMap(Units):
     """The units of all prunable groups, in the parameters of a module.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from atograph.passes.public import public
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.method_table import METHODS
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from atograph.train.interfaces import Graph, P, Training
     from atograph.train.shrink import Shrink
 
+T = TypeVar("T", bound="Method")
 
+
+@public("atograph.train")
 class Method(abc.ABC):
     """A way to train and prune in one run.
 
@@ -44,8 +48,15 @@ class Method(abc.ABC):
         """
 
 
-method = METHODS.register
-"""Add a method under its ``name``: a decorator of its class."""
+@public("atograph.train")
+def method(kind: type[T]) -> type[T]:
+    """Add a method under its ``name``: a decorator of its class.
+
+    Raises:
+        InternalError: the name is taken.
+    """
+    METHODS.register(kind)
+    return kind
 
 
 def hook_of(run: Training, graph: Graph[P], shrink: Shrink[P] | None) -> Pruning[P]:
