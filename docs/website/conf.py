@@ -41,10 +41,8 @@ def link_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
     """References in a docstring become links; one to nothing is an error."""
     code = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
     try:
-        lines[:] = [
-            "",
-            *linked("\n".join(lines), code).split("\n"),
-        ]  # napoleon would take "a: b" as a type on the first
+        # the empty line: in the first one napoleon would take "a: b" as a type and a description
+        lines[:] = ["", *linked("\n".join(lines), code).split("\n")]
     except DoesNotResolve as error:
         logging.getLogger(__name__).warning("%s", error)
 
