@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from docutils import nodes
@@ -56,7 +56,7 @@ def leave_python_alone(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> None:
     """References are read before napoleon reads the docstrings."""
-    with suppress(ImportError):
+    if find_spec("torchvision"):
         import benchmarks.models.torchvision_models  # noqa: F401  # Lightning imports it, and it may be of another build
     app.connect("autodoc-process-docstring", link_names, priority=100)
     app.connect("doctree-read", leave_python_alone)
