@@ -27,53 +27,65 @@ if TYPE_CHECKING:
     from atograph.slimming.slim import Slim, slim
 
 _HOMES = {
-    "Applied": "run.apply",
-    "AtographError": "passes.errors",
-    "AutoTrainOnce": "integrations.own_loop",
+    # trace and graph
+    "trace": "graph",
     "Graph": "graph",
     "Group": "passes.analysis.groups",
-    "InternalError": "passes.errors",
-    "NotProved": "run.not_proved",
-    "Plan": "passes.plan.plan",
     "Reason": "passes.ir.reason",
+    "without_weights": "capture.weightless",
+    # compress and results
+    "compress": "run.compress",
+    "AutoTrainOnce": "integrations.own_loop",
     "Result": "run.compress",
+    # slim and mask
+    "slim": "slimming.slim",
     "Slim": "slimming.slim",
-    "UserError": "passes.errors",
-    "__version__": "version",
+    "mask": "slimming.masking",
+    "Plan": "passes.plan.plan",
+    "keep_module": "slimming.keep_module",
+    # load and apply
+    "load": "program.load",
     "allow_ops": "program.ops",
     "apply_plan": "run.apply",
-    "compress": "run.compress",
-    "keep_module": "slimming.keep_module",
-    "load": "program.load",
-    "mask": "slimming.masking",
-    "slim": "slimming.slim",
-    "trace": "graph",
-    "without_weights": "capture.weightless",
+    "Applied": "run.apply",
+    # errors
+    "AtographError": "passes.errors",
+    "UserError": "passes.errors",
+    "NotProved": "run.not_proved",
+    "InternalError": "passes.errors",
+    # version
+    "__version__": "version",
 }
 
-__all__ = [
-    "Applied",
-    "AtographError",
-    "AutoTrainOnce",
+__all__ = [  # noqa: RUF022  # in groups, as the reference shows them
+    # trace and graph
+    "trace",
     "Graph",
     "Group",
-    "InternalError",
-    "NotProved",
-    "Plan",
     "Reason",
+    "without_weights",
+    # compress and results
+    "compress",
+    "AutoTrainOnce",
     "Result",
+    # slim and mask
+    "slim",
     "Slim",
-    "UserError",
-    "__version__",
+    "mask",
+    "Plan",
+    "keep_module",
+    # load and apply
+    "load",
     "allow_ops",
     "apply_plan",
-    "compress",
-    "keep_module",
-    "load",
-    "mask",
-    "slim",
-    "trace",
-    "without_weights",
+    "Applied",
+    # errors
+    "AtographError",
+    "UserError",
+    "NotProved",
+    "InternalError",
+    # version
+    "__version__",
 ]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -26,6 +26,7 @@ from atograph.passes.ir.reason import Reason
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.choose import check_budgets, magnitude_scores
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
+from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe, to_device
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from atograph.latency.table import LatencyRecord
 
 
+@public("atograph")
 class Graph(NotPickled):
     """A captured model with its zero-invariant groups.
 
@@ -138,7 +140,7 @@ class Graph(NotPickled):
         return Graph(self.program, self.model, groups, self.marks)
 
     def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
-        """The same graph with pairs of groups made one, as `passes.couple_groups` does; names are those without that.
+        """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
 
         Raises:
             UserError: a group does not exist, is frozen or of another size; or some are coupled already.
@@ -242,15 +244,14 @@ class Graph(NotPickled):
         Args:
             flops: the largest share of the dense FLOPs to keep; units of small norm go first.
             params: the same for parameters.
-            bytes: the same for the peak memory of activations (`passes.memory`); with several budgets, all hold.
+            bytes: the same for the peak memory of activations; with several budgets, all hold.
             latency: the same for the latency in ONNX Runtime on this machine: measured, see `measure_latency`.
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
-                ONNX Runtime on this machine (`MeasuredLatency.rounding`). None: ``"auto"`` with a budget of latency,
-                else 1.
+                ONNX Runtime on this machine. None: ``"auto"`` with a budget of latency, else 1.
 
         Raises:
             UserError: not exactly one way is given, or the budget or a group is out of reach.
@@ -395,6 +396,7 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
             raise UserError(f"the scores of group {name} are not numbers everywhere.")
 
 
+@public("atograph")
 def trace(
     model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
 ) -> Graph:

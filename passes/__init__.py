@@ -25,78 +25,86 @@ if TYPE_CHECKING:
     from atograph.passes.pipeline.text import format_program
     from atograph.passes.plan.choose import group_norms
     from atograph.passes.plan.plan import Plan
-    from atograph.passes.rules import Effect, Op, rule
+    from atograph.passes.rules import Effect, Op, Unsupported, rule
 
 _HOMES = {
     # programs
     "Program": "ir.program",
     "ProgramModule": "ir.run",
     "Reason": "ir.reason",
+    "module_of": "ir.reason",
     "at": "ir.sizes",
     "copy_graph": "ir.program",
     "format_program": "pipeline.text",
-    "module_of": "ir.reason",
     # passes
-    "AnalysisPass": "base",
     "Pass": "base",
-    "Pipeline": "pipeline.pipeline",
+    "AnalysisPass": "base",
     "RewritePass": "base",
+    "Pipeline": "pipeline.pipeline",
     "register": "pipeline.registry",
     # facts
     "Axes": "analysis.infer_axes",
-    "CostModel": "cost.cost",
-    "Group": "analysis.groups",
     "Groups": "analysis.groups",
+    "Group": "analysis.groups",
+    "CostModel": "cost.cost",
     # op rules
+    "rule": "rules",
+    "Op": "rules",
+    "Effect": "rules",
     "Affine": "axes.flow",
     "Constant": "axes.flow",
     "Contraction": "axes.flow",
-    "Effect": "rules",
     "Keep": "axes.flow",
     "Map": "axes.flow",
-    "Op": "rules",
     "Unknown": "axes.flow",
-    "rule": "rules",
+    "Unsupported": "rules",
     # plans
     "Plan": "plan.plan",
     "group_norms": "plan.choose",
     # errors
     "AtographError": "errors",
-    "InternalError": "errors",
     "UserError": "errors",
+    "InternalError": "errors",
 }
 
-__all__ = [
-    "Affine",
-    "AnalysisPass",
-    "AtographError",
-    "Axes",
-    "Constant",
-    "Contraction",
-    "CostModel",
-    "Effect",
-    "Group",
-    "Groups",
-    "InternalError",
-    "Keep",
-    "Map",
-    "Op",
-    "Pass",
-    "Pipeline",
-    "Plan",
+__all__ = [  # noqa: RUF022  # in groups, as the reference shows them
+    # programs
     "Program",
     "ProgramModule",
     "Reason",
-    "RewritePass",
-    "Unknown",
-    "UserError",
+    "module_of",
     "at",
     "copy_graph",
     "format_program",
-    "group_norms",
-    "module_of",
+    # passes
+    "Pass",
+    "AnalysisPass",
+    "RewritePass",
+    "Pipeline",
     "register",
+    # facts
+    "Axes",
+    "Groups",
+    "Group",
+    "CostModel",
+    # op rules
     "rule",
+    "Op",
+    "Effect",
+    "Affine",
+    "Constant",
+    "Contraction",
+    "Keep",
+    "Map",
+    "Unknown",
+    "Unsupported",
+    # plans
+    "Plan",
+    "group_norms",
+    # errors
+    "AtographError",
+    "UserError",
+    "InternalError",
 ]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

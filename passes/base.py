@@ -12,8 +12,10 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
+from atograph.passes.public import public
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Pass(PassBase):
     """A pass over a `Program` in the protocol of `torch.fx.passes`: called with a program, it gives a `PassResult`."""
@@ -52,6 +54,7 @@ class Pass(PassBase):
         return graph_module
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class AnalysisPass(Pass):
     """A pass that leaves its result among the program's facts and changes nothing else."""
@@ -68,6 +71,7 @@ class AnalysisPass(Pass):
         return PassResult(program, False)
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class RewritePass(Pass):
     """A pass that gives a new program (or the very same object where there was nothing to do).

@@ -5,11 +5,15 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+from atograph.passes.public import public
 
+
+@public("atograph")
 class AtographError(Exception):
     """Base of every error that atograph raises on purpose."""
 
 
+@public("atograph")
 class UserError(AtographError):
     """Something the user gave (file, model, data, budget, plan) cannot be used as it is.
 
@@ -27,6 +31,7 @@ class UserError(AtographError):
         super().__init__(printable(" ".join(part for part in parts if part)))
 
 
+@public("atograph")
 class InternalError(AtographError):
     """An invariant is broken: never the user's fault, always worth a report.
 

@@ -18,10 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = {
     "atograph": (
-        "__main__ cli integrations run proof slimming graph inspection latency ort program onnx repair terminal "
-        "process report spec capture train files values passes version"
+        "__main__ cli integrations run proof slimming graph inspection latency targets ort program onnx repair "
+        "terminal process report spec capture train files values passes version"
     ),
-    "atograph.passes": "pipeline rewrite plan cost analysis base rules axes ir torch_private lazy errors",
+    "atograph.passes": (
+        "pipeline rewrite plan cost analysis base rules axes ir torch_private registry lazy errors public"
+    ),
 }
 """From top to bottom: a folder imports those after it only."""
 

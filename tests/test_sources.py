@@ -20,6 +20,7 @@ ALLOWED = {
     ("atograph/process/child_process.py", "import subprocess"): "to start this Python with a module of atograph's own",
     ("atograph/files/pickled.py", "import pickle"): "for the error that torch.load raises; nothing is loaded by it",
     ("atograph/files/pickled.py", "torch.load"): "with weights_only=True: tensors and plain containers, no classes",
+    ("atograph/targets/pt2.py", "torch.export.load"): "of a file that this process has just written, as users will",
 }
 """File and what it does → why it may."""
 

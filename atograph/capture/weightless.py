@@ -20,9 +20,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from atograph.capture.to_program import capture, repeat_single
 from atograph.passes.ir.program import Program
+from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, pytree
 
 
+@public("atograph")
 @contextmanager
 def without_weights() -> Iterator[None]:
     """Modules made inside have their parameters on the meta device, and never more than one of them in memory.

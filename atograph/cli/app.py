@@ -59,6 +59,16 @@ LimitOption = Annotated[
     typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
 ]
 
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="What the slim model is exported to and proved in: onnx (unless given), pt2, or one of another package. "
+        "Repeatable.",
+    ),
+]
+
 FreezeOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -167,6 +177,7 @@ def compress(
         bool, typer.Option("--baseline", help="Also train the dense network the same way, to compare.")
     ] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
+    target: TargetOption = None,
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there, while it trains.")
     ] = None,
@@ -223,6 +234,7 @@ def compress(
             assignments=set_ or [],
             baseline=baseline,
             opset=opset,
+            targets=target,
             tensorboard=tensorboard,
             console=console,
         )
@@ -354,9 +366,15 @@ def verify(
     trust_spec: TrustOption = False,
     data: DataOption = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", metavar="NAME", help="What to compare with, instead of the targets of the run. Repeatable."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the table only.")] = False,
 ) -> None:
-    """Compare the masked dense network, the slim program and slim.onnx of RUN; exit with 1 where they differ.
+    """Compare the masked dense network, the slim program and the files of its targets; exit with 1 where they differ.
 
     The dense network is made by SPEC and gets the run's weights; of what was removed, the zeroing sets are zero, and
     the rest is as SPEC makes it, which must not matter. Inputs are those of the run, random ones, and a batch of
@@ -365,7 +383,9 @@ def verify(
     from atograph.cli import verify as command_verify
 
     with running(quiet=quiet) as console:
-        command_verify.verify(run, spec=spec, data=data, trust_spec=trust_spec, seed=seed, console=console)
+        command_verify.verify(
+            run, spec=spec, data=data, trust_spec=trust_spec, seed=seed, targets=target, console=console
+        )
 
 
 @app.command(short_help="Time the slim model beside the dense one.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atograph.cli.runner import spec_of_run, tell_of_onnx
+from atograph.cli.runner import spec_of_run, tell_of_missing
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def bench(
     if not seconds > 0:
         raise UserError("--seconds is above 0.")
     source = spec_of_run(run, spec, data, trust_spec, console)
-    tell_of_onnx(run, console)
+    tell_of_missing(run, "slim.onnx", console)
 
     from atograph.latency.advice import advice
     from atograph.process.stages import stage

@@ -30,6 +30,7 @@ def compress(
     assignments: Sequence[str],
     baseline: bool,
     opset: int | None,
+    targets: Sequence[str] | None,
     tensorboard: Path | None,
     console: Console,
 ) -> None:
@@ -62,6 +63,7 @@ def compress(
         settings=settings,
         baseline=baseline,
         opset=opset,
+        targets=targets,
         tensorboard=tensorboard,
         console=console,
     )

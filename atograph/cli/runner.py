@@ -183,10 +183,10 @@ def spec_of_run(run: Path, text: str | None, data: Path | None, trust: bool, con
     return load_target(target, data=known if data is None else data, outside=run, offline=True)
 
 
-def tell_of_onnx(run: Path, console: Console) -> None:
-    """Say that a folder has no ONNX file, so that one is made for the command alone."""
-    if not (run / "slim.onnx").is_file():
-        console.warn(f"{run}: there is no slim.onnx, so one is made for this and not kept; atograph export keeps it.")
+def tell_of_missing(run: Path, file: str, console: Console) -> None:
+    """Say that a folder has no file of a target, so that one is made for the command alone."""
+    if not (run / file).is_file():
+        console.warn(f"{run}: there is no {file}, so one is made for this and not kept; atograph export keeps it.")
 
 
 def write_text(text: str, out: Path | None, console: Console) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atograph.cli.runner import spec_of_run, tell_of_onnx
+from atograph.cli.runner import spec_of_run, tell_of_missing
 
 if TYPE_CHECKING:
     from atograph.spec.example_inputs import Inputs
@@ -17,21 +17,32 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 
 
-def verify(run: Path, *, spec: str | None, data: Path | None, trust_spec: bool, seed: int, console: Console) -> None:
+def verify(
+    run: Path,
+    *,
+    spec: str | None,
+    data: Path | None,
+    trust_spec: bool,
+    seed: int,
+    targets: list[str] | None,
+    console: Console,
+) -> None:
     """Put the dense network together, compare, and print the table."""
     source = spec_of_run(run, spec, data, trust_spec, console)
-    tell_of_onnx(run, console)
 
     from atograph.process.stages import stage
-    from atograph.run.verify import verify_run
+    from atograph.run.verify import targets_of_run, verify_run
+    from atograph.targets.table import classes_of
     from atograph.terminal.tables import certificate_table
 
+    for row in classes_of(targets or targets_of_run(run)):
+        tell_of_missing(run, row.file, console)
     with stage("making the model"):
         model = source.model()
-    entries = verify_run(run, model, seed=seed, real=_real(source))
+    entries = verify_run(run, model, seed=seed, real=_real(source), targets=targets)
     console.table(certificate_table(entries))
-    fault = next((entry.runtime for _name, entry in entries if entry.runtime is not None), None)
-    if fault is not None:
+    faults = {fault.title: fault for _name, entry in reversed(entries) for fault in entry.faults}
+    for fault in faults.values():
         console.warn(f"{fault}.")
     if not all(entry.holds for _name, entry in entries):
         console.error("the files of this run do not compute the same.")

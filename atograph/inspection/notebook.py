@@ -28,16 +28,18 @@ def report_html(report: Report) -> str:
     def worth(value: float | None) -> str:
         return "" if value is None else f"{value:.4g}"
 
+    sizes = (numbers.size(dense.bytes), numbers.size(slim.bytes))
+    files = [("ONNX file", *sizes, numbers.percent(slim.bytes / dense.bytes))] if dense.bytes else []
     cells = [
         ("FLOPs", numbers.count(dense.flops), numbers.count(slim.flops), numbers.percent(slim.flops / dense.flops)),
         ("parameters", numbers.count(dense.params), numbers.count(slim.params),
          numbers.percent(slim.params / max(dense.params, 1))),
-        ("ONNX file", numbers.size(dense.bytes), numbers.size(slim.bytes), numbers.percent(slim.bytes / dense.bytes)),
+        *files,
         (metrics.name, worth(metrics.dense), worth(metrics.slim), ""),
     ]  # fmt: skip
     equal = all(entry.holds for entry in report.certificate) if report.certificate else None
     proof = {
-        True: "masked = slim = ONNX, within the tolerance",
+        True: f"{' = '.join(report.forms)}, within the tolerance",
         False: "the certificate does not hold",
         None: f"not proved: {report.not_proved}" if report.not_proved else "no certificate",
     }

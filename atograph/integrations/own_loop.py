@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from atograph.graph import trace
 from atograph.integrations.taking_over import TakingOver
 from atograph.passes.errors import UserError
+from atograph.passes.public import public
 from atograph.run import latency_budget
 from atograph.slimming.index_map import cut_state, small_module
 from atograph.slimming.masking import zero_
@@ -33,8 +34,9 @@ LossFn = Callable[[nn.Module], Tensor]
 """``loss_fn(model)``: the loss of a batch that the function holds, a 0-dim tensor."""
 
 
+@public("atograph")
 class AutoTrainOnce:
-    """Prunes a model while a loop of your own trains it.
+    """Prunes a model while a loop of your own trains it::
 
         ato = atograph.AutoTrainOnce(model, example_inputs, steps=epochs * len(loader), flops=0.3, optimizer=optimizer)
         for batch in batches:

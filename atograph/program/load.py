@@ -19,6 +19,7 @@ from atograph.files.reading import read_as
 from atograph.files.run_folder import check_folder
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import with_state
+from atograph.passes.public import public
 from atograph.program import pt2_file
 from atograph.report.run import NO_REPORT
 from atograph.report.same_run import HINT
@@ -44,6 +45,7 @@ class Loaded:
     weights_outside: bool
 
 
+@public("atograph")
 def load(folder: str | Path) -> nn.Module:
     """The slim program with its weights, as a module that runs it; needs neither the model's code nor its class.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from atograph.files.reading import Unreadable
+from atograph.passes.public import public
 from atograph.passes.rules import rule_for
 from atograph.passes.torch_private import HigherOrderOperator, OpOverload, OpOverloadPacket
 
@@ -71,6 +72,7 @@ class UnknownOp(Unreadable):
     """A program of a file calls an op that none of these lists has."""
 
 
+@public("atograph")
 def allow_ops(*names: str) -> None:
     """Let the programs of files call more ops, in this process: for files that one made oneself.
 

@@ -16,7 +16,6 @@ from atograph.files.pickled import NotPlain
 from atograph.files.reading import Unreadable, check_regular, refusal
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import with_plain_outputs
-from atograph.passes.plan.plan import Plan
 from atograph.process.quiet import quiet
 from atograph.program.check import load_program_file
 from atograph.program.ops import UnknownOp
@@ -45,14 +44,18 @@ _OWN_OPS = (
 )
 
 
-def program_bytes(program: ExportedProgram, plan: Plan) -> memoryview:
+def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     """What the file holds, the same for the same program: no path of this machine, no address in its memory.
 
     In memory first: where the disk is full, torch takes the whole process down.
+
+    Args:
+        program: what to write.
+        plan: the digest of the plan that it was made by.
     """
     buffer = io.BytesIO()
     with _without_origin(program):
-        torch.export.save(with_plain_outputs(program), buffer, extra_files={_PLAN: plan.digest})
+        torch.export.save(with_plain_outputs(program), buffer, extra_files={_PLAN: plan})
     return buffer.getbuffer()
 
 

@@ -1,9 +1,10 @@
-"""The certificate: masked dense network = slim program = ONNX Runtime, on real inputs, at two batch sizes."""
+"""The certificate: masked dense network = slim program = the file of each target, on real inputs, at two sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import isfinite
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
 
 import torch
 from torch import nn
@@ -12,16 +13,16 @@ from atograph.capture.time_limit import within_limit
 from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.files.writing import scratch
 from atograph.graph import trace
-from atograph.onnx.export import export_onnx
-from atograph.ort.model import OnnxModel
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
 from atograph.process.stages import stage
-from atograph.report.run import Comparison, RuntimeFault
+from atograph.report.run import Comparison, InTarget, RuntimeFault
 from atograph.slimming.slim import Slim
 from atograph.slimming.slim import slim as make_slim
 from atograph.spec.example_inputs import Inputs
+from atograph.targets.base import Target
+from atograph.targets.deployed import Deployed, dense_file, export, load
 from atograph.values.difference import TOLERANCES, differences, relative_difference, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
 from atograph.values.structures import tensors_of
@@ -30,8 +31,8 @@ TOLERANCE = TOLERANCES[torch.float32]
 """Largest relative difference between float32 programs that sum in another order."""
 
 
-def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
-    """Compare the three forms (`compare`), and insist on it.
+def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
+    """Compare all forms (`compare`), and insist on it.
 
     Raises:
         UserError: the masked network gives NaN, by which nothing is proved.
@@ -42,15 +43,24 @@ def certify(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
             "the trained network gives NaN for the example inputs, so nothing can be proved.",
             hint="Look for values that are too large in the weights or in the data.",
         )
-    entries = compare(masked, slim, onnx_model, inputs)
+    entries = compare(masked, slim, files, inputs)
     for entry in entries:
         if not entry.holds:
-            raise InternalError(
-                f"the certificate failed at a batch of {entry.batch}: masked and slim differ by "
-                f"{entry.masked_slim:.1e}, slim and ONNX Runtime by {entry.slim_onnx:.1e}, allowed are "
-                f"{entry.tolerance:.0e} (relative)."
-            )
+            raise _failure(entry, {file.target.name: file.target for file in files})
     return entries
+
+
+def _failure(entry: Comparison, targets: Mapping[str, Target]) -> InternalError:
+    """What is apart, and whose bug it is: that of the package of the first target whose file is."""
+    parts = [f"masked and slim differ by {entry.masked_slim:.1e}"]
+    for name, each in entry.targets.items():
+        own = f" (of {each.tolerance:.0e})" if each.tolerance != entry.tolerance else ""
+        parts.append(f"slim and {targets[name].title} by {each.difference:.1e}{own}")
+    text = f"the certificate failed at a batch of {entry.batch}: {', '.join(parts)}"
+    wrong = [targets[name] for name, each in entry.targets.items() if not each.holds]
+    ours = entry.masked_slim > entry.tolerance or not wrong
+    culprit = "atograph" if ours else type(wrong[0]).__module__.partition(".")[0]
+    return InternalError(f"{text}, allowed are {entry.tolerance:.0e} (relative).", culprit)
 
 
 def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
@@ -59,16 +69,16 @@ def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
         return not any(bool(torch.isnan(value).any()) for value in tensors_of(model(*inputs.args, **inputs.kwargs)))
 
 
-def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs) -> list[Comparison]:
-    """The three forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other).
+def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
+    """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other).
 
-    Where slim and ONNX Runtime differ, the masked dense network is exported and run, too: what ONNX Runtime gets wrong
-    of that is its own mistake, and only the values that it gets right count.
+    Where slim and a target differ, the masked dense network is exported to that target and run there, too: what the
+    target gets wrong of that is its own mistake, and only the values that it gets right count.
 
     Args:
         masked: the dense network on the CPU with the plan's zeroing sets at zero.
         slim: what was made of it.
-        onnx_model: the exported file.
+        files: of the slim program, each in its target.
         inputs: real ones, a batch of two or more.
     """
     revived = _revived(masked, slim.plan)
@@ -83,62 +93,85 @@ def compare(masked: nn.Module, slim: Slim, onnx_model: nn.Module, inputs: Inputs
                 if size == own:
                     raise
                 continue  # statistics of a single sample, say: no batch for this model
-            found = tensors_of(slim(*args, **kwargs))
-            in_runtime = tensors_of(onnx_model(*args, **kwargs))
+            outputs = tensors_of(slim(*args, **kwargs))
             allowed = tolerance([*reference, *slim.passes_program.state.values()], finest=torch.float32)
-            masked_slim, slim_onnx, fault = _largest(reference, found), _largest(found, in_runtime), None
-            if masked_slim <= allowed and not slim_onnx <= allowed:
-                dense = _in_runtime(slim, Inputs(args, kwargs))
-                slim_onnx, fault = _without_faults(reference, dense, found, in_runtime, allowed)
+            masked_slim = _largest(reference, outputs)
+            forms = _Forms(slim, Inputs(args, kwargs), reference, outputs)
             entry = Comparison(
                 batch=size,
                 masked_slim=masked_slim,
-                slim_onnx=slim_onnx,
+                targets={
+                    file.target.name: forms.in_target(file, allowed, excused=masked_slim <= allowed) for file in files
+                },
                 tolerance=allowed,
-                runtime=fault,
                 moved=_largest(reference, tensors_of(revived(*args, **kwargs))),
             )
         entries.append(entry)
     return entries
 
 
-def _in_runtime(slim: Slim, inputs: Inputs) -> list[torch.Tensor]:
-    """What ONNX Runtime computes of the masked dense network.
+@dataclass(frozen=True)
+class _Forms:
+    """What the masked and the slim network give for some inputs."""
 
-    Raises:
-        UserError: it cannot be exported, or ONNX Runtime cannot run it.
-    """
-    program = slim.dense_program()
-    with stage("comparing the dense model with ONNX Runtime"), scratch() as aside:
-        file = OnnxModel(export_onnx(program, aside / "dense.onnx"), program)
-        return tensors_of(file(*inputs.args, **inputs.kwargs))
+    slim: Slim
+    inputs: Inputs
+    masked: Sequence[torch.Tensor]
+    outputs: Sequence[torch.Tensor]
 
+    def in_target(self, file: Deployed, allowed: float, *, excused: bool) -> InTarget:
+        """The slim program against the file of a target.
 
-def _without_faults(
-    reference: Sequence[torch.Tensor],
-    dense: Sequence[torch.Tensor],
-    found: Sequence[torch.Tensor],
-    in_runtime: Sequence[torch.Tensor],
-    allowed: float,
-) -> tuple[float, RuntimeFault | None]:
-    """How far slim and ONNX Runtime are apart where it is right of the dense network, and what it is not right about.
+        Args:
+            file: in its target.
+            allowed: the difference up to which two values are the same, unless the target has its own.
+            excused: whether what the target gets wrong of the dense network does not count.
+        """
+        target = file.target
+        allowed = allowed if target.tolerance is None else target.tolerance
+        values = tensors_of(file(*self.inputs.args, **self.inputs.kwargs))
+        difference, fault = _difference(self.outputs, values), None
+        if excused and not difference <= allowed and _same_shapes(self.outputs, values):
+            difference, fault = self._without_faults(target, values, allowed)
+        return InTarget(label=target.label, difference=difference, tolerance=allowed, fault=fault)
 
-    Args:
-        reference, dense: the masked network in PyTorch and in ONNX Runtime.
-        found, in_runtime: the slim one.
-        allowed: the difference up to which two values are the same.
-    """
-    whole, of_dense = _largest(found, in_runtime), _largest(reference, dense)
-    if of_dense <= allowed:
-        return whole, None
-    right = torch.cat([differences(one, other) <= allowed for one, other in zip(reference, dense, strict=True)])
-    apart = torch.cat([differences(one, other) for one, other in zip(found, in_runtime, strict=True)])[right]
-    fault = RuntimeFault(
-        dense=of_dense if isfinite(of_dense) else None,
-        slim=whole if isfinite(whole) else None,
-        compared=float(right.double().mean()),
-    )
-    return float(apart.max()) if apart.numel() else 0.0, fault
+    def _without_faults(
+        self, target: Target, values: Sequence[torch.Tensor], allowed: float
+    ) -> tuple[float, RuntimeFault | None]:
+        """How far the slim program and its file are apart where the target is right of the dense network.
+
+        Args:
+            target: that of the file.
+            values: what the file gives.
+            allowed: the difference up to which two values are the same.
+
+        Returns:
+            That, and what the target is not right about.
+        """
+        whole, dense = _difference(self.outputs, values), self._dense(target)
+        of_dense = _difference(self.masked, dense)
+        if of_dense <= allowed or not _same_shapes(self.masked, dense):
+            return whole, None
+        right = torch.cat([differences(one, other) <= allowed for one, other in zip(self.masked, dense, strict=True)])
+        apart = torch.cat([differences(one, other) for one, other in zip(self.outputs, values, strict=True)])[right]
+        fault = RuntimeFault(
+            title=target.title,
+            dense=of_dense if isfinite(of_dense) else None,
+            slim=whole if isfinite(whole) else None,
+            compared=float(right.double().mean()),
+        )
+        return float(apart.max()) if apart.numel() else 0.0, fault
+
+    def _dense(self, target: Target) -> list[torch.Tensor]:
+        """What a target computes of the masked dense network.
+
+        Raises:
+            UserError: it cannot be exported, or the target cannot run it.
+        """
+        program = self.slim.dense_program()
+        with stage(f"comparing the dense model with {target.title}"), scratch() as aside:
+            path = export(target, program, dense_file(target, aside))
+            return tensors_of(load(target, path, program)(*self.inputs.args, **self.inputs.kwargs))
 
 
 def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
@@ -205,10 +238,21 @@ def _casts(slim: Slim) -> bool:
     )
 
 
-def _largest(reference: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
-    if len(reference) != len(found) or any(a.shape != b.shape for a, b in zip(reference, found, strict=True)):
+def _largest(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+    if not _same_shapes(reference, outputs):
         raise InternalError("two forms of the network give outputs of different number or shape.")
-    return max((relative_difference(a, b) for a, b in zip(reference, found, strict=True)), default=0.0)
+    return _difference(reference, outputs)
+
+
+def _difference(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+    """The largest relative one; infinite where the outputs are not of the same number and shapes."""
+    if not _same_shapes(reference, outputs):
+        return inf
+    return max((relative_difference(a, b) for a, b in zip(reference, outputs, strict=True)), default=0.0)
+
+
+def _same_shapes(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:
+    return [each.shape for each in reference] == [each.shape for each in outputs]
 
 
 def _revived(masked: nn.Module, plan: Plan) -> nn.Module:

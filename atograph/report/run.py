@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from atograph.files.reading import read_as
 from atograph.spec.source import Source
@@ -17,6 +18,9 @@ FROM_PYTHON = "the model"
 
 NO_REPORT = "not a report of atograph"
 """What to say of a file that is none."""
+
+_OF_ONNX = ("slim_onnx", "runtime")
+"""What an entry says of ONNX Runtime beside its target, for readers of both forms."""
 
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -45,7 +49,7 @@ class Size(_Record):
     """On a batch of one, as `torch.utils.flop_counter` counts: two per multiply-accumulate."""
     params: Count
     bytes: Count
-    """Of its ONNX file."""
+    """Of its ONNX file; 0 where ONNX is no target of the run."""
 
 
 class Metrics(_Record):
@@ -86,24 +90,43 @@ class Latency(_Record):
 
 
 class RuntimeFault(_Record):
-    """What ONNX Runtime gets wrong by itself: as wrong on the dense network with the same weights.
+    """What a runtime gets wrong by itself: as wrong on the dense network with the same weights.
 
     Differences are relative to the largest value; None where one of the two is not finite.
     """
 
+    title: str = "ONNX Runtime"
+    """What the runtime is called."""
     dense: float | None
-    """Masked dense network against ONNX Runtime on its own file."""
+    """Masked dense network against the runtime on its own file."""
     slim: float | None
-    """Slim program against ONNX Runtime."""
+    """Slim program against the runtime."""
     compared: Share
     """Share of the values that it gets right of the dense network, and that the comparison of the slim one counts."""
 
     def __str__(self) -> str:
         dense, slim = ("no number" if each is None else f"{each:.1e}" for each in (self.dense, self.slim))
         return (
-            f"ONNX Runtime computes this model wrong, dense as it is: dense differs by {dense} from PyTorch, slim by "
+            f"{self.title} computes this model wrong, dense as it is: dense differs by {dense} from PyTorch, slim by "
             f"{slim} (relative); {100 * self.compared:.3g} % of the values are right in both"
         )
+
+
+class InTarget(_Record):
+    """The slim program against the file of one target."""
+
+    label: str
+    """What tables call the file."""
+    difference: float
+    """The largest, relative."""
+    tolerance: float
+    fault: RuntimeFault | None = None
+    """What the runtime gets wrong of the dense network as well: ``difference`` is of all other values then."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is within the tolerance."""
+        return self.difference <= self.tolerance
 
 
 class Comparison(_Record):
@@ -112,18 +135,46 @@ class Comparison(_Record):
     batch: Count
     masked_slim: float
     """Masked dense program against slim program."""
-    slim_onnx: float
-    """Slim program against ONNX Runtime."""
+    targets: dict[str, InTarget]
+    """Slim program against the file of each target of the run, by the target's name."""
     tolerance: float
-    runtime: RuntimeFault | None = None
-    """What ONNX Runtime gets wrong of the dense network as well: ``slim_onnx`` is of all other values then."""
+    """Of masked against slim; of a target, unless it has its own."""
     moved: float
     """Unmasked against masked: how far the plan moved the output. At zero the comparison shows nothing."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_target(cls, data: Any) -> Any:
+        """Reports of runs that had ONNX Runtime alone say ``slim_onnx`` and ``runtime``; later ones repeat them."""
+        if not isinstance(data, Mapping):
+            return data
+        entry = {key: value for key, value in data.items() if key not in _OF_ONNX}
+        if "targets" not in data and "slim_onnx" in data:
+            onnx = {"label": "ONNX", "difference": data["slim_onnx"], "tolerance": data.get("tolerance")}
+            entry["targets"] = {"onnx": onnx | {"fault": data.get("runtime")}}
+        return entry
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def slim_onnx(self) -> float | None:
+        """Slim program against ONNX Runtime; None where that is no target of the run."""
+        return self.targets["onnx"].difference if "onnx" in self.targets else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def runtime(self) -> RuntimeFault | None:
+        """What ONNX Runtime gets wrong by itself."""
+        return self.targets["onnx"].fault if "onnx" in self.targets else None
+
+    @property
+    def faults(self) -> list[RuntimeFault]:
+        """What the runtimes get wrong by themselves."""
+        return [each.fault for each in self.targets.values() if each.fault is not None]
+
     @property
     def holds(self) -> bool:
-        """Whether both differences are within the tolerance."""
-        return self.masked_slim <= self.tolerance and self.slim_onnx <= self.tolerance
+        """Whether all differences are within their tolerances."""
+        return self.masked_slim <= self.tolerance and all(each.holds for each in self.targets.values())
 
 
 class Rounding(_Record):
@@ -197,7 +248,7 @@ class Report(_Record):
     def __str__(self) -> str:
         """In one line: what was kept, and whether it was proved. The closing table is what `Result` prints."""
         equal = bool(self.certificate) and all(entry.holds for entry in self.certificate)
-        proof = "masked = slim = ONNX" if equal and not self.not_proved else "not proved"
+        proof = " = ".join(self.forms) if equal and not self.not_proved else "not proved"
         shares = [
             f"{100 * slim / max(dense, 1):.1f} % of the {what}"
             for what, slim, dense in (
@@ -206,6 +257,12 @@ class Report(_Record):
             )
         ]
         return f"{self.name}: {' and '.join(shares)}, {proof}"
+
+    @property
+    def forms(self) -> list[str]:
+        """What the certificate compares: ``masked``, ``slim``, and the file of each target."""
+        entry = next(iter(self.certificate), None)
+        return ["masked", "slim", *([] if entry is None else [each.label for each in entry.targets.values()])]
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""

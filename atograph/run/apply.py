@@ -24,6 +24,7 @@ from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.exported import to_exported
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.passes.rewrite.slim import Kept
 from atograph.process.stages import stage
 from atograph.program.pt2_file import program_bytes
@@ -36,6 +37,7 @@ from atograph.terminal import numbers
 _PIECE = 16 * 2**20
 
 
+@public("atograph")
 @dataclass(frozen=True)
 class Applied:
     """What `apply_plan` wrote.
@@ -53,6 +55,7 @@ class Applied:
     report: AppliedReport
 
 
+@public("atograph")
 def apply_plan(
     graph: Graph,
     plan: Plan,
@@ -244,7 +247,7 @@ def _write_program(path: Path, slimmed: Program, in_weights: set[str], plan: Pla
     state = {name: _emptied(tensor) if name in in_weights else tensor for name, tensor in slimmed.state.items()}
     with stage("writing the program"):
         try:
-            content = program_bytes(to_exported(slimmed.rewritten(slimmed.graph, state)), plan)
+            content = program_bytes(to_exported(slimmed.rewritten(slimmed.graph, state)), plan.digest)
         except Exception as error:
             return f"not written: torch.export cannot save it ({type(error).__name__})"
         path.write_bytes(content)

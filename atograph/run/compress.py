@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from torch import nn
 from atograph.files.run_lock import claimed
 from atograph.files.writing import replacing, writing
 from atograph.passes.errors import UserError
+from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.report.run import FROM_PYTHON
 from atograph.run import resumption, unproved
@@ -22,6 +23,7 @@ from atograph.run.steps import Run
 from atograph.spec.example_inputs import as_inputs, inputs_of_batch
 from atograph.spec.init_weights import load_init
 from atograph.spec.source import Source
+from atograph.targets.table import DEFAULT, classes_of
 from atograph.terminal.console import Console
 from atograph.train.fit import Diverged
 from atograph.train.processes.replicas import join
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from atograph.spec.spec import Spec
 
 
+@public("atograph")
 def compress(
     model: nn.Module,
     train_data: Iterable[Any] | None = None,
@@ -56,6 +59,7 @@ def compress(
     resume: bool = False,
     baseline: bool = False,
     opset: int | None = None,
+    targets: Sequence[str] | None = None,
     tensorboard: str | Path | None = None,
     quiet: bool = True,
     **settings: Any,
@@ -85,6 +89,8 @@ def compress(
         resume: go on from the checkpoints of a run into ``out`` that was interrupted; without any, start anew.
         baseline: train a copy without pruning first, for comparison.
         opset: ONNX opset; None leaves it to torch.
+        targets: what the slim model is exported to and proved in, by name (`atograph.targets.TARGETS`): ``"onnx"``
+            unless given.
         tensorboard: folder for curves that TensorBoard shows.
         quiet: print nothing.
         **settings: any field of `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...), and ``method``:
@@ -112,7 +118,7 @@ def compress(
     )
     job = Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
-        settings=checked, baseline=baseline, opset=opset,
+        settings=checked, baseline=baseline, opset=opset, targets=_named(targets),
         tensorboard=None if tensorboard is None else Path(tensorboard),
     )  # fmt: skip
     place, console = None if out is None else Path(out), Console(quiet=quiet)
@@ -129,6 +135,7 @@ def compress_spec(
     settings: TrainSettings,
     baseline: bool,
     opset: int | None,
+    targets: Sequence[str] | None = None,
     tensorboard: Path | None,
     console: Console,
 ) -> Result:
@@ -143,12 +150,15 @@ def compress_spec(
         settings: of the training, the budget included.
         baseline: train the dense network the same way first, for comparison.
         opset: ONNX opset; None leaves it to torch.
+        targets: as in `compress`.
         tensorboard: folder for curves that TensorBoard shows.
         console: what the user sees.
 
     Raises:
         UserError: as `compress`.
     """
+
+    names = _named(targets)
 
     def make() -> Job:
         seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
@@ -162,11 +172,22 @@ def compress_spec(
                 spec.train_data() if needs_data(settings) else (), spec.val_data(),
                 loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
             ),
-            settings=settings, baseline=baseline, opset=opset, tensorboard=tensorboard, init=init,
+            settings=settings, baseline=baseline, opset=opset, targets=names, tensorboard=tensorboard, init=init,
             spec=spec.text, source=Source.of(spec, out),
         )  # fmt: skip
 
     return run(make, settings, out=out, force=force, resume=resume, console=console)
+
+
+def _named(targets: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of a run's targets, before any work is done for them.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    names = DEFAULT if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
+    classes_of(names)
+    return names
 
 
 @torch.enable_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from torch import nn
 from atograph.graph import Graph
 from atograph.ort.model import OnnxModel
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.report.run import FROM_PYTHON, Report
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
 from atograph.spec.source import Source
+from atograph.targets.base import Target
+from atograph.targets.deployed import Deployed
+from atograph.targets.table import DEFAULT, targets_of
 from atograph.train.loop import Trained
 from atograph.train.progress import EpochRow
 from atograph.train.settings import TrainSettings
@@ -34,10 +38,19 @@ class Job:
     settings: TrainSettings
     baseline: bool
     opset: int | None
+    targets: tuple[str, ...] = DEFAULT
     tensorboard: Path | None = None
     init: Path | None = None
     spec: str = FROM_PYTHON
     source: Source | None = None
+
+    def make_targets(self) -> list[Target]:
+        """The targets of the run.
+
+        Raises:
+            UserError: one of them is not known, or none takes the opset.
+        """
+        return targets_of(self.targets, {"opset": self.opset})
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,8 @@ class Outcome:
         trained: the training.
         dense_metric: of the dense baseline.
         slimmed: what came out.
-        onnx: the dense and the slim model in ONNX Runtime, from ``files``.
+        deployed: the slim model's file in each target.
+        onnx: the dense and the slim model in ONNX Runtime, from ``files``, where that is a target.
         files: their ONNX files.
     """
 
@@ -78,10 +92,12 @@ class Outcome:
     trained: Trained[Plan]
     dense_metric: float | None = None
     slimmed: Slim | None = None
+    deployed: Sequence[Deployed] = ()
     onnx: tuple[OnnxModel, OnnxModel] | None = None
     files: tuple[Path, Path] | None = None
 
 
+@public("atograph")
 @dataclass(frozen=True)
 class Result:
     """A finished run.

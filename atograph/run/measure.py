@@ -64,18 +64,18 @@ def measure(outcome: Outcome, console: Console) -> Report:
         InternalError: the certificate failed.
     """
     job, graph, trained = outcome.prepared.job, outcome.prepared.graph, outcome.trained
-    assert outcome.slimmed is not None and outcome.onnx is not None
-    slimmed, (dense_onnx, slim_onnx) = outcome.slimmed, outcome.onnx
+    assert outcome.slimmed is not None
+    slimmed, onnx = outcome.slimmed, outcome.onnx
     with stage("proving"), reproducible(graph.program, slimmed.plan):
         inputs = _real_inputs(job, slimmed, console)
-        certificate = certify(job.model, slimmed, slim_onnx, inputs)
+        certificate = certify(job.model, slimmed, outcome.deployed, inputs)
         difference = exactness(job.model, slimmed, inputs)
         _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
     with stage("measuring"):
         notes = list[str]()
         by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
-        by_file = _metric(job, _Either(slim_onnx, slimmed, job.model), "ONNX file", notes)
-        latency = _latency(graph, slimmed, (dense_onnx, slim_onnx), inputs)
+        by_file = None if onnx is None else _metric(job, _Either(onnx[1], slimmed, job.model), "ONNX file", notes)
+        latency = [] if onnx is None else _latency(graph, slimmed, onnx, inputs)
     for note in notes:
         console.warn(note)
     figures = Figures(certificate, difference, by_program, by_file, latency, notes)
@@ -176,11 +176,11 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
     """Say what one should know of the figures."""
     if any(value is not None and value != value for value in metrics):
         console.warn("the metric is not a number, so nothing is known of what the slim model is worth.")
-    fault = next((entry.runtime for entry in report.certificate if entry.runtime is not None), None)
-    if fault is not None:
+    faults = {fault.title: fault for entry in reversed(report.certificate) for fault in entry.faults}
+    for fault in faults.values():
         console.warn(f"{fault}.")
     apart = [value for value in metrics if value is not None and isfinite(value)]
-    if fault is None and apart and max(apart) - min(apart) > _NOTABLE * max(map(abs, apart)):
+    if not faults and apart and max(apart) - min(apart) > _NOTABLE * max(map(abs, apart)):
         console.warn(
             f"the metric differs between forms of one network ({', '.join(f'{value:.4g}' for value in apart)}), whose "
             "outputs are proved equal: it may keep something from one measuring to the next. Give an object with "
@@ -191,7 +191,7 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
         console.warn(
             f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
         )
-    if all(entry.slim > entry.dense for entry in report.latency_ms):
+    if report.latency_ms and all(entry.slim > entry.dense for entry in report.latency_ms):
         console.warn("the slim model is not faster here; widths that suit ONNX Runtime often help: --round-to auto.")
     if slimmed.why_no_module:
         why = slimmed.why_no_module

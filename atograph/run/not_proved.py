@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atograph.passes.errors import UserError
+from atograph.passes.public import public
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from atograph.train.progress import EpochRow
 
 
+@public("atograph")
 class NotProved(UserError):
     """The training is finished, and what came of it could not be exported, proved, measured or written.
 

@@ -6,7 +6,9 @@ after the training, when it is too late; so it is refused, or told, before the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from torch.export import ExportedProgram
 from atograph.capture.to_program import repeat_single
 from atograph.graph import Graph
 from atograph.onnx.export import export_onnx
-from atograph.onnx.kept_apart import Pair
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel, check_runs
 from atograph.passes.errors import UserError
@@ -25,12 +26,16 @@ from atograph.passes.ir.exported import to_exported
 from atograph.passes.ir.run import ProgramModule
 from atograph.process.stages import stage
 from atograph.proof.certificate import compare, gives_numbers
+from atograph.report.run import Comparison
 from atograph.run.job import Job, Prepared
 from atograph.run.latency_budget import magnitude_plan
 from atograph.run.saving_advice import length_line, saving_line
 from atograph.slimming.masking import mask
-from atograph.slimming.slim import slim
+from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs
+from atograph.targets.base import Target
+from atograph.targets.deployed import Deployed, export, load
+from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
 from atograph.train.defaults import default_loss, default_metric, why_no_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
@@ -40,37 +45,61 @@ from atograph.values.eval_mode import eval_mode
 
 @dataclass(frozen=True)
 class DenseFile:
-    """The dense model in ONNX: its program, the file, the opset asked for, and the ops that are kept apart in it."""
+    """The dense model in ONNX: its program, the file, and the target with what this model needs of it."""
 
     program: ExportedProgram
     path: Path
-    opset: int | None
-    apart: tuple[Pair, ...] = ()
+    target: OnnxRuntime
 
-    def model(self, *, threads: int) -> OnnxModel:
+    def model(self) -> OnnxModel:
         """Loaded; written anew where someone has tidied up temporary files during a long training."""
         if not self.path.is_file():
-            export_onnx(self.program, self.path, opset=self.opset, apart=self.apart)
-        return OnnxModel(self.path, self.program, threads=threads)
+            self.target.export(self.program, self.path, {})
+        return self.target.load(self.path, self.program)
 
 
-def export_dense(job: Job, graph: Graph, folder: Path, console: Console) -> DenseFile:
-    """Export the dense model, and run the file.
+@dataclass(frozen=True)
+class Deployment:
+    """What a run deploys to.
+
+    Attributes:
+        targets: each with what this model needs of it.
+        dense: the dense model in ONNX Runtime, where that is a target: it is timed beside the slim one.
+    """
+
+    targets: tuple[Target, ...]
+    dense: DenseFile | None = None
+
+
+def deployment(prepared: Prepared, folder: Path, console: Console) -> Deployment:
+    """The targets of a run; the dense model is exported to ONNX and run, where that is one.
 
     What ONNX Runtime computes wrong of it is avoided where the file can be, and told.
 
     Raises:
         UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
     """
+    threads, targets, dense = prepared.settings.latency_threads, list[Target](), None
+    for target in prepared.job.make_targets():
+        if isinstance(target, OnnxRuntime):
+            timed = replace(target, threads=threads)
+            dense = _export_dense(prepared.job, timed, prepared.graph, folder, console)
+            targets.append(dense.target)
+        else:
+            targets.append(target)
+    return Deployment(tuple(targets), dense)
+
+
+def _export_dense(job: Job, target: OnnxRuntime, graph: Graph, folder: Path, console: Console) -> DenseFile:
     with stage("exporting the dense model"):
         program = to_exported(graph.program)
-        path = export_onnx(program, folder / "dense.onnx", opset=job.opset)
+        path = export_onnx(program, folder / "dense.onnx", opset=target.opset)
         check_runs(path, program, where=job.where)
-        export = partial(export_onnx, program, opset=job.opset)
+        export = partial(export_onnx, program, opset=target.opset)
         written = checked(path, program, export, ProgramModule(graph.program).cpu(), job.inputs)
     for remark in written.remarks():
         console.warn(remark)
-    return DenseFile(program, path, job.opset, written.apart)
+    return DenseFile(program, path, replace(target, apart=written.apart))
 
 
 def check_targets(job: Job) -> None:
@@ -101,17 +130,17 @@ def tell_of_no_metric(job: Job, console: Console) -> None:
         )
 
 
-def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Console) -> None:
+def rehearse(prepared: Prepared, targets: Sequence[Target], folder: Path, console: Console) -> None:
     """Do with a plan by magnitude, and the weights as they are, all that awaits the trained network.
 
     Args:
         prepared: the job; its model is left as it is.
-        dense: its dense model in ONNX.
+        targets: those of the run.
         folder: for files that nobody needs afterwards.
         console: is told what would not come out as one may expect: no slim module, no certificate.
 
     Raises:
-        UserError: the model cannot be copied, or the slim one not be exported or run.
+        UserError: the model cannot be copied, or the slim one not be exported or run in a target.
     """
     job, graph = prepared.job, prepared.graph
     with stage("rehearsing what follows the training"), own_randomness():
@@ -120,21 +149,67 @@ def rehearse(prepared: Prepared, dense: DenseFile, folder: Path, console: Consol
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
         lines = [saving_line(graph, slimmed, prepared.settings), length_line(job.inputs)]
-        path = slimmed.to_onnx(folder / "rehearsal.onnx", opset=job.opset, apart=dense.apart, check=False)
-        onnx_model = OnnxModel(path, slimmed.program)
+        place = folder / "rehearsal"
+        place.mkdir(exist_ok=True)
+        with _at(job.where):
+            files = deploy(slimmed, targets, place)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
-        entries = compare(masked, slimmed, onnx_model, inputs) if gives_numbers(masked, inputs) else []
+        entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs) else []
     if why_no_module:
         console.say(f"after the training the module itself may not come back slim: {why_no_module}.")
     for line in filter(None, lines):
         console.say(line)
-    apart = max((max(entry.masked_slim, entry.slim_onnx) for entry in entries if not entry.holds), default=None)
+    apart = max((_apart(entry) for entry in entries if not entry.holds), default=None)
     if apart is not None:
         console.warn(
             f"with the weights as they are now, the forms of the slim model differ by {apart:.1e} (relative), so the "
             "certificate may fail after the training, too; the weights will be kept then."
         )
+
+
+def deploy(
+    slimmed: Slim,
+    targets: Sequence[Target],
+    folder: Path,
+    asked: Mapping[str, str] | None = None,
+    *,
+    amended_for: Inputs | None = None,
+) -> list[Deployed]:
+    """Export a slim model to some targets, and load the files.
+
+    Args:
+        slimmed: the model.
+        targets: where to.
+        folder: for the files.
+        asked: what the files say beside where they come from.
+        amended_for: inputs that a file has to be right for, or is written anew where that helps (`Target.amend`).
+
+    Raises:
+        UserError: a target cannot express it, or cannot load its file.
+    """
+    program, metadata, files = slimmed.program, {**slimmed.metadata, **(asked or {})}, []
+    for target in targets:
+        path = export(target, program, folder / target.file, metadata)
+        if amended_for is not None:
+            target.amend(program, path, metadata, slimmed, amended_for)
+        files.append(load(target, path, program))
+    return files
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Within it, an error that names no place is about the model."""
+    try:
+        yield
+    except UserError as error:
+        if error.where is not None:
+            raise
+        raise UserError(error.message, where=where, hint=error.hint) from error
+
+
+def _apart(entry: Comparison) -> float:
+    return max(entry.masked_slim, *(each.difference for each in entry.targets.values()))
 
 
 def _check_values_last(model: nn.Module, job: Job, graph: Graph) -> None:

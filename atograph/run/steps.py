@@ -14,8 +14,6 @@ from atograph.files.writing import naming, scratch, writing
 from atograph.graph import trace
 from atograph.inspection import overview
 from atograph.inspection.page import page
-from atograph.onnx.export import check_dtypes, check_opset
-from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.choose import check_budgets
@@ -27,7 +25,7 @@ from atograph.report.run import Report
 from atograph.run import latency_budget, resumption, unproved
 from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
-from atograph.run.rehearse import DenseFile, check_targets, export_dense, rehearse, tell_of_no_metric
+from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
 from atograph.slimming.index_map import small_module
 from atograph.slimming.keep_module import keep_module
@@ -65,16 +63,16 @@ class Run:
         """All of it."""
         with scratch() as aside:
             prepared = self.prepare(job)
-            dense = export_dense(job, prepared.graph, aside, self.console)
+            deployed = deployment(prepared, aside, self.console)
             outcome = unproved.take_up(self.out, prepared) if self.resume and self.out is not None else None
             if outcome is None:
                 tell_of_no_metric(job, self.console)
                 if needs_data(job.settings):
-                    rehearse(prepared, dense, aside, self.console)
+                    rehearse(prepared, deployed.targets, aside, self.console)
                 outcome = self.train(prepared)
             else:
                 self.console.say("the training is finished already; what follows it is done again")
-            return self.hand_over(outcome, dense, aside)
+            return self.hand_over(outcome, deployed, aside)
 
     def prepare(self, job: Job) -> Prepared:
         """Capture the model, and find out whether it can be trained to the budgets.
@@ -84,7 +82,8 @@ class Run:
         """
         started, console = time.monotonic(), self.console
         require_values(current_state(job.model), "training needs the values of the weights")
-        check_dtypes(current_state(job.model))
+        for target in job.make_targets():
+            target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
         graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
@@ -94,7 +93,6 @@ class Run:
         graph = graph.steered(**job.settings.steering)
         if job.settings.keep_module or job.settings.plain_module:
             graph = keep_module(graph, plain=job.settings.plain_module)
-        check_opset(job.opset)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
         settings = latency_budget.prepare(graph, job.settings, earlier=self._measured_earlier(), alone=alone)
@@ -151,7 +149,7 @@ class Run:
             replicas.wait()  # the first process measures alone
         return Outcome(prepared, trained, dense_metric)
 
-    def hand_over(self, outcome: Outcome, dense: DenseFile, aside: Path) -> Result:
+    def hand_over(self, outcome: Outcome, deployed: Deployment, aside: Path) -> Result:
         """Make of the trained network what the user gets.
 
         Raises:
@@ -160,7 +158,7 @@ class Run:
         replicas = join(outcome.prepared.settings.device)
         try:
             self._tell_of(outcome.trained.failure)
-            result = self._slim_export_prove_write(outcome, dense, aside)
+            result = self._slim_export_prove_write(outcome, deployed, aside)
         except NotInPlace:  # it is proved
             raise
         except BaseException as error:
@@ -185,7 +183,7 @@ class Run:
             raise failure
         self.console.warn(f"the training is finished, though at its end something failed: {in_one_line(failure)}")
 
-    def _slim_export_prove_write(self, outcome: Outcome, dense: DenseFile, aside: Path) -> Result:
+    def _slim_export_prove_write(self, outcome: Outcome, deployed: Deployment, aside: Path) -> Result:
         prepared, trained, console = outcome.prepared, outcome.trained, self.console
         job, graph, plan = prepared.job, prepared.graph, outcome.trained.plan
         console.phase("slimming")
@@ -194,7 +192,7 @@ class Run:
         with nullcontext() if self.folder is None else self.folder as place:
             files, where = (aside, aside) if place is None or self.out is None else (place, self.out)
             with stage("exporting"), naming(where):
-                _export(outcome, dense, files / "slim.onnx")
+                _export(outcome, deployed, files)
             report = measure(outcome, console)
             if place is not None:
                 with writing(where):
@@ -231,17 +229,17 @@ def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> s
         return None
 
 
-def _export(outcome: Outcome, dense: DenseFile, path: Path) -> None:
-    """Write the slim model as ONNX, and load it and the dense one."""
-    settings, slimmed = outcome.prepared.settings, outcome.slimmed
+def _export(outcome: Outcome, deployed: Deployment, folder: Path) -> None:
+    """Write the slim model for each target, and load the files; of ONNX the dense model as well."""
+    slimmed, job, dense = outcome.slimmed, outcome.prepared.job, deployed.dense
     assert slimmed is not None
-    asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in settings.budgets.items())}
-    job = outcome.prepared.job
-    export = partial(slimmed.to_onnx, opset=job.opset, metadata=asked, check=False)
-    checked(export(path, apart=dense.apart), slimmed.program, export, slimmed, job.inputs, dense.apart)
-    threads = settings.latency_threads
-    outcome.onnx = dense.model(threads=threads), OnnxModel(path, slimmed.program, threads=threads)
-    outcome.files = dense.path, path
+    budgets = outcome.prepared.settings.budgets
+    asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in budgets.items())}
+    outcome.deployed = deploy(slimmed, deployed.targets, folder, asked, amended_for=job.inputs)
+    loaded = next((file.run for file in outcome.deployed if isinstance(file.run, OnnxModel)), None)
+    if dense is not None and loaded is not None:
+        outcome.onnx = dense.model(), loaded
+        outcome.files = dense.path, folder / dense.target.file
 
 
 def _progress(job: Job, rank: int, console: Console) -> Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,6 @@ from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
 from atograph.graph import Graph, trace
-from atograph.ort.model import OnnxModel
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
@@ -34,11 +33,13 @@ from atograph.program.load import (
 from atograph.program.model import ProgramModel
 from atograph.proof.certificate import TOLERANCE, compare
 from atograph.report.applied import load_report
-from atograph.report.run import Comparison
+from atograph.report.run import Comparison, Report
 from atograph.report.same_run import HINT, check_same_plan, check_takes
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs, check_accepts
+from atograph.targets.deployed import Deployed, export_untrusted, load_untrusted
+from atograph.targets.table import DEFAULT, TARGETS, targets_of
 from atograph.values.attributes import Attributes
 from atograph.values.difference import relative_difference
 from atograph.values.structures import tensors_of
@@ -48,43 +49,83 @@ FRESH_BATCH = 3
 
 
 def verify_run(
-    folder: str | Path, model: nn.Module, *, seed: int = 0, real: Inputs | None = None
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    seed: int = 0,
+    real: Inputs | None = None,
+    targets: Sequence[str] | None = None,
 ) -> list[tuple[str, Comparison]]:
-    """Compare the masked dense network, the slim program and its ONNX file, on inputs old and new.
+    """Compare the masked dense network, the slim program and its file for each target, on inputs old and new.
 
     Args:
-        folder: of a run, or of ``atograph apply`` with an ONNX file of ``atograph export``.
+        folder: of a run, or of ``atograph apply`` with files of ``atograph export``.
         model: the dense model, with any weights; it gets those of the run, zeros where the plan removes a unit, and
             keeps its own in what else is removed, which touches nothing.
         seed: of the random inputs: normal, with the example inputs' mean and standard deviation; whole numbers are
             drawn from theirs.
         real: inputs of more batches than the one that the run was traced with; None: there are none.
+        targets: by name: their files may be loaded by what may run code in them. None: those of the run
+            (`targets_of_run`), whose files may not.
 
     Returns:
         What the inputs are, and what came out for them; whether it holds is for the caller to say.
 
     Raises:
-        UserError: the folder is no run of this model, or its files do not belong together.
+        UserError: the folder is no run of this model, or its files do not belong together; or loading the file of a
+            target may run code that is in it.
     """
     with scratch() as aside:
-        return _verify(Path(folder), aside, model, seed, real)
+        return _verify(Path(folder), aside, model, seed, real, targets)
 
 
-def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs | None) -> list[tuple[str, Comparison]]:
+def targets_of_run(folder: Path) -> tuple[str, ...]:
+    """The targets that a run was proved in, by its report; those of a run that names none, where that does not say.
+
+    Raises:
+        UserError: there is no report, or a target of the run is not known here.
+    """
+    report = load_report(folder)
+    entry = next(iter(report.certificate), None) if isinstance(report, Report) else None
+    names = DEFAULT if entry is None else tuple(entry.targets)
+    unknown = next((name for name in names if name not in TARGETS), None)
+    if unknown is not None:
+        raise UserError(
+            f"this run was proved for the target {unknown!r}, which is not known here.",
+            where=str(folder),
+            hint=f"Install the package that has it, name a SPEC that does, or say what to compare: --target "
+            f"{next((name for name in names if name in TARGETS), DEFAULT[0])}. Known targets: {', '.join(TARGETS)}.",
+        )
+    return names
+
+
+def _deployed(own: ProgramModel, place: Path, aside: Path, names: Sequence[str] | None) -> Iterator[Deployed]:
+    """The files in a folder, loaded; one that is not there is made aside."""
+    for target in targets_of(targets_of_run(place) if names is None else names):
+        path = place / target.file
+        if not path.is_file():
+            path = aside / target.file
+            export_untrusted(target, own, path)
+        yield load_untrusted(target, path, own.program, named=names is not None)
+
+
+def _verify(
+    place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs | None, targets: Sequence[str] | None
+) -> list[tuple[str, Comparison]]:
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
         loaded = load_run(place)
         program = loaded.program
         inputs = example_of(program, place)
         own = ProgramModel(place, program)
-        onnx_model = OnnxModel(own.onnx_file(aside), program)
+        files = list(_deployed(own, place, aside, targets))
     check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))
     graph = trace(model.cpu().eval(), *inputs).for_plan(plan)
     plan.check(graph.groups)
-    check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, "slim.onnx": onnx_model.plan})
+    check_same_plan(place, plan, {pt2_file.NAME: loaded.plan} | {file.target.file: file.plan for file in files})
     if not loaded.weights_outside:
         _check_weights(place / WEIGHTS, program, graph)
     check_weights_beside(place, loaded)
@@ -100,7 +141,7 @@ def _verify(place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs 
         return [
             (f"{what}, batch of {entry.batch}", entry)
             for what, given in cases.items()
-            for entry in compare(model, slimmed, onnx_model, given)
+            for entry in compare(model, slimmed, files, given)
         ]
 
 

@@ -15,6 +15,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of
 from atograph.passes.plan.plan import random_plan
+from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.repair import Problem
 from atograph.slimming.slim import Slim, slim
@@ -23,6 +24,7 @@ _ROUNDS = 20
 """How often a plan is tried at most; each round takes a slim module and its check."""
 
 
+@public("atograph")
 def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
     """Freeze what stands in the way of a slim module.
 

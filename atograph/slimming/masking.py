@@ -10,11 +10,13 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.values.eval_mode import copy_of
 
 M = TypeVar("M", bound=nn.Module)
 
 
+@public("atograph")
 def mask(model: M, plan: Plan) -> M:
     """A copy of the model in which every slice that the plan drops is zero.
 

@@ -19,6 +19,7 @@ from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.values import require_values
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.passes.rewrite.slim import Slim as SlimPass
 from atograph.process.stages import stage
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
@@ -28,6 +29,7 @@ from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import in_one_line
 
 
+@public("atograph")
 class Slim(NotPickled):
     """A slim model. One whose weights are on the meta device tells its sizes and shapes, and cannot be run or saved.
 
@@ -238,7 +240,7 @@ class Slim(NotPickled):
 
         self._require_values("saving needs the values of the weights")
         target = Path(folder)
-        program = pt2_file.program_bytes(self.program, self.plan)
+        program = pt2_file.program_bytes(self.program, self.plan.digest)
         state = {name: value.detach().cpu().contiguous() for name, value in self.passes_program.state.items()}
         dense = SavedCost(flops=self._graph.flops, params=self._graph.params)
         own = SavedCost(flops=self.flops, params=self.params)
@@ -276,6 +278,7 @@ def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return result
 
 
+@public("atograph")
 def slim(graph: Graph, plan: Plan) -> Slim:
     """Remove what a plan drops.
 

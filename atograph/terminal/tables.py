@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from atograph.report.bench import Bench, LayerPair
-    from atograph.report.run import Comparison, FrozenGroup, Report
+    from atograph.report.run import Comparison, FrozenGroup, InTarget, Report
 
 _SHOWN_PLACES = 2
 
@@ -42,8 +42,10 @@ def _costs(report: Report) -> Table:
             numbers.count(slim.params),
             _ratio(slim.params, dense.params),
         ),
-        ("ONNX file", numbers.size(dense.bytes), numbers.size(slim.bytes), _ratio(slim.bytes, dense.bytes)),
     ]
+    if dense.bytes:
+        sizes = (numbers.size(dense.bytes), numbers.size(slim.bytes))
+        rows.append(("ONNX file", *sizes, _ratio(slim.bytes, dense.bytes)))
     for name, before, after, ratio in rows:
         table.add_row(name, before, "", after, "", ratio)
     for budget in report.budgets:
@@ -68,15 +70,27 @@ def _costs(report: Report) -> Table:
 
 
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
-    """One row for each comparison and what it is called."""
-    table = _table("certificate", "masked = slim", "slim = ONNX", "tolerance", "what was zeroed weighs", "", right=4)
-    for name, entry in entries:
-        verdict = "NOT EQUAL" if not entry.holds else "equal" if entry.runtime is None else "equal *"
-        values = (entry.masked_slim, entry.slim_onnx, entry.tolerance)
-        table.add_row(name, *(f"{value:.1e}" for value in values), _share(entry.moved), verdict)
-    if any(entry.runtime is not None for _name, entry in entries):
-        table.caption = "* in what ONNX Runtime gets right of the dense model"
+    """One row for each comparison and what it is called, one column for each target."""
+    labels = {name: each.label for _title, entry in entries for name, each in entry.targets.items()}
+    headings = ("masked = slim", *(f"slim = {label}" for label in labels.values()), "tolerance")
+    table = _table("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
+    for title, entry in entries:
+        verdict = "NOT EQUAL" if not entry.holds else "equal *" if entry.faults else "equal"
+        targets = (_in_target(entry.targets.get(name), entry) for name in labels)
+        figures = (f"{entry.masked_slim:.1e}", *targets, f"{entry.tolerance:.1e}", _share(entry.moved))
+        table.add_row(title, *figures, verdict)
+    faults = dict.fromkeys(fault.title for _title, entry in entries for fault in entry.faults)
+    if faults:
+        table.caption = f"* in what {' and '.join(faults)} gets right of the dense model"
     return table
+
+
+def _in_target(compared: InTarget | None, entry: Comparison) -> str:
+    """A difference, with the tolerance where the target has its own."""
+    if compared is None:
+        return "-"
+    own = f" (of {compared.tolerance:.1e})" if compared.tolerance != entry.tolerance else ""
+    return f"{compared.difference:.1e}{own}"
 
 
 def latency_table(found: Bench) -> Table:

@@ -18,8 +18,10 @@ from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
+from atograph.passes.public import public
 
 
+@public("atograph")
 @dataclass(frozen=True, eq=False)
 class Group:
     """One axis of the program: a family of ZIGs, one for each of its units.
@@ -90,6 +92,7 @@ class Group:
         return self.frozen is None or self.frozen.wish
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Groups:
     """All groups of a program, in order.

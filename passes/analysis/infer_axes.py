@@ -15,9 +15,11 @@ from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of, reason_at
+from atograph.passes.public import public
 from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_of, rule_for
 
 
+@public("atograph.passes")
 @dataclass
 class Axes:
     """The result of axis inference.

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from torch import fx
 
 from atograph.passes.axes.dims import Dim
+from atograph.passes.public import public
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class Operand:
     links: tuple[Link, ...]
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Contraction:
     """A sum over ``over``: it stands in dimension ``dim`` of each listed node, whose product is summed.
 
     Removing a unit is exact if one of the nodes is zero there; with ``any_constant``, if the one node holds a constant
-    there: the rule's rewrite puts in what the removed units were (`slim.Lowering.constants`).
+    there: the rule's rewrite puts in what the removed units were (`rewrite.slim.Lowering`).
     """
 
     sites: tuple[tuple[fx.Node, int], ...]
@@ -48,6 +50,7 @@ class Contraction:
     any_constant: bool = False
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Affine:
     """A sum of products of operands, some dims contracted: convolution, linear, matmul, normalisation, embedding.
@@ -63,6 +66,7 @@ class Affine:
     zero. A mean keeps it but for the last digit, which a difference would show."""
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Keep:
     """Data movement and pooling: every output element is an input element, an average of some, or ``fill``.
@@ -75,6 +79,7 @@ class Keep:
     filled: tuple[Dim, ...] = ()
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Map:
     """An elementwise function: the proof evaluates the op itself on constants.
@@ -88,6 +93,7 @@ class Map:
     dividing: tuple[fx.Node, ...] = ()
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Constant:
     """A tensor that holds one number everywhere."""
@@ -95,6 +101,7 @@ class Constant:
     value: float
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Unknown:
     """Nothing is known of the output, whatever the inputs are."""

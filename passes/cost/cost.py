@@ -25,6 +25,7 @@ from atograph.passes.cost.widths import Widths
 from atograph.passes.errors import UserError
 from atograph.passes.ir.polynomial import Monomials, Polynomial, added
 from atograph.passes.ir.program import Program
+from atograph.passes.public import public
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Cost:
         return (coefficients * products).sum().item()
 
 
+@public("atograph.passes")
 @dataclass(frozen=True, eq=False)
 class CostModel:
     """The cost of a program at any counts of kept units; a group that is not mentioned keeps them all.

@@ -13,11 +13,13 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.fake import empty
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.propagate import mode_of
+from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, LazyGraphModule
 
 T = TypeVar("T")
 
 
+@public("atograph.passes")
 class Program(LazyGraphModule):  # code is made of the graph when it is first run
     """A captured program: a graph of ATen ops, how it is called, its state, and what analyses found out.
 
@@ -133,6 +135,7 @@ def _drop_unused_state(graph: fx.Graph, interface: Interface) -> set[str]:
     return {node.name for node in unused}
 
 
+@public("atograph.passes")
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A copy of a graph that shares no node with it, and the map from old nodes to new ones."""
     copied = fx.Graph()

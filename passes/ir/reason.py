@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import fx
 
+from atograph.passes.public import public
+
 ORIGIN = ("nn_module_stack", "stack_trace", "call", "custom")
 """What a node's ``meta`` says about where it comes from: modules, the user's line, place and number of the call to
 torch that made it, and annotations (`torch.fx.traceback.annotate`)."""
@@ -19,6 +21,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<functio
 _LIBRARY = ("torch/", "torch\\")
 
 
+@public("atograph")
 @dataclass(frozen=True)
 class Reason:
     """Why an axis is frozen.
@@ -49,6 +52,7 @@ def reason_at(node: fx.Node, text: str, *, structural: bool = False) -> Reason:
     return Reason(text, node.name, module_of(node), source_of(node), structural)
 
 
+@public("atograph.passes")
 def module_of(node: fx.Node) -> str:
     """Qualified name of the innermost module whose ``forward`` issued the node; empty for the root."""
     return module_in(node.meta)

@@ -12,9 +12,11 @@ from torch.fx import traceback
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
+from atograph.passes.public import public
 from atograph.passes.torch_private import pytree
 
 
+@public("atograph.passes")
 class ProgramModule(nn.Module):
     """A program with the inputs and outputs of the user's model, and its tensors under the user's names.
 

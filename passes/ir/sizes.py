@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from atograph.passes.public import public
+
 BATCH = 67_108_859
 """What stands for the batch: the largest prime under 2**26. The bytes of a tensor with a thousand million elements a
 sample are still a number of 64 bits."""
@@ -59,6 +61,7 @@ def substitute(size: int, value: Callable[[int], Any]) -> Any:
     return 0 if total is None else total
 
 
+@public("atograph.passes")
 def at(size: int, batch: int = 1) -> int:
     """The size with this batch; what depends on the data is taken as the same number."""
     return size if abs(size) < DATA[-1] else int(substitute(size, lambda _prime: batch))

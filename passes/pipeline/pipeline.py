@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 from atograph.passes.base import Pass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
-from atograph.passes.pipeline.registry import pass_class
+from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.pipeline.reproducer import reproducible
 from atograph.passes.pipeline.verify import Given, verify_pass
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 
 Readers: TypeAlias = Mapping[type, Callable[[str], Any]]
 """How to read options that are not numbers, booleans or strings (a plan from the file that the text names)."""
@@ -29,6 +30,7 @@ ANALYSE = "gather-shuffles,infer-axes,find-groups,estimate-cost"
 _PASS = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>[^}]*)\})?\s*")
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order. ``str(pipeline)`` is text that `Pipeline.parse` reads back, where options are plain values."""
@@ -118,7 +120,7 @@ def _without_collection() -> Iterator[None]:
 
 
 def _make(name: str, options: str, readers: Readers) -> Pass:
-    kind = pass_class(name)
+    kind = PASSES.get(name)
     types_of = typing.get_type_hints(kind)
     fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(kind)}
     values = {}

@@ -14,6 +14,7 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Factor, Permuted, axes_of, resolve
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import text
+from atograph.passes.public import public
 from atograph.passes.torch_private import OpOverload
 
 _DTYPES = {
@@ -22,6 +23,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
+@public("atograph.passes")
 def format_program(program: Program) -> str:
     """One line a node, numbered in order; parameters by their own names; dims with their groups once known."""
     return _Printer(program).text()

@@ -16,8 +16,10 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, random_plan
+from atograph.passes.public import public
 
 
+@public("atograph.passes")
 def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """‖x_g‖₂ of every unit over its zeroing set; shape ``[group.size]``, float64."""
     squares = torch.zeros(group.size + 1, dtype=torch.float64)

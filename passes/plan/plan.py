@@ -17,6 +17,7 @@ from atograph.passes.analysis.slices import Slice
 from atograph.passes.cost.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.plan.html_table import html_table
+from atograph.passes.public import public
 
 Unit = Annotated[int, Field(ge=0)]
 
@@ -30,6 +31,7 @@ _FEW_GROUPS = 40
 """In a network of more groups, some block always fits into what is left."""
 
 
+@public("atograph")
 class Plan(BaseModel):
     """Which units of which group stay.
 
@@ -38,7 +40,7 @@ class Plan(BaseModel):
         sizes: group name → number of units of the dense model, for the same groups.
         zeroing: group name → the parameter slices that are zero where a unit is dropped.
         groups: group name → its units and members in words, frozen groups too; tells how another model differs.
-        coupled: pairs of groups that were made one before (`couple_groups`), by their names without that.
+        coupled: pairs of groups that were made one before (the pass ``couple-groups``), by their names without that.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """

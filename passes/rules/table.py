@@ -20,6 +20,7 @@ from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
 from atograph.passes.axes.unify import cut, freeze, unify
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.reason import Reason, reason_at
+from atograph.passes.public import public
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
 
@@ -27,6 +28,7 @@ Count: TypeAlias = Callable[[Shape], tuple[Any, ...]]
 """Evaluates a shape at some counts of kept units."""
 
 
+@public("atograph.passes")
 @dataclass(frozen=True)
 class Effect:
     """What one node does to dims.
@@ -37,7 +39,7 @@ class Effect:
         sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
         positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
-        lower: rewrites the node in the slim program when one of its dims has shrunk (see `slim.Lowering`).
+        lower: rewrites the node in the slim program when one of its dims has shrunk (see `rewrite.slim.Lowering`).
     """
 
     outs: tuple[Shape, ...]
@@ -48,10 +50,12 @@ class Effect:
     lower: Callable[[Any], fx.Node] | None = None
 
 
+@public("atograph.passes")
 class Unsupported(Exception):
     """Raised by a rule for a form of its op that it does not cover: the node is frozen with this text."""
 
 
+@public("atograph.passes")
 class Op:
     """A node as its rule sees it: arguments by schema name, dims by argument, and the verbs of inference."""
 
@@ -187,6 +191,7 @@ Rule: TypeAlias = Callable[[Op], Effect]
 _TABLE: dict[Any, Rule] = {}
 
 
+@public("atograph.passes")
 def rule(*targets: Any) -> Callable[[Rule], Rule]:
     """Register a rule for op overloads (``torch.ops.aten.relu.default``) or Python functions that stand in graphs.
 

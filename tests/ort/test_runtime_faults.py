@@ -24,10 +24,12 @@ from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.exported import to_exported
-from atograph.proof import certificate
 from atograph.proof.certificate import certify
 from atograph.slimming.masking import zero_
 from atograph.spec.example_inputs import Inputs
+from atograph.targets import onnx_runtime
+from atograph.targets.deployed import Deployed
+from atograph.targets.onnx_runtime import OnnxRuntime
 
 PADDED: dict[str, Callable[[Tensor], Tensor]] = {
     "on one side": lambda x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2),
@@ -138,21 +140,21 @@ def test_what_cannot_be_avoided_is_told_and_the_rest_compared(with_nan: bool, tm
     zero_(model, plan)
     slim = atograph.slim(graph, plan)
     wrong = type("Wrong", (Wrong,), {"with_nan": with_nan})
-    file = wrong(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
+    file = Deployed(OnnxRuntime(), wrong(slim.to_onnx(tmp_path / "slim.onnx"), slim.program))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificate, "OnnxModel", wrong)
+        patch.setattr(onnx_runtime, "OnnxModel", wrong)
         patch.setattr(faults, "OnnxModel", wrong)
-        entries = certify(model, slim, file, Inputs((image(),), {}))
+        entries = certify(model, slim, [file], Inputs((image(),), {}))
         dense = to_exported(graph.program)
         written = export_onnx(dense, tmp_path / "dense.onnx")
         (remark,) = checked(written, dense, partial(export_onnx, dense), model, Inputs((image(),), {})).remarks()
     assert "ONNX Runtime computes this model wrong, dense as it is" in remark and "optimisations off as well" in remark
     for entry in entries:
-        assert entry.runtime is not None and entry.runtime.compared == 7 / 8 and entry.slim_onnx < 1e-5
+        assert entry.runtime is not None and entry.runtime.compared == 7 / 8 and entry.targets["onnx"].difference < 1e-5
         assert "87.5 % of the values are right in both" in str(entry.runtime)
         assert ("no number" in str(entry.runtime)) is with_nan
     with pytest.raises(InternalError, match="slim and ONNX Runtime by"):  # the dense file is right: not the runtime's
-        certify(model, slim, file, Inputs((image(),), {}))
+        certify(model, slim, [file], Inputs((image(),), {}))
 
 
 def test_a_fault_of_the_slim_program_beside_one_of_the_runtime_is_a_failure(tmp_path: Path) -> None:
@@ -167,9 +169,9 @@ def test_a_fault_of_the_slim_program_beside_one_of_the_runtime_is_a_failure(tmp_
     bias.CopyFrom(onnx.numpy_helper.from_array(np.ones(4, np.float32), bias.name))
     onnx.save(content, path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificate, "OnnxModel", Wrong)
+        patch.setattr(onnx_runtime, "OnnxModel", Wrong)
         with pytest.raises(InternalError, match="slim and ONNX Runtime by"):
-            certify(model, slim, Wrong(path, slim.program), Inputs((image(),), {}))
+            certify(model, slim, [Deployed(OnnxRuntime(), Wrong(path, slim.program))], Inputs((image(),), {}))
 
 
 def test_pairs_are_those_of_values_that_can_be_copied(tmp_path: Path) -> None:

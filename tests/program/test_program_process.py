@@ -72,7 +72,7 @@ def put_harm(run: Path, function: Callable[[], torch.Tensor], number: int) -> No
     )
     for node in program.graph.nodes:
         node.args = torch.fx.node.map_aggregate(node.args, lambda value: number if value == 7 else value)
-    (run / "slim.pt2").write_bytes(program_bytes(program, read_plan(run / "plan.json")))
+    (run / "slim.pt2").write_bytes(program_bytes(program, read_plan(run / "plan.json").digest))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,7 +23,7 @@ from atograph.process.child_process import ChildDied
 from atograph.report.run import Report
 from atograph.run import steps
 from atograph.run.job import Job, Outcome, Prepared
-from atograph.run.rehearse import DenseFile, export_dense
+from atograph.run.rehearse import Deployment, deployment
 from atograph.spec.example_inputs import Inputs
 from atograph.terminal.console import Console
 from atograph.train.loop import Trained
@@ -35,8 +35,8 @@ BUG = InternalError("something is broken.")
 FAULTS: dict[str, tuple[str, BaseException]] = {
     "zeroing": ("atograph.run.steps.zero_", RuntimeError("out of memory")),
     "slimming": ("atograph.run.steps.slim", BUG),
-    "export": ("atograph.slimming.slim.Slim.to_onnx", UserError("torch.onnx cannot export this program.")),
-    "loading": ("atograph.run.steps.OnnxModel", UserError("this ONNX file cannot be loaded.")),
+    "export": ("atograph.targets.onnx_runtime.export_onnx", UserError("torch.onnx cannot export this program.")),
+    "loading": ("atograph.targets.onnx_runtime.OnnxRuntime.load", UserError("this ONNX file cannot be loaded.")),
     "certificate": ("atograph.run.measure.certify", BUG),
     "float64": ("atograph.run.measure.exactness", BUG),
     "cost": ("atograph.run.measure._check_flops", BUG),
@@ -103,7 +103,7 @@ def break_(site: str, monkeypatch: pytest.MonkeyPatch, *, only_if: Sequence[obje
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Trained[Plan], DenseFile, Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Trained[Plan], Deployment, Path]:
     """A training, and the file of the dense model."""
     training, aside = Training(), tmp_path_factory.mktemp("aside")
     settings = settings_of({"flops": 0.5, "epochs": 2})
@@ -112,7 +112,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Traine
     job = Job("net", "the model", training.model, inputs, task, settings, baseline=False, opset=None)
     run = steps.Run(None, None, False, Console(quiet=True))
     prepared = run.prepare(job)
-    return prepared, run.train(prepared).trained, export_dense(job, prepared.graph, aside, run.console), aside
+    return prepared, run.train(prepared).trained, deployment(prepared, aside, run.console), aside
 
 
 @pytest.mark.parametrize("site", FAULTS)
@@ -170,7 +170,7 @@ def test_a_run_that_goes_on_does_not_train_again(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-Finished = tuple[Prepared, Trained[Plan], DenseFile, Path]
+Finished = tuple[Prepared, Trained[Plan], Deployment, Path]
 
 
 def handed_over(finished: Finished, out: Path) -> atograph.Result:

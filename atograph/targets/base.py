@@ -1,0 +1,102 @@
+"""The base class of targets: what a runtime is called, how its file is written, and how it is run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+from torch.export import ExportedProgram
+
+if TYPE_CHECKING:
+    from atograph.program.model import ProgramModel
+    from atograph.spec.example_inputs import Inputs
+
+
+class Target(ABC):
+    """A runtime that slim models are deployed to, by a file of its own.
+
+    A run writes the file of each of its targets, loads it, and proves that it computes what the slim program does. A
+    subclass may be a frozen dataclass: its fields are options of the export, such as an ``opset``, with defaults.
+
+    Attributes:
+        name: how users ask for it: ``--target NAME``.
+        title: what the runtime is called in sentences.
+        file: the name of its file in the folder of a run.
+        form: what the file is called in tables; the title where it is empty.
+        tolerance: relative difference from the slim program that is rounding; None: by the types of the values.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    file: ClassVar[str]
+    form: ClassVar[str] = ""
+    tolerance: ClassVar[float | None] = None
+
+    @abstractmethod
+    def export(self, program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write a program as a file.
+
+        Args:
+            program: with its weights, and its example inputs.
+            path: the file to write; its folder is there.
+            metadata: where the program comes from, for a file that has a place for it.
+
+        Raises:
+            Exception: the program cannot be expressed. A run tries it before it trains.
+        """
+
+    @abstractmethod
+    def load(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+        """What runs a file that this process has written, on the arguments of the model's ``forward``.
+
+        Args:
+            path: the file.
+            program: what was exported to it.
+
+        Returns:
+            It gives the tensors that the program gives, on the CPU, in any structure in the same order.
+        """
+
+    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any] | None:
+        """The same for a file that anyone may have written; ``plan`` tells by which plan, where the file says so.
+
+        None: loading it may run code that is in the file. So `load` does it, and only where the user names the target.
+        """
+        return None
+
+    def export_untrusted(self, model: ProgramModel, path: Path, metadata: Mapping[str, str]) -> None:
+        """`export` of a program that was read from a file."""
+        self.export(model.program, path, metadata)
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse options, or weights by name, that this runtime cannot take, before anything else is done.
+
+        Raises:
+            UserError: saying which.
+        """
+        return
+
+    def amend(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        metadata: Mapping[str, str],
+        run: Callable[..., object],
+        inputs: Inputs,
+    ) -> None:
+        """Write a file that was just exported anew, if this runtime gets it wrong as it is and a change helps.
+
+        Args:
+            program, path, metadata: as in `export`.
+            run: what the file should compute.
+            inputs: for both.
+        """
+        return
+
+    @property
+    def label(self) -> str:
+        """The heading of its column."""
+        return self.form or self.title

@@ -1,0 +1,129 @@
+"""A target with its file: exported, loaded, called; what goes wrong in one of another package is told in its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from atograph.files.writing import writing
+from atograph.passes.errors import AtographError, UserError
+from atograph.program.model import ProgramModel
+from atograph.targets.base import Target
+from atograph.values.user_code import in_one_line
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A file in its runtime.
+
+    Attributes:
+        target: of which it is.
+        run: what runs it.
+    """
+
+    target: Target
+    run: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the file computes.
+
+        Raises:
+            UserError: the runtime raises.
+        """
+        with _named(self.target, "run this model"), torch.no_grad():
+            return self.run(*args, **kwargs)
+
+    @property
+    def plan(self) -> str | None:
+        """The digest of the plan that the file was made by; None where it does not say."""
+        digest = getattr(self.run, "plan", None)
+        return digest if isinstance(digest, str) else None
+
+
+def export(target: Target, program: ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write a program as the file of a target.
+
+    Raises:
+        UserError: the target cannot express it, or the file cannot be written.
+    """
+    return _written(target, path, lambda: target.export(program, path, metadata or {}))
+
+
+def load(target: Target, path: Path, program: ExportedProgram) -> Deployed:
+    """A file that this process has written.
+
+    Raises:
+        UserError: the runtime cannot load it.
+    """
+    with _named(target, f"load the {target.file} that it has written"):
+        return Deployed(target, target.load(path, program))
+
+
+def load_untrusted(target: Target, path: Path, program: ExportedProgram, *, named: bool) -> Deployed:
+    """A file that anyone may have written.
+
+    Args:
+        target: of which it is.
+        path: the file.
+        program: what was exported to it.
+        named: whether the user has named the target, so that loading the file may run code that is in it.
+
+    Raises:
+        UserError: the runtime cannot load it, or loading it may run such code and the target was not named.
+    """
+    with _named(target, f"load {path.name}"):
+        run = target.load_untrusted(path, program)
+        if run is None and named:
+            run = target.load(path, program)
+    if run is None:
+        raise UserError(
+            f"loading it in {target.title} may run code that is in it.",
+            where=str(path),
+            hint=f"If you know where the file comes from, name its target, and any other: --target {target.name}.",
+        )
+    return Deployed(target, run)
+
+
+def export_untrusted(
+    target: Target, model: ProgramModel, path: Path, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """`export` of a program that was read from a file.
+
+    Raises:
+        UserError: the target cannot express it, or the file cannot be written.
+    """
+    return _written(target, path, lambda: target.export_untrusted(model, path, metadata or {}))
+
+
+def _written(target: Target, path: Path, write: Callable[[], None]) -> Path:
+    with _named(target, "export this model"), writing(path):
+        write()
+    if not path.exists():
+        raise UserError(f"the target {target.name!r} has written no {path.name}.", hint=_of(target))
+    return path
+
+
+def dense_file(target: Target, folder: Path) -> Path:
+    """Where the dense model in the form of a target goes: ``dense.onnx``."""
+    return folder / f"dense{''.join(Path(target.file).suffixes)}"
+
+
+@contextmanager
+def _named(target: Target, what: str) -> Iterator[None]:
+    """Within it, what the target's own code raises is told in its name."""
+    try:
+        yield
+    except AtographError:
+        raise
+    except Exception as error:
+        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", hint=_of(target)) from error
+
+
+def _of(target: Target) -> str:
+    return f"The target {target.name!r} is of {type(target).__module__}; --target names those of a run."

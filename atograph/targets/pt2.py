@@ -1,0 +1,37 @@
+"""The program file itself, as torch alone loads and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch.export import ExportedProgram
+
+from atograph.process.quiet import quiet
+from atograph.program import pt2_file
+from atograph.program.model import ProgramModel
+from atograph.targets.base import Target
+
+
+class Pt2(Target):
+    """``torch.export.load("slim.pt2").module()``, with the guards of torch: what needs no atograph."""
+
+    name: ClassVar[str] = "pt2"
+    title: ClassVar[str] = "torch.export"
+    file: ClassVar[str] = pt2_file.NAME
+    form: ClassVar[str] = "pt2"
+
+    def export(self, program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+        """As in the folder of every run."""
+        path.write_bytes(pt2_file.program_bytes(program, metadata.get("atograph.plan", "")))
+
+    def load(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+        """By torch's own loader, which trusts its file: this process has written it."""
+        with quiet():
+            return torch.export.load(path).module()
+
+    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+        """By atograph's reader, which trusts nothing, in a process of its own."""
+        return ProgramModel(path.parent, program)
