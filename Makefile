@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
 
-.PHONY: demo test coverage fuzz zoo lint types lock format clean
+.PHONY: demo test coverage fuzz zoo docs dist lint types lock format clean
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
@@ -37,6 +37,21 @@ ZOO_ARGS ?= --onnx --compare torch-pruning --json build/zoo.json --markdown docs
 zoo: $(VENV)/.installed-for-zoo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ZOO_ARGS)
 
+# The site: guides, results, and a reference from the docstrings. A warning is an error, and so is a link to nowhere.
+docs: $(VENV)/.installed-for-docs
+	@rm -rf build/docs
+	PYTHONPATH=docs $(BIN)/python -m website.sources build/docs/source
+	PYTHONPATH=docs OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -c docs/website build/docs/source build/docs/html
+	PYTHONPATH=docs $(BIN)/python -m website.links build/docs/html
+	@echo "It begins with build/docs/html/index.html"
+
+# What is uploaded, and whether an index would take it and show the README.
+dist: $(VENV)/.installed-for-docs
+	@rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist
+	@rm -rf atograph.egg-info
+	$(BIN)/python -m twine check --strict build/dist/*
+
 lint: types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -47,12 +62,12 @@ types: $(VENV)/.installed
 	@ln -s $(CURDIR)/atograph/* $(CURDIR)/passes build/types/atograph/
 	$(BIN)/mypy
 
-# After constraints.txt was changed: the hashes of every file that the index has of each release. Takes uv on the PATH.
+# After a constraints.txt was changed: the hashes of every file that the index has of each release. Takes uv on the PATH.
 UV ?= uv
+HASHES = $(UV) pip compile --no-deps --generate-hashes --no-annotate --python-version 3.11 -q --custom-compile-command 'make lock'
 lock:
-	grep -v -E '^(#|torch==|torchvision==)' constraints.txt | \
-		$(UV) pip compile --no-deps --generate-hashes --no-annotate --python-version 3.11 -q -o requirements.lock \
-		--custom-compile-command 'make lock' -
+	grep -v -E '^(#|torch==|torchvision==)' constraints.txt | $(HASHES) -o requirements.lock -
+	$(HASHES) -o docs/website/requirements.lock docs/website/constraints.txt
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix
@@ -87,6 +102,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements.lock
 # torchvision goes in without its dependencies: it would ask for a torch of its own, though only its models are used.
 $(VENV)/.installed-for-tests: $(VENV)/.installed
 	@$(PIP) install -q -c constraints.txt --no-deps torchvision
+	@touch $@
+
+# Sphinx, build, twine, and what they need beside the rest.
+$(VENV)/.installed-for-docs: $(VENV)/.installed docs/website/requirements.lock
+	@$(PIP) install -q --require-hashes --no-deps -r docs/website/requirements.lock
 	@touch $@
 
 # Torch-Pruning is only compared with; its one other requirement is numpy.

@@ -140,7 +140,7 @@ class Graph(NotPickled):
         return Graph(self.program, self.model, groups, self.marks)
 
     def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
-        """The same graph with pairs of groups made one, as `passes.couple_groups` does; names are those without that.
+        """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
 
         Raises:
             UserError: a group does not exist, is frozen or of another size; or some are coupled already.
@@ -244,15 +244,14 @@ class Graph(NotPickled):
         Args:
             flops: the largest share of the dense FLOPs to keep; units of small norm go first.
             params: the same for parameters.
-            bytes: the same for the peak memory of activations (`passes.memory`); with several budgets, all hold.
+            bytes: the same for the peak memory of activations; with several budgets, all hold.
             latency: the same for the latency in ONNX Runtime on this machine: measured, see `measure_latency`.
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
-                ONNX Runtime on this machine (`MeasuredLatency.rounding`). None: ``"auto"`` with a budget of latency,
-                else 1.
+                ONNX Runtime on this machine. None: ``"auto"`` with a budget of latency, else 1.
 
         Raises:
             UserError: not exactly one way is given, or the budget or a group is out of reach.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from atograph.passes.pipeline.text import format_program
     from atograph.passes.plan.choose import group_norms
     from atograph.passes.plan.plan import Plan
-    from atograph.passes.rules import Effect, Op, rule
+    from atograph.passes.rules import Effect, Op, Unsupported, rule
 
 _HOMES = {
     # programs
@@ -57,6 +57,7 @@ _HOMES = {
     "Keep": "axes.flow",
     "Map": "axes.flow",
     "Unknown": "axes.flow",
+    "Unsupported": "rules",
     # plans
     "Plan": "plan.plan",
     "group_norms": "plan.choose",
@@ -96,6 +97,7 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "Keep",
     "Map",
     "Unknown",
+    "Unsupported",
     # plans
     "Plan",
     "group_norms",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -56,10 +58,12 @@ def test_private_parts_of_torch_have_an_upper_bound() -> None:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a build needs of the repository, in a folder that it may write into."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("atograph", "passes"):
+    for name in ("atograph", "passes", "docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / name, folder / name)
+    for path in ROOT.glob("*.md"):
+        shutil.copy(path, folder / path.name)
     return folder
 
 
@@ -70,6 +74,16 @@ def built(source: Path, kind: str) -> Path:
         [sys.executable, "-c", code, str(source)], cwd=source, capture_output=True, text=True, check=True
     )
     return source / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    return built(source, "wheel")
+
+
+@pytest.fixture(scope="module")
+def sdist(source: Path) -> Path:
+    return built(source, "sdist")
 
 
 def files_of_the_tree() -> set[str]:
@@ -83,12 +97,10 @@ def files_of_the_tree() -> set[str]:
     }
 
 
-def test_the_wheel_holds_every_file_and_works_alone(source: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(built(source, "wheel")) as wheel:
-        assert {name for name in wheel.namelist() if ".dist-info/" not in name} == files_of_the_tree()
-        (metadata,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
-        assert "Description-Content-Type: text/markdown" in wheel.read(metadata).decode()
-        wheel.extractall(tmp_path)
+def test_the_wheel_holds_every_file_and_works_alone(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == files_of_the_tree()
+        archive.extractall(tmp_path)
     code = (
         "import atograph, atograph.passes, torch; from atograph.cli import main; "
         "print(atograph.__file__, atograph.passes.__file__); "
@@ -104,8 +116,90 @@ def test_the_wheel_holds_every_file_and_works_alone(source: Path, tmp_path: Path
     assert all(str(tmp_path) in place for place in places.split()) and smaller == "True"
 
 
-def test_the_source_distribution_holds_every_module(source: Path) -> None:
-    with tarfile.open(built(source, "sdist")) as archive:
+def test_the_source_distribution_holds_every_module_and_document(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {path.replace("atograph/passes/", "passes/", 1) for path in files_of_the_tree()}
-    assert needed | {"pyproject.toml", "README.md", "LICENSE"} <= names
+    assert needed | {"pyproject.toml", "setup.py", "README.md", "LICENSE", "CITATION.cff"} <= names
+    links = LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 20 and {link.partition("#")[0] for link in links if "://" not in link} - {""} <= names
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
+
+
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+    project = PYPROJECT["project"]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata["Author"] == project["authors"][0]["name"] and metadata["License-Expression"] == project["license"]
+    assert metadata["Keywords"] == ",".join(project["keywords"])
+    assert set(metadata.get_all("Classifier")) == set(project["classifiers"])
+    assert metadata.get_all("Project-URL", []) == [
+        f"{title}, {url}" for title, url in SETUP["urls"](repository()).items()
+    ]
+    text = metadata.get_payload()
+    assert text.startswith("# atograph\n")
+    assert all("://" in link or link.startswith("#") for link in LINK.findall(text))
+
+
+def repository() -> str:
+    return str(SETUP["repository"]())
+
+
+def test_one_line_says_where_the_repository_is() -> None:
+    """`[tool.atograph] repository`: nothing else names an address of its own."""
+    assert re.fullmatch(r"(https://[\w.-]+/[\w./-]*[\w-])?", repository())
+    assert not {"readme", "urls"} & PYPROJECT["project"].keys()
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    said = re.findall(r'^repository-code: "?([^"\n]*)"?$', citation, re.MULTILINE)
+    assert said == [repository()] * bool(repository()), (
+        "repository-code of CITATION.cff is another than pyproject.toml's"
+    )
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = PYPROJECT["project"]
+    entries = {"title": project["name"], "version": project["version"], "license": project["license"]}
+    assert all(f"\n{key}: {value}\n" in citation for key, value in entries.items())
+    assert f"  - name: {project['authors'][0]['name']}\n" in citation
+
+
+@pytest.mark.parametrize(
+    ("text", "nowhere", "somewhere"),
+    [
+        ("[docs/a.md](docs/a.md)", "docs/a.md", "[docs/a.md](https://x.org/a/blob/HEAD/docs/a.md)"),
+        ("[`b.py`](b.py)", "`b.py`", "[`b.py`](https://x.org/a/blob/HEAD/b.py)"),
+        ("[a.md](docs/a.md#b-c)", "docs/a.md", "[a.md](https://x.org/a/blob/HEAD/docs/a.md#b-c)"),
+        ("[how](docs/a.md#b-c)", "how (docs/a.md)", "[how](https://x.org/a/blob/HEAD/docs/a.md#b-c)"),
+        ("[below](#not-yet)", "[below](#not-yet)", "[below](#not-yet)"),
+        ("[far](https://y.org/z)", "[far](https://y.org/z)", "[far](https://y.org/z)"),
+    ],
+)
+def test_links_of_the_readme_on_an_index(text: str, nowhere: str, somewhere: str) -> None:
+    document = "# head\n\nText.\n\n{}\n"
+    assert SETUP["readme"](document.format(text), "").endswith(f"Text.\n\n{nowhere}\n")
+    assert SETUP["readme"](document.format(text), "https://x.org/a") == document.format(somewhere)
+
+
+def test_addresses_follow_from_it() -> None:
+    addresses = SETUP["urls"]("https://x.org/a")
+    assert addresses["Repository"] == "https://x.org/a" and addresses["Issues"] == "https://x.org/a/issues"
+    prefix = "https://x.org/a/blob/HEAD/"
+    assert all((ROOT / url.removeprefix(prefix)).exists() for url in addresses.values() if url.startswith(prefix))
+
+
+def test_an_index_would_take_both(wheel: Path, sdist: Path) -> None:
+    """`make dist` has the tools."""
+    pytest.importorskip("twine", reason="twine is not installed: make dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr

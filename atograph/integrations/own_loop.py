@@ -36,7 +36,7 @@ LossFn = Callable[[nn.Module], Tensor]
 
 @public("atograph")
 class AutoTrainOnce:
-    """Prunes a model while a loop of your own trains it.
+    """Prunes a model while a loop of your own trains it::
 
         ato = atograph.AutoTrainOnce(model, example_inputs, steps=epochs * len(loader), flops=0.3, optimizer=optimizer)
         for batch in batches:

@@ -101,6 +101,7 @@ class TrainSettings(BaseModel):
     patience: Annotated[int, Field(ge=1)] | None = None
     """With ``metric_mode``: stop after so many epochs without a better one, counted after everything masked is zero."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of the initial weights, the order of the data, and the controller."""
     checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
     """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
     device: str = "auto"
@@ -159,7 +160,7 @@ class TrainSettings(BaseModel):
     offset: Annotated[float, Field(allow_inf_nan=False)] = 3.0
     """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
     gamma: NotNegative = 8.0
-    """Weight of |log(F(mask) / target)| (authors' code: 2 × 4)."""
+    """Weight of ``|log(F(mask) / target)|`` (authors' code: 2 × 4)."""
     prior: Literal["taylor", "magnitude", "none"] = "taylor"
     """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. Ours: the controller
     learns a correction to a score, centred on the budget, so that a run too short to teach it much ends at a good

@@ -71,7 +71,10 @@ class Task:
         return task
 
     def on(self, part_of: Callable[[Iterable[Any], bool], Iterable[Any]]) -> Task:
-        """The same task on a part of its data (`replicas.Replicas.part_of`); a data set's own metric sees all of it."""
+        """The same task on a part of its data; a data set's own metric sees all of it.
+
+        What a part is says `train.processes.replicas.Replicas.part_of`.
+        """
         task = copy(self)
         task.train_data = part_of(self.train_data, True)
         if self.val_data is not None and not is_dataset_metric(self.metric):

@@ -40,7 +40,7 @@ class Plan(BaseModel):
         sizes: group name → number of units of the dense model, for the same groups.
         zeroing: group name → the parameter slices that are zero where a unit is dropped.
         groups: group name → its units and members in words, frozen groups too; tells how another model differs.
-        coupled: pairs of groups that were made one before (`couple_groups`), by their names without that.
+        coupled: pairs of groups that were made one before (the pass ``couple-groups``), by their names without that.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """

@@ -1,0 +1,1 @@
+"""How `make docs` makes a site from the documents and the docstrings."""
