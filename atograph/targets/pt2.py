@@ -15,7 +15,7 @@ from atograph.targets.base import Target
 
 
 class Pt2(Target):
-    """``torch.export.load("slim.pt2").module()``, with the guards of torch: what needs no atograph."""
+    """``slim.pt2`` as torch alone loads it: ``torch.export.load("slim.pt2").module()``, with torch's guards."""
 
     name: ClassVar[str] = "pt2"
     title: ClassVar[str] = "torch.export"
