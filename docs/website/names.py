@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from importlib import import_module, util
 from typing import Any
 
-PACKAGES = ("atograph", "atograph.passes", "atograph.train")
+PACKAGES = {
+    "atograph": "What most people need: ``import atograph``.",
+    "atograph.passes": "The compiler, for passes and op rules of one's own.",
+    "atograph.train": "The training by itself, without what surrounds it.",
+}
 """What is public stands in the ``__all__`` of one of them."""
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
