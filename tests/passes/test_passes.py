@@ -195,9 +195,7 @@ def test_a_pipeline_may_have_a_name_and_promises() -> None:
     assert CostModel in pipeline.run(captured()).facts
     with pytest.raises(InternalError, match="there are no groups"):
         Pipeline((Analyse((InferAxes(),)),)).run(captured())
-    with pytest.raises(
-        InternalError, match=r"after infer-axes → find-groups: no luck \(invariant: What the pass"
-    ):
+    with pytest.raises(InternalError, match=r"after infer-axes → find-groups: no luck \(invariant: What the pass"):
         Pipeline((Analyse(promise="no luck"),)).run(captured())
     with pytest.raises(UserError, match=r"analyse{passes} takes a value of type "):
         Pipeline.parse("analyse{passes=slim}")
