@@ -17,6 +17,7 @@ from atograph.cli.app import app
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
+from atograph.targets import TARGETS
 from atograph.train.settings import TrainSettings
 from website.names import IN_BACKTICKS, PACKAGES, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
 
@@ -28,6 +29,7 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
+    ("Targets", "write-a-target", rows(TARGETS)),
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]
 """Title, the guide that shows how to add a row, and name → class or function."""

@@ -232,6 +232,16 @@ def verify_pass(each: Pass, given: Given, result: Program, after: str) -> None:
         _refuse(change, change(each, given, result), after, culprit)
 
 
+def verify_promises(each: Pass, given: Program, result: Program, after: str) -> None:
+    """Check only what a pass promises itself: of a pipeline, whose inner passes were verified one by one.
+
+    Raises:
+        InternalError: as `verify`.
+    """
+    culprit = type(each).__module__.partition(".")[0]
+    _refuse(_promises_are_kept, each.broken(given, result), after, culprit)
+
+
 def _refuse(invariant: Callable[..., Any], broken: Iterator[str], after: str, culprit: str) -> None:
     first = next(broken, None)
     if first is not None:
