@@ -14,6 +14,8 @@ from atograph.passes.torch_private import pytree
 from atograph.values.difference import relative_difference
 from atograph.values.structures import tensors_of
 
+_DRAWN = 1_000_003
+"""So many random numbers serve a tensor of any size: a prime, so no two rows of a weight get the same ones."""
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -38,19 +40,25 @@ def perturb(model: nn.Module, seed: int = 0) -> None:
     """Move every parameter and running statistic away from its initial value, which may hide a mistake."""
     generator = torch.Generator().manual_seed(seed)
 
-    def noise(t: torch.Tensor) -> torch.Tensor:
-        return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
+    def noise(t: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.randn(count, generator=generator, dtype=torch.float64).to(t.dtype)
 
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.is_floating_point() and not parameter.is_complex():
-                continue
-            parameter.add_(noise(parameter) * (0.1 * parameter.abs().mean() + 0.02))
+            if parameter.is_floating_point() or parameter.is_complex():
+                values = parameter.view(-1) if parameter.is_contiguous() else parameter.flatten()
+                pieces = values.split(_DRAWN)
+                mean = sum(float(piece.abs().sum(dtype=torch.float64)) for piece in pieces) / max(values.numel(), 1)
+                some = noise(parameter, len(pieces[0]))
+                for piece in pieces:
+                    piece.add_(some[: len(piece)], alpha=0.1 * mean + 0.02)
+                if not parameter.is_contiguous():
+                    parameter.copy_(values.view(parameter.shape))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
-                buffer.add_(0.1 * noise(buffer))
+                buffer.add_(0.1 * noise(buffer, buffer.numel()).view(buffer.shape))
             elif name.endswith("running_var"):
-                buffer.mul_(1 + 0.3 * noise(buffer).abs())
+                buffer.mul_(1 + 0.3 * noise(buffer, buffer.numel()).view(buffer.shape).abs())
         for norm in model.modules():
             if isinstance(norm, _NORMS) and norm.weight is not None and norm.weight.abs().mean() < 0.5:
                 norm.weight.add_(1.0)  # initial scales of 0 or 0.02 let a deep network's signal fade away

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch._C._functorch import is_functorch_wrapped_tensor
     from torch._dispatch.python import enable_python_dispatcher
+    from torch._export import utils as export_utils
     from torch._export.serde import schema
     from torch._export.serde.schema import ScalarType
     from torch._export.serde.serialize import SerializedArtifact, deserialize, deserialize_scalar_type
@@ -58,6 +59,7 @@ __all__ = [
     "detect_fake_mode",
     "disable_current_modes",
     "enable_python_dispatcher",
+    "export_utils",
     "in_kernel_invocation_manager",
     "is_functorch_wrapped_tensor",
     "onnx_registration",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "export_utils": "torch._export.utils",
     "onnx_registration": "torch.onnx._internal.exporter._registration",
     "pytree": "torch.utils._pytree",
     "schema": "torch._export.serde.schema",

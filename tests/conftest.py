@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -16,6 +18,11 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     if hasattr(config, "workerinput"):  # one process of many tests
         import warm  # noqa: F401
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.collect()
+    gc.freeze()  # the modules of all tests and the libraries that they import: no collection has to look at them again
 
 
 @pytest.fixture

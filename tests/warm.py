@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import typing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,8 @@ from atograph.onnx.export import export_onnx
 assert atograph.cli.compress and atograph.run.compress and atograph.inspection.page and atograph.spec.spec
 
 torch.set_num_threads(1)
+# In annotations that each export makes ten thousand times; this one is cached.
+torch._ops.Callable = typing.Callable  # type: ignore[attr-defined]
 with TemporaryDirectory() as folder:
     export_onnx(torch.export.export(nn.Linear(2, 2), (torch.zeros(2, 2),)), Path(folder) / "linear.onnx")
 gc.collect()

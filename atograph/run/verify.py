@@ -14,7 +14,6 @@ from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
 from atograph.graph import Graph, trace
-from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import Kept
@@ -153,7 +152,7 @@ def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
         UserError: the plan or the weights are of another model.
     """
     assert graph.model is not None
-    axes, kept = graph.program.fact(Axes), Kept.by(plan, graph.program)
+    kept = Kept.by(plan, graph.program)
     own = graph.program.interface.parameters | graph.program.interface.buffers
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for node, name in graph.program.state_nodes():
@@ -161,7 +160,7 @@ def widen_(graph: Graph, plan: Plan, weights: Mapping[str, Tensor]) -> None:
             continue
         tensor = graph.program.state[name]
         index = torch.arange(tensor.numel()).reshape(tensor.shape)
-        flat = kept.slice(index, axes.shape(node))
+        flat = kept.slice(index, kept.axes.shape(node))
         if flat.shape != weights[name].shape:
             raise UserError(
                 f"slim.pt2 is of another plan: {name} has shape {tuple(weights[name].shape)}, and the plan keeps "

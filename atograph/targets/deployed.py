@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from atograph.files.writing import writing
 from atograph.passes.errors import AtographError, UserError
+from atograph.process.quiet import quiet
 from atograph.program.model import ProgramModel
 from atograph.targets.base import Target
 from atograph.values.user_code import in_one_line
@@ -61,7 +62,7 @@ def load(target: Target, path: Path, program: ExportedProgram) -> Deployed:
     Raises:
         UserError: the runtime cannot load it.
     """
-    with _named(target, f"load the {target.file} that it has written"):
+    with _named(target, f"load the {target.file} that it has written"), quiet():
         return Deployed(target, target.load(path, program))
 
 
@@ -102,7 +103,7 @@ def export_untrusted(
 
 
 def _written(target: Target, path: Path, write: Callable[[], None]) -> Path:
-    with _named(target, "export this model"), writing(path):
+    with _named(target, "export this model"), quiet(), writing(path):
         write()
     if not path.exists():
         raise UserError(f"the target {target.name!r} has written no {path.name}.", hint=_of(target))

@@ -7,6 +7,7 @@ Modules keep tables in attributes, in dicts within dicts, in helper objects; cod
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 import random
 import sys
@@ -19,11 +20,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from atograph.passes.torch_private import OpOverload, OpOverloadPacket
+
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {dict: dict, OrderedDict: dict, defaultdict: dict, list: list, set: set}
 """Containers that are put back, and what their contents are copied into; subclasses may do anything."""
 
 _LEAVES = {type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device}
 """Most of what attributes hold; nothing can be put into them."""
+
+_CLOSED = (
+    torch.Tensor, nn.Module, type, ModuleType, OpOverload, OpOverloadPacket, logging.Logger, logging.PlaceHolder,
+)  # fmt: skip
+"""What is not looked into: it has its own turn, or holds nothing of the user's. One op, or one logger, leads to all."""
 
 _DEPTH = 6
 _NOT_THE_USERS = {"torch", "builtins", "typing", "abc", "collections"}
@@ -102,7 +110,7 @@ class _Found:
 
     def _inside(self, value: Any) -> Any:
         """What an object that is no container holds its state in, if that is one."""
-        if isinstance(value, (torch.Tensor, nn.Module, type, ModuleType)):
+        if isinstance(value, _CLOSED):
             return None
         if isinstance(value, (staticmethod, classmethod, MethodType)):
             value = value.__func__

@@ -52,7 +52,7 @@ CONVOLUTIONAL: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "seg_fcn_resnet50": ((3, 224, 224), (3, 64, 64)),
     "seg_lraspp_mobilenet_v3_large": ((3, 224, 224), (3, 64, 64)),
     "r2plus1d_18": ((3, 8, 112, 112), (3, 4, 32, 32)),
-    "s3d": ((3, 16, 224, 224), (3, 16, 224, 224)),
+    "s3d": ((3, 16, 224, 224), (3, 16, 64, 64)),
 }
 WITH_ATTENTION: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "maxvit_t": ((3, 224, 224), (3, 224, 224)),
@@ -65,8 +65,8 @@ WITH_ATTENTION: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 MODELS = CONVOLUTIONAL | WITH_ATTENTION
 
 
-def build(name: str) -> nn.Module:
-    """A randomly initialised model, the same one each time."""
+def build(name: str, *, small: bool = False) -> nn.Module:
+    """A randomly initialised model, the same one each time; ``small`` where it gets a small `example`."""
     torch.manual_seed(0)
     model: nn.Module
     if name.startswith("seg_"):
@@ -75,6 +75,8 @@ def build(name: str) -> nn.Module:
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     home = models if hasattr(models, name) else models.video
     model = getattr(home, name)(weights=None, **options)
+    if small and name == "s3d":
+        model.avgpool = nn.AvgPool3d((2, 2, 2), stride=1)  # over all that is left of it, as (2, 7, 7) is usually
     return model
 
 

@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, get_args
 
@@ -18,9 +19,14 @@ from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
+from atograph.targets import TARGETS
 from atograph.train.settings import TrainSettings
+<<<<<<< HEAD
 from atograph.train.settings.method_table import METHODS
 from website.names import IN_BACKTICKS, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
+=======
+from website.names import IN_BACKTICKS, PACKAGES, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
+>>>>>>> main
 
 
 def rows(registry: Registry[Any]) -> dict[str, Any]:
@@ -30,18 +36,16 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
+<<<<<<< HEAD
     ("Criteria", "write-a-criterion", rows(CRITERIA)),
     ("Methods", "write-a-method", rows(METHODS)),
     ("Budgets", "write-a-budget", rows(BUDGETS)),
+=======
+    ("Targets", "write-a-target", rows(TARGETS)),
+>>>>>>> main
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]
 """Title, the guide that shows how to add a row, and name → class or function."""
-
-PACKAGES = {
-    "atograph": "What most people need: ``import atograph``.",
-    "atograph.passes": "The compiler, for passes and op rules of one's own.",
-    "atograph.train": "The training by itself, without what surrounds it.",
-}
 
 INTEGRATIONS = {
     "Lightning": "atograph.integrations.lightning.AutoTrainOnceCallback",
@@ -68,15 +72,12 @@ def linked(text: str, thing: Any) -> str:
     return IN_BACKTICKS.sub(link, text)
 
 
+@cache
 def _documented() -> set[str]:
-    if not _NAMES:
-        for name, thing in public_things().items():
-            _NAMES.update({name, *parts_of(thing)})
-        _NAMES.update(f"atograph.train.TrainSettings.{field}" for field in TrainSettings.model_fields)
-    return _NAMES
-
-
-_NAMES: set[str] = set()
+    """The full names that have a place on the site."""
+    things = public_things()
+    parts = {name for thing in things.values() for name in parts_of(thing)}
+    return {*things, *parts, *(f"{public_name(TrainSettings)}.{field}" for field in TrainSettings.model_fields)}
 
 
 def pages() -> Iterator[tuple[str, str]]:

@@ -37,13 +37,24 @@ class UsedCaches:
 
     def noted(self, run: Run, model: nn.Module) -> Any:
         """Call a model, and note them."""
-        instances = gc.get_referrers(_Cache)  # in C: faster than looking at each object here
+        instances = _holders(_Cache)  # in C: faster than looking at each object here
         known = [value for value in instances if type(value) is _Cache and _may_give_sizes(value)]
         before = [cache.cache_info() for cache in known]
         try:
             return run(model)
         finally:
             self.caches = [cache for cache, info in zip(known, before, strict=True) if cache.cache_info() != info]
+
+
+def _holders(*values: Any) -> list[Any]:
+    """What holds any of these, objects that the process froze among them."""
+    if gc.get_freeze_count() == 0:
+        return gc.get_referrers(*values)
+    gc.unfreeze()
+    try:
+        return gc.get_referrers(*values)
+    finally:
+        gc.freeze()
 
 
 def _may_give_sizes(cache: _Cache[Any]) -> bool:
@@ -98,12 +109,12 @@ class _Place(NamedTuple):
 def _places(caches: Sequence[Any]) -> list[_Place]:
     if not caches:
         return []
-    own, holders = {id(cache) for cache in caches}, gc.get_referrers(*caches)
+    own, holders = {id(cache) for cache in caches}, _holders(*caches)
     methods = [held for held in holders if isinstance(held, (staticmethod, classmethod))]
     own |= {id(method) for method in methods}
-    tables = [held for held in [*holders, *gc.get_referrers(*methods)] if type(held) is dict]
+    tables = [held for held in [*holders, *_holders(*methods)] if type(held) is dict]
     of_classes = [held for held in tables if "__module__" in held]
-    kinds = [held for held in gc.get_referrers(*of_classes) if isinstance(held, type)]
+    kinds = [held for held in _holders(*of_classes) if isinstance(held, type)]
     places = [
         _Place(partial(setattr, kind, name), value)
         for kind in kinds

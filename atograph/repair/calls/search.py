@@ -29,7 +29,7 @@ from atograph.repair.observe.arguments import plain_leaves, tensor_leaves
 from atograph.repair.observe.call_watch import Site, failed_in, run_watched
 from atograph.repair.observe.problem import Problem, Run, told
 from atograph.repair.observe.samples import Sample
-from atograph.repair.observe.traced_ints import Remembered, Slot, Wish, remembering
+from atograph.repair.observe.traced_ints import Remembered, Slot, Wish, hashed, remembering
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,12 @@ def calls_of(
         run_watched(model, partial(call, model), note, boundaries.left)
 
     try:
+        with remembering(model), comparisons.of_dense(), hashed() as numbers:
+            watched(run)
         used = UsedCaches()
-        with remembering(model), comparisons.of_dense():
-            watched(partial(used.noted, run))
+        if numbers:  # all functions with a cache are many, and this takes long
+            with remembering(model), comparisons.of_dense():
+                watched(partial(used.noted, run))
         if used.caches:
             comparisons.caches = used.caches
             with remembering(model), comparisons.of_dense(), passed_by(used.caches):

@@ -139,7 +139,30 @@ def _comparison(*, equal: bool) -> Callable[[Remembered, Any], Any]:
 
 Remembered.__eq__ = _comparison(equal=True)  # type: ignore[method-assign,assignment]
 Remembered.__ne__ = _comparison(equal=False)  # type: ignore[method-assign,assignment]
-Remembered.__hash__ = int.__hash__  # type: ignore[method-assign]
+
+
+_hashes: ContextVar[list[Remembered] | None] = ContextVar("hashes", default=None)
+
+
+@contextmanager
+def hashed() -> Iterator[list[Remembered]]:
+    """Within it, the remembered integers that are hashed come to this list: a function with a cache hashes them."""
+    found: list[Remembered] = []
+    token = _hashes.set(found)
+    try:
+        yield found
+    finally:
+        _hashes.reset(token)
+
+
+def _hash(self: Remembered) -> int:
+    found = _hashes.get()
+    if found is not None:
+        found.append(self)
+    return int.__hash__(self)
+
+
+Remembered.__hash__ = _hash  # type: ignore[method-assign]
 
 
 def _value(term: Any, values: Mapping[Slot, int]) -> Any:
