@@ -21,12 +21,8 @@ from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
 from atograph.targets import TARGETS
 from atograph.train.settings import TrainSettings
-<<<<<<< HEAD
 from atograph.train.settings.method_table import METHODS
-from website.names import IN_BACKTICKS, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
-=======
 from website.names import IN_BACKTICKS, PACKAGES, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
->>>>>>> main
 
 
 def rows(registry: Registry[Any]) -> dict[str, Any]:
@@ -36,13 +32,10 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
-<<<<<<< HEAD
     ("Criteria", "write-a-criterion", rows(CRITERIA)),
     ("Methods", "write-a-method", rows(METHODS)),
     ("Budgets", "write-a-budget", rows(BUDGETS)),
-=======
     ("Targets", "write-a-target", rows(TARGETS)),
->>>>>>> main
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]
 """Title, the guide that shows how to add a row, and name → class or function."""
