@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.slices import Slice
-from atograph.passes.axes.dims import axes_of, resolve
+from atograph.passes.axes.dims import axes_of
 from atograph.passes.axes.flow import Affine
 from atograph.passes.axes.placements import placements
 from atograph.passes.ir.program import Program
@@ -63,11 +62,12 @@ class _Read(NamedTuple):
 
 def _reads_of(program: Program, node: fx.Node) -> Iterator[_Read]:
     """What a node sums over, of values that are no state."""
-    axes, groups = program.fact(Axes), program.fact(Groups).by_axis()
+    found = program.fact(Groups)
+    axes, groups = found.axes, found.by_axis()
     effect = axes.effects.get(node)
     flow = effect.flow if effect is not None else None
     for contraction in flow.contractions if isinstance(flow, Affine) else ():
-        summed = set(axes_of(resolve(contraction.over)))
+        summed = set(axes_of(axes.resolve(contraction.over)))
         for source, dim in contraction.sites:
             if source.op == "placeholder" and source.name in program.state_names():
                 continue
