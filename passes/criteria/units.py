@@ -47,7 +47,7 @@ class Group(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class UnitIndex:
     """One dimension of a tensor; ``index`` int64 ``[shape[dim]]``, the flat unit or ``total`` for none."""
 
     dim: int
@@ -62,7 +62,7 @@ class Units:
         names, sizes: the groups'; ``sized`` has both.
         total: number of units.
         family: int64 ``[total]``, the group (by position) of each unit.
-        places: where the units are, per tensor: the union of the zeroing sets.
+        indices: where the units are, per tensor: the union of the zeroing sets.
         tensors: name → tensor, of those in which there are units; of tied ones the first name.
 
     Args:
@@ -97,14 +97,14 @@ class Units:
                 index = torch.where(units >= 0, units + offset, self.total)
                 _merge(indices.setdefault((name, part.dim), []), index, self.total)
             offset += group.size
-        self.places: dict[str, list[Place]] = {}
+        self.indices: dict[str, list[UnitIndex]] = {}
         for (name, dim), several in indices.items():
-            self.places.setdefault(name, []).extend(Place(dim, index.to(device)) for index in several)
-        self.tensors: dict[str, Tensor] = {name: tensors[name] for name in self.places}
-        # all places in a row, so that a few operations serve all of them
-        self._row = [(name, place) for name, places in self.places.items() for place in places]
-        self._lengths = [len(place.index) for _name, place in self._row]
-        self._index = torch.cat([place.index for _name, place in self._row]) if self._row else self.family
+            self.indices.setdefault(name, []).extend(UnitIndex(dim, index.to(device)) for index in several)
+        self.tensors: dict[str, Tensor] = {name: tensors[name] for name in self.indices}
+        # all indices in a row, so that a few operations serve all of them
+        self._row = [(name, at) for name, indices in self.indices.items() for at in indices]
+        self._lengths = [len(at.index) for _name, at in self._row]
+        self._index = torch.cat([at.index for _name, at in self._row]) if self._row else self.family
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A flat vector ``[total]``, cut into one of ``[size]`` per group."""
@@ -113,7 +113,7 @@ class Units:
     @torch.no_grad()
     def squared_norms(self) -> Tensor:
         """``[total]``: the sum of squares over all of a unit's slices, ‖x_g‖² of its zero-invariant group."""
-        norms = [norms_along(self.tensors[name], place.dim) for name, place in self._row]
+        norms = [norms_along(self.tensors[name], at.dim) for name, at in self._row]
         return self._added(norms, square=True)
 
     @torch.no_grad()
@@ -129,10 +129,10 @@ class Units:
         """
         along: list[Tensor] = []
         has: list[int] = []
-        for name, places in self.places.items():  # one at a time: the values of a large model are as large as it is
+        for name, indices in self.indices.items():  # one at a time: the values of a large model are as large as it is
             values = of(name, self.tensors[name])
-            for place in places:
-                along.append(_summed(values, place.dim, len(place.index)))
+            for at in indices:
+                along.append(_summed(values, at.dim, len(at.index)))
                 has.append(int(values is not None))
         counts = self.family.new_zeros(self.total + 1)
         if self._row:
@@ -163,7 +163,7 @@ class Units:
         return torch.float32 if self.family.device.type == "mps" else torch.float64
 
     def _added(self, along: Sequence[Tensor], *, square: bool = False) -> Tensor:
-        """Values along each place of the row, added up by unit."""
+        """Values along each index of the row, added up by unit."""
         sums = torch.zeros(self.total + 1, dtype=self._precise, device=self.family.device)
         if along:
             values = torch.cat([each.to(sums) for each in along])

@@ -77,7 +77,7 @@ def test_one_dimension_shared_by_two_groups() -> None:
         FakeGroup("g1", 2, [FakeSlice("weight", 1, torch.tensor([-1, -1, -1, 1, 0]))]),
     ]
     units = UnitMap(groups, model, CPU)
-    assert len(units.places["weight"]) == 1  # merged
+    assert len(units.indices["weight"]) == 1  # merged
     nn.init.ones_(model.weight)
     units.scale_(torch.tensor([2.0, 3.0, 4.0, 5.0]))
     assert model.weight.tolist() == [[2, 3, 1, 5, 4]]
@@ -101,7 +101,7 @@ def test_a_tied_weight_counts_once() -> None:
     model.second.weight = model.first.weight
     group = FakeGroup("g0", 4, [whole("first.weight", 0, 4), FakeSlice("second.weight", 0, torch.full((4,), -1))])
     units = UnitMap([group], model, CPU)
-    assert set(units.places) == {"first.weight"}
+    assert set(units.indices) == {"first.weight"}
     torch.testing.assert_close(units.squared_norms().float(), model.first.weight.detach().square().sum(1))
 
 

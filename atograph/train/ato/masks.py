@@ -23,7 +23,7 @@ class UnitMap(Units):
     def __init__(self, groups: Iterable[Group], model: nn.Module, device: torch.device) -> None:
         known = dict(model.named_parameters(remove_duplicate=False))
         super().__init__(groups, known, device)
-        self.parameters: dict[str, nn.Parameter] = {name: known[name] for name in self.places}
+        self.parameters: dict[str, nn.Parameter] = {name: known[name] for name in self.indices}
 
     def mask_of(self, plan: Plan) -> Tensor:
         """The plan as a flat mask ``[total]`` of 0. and 1."""
@@ -47,16 +47,16 @@ class UnitMap(Units):
         if not self._row:
             return
         along = torch.split(_padded(factor, 1.0)[self._index], self._lengths)
-        parameters: list[Tensor] = [self.parameters[name] for name, _place in self._row]
+        parameters: list[Tensor] = [self.parameters[name] for name, _at in self._row]
         factors = [
-            _shaped(each, place.dim, parameter.ndim).to(parameter.dtype)
-            for each, parameter, (_name, place) in zip(along, parameters, self._row, strict=True)
+            _shaped(each, at.dim, parameter.ndim).to(parameter.dtype)
+            for each, parameter, (_name, at) in zip(along, parameters, self._row, strict=True)
         ]
         torch._foreach_mul_(parameters, factors)
 
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
-        for place in self.places[name]:
-            value = value * _shaped(mask[place.index], place.dim, value.ndim).to(value.dtype)
+        for at in self.indices[name]:
+            value = value * _shaped(mask[at.index], at.dim, value.ndim).to(value.dtype)
         return value
 
 
