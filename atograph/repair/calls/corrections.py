@@ -170,7 +170,7 @@ def _change(value: Any) -> str:
 
 
 Corrections = Mapping[CallInSource, tuple[Correction, ...]]
-"""What becomes of a call, by where it stands: the one thing each time, or of each time in a run of ``forward`` its own."""
+"""What becomes of a call, by where it stands: the one thing each time, or of each time in a run of ``forward``."""
 
 
 def correct_calls(module: nn.Module, calls: Corrections) -> None:
