@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module, util
@@ -44,8 +45,9 @@ def resolve(text: str, thing: Any) -> str | None:
 
 def module_of(thing: Any) -> str:
     """The module whose code it is."""
-    code = inspect.unwrap(thing)
-    return code.__globals__["__name__"] if inspect.isfunction(code) else code.__module__
+    if isinstance(thing, type):
+        return str(vars(sys.modules[thing.__module__])["__name__"])
+    return str(inspect.unwrap(thing).__globals__["__name__"])
 
 
 def public_name(thing: Any) -> str:
