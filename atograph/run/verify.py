@@ -79,18 +79,17 @@ def verify_run(
 
 
 def targets_of_run(folder: Path) -> tuple[str, ...]:
-    """The targets that a run was proved in, by its report; those of a run that names none, where that does not say.
+    """The targets of a run, by its report; those of a run that names none, where that does not say.
 
     Raises:
         UserError: there is no report, or a target of the run is not known here.
     """
     report = load_report(folder)
-    entry = next(iter(report.certificate), None) if isinstance(report, Report) else None
-    names = DEFAULT if entry is None else tuple(entry.targets)
+    names = tuple(report.targets if isinstance(report, Report) else ()) or DEFAULT
     unknown = next((name for name in names if name not in TARGETS), None)
     if unknown is not None:
         raise UserError(
-            f"this run was proved for the target {unknown!r}, which is not known here.",
+            f"this run is for the target {unknown!r}, which is not known here.",
             where=str(folder),
             hint=f"Install the package that has it, name a SPEC that does, or say what to compare: --target "
             f"{next((name for name in names if name in TARGETS), DEFAULT[0])}. Known targets: {', '.join(TARGETS)}.",
