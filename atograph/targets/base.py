@@ -63,8 +63,8 @@ class Target(ABC):
     def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
         """The same for a file that anyone may have written; ``plan`` of the result is the digest that the file tells.
 
-        Who overrides this says that nothing in the file can run code. Else ``atograph verify`` loads such files only where
-        the user names the target.
+        Who overrides this says that nothing in the file can run code. Else ``atograph verify`` loads such files only
+        where the user names the target.
         """
         return self.load(path, program)
 
