@@ -18,6 +18,7 @@ import atograph
 from atograph.passes.errors import InternalError, UserError
 from atograph.proof.certificate import certify
 from atograph.report.run import Comparison, Report
+from atograph.run.verify import targets_of_run
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
@@ -25,7 +26,7 @@ from atograph.targets import TARGETS, Target, target
 from atograph.targets.deployed import export, load
 from atograph.targets.table import targets_of
 from atograph.terminal.console import as_text
-from atograph.terminal.tables import certificate_table
+from atograph.terminal.tables import certificate_table, closing_table
 
 
 class Plain(Target):
@@ -243,6 +244,17 @@ def test_before_the_training_each_target_is_tried(what: str, monkeypatch: pytest
     assert not training.steps and not isinstance(caught.value, atograph.NotProved)
 
 
+def test_a_fault_of_a_runtime_is_told_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
+    class Wrong(Changing):
+        def changed(self, value: Tensor, program: ExportedProgram) -> Tensor:
+            return value + torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    target(Wrong)
+    report = Training().compress(targets=["changing"]).report
+    assert [len(entry.faults) for entry in report.certificate] == [1, 1]
+    assert capsys.readouterr().err.count("warning: A runtime computes this model wrong, dense as it is") == 2
+
+
 def test_after_the_training_nothing_is_lost(tmp_path: Path) -> None:
     target(WrongOfSlim)
     training = Training()
@@ -267,6 +279,7 @@ def test_a_model_that_onnx_refuses_is_proved_without_it(tmp_path: Path) -> None:
         Training(Bessel()).compress()
     report = Training(Bessel()).compress(targets=["pt2"], out=tmp_path / "run").report
     assert not report.latency_ms and report.metrics.onnx is None and report.dense.bytes == 0
+    assert "ONNX" not in as_text(closing_table(report)) and targets_of_run(tmp_path / "run") == ("pt2",)
     assert str(report).endswith("masked = slim = pt2") and "ONNX" not in str(report)
     assert not (tmp_path / "run" / "slim.onnx").exists()
     assert Report.load(tmp_path / "run" / "report.json").certificate == report.certificate
@@ -324,7 +337,7 @@ def test_a_run_proves_itself_again_in_its_targets(run: Path) -> None:
     code, output = command("verify", run, "--spec", bare(run), "--target", "pt2")
     assert code == 0 and "slim = pt2 tolerance" in output
     code, output = command("verify", run, "--spec", bare(run))
-    assert code == 2 and "was proved for the target 'brought', which is not known here" in output
+    assert code == 2 and "is for the target 'brought', which is not known here" in output
     assert "--target pt2" in output
 
 
