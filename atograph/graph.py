@@ -254,7 +254,7 @@ class Graph(NotPickled):
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
-                ONNX Runtime on this machine (`MeasuredLatency.rounding`). None: what the budgets ask for, else 1.
+                ONNX Runtime on this machine. None: what the budgets ask for, else 1.
             measured: see `plan_from_scores`.
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.

@@ -15,10 +15,11 @@ from atograph.passes.cost.prices import unit_prices
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.ranking import plan_scores
 from atograph.passes.criteria.reads import Reads
-from atograph.passes.criteria.units import Group, Units
+from atograph.passes.criteria.units import Group
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
+from atograph.train.ato.masks import UnitMap
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.task import Loss, Task, naming
 from atograph.values.batches import to_device
@@ -134,7 +135,7 @@ def scores_with_data(
         )
     require_values(dict(model.named_parameters()), f"a plan by {kind.name} needs the values of the weights")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    units = Units(graph.prunable, dict(model.named_parameters(remove_duplicate=False)), device)
+    units = UnitMap(graph.prunable, model, device)
     criterion = kind(units, graph.program)
     task = Task(data, loss=loss)
     batches = (to_device(batch, device) for batch in task.train_data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from atograph.passes.criteria.criterion import Criterion
@@ -47,20 +46,25 @@ def log_scores(criterion: Criterion, prices: Tensor) -> Tensor:
     known = ~importance.isnan()
     if not bool(known.any()):
         return by_magnitude(criterion.units)
-    values = importance[known]
-    logs = (values / values.mean().clamp(min=1e-30)).clamp(min=criterion.least).log()
+    scores = _logs(criterion, importance[known])
     if criterion.adds_up:
-        logs = logs - prices.to(logs)[known].log()
-    scores = _standard(logs).float()
+        scores = scores - prices.to(scores)[known].log()
+    scores = _standard(scores)
     if bool(known.all()):
         return scores
     return by_magnitude(criterion.units).masked_scatter(known, scores)
 
 
 def by_magnitude(units: Units) -> Tensor:
-    """`log_scores` by magnitude, which every unit has."""
-    return log_scores(Magnitude(units), torch.ones(units.total))
+    """`log_scores` by magnitude, which every unit has; not a number where weights are not finite."""
+    magnitude = Magnitude(units)
+    return _standard(_logs(magnitude, magnitude.importance()))
+
+
+def _logs(criterion: Criterion, importance: Tensor) -> Tensor:
+    """The logarithm of importance over its mean, and no closer to zero than the criterion can tell."""
+    return (importance / importance.mean().clamp(min=1e-30)).clamp(min=criterion.least).log()
 
 
 def _standard(scores: Tensor) -> Tensor:
-    return scores / scores.std(correction=0).clamp(min=1e-6)
+    return (scores / scores.std(correction=0).clamp(min=1e-6)).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,36 +64,45 @@ class Units:
         total: number of units.
         family: int64 ``[total]``, the group (by position) of each unit.
         indices: where the units are, per tensor: the union of the zeroing sets.
-        tensors: name → tensor, of those in which there are units; of tied ones the first name.
+        tensors: name → tensor, of those in which there are units; of tied ones under one name.
 
     Args:
         groups: prunable ones.
-        tensors: parameters by name; the same tensor may stand there under several names.
-        device: where the tensors are.
+        tensors: parameters by name; each that is needed is looked up once.
+        device: where sums and indices are to be.
+        aliases: of tied parameters, each name → the one that it goes by.
     """
 
-    def __init__(self, groups: Iterable[Group], tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        groups: Iterable[Group],
+        tensors: Mapping[str, Tensor],
+        device: torch.device,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         groups = list(groups)
         self.names = tuple(group.name for group in groups)
         self.sizes = tuple(group.size for group in groups)
         self.sized = dict(zip(self.names, self.sizes, strict=True))
         self.total = sum(self.sizes)
         self.family = torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.long)).to(device)
-        first: dict[int, str] = {}
-        for name, tensor in tensors.items():
-            first.setdefault(id(tensor), name)
+        aliases = aliases or {}
+        self.tensors: dict[str, Tensor] = {}
         indices: dict[tuple[str, int], list[Tensor]] = {}
         self._slices: dict[str, list[tuple[str, int, Tensor]]] = {}
         offset = 0
         for group in groups:
             for part in group.zeroing:
-                shape = tensors[part.parameter].shape if part.parameter in tensors else torch.Size()
+                name = aliases.get(part.parameter, part.parameter)
+                if name not in self.tensors:
+                    with suppress(KeyError):
+                        self.tensors[name] = tensors[name]
+                shape = self.tensors[name].shape if name in self.tensors else torch.Size()
                 if part.dim >= len(shape) or len(part.units) != shape[part.dim]:
                     raise InternalError(
                         f"{group.name}: no dimension {part.dim} of {len(part.units)} indices in {part.parameter}."
                     )
                 units = part.units.cpu()
-                name = first[id(tensors[part.parameter])]
                 self._slices.setdefault(group.name, []).append((name, part.dim, units))
                 index = torch.where(units >= 0, units + offset, self.total)
                 _merge(indices.setdefault((name, part.dim), []), index, self.total)
@@ -100,7 +110,6 @@ class Units:
         self.indices: dict[str, list[UnitIndex]] = {}
         for (name, dim), several in indices.items():
             self.indices.setdefault(name, []).extend(UnitIndex(dim, index.to(device)) for index in several)
-        self.tensors: dict[str, Tensor] = {name: tensors[name] for name in self.indices}
         # all indices in a row, so that a few operations serve all of them
         self._row = [(name, at) for name, indices in self.indices.items() for at in indices]
         self._lengths = [len(at.index) for _name, at in self._row]

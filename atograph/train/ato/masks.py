@@ -22,7 +22,8 @@ class UnitMap(Units):
 
     def __init__(self, groups: Iterable[Group], model: nn.Module, device: torch.device) -> None:
         known = dict(model.named_parameters(remove_duplicate=False))
-        super().__init__(groups, known, device)
+        first = {id(parameter): name for name, parameter in model.named_parameters()}
+        super().__init__(groups, known, device, {name: first[id(parameter)] for name, parameter in known.items()})
         self.parameters: dict[str, nn.Parameter] = {name: known[name] for name in self.indices}
 
     def mask_of(self, plan: Plan) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -210,6 +210,14 @@ class TrainSettings(BaseModel):
         def __getattr__(self, name: str) -> Any:
             """``settings.flops``: the share, None where it is no budget."""
             return self.budgets.get(name) if name in BUDGETS else super().__getattr__(name)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, which are not checked; budgets by their names."""
+        update = dict(update or {})
+        shares = {name: update.pop(name) for name in [*update] if name in BUDGETS}
+        if shares:
+            update["budgets"] = {**self.budgets, **shares}
+        return super().model_copy(update=update, deep=deep)
 
     @property
     def rounding(self) -> int | Literal["auto"]:
