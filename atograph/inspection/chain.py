@@ -13,7 +13,6 @@ from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import place_of
 from atograph.passes.analysis.couplings import Course, Place, Step
 from atograph.passes.analysis.groups import Group
-from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import unknown_name
 from atograph.passes.axes.dims import Axis, axes_of
 from atograph.passes.errors import UserError
@@ -69,7 +68,7 @@ def causes(graph: Traced, name: str) -> list[Cause]:
         UserError: there is nothing of this name; the text says what there is.
     """
     sites = dict(_sites(graph, name))
-    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    axes, by_axis = graph.groups.axes, graph.groups.by_axis()
     held: dict[Axis, dict[str, Place]] = {}
     for text, place in sites.items():
         for axis in axes_of(axes.shape(place.node)[place.dim]):
@@ -79,10 +78,10 @@ def causes(graph: Traced, name: str) -> list[Cause]:
 
 
 def _cause(graph: Traced, axis: Axis, group: Group | None, asked: Mapping[str, Place]) -> Cause:
-    reason = axis.frozen if group is None else group.frozen
+    reason = graph.groups.axes.frozen(axis) if group is None else group.frozen
     links: tuple[Link, ...] = ()
     if reason is not None and reason.node:
-        found = Course(graph.program, axis).path(list(asked.values()), lambda place: _is_at(place, reason.node))
+        found = Course(graph.groups.axes, axis).path(list(asked.values()), lambda place: _is_at(place, reason.node))
         if found is not None:
             start, steps = found
             first = next(text for text, place in asked.items() if place == start)
@@ -133,7 +132,7 @@ _DIM = re.compile(r"(?P<name>.+)\[(?P<dim>\d+)\]")
 
 def _sites(graph: Traced, name: str) -> Iterator[tuple[str, Place]]:
     """The dimensions that a name stands for, each with the text that names it alone."""
-    axes, names = graph.program.fact(Axes), {name: node for node, name in graph.program.state_nodes()}
+    axes, names = graph.groups.axes, {name: node for node, name in graph.program.state_nodes()}
     if name in {group.name for group in graph.groups}:
         for parameter, dim in graph.groups[name].members:
             yield f"{parameter}[{dim}]", Place(names[parameter], 0, dim)
@@ -159,5 +158,5 @@ def _output_of(graph: Traced, module: str, parameters: Iterable[str]) -> Iterato
     node = next((node for node in reversed(ops) if module and module_of(node) == module), None)
     if node is None:
         raise unknown_name(module, parameters, map(module_of, ops))
-    for dim in range(len(graph.program.fact(Axes).shape(node))):
+    for dim in range(len(graph.groups.axes.shape(node))):
         yield f"{module}()[{dim}]", Place(node, 0, dim)

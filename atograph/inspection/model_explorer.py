@@ -26,7 +26,7 @@ _FROZEN = "#c8c8c8"
 
 def graph_json(graph: Traced, shown: Overview) -> str:
     """Every op and parameter, in the namespaces of its modules; the groups of its dimensions are attributes."""
-    names, axes = graph.program.state_names(), graph.program.fact(Axes)
+    names, axes = graph.program.state_names(), graph.groups.axes
     by_axis = graph.groups.by_axis()
     nodes = [_node(node, names, axes, by_axis) for node in graph.program.graph.nodes]
     return json.dumps({"label": shown.name, "graphs": [{"id": shown.name, "nodes": nodes}]}, ensure_ascii=False) + "\n"
@@ -34,7 +34,7 @@ def graph_json(graph: Traced, shown: Overview) -> str:
 
 def groups_json(graph: Traced, shown: Overview) -> str:
     """Node data that colours by group: the value of a node is the number of the first prunable group that it holds."""
-    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    axes, by_axis = graph.groups.axes, graph.groups.by_axis()
     numbers = {group.name: number for number, group in enumerate(graph.groups)}
     results = {}
     for node in graph.program.graph.nodes:

@@ -12,8 +12,7 @@ from torch import fx
 
 from atograph.inspection.interfaces import Traced
 from atograph.passes.analysis.couplings import joins
-from atograph.passes.analysis.groups import Group, Groups
-from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.groups import Group
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.axes.dims import axes_of
 from atograph.passes.cost.cost import flops_by_node, params_with
@@ -149,13 +148,13 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
     if plan is not None:
         plan.check(graph.groups)
     program = graph.program
-    counts = Widths(Groups(tuple(replace(group, frozen=None) for group in graph.groups)))
-    by_node = flops_by_node(program.fact(Axes), counts)
+    counts = Widths(replace(graph.groups, listed=tuple(replace(group, frozen=None) for group in graph.groups)))
+    by_node = flops_by_node(graph.groups.axes, counts)
     flops, params = (
         _hanging(added(by_node.values()), counts.sizes),
         _hanging(params_with(program, counts), counts.sizes),
     )
-    readers, joined = dict(_readers(program)), joins(program)
+    readers, joined = dict(_readers(program)), joins(graph.groups.axes)
     return Overview(
         name=name or ("program" if graph.model is None else type(graph.model).__name__),
         note=" ".join(graph.notes),
@@ -229,7 +228,7 @@ def _members(group: Group, readers: Mapping[str, tuple[Place, ...]]) -> Iterator
 
 
 def _parameters(graph: Traced) -> Iterator[ParameterView]:
-    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    axes, by_axis = graph.groups.axes, graph.groups.by_axis()
     names = graph.program.parameter_names()
     for node, name in graph.program.state_nodes():
         if name in names:

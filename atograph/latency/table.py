@@ -27,7 +27,6 @@ from atograph.files.writing import replacing
 from atograph.latency.layer_models import Layer, layers_of, model_of, scores_of, size_of
 from atograph.latency.profile import kernel_times
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.cost.interpolated import Interpolated, Table
 from atograph.passes.cost.widths import Widths
 from atograph.passes.errors import UserError
@@ -167,8 +166,8 @@ class LayerGrid:
     """
 
     def __init__(self, program: Program, batch: int) -> None:
-        axes, groups = program.fact(Axes), program.fact(Groups)
-        widths = Widths(groups, batch)
+        groups = program.fact(Groups)
+        axes, widths = groups.axes, Widths(groups, batch)
         self._sizes = widths.sizes
         self._parts: list[_Part] = []
         self._written, self._unknown = Polynomial({}), Polynomial({})

@@ -189,13 +189,11 @@ _Cuts = tuple[Indices | None, ...]
 
 def _cuts(program: Program, kept: Kept, slimmed: Program) -> dict[str, _Cuts]:
     """For each tensor of a program the indices that stay along each dimension; None where all of them do."""
-    from atograph.passes.analysis.infer_axes import Axes
-
-    axes, found = program.fact(Axes), {}
+    found = {}
     for node, name in program.state_nodes():
         if name not in slimmed.state:
             continue
-        cuts = kept.cuts(axes.shape(node))
+        cuts = kept.cuts(kept.axes.shape(node))
         shape = [n if cut is None else len(cut) for n, cut in zip(program.state[name].shape, cuts, strict=True)]
         if shape != list(slimmed.state[name].shape):
             raise InternalError(f"{name} would be cut to {shape}, the slim program has {slimmed.state[name].shape}.")

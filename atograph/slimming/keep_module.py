@@ -9,8 +9,7 @@ from torch import fx
 
 from atograph.graph import Graph
 from atograph.passes.analysis.groups import Group
-from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Dim, axes_of, resolve
+from atograph.passes.axes.dims import Dim, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of
@@ -69,11 +68,11 @@ def _problems(slimmed: Slim, *, plain: bool) -> tuple[Problem, ...]:
 
 def _equal_pieces(graph: Graph) -> Iterator[tuple[str, str]]:
     """Pairs of groups that stand at the same place in equal pieces of a tensor, pieces that follow each other."""
-    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    axes, by_axis = graph.groups.axes, graph.groups.by_axis()
 
     def groups_of(piece: fx.Node) -> list[Group | None]:
         shapes: tuple[tuple[Dim, ...], ...] = axes.shapes.get(piece, ())
-        return [by_axis.get(axis) for shape in shapes for dim in shape for axis in axes_of(resolve(dim))]
+        return [by_axis.get(axis) for shape in shapes for dim in shape for axis in axes_of(dim)]
 
     for node in graph.program.graph.nodes:
         pieces = sorted((user for user in node.users if _number(user) >= 0), key=_number)
@@ -94,12 +93,12 @@ def _can_be_coupled(first: Group, second: Group) -> bool:
 
 def _touched(graph: Graph, problems: Iterable[Problem]) -> Iterator[tuple[str, Reason]]:
     """The groups that are not frozen yet among those seen where the problems are, each with the reason."""
-    axes, by_axis = graph.program.fact(Axes), graph.groups.by_axis()
+    axes, by_axis = graph.groups.axes, graph.groups.by_axis()
     for problem in problems:
         reason = Reason(f"so that the module comes back: {problem.text}", module=problem.module, wish=True)
         for node in _nodes(graph.program, problem):
             shapes = [shape for each in (node, *node.all_input_nodes) for shape in axes.shapes.get(each, ())]
-            for axis in {axis: None for shape in shapes for dim in shape for axis in axes_of(resolve(dim))}:
+            for axis in {axis: None for shape in shapes for dim in shape for axis in axes_of(dim)}:
                 group = by_axis.get(axis)
                 if group is not None and group.frozen is None:
                     yield group.name, reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from docutils import nodes
@@ -41,10 +41,8 @@ def link_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
     """References in a docstring become links; one to nothing is an error."""
     code = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
     try:
-        lines[:] = [
-            "",
-            *linked("\n".join(lines), code).split("\n"),
-        ]  # napoleon would take "a: b" as a type on the first
+        # the empty line: in the first one napoleon would take "a: b" as a type and a description
+        lines[:] = ["", *linked("\n".join(lines), code).split("\n")]
     except DoesNotResolve as error:
         logging.getLogger(__name__).warning("%s", error)
 
@@ -58,7 +56,7 @@ def leave_python_alone(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> None:
     """References are read before napoleon reads the docstrings."""
-    with suppress(ImportError):
+    if find_spec("torchvision"):
         import benchmarks.models.torchvision_models  # noqa: F401  # Lightning imports it, and it may be of another build
     app.connect("autodoc-process-docstring", link_names, priority=100)
     app.connect("doctree-read", leave_python_alone)

@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, get_args
 
@@ -16,8 +17,20 @@ from atograph.cli.app import app
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
+from atograph.targets import TARGETS
 from atograph.train.settings import TrainSettings
-from website.names import IN_BACKTICKS, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
+from website.names import (
+    IN_BACKTICKS,
+    PACKAGES,
+    REFERENCE,
+    code_of,
+    groups_of,
+    home,
+    parts_of,
+    public_name,
+    public_things,
+    resolve,
+)
 
 
 def rows(registry: Registry[Any]) -> dict[str, Any]:
@@ -27,15 +40,10 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
+    ("Targets", "write-a-target", rows(TARGETS)),
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]
 """Title, the guide that shows how to add a row, and name → class or function."""
-
-PACKAGES = {
-    "atograph": "What most people need: ``import atograph``.",
-    "atograph.passes": "The compiler, for passes and op rules of one's own.",
-    "atograph.train": "The training by itself, without what surrounds it.",
-}
 
 INTEGRATIONS = {
     "Lightning": "atograph.integrations.lightning.AutoTrainOnceCallback",
@@ -56,21 +64,18 @@ def linked(text: str, thing: Any) -> str:
             return f"``{name}``"
         full = resolve(name, thing)
         if full is None:
-            raise DoesNotResolve(f"`{name}` in a docstring of {public_name(thing)} is the name of nothing")
+            raise DoesNotResolve(f"`{name}` in a docstring of {public_name(code_of(thing))} is the name of nothing")
         return f":py:obj:`{name} <{full}>`" if full in _documented() else f"``{name}``"
 
     return IN_BACKTICKS.sub(link, text)
 
 
+@cache
 def _documented() -> set[str]:
-    if not _NAMES:
-        for name, thing in public_things().items():
-            _NAMES.update({name, *parts_of(thing)})
-        _NAMES.update(f"atograph.train.TrainSettings.{field}" for field in TrainSettings.model_fields)
-    return _NAMES
-
-
-_NAMES: set[str] = set()
+    """The full names that have a place on the site."""
+    things = public_things()
+    parts = {name for thing in things.values() for name in parts_of(thing)}
+    return {*things, *parts, *(f"{public_name(TrainSettings)}.{field}" for field in TrainSettings.model_fields)}
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -105,7 +110,7 @@ def _index(files: list[tuple[str, str, str, list[str]]]) -> str:
         ours = [(title, file, names) for owner, title, file, names in files if owner == package]
         parts += [_heading(package, "-"), f".. py:module:: {package}\n", text, ""]
         for title, file, names in ours:
-            links = ", ".join(f":py:obj:`~{public_name(getattr(import_module(package), name))}`" for name in names)
+            links = ", ".join(f":py:obj:`{name} <{home(package, name)}>`" for name in names)
             parts.append(f"- :doc:`{_title(package, title)} <{file}>`: {links}")
         parts += ["", _toctree([file for _, file, _ in ours], hidden="")]
     parts += [
@@ -123,19 +128,21 @@ def _group(package: str, title: str, names: list[str]) -> str:
     parts = [_heading(_title(package, title)), f".. py:currentmodule:: {package}\n"]
     for name in names:
         thing = getattr(import_module(package), name)
-        home = public_name(thing)
-        if home != f"{package}.{name}":
-            parts.append(f"``{name}`` is :py:obj:`{home}`.\n")
+        full = home(package, name)
+        if full != f"{package}.{name}":
+            parts.append(f"``{name}`` is :py:obj:`{full}`.\n")
         elif thing is TrainSettings:
-            parts.append(f":py:obj:`{home}`: {first_line(thing)} :doc:`settings` lists them.\n")
+            parts.append(f":py:obj:`{full}`: {first_line(thing)} :doc:`settings` lists them.\n")
         else:
-            parts.append(_autodoc(thing, home))
+            parts.append(_autodoc(thing, full))
     return "\n".join(parts)
 
 
 def _autodoc(thing: Any, name: str) -> str:
     if inspect.isfunction(thing):
         return f".. autofunction:: {name}\n"
+    if not isinstance(thing, type):
+        return f".. py:data:: {name.rpartition('.')[2]}\n\n   {first_line(thing)}\n"
     kind = "autoexception" if issubclass(thing, Exception) else "autoclass"
     lines = [f".. {kind}:: {name}", ""]
     for part in parts_of(thing):  # one by one, in the order of the code

@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from website.reference import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 
-GUIDES = ["inspect", "training", "integrations", "slim-module", "deploy", "large-models"]
-EXTENDING = ["write-an-op-rule", "write-a-pass", "pipelines"]
-INSIDE = ["ARCHITECTURE", "docs/decisions", "docs/reliability", "SECURITY", "CONTRIBUTING", "CHANGELOG"]
+CONTENTS = {
+    "Guides": ["docs/inspect", "docs/training", "docs/integrations", "docs/slim-module", "docs/deploy", "docs/*"],
+    "Extending": ["docs/write-*", "docs/pipelines"],
+    "Reference": ["reference/index"],
+    "Results": ["docs/coverage", "docs/results/*"],
+    "The project": ["ARCHITECTURE", "docs/decisions", "docs/reliability", "SECURITY", "CONTRIBUTING", "CHANGELOG", "*"],
+}
+"""What stands at the side of each page, in this order; a pattern stands for what nothing else names."""
+
 FIRST = "README.md"
 
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
@@ -45,24 +52,16 @@ def write(folder: Path) -> None:
 
 
 def contents() -> str:
-    """The table of contents, which stands at the side of each page."""
-    results = [f"docs/{path.relative_to(ROOT / 'docs').with_suffix('')}" for path in _results()]
-    parts = {
-        "Guides": [f"docs/{name}" for name in GUIDES],
-        "Extending": [f"docs/{name}" for name in EXTENDING],
-        "Reference": ["reference/index"],
-        "Results": ["docs/coverage", *results],
-        "The project": INSIDE,
-    }
-    trees = [
-        "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
-        for caption, pages in parts.items()
-    ]
+    """The table of contents, in which every page stands once."""
+    pages = [str(path.with_suffix("")) for path in documents() if path.name != FIRST] + ["reference/index"]
+    patterns = [pattern for part in CONTENTS.values() for pattern in part]
+    patterns.sort(key=lambda pattern: ("*" in pattern, -len(pattern)))  # the one that says most goes first
+    place = {page: next(pattern for pattern in patterns if fnmatch(page, pattern)) for page in pages}
+    trees = []
+    for caption, part in CONTENTS.items():
+        listed = [page for pattern in part for page in pages if place[page] == pattern]
+        trees.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *listed, "```", ""]))
     return "\n" + "\n".join(trees)
-
-
-def _results() -> list[Path]:
-    return sorted((ROOT / "docs" / "results").glob("*.md"))
 
 
 def _copy(source: Path, place: Path) -> None:

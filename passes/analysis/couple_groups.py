@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from atograph.passes.analysis.groups import FindGroups, Group, Groups
-from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Axis, axes_of, dim_of, resolve
+from atograph.passes.analysis.groups import Group, Groups, groups_of
+from atograph.passes.axes.dims import Axis, axes_of, dim_of
+from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.unify import unify
 from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import UserError
@@ -21,7 +21,8 @@ Pairs = tuple[tuple[str, str], ...]
 class CoupleGroups(AnalysisPass):
     """Unify the axes of pairs of groups, and find the groups anew.
 
-    Groups keep their names; those that become one have the name of the first of them.
+    Groups keep their names; those that become one have the name of the first of them. The result takes the place of the
+    groups that were there; these stay as they are, and so do the inferred axes.
 
     Attributes:
         pairs: as text, ``g0+g4`` or several of them, ``g0+g4;g1+g5``.
@@ -31,31 +32,38 @@ class CoupleGroups(AnalysisPass):
     pairs: str
 
     def analyse(self, program: Program) -> Groups:
-        """The groups of a program whose own are found already; their axes change, and so does what is named.
+        """The groups of a program whose own are found already.
 
         Raises:
             UserError: there is no such group, one is frozen, or they have different sizes.
         """
-        groups, axes = program.fact(Groups), program.fact(Axes)
+        groups = program.fact(Groups)
         pairs = read_pairs(self.pairs)
         chosen = [(groups[first], groups[second]) for first, second in pairs]
+        inference = groups.axes.inference.fork()
         for first, second in chosen:
             _check(first, second)
-            unify(dim_of(first.axis), dim_of(second.axis), Reason(f"coupling {first.name} with {second.name}"))
-        axes.settle()
-        found = FindGroups().analyse(program)
+            coupling = Reason(f"coupling {first.name} with {second.name}")
+            unify(inference, dim_of(first.axis), dim_of(second.axis), coupling)
+        coupled = groups_of(program, groups.axes.within(inference))
         for first, second in chosen:
-            (axis,) = axes_of(resolve(dim_of(first.axis)))
-            if axis.frozen is not None:
-                raise UserError(f"groups {first.name} and {second.name} cannot be coupled: {axis.frozen.text}.")
+            reason = coupled.axes.frozen(_axis(inference, first))
+            if reason is not None:
+                raise UserError(f"groups {first.name} and {second.name} cannot be coupled: {reason.text}.")
         names: dict[Axis, str] = {}
         aliases = {}
         for group in groups:
-            (axis,) = axes_of(resolve(dim_of(group.axis)))
-            if names.setdefault(axis, group.name) != group.name:
-                aliases[group.name] = names[axis]
-        listed = tuple(replace(group, name=names[group.axis]) for group in found)
-        return Groups(listed, coupled=pairs, aliases=aliases)
+            name = names.setdefault(_axis(inference, group), group.name)
+            if name != group.name:
+                aliases[group.name] = name
+        listed = tuple(replace(group, name=names[group.axis]) for group in coupled)
+        return replace(coupled, listed=listed, coupled=pairs, aliases=aliases)
+
+
+def _axis(inference: Inference, group: Group) -> Axis:
+    """The axis that the one of a group has become."""
+    (axis,) = axes_of(inference.resolve(dim_of(group.axis)))
+    return axis
 
 
 def read_pairs(text: str) -> Pairs:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import fx
 
 from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Axis, Dim, axes_of, resolve
+from atograph.passes.axes.dims import Axis, Dim, axes_of
 from atograph.passes.axes.flow import Affine, Flow, Keep, Link, Map, Operand
 from atograph.passes.ir.program import Program
 
@@ -45,12 +45,12 @@ class Course:
     """The places of one axis in a program, and the steps between them.
 
     Args:
-        program: with its axes inferred.
+        axes: of the program.
         axis: which one.
     """
 
-    def __init__(self, program: Program, axis: Axis) -> None:
-        self._axes, self._axis = program.fact(Axes), axis
+    def __init__(self, axes: Axes, axis: Axis) -> None:
+        self._axes, self._axis = axes, axis
         self._steps: dict[Place, list[Step]] = {}
         for node, effect in self._axes.effects.items():
             for source, target in self._links(node, effect.flow):
@@ -70,7 +70,7 @@ class Course:
 
     def _sums(self, flow: Flow) -> Iterator[list[Place]]:
         for contraction in flow.contractions if isinstance(flow, Affine) else ():
-            if self._axis in axes_of(resolve(contraction.over)):
+            if self._axis in axes_of(self._axes.resolve(contraction.over)):
                 yield [Place(node, 0, dim) for node, dim in contraction.sites]
 
     def __contains__(self, place: Place) -> bool:
@@ -95,9 +95,9 @@ class Course:
         return None
 
 
-def joins(program: Program) -> dict[Axis, list[fx.Node]]:
+def joins(axes: Axes) -> dict[Axis, list[fx.Node]]:
     """For each axis the ops in which it comes together from several computed tensors (an addition), in order."""
-    axes, found = program.fact(Axes), dict[Axis, list[fx.Node]]()
+    joining: dict[Axis, list[fx.Node]] = {}
     for node, effect in axes.effects.items():
         brought: dict[Axis, set[fx.Node]] = {}
         for operand, _link, along in links_of(axes, node, effect.flow):
@@ -106,8 +106,8 @@ def joins(program: Program) -> dict[Axis, list[fx.Node]]:
                     brought.setdefault(axis, set()).add(operand.node)
         for axis, operands in brought.items():
             if len(operands) > 1:
-                found.setdefault(axis, []).append(node)
-    return found
+                joining.setdefault(axis, []).append(node)
+    return joining
 
 
 Sites = dict[Axis, dict[tuple[fx.Node, int], None]]
@@ -122,9 +122,9 @@ class Sides(NamedTuple):
     readers: Sites
 
 
-def sides(program: Program) -> Sides:
+def sides(program: Program, axes: Axes) -> Sides:
     """The sides of all parameters, also of those that ops turn about or scale before they meet the model's input."""
-    axes, found = program.fact(Axes), Sides({}, {})
+    both = Sides({}, {})
     inputs = set(program.input_nodes())
     fixed: set[fx.Node] = set()  # what depends on parameters only
     origins: dict[Place, dict[tuple[fx.Node, int], None]] = {}
@@ -144,12 +144,12 @@ def sides(program: Program) -> Sides:
                 origins.setdefault(Place(node, link.output, link.target), {}).update(before)
             else:
                 for axis in axes_of(along):
-                    found.makers.setdefault(axis, {}).update(before)
+                    both.makers.setdefault(axis, {}).update(before)
         for contraction in effect.flow.contractions if isinstance(effect.flow, Affine) else ():
-            for axis in axes_of(resolve(contraction.over)):
+            for axis in axes_of(axes.resolve(contraction.over)):
                 for site, dim in contraction.sites:
-                    found.readers.setdefault(axis, {}).update(origins.get(Place(site, 0, dim), {}))
-    return found
+                    both.readers.setdefault(axis, {}).update(origins.get(Place(site, 0, dim), {}))
+    return both
 
 
 def links_of(axes: Axes, node: fx.Node, flow: Flow) -> Iterator[tuple[Operand, Link, Dim]]:
@@ -158,7 +158,7 @@ def links_of(axes: Axes, node: fx.Node, flow: Flow) -> Iterator[tuple[Operand, L
     for operand in operands_of(flow):
         for link in operand.links:
             whole = axes.shape(operand.node, read)[link.source]
-            yield operand, link, whole if link.via is None else resolve(link.via)
+            yield operand, link, whole if link.via is None else axes.resolve(link.via)
 
 
 def operands_of(flow: Flow) -> Iterator[Operand]:

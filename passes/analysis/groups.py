@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
+from torch import fx
+
 from atograph.passes.analysis.couplings import sides
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import names_for, unknown_name
@@ -99,12 +101,16 @@ class Groups:
 
     Attributes:
         listed: the groups.
+        axes: the axes that they are of: those of `infer-axes` with what the proof froze, and coupled ones made one.
+        zero_sets: what the proof found.
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
         aliases: name of a group that became one with an earlier one → the name of that.
     """
 
     made_by: ClassVar[str] = "find-groups"
     listed: tuple[Group, ...]
+    axes: Axes = field(repr=False, compare=False)
+    zero_sets: ZeroSets = field(repr=False, compare=False)
     coupled: tuple[tuple[str, str], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -182,48 +188,64 @@ class FindGroups(AnalysisPass):
 
     def analyse(self, program: Program) -> Groups:
         """The groups of a program whose axes have been inferred."""
-        axes = program.fact(Axes)
-        both = sides(program)
-        zero_sets = prove(program, axes, both)
-        program.facts[ZeroSets] = zero_sets
-        members: dict[Axis, dict[tuple[str, int], None]] = {}
-        parameters = program.parameter_names()
-        names, dims = {}, {}
-        for node, name in program.state_nodes():
-            names[node] = name
-            if name not in parameters:
-                continue
-            for index, dim in enumerate(axes.shape(node)):
-                dims[name, index] = dim
-                for axis in axes_of(dim):
-                    if axis.frozen is None or not axis.frozen.structural:
-                        members.setdefault(axis, {})[name, index] = None
-        sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
-        placed = {site: placements(axes.shapes[site[0]][0][site[1]]) for site in sites}
-        listed = []
-        for number, (axis, found) in enumerate(members.items()):
-            slices = tuple(
-                Slice(
-                    parameter=names[node],
-                    dim=dim,
-                    length=axes.shapes[node][0][dim].size,
-                    size=axis.size,
-                    **place._asdict(),
-                )
-                for node, dim in zero_sets.sites.get(axis, ())
-                for place in placed[node, dim][axis]
-            )
-            consumers = frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ()))
-            outer = all(_is_outer(axis, dims[member]) for member in found)
-            made, read = (
-                frozenset((names[node], dim) for node, dim in side.get(axis, ()) if (names[node], dim) in found)
-                for side in both
-            )
-            listed.append(Group(
-                f"g{number}", axis.size, tuple(found), consumers, slices, axis.frozen, axis, outer,
-                makers=made, readers=read,
-            ))  # fmt: skip
-        return Groups(tuple(listed))
+        return groups_of(program, program.fact(Axes))
+
+
+def groups_of(program: Program, axes: Axes) -> Groups:
+    """The groups of a program with these axes. What the proof freezes is known to the groups' own axes only."""
+    inference = axes.inference.fork()
+    both = sides(program, axes)
+    zero_sets = prove(program, axes, both, inference)
+    axes = replace(axes, inference=inference.seal())
+    parameters = program.parameter_names()
+    names = dict(program.state_nodes())
+    dims = {
+        (name, index): dim
+        for node, name in names.items()
+        if name in parameters
+        for index, dim in enumerate(axes.shape(node))
+    }
+    members: dict[Axis, dict[tuple[str, int], None]] = {}
+    for member, dim in dims.items():
+        for axis in axes_of(dim):
+            reason = axes.frozen(axis)
+            if reason is None or not reason.structural:
+                members.setdefault(axis, {})[member] = None
+    slices = _slices(axes, zero_sets, names)
+    listed = []
+    for number, (axis, held) in enumerate(members.items()):
+        makers, readers = (
+            frozenset((names[node], dim) for node, dim in side.get(axis, ()) if (names[node], dim) in held)
+            for side in both
+        )
+        listed.append(Group(
+            name=f"g{number}",
+            size=axis.size,
+            members=tuple(held),
+            consumers=frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ())),
+            zeroing=slices.get(axis, ()),
+            frozen=axes.frozen(axis),
+            axis=axis,
+            outer=all(_is_outer(axis, dims[member]) for member in held),
+            makers=makers,
+            readers=readers,
+        ))  # fmt: skip
+    return Groups(tuple(listed), axes, zero_sets)
+
+
+def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:
+    """The zeroing set of each axis that has one, as slices of named parameters."""
+    sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
+    dims = {(node, dim): axes.shape(node)[dim] for node, dim in sites}
+    placed = {site: placements(dim) for site, dim in dims.items()}
+    return {
+        axis: tuple(
+            Slice(parameter=names[node], dim=dim, length=dims[node, dim].size, size=axis.size, **place._asdict())
+            for node, dim in each
+            for place in placed[node, dim][axis]
+        )
+        for axis, each in zero_sets.sites.items()
+    }
 
 
 def _listed(groups: Sequence[Group], shown: int = 8) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import fx
 
-from atograph.passes.axes.dims import ONE, Axis, Dim, Permuted, Shape, axes_of, dim_of, resolve
-from atograph.passes.axes.unify import freeze
+from atograph.passes.axes.dims import ONE, Axis, Dim, Permuted, Shape, axes_of, dim_of
+from atograph.passes.axes.inference import Inference
 from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.ir.program import Program
@@ -20,32 +20,47 @@ from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_o
 
 
 @public("atograph.passes")
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Axes:
-    """The result of axis inference.
+    """The result of axis inference; nothing in it changes any more.
 
     Attributes:
-        shapes: for each node the shape of each of its tensor outputs.
-        effects: for each op node what its rule said.
+        shapes: for each node the resolved shape of each of its tensor outputs.
+        effects: for each op node what its rule said; `resolve` the dims in it.
         unknown: the ops that have no rule, by name, with the number of nodes that each froze.
+        inference: what the axes are bound to, and which are frozen; it is sealed.
     """
 
     made_by: ClassVar[str] = "infer-axes"
-    shapes: dict[fx.Node, tuple[Shape, ...]] = field(default_factory=dict)
-    effects: dict[fx.Node, Effect] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
+    shapes: Mapping[fx.Node, tuple[Shape, ...]]
+    effects: Mapping[fx.Node, Effect]
+    unknown: Mapping[str, int]
+    inference: Inference
 
     def shape(self, node: fx.Node, output: int = 0) -> Shape:
         """The resolved shape of a tensor."""
-        return tuple(resolve(dim) for dim in self.shapes[node][output])
+        return self.shapes[node][output]
 
-    def settle(self) -> None:
-        """Resolve all shapes, once no axis is bound any more; axes that multiply themselves are frozen."""
-        for node in self.shapes:
-            self.shapes[node] = tuple(self.shape(node, output) for output in range(len(self.shapes[node])))
-            for shape in self.shapes[node]:
+    def resolve(self, dim: Dim) -> Dim:
+        """A dim of an effect in the axes that there are after all."""
+        return self.inference.resolve(dim)
+
+    def frozen(self, axis: Axis) -> Reason | None:
+        """Why no unit of an axis may go, as far as ops and the world outside say so."""
+        return self.inference.frozen(axis)
+
+    def within(self, inference: Inference) -> Axes:
+        """The same program in the axes of an inference that went on from this one's; the inference gets sealed.
+
+        Axes that multiply themselves are frozen.
+        """
+        shapes: dict[fx.Node, tuple[Shape, ...]] = {}
+        for node, outputs in self.shapes.items():
+            shapes[node] = tuple(tuple(inference.resolve(dim) for dim in shape) for shape in outputs)
+            for shape in shapes[node]:
                 for dim in shape:
-                    _freeze_repeated(node, dim)
+                    _freeze_repeated(inference, node, dim)
+        return replace(self, shapes=shapes, inference=inference.seal())
 
     def read_output(self, node: fx.Node) -> int:
         """Which output of its input a node reads: getitem says so."""
@@ -62,74 +77,88 @@ class InferAxes(AnalysisPass):
 
     def analyse(self, program: Program) -> Axes:
         """Infer the axes of a functional program."""
-        axes = Axes()
-        state = set(program.state_names())
-        constants = program.constants()
-        for node in program.graph.nodes:
+        return _Walk(program).run()
+
+
+class _Walk:
+    """One walk through a program, node by node."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._state, self._constants = set(program.state_names()), program.constants()
+        self._inference = Inference()
+        self._shapes: dict[fx.Node, tuple[Shape, ...]] = {}
+        self._effects: dict[fx.Node, Effect] = {}
+        self._unknown: dict[str, int] = {}
+
+    def run(self) -> Axes:
+        for node in self._program.graph.nodes:
             if node.op == "placeholder":
-                axes.shapes[node] = _placeholder(node, is_input=node.name not in state)
+                self._shapes[node] = self._placeholder(node)
             elif node.op == "output":
-                _freeze_outputs(node, axes)
+                self._freeze_outputs(node)
             elif node.op == "call_function":
-                _apply_rule(node, axes, constants)
-        axes.settle()
-        return axes
+                self._apply_rule(node)
+        return Axes(self._shapes, self._effects, self._unknown, self._inference).within(self._inference)
 
+    def _placeholder(self, node: fx.Node) -> tuple[Shape, ...]:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            return ()
+        reason = None if node.name in self._state else Reason("model input", node.name)
+        empty = Reason("nothing is there", node.name, structural=True)
+        return (tuple(
+            ONE if size == 1 else dim_of(self._inference.axis(size, reason if size else empty)) for size in value.shape
+        ),)  # fmt: skip
 
-def _placeholder(node: fx.Node, *, is_input: bool) -> tuple[Shape, ...]:
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        return ()
-    reason = Reason("model input", node.name) if is_input else None
-    empty = Reason("nothing is there", node.name, structural=True)
-    return (tuple(ONE if size == 1 else dim_of(Axis(size, reason if size else empty)) for size in value.shape),)
+    def _freeze_outputs(self, node: fx.Node) -> None:
+        for result in node.all_input_nodes:
+            for shape in self._shapes.get(result, ()):
+                for dim in shape:
+                    self._inference.freeze(dim, Reason("model output", result.name, module_of(result)))
 
+    def _apply_rule(self, node: fx.Node) -> None:
+        value = node.meta.get("val")
+        values = value if isinstance(value, (tuple, list)) else [value]
+        if not any(isinstance(v, torch.Tensor) for v in values):
+            return  # arithmetic on symbolic sizes
+        op = Op(node, self._shapes, self._inference, self._constants)
+        effect = self._effect(op)
+        for index, shape in enumerate(effect.outs):
+            inferred = tuple(dim.size for dim in shape)
+            if isinstance(values[index], torch.Tensor) and shape != () and inferred != op.out_sizes(index):
+                raise InternalError(
+                    f"the rule of {node.target} infers {inferred} for node {node.name}, captured as "
+                    f"{op.out_sizes(index)}."
+                )
+        self._shapes[node], self._effects[node] = effect.outs, effect
 
-def _freeze_outputs(node: fx.Node, axes: Axes) -> None:
-    for result in node.all_input_nodes:
-        for shape in axes.shapes.get(result, ()):
-            for dim in shape:
-                freeze(dim, Reason("model output", result.name, module_of(result)))
-
-
-def _apply_rule(node: fx.Node, axes: Axes, constants: Mapping[fx.Node, torch.Tensor]) -> None:
-    value = node.meta.get("val")
-    values = value if isinstance(value, (tuple, list)) else [value]
-    if not any(isinstance(v, torch.Tensor) for v in values):
-        return  # arithmetic on symbolic sizes
-    op = Op(node, axes.shapes, constants)
-    rule = rule_for(node.target)
-    if rule is None:
-        name = name_of(node.target)
-        axes.unknown[name] = axes.unknown.get(name, 0) + 1
-        effect = frozen_effect(op, f"no rule for the op {name}")
-    else:
+    def _effect(self, op: Op) -> Effect:
+        node = op.node
+        rule = rule_for(node.target)
+        if rule is None:
+            name = name_of(node.target)
+            self._unknown[name] = self._unknown.get(name, 0) + 1
+            return frozen_effect(op, f"no rule for the op {name}")
         try:
-            effect = rule(op)
+            return rule(op)
         except Unsupported as limit:
-            effect = frozen_effect(op, f"{limit} is not covered by the rule of {name_of(node.target)}")
+            return frozen_effect(op, f"{limit} is not covered by the rule of {name_of(node.target)}")
         except AtographError:
             raise
         except Exception as error:
             raise InternalError(f"the rule of {node.target} failed on node {node.name}: {error!r}.") from error
-    for index, shape in enumerate(effect.outs):
-        inferred = tuple(dim.size for dim in shape)
-        if isinstance(values[index], torch.Tensor) and shape != () and inferred != op.out_sizes(index):
-            raise InternalError(
-                f"the rule of {node.target} infers {inferred} for node {node.name}, captured as {op.out_sizes(index)}."
-            )
-    axes.shapes[node], axes.effects[node] = effect.outs, effect
 
 
-def _freeze_repeated(node: fx.Node, dim: Dim) -> None:
+def _freeze_repeated(inference: Inference, node: fx.Node, dim: Dim) -> None:
     """An axis that multiplies itself has no unit that can go alone. In a sum, as in (f + f) × c, it may stand twice."""
     for term in dim.terms:
         if len(term) == 1 and isinstance(term[0], Axis):
             continue
-        inside = [set(axes_of(Dim(((factor,),)))) for factor in term]
+        inside = [set(axes_of(dim_of(factor))) for factor in term]
         for axis in dict.fromkeys(axes_of(Dim((term,)))):
             if sum(axis in axes for axes in inside) > 1:
-                freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
+                inference.freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
         for factor in term:
             if not isinstance(factor, Axis):
-                _freeze_repeated(node, factor.source if isinstance(factor, Permuted) else factor)
+                _freeze_repeated(inference, node, factor.source if isinstance(factor, Permuted) else factor)

@@ -111,8 +111,9 @@ class EstimateCost(AnalysisPass):
 
     def analyse(self, program: Program) -> CostModel:
         """The cost model of a program whose groups have been found."""
-        counts = Widths(program.fact(Groups))
-        axes, sizes = program.fact(Axes), counts.sizes
+        groups = program.fact(Groups)
+        counts, axes = Widths(groups), groups.axes
+        sizes = counts.sizes
         flops, params = added(flops_by_node(axes, counts).values()), params_with(program, counts)
         return CostModel(Cost(flops, sizes), Cost(params, sizes), Peak(program, axes, counts, sizes))
 
@@ -124,7 +125,7 @@ def flops_by_node(axes: Axes, counts: Widths) -> dict[fx.Node, Polynomial | int]
 
 def params_with(program: Program, counts: Widths) -> Polynomial:
     """The number of parameters at any counts."""
-    axes, parameters = program.fact(Axes), program.parameter_names()
+    axes, parameters = program.fact(Groups).axes, program.parameter_names()
     shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
     return added(counts(tuple(shapes)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.axes.dims import Axis, Dim, Shape, evaluate, resolve
+from atograph.passes.axes.dims import Axis, Dim, Shape, evaluate
 from atograph.passes.ir.polynomial import Polynomial, added
 from atograph.passes.ir.sizes import at
 
@@ -24,14 +24,14 @@ class Widths:
     def __init__(self, groups: Groups, batch: int = 1) -> None:
         self.sizes = {group.name: group.size for group in groups.prunable}
         self._variable = {group.axis: Polynomial({(group.name,): 1}) for group in groups.prunable}
-        self._batch = batch
+        self._axes, self._batch = groups.axes, batch
         self._known: dict[Dim, Any] = {}  # a dim passes through many ops
 
     def __call__(self, shape: Shape) -> tuple[Any, ...]:
         """The size of each dim of a shape."""
         for dim in shape:
             if dim not in self._known:
-                self._known[dim] = evaluate(resolve(dim), self._count, added)
+                self._known[dim] = evaluate(self._axes.resolve(dim), self._count, added)
         return tuple(self._known[dim] for dim in shape)
 
     def size(self, captured: int) -> int:

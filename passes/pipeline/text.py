@@ -11,7 +11,7 @@ from torch import fx
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Axis, Dim, Factor, Permuted, axes_of, resolve
+from atograph.passes.axes.dims import Axis, Dim, Factor, Permuted, axes_of
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import text
 from atograph.passes.public import public
@@ -37,8 +37,8 @@ def format_groups(groups: Groups) -> str:
 class _Printer:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.axes: Axes | None = program.facts.get(Axes)
         groups: Groups | None = program.facts.get(Groups)
+        self.axes: Axes | None = program.facts.get(Axes) if groups is None else groups.axes
         self.groups: Mapping[Axis, str] = (
             {group.axis: group.name for group in groups if group.frozen is None} if groups is not None else {}
         )
@@ -92,7 +92,7 @@ class _Printer:
         return f"{_DTYPES.get(value.dtype, str(value.dtype))}[{', '.join(dims)}]"
 
     def _has_group(self, dim: Dim) -> bool:
-        return any(axis in self.groups for axis in axes_of(resolve(dim)))
+        return any(axis in self.groups for axis in axes_of(dim))
 
     def _dim(self, dim: Dim) -> str:
         return "+".join("×".join(self._factor(factor) for factor in term) or "1" for term in dim.terms)

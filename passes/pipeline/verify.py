@@ -5,7 +5,7 @@ Each invariant is a function whose docstring states it and that yields what brea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Shape, resolve
+from atograph.passes.axes.dims import Shape
 from atograph.passes.base import Pass, RewritePass
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
@@ -32,18 +32,18 @@ class Given:
         program: the program itself, which the pass may have spoiled since.
         nodes: its nodes with what they did.
         state: its tensors, each with the number of times that it was changed in place.
-        facts: what was known of it.
+        facts: what was known of it, by type.
     """
 
     program: Program
     nodes: tuple[tuple[fx.Node, Any, Any, Any], ...]
     state: dict[str, tuple[torch.Tensor, int]]
-    facts: frozenset[type]
+    facts: Mapping[type, Any]
 
     @classmethod
     def of(cls, program: Program) -> Given:
         """The program as it is now."""
-        return cls(program, _nodes(program), _versions(program), frozenset(program.facts))
+        return cls(program, _nodes(program), _versions(program), dict(program.facts))
 
 
 Change: TypeAlias = Callable[[Pass, Given, Program], Iterator[str]]
@@ -141,10 +141,13 @@ def _given_is_left_alone(each: Pass, given: Given, result: Program) -> Iterator[
 
 
 def _facts_hold(each: Pass, given: Given, result: Program) -> Iterator[str]:
-    """An analysis forgets no fact, and a rewritten program starts without any."""
+    """An analysis adds one fact, or another one of its kind, and a rewritten program starts without any."""
     if result is given.program:
-        for lost in given.facts - result.facts.keys():
+        for lost in given.facts.keys() - result.facts.keys():
             yield f"the fact {lost.__name__} is gone"
+        added = [kind.__name__ for kind, fact in result.facts.items() if given.facts.get(kind) is not fact]
+        if len(added) > 1:
+            yield f"the facts {' and '.join(added)} are others than before"
     elif result.facts:
         yield f"the new program has the fact {next(iter(result.facts)).__name__} already"
 
@@ -229,6 +232,16 @@ def verify_pass(each: Pass, given: Given, result: Program, after: str) -> None:
         _refuse(change, change(each, given, result), after, culprit)
 
 
+def verify_promises(each: Pass, given: Program, result: Program, after: str) -> None:
+    """Check only what a pass promises itself: of a pipeline, whose inner passes were verified one by one.
+
+    Raises:
+        InternalError: as `verify`.
+    """
+    culprit = type(each).__module__.partition(".")[0]
+    _refuse(_promises_are_kept, each.broken(given, result), after, culprit)
+
+
 def _refuse(invariant: Callable[..., Any], broken: Iterator[str], after: str, culprit: str) -> None:
     first = next(broken, None)
     if first is not None:
@@ -267,4 +280,4 @@ def _shape(value: torch.Tensor) -> str:
 
 
 def _sizes(shape: Shape) -> list[int]:
-    return [resolve(dim).size for dim in shape]
+    return [dim.size for dim in shape]

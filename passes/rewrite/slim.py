@@ -12,8 +12,7 @@ from torch import fx
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.analysis.zero import ZeroSets
-from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices, resolve
+from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program, copy_node
@@ -41,22 +40,20 @@ class Slim(RewritePass):
         Raises:
             UserError: the plan does not fit the program.
         """
-        axes, kept = program.fact(Axes), Kept.by(self._plan_for(program), program)
-        return _Rewrite(program, axes, kept).run() if kept else program
+        kept = Kept.by(self._plan_for(program), program)
+        return slimmed_by(program, kept) if kept else program
 
     def broken(self, given: Program, result: Program) -> Iterator[str]:
         """No parameter has an old size, and what the plan leaves alone is the very same tensor."""
-        axes, plan = given.fact(Axes), self._plan_for(given)
+        groups, plan = given.fact(Groups), self._plan_for(given)
         dropped = {
-            group.axis: group.size - len(plan.kept[group.name])
-            for group in given.fact(Groups).prunable
-            if group.name in plan.kept
+            group.axis: group.size - len(plan.kept[group.name]) for group in groups.prunable if group.name in plan.kept
         }
         for node, name in given.state_nodes():
             before, after = given.state[name], result.state.get(name)
             if after is None:
                 continue
-            sizes = [evaluate(dim, lambda axis: axis.size - dropped.get(axis, 0)) for dim in axes.shape(node)]
+            sizes = [evaluate(dim, lambda axis: axis.size - dropped.get(axis, 0)) for dim in groups.axes.shape(node)]
             if list(after.shape) != sizes:
                 yield f"{name} has the shape {tuple(after.shape)}, and the plan leaves {tuple(sizes)}"
             elif after.shape == before.shape and after is not before:
@@ -71,14 +68,19 @@ class Slim(RewritePass):
 
 def slimmed_by(program: Program, kept: Kept) -> Program:
     """A program, whose axes have been inferred, without the units that do not stay."""
-    return _Rewrite(program, program.fact(Axes), kept).run()
+    return _Rewrite(program, kept).run()
 
 
 class Kept:
-    """Which units of each axis stay, and what follows for dims."""
+    """Which units of each axis stay, and what follows for dims.
 
-    def __init__(self, kept: dict[Axis, Indices]) -> None:
-        self._kept = kept
+    Args:
+        kept: the units of each axis that loses some.
+        axes: of the program.
+    """
+
+    def __init__(self, kept: dict[Axis, Indices], axes: Axes) -> None:
+        self._kept, self.axes = kept, axes
 
     @classmethod
     def by(cls, plan: Plan, program: Program) -> Kept:
@@ -94,7 +96,7 @@ class Kept:
             for group in groups.prunable
             if len(plan.kept.get(group.name, range(group.size))) < group.size
         }
-        return cls(kept)
+        return cls(kept, groups.axes)
 
     def __bool__(self) -> bool:
         """Whether any unit goes."""
@@ -102,15 +104,16 @@ class Kept:
 
     def shrinks(self, dim: Dim) -> bool:
         """Whether the dim loses any index."""
-        return any(axis in self._kept for axis in axes_of(resolve(dim)))
+        return any(axis in self._kept for axis in axes_of(self.axes.resolve(dim)))
 
     def size(self, dim: Dim) -> int:
         """The dim's new size."""
-        return int(evaluate(resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
+        return int(evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
 
     def indices(self, dim: Dim) -> Indices:
         """The indices along the dim that stay."""
-        return kept_indices(resolve(dim), lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
+        resolved = self.axes.resolve(dim)
+        return kept_indices(resolved, lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
 
     def cuts(self, shape: Sequence[Dim]) -> tuple[Indices | None, ...]:
         """For each dim the indices that stay; None where all of them do."""
@@ -118,8 +121,7 @@ class Kept:
 
     def state_cuts(self, program: Program) -> dict[str, tuple[Indices | None, ...]]:
         """The `cuts` of each state tensor of a program whose axes have been inferred, by name."""
-        axes = program.fact(Axes)
-        return {name: self.cuts(axes.shape(node)) for node, name in program.state_nodes()}
+        return {name: self.cuts(self.axes.shape(node)) for node, name in program.state_nodes()}
 
     def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
         """The part of a state tensor that stays; a parameter stays a parameter."""
@@ -153,11 +155,11 @@ class Lowering:
 
     def share(self, dim: Dim) -> float:
         """A dim's new size over its old one; a dynamic factor in it cancels."""
-        return self._rewrite.kept.size(dim) / resolve(dim).size
+        return self._rewrite.kept.size(dim) / dim.size
 
     def constants(self) -> list[float]:
         """What the units held that are removed along the dims which the node reduces, each value once."""
-        known = self._rewrite.program.fact(ZeroSets).constants.get(self.node, {})
+        known = self._rewrite.program.fact(Groups).zero_sets.constants.get(self.node, {})
         return sorted({value for axis, value in known.items() if self._rewrite.kept.shrinks(dim_of(axis))})
 
     def order(self, source: Dim, dim: Dim, order: torch.Tensor) -> torch.Tensor:
@@ -186,8 +188,8 @@ class Lowering:
 
 
 class _Rewrite:
-    def __init__(self, program: Program, axes: Axes, kept: Kept) -> None:
-        self.program, self.axes, self.kept = program, axes, kept
+    def __init__(self, program: Program, kept: Kept) -> None:
+        self.program, self.axes, self.kept = program, kept.axes, kept
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}

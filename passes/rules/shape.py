@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, concat, product, resolve
+from atograph.passes.axes.dims import ONE, Dim, Shape, concat, product
 from atograph.passes.axes.flow import Constant, Flow, Keep, Link, Unknown
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Op, Unsupported, rule
@@ -370,7 +370,7 @@ def pad(op: Op) -> Effect:
         each = amounts[2 * i : 2 * i + 2]
         if all(amount == 0 for amount in each):
             continue
-        if constant and all(isinstance(amount, int) and amount >= 0 for amount in each) and _is_free(x[d]):
+        if constant and all(isinstance(amount, int) and amount >= 0 for amount in each) and op.is_free(x[d]):
             before, after = (op.fresh(amount) if amount else Dim(()) for amount in each)
             out[d] = concat([before, x[d], after])
             sizes[2 * i : 2 * i + 2] = [
@@ -383,11 +383,6 @@ def pad(op: Op) -> Effect:
     fill = float(op._args.get("value") or 0.0) if constant else None
     flow = Keep((op.operand("self"),), fill=fill, filled=tuple(filled))
     return Effect((tuple(out),), flow, sizes={name: sizes} if filled else {})
-
-
-def _is_free(dim: Dim) -> bool:
-    """Whether any unit of a dim may go, for all that is known so far."""
-    return any(axis.frozen is None for axis in axes_of(resolve(dim)))
 
 
 # (b, c·r², h, w) → (b, c, h·r, w·r): the r² stays, c is an axis

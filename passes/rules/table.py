@@ -15,9 +15,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
-from atograph.passes.axes.dims import ONE, Axis, Dim, Shape, dim_of, permuted, resolve
+from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, dim_of
 from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
-from atograph.passes.axes.unify import cut, freeze, unify
+from atograph.passes.axes.inference import Inference
+from atograph.passes.axes.orders import permuted
+from atograph.passes.axes.unify import cut, unify
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.reason import Reason, reason_at
 from atograph.passes.public import public
@@ -63,11 +65,11 @@ class Op:
         self,
         node: fx.Node,
         shapes: Mapping[fx.Node, tuple[Shape, ...]],
-        constants: Mapping[fx.Node, torch.Tensor] | None = None,
+        inference: Inference,
+        constants: Mapping[fx.Node, torch.Tensor],
     ) -> None:
         self.node = node
-        self._shapes = shapes
-        self._constants = constants or {}
+        self._shapes, self._inference, self._constants = shapes, inference, constants
         self._args = _bind_arguments(node)
 
     def __getitem__(self, name: str) -> Any:
@@ -101,9 +103,9 @@ class Op:
 
     def permuted(self, dim: Dim, order: torch.Tensor) -> Dim:
         """The indices of ``dim`` in another order, int64 ``[dim.size]``: index ``i`` is index ``order[i]`` of it."""
-        result = permuted(resolve(dim), order.cpu().numpy())
-        holder = Axis(result.size)
-        holder.bind(result)  # an axis remembers how its dim resolves
+        result = permuted(self._inference.resolve(dim), order.cpu().numpy())
+        holder = self._inference.axis(result.size)
+        self._inference.bind(holder, result)  # what an axis is bound to is resolved once, wherever it stands
         return dim_of(holder)
 
     def shape(self, argument: str | fx.Node) -> Shape:
@@ -137,20 +139,24 @@ class Op:
 
     def fresh(self, size: int) -> Dim:
         """A dim of its own, free to be pruned until something says otherwise."""
-        return ONE if size == 1 else dim_of(Axis(size))
+        return ONE if size == 1 else dim_of(self._inference.axis(size))
 
     def fixed(self, size: int, text: str = "spatial size") -> Dim:
         """A dim that never changes."""
-        return ONE if size == 1 else dim_of(Axis(size, self.reason(text)))
+        return ONE if size == 1 else dim_of(self._inference.axis(size, self.reason(text)))
 
     def unify(self, a: Dim, b: Dim) -> None:
         """Make two dims the same."""
-        if a is not b and resolve(a) != resolve(b):
-            unify(a, b, self.reason("these widths cannot be aligned unit by unit"))
+        if a is not b and self._inference.resolve(a) != self._inference.resolve(b):
+            unify(self._inference, a, b, self.reason("these widths cannot be aligned unit by unit"))
 
     def freeze(self, dim: Dim, text: str, *, structural: bool = False) -> None:
         """No unit of ``dim`` may go, because of ``text``."""
-        freeze(dim, reason_at(self.node, text, structural=structural))
+        self._inference.freeze(dim, reason_at(self.node, text, structural=structural))
+
+    def is_free(self, dim: Dim) -> bool:
+        """Whether any unit of a dim may go, for all that is known so far."""
+        return any(self._inference.frozen(axis) is None for axis in axes_of(self._inference.resolve(dim)))
 
     def cut(self, dim: Dim, at: int) -> tuple[Dim, Dim]:
         """Cut a dim in two after ``at`` indices.
@@ -160,7 +166,7 @@ class Op:
         """
         if not 0 <= at <= dim.size:
             raise Unsupported("a share of a dynamic size")
-        return cut(dim, at, self.reason("this slice cannot be aligned unit by unit"))
+        return cut(self._inference, dim, at, self.reason("this slice cannot be aligned unit by unit"))
 
     def reason(self, text: str) -> Reason:
         """A reason that points at this node."""

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from networks import build
+from torch.fx import GraphModule, symbolic_trace
+from torch.fx.passes.infra.pass_manager import PassManager
 
 from atograph.capture.to_program import capture
-from atograph.passes.base import AnalysisPass, RewritePass
+from atograph.passes.analysis.groups import FindGroups, Groups
+from atograph.passes.analysis.infer_axes import InferAxes
+from atograph.passes.base import AnalysisPass, Pass, RewritePass
+from atograph.passes.cost.cost import CostModel
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
@@ -19,6 +24,7 @@ from atograph.passes.pipeline import registry
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.pipeline.text import format_program
 from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.slim import Slim
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,10 +80,14 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "infer-axes,find-groups,estimate-cost",
         "infer-axes,find-groups,estimate-cost,plan-magnitude{flops=0.3,round-to=4},slim",
         "count-nodes{only=conv,limit=3,strict=true}",
+        "(infer-axes)",
+        "gather-shuffles,(infer-axes,(find-groups),estimate-cost),plan-random{keep=0.3},slim",
+        "(infer-axes,find-groups),(estimate-cost,plan-magnitude{flops=0.3})",
     ],
 )
 def test_pipelines_print_as_they_are_read(text: str) -> None:
-    assert str(Pipeline.parse(text)) == text
+    pipeline = Pipeline.parse(text)
+    assert str(pipeline) == text and Pipeline.parse(str(pipeline)) == pipeline
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,11 @@ def test_pipelines_print_as_they_are_read(text: str) -> None:
         ("", "cannot read the pipeline"),
         ("infer-axes,", "cannot read the pipeline"),
         ("infer-axes find-groups", "expected ','"),
+        ("infer-axes,()", r"cannot read the pipeline at '\)'"),
+        ("(infer-axes,find-groups", r"expected '\)' in the pipeline after 'fer-axes,find-groups'"),
+        ("(infer-axes", r"expected '\)'"),
+        ("infer-axes),slim", r"nothing is open that '\),slim' in the pipeline would close"),
+        ("(infer-axes)find-groups", "expected ',' in the pipeline before 'find-groups'"),
         ("infer-axis", "no pass 'infer-axis'. Perhaps infer-axes"),
         ("slim{plam=x}", "has no option 'plam=x'. Its options: plan"),
         ("plan-magnitude", "needs the option 'flops'"),
@@ -125,6 +140,65 @@ def test_a_missing_analysis_is_named() -> None:
 def test_the_verifier_names_the_passes_that_ran() -> None:
     with pytest.raises(InternalError, match=r"after count-nodes → broken: no value for head\.bias"):
         Pipeline.parse("count-nodes,broken").run(captured())
+
+
+@dataclass(frozen=True)
+class Analyse(Pipeline):
+    """A pipeline with a name of its own, and a promise."""
+
+    name = "analyse"
+    passes: tuple[Pass, ...] = (InferAxes(), FindGroups())
+    promise: str = ""
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        if Groups not in self.program(graph_module).facts:
+            raise InternalError("there are no groups.")
+
+    def broken(self, given: Program, result: Program) -> Iterator[str]:
+        if self.promise:
+            yield self.promise
+
+
+def test_a_pipeline_is_a_pass() -> None:
+    """Called as one, within another one, by torch.fx's own manager: all give what its passes give in a row."""
+    whole = ANALYSE + ",plan-random{keep=0.5},slim"
+    expected = format_program(Pipeline.parse(whole).run(captured()))
+    pipeline = Pipeline.parse(whole)
+    assert isinstance(pipeline, Pass)
+    program = captured()
+    outcome = pipeline(program)
+    assert outcome.modified and format_program(outcome.graph_module) == expected
+    analysed = Pipeline.parse(ANALYSE)(program)
+    assert not analysed.modified and analysed.graph_module is program
+    seen: list[str] = []
+    nested = Pipeline((Pipeline.parse(ANALYSE), Pipeline((Pipeline.parse("plan-random{keep=0.5}"),)), Slim()))
+    result = nested.run(captured(), after=lambda each, _program: seen.append(each.name))
+    assert seen == [*ANALYSE.split(","), "plan-random", "slim"]
+    assert format_program(result) == expected
+    managed = PassManager([Pipeline.parse(ANALYSE), Pipeline.parse("plan-random{keep=0.5},slim")])(captured())
+    assert managed.modified and format_program(managed.graph_module) == expected
+    with pytest.raises(InternalError, match="pass 'pipeline' was given a ReLU, not a Program"):
+        pipeline(symbolic_trace(torch.nn.ReLU()))
+
+
+def test_inner_passes_are_verified() -> None:
+    with pytest.raises(InternalError, match=r"after count-nodes → infer-axes → broken: no value for head\.bias"):
+        Pipeline.parse("count-nodes,(infer-axes,(broken)),count-nodes").run(captured())
+    with pytest.raises(InternalError, match=r"after infer-axes → broken: no value for head\.bias"):
+        Pipeline.parse("infer-axes,broken")(captured())
+
+
+def test_a_pipeline_may_have_a_name_and_promises() -> None:
+    registry.register("analyse", lambda: Analyse)
+    pipeline = Pipeline.parse("gather-shuffles,analyse,estimate-cost")
+    assert str(pipeline) == "gather-shuffles,analyse,estimate-cost"
+    assert CostModel in pipeline.run(captured()).facts
+    with pytest.raises(InternalError, match="there are no groups"):
+        Pipeline((Analyse((InferAxes(),)),)).run(captured())
+    with pytest.raises(InternalError, match=r"after infer-axes → find-groups: no luck \(invariant: What the pass"):
+        Pipeline((Analyse(promise="no luck"),)).run(captured())
+    with pytest.raises(UserError, match=r"analyse{passes} takes a value of type "):
+        Pipeline.parse("analyse{passes=slim}")
 
 
 def test_names_are_unique() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
+from functools import partial
+from types import ModuleType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atograph.passes.axes import inference, orders, scatter
+from atograph.passes.axes import unify as unification
 from atograph.passes.axes.dims import (
     ONE,
     Axis,
@@ -15,22 +21,24 @@ from atograph.passes.axes.dims import (
     concat,
     dim_of,
     evaluate,
-    from_labels,
     kept_indices,
-    labels_of,
-    permuted,
     product,
-    resolve,
 )
+from atograph.passes.axes.inference import Inference
+from atograph.passes.axes.orders import from_labels, labels_of, permuted
 from atograph.passes.axes.placements import placements
-from atograph.passes.axes.unify import cut, freeze, unify
+from atograph.passes.errors import InternalError
 from atograph.passes.ir.reason import Reason
 
 WHY = Reason("cannot be aligned")
 
+INFERENCE = Inference()  # one for all of these tests: each has axes of its own
+resolve, freeze = INFERENCE.resolve, INFERENCE.freeze
+unify, cut = partial(unification.unify, INFERENCE), partial(unification.cut, INFERENCE)
+
 
 def axis(size: int) -> Dim:
-    return dim_of(Axis(size))
+    return dim_of(INFERENCE.axis(size))
 
 
 def sizes(dim: Dim) -> list[list[int]]:
@@ -38,7 +46,7 @@ def sizes(dim: Dim) -> list[list[int]]:
 
 
 def frozen(dim: Dim) -> list[bool]:
-    return [a.frozen is not None for a in axes_of(resolve(dim))]
+    return [INFERENCE.frozen(a) is not None for a in axes_of(resolve(dim))]
 
 
 def test_equal_axes_merge() -> None:
@@ -159,7 +167,7 @@ def test_unified_dims_keep_the_same_indices(dim: Dim, data: st.DataObject) -> No
     unify(dim, other, WHY)
     a, b = resolve(dim), resolve(other)
     assert a.size == b.size == size
-    if a != b and all(x.frozen for x in all_axes(a, b)):
+    if a != b and all(INFERENCE.frozen(x) for x in all_axes(a, b)):
         return
     units = {x: np.array(sorted(data.draw(st.sets(st.integers(0, x.size - 1), min_size=1)))) for x in all_axes(a, b)}
     kept = kept_indices(a, units.__getitem__)
@@ -178,10 +186,10 @@ def test_any_two_dims_are_aligned_or_frozen(left: Dim, right: Dim, data: st.Data
     unify(pair[0], pair[1], WHY)
     a, b, parts = resolve(pair[0]), resolve(pair[1]), resolve(concat([low, high]))
     assert a.size == b.size == size
-    if all(x.frozen for x in all_axes(a, b)):
+    if all(INFERENCE.frozen(x) for x in all_axes(a, b)):
         return
     units = {x: np.array(sorted(data.draw(st.sets(st.integers(0, x.size - 1), min_size=1)))) for x in all_axes(a, b)}
-    assert set(all_axes(parts)) <= set(units) | {x for x in all_axes(parts) if x.frozen}
+    assert set(all_axes(parts)) <= set(units) | {x for x in all_axes(parts) if INFERENCE.frozen(x)}
     kept = list(kept_indices(a, units.__getitem__))
     assert kept == list(kept_indices(b, units.__getitem__))
     if set(all_axes(parts)) <= set(units):
@@ -267,7 +275,7 @@ def test_units_that_meet_become_one_and_no_others(data: st.DataObject) -> None:
     for i, left in enumerate(before):
         for j, right in enumerate(before):
             assert (after[i] == after[j]) == (right in same[left])
-    assert not any(x.frozen for x in all_axes(*every))
+    assert not any(INFERENCE.frozen(x) for x in all_axes(*every))
     assert len(all_axes(*every)) <= len(set(after))
     for dim in every:  # the normal form depends on nothing but the labels
         labels = labels_of(resolve(dim))
@@ -340,3 +348,39 @@ def test_a_unit_that_meets_one_that_always_stays_stays() -> None:
     whole = concat([a, ONE])
     unify(permuted(whole, np.array([3, 1, 2, 0])), whole, WHY)
     assert sizes(a) == [[], [2]] and not any(frozen(a))
+
+
+# -- what knows all this -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [inference, orders, scatter, unification], ids=lambda module: module.__name__)
+def test_the_examples_are_right(module: ModuleType) -> None:
+    tried = doctest.testmod(module)
+    assert tried.attempted and not tried.failed
+
+
+def test_inferences_over_the_same_axes_do_not_disturb_each_other() -> None:
+    first = Inference()
+    a, b, c = (dim_of(first.axis(size)) for size in (8, 3, 5))
+    second = first.fork()
+    unification.unify(first, a, concat([b, c]), WHY)
+    unification.unify(second, a, product([dim_of(second.axis(2)), dim_of(second.axis(4))]), WHY)
+    second.freeze(a, WHY)
+    for _ in range(2):  # neither takes a note of the other's for its own
+        assert first.resolve(a) == concat([b, c])
+        assert [[factor.size for factor in term] for term in second.resolve(a).terms] == [[2, 4]]
+    assert not any(first.frozen(x) for dim in (a, b, c) for x in axes_of(first.resolve(dim)))
+
+
+def test_an_inference_that_is_sealed_stays_as_it_is() -> None:
+    sealed = Inference()
+    a, b = sealed.axis(4), sealed.axis(4)
+    sealed.seal()
+    for change in (lambda: sealed.bind(a, dim_of(b)), lambda: sealed.freeze(dim_of(a), WHY)):
+        with pytest.raises(InternalError, match="work on a fork of it"):
+            change()
+    later = sealed.fork()
+    unification.unify(later, dim_of(a), dim_of(b), WHY)
+    later.freeze(dim_of(a), WHY)
+    assert later.frozen(b) == WHY and later.resolve(dim_of(a)) == dim_of(b)
+    assert sealed.frozen(b) is None and sealed.resolve(dim_of(a)) == dim_of(a)

@@ -16,6 +16,7 @@ from torch import fx
 
 import atograph
 from atograph.capture.to_program import capture
+from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, dim_of
 from atograph.passes.base import AnalysisPass, Pass, RewritePass
@@ -182,10 +183,18 @@ def test_what_an_analysis_breaks_is_found(program: Program) -> None:
         axes = program.facts[Axes]
         node = op(program, aten.relu.default)
         batch, _channels, *rest = axes.shape(node)
-        axes.shapes[node] = ((batch, dim_of(Axis(3, None)), *rest),)
+        shapes = {**axes.shapes, node: ((batch, dim_of(Axis(3)), *rest),)}
+        program.facts[Axes] = replace(axes, shapes=shapes)
 
-    with pytest.raises(InternalError, match=r"the fact Axes is gone \(invariant: An analysis forgets no fact"):
+    def replaced(program: Program) -> None:
+        program.facts[Groups] = replace(program.facts[Groups])
+
+    with pytest.raises(InternalError, match=r"the fact Axes is gone \(invariant: An analysis adds one fact"):
         Pipeline((SpoilFacts(forget),)).run(analysed)
+    program.facts.clear()
+    analysed = Pipeline.parse(ANALYSE).run(program)
+    with pytest.raises(InternalError, match=r"the facts Groups and int are others than before"):
+        Pipeline((SpoilFacts(replaced),)).run(analysed)
     analysed = Pipeline.parse(ANALYSE).run(program)
     with pytest.raises(
         InternalError, match=r"node relu\w* has shape \(\d+, \d+, 8, 8\), its axes say \[\d+, 3, 8, 8\]"

@@ -67,7 +67,7 @@ def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
     """
     cuts = Kept.by(plan, program).state_cuts(program)
     units = _units(other, cuts)
-    kept = None if units is None else Kept(units)
+    kept = None if units is None else Kept(units, other.fact(Axes))
     return None if kept is None or not _same(cuts, kept.state_cuts(other)) else slimmed_by(other, kept)
 
 
