@@ -159,7 +159,7 @@ def export_to(name: str, folder: str | Path, path: str | Path | None = None) -> 
         whole.mkdir()
         with stage("exporting"):
             file = export_untrusted(target, model, whole / target.file, _metadata(plan, costs))
-        difference = _difference(model, load_untrusted(target, file, loaded.program, named=True))
+        difference = _difference(model, load_untrusted(target, file, loaded.program))
         file.rename(scratch / written.name)
     return Exported(written, written.stat().st_size, difference)
 

@@ -37,7 +37,7 @@ from atograph.report.same_run import HINT, check_same_plan, check_takes
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs, check_accepts
-from atograph.targets.deployed import Deployed, export_untrusted, load_untrusted
+from atograph.targets.deployed import Deployed, check_unasked, export_untrusted, load_untrusted
 from atograph.targets.table import DEFAULT, TARGETS, targets_of
 from atograph.values.attributes import Attributes
 from atograph.values.difference import relative_difference
@@ -101,10 +101,12 @@ def _deployed(own: ProgramModel, place: Path, aside: Path, names: Sequence[str] 
     """The files in a folder, loaded; one that is not there is made aside."""
     for target in targets_of(targets_of_run(place) if names is None else names):
         path = place / target.file
+        if names is None:
+            check_unasked(target, path)
         if not path.is_file():
             path = aside / target.file
             export_untrusted(target, own, path)
-        yield load_untrusted(target, path, own.program, named=names is not None)
+        yield load_untrusted(target, path, own.program)
 
 
 def _verify(

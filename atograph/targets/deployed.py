@@ -66,29 +66,28 @@ def load(target: Target, path: Path, program: ExportedProgram) -> Deployed:
         return Deployed(target, target.load(path, program))
 
 
-def load_untrusted(target: Target, path: Path, program: ExportedProgram, *, named: bool) -> Deployed:
-    """A file that anyone may have written.
-
-    Args:
-        target: of which it is.
-        path: the file.
-        program: what was exported to it.
-        named: whether the user has named the target, so that loading the file may run code that is in it.
+def load_untrusted(target: Target, path: Path, program: ExportedProgram) -> Deployed:
+    """A file that anyone may have written (`check_unasked` before it, where the user has not named the target).
 
     Raises:
-        UserError: the runtime cannot load it, or loading it may run such code and the target was not named.
+        UserError: the runtime cannot load it.
     """
     with _named(target, f"load {path.name}"):
-        run = target.load_untrusted(path, program)
-        if run is None and named:
-            run = target.load(path, program)
-    if run is None:
+        return Deployed(target, target.load_untrusted(path, program))
+
+
+def check_unasked(target: Target, path: Path) -> None:
+    """Make sure that a target may get files of a folder that anyone may have written, without being named.
+
+    Raises:
+        UserError: its loader may run code that is in them.
+    """
+    if type(target).load_untrusted is Target.load_untrusted:
         raise UserError(
             f"loading it in {target.title} may run code that is in it.",
             where=str(path),
             hint=f"If you know where the file comes from, name its target, and any other: --target {target.name}.",
         )
-    return Deployed(target, run)
 
 
 def export_untrusted(
