@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import fx
@@ -31,15 +33,25 @@ def reorder(op: Op) -> Effect:
     return rearranged(op, order_of(op.node))
 
 
-def order_of(node: fx.Node) -> list[int | None]:
-    """For each dim of what a reordering gives the dim of its input; None for a new one of size 1.
+def order_of(node: fx.Node) -> tuple[int | None, ...]:
+    """For each dim of what a reordering gives the dim of its input; None for a new one of size 1."""
+    source, *others = node.args
+    rank = source.meta["val"].dim()  # type: ignore[union-attr]
+    kwargs = tuple((name, _hashable(value)) for name, value in node.kwargs.items())
+    return _order(node.target, rank, tuple(map(_hashable, others)), kwargs)
 
-    Run on a tensor that has another size in each dim, the op itself tells where each dim goes.
-    """
-    (source,) = node.all_input_nodes
-    probe = torch.empty([2 + dim for dim in range(source.meta["val"].dim())], device="meta")
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _source: probe)
-    return [None if size == 1 else size - 2 for size in node.target(*args, **kwargs).shape]  # type: ignore[operator]
+
+@cache
+def _order(
+    target: Callable[..., Any], rank: int, others: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]
+) -> tuple[int | None, ...]:
+    """Run on a tensor that has another size in each dim, the op itself tells where each dim goes."""
+    probe = torch.empty([*range(2, 2 + rank)], device="meta")
+    return tuple(None if size == 1 else size - 2 for size in target(probe, *others, **dict(kwargs)).shape)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def rearranged(op: Op, order: Sequence[int | None]) -> Effect:
