@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
 BUILDS = {"torch", "torchvision"}
 """They come in many builds, for which there is no one hash."""
 
@@ -38,6 +40,18 @@ def test_every_package_has_its_hashes() -> None:
     for name, entry in locked.items():
         assert entry.split()[0] == constraints[name], f"{name}: run `make lock`"
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+
+
+def test_so_has_what_makes_the_site_and_the_wheel() -> None:
+    """`make docs` and `make dist` install it beside the rest, of which it repeats nothing."""
+    constraints, locked = (pinned(f"docs/website/{name}") for name in ("constraints.txt", "requirements.lock"))
+    assert constraints.keys() == locked.keys() and not constraints.keys() & pinned("constraints.txt").keys()
+    for name, entry in locked.items():
+        assert entry.split()[0] == constraints[name], f"{name}: run `make lock`"
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    asked = [normal(re.split(r"[<>=]", each)[0]) for extra in ("docs", "dist") for each in extras[extra]]
+    assert set(asked) <= constraints.keys()
 
 
 def test_the_makefile_asks_for_them() -> None:
@@ -126,8 +140,6 @@ def test_the_source_distribution_holds_every_module_and_document(sdist: Path) ->
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 

@@ -325,11 +325,14 @@ def apply(
         )
 
 
-@app.command(short_help="Make the ONNX file of a run again.")
+@app.command(short_help="Make the ONNX file of a run again, or another target's.")
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of `atograph apply`.")],
     out: Annotated[
-        Path | None, typer.Option(help="The file; in RUN slim.onnx, slim.fp16.onnx or slim.int8.onnx unless given.")
+        Path | None, typer.Option(help="The file; in RUN slim.onnx, slim.fp16.onnx, ... unless given.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to export to: onnx unless given, or any other target.")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Weights and arithmetic in float16.")] = False,
@@ -345,7 +348,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
-    """Export the slim program of RUN to ONNX, without training and without the model's code.
+    """Export the slim program of RUN to ONNX or another target, without training and without the model's code.
 
     With --int8, SPEC is a file or module that defines train_data(), for the ranges of activations; with its val_data()
     and metric(model, batch) the metric before and after is printed.
@@ -354,8 +357,8 @@ def export(
 
     with running(quiet=quiet) as console:
         command_export.export(
-            run, out=out, opset=opset, fp16=fp16, int8=int8, external_data=external_data, spec=spec, data=data,
-            trust_spec=trust_spec, force=force, console=console,
+            run, out=out, target=target, opset=opset, fp16=fp16, int8=int8, external_data=external_data, spec=spec,
+            data=data, trust_spec=trust_spec, force=force, console=console,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``atograph export``: the ONNX file of a run, made again."""
+"""``atograph export``: the file of a run for a target, made again."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def export(
     run: Path,
     *,
     out: Path | None,
+    target: str | None,
     opset: int | None,
     fp16: bool,
     int8: bool,
@@ -40,22 +41,33 @@ def export(
     """Check what was typed before any work, then export and print what the file computes."""
     if fp16 and int8:
         raise UserError("choose one of --fp16 and --int8.")
+    other = target is not None and target != "onnx"
+    options = {"--fp16": fp16, "--int8": int8, "--external-data": external_data, "--opset": opset is not None}
+    chosen = next((name for name, value in options.items() if value), None)
+    if other and chosen is not None:
+        raise UserError(f"{chosen} is for ONNX files, and not for the target {target!r}.")
     open_run(run)
     if out is not None and out.is_dir():
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
-    if out is not None and out.suffix != ".onnx":
+    if out is not None and not other and out.suffix != ".onnx":
         raise UserError("an ONNX file ends in .onnx.", where=str(out), hint="Name it so: --out slim.onnx.")
     for path in () if out is None or force else (out, weights_beside(out)):
         if path.exists():
             raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
-    from atograph.run.export import export_run
+    from atograph.run.export import export_run, export_to
     from atograph.terminal import numbers
 
     task = None
     if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has
         source = spec_of_run(run, spec, data, trust_spec, console)
         task = _task(source) if int8 else None
+    if target is not None and other:
+        done = export_to(target, run, out)
+        if done.difference is not None:
+            console.say(f"{target} and the slim program differ by {done.difference:.1e} (relative, example inputs)")
+        console.say(f"written to {done.path} ({numbers.size(done.bytes)})")
+        return
     precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
     done = export_run(run, out, precision=precision, opset=opset, external_data=external_data, task=task)
     if done.difference is not None:

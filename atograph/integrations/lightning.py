@@ -27,7 +27,7 @@ _Callback: Any = required("lightning", "lightning.pytorch", "pytorch_lightning")
 
 
 class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only where Lightning is installed
-    """Prunes the module that a Lightning trainer fits: masks while it trains, and a slim model after that.
+    """Prunes the module that a Lightning trainer fits: masks while it trains, and a slim model after that::
 
         callback = AutoTrainOnceCallback(flops=0.3)
         Trainer(max_epochs=40, callbacks=[callback]).fit(module, loader)

@@ -30,7 +30,7 @@ _FOLDER = "atograph"
 
 
 class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known only where transformers is installed
-    """Prunes the model that a Trainer trains: masks while it trains, and a slim model after that.
+    """Prunes the model that a Trainer trains: masks while it trains, and a slim model after that::
 
         callback = AutoTrainOnceCallback(flops=0.5)
         Trainer(model, args, train_dataset=data, callbacks=[callback]).train()

@@ -143,7 +143,7 @@ def _inexpressible(error: Exception) -> UserError:
         return UserError(f"torch.onnx cannot export this program: {reason}.", hint="Another opset may do, see --opset.")
     return UserError(
         f"torch.onnx cannot export this program: it has nothing to write {unknown[1]} with.",
-        hint="Compute that with other ops in the model. From Python, atograph.slim and save() do without ONNX.",
+        hint="Compute that with other ops in the model, or do without ONNX: --target pt2.",
     )
 
 

@@ -69,5 +69,5 @@ def _follows_the_batch(node: fx.Node) -> UserError:
         "has a fixed count of groups.",
         where=", ".join(filter(None, (module_in(node.meta), source_of(node)))),
         hint="Compute it in the model as F.unfold and torch.matmul, which take any batch, or scale the convolution's "
-        "input and output instead of its weight. From Python, atograph.slim and save() do without ONNX.",
+        "input and output instead of its weight; or do without ONNX: --target pt2.",
     )

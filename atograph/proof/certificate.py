@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from atograph.slimming.slim import slim as make_slim
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.base import Target
 from atograph.targets.deployed import Deployed, dense_file, export, load
-from atograph.values.difference import TOLERANCES, differences, relative_difference, tolerance
+from atograph.values.difference import TOLERANCES, differences, largest_difference, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
 from atograph.values.structures import tensors_of
 
@@ -130,7 +130,7 @@ class _Forms:
         target = file.target
         allowed = allowed if target.tolerance is None else target.tolerance
         values = tensors_of(file(*self.inputs.args, **self.inputs.kwargs))
-        difference, fault = _difference(self.outputs, values), None
+        difference, fault = largest_difference(self.outputs, values), None
         if excused and not difference <= allowed and _same_shapes(self.outputs, values):
             difference, fault = self._without_faults(target, values, allowed)
         return InTarget(label=target.label, difference=difference, tolerance=allowed, fault=fault)
@@ -148,8 +148,8 @@ class _Forms:
         Returns:
             That, and what the target is not right about.
         """
-        whole, dense = _difference(self.outputs, values), self._dense(target)
-        of_dense = _difference(self.masked, dense)
+        whole, dense = largest_difference(self.outputs, values), self._dense(target)
+        of_dense = largest_difference(self.masked, dense)
         if of_dense <= allowed or not _same_shapes(self.masked, dense):
             return whole, None
         right = torch.cat([differences(one, other) <= allowed for one, other in zip(self.masked, dense, strict=True)])
@@ -241,14 +241,7 @@ def _casts(slim: Slim) -> bool:
 def _largest(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
     if not _same_shapes(reference, outputs):
         raise InternalError("two forms of the network give outputs of different number or shape.")
-    return _difference(reference, outputs)
-
-
-def _difference(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
-    """The largest relative one; infinite where the outputs are not of the same number and shapes."""
-    if not _same_shapes(reference, outputs):
-        return inf
-    return max((relative_difference(a, b) for a, b in zip(reference, outputs, strict=True)), default=0.0)
+    return largest_difference(reference, outputs)
 
 
 def _same_shapes(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:

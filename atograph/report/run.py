@@ -205,6 +205,8 @@ class Report(_Record):
     plan: str = ""
     """Digest of the plan beside it."""
     versions: dict[str, str]
+    targets: list[str] = Field(default_factory=list)
+    """Names of what the run exports to and is proved in; a report of a run that had ONNX Runtime alone does not say."""
     seed: int
     device: str
     settings: dict[str, object] = Field(default_factory=dict)

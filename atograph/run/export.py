@@ -1,7 +1,8 @@
-"""The ONNX file of a run, made again from the slim program in its folder."""
+"""The file of a run for a target, made again from the slim program in its folder: of ONNX in any precision."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,10 @@ from atograph.program.model import ProgramModel
 from atograph.report.run import NO_REPORT, Count
 from atograph.report.same_run import check_same_plan
 from atograph.spec.example_inputs import Inputs
+from atograph.targets.deployed import export_untrusted, load_untrusted
+from atograph.targets.table import targets_of
 from atograph.train.task import Task
-from atograph.values.difference import relative_difference
+from atograph.values.difference import largest_difference
 from atograph.values.structures import tensors_of
 
 Precision = Literal["float32", "float16", "int8"]
@@ -125,8 +128,40 @@ def export_run(
         if precision == "float32":
             for file in whole.parent.iterdir():
                 file.rename(scratch / file.name)
-        difference = _difference(slim, made)
+        difference = _difference(slim, OnnxModel(made, program))
     return Exported(target, size_on_disk(target), difference, before, after)
+
+
+def export_to(name: str, folder: str | Path, path: str | Path | None = None) -> Exported:
+    """`export_run` for any target, as a run exports to it: without options of its own.
+
+    Args:
+        name: of the target.
+        folder: of the run.
+        path: the file to write; None: the target's own in that folder.
+
+    Raises:
+        UserError: as `export_run`; or there is no such target.
+    """
+    (target,), place = targets_of([name]), Path(folder)
+    with stage("loading the run"):
+        loaded, plan = load_run(place), read_plan(place / "plan.json")
+        costs, model = _costs(place), ProgramModel(place, loaded.program)
+    check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, "report.json": costs.plan})
+    check_weights_beside(place, loaded)
+    written = place / target.file if path is None else Path(path)
+    if written.resolve() == (place / pt2_file.NAME).resolve():
+        raise UserError(
+            "this is what the slim program is read from.", where=str(written), hint="Name another file: --out."
+        )
+    with replacing(written.parent, where=written) as scratch:
+        whole = scratch / "whole"
+        whole.mkdir()
+        with stage("exporting"):
+            file = export_untrusted(target, model, whole / target.file, _metadata(plan, costs))
+        difference = _difference(model, load_untrusted(target, file, loaded.program))
+        file.rename(scratch / written.name)
+    return Exported(written, written.stat().st_size, difference)
 
 
 def _example(program: ExportedProgram) -> Inputs | None:
@@ -146,19 +181,18 @@ def _survives(path: Path, program: ExportedProgram, inputs: Inputs | None) -> bo
     return True
 
 
-def _difference(slim: ProgramModel, path: Path) -> float | None:
+def _difference(slim: ProgramModel, file: Callable[..., object]) -> float | None:
     example = _example(slim.program)
     if example is None:
         return None
-    file = OnnxModel(path, slim.program)
-    fixed = all(isinstance(dim, int) for value in file.inputs for dim in value.shape)
+    fixed = not any(str(symbol).startswith("s") for symbol in slim.program.range_constraints)
     batch = batch_of(tuple(example)) or 1
-    found = [0.0]
+    apart = [0.0]
     for size in {batch} if fixed else {1, batch}:
         inputs = Inputs(*with_batch(tuple(example), size))
-        ours, onnx = (tensors_of(form(*inputs.args, **inputs.kwargs)) for form in (slim, file))
-        found += [relative_difference(one, other) for one, other in zip(ours, onnx, strict=True)]
-    return max(found)
+        ours, theirs = (tensors_of(form(*inputs.args, **inputs.kwargs)) for form in (slim, file))
+        apart.append(largest_difference(ours, theirs))
+    return max(apart)
 
 
 class _Size(BaseModel):

@@ -130,12 +130,12 @@ def tell_of_no_metric(job: Job, console: Console) -> None:
         )
 
 
-def rehearse(prepared: Prepared, targets: Sequence[Target], folder: Path, console: Console) -> None:
+def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Console) -> None:
     """Do with a plan by magnitude, and the weights as they are, all that awaits the trained network.
 
     Args:
         prepared: the job; its model is left as it is.
-        targets: those of the run.
+        deployed: the targets of the run.
         folder: for files that nobody needs afterwards.
         console: is told what would not come out as one may expect: no slim module, no certificate.
 
@@ -148,11 +148,11 @@ def rehearse(prepared: Prepared, targets: Sequence[Target], folder: Path, consol
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
-        lines = [saving_line(graph, slimmed, prepared.settings), length_line(job.inputs)]
+        lines = [saving_line(graph, slimmed, prepared.settings), length_line(job.inputs, deployed.targets[0].file)]
         place = folder / "rehearsal"
         place.mkdir(exist_ok=True)
         with _at(job.where):
-            files = deploy(slimmed, targets, place)
+            files = deploy(slimmed, deployed.targets, place)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
         entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs) else []
@@ -160,6 +160,9 @@ def rehearse(prepared: Prepared, targets: Sequence[Target], folder: Path, consol
         console.say(f"after the training the module itself may not come back slim: {why_no_module}.")
     for line in filter(None, lines):
         console.say(line)
+    tried = "" if deployed.dense is None else deployed.dense.target.title  # told of already
+    for fault in {each.title: each for entry in entries for each in entry.faults if each.title != tried}.values():
+        console.warn(f"{fault}.")
     apart = max((_apart(entry) for entry in entries if not entry.holds), default=None)
     if apart is not None:
         console.warn(

@@ -66,6 +66,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         name=job.name,
         plan=plan.digest,
         versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
+        targets=list(job.targets),
         seed=settings.seed,
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),

@@ -46,13 +46,13 @@ def saving_line(graph: Graph, slimmed: Slim, settings: TrainSettings) -> str:
     return f"save_pretrained will refuse a module slimmed like this: {why}; {tail}."
 
 
-def length_line(inputs: Inputs) -> str:
+def length_line(inputs: Inputs, file: str) -> str:
     """That a file takes sequences of the example's length only; empty for inputs that are no tokens."""
     for name, value in [*((None, each) for each in inputs.args), *inputs.kwargs.items()]:
         if isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] > 1 and not _real(value):
             where = "the first input" if name is None else name
             return (
-                f"slim.onnx will take {where} of exactly {value.shape[1]} per sample, as in the example inputs: give "
+                f"{file} will take {where} of exactly {value.shape[1]} per sample, as in the example inputs: give "
                 "example_inputs of the length that is deployed, and pad to it."
             )
     return ""

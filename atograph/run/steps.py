@@ -68,7 +68,7 @@ class Run:
             if outcome is None:
                 tell_of_no_metric(job, self.console)
                 if needs_data(job.settings):
-                    rehearse(prepared, deployed.targets, aside, self.console)
+                    rehearse(prepared, deployed, aside, self.console)
                 outcome = self.train(prepared)
             else:
                 self.console.say("the training is finished already; what follows it is done again")

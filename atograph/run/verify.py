@@ -37,7 +37,7 @@ from atograph.report.same_run import HINT, check_same_plan, check_takes
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs, check_accepts
-from atograph.targets.deployed import Deployed, export_untrusted, load_untrusted
+from atograph.targets.deployed import Deployed, check_unasked, export_untrusted, load_untrusted
 from atograph.targets.table import DEFAULT, TARGETS, targets_of
 from atograph.values.attributes import Attributes
 from atograph.values.difference import relative_difference
@@ -79,18 +79,17 @@ def verify_run(
 
 
 def targets_of_run(folder: Path) -> tuple[str, ...]:
-    """The targets that a run was proved in, by its report; those of a run that names none, where that does not say.
+    """The targets of a run, by its report; those of a run that names none, where that does not say.
 
     Raises:
         UserError: there is no report, or a target of the run is not known here.
     """
     report = load_report(folder)
-    entry = next(iter(report.certificate), None) if isinstance(report, Report) else None
-    names = DEFAULT if entry is None else tuple(entry.targets)
+    names = tuple(report.targets if isinstance(report, Report) else ()) or DEFAULT
     unknown = next((name for name in names if name not in TARGETS), None)
     if unknown is not None:
         raise UserError(
-            f"this run was proved for the target {unknown!r}, which is not known here.",
+            f"this run is for the target {unknown!r}, which is not known here.",
             where=str(folder),
             hint=f"Install the package that has it, name a SPEC that does, or say what to compare: --target "
             f"{next((name for name in names if name in TARGETS), DEFAULT[0])}. Known targets: {', '.join(TARGETS)}.",
@@ -102,10 +101,12 @@ def _deployed(own: ProgramModel, place: Path, aside: Path, names: Sequence[str] 
     """The files in a folder, loaded; one that is not there is made aside."""
     for target in targets_of(targets_of_run(place) if names is None else names):
         path = place / target.file
+        if names is None:
+            check_unasked(target, path)
         if not path.is_file():
             path = aside / target.file
             export_untrusted(target, own, path)
-        yield load_untrusted(target, path, own.program, named=names is not None)
+        yield load_untrusted(target, path, own.program)
 
 
 def _verify(

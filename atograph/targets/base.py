@@ -60,12 +60,13 @@ class Target(ABC):
             It gives the tensors that the program gives, on the CPU, in any structure in the same order.
         """
 
-    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any] | None:
-        """The same for a file that anyone may have written; ``plan`` tells by which plan, where the file says so.
+    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+        """The same for a file that anyone may have written; ``plan`` of the result is the digest that the file tells.
 
-        None: loading it may run code that is in the file. So `load` does it, and only where the user names the target.
+        Who overrides this says that nothing in the file can run code. Else ``atograph verify`` loads such files only
+        where the user names the target.
         """
-        return None
+        return self.load(path, program)
 
     def export_untrusted(self, model: ProgramModel, path: Path, metadata: Mapping[str, str]) -> None:
         """`export` of a program that was read from a file."""

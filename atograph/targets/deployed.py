@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from atograph.files.writing import writing
 from atograph.passes.errors import AtographError, UserError
+from atograph.process.quiet import quiet
 from atograph.program.model import ProgramModel
 from atograph.targets.base import Target
 from atograph.values.user_code import in_one_line
@@ -61,33 +62,32 @@ def load(target: Target, path: Path, program: ExportedProgram) -> Deployed:
     Raises:
         UserError: the runtime cannot load it.
     """
-    with _named(target, f"load the {target.file} that it has written"):
+    with _named(target, f"load the {target.file} that it has written"), quiet():
         return Deployed(target, target.load(path, program))
 
 
-def load_untrusted(target: Target, path: Path, program: ExportedProgram, *, named: bool) -> Deployed:
-    """A file that anyone may have written.
-
-    Args:
-        target: of which it is.
-        path: the file.
-        program: what was exported to it.
-        named: whether the user has named the target, so that loading the file may run code that is in it.
+def load_untrusted(target: Target, path: Path, program: ExportedProgram) -> Deployed:
+    """A file that anyone may have written (`check_unasked` before it, where the user has not named the target).
 
     Raises:
-        UserError: the runtime cannot load it, or loading it may run such code and the target was not named.
+        UserError: the runtime cannot load it.
     """
     with _named(target, f"load {path.name}"):
-        run = target.load_untrusted(path, program)
-        if run is None and named:
-            run = target.load(path, program)
-    if run is None:
+        return Deployed(target, target.load_untrusted(path, program))
+
+
+def check_unasked(target: Target, path: Path) -> None:
+    """Make sure that a target may get files of a folder that anyone may have written, without being named.
+
+    Raises:
+        UserError: its loader may run code that is in them.
+    """
+    if type(target).load_untrusted is Target.load_untrusted:
         raise UserError(
             f"loading it in {target.title} may run code that is in it.",
             where=str(path),
             hint=f"If you know where the file comes from, name its target, and any other: --target {target.name}.",
         )
-    return Deployed(target, run)
 
 
 def export_untrusted(
@@ -102,7 +102,7 @@ def export_untrusted(
 
 
 def _written(target: Target, path: Path, write: Callable[[], None]) -> Path:
-    with _named(target, "export this model"), writing(path):
+    with _named(target, "export this model"), quiet(), writing(path):
         write()
     if not path.exists():
         raise UserError(f"the target {target.name!r} has written no {path.name}.", hint=_of(target))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnnxRuntime(Target):
-    """ONNX Runtime.
+    """An ONNX file in ONNX Runtime, on the CPU.
 
     Attributes:
         opset: the ONNX opset; None leaves the choice to torch.

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch.export import ExportedProgram
 
-from atograph.process.quiet import quiet
 from atograph.program import pt2_file
 from atograph.program.model import ProgramModel
 from atograph.targets.base import Target
 
 
 class Pt2(Target):
-    """``torch.export.load("slim.pt2").module()``, with the guards of torch: what needs no atograph."""
+    """``slim.pt2`` as torch alone loads it: ``torch.export.load("slim.pt2").module()``, with torch's guards."""
 
     name: ClassVar[str] = "pt2"
     title: ClassVar[str] = "torch.export"
@@ -29,8 +28,7 @@ class Pt2(Target):
 
     def load(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
         """By torch's own loader, which trusts its file: this process has written it."""
-        with quiet():
-            return torch.export.load(path).module()
+        return torch.export.load(path).module()
 
     def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
         """By atograph's reader, which trusts nothing, in a process of its own."""

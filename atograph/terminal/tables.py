@@ -33,39 +33,37 @@ def closing_table(report: Report) -> RenderableType:
 
 def _costs(report: Report) -> Table:
     dense, slim, metrics = report.dense, report.slim, report.metrics
-    table = _table("", "dense", "masked", "slim", "ONNX", "slim / dense", right=5)
+    in_onnx = not report.targets or "onnx" in report.targets
+    headings = ("dense", "masked", "slim", *(["ONNX"] if in_onnx else []), "slim / dense")
+    table = _table("", *headings, right=len(headings))
+
+    def row(
+        title: str | Text, dense: str = "", masked: str = "", slim: str = "", onnx: str = "", ratio: str = ""
+    ) -> None:
+        table.add_row(title, dense, masked, slim, *([onnx] if in_onnx else []), ratio)
+
     rows = [
-        ("FLOPs", numbers.count(dense.flops), numbers.count(slim.flops), _ratio(slim.flops, dense.flops)),
-        (
-            "parameters",
-            numbers.count(dense.params),
-            numbers.count(slim.params),
-            _ratio(slim.params, dense.params),
-        ),
+        ("FLOPs", numbers.count, dense.flops, slim.flops),
+        ("parameters", numbers.count, dense.params, slim.params),
+        *([("ONNX file", numbers.size, dense.bytes, slim.bytes)] if in_onnx else []),
     ]
-    if dense.bytes:
-        sizes = (numbers.size(dense.bytes), numbers.size(slim.bytes))
-        rows.append(("ONNX file", *sizes, _ratio(slim.bytes, dense.bytes)))
-    for name, before, after, ratio in rows:
-        table.add_row(name, before, "", after, "", ratio)
+    for name, shown, before, after in rows:
+        row(name, shown(before), slim=shown(after), ratio=_ratio(after, before))
     for budget in report.budgets:
         if budget.kind == "bytes":
-            table.add_row("activations at their peak", "", "", "", "", numbers.percent(budget.reached))
+            row("activations at their peak", ratio=numbers.percent(budget.reached))
         if budget.kind == "latency" and budget.predicted is not None:
-            table.add_row("latency by the table of layers", "", "", "", "", numbers.percent(budget.predicted))
+            row("latency by the table of layers", ratio=numbers.percent(budget.predicted))
     if metrics.measured:
-        forms = (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)
-        table.add_row(Text(metrics.name), *(_metric(value) for value in forms), "")
+        row(Text(metrics.name), *map(_metric, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
     if metrics.before_training is not None:
-        table.add_row("  before the training", _metric(metrics.before_training), "", "", "", "")
+        row("  before the training", _metric(metrics.before_training))
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
-        lost = metrics.before_zeroing - metrics.after_zeroing
-        table.add_row("  lost at the last zeroing", "", f"{lost:.4f}", "", "", "")
+        row("  lost at the last zeroing", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
     for speed in report.latency_ms:
         name = f"ORT ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
-        ratio = _ratio(speed.slim, speed.dense)
-        dense_ms, slim_ms = numbers.three_digits(speed.dense), numbers.three_digits(speed.slim)
-        table.add_row(name, dense_ms, "", slim_ms, "", ratio)
+        times = (numbers.three_digits(speed.dense), numbers.three_digits(speed.slim))
+        row(name, times[0], slim=times[1], ratio=_ratio(speed.slim, speed.dense))
     return table
 
 

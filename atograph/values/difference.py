@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import torch
 
@@ -38,6 +39,13 @@ def relative_difference(reference: torch.Tensor, other: torch.Tensor) -> float:
     """
     difference = differences(reference, other)
     return float(difference.max()) if difference.numel() else 0.0
+
+
+def largest_difference(references: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
+    """The largest `relative_difference` of two rows of tensors; infinite where number or shapes are not the same."""
+    if [each.shape for each in references] != [each.shape for each in others]:
+        return inf
+    return max((relative_difference(one, other) for one, other in zip(references, others, strict=True)), default=0.0)
 
 
 def differences(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

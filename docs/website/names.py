@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module, util
@@ -14,6 +15,7 @@ PACKAGES = {
     "atograph": "What most people need: ``import atograph``.",
     "atograph.passes": "The compiler, for passes and op rules of one's own.",
     "atograph.train": "The training by itself, without what surrounds it.",
+    "atograph.targets": "What a slim model is deployed to.",
 }
 """What is public stands in the ``__all__`` of one of them."""
 
@@ -31,7 +33,7 @@ def resolve(text: str, thing: Any) -> str | None:
 
     It is looked for as Python would: among the parts of its class, in its module, in the folders above, in torch.
     """
-    text = text.removesuffix("()")
+    text, thing = text.removesuffix("()"), code_of(thing)
     for kind in _classes_of(thing):
         if text in _parts(kind):
             return f"{public_name(kind)}.{text}"
@@ -42,10 +44,17 @@ def resolve(text: str, thing: Any) -> str | None:
     return None
 
 
+def code_of(thing: Any) -> Any:
+    """The class or the function whose docstring an object has."""
+    thing = getattr(thing, "__func__", thing)
+    return thing if isinstance(thing, type) or inspect.isfunction(thing) else type(thing)
+
+
 def module_of(thing: Any) -> str:
     """The module whose code it is."""
-    code = inspect.unwrap(thing)
-    return code.__globals__["__name__"] if inspect.isfunction(code) else code.__module__
+    if isinstance(thing, type):
+        return str(vars(sys.modules[thing.__module__])["__name__"])
+    return str(inspect.unwrap(thing).__globals__["__name__"])
 
 
 def public_name(thing: Any) -> str:
@@ -109,23 +118,39 @@ def _below(root: Any, text: str) -> str | None:
 def groups_of(package: str) -> dict[str, list[str]]:
     """Group → names, as comments in the ``__all__`` of a package name them; without any, all are one group."""
     source = inspect.getsource(import_module(package))
+    lines = source.splitlines()
     groups: dict[str, list[str]] = {}
-    title = "names"
-    for line in source.partition("__all__ = [")[2].partition("\n]")[0].splitlines()[1:]:
-        text = line.strip()
-        if text.startswith("#"):
-            title = text.removeprefix("#").strip()
-        else:
-            groups.setdefault(title, []).append(text.strip('",'))
+    for name in _all_of(source).elts:
+        above = [line.strip() for line in lines[: name.lineno - 1]]
+        comment = next((line for line in reversed(above) if line.startswith(("#", "__all__"))), "__all__")
+        title = comment.removeprefix("#").strip() if comment.startswith("#") else "names"
+        groups.setdefault(title, []).append(ast.literal_eval(name))
     return groups
 
 
+def _all_of(source: str) -> ast.List:
+    """The list in ``__all__ = [...]``."""
+    for node in ast.parse(source).body:
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "__all__"
+            and isinstance(node.value, ast.List)
+        ):
+            return node.value
+    raise ValueError("there is no __all__")
+
+
+def home(package: str, name: str) -> str:
+    """The full name of a public name: where it is in two packages, that of the first."""
+    thing = getattr(import_module(package), name)
+    return public_name(thing) if isinstance(thing, type) or inspect.isfunction(thing) else f"{package}.{name}"
+
+
 def public_things() -> dict[str, Any]:
-    """Full name → object, of everything that is public and has a docstring of its own."""
+    """Full name → object, of everything that is public."""
     groups = [(package, names) for package in PACKAGES for names in groups_of(package).values()]
-    pairs = [(import_module(package), name) for package, names in groups for name in names]
-    things = [getattr(module, name) for module, name in pairs if not name.startswith("__")]
-    return {public_name(thing): thing for thing in things}
+    pairs = [(package, name) for package, names in groups for name in names if not name.startswith("__")]
+    return {home(package, name): getattr(import_module(package), name) for package, name in pairs}
 
 
 def parts_of(thing: Any) -> dict[str, Any]:

@@ -17,8 +17,20 @@ from atograph.cli.app import app
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
+from atograph.targets import TARGETS
 from atograph.train.settings import TrainSettings
-from website.names import IN_BACKTICKS, PACKAGES, REFERENCE, groups_of, parts_of, public_name, public_things, resolve
+from website.names import (
+    IN_BACKTICKS,
+    PACKAGES,
+    REFERENCE,
+    code_of,
+    groups_of,
+    home,
+    parts_of,
+    public_name,
+    public_things,
+    resolve,
+)
 
 
 def rows(registry: Registry[Any]) -> dict[str, Any]:
@@ -28,6 +40,7 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
+    ("Targets", "write-a-target", rows(TARGETS)),
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]
 """Title, the guide that shows how to add a row, and name → class or function."""
@@ -51,7 +64,7 @@ def linked(text: str, thing: Any) -> str:
             return f"``{name}``"
         full = resolve(name, thing)
         if full is None:
-            raise DoesNotResolve(f"`{name}` in a docstring of {public_name(thing)} is the name of nothing")
+            raise DoesNotResolve(f"`{name}` in a docstring of {public_name(code_of(thing))} is the name of nothing")
         return f":py:obj:`{name} <{full}>`" if full in _documented() else f"``{name}``"
 
     return IN_BACKTICKS.sub(link, text)
@@ -97,7 +110,7 @@ def _index(files: list[tuple[str, str, str, list[str]]]) -> str:
         ours = [(title, file, names) for owner, title, file, names in files if owner == package]
         parts += [_heading(package, "-"), f".. py:module:: {package}\n", text, ""]
         for title, file, names in ours:
-            links = ", ".join(f":py:obj:`~{public_name(getattr(import_module(package), name))}`" for name in names)
+            links = ", ".join(f":py:obj:`{name} <{home(package, name)}>`" for name in names)
             parts.append(f"- :doc:`{_title(package, title)} <{file}>`: {links}")
         parts += ["", _toctree([file for _, file, _ in ours], hidden="")]
     parts += [
@@ -115,19 +128,21 @@ def _group(package: str, title: str, names: list[str]) -> str:
     parts = [_heading(_title(package, title)), f".. py:currentmodule:: {package}\n"]
     for name in names:
         thing = getattr(import_module(package), name)
-        home = public_name(thing)
-        if home != f"{package}.{name}":
-            parts.append(f"``{name}`` is :py:obj:`{home}`.\n")
+        full = home(package, name)
+        if full != f"{package}.{name}":
+            parts.append(f"``{name}`` is :py:obj:`{full}`.\n")
         elif thing is TrainSettings:
-            parts.append(f":py:obj:`{home}`: {first_line(thing)} :doc:`settings` lists them.\n")
+            parts.append(f":py:obj:`{full}`: {first_line(thing)} :doc:`settings` lists them.\n")
         else:
-            parts.append(_autodoc(thing, home))
+            parts.append(_autodoc(thing, full))
     return "\n".join(parts)
 
 
 def _autodoc(thing: Any, name: str) -> str:
     if inspect.isfunction(thing):
         return f".. autofunction:: {name}\n"
+    if not isinstance(thing, type):
+        return f".. py:data:: {name.rpartition('.')[2]}\n\n   {first_line(thing)}\n"
     kind = "autoexception" if issubclass(thing, Exception) else "autoclass"
     lines = [f".. {kind}:: {name}", ""]
     for part in parts_of(thing):  # one by one, in the order of the code

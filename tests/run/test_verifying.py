@@ -15,6 +15,9 @@ from runs import SPEC, make_run
 from runs import command as invoke
 from safetensors.torch import load_file, save_file
 
+import atograph
+from atograph.report.run import Report
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,6 +35,21 @@ def test_a_run_proves_itself_again(run: Path) -> None:
     for what in ("example inputs", "random inputs", "real inputs"):
         assert f"{what}, batch of 1" in output
     assert output.count(" equal") == 6 and "NOT" not in output
+
+
+def test_a_run_of_before_there_were_targets_is_read(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    assert report.pop("targets") == ["onnx"]
+    for entry in report["certificate"]:
+        assert entry.pop("targets").keys() == {"onnx"} and entry["slim_onnx"] <= 1e-4
+    (run / "report.json").write_text(json.dumps(report))
+    entries = Report.load(run / "report.json").certificate
+    assert [entry.slim_onnx for entry in entries] == [entry["slim_onnx"] for entry in report["certificate"]]
+    atograph.load(run)
+    for name, expected in {"verify": "slim = ONNX", "bench": "speed-up"}.items():
+        options = [] if name == "verify" else ["--seconds", "0.01", "--batch", "1"]
+        code, output = invoke(name, run, "--trust-spec", *options)
+        assert code == 0 and expected in output, output
 
 
 def test_without_data_there_are_two_kinds_of_inputs(run: Path, tmp_path: Path) -> None:

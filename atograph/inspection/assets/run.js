@@ -29,14 +29,16 @@ const bytes = (value) => `${count(value)}B`.replace(/(\d)B$/, '$1\u202fB');
 function costs() {
   const { dense, slim, metrics } = REPORT;
   const line = (name, key, show) => [name, show(dense[key]), '', show(slim[key]), '', percent(slim[key] / Math.max(dense[key], 1))];
+  const inOnnx = !REPORT.targets.length || REPORT.targets.includes('onnx');
+  const shown = (cells) => cells.filter((_, column) => inOnnx || column !== 4);
   const lines = [
     line('FLOPs', 'flops', count), line('parameters', 'params', count),
-    ...(dense.bytes ? [line('ONNX file', 'bytes', bytes)] : []),
+    ...(inOnnx ? [line('ONNX file', 'bytes', bytes)] : []),
   ];
   const measured = [metrics.dense, metrics.masked, metrics.slim, metrics.onnx];
   if (measured.some((value) => value !== null)) lines.push([metrics.name, ...measured.map(figure), '']);
   return section('What it came to',
-    table(['', 'dense', 'masked', 'slim', 'ONNX', 'slim / dense'], lines, { numbers: [1, 2, 3, 4, 5] }),
+    table(shown(['', 'dense', 'masked', 'slim', 'ONNX', 'slim / dense']), lines.map(shown), { numbers: [1, 2, 3, 4, 5] }),
     metrics.before_zeroing !== null && metrics.after_zeroing !== null && el('p', { class: 'dim' },
       `At the last zeroing, ${metrics.name} went from ${figure(metrics.before_zeroing)} to ${figure(metrics.after_zeroing)}.`));
 }
