@@ -152,8 +152,8 @@ def _reordered(op: Op, at: int, order: torch.Tensor) -> Effect:
         new = lowering.order(x[at], out[at], order)
         if torch.equal(new, torch.arange(len(new))):
             return lowering.value(op["self"])
-        made = lowering.constant(new.to(op.node.meta["val"].device), "order")
-        return lowering.call(aten.index_select.default, op["self"], at, made)
+        constant = lowering.constant(new.to(op.node.meta["val"].device), "order")
+        return lowering.call(aten.index_select.default, op["self"], at, constant)
 
     return Effect((out,), Keep((op.operand("self"),)), lower=lower)
 
