@@ -7,7 +7,12 @@ import gc
 import pytest
 import torch
 
+from atograph.terminal import progress_line
+
 pytest_plugins = ["packages"]
+
+NEVER = 1e6
+"""Seconds that no test takes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    progress_line.LONG = NEVER  # whatever a command prints, a slow machine adds no line to it
     if hasattr(config, "workerinput"):  # one process of many tests
         import warm  # noqa: F401
 

@@ -10,6 +10,7 @@ import pytest
 import typer.main
 from doc_blocks import blocks, commands, run_alone
 from forked import completed
+from website.sources import documents
 
 from atograph.cli.app import app
 from atograph.passes.base import Pass
@@ -59,7 +60,7 @@ def test_every_option_in_running_text_exists() -> None:
         assert set(named) <= known | {"--help"} | OTHERS, path.name
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+@pytest.mark.parametrize("path", [ROOT / path for path in documents()], ids=name)
 def test_every_relative_link_resolves(path: Path) -> None:
     for link in _LINK.findall(path.read_text(encoding="utf-8")):
         target, _, anchor = link.partition("#")

@@ -87,8 +87,8 @@ def _signature_is_met(program: Program) -> Iterator[str]:
     for name in program.interface.inputs:
         if name is not None and name not in present:
             yield f"the input {name} is gone"
-    results, wanted = program.output_node.args[0], program.interface
-    count = len(wanted.writes) + wanted.returns.num_leaves
+    results, interface = program.output_node.args[0], program.interface
+    count = len(interface.writes) + interface.returns.num_leaves
     if not isinstance(results, (tuple, list)) or len(results) != count:
         yield f"what it returns is not {count} values"
 
@@ -180,9 +180,9 @@ def _shapes_are_propagated(each: Pass, given: Given, result: Program) -> Iterato
         except Exception as error:
             yield f"node {node.name} ({node.target}) does not accept its inputs: {error}"
             return
-        for found, noted in zip(_tensors(value), _tensors(node.meta.get("val")), strict=False):
-            if found is not None and (noted is None or found.shape != noted.shape or found.dtype != noted.dtype):
-                yield f"node {node.name} ({node.target}) gives {_type(found)}, and says {_type(noted)}"
+        for tensor, noted in zip(_tensors(value), _tensors(node.meta.get("val")), strict=False):
+            if tensor is not None and (noted is None or tensor.shape != noted.shape or tensor.dtype != noted.dtype):
+                yield f"node {node.name} ({node.target}) gives {_type(tensor)}, and says {_type(noted)}"
 
 
 def _promises_are_kept(each: Pass, given: Given, result: Program) -> Iterator[str]:

@@ -6,6 +6,8 @@ import io
 import json
 import sys
 import tarfile
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import atograph
 from atograph.passes.errors import UserError
 from atograph.train.settings import TrainSettings
 from benchmarks import paper, paper_cifar, paper_imagenet
+from benchmarks.fashion import EXAMPLE, Pooled
 from benchmarks.paper_cifar import FORMS, Form
 from benchmarks.paper_rows import ROWS
 from benchmarks.published import PUBLISHED
@@ -315,9 +318,19 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     paper.main()
 
 
+def little(classes: int) -> nn.Module:
+    """Three residual blocks: every network of the table goes through `test_every_network_can_be_cut_to_its_budget`."""
+    blocks = [EXAMPLE.Block(a, b, b // a) for a, b in pairwise([8, 8, 16, 32])]
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    network = Pooled(nn.Sequential(*stem, *blocks), 32)
+    network.head = nn.Linear(32, classes)
+    return network
+
+
 def test_a_very_short_run_on_cifar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setitem(ROWS, "resnet18-cifar10", replace(ROWS["resnet18-cifar10"], network=little))
     write(tmp_path, FORMS["cifar10"])
     arguments = ("resnet18-cifar10", "--data", tmp_path, "--epochs", 2, "--batch", 8, "--limit", 16, "--device", "cpu")
     command(monkeypatch, *arguments, "--out", tmp_path / "run")
@@ -335,6 +348,7 @@ def test_a_very_short_run_on_cifar(
 
 
 def test_a_very_short_run_on_images(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "resnet18-imagenet", replace(ROWS["resnet18-imagenet"], network=little))
     command(
         monkeypatch, "resnet18-imagenet", "--data", images, "--epochs", 2, "--batch", 6, "--size", 32, "--workers", 0,
         "--device", "cpu", "--out", tmp_path / "run", "--limit", 12,

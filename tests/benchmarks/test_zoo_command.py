@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import sys
 import time
@@ -170,22 +172,30 @@ WRITES = "import sys, json; json.dump({'seconds': {}, 'of': sys.argv[1]}, open(s
 
 
 def test_a_part_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
-    sign = tmp_path / "alive"
-    grandchild = f"import time, pathlib; time.sleep(3); pathlib.Path({str(sign)!r}).touch()"
-    code = (
-        "import json, subprocess, sys, time\n"
-        "json.dump({'seconds': {'build': 1.0}, 'stage': 'capture'}, open(sys.argv[3], 'w'))\n"
-        f"subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
-        "time.sleep(60)\n"
+    """The process that it started holds a lock for as long as it lives."""
+    lock, held = tmp_path / "lock", tmp_path / "held"
+    grandchild = (
+        f"import fcntl, pathlib, time; lock = open({str(lock)!r}, 'w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        f"pathlib.Path({str(held)!r}).touch(); time.sleep(600)"
     )
-    started = time.perf_counter()
-    found = measure_row("x", ["atograph"], 2.0, Processes(), python(code))
-    assert time.perf_counter() - started < 20
+    code = (
+        "import json, pathlib, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
+        f"while not pathlib.Path({str(held)!r}).exists(): time.sleep(0.01)\n"
+        "json.dump({'seconds': {'build': 1.0}, 'stage': 'capture'}, open(sys.argv[3], 'w'))\n"
+        "time.sleep(600)\n"
+    )
+    found = measure_row("x", ["atograph"], 4.0, Processes(), python(code))
     assert found["atograph"]["seconds"] == {"build": 1.0}
     assert found["atograph"]["killed"] == "timeout"
-    assert verdict(found) == "capture: more than 2 s"
-    time.sleep(3)
-    assert not sign.exists(), "the process that it started is gone, too"
+    assert verdict(found) == "capture: more than 4 s"
+    with lock.open("w") as file:
+        for _ in range(600):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
+    raise AssertionError("the process that it started is still there")
 
 
 @pytest.mark.parametrize(

@@ -240,15 +240,18 @@ def test_what_apply_wrote_can_be_exported_verified_and_measured(place: Path) -> 
 
 @contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
-    """As a full disk, at any byte: the same error from the system, by another name."""
-    program_child().close()  # a process that runs keeps the limit that it began with
+    """As a full disk, at any byte: the same error from the system, by another name. It holds for this process, and for
+    that of slim programs, which may have begun before."""
     resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    processes = [0, program_child()._process.pid]
+    before = [resource.prlimit(process, resource.RLIMIT_FSIZE) for process in processes]
+    for process, (_soft, hard) in zip(processes, before, strict=True):
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        for process, limits in zip(processes, before, strict=True):
+            resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
 
 
 COMPRESS = "compress net.py --flops 0.5 --epochs 1 --out run --force"

@@ -433,6 +433,16 @@ def test_a_run_has_plots_and_the_same_as_tables(browser: Browser) -> None:
     assert "Kept by the plan" in browser.js("return document.getElementById('panel').textContent")
 
 
+def opened(browser: Browser, shown: Overview) -> tuple[int, float]:
+    """Milliseconds until the page was painted, and seconds to go through some groups: the one with the most cells is
+    among them."""
+    took, start = browser.open(page(shown)), time.monotonic()
+    for group in (shown.groups[0], shown.groups[-1]):
+        browser.js("location.hash = arguments[0]", f"#{group.name}")
+        browser.until(f"document.querySelector('#panel h2').textContent === '{group.name}'")
+    return took, time.monotonic() - start
+
+
 @needs_browser
 @pytest.mark.parametrize("name", ["resnet50", "vit of 24 layers"])
 def test_large_networks_are_there_at_once(browser: Browser, name: str) -> None:
@@ -444,10 +454,7 @@ def test_large_networks_are_there_at_once(browser: Browser, name: str) -> None:
         model = timm.create_model("vit_tiny_patch16_224", depth=24, pretrained=False)
     shown = seen(model, torch.randn(2, 3, 224, 224))
     assert len(shown.groups) > 30
-    took = browser.open(page(shown))
-    assert took < 2000, f"{took} ms"
-    for group in (shown.groups[0], shown.groups[-1]):  # the one with the most cells is among them
-        start = time.monotonic()
-        browser.js("location.hash = arguments[0]", f"#{group.name}")
-        browser.until(f"document.querySelector('#panel h2').textContent === '{group.name}'")
-        assert time.monotonic() - start < 1
+    plain, inputs = build("plain")
+    times = [(opened(browser, seen(plain, inputs)), opened(browser, shown)) for _ in range(3)]
+    for of_page in (0, 1):  # relative to a small network's, because the machine may have much else to do
+        assert min(large[of_page] for _, large in times) < 20 * min(small[of_page] for small, _ in times), times

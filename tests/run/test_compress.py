@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -201,8 +200,7 @@ def test_bad_input_is_one_paragraph_and_leaves_nothing(
     done = run(tmp_path, *(arguments or ["--flops", "0.5"]), "--epochs", "2", spec=dedent(SPEC) + "\n" + change)
     assert done.returncode == 2
     assert message in done.stderr
-    progress = re.compile(r"[a-z ]+ \.\.\. \d+ s")  # of a machine that is slow just now
-    assert len([line for line in done.stderr.strip().splitlines() if not progress.fullmatch(line)]) == 1, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (tmp_path / "runs").exists()
 
 
