@@ -293,7 +293,7 @@ class Graph(NotPickled):
         Raises:
             UserError: there is no such criterion, or it needs data, or values of weights that are not there.
         """
-        from atograph.train.scoring import scores_with_data
+        from atograph.train.ato.scoring import scores_with_data
 
         kind = CRITERIA.get(by) if isinstance(by, str) else by
         shares = {what: share for what, share in budgets.items() if share is not None} or {"flops": 1.0}

@@ -18,9 +18,9 @@ from atograph.cli.app import app
 from atograph.passes.criteria.taylor import Taylor
 from atograph.passes.errors import UserError
 from atograph.train.ato.masks import UnitMap
+from atograph.train.ato.scoring import gradients_of, observe
 from atograph.train.ato.watch import GradientWatch
 from atograph.train.processes.replicas import Alone
-from atograph.train.scoring import gradients_of, observe
 from atograph.train.settings import settings_of
 from atograph.train.settings.method_table import METHODS
 from atograph.train.task import Task

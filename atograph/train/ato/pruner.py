@@ -13,12 +13,12 @@ from atograph.passes.errors import UserError
 from atograph.train.ato.masks import UnitMap
 from atograph.train.ato.pool import Pool
 from atograph.train.ato.project import family_shares, project, zeroed_share
+from atograph.train.ato.scoring import observe
 from atograph.train.ato.search import MaskSearch
 from atograph.train.ato.watch import GradientWatch
 from atograph.train.hook import Pruned, Pruning
 from atograph.train.interfaces import Graph, P, Training
 from atograph.train.schedule import controller_interval, strength
-from atograph.train.scoring import observe
 from atograph.train.shrink import CannotShrink, Shrink, Shrunk
 from atograph.values.batches import to_device
 

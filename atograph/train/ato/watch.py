@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from atograph.passes.criteria.criterion import Criterion
 from atograph.train.ato.masks import UnitMap
-from atograph.train.scoring import gradients_of
+from atograph.train.ato.scoring import gradients_of
 
 
 class GradientWatch:
