@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -270,8 +271,16 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return register
 
 
+@cache
+def _load_entry_points() -> None:
+    """Import the modules of installed packages that register rules."""
+    for point in entry_points(group="atograph.rules"):
+        point.load()
+
+
 def rule_for(target: Any) -> Rule | None:
     """The rule of an op: its row in the table, or the general one of pointwise ops; None if there is none."""
+    _load_entry_points()
     for key in (target, str(target)):
         if key in _TABLE:
             return _TABLE[key]
@@ -282,6 +291,7 @@ def rule_for(target: Any) -> Rule | None:
 
 def targets() -> list[Any]:
     """Every op that has a row of its own, in the order of the table."""
+    _load_entry_points()
     return list(_TABLE)
 
 
