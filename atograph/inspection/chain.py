@@ -10,7 +10,7 @@ from typing import Literal
 from torch import fx
 
 from atograph.inspection.interfaces import Traced
-from atograph.inspection.overview import place_of
+from atograph.inspection.overview import source_op_of
 from atograph.passes.analysis.couplings import Course, Place, Step
 from atograph.passes.analysis.groups import Group
 from atograph.passes.analysis.patterns import unknown_name
@@ -114,13 +114,13 @@ def _last(place: Place, reason: Reason) -> Iterator[Link]:
 
 
 def _op(node: fx.Node) -> str:
-    return place_of(node).op if node.op == "call_function" else node.name
+    return source_op_of(node).op if node.op == "call_function" else node.name
 
 
 def _where(node: fx.Node) -> str:
     if node.op != "call_function":
         return ""
-    place = place_of(node)
+    place = source_op_of(node)
     inside = f"in {place.module}" if place.module else ""
     return " ".join(filter(None, (inside, f"({place.source})" if place.source else "")))
 

@@ -27,8 +27,11 @@ def _per_channel(op: Op, dim: Dim, at: int) -> tuple[tuple[Operand, ...], ...]:
     return (*products, (op.operand("bias", {0: at}),)) if op.has("bias") else products
 
 
+BATCH_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
+
+
 # each channel on its own: w (x − mean) / sqrt(var + eps) + b
-@rule(aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
+@rule(*BATCH_NORMS)
 def batch_norm(op: Op) -> Effect:
     """Batch normalisation in eval mode, or of a tensor by its own statistics (weight standardisation)."""
     x = op.shape("input")
