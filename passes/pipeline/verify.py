@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Shape
 from atograph.passes.base import Pass, RewritePass
@@ -101,14 +102,16 @@ def _values_are_typed(program: Program) -> Iterator[str]:
 
 
 def _axes_match_shapes(program: Program) -> Iterator[str]:
-    """Inferred dims have the sizes of the tensors they describe."""
-    axes = program.facts.get(Axes)
-    if axes is None:
-        return
-    for node in program.graph.nodes:
-        for value, shape in zip(_tensors(node.meta.get("val")), axes.shapes.get(node, ()), strict=False):
-            if value is not None and shape and _sizes(shape) != list(value.shape):
-                yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
+    """Inferred dims have the sizes of the tensors they describe, those of coupled groups too."""
+    axes, groups = program.facts.get(Axes), program.facts.get(Groups)
+    inferred = [] if axes is None else [axes.shapes]
+    if groups is not None and (axes is None or groups.axes.shapes is not axes.shapes):
+        inferred.append(groups.axes.shapes)
+    for shapes in inferred:
+        for node in program.graph.nodes:
+            for value, shape in zip(_tensors(node.meta.get("val")), shapes.get(node, ()), strict=False):
+                if value is not None and shape and _sizes(shape) != list(value.shape):
+                    yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
 
 
 INVARIANTS: tuple[Invariant, ...] = (

@@ -196,10 +196,14 @@ def test_what_an_analysis_breaks_is_found(program: Program) -> None:
     with pytest.raises(InternalError, match=r"the facts Groups and int are others than before"):
         Pipeline((SpoilFacts(replaced),)).run(analysed)
     analysed = Pipeline.parse(ANALYSE).run(program)
-    with pytest.raises(
-        InternalError, match=r"node relu\w* has shape \(\d+, \d+, 8, 8\), its axes say \[\d+, 3, 8, 8\]"
-    ):
+    misjudged = r"node relu\w* has shape \(\d+, \d+, 8, 8\), its axes say \[\d+, 3, 8, 8\]"
+    with pytest.raises(InternalError, match=misjudged):
         Pipeline((SpoilFacts(misjudge),)).run(analysed)
+    groups, wrong = analysed.facts[Groups], analysed.facts[Axes]
+    program.facts.clear()
+    analysed = Pipeline.parse(ANALYSE).run(program)
+    with pytest.raises(InternalError, match=misjudged):
+        Pipeline((SpoilFacts(lambda p: p.facts.update({Groups: replace(groups, axes=wrong)})),)).run(analysed)
 
 
 def test_a_slim_program_with_a_parameter_of_an_old_size_is_found() -> None:
