@@ -23,7 +23,7 @@ from atograph.passes.plan.plan import Plan
 
 
 @dataclass(frozen=True)
-class Slim(RewritePass):
+class SlimProgram(RewritePass):
     """Slice every parameter and buffer, and print every argument that restates a size again.
 
     Options:

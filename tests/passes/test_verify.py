@@ -24,7 +24,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.pipeline import reproducer, verify
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
-from atograph.passes.rewrite.slim import Slim
+from atograph.passes.rewrite.slim import SlimProgram
 
 aten = torch.ops.aten
 
@@ -56,7 +56,7 @@ class SpoilFacts(AnalysisPass):
 
 
 @dataclass(frozen=True)
-class SpoilSlim(Slim):
+class SpoilSlim(SlimProgram):
     """A slim program in which something is wrong."""
 
     spoil: Callable[[Program, Program], Any] = lambda given, made: None
@@ -284,4 +284,4 @@ def test_every_invariant_is_stated() -> None:
 
 def test_passes_of_ours_promise_nothing_by_default(program: Program) -> None:
     spoil: Pass = Spoil(lambda given, made: None)
-    assert list(spoil.broken(program, program)) == [] and replace(Slim(), plan=None).compares_shapes
+    assert list(spoil.broken(program, program)) == [] and replace(SlimProgram(), plan=None).compares_shapes
