@@ -63,7 +63,7 @@ class Registry(Generic[T]):
                 where=f"entry points {self.group}",
                 hint="Install or mend the package that brings it.",
             ) from error
-        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or vars(row).get("name") != name:
+        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or getattr(row, "name", None) != name:
             base = self._base.rpartition(":")[2]
             raise UserError(
                 f"what is registered as the {self.kind} {name!r} is no subclass of {base} of that name.",
