@@ -296,6 +296,8 @@ class Graph(NotPickled):
         from atograph.train.ato.scoring import scores_with_data
 
         kind = CRITERIA.get(by) if isinstance(by, str) else by
+        if not (isinstance(kind, type) and issubclass(kind, Criterion)) or not getattr(kind, "name", ""):
+            raise UserError(f"by= takes the name of a criterion, or its class with a name, not {by!r}.")
         shares = {what: share for what, share in budgets.items() if share is not None} or {"flops": 1.0}
         self.read_weights()
         if kind.observes() is None:

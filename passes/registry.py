@@ -7,7 +7,7 @@ from functools import partial
 from importlib import import_module
 from typing import Generic, TypeVar, cast
 
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import UserError
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ class Registry(Generic[T]):
         self.kind, self.plural, self.group = kind, plural, group
         self._base = base
         self._loaders: dict[str, Callable[[], object]] = {name: partial(_load, path) for name, path in ours.items()}
+        self._clashes: dict[str, str] = {}  # names of ours that an entry point asks for
+        self._homes: dict[str, str] = {}  # of rows that others bring
         self._looked_around = False
 
     def __iter__(self) -> Iterator[str]:
@@ -55,48 +57,80 @@ class Registry(Generic[T]):
             raise UserError(
                 f"there is no {self.kind} {name!r}.", hint=f"{perhaps}Known {self.plural}: {', '.join(self)}."
             )
+        if name in self._clashes:
+            raise self._taken(name, self._clashes[name])
         try:
             row = self._loaders[name]()
-        except (ImportError, AttributeError) as error:
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:  # code of another package
             raise UserError(
-                f"the {self.kind} {name!r} cannot be loaded ({error}).",
+                f"the {self.kind} {name!r} cannot be loaded ({type(error).__name__}: {error}).",
                 where=f"entry points {self.group}",
                 hint="Install or mend the package that brings it.",
             ) from error
-        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or getattr(row, "name", None) != name:
-            base = self._base.rpartition(":")[2]
-            raise UserError(
-                f"what is registered as the {self.kind} {name!r} is no subclass of {base} of that name.",
-                hint=f"Give its class the attribute name = {name!r}.",
-            )
+        self._check(row, name)
         return cast("type[T]", row)
 
     def add(self, name: str, loader: Callable[[], object]) -> None:
         """Add a row whose class ``loader`` gives when it is first asked for.
 
         Raises:
-            InternalError: the name is taken.
+            UserError: the name is taken.
         """
-        if name in self._loaders:
-            raise InternalError(f"two {self.plural} are called {name!r}.")
+        if name in self:
+            raise self._taken(name, "")
         self._loaders[name] = loader
 
     def register(self, row: type[T]) -> type[T]:
-        """Add a class under its ``name``: a decorator.
+        """Add a class under its ``name``: a decorator. A module that is run again replaces what it has registered.
 
         Raises:
-            InternalError: the name is taken.
+            UserError: the name is taken, or the class lacks something.
         """
-        self.add(row.name, lambda: row)  # type: ignore[attr-defined]
+        name = getattr(row, "name", "")
+        self._check(row, name)
+        if name in self and _home(row) != self._homes.get(name):
+            raise self._taken(name, f" by {self._homes.get(name, 'atograph')}")
+        self._homes[name] = _home(row)
+        self._loaders[name] = lambda: row
         return row
+
+    def _check(self, row: object, name: object) -> None:
+        """Refuse what is no row of this table."""
+        base = _load(self._base)
+        if not (isinstance(row, type) and issubclass(row, base)) or not name or getattr(row, "name", None) != name:
+            named = f"the {self.kind} {name!r}" if name else f"a {self.kind}"
+            raise UserError(
+                f"what is registered as {named} is no subclass of {base.__name__} of that name: {row!r}.",
+                hint=f"Give its class the attribute name = {name or 'NAME'!r}.",
+            )
+        missing = sorted(getattr(row, "__abstractmethods__", ()))
+        if missing:
+            raise UserError(f"the {self.kind} {name!r} ({row!r}) lacks {', '.join(missing)}.", hint=f"See {base!r}.")
+
+    def _taken(self, name: str, by: str) -> UserError:
+        return UserError(
+            f"two {self.plural} are called {name!r}: the name is taken{by}.",
+            where=f"entry points {self.group}" if name in self._clashes else None,
+            hint="Call one of them something else.",
+        )
 
     def _look_around(self) -> None:
         if not self._looked_around:
             from importlib.metadata import entry_points
 
-            self._looked_around = True
             for point in entry_points(group=self.group):
-                self.add(point.name, point.load)
+                if point.name not in self._loaders:
+                    self._loaders[point.name], self._homes[point.name] = point.load, point.value
+                elif self._homes.get(point.name) != point.value:
+                    self._clashes[point.name] = f" already, and {point.value} asks for it, too"
+            self._looked_around = True
+
+
+def _home(row: type) -> str:
+    """Where a class is defined, as an entry point says it."""
+    return f"{row.__module__}:{row.__qualname__}"
 
 
 def _load(path: str) -> type:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.errors import UserError
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.option import Shown, options_of
 
@@ -24,7 +25,8 @@ def takes_settings(*names: str, budgets: bool = False) -> Callable[[Callable[...
         budgets: whether the budgets are options, too.
     """
     fields = [shown for shown in options_of(TrainSettings) if not names or shown.name in names]
-    options = [*(map(_budget, BUDGETS) if budgets else ()), *map(_option, fields)]
+    names_of_budgets = [name for name in BUDGETS if name not in TrainSettings.model_fields] if budgets else []
+    options = [*map(_budget, names_of_budgets), *map(_option, fields)]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -51,9 +53,11 @@ def _typed(command: Callable[..., None]) -> Iterator[inspect.Parameter]:
 
 
 def _budget(name: str) -> inspect.Parameter:
-    return _parameter(
-        name, str, typer.Option(f"--{name.replace('_', '-')}", metavar="SHARE", help=BUDGETS.get(name).help)
-    )
+    try:
+        text = BUDGETS.get(name).help
+    except UserError as error:  # of a package that is broken: said in full where somebody asks for it
+        text = error.message
+    return _parameter(name, str, typer.Option(f"--{name.replace('_', '-')}", metavar="SHARE", help=text))
 
 
 def _option(shown: Shown) -> inspect.Parameter:

@@ -7,9 +7,10 @@ from typing import Generic
 
 from torch import nn
 
+from atograph.train.ato.masks import UnitMap
 from atograph.train.fit import Fit
 from atograph.train.hook import Hook, Pruning
-from atograph.train.interfaces import Graph, P
+from atograph.train.interfaces import Graph, P, Plan
 from atograph.train.methods.method import hook_of
 from atograph.train.progress import EpochRow, Progress, Silent
 from atograph.train.saved.checkpoints import Checkpoints
@@ -101,6 +102,12 @@ def auto_train_once(
             raise
         failure = error  # the training is finished, and is not lost for it
     pruner = made[0]
+    left = _left(UnitMap(graph.prunable, model, next(model.parameters()).device), pruner.plan)
+    if left:
+        fit.tell(
+            f"the method '{settings.method}' left {left:,} masked units that are not zero; they are set to zero now, "
+            "and the weights had no time to recover."
+        )
     return Trained(
         model,
         pruner.plan,
@@ -115,6 +122,11 @@ def auto_train_once(
         failure,
         fit.kept,
     )
+
+
+def _left(units: UnitMap, plan: Plan) -> int:
+    """How many units that a plan drops are not zero."""
+    return int(((units.mask_of(plan) < 0.5) & (units.squared_norms() > 0)).sum())
 
 
 def dense_training(

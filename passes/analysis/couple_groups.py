@@ -35,10 +35,15 @@ class CoupleGroups(AnalysisPass):
         """The groups of a program whose own are found already.
 
         Raises:
-            UserError: there is no such group, one is frozen, or they have different sizes.
+            UserError: there is no such group, one is frozen, or they have different sizes; or some are coupled already.
         """
         groups = program.fact(Groups)
         pairs = read_pairs(self.pairs)
+        if groups.coupled:
+            raise UserError(
+                f"groups are coupled already ({write_pairs(groups.coupled)}).",
+                hint=f"Name all pairs in one pass: couple-groups{{pairs={write_pairs((*groups.coupled, *pairs))}}}.",
+            )
         chosen = [(groups[first], groups[second]) for first, second in pairs]
         inference = groups.axes.inference.fork()
         for first, second in chosen:

@@ -32,6 +32,7 @@ class Inference:
         """A new axis, free to be pruned unless there is a reason why not."""
         axis = Axis(size)
         if frozen is not None:
+            self._check_open()
             self._frozen[axis] = frozen
         return axis
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.criteria.units import Units
+from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
 
@@ -58,12 +59,22 @@ class Criterion(abc.ABC):
             values: of gradients, parameter → its gradient, where it has one; of activations, group → ``[size, n]``,
                 what one op that sums over the group's units reads of them (called once for each such op).
         """
-        raise NotImplementedError(f"{type(self).__name__} observes nothing.")
+        raise UserError(
+            f"the criterion '{self.name}' says that it needs {self.observes()}, and has no observe(values) that takes "
+            "them in.",
+            hint="See docs/write-a-criterion.md.",
+        )
 
     @classmethod
     def observes(cls) -> Literal["gradients", "activations"] | None:
         """What has to be observed, if anything."""
-        return "gradients" if "gradients" in cls.needs else "activations" if "activations" in cls.needs else None
+        known = set(get_args(Need))
+        if isinstance(cls.needs, str) or not set(cls.needs) <= known:
+            raise UserError(
+                f"the criterion '{cls.name}' needs {cls.needs!r}, and there are {', '.join(sorted(known))}.",
+                hint='Write it as a set: needs = frozenset({"gradients"}).',
+            )
+        return next((what for what in ("gradients", "activations") if what in cls.needs), None)
 
     @property
     def ready(self) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.magnitude import Magnitude
 from atograph.passes.criteria.units import Units
+from atograph.passes.errors import UserError
 from atograph.passes.public import public
 
 
@@ -19,7 +20,7 @@ def worth(criterion: Criterion, prices: Tensor) -> Tensor:
         criterion: ready.
         prices: ``[total]``, above 0: what each unit costs (`passes.cost.prices`).
     """
-    importance = criterion.importance()
+    importance = _checked(criterion)
     return importance / prices.to(importance) if criterion.adds_up else importance
 
 
@@ -42,7 +43,7 @@ def log_scores(criterion: Criterion, prices: Tensor) -> Tensor:
         criterion: ready.
         prices: ``[total]``, above 0: what each unit costs.
     """
-    importance = criterion.importance()
+    importance = _checked(criterion)
     known = ~importance.isnan()
     if not bool(known.any()):
         return by_magnitude(criterion.units)
@@ -59,6 +60,26 @@ def by_magnitude(units: Units) -> Tensor:
     """`log_scores` by magnitude, which every unit has; not a number where weights are not finite."""
     magnitude = Magnitude(units)
     return _standard(_logs(magnitude, magnitude.importance()))
+
+
+def _checked(criterion: Criterion) -> Tensor:
+    """What a criterion says.
+
+    Raises:
+        UserError: it is no importance.
+    """
+    importance: object = criterion.importance()
+    if not isinstance(importance, Tensor) or tuple(importance.shape) != (criterion.units.total,):
+        what = f"a tensor of {list(importance.shape)}" if isinstance(importance, Tensor) else type(importance).__name__
+        wrong = f"{what}, and not one number for each of {criterion.units.total} units"
+    elif bool((importance < 0).any()) or (bool(importance.isinf().any()) and not isinstance(criterion, Magnitude)):
+        wrong = "numbers below zero" if bool((importance < 0).any()) else "infinite numbers"
+    else:
+        return importance
+    raise UserError(
+        f"importance by the criterion '{criterion.name}' is {wrong}.",
+        hint="It is a tensor [units.total], 0 or more; not a number where nothing is known of a unit.",
+    )
 
 
 def _logs(criterion: Criterion, importance: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
 from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
-from atograph.passes.errors import InternalError
+from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.reason import Reason, reason_at
 from atograph.passes.public import public
 from atograph.passes.rules.counting import flops_of
@@ -275,7 +275,14 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 def _load_entry_points() -> None:
     """Import the modules of installed packages that register rules."""
     for point in entry_points(group="atograph.rules"):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:  # code of another package
+            raise UserError(
+                f"the op rules of {point.value} cannot be loaded ({type(error).__name__}: {error}).",
+                where=f"entry points atograph.rules, {point.name}",
+                hint="Mend the package that brings them, or remove it.",
+            ) from error
 
 
 def rule_for(target: Any) -> Rule | None:

@@ -15,7 +15,7 @@ from atograph.passes.criteria.criterion import Criterion, RunningMean, criterion
 from atograph.passes.criteria.ranking import log_scores
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.criteria.units import Units
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import UserError
 
 EXAMPLE = torch.randn(2, 1, 8, 8)
 CPU = torch.device("cpu")
@@ -153,7 +153,8 @@ def test_what_is_unknown_is_ranked_by_magnitude() -> None:
         ({"by": "lampp"}, "no criterion 'lampp'. Perhaps lamp"),
         ({"by": "taylor"}, "criterion 'taylor' looks at gradients, for which it needs data"),
         ({"by": "activation"}, "criterion 'activation' looks at activations, for which it needs data"),
-        ({"by": "taylor", "data": []}, "data: there are no batches"),
+        ({"by": "taylor", "data": []}, "data: the criterion 'taylor' has seen no gradients: there are no batches"),
+        ({"by": 3}, "by= takes the name of a criterion, or its class"),
         ({"by": "taylor", "data": [torch.zeros(2, 3)]}, "data: the model or the loss rejects batch 1"),
     ],
 )
@@ -185,8 +186,8 @@ def test_one_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = graph.plan(flops=0.5, by="last-first")
     assert all(units == tuple(range(len(units))) for units in plan.kept.values())
     assert graph.plan(flops=0.5, by=LastFirst).kept == plan.kept
-    with pytest.raises(InternalError, match="two criteria are called 'last-first'"):
-        criterion(LastFirst)
+    with pytest.raises(UserError, match="two criteria are called 'last-first'"):
+        criterion(type("LastFirst", (LastFirst,), {"__module__": "elsewhere"}))
 
 
 def test_means_of_all_and_of_the_last() -> None:
@@ -229,3 +230,79 @@ def test_rows_are_of_whole_units() -> None:
     ) or any(torch.equal(rows[0].sort().values, weight[:, :4].detach().flatten().sort().values) for weight in weights)
     for name in ("fpgm", "magnitude", "lamp"):
         assert log_scores(CRITERIA.get(name)(units), torch.ones(units.total)).isfinite().all()
+
+
+class Says(Criterion):
+    """For these tests: says what a subclass says."""
+
+    name = "says"
+    value: Any = None
+
+    def importance(self) -> Tensor:
+        return self.value(self.units.total)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"value": lambda total: torch.ones(3)}, "importance by the criterion 'says' is a tensor of .3., and not one"),
+        ({"value": lambda total: torch.ones(total, 1)}, "is a tensor of"),
+        ({"value": lambda total: -torch.ones(total)}, "is numbers below zero"),
+        ({"value": lambda total: torch.full((total,), torch.inf)}, "is infinite numbers"),
+        ({"value": lambda total: [1.0] * total}, "is list, and not one number"),
+        (
+            {"needs": frozenset({"gradient"})},
+            "the criterion 'says' needs .*, and there are activations, gradients, program",
+        ),
+        ({"needs": "gradients"}, "and there are activations, gradients, program. Write it as a set"),
+        ({"needs": frozenset({"gradients"})}, "says that it needs gradients, and has no observe"),
+    ],
+)
+def test_mistakes_in_ones_own(fields: dict[str, Any], message: str) -> None:
+    fields = {key: staticmethod(value) if key == "value" else value for key, value in fields.items()}
+    with pytest.raises(UserError, match=message):
+        atograph.trace(fresh(), EXAMPLE).plan(flops=0.5, by=type("Wrong", (Says,), fields), data=blobs(1))
+
+
+@pytest.mark.parametrize("name", ["taylor", "activation"])
+def test_a_loss_that_does_not_call_the_model_itself_shows_nothing(name: str) -> None:
+    """Else its units would be ranked by magnitude, and the report would say otherwise."""
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = fresh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)  # type: ignore[no-any-return]
+
+    def loss(model: Any, batch: Any) -> Tensor:
+        value = nn.functional.cross_entropy(model.net(batch[0]), batch[1])
+        return value * torch.nan if name == "taylor" else value
+
+    with pytest.raises(UserError, match=f"criterion '{name}' has seen no"):
+        atograph.compress(
+            Whole(), blobs(2), flops=0.5, method=name, epochs=0, loss=loss, example_inputs=EXAMPLE, device="cpu"
+        )
+
+
+@pytest.mark.parametrize("method", ["taylor", "activation"])
+def test_in_a_loop_of_ones_own_the_batch_at_hand_is_looked_at(method: str) -> None:
+    plans = []
+    for chosen in (method, "magnitude"):
+        model, (x, y) = fresh(), blobs(1)[0]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        ato = atograph.AutoTrainOnce(model, EXAMPLE, steps=2, flops=0.5, optimizer=optimizer, method=chosen)
+        ato.controller_step(lambda net, x=x, y=y: nn.functional.cross_entropy(net(x), y))
+        plans.append(ato._pruner.plan.kept)
+    assert plans[0] != plans[1]
+
+
+def test_a_state_of_another_prior_does_not_go_on() -> None:
+    made = {
+        prior: atograph.AutoTrainOnce(model := fresh(), EXAMPLE, steps=4, flops=0.5, prior=prior,
+                                      optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+        for prior in ("taylor", "activation")
+    }  # fmt: skip
+    with pytest.raises(UserError, match="method and prior were ato and taylor, and are ato and activation"):
+        made["activation"].load_state_dict(made["taylor"].state_dict())

@@ -202,7 +202,7 @@ def test_a_pipeline_may_have_a_name_and_promises() -> None:
 
 
 def test_names_are_unique() -> None:
-    with pytest.raises(InternalError, match="two passes are called 'slim'"):
+    with pytest.raises(UserError, match="two passes are called 'slim'"):
         registry.register("slim", lambda: CountNodes)
 
 

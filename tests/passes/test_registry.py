@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import UserError
 from atograph.passes.registry import Registry
 
 
@@ -58,8 +59,9 @@ def test_the_decorator_adds_a_class(shapes: Registry[Shape]) -> None:
         name = "oval"
 
     assert shapes.get("oval") is Oval
-    with pytest.raises(InternalError, match="two shapes are called 'oval'"):
-        shapes.register(Oval)
+    with pytest.raises(UserError, match="two shapes are called 'oval'"):
+        shapes.register(type("Oval", (Shape,), {"name": "oval", "__module__": "elsewhere"}))
+    assert shapes.register(Oval) is Oval  # a module that is run again
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,10 @@ def test_the_decorator_adds_a_class(shapes: Registry[Shape]) -> None:
     [
         ("circel", "there is no shape 'circel'. Perhaps circle"),
         ("x", "there is no shape 'x'. Known shapes: circle, square"),
-        ("gone", "entry points shapes: the shape 'gone' cannot be loaded .No module named 'no_such_package'"),
+        ("gone", "entry points shapes: the shape .gone. cannot be loaded .ModuleNotFoundError: No module named"),
+            "gone",
+            "entry points shapes: the shape 'gone' cannot be loaded .ModuleNotFoundError: No module named 'no_such_package'",
+        ),
         ("misnamed", "'misnamed' is no subclass of Shape of that name"),
         ("number", "'number' is no subclass of Shape of that name"),
     ],
@@ -81,5 +86,12 @@ def test_a_package_cannot_take_a_name_of_ours(shapes: Registry[Shape], monkeypat
     monkeypatch.setattr(
         "importlib.metadata.entry_points", lambda group: [EntryPoint("circle", f"{HERE}:Square", "shapes")]
     )
-    with pytest.raises(InternalError, match="two shapes are called 'circle'"):
-        list(shapes)
+    assert list(shapes) == ["circle"]  # other rows are of use all the same
+    with pytest.raises(UserError, match=r"two shapes are called 'circle'.* asks for it, too"):
+        shapes.get("circle")
+
+
+@pytest.mark.parametrize("row", [type("Nameless", (), {}), type("Nameless", (Shape,), {"name": ""}), "circle"])
+def test_what_is_registered_is_a_class_of_the_base_with_a_name(shapes: Registry[Shape], row: Any) -> None:
+    with pytest.raises(UserError, match="no subclass of Shape"):
+        shapes.register(row)

@@ -130,7 +130,10 @@ def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "magnitude"}).prior == "magnitude"
     assert settings_of({"method": "magnitude", "freeze": 0.2, "zero": 0.3}).freeze == 0.2
     assert settings_of({"method": "ato"}) == settings_of({})
-    assert settings_of({"method": "lamp", "prior": "fpgm"}).prior == "fpgm"
+    assert settings_of({"method": "at-once", "prior": "fpgm"}).prior == "fpgm"
+    assert settings_of({"method": "lamp"}) == settings_of({"method": "at-once", "prior": "lamp"})
+    with pytest.raises(UserError, match="method 'lamp' prunes by that criterion, and prior='fpgm' names another"):
+        settings_of({"method": "lamp", "prior": "fpgm"})
     assert list(METHODS) == ["ato", "at-once"]
 
 

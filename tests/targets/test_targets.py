@@ -173,8 +173,8 @@ def test_what_a_target_raises_is_told_in_its_name(
 def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By decorator, and by the entry point of an installed package; a name that is taken raises."""
     assert target(Plain) is Plain and TARGETS.get("plain") is Plain
-    with pytest.raises(InternalError, match="two targets are called 'plain'"):
-        target(Plain)
+    with pytest.raises(UserError, match="two targets are called 'plain'"):
+        target(type("Another", (Plain,), {}))
     (tmp_path / "elsewhere.py").write_text(
         "from test_targets import Plain\nclass Elsewhere(Plain):\n    name = 'elsewhere'\n    file = 'else.where'\n"
     )

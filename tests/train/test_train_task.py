@@ -256,3 +256,26 @@ def test_a_later_batch_that_does_not_fit_is_named(changed: str, message: str) ->
         dense_training(TwoConvs(), Task(data["train"], data["val"]), TrainSettings(epochs=1, device="cpu"))
     assert "RuntimeError: Expected" in str(raised.value) and isinstance(raised.value.__cause__, RuntimeError)
     assert "(raised at fakes.py:" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"budgets": 0.3}, "budgets are given by their names"),
+        ({"budgets": {"flos": 0.3}}, "budgets are given by their names"),
+        ({"method": ["ato"]}, "there is no method"),
+        ({"method": "lampp"}, "there is no method 'lampp'. Perhaps lamp"),
+        ({"method": "lamp", "prior": "fpgm"}, "prunes by that criterion"),
+    ],
+)
+def test_settings_that_do_not_fit(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings_of(values)
+
+
+def test_settings_are_read_back_as_they_are_recorded() -> None:
+    settings = settings_of({"flops": "30%", "params": 0.5, "seed": 3})
+    again = TrainSettings(**settings.model_dump())
+    assert again == settings and hash(again) == hash(settings)
+    assert (settings.flops, settings.params, settings.latency) == (0.3, 0.5, None)
+    assert dict(settings.model_copy(update={"flops": None, "params": "20%"}).budgets) == {"params": 0.2}

@@ -66,6 +66,7 @@ class Pruner(Pruning[P]):
             for optimizer in fit.optimizers:
                 self.watch.watch(optimizer)
         self.steps = 0
+        self.at_hand: list[Any] = []  # the batch of this step, where no others are known
         self.shrunk: Shrunk | None = None
 
     @property
@@ -76,6 +77,7 @@ class Pruner(Pruning[P]):
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {name: getattr(self, name) for name in _SAVED} | {
+            "method": [self.settings.method, self.settings.prior],
             "kept": {name: list(units) for name, units in self.plan.kept.items()},
             "mask": self.mask,
             "criterion": None if self.criterion is None else self.criterion.state(),
@@ -85,6 +87,12 @@ class Pruner(Pruning[P]):
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state; the dense model has its weights already, and the optimiser gets its own after it."""
+        before, now = state.get("method"), [self.settings.method, self.settings.prior]
+        if before is not None and list(before) != now:
+            raise UserError(
+                f"this state is of another training: its method and prior were {' and '.join(before)}, and are "
+                f"{' and '.join(now)}."
+            )
         for name in _SAVED:
             setattr(self, name, state[name])
         if state["kept"].keys() != self.plan.kept.keys():
@@ -115,7 +123,7 @@ class Pruner(Pruning[P]):
 
     def before_step(self, t: float, batch: Any) -> None:
         """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
-        settings = self.settings
+        settings, self.at_hand = self.settings, [batch]
         if self.watch is not None:
             self.watch.due = True
         if self.shrunk is not None:
@@ -196,9 +204,15 @@ class Pruner(Pruning[P]):
         if criterion is None or criterion.observes() is None:
             return
         if criterion.observes() == "activations" or not criterion.ready:
-            batches = self.pool.batches or fit.task.some_batches(self.settings.controller_batches)
+            batches = self.pool.batches or fit.task.some_batches(self.settings.controller_batches) or self.at_hand
             on_device = (to_device(batch, fit.device) for batch in batches)
             observe(criterion, fit.model, fit.task, on_device, fit.replicas)
+        if not criterion.ready:
+            what = f"the criterion '{criterion.name}' has seen no {criterion.observes()}"
+            hint = "The loss has to call the model itself, and its gradients have to be finite."
+            if not self.settings.freeze:
+                raise UserError(f"{what}, so nothing can be pruned by it.", hint=hint)
+            fit.tell(f"{what}: units are ranked by magnitude. {hint}")
 
     def _read_mask(self, *, final: bool = False) -> None:
         self.search.refresh_prior(self.criterion)

@@ -83,7 +83,8 @@ class _Gradients:
 
     def __call__(self, criterion: Criterion, batch: Any) -> None:
         self.model.zero_grad(set_to_none=True)
-        self.task.loss_to_train(self.model, batch).backward()  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
+            self.task.loss_to_train(self.model, batch).backward()  # type: ignore[no-untyped-call]
         self.replicas.average_gradients(self.model.parameters())
         criterion.observe(gradients_of(dict(self.model.named_parameters())))
 
@@ -141,7 +142,11 @@ def scores_with_data(
     batches = (to_device(batch, device) for batch in task.train_data)
     observe(criterion, model, task, batches, Alone(), where="data")
     if not criterion.ready:
-        raise UserError("there are no batches, or no finite gradients.", where="data")
+        raise UserError(
+            f"the criterion '{kind.name}' has seen no {kind.observes()}: there are no batches, the loss does not call "
+            "the model itself, or nothing is finite.",
+            where="data",
+        )
     prices = torch.tensor(list(unit_prices(budgets.priced(), units.sized).values()), device=device)
     return {name: part.cpu() for name, part in plan_scores(criterion, prices[units.family]).items()}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+from atograph.passes.errors import UserError
 from atograph.passes.public import public
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.method_table import METHODS
@@ -62,4 +63,10 @@ def method(kind: type[T]) -> type[T]:
 def hook_of(run: Training, graph: Graph[P], shrink: Shrink[P] | None) -> Pruning[P]:
     """The hook of the method that a run's settings name."""
     chosen: Method = METHODS.get(run.settings.method)()
-    return chosen.hook(run, graph, shrink)
+    hook: object = chosen.hook(run, graph, shrink)
+    if not callable(getattr(hook, "before_step", None)) or not hasattr(hook, "plan"):
+        raise UserError(
+            f"hook() of the method '{chosen.name}' gave {hook!r}, and not a Pruning with a plan.",
+            hint="See docs/write-a-method.md.",
+        )
+    return cast("Pruning[P]", hook)

@@ -19,6 +19,8 @@ from pydantic import (
 from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
 from atograph.passes.cost.share import number_of, share_of
 from atograph.passes.criteria.table import CRITERIA
+from atograph.passes.errors import UserError
+from atograph.train.settings.method_table import METHODS
 from atograph.train.settings.option import Option
 
 
@@ -53,6 +55,13 @@ def _prior(name: str) -> str:
     return name
 
 
+def _method(name: str) -> str:
+    """A method of the table."""
+    if name not in METHODS:
+        raise ValueError(f"a method, one of {', '.join(METHODS)}")
+    return name
+
+
 class TrainSettings(BaseModel):
     """Options of `auto_train_once` and `dense_training`.
 
@@ -63,7 +72,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    method: Annotated[str, Option(metavar="NAME")] = "ato"
+    method: Annotated[str, AfterValidator(_method), Option(metavar="NAME")] = "ato"
     """How to train and prune: ato prunes while it trains; the name of a criterion (magnitude, taylor, ...) prunes the
     initial weights at once, and all epochs fine-tune the slim network. The table is `train.methods`."""
     budgets: Mapping[str, float] = DEFAULT
@@ -214,10 +223,15 @@ class TrainSettings(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values, which are not checked; budgets by their names."""
         update = dict(update or {})
-        shares = {name: update.pop(name) for name in [*update] if name in BUDGETS}
-        if shares:
-            update["budgets"] = {**self.budgets, **shares}
+        shares = {
+            **update.pop("budgets", self.budgets),
+            **{name: update.pop(name) for name in [*update] if name in BUDGETS},
+        }
+        update["budgets"] = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         return super().model_copy(update=update, deep=deep)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @property
     def rounding(self) -> int | Literal["auto"]:
@@ -248,7 +262,13 @@ class TrainSettings(BaseModel):
         """Budgets are given by their names."""
         if not isinstance(values, Mapping):
             return values
-        shares = {**(values.get("budgets") or {}), **{name: values[name] for name in values if name in BUDGETS}}
+        taken = [name for name in BUDGETS if name in cls.model_fields]
+        if taken:
+            raise UserError(f"the budget {taken[0]!r} has the name of a setting.", hint="Call it something else.")
+        given = values.get("budgets") or {}
+        if not isinstance(given, Mapping) or not set(given) <= set(BUDGETS):
+            raise ValueError(f"budgets are given by their names ({', '.join(BUDGETS)}): flops=0.3")
+        shares = {**given, **{name: values[name] for name in values if name in BUDGETS}}
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
@@ -267,7 +287,7 @@ class TrainSettings(BaseModel):
             raise ValueError(f"controller_start <= freeze <= zero must hold, got {moments}")
         if not self.epochs and self.freeze:
             raise ValueError(
-                "epochs=0 trains nothing, but this method prunes while it trains (others: magnitude, taylor)"
+                f"epochs=0 trains nothing, but this method prunes while it trains (others: {', '.join(CRITERIA)})"
             )
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
@@ -285,7 +305,8 @@ class TrainSettings(BaseModel):
     @model_validator(mode="after")
     def _of_use(self) -> TrainSettings:
         """What says how latency is measured is of no use where none is."""
-        unused = sorted(self.model_fields_set & {"latency_batch", "latency_threads", "latency_table"})
+        about = ("latency_batch", "latency_table", "latency_threads")
+        unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
             raise ValueError(
                 f"{unused[0]} says how latency is measured, and neither latency nor round_to=auto asks for it"

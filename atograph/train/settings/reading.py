@@ -28,11 +28,18 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
     """
     values = dict(values)
     name = values.get("method", "ato")
-    if name not in METHODS and name in CRITERIA:
-        values = {"prior": name, **values, "method": "at-once"}
-    elif name not in METHODS:
+    if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
         known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
-        raise UserError(f"there is no method {name!r}.", hint=f"There are: {known}.")
+        near = get_close_matches(str(name), [*METHODS, *CRITERIA], n=2)
+        perhaps = f"Perhaps {' or '.join(near)}? " if near else ""
+        raise UserError(f"there is no method {name!r}.", hint=f"{perhaps}There are: {known}.")
+    if name not in METHODS:
+        if values.get("prior", name) != name:
+            raise UserError(
+                f"the method {name!r} prunes by that criterion, and prior={values['prior']!r} names another.",
+                hint="Give one of them; method='at-once' takes the prior.",
+            )
+        values |= {"prior": name, "method": "at-once"}
     method = METHODS.get(values.get("method", "ato"))
     kind: type[TrainSettings] = method.settings
     values = {**method.presets, **values}
