@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,13 @@ def decoder(transformers: ModuleType, family: str, **sizes: int) -> nn.Module:
     model: nn.Module = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     perturb(model)
     return model
+
+
+@cache
+def traced(transformers: ModuleType, family: str) -> tuple[nn.Module, atograph.Graph]:
+    """A decoder and its graph, which no test changes."""
+    model = decoder(transformers, family)
+    return model, atograph.trace(model, (), inputs())
 
 
 def inputs(**more: Any) -> dict[str, Any]:
@@ -60,8 +68,7 @@ def test_a_module_under_grouped_queries_whatever_counts_come_out(
     transformers: ModuleType, family: str, counts: tuple[int, int]
 ) -> None:
     """Counts of KV heads and of queries for each; six queries are three for each of two."""
-    model = decoder(transformers, family)
-    graph = atograph.trace(model, (), inputs())
+    model, graph = traced(transformers, family)
     plan = kept(graph, {"k_proj:2": counts[0], "q_proj:3": counts[1]})
     slim = atograph.slim(graph, plan)
     assert slim.module is not None, slim.why_no_module
@@ -106,8 +113,7 @@ def pickled(module: nn.Module) -> nn.Module:
 
 
 def test_what_a_configuration_says_is_saved_and_loaded(transformers: ModuleType, tmp_path: Path) -> None:
-    model = decoder(transformers, "Mistral")
-    graph = atograph.trace(model, (), inputs())
+    _model, graph = traced(transformers, "Mistral")
     slim = atograph.slim(graph, kept(graph, {"up_proj:64": 40, "q_proj:3": 2}))
     module: Any = slim.module
     assert module.config.num_attention_heads == 4 and module.config.intermediate_size == 40
@@ -126,7 +132,7 @@ PLANS = {
 @pytest.mark.parametrize("name", PLANS)
 def test_what_no_configuration_says_is_refused(transformers: ModuleType, name: str, tmp_path: Path) -> None:
     counts, why = PLANS[name]
-    graph = atograph.trace(decoder(transformers, "Llama"), (), inputs())
+    _model, graph = traced(transformers, "Llama")
     module: Any = atograph.slim(graph, kept(graph, counts)).module
     trainer = transformers.Trainer(
         pickled(module), transformers.TrainingArguments(tmp_path / "out", report_to=[], use_cpu=True)
@@ -171,8 +177,7 @@ def shorter(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "Gemma2"])
 def test_a_module_runs_on_every_path_of_its_code(transformers: ModuleType, family: str) -> None:
-    model = decoder(transformers, family)
-    graph = atograph.trace(model, (), inputs())
+    model, graph = traced(transformers, family)
     plan = graph.plan(random=0, keep=0.5)
     module = atograph.slim(graph, plan).module
     assert module is not None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +82,27 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
 }
 
 
+@cache
+def made_slim(name: str) -> tuple[nn.Module, atograph.Slim, atograph.Graph]:
+    """A model, what it becomes in memory, and the graph of the same model without weights."""
+    make, inputs = MODELS[name]
+    dense = perturbed(make())
+    loaded = atograph.trace(dense, inputs)
+    with atograph.without_weights():
+        graph = atograph.trace(make().eval(), inputs)
+    return dense, atograph.slim(loaded, loaded.plan(random=3)), graph
+
+
 @pytest.mark.parametrize("pieces", [1, 10**9], ids=["row by row", "whole"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_slim_weights_are_those_of_the_loaded_model(
     name: str, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apply, "_PIECE", pieces)
-    make, inputs = MODELS[name]
-    dense = perturbed(make())
-    loaded = atograph.trace(dense, inputs)
-    plan = loaded.plan(random=3)
-    expected = atograph.slim(loaded, plan)
+    inputs = MODELS[name][1]
+    dense, expected, graph = made_slim(name)
     weights = write_shards(tmp_path / "dense", dense.state_dict())
-    with atograph.without_weights():
-        graph = atograph.trace(make().eval(), inputs)
-    applied = atograph.apply_plan(graph, plan, weights, tmp_path / "slim", shard_size=1000)
+    applied = atograph.apply_plan(graph, expected.plan, weights, tmp_path / "slim", shard_size=1000)
     found, state = read(applied.folder), expected.passes_program.state
     read_by_program = {key: value for key, value in found.items() if key in state}
     assert read_by_program.keys() == state.keys() & dense.state_dict().keys()
