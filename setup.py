@@ -24,11 +24,12 @@ def urls(address: str) -> dict[str, str]:
     """The addresses that a package index shows."""
     if not address:
         return {}
-    pages = {"Documentation": "docs", "Changelog": "CHANGELOG.md", "Security": "SECURITY.md"}
     return {
         "Repository": address,
+        "Documentation": f"{address}/tree/HEAD/docs",
         "Issues": f"{address}/issues",
-        **{title: f"{address}/blob/HEAD/{path}" for title, path in pages.items()},
+        "Changelog": f"{address}/blob/HEAD/CHANGELOG.md",
+        "Security": f"{address}/blob/HEAD/SECURITY.md",
     }
 
 

@@ -5,8 +5,10 @@ Names are imported when they are first used, so that ``import atograph`` (and th
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.lazy import lazy
 
 if TYPE_CHECKING:
@@ -87,5 +89,7 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     # version
     "__version__",
 ]
+
+BUDGETS.add("latency", lambda: import_module("atograph.latency.budget").Latency)  # measuring is no compiler's business
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

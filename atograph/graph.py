@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,17 @@ from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, current_state, is_weightless
 from atograph.passes.analysis.couple_groups import write_pairs
 from atograph.passes.analysis.groups import Group, Groups
-from atograph.passes.cost.budgets import Budgets
+from atograph.passes.budgets.budget import BUDGETS, Budget
+from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.cost.cost import CostModel
-from atograph.passes.cost.share import share_of
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
-from atograph.passes.plan.choose import check_budgets, magnitude_scores
+from atograph.passes.plan.choose import check_budgets, scores_of
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
 from atograph.passes.public import public
 from atograph.process.stages import stage
@@ -49,7 +51,6 @@ class Graph(NotPickled):
         groups: one `Group` per axis of the parameters.
         cost: FLOPs and parameters at any counts of kept units.
         model: the module that was traced, untouched; None if there was none.
-        latency: what was measured in ONNX Runtime; None as long as nobody asked.
         marks: what the model's attributes held when it was traced: the program has it as constants.
     """
 
@@ -69,7 +70,7 @@ class Graph(NotPickled):
         self.model = model
         self.groups: Groups = program.fact(Groups) if groups is None else groups
         self.cost: CostModel = program.fact(CostModel)
-        self.latency: MeasuredLatency | None = None
+        self._budgets: dict[str, Budget] = {}
         self.marks: Mapping[str, Mark] = {}
         self.marks = {name: Mark.of(value) for name, value in self._attributes()} if marks is None else marks
 
@@ -230,44 +231,76 @@ class Graph(NotPickled):
         self,
         flops: float | None = None,
         *,
-        params: float | None = None,
-        bytes: float | None = None,
-        latency: float | None = None,
+        by: str | type[Criterion] = "magnitude",
+        data: Iterable[Any] | None = None,
+        loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
         random: int | None = None,
         keep: float = 0.5,
         kept: Mapping[str, Iterable[int]] | None = None,
         floor: float = 0.05,
         round_to: int | Literal["auto"] | None = None,
+        measured: bool = True,
+        **budgets: float | None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
 
         Args:
-            flops: the largest share of the dense FLOPs to keep; units of small norm go first.
-            params: the same for parameters.
-            bytes: the same for the peak memory of activations; with several budgets, all hold.
-            latency: the same for the latency in ONNX Runtime on this machine: measured, see `measure_latency`.
+            flops: the largest share of the dense FLOPs to keep; what is least important goes first.
+            by: with budgets, what is important: the name of a criterion (`passes.criteria`), or its class.
+            data: batches for criteria that look at gradients or activations, as for a training.
+            loss: ``loss(model, batch)``; None: see `train.losses.defaults.default_loss`.
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
-                ONNX Runtime on this machine. None: ``"auto"`` with a budget of latency, else 1.
+                ONNX Runtime on this machine. None: what the budgets ask for, else 1.
+            measured: see `plan_from_scores`.
+            budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
+                ``bytes``, ``latency``, ... With several budgets, all hold.
 
         Raises:
-            UserError: not exactly one way is given, or the budget or a group is out of reach.
+            UserError: not exactly one way is given, or the budget or a group is out of reach; or the criterion needs
+                data.
         """
-        budget = None if flops is params is bytes is latency is None else True
-        if sum(way is not None for way in (budget, random, kept)) != 1:
-            raise UserError("plan() takes either budgets (flops=, params=, bytes=, latency=), or random=, or kept=.")
+        shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
+        if sum((bool(shares), random is not None, kept is not None)) != 1:
+            listed = ", ".join(f"{name}=" for name in BUDGETS)
+            raise UserError(f"plan() takes either budgets ({listed}), or random=, or kept=.")
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
             return random_plan(self.groups, random, keep)
         if kept is not None:
             return plan_of(self.groups, kept)
+        scores = self.scores(by, data=data, loss=loss, **shares)
+        return self.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
+
+    def scores(
+        self,
+        by: str | type[Criterion] = "magnitude",
+        *,
+        data: Iterable[Any] | None = None,
+        loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+        **budgets: float | None,
+    ) -> dict[str, torch.Tensor]:
+        """How important the units of each prunable group are by a criterion: group name → ``[size]``; higher stays.
+
+        Args:
+            by, data, loss: as for `plan`.
+            budgets: what importance that adds up is weighed against: FLOPs unless something else is named.
+
+        Raises:
+            UserError: there is no such criterion, or it needs data, or values of weights that are not there.
+        """
+        from atograph.train.ato.scoring import scores_with_data
+
+        kind = CRITERIA.get(by) if isinstance(by, str) else by
+        shares = {what: share for what, share in budgets.items() if share is not None} or {"flops": 1.0}
         self.read_weights()
-        scores = magnitude_scores(self.groups, self.program.state)
-        return self.plan_from_scores(scores, flops, floor, round_to, params=params, bytes=bytes, latency=latency)
+        if kind.observes() is None:
+            return scores_of(kind, self.program, self.groups, self.budgets(**shares))
+        return scores_with_data(kind, self, self.budgets(**shares), data, loss)
 
     def plan_from_scores(
         self,
@@ -276,23 +309,19 @@ class Graph(NotPickled):
         floor: float = 0.05,
         round_to: int | Literal["auto"] | None = None,
         *,
-        params: float | None = None,
-        bytes: float | None = None,
-        latency: float | None = None,
         measured: bool = True,
+        **budgets: float | None,
     ) -> Plan:
         """The plan that keeps the highest scores within a budget, by one threshold over all groups.
 
         Args:
             scores: group name → score per unit, shape ``[size]``; a group without scores stays whole.
             flops: the largest share of the dense FLOPs to keep.
-            params: the same for parameters.
-            bytes: the same for the peak memory of activations; with several budgets, all hold.
-            latency: the same for the latency in ONNX Runtime.
             floor: share of each group that stays at least.
             round_to: as for `plan`.
-            measured: time what was chosen for a budget of latency, and choose again where it misses; else the
-                prediction is enough.
+            measured: budgets that can be measured (latency) are, and units chosen again where a plan misses; else
+                the prediction is enough.
+            budgets: other shares to keep, as for `plan`.
 
         Raises:
             UserError: the budget is out of reach, or the scores are not one number for each unit of prunable groups.
@@ -300,37 +329,26 @@ class Graph(NotPickled):
         if not isinstance(scores, Mapping):
             raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
         _check_scores(scores, self.groups)
-        budgets = self.budgets(flops=flops, params=params, bytes=bytes, latency=latency)
+        limits = self.budgets(flops=flops, **budgets)
 
         def choose(multiple: int) -> Plan:
-            check_budgets(budgets, self.groups, floor, multiple)
-            return plan_from_scores(self.groups, budgets, scores, floor=floor, round_to=multiple)
+            check_budgets(limits, self.groups, floor, multiple)
+            return plan_from_scores(self.groups, limits, scores, floor=floor, round_to=multiple)
 
         if round_to is None:
-            round_to = 1 if latency is None else "auto"
+            round_to = limits.rounding
         if round_to == "auto":
-            asked = ", ".join(f"{what}={share:g}" for what, share in [*budgets.shares.items(), ("floor", floor)])
-            round_to = self._latency().rounding(asked, choose)
-        if latency is None or not measured:
-            return choose(round_to)
-        return self._latency().settle(partial(choose, round_to), latency)
+            asked = ", ".join(f"{what}={share:g}" for what, share in [*limits.shares.items(), ("floor", floor)])
+            round_to = self.measured_latency().rounding(asked, choose)
+        return limits.settle(partial(choose, round_to)) if measured else choose(round_to)
 
-    def budgets(
-        self,
-        *,
-        flops: float | None = None,
-        params: float | None = None,
-        bytes: float | None = None,
-        latency: float | None = None,
-    ) -> Budgets:
-        """Budgets on what this model costs, as shares of the dense model's.
+    def budgets(self, **shares: float | None) -> Budgets:
+        """Budgets on what this model costs, as shares of the dense model's, by the names of the table of budgets.
 
         Raises:
-            UserError: none is given, or one is no share.
+            UserError: none is given, or one is no share, or there is no budget of that name.
         """
-        if latency is not None and share_of(latency, "latency"):
-            self._latency().table()
-        return Budgets.of(self.cost, flops=flops, params=params, bytes=bytes, latency=latency)
+        return Budgets.of(self.program, shares, made=self._budgets)
 
     def measure_latency(
         self,
@@ -351,25 +369,26 @@ class Graph(NotPickled):
         Raises:
             UserError: the record is of another model, or was measured in another way.
         """
-        from atograph.capture.to_program import batch_sizes
-        from atograph.latency.ort_runtime import OrtRuntime
-        from atograph.latency.predictor import MeasuredLatency
+        from atograph.latency.budget import Latency, latencies_of
         from atograph.latency.table import LatencyRecord
 
         if batch < 1 or threads < 0:
             raise UserError(
                 f"latency is measured at a batch of 1 or more, with 0 threads or more, not {batch}, {threads}."
             )
-        if self.program.interface.fixed:
-            (batch,) = batch_sizes(self.program.interface.example, self.program)
         if isinstance(record, (str, Path)):
             record = LatencyRecord.load(Path(record))
-        runtime = OrtRuntime(self.program, batch=batch, threads=threads) if alone else None
-        self.latency = MeasuredLatency(self.program, runtime, batch=batch, threads=threads, record=record)
-        self.cost = self.cost.with_cost("latency", self.latency.cost)
-        return self.latency
+        latencies = latencies_of(self.program, batch=batch, threads=threads, record=record, alone=alone)
+        self._budgets[Latency.name] = Latency(self.program, latencies)
+        return latencies
 
-    def _latency(self) -> MeasuredLatency:
+    @property
+    def latency(self) -> MeasuredLatency | None:
+        """What was measured in ONNX Runtime; None as long as nobody asked."""
+        return getattr(self._budgets.get("latency"), "latencies", None)
+
+    def measured_latency(self) -> MeasuredLatency:
+        """What was measured in ONNX Runtime so far, and what to measure with."""
         return self.latency or self.measure_latency()
 
     def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:

@@ -14,7 +14,8 @@ from torch import nn
 
 from atograph.proof.flop_count import count_flops
 from atograph.train import Silent, Task, TrainSettings
-from atograph.train.fit import Fit, Hook
+from atograph.train.fit import Fit
+from atograph.train.hook import Hook
 from atograph.values.eval_mode import eval_mode
 
 AT = 0.5

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from atograph.passes.analysis.infer_axes import Axes
     from atograph.passes.axes.flow import Affine, Constant, Contraction, Keep, Map, Unknown
     from atograph.passes.base import AnalysisPass, Pass, RewritePass
+    from atograph.passes.budgets.budget import Budget, budget
     from atograph.passes.cost.cost import CostModel
+    from atograph.passes.criteria.criterion import Criterion, criterion
+    from atograph.passes.criteria.ranking import log_scores
+    from atograph.passes.criteria.units import Units
     from atograph.passes.errors import AtographError, InternalError, UserError
     from atograph.passes.ir.program import Program, copy_graph
     from atograph.passes.ir.reason import Reason, module_of
@@ -61,6 +65,14 @@ _HOMES = {
     # plans
     "Plan": "plan.plan",
     "group_norms": "plan.choose",
+    # criteria
+    "criterion": "criteria.criterion",
+    "Criterion": "criteria.criterion",
+    "Units": "criteria.units",
+    "log_scores": "criteria.ranking",
+    # budgets
+    "budget": "budgets.budget",
+    "Budget": "budgets.budget",
     # errors
     "AtographError": "errors",
     "UserError": "errors",
@@ -101,6 +113,14 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     # plans
     "Plan",
     "group_norms",
+    # criteria
+    "criterion",
+    "Criterion",
+    "Units",
+    "log_scores",
+    # budgets
+    "budget",
+    "Budget",
     # errors
     "AtographError",
     "UserError",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from atograph.passes.errors import InternalError, UserError
 
@@ -50,6 +48,8 @@ class Registry(Generic[T]):
             UserError: there is none of this name, or what another package registered under it is something else.
         """
         if name not in self:
+            from difflib import get_close_matches  # not before it is needed: --help imports this
+
             near = get_close_matches(name, list(self), n=2)
             perhaps = f"Perhaps {' or '.join(near)}? " if near else ""
             raise UserError(
@@ -63,13 +63,13 @@ class Registry(Generic[T]):
                 where=f"entry points {self.group}",
                 hint="Install or mend the package that brings it.",
             ) from error
-        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or row.name != name:
+        if not (isinstance(row, type) and issubclass(row, _load(self._base))) or getattr(row, "name", None) != name:
             base = self._base.rpartition(":")[2]
             raise UserError(
                 f"what is registered as the {self.kind} {name!r} is no subclass of {base} of that name.",
                 hint=f"Give its class the attribute name = {name!r}.",
             )
-        return row
+        return cast("type[T]", row)
 
     def add(self, name: str, loader: Callable[[], object]) -> None:
         """Add a row whose class ``loader`` gives when it is first asked for.
@@ -92,6 +92,8 @@ class Registry(Generic[T]):
 
     def _look_around(self) -> None:
         if not self._looked_around:
+            from importlib.metadata import entry_points
+
             self._looked_around = True
             for point in entry_points(group=self.group):
                 self.add(point.name, point.load)

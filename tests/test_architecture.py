@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ ORDER = {
         "terminal process report spec capture train files values passes version"
     ),
     "atograph.passes": (
-        "pipeline rewrite plan cost analysis base rules axes ir torch_private registry lazy errors public"
+        "pipeline rewrite plan criteria budgets cost analysis base rules axes ir torch_private registry lazy errors "
+        "public"
     ),
 }
 """From top to bottom: a folder imports those after it only."""
@@ -119,3 +121,9 @@ PRIVATE = re.compile(r"^\s*(from torch\S*\._\S* import|from torch\S* import .*\b
 def test_private_parts_of_torch_have_one_place() -> None:
     named = [name for name, path in MODULES.items() if PRIVATE.search(path.read_text(encoding="utf-8"))]
     assert named == ["atograph.passes.torch_private"]
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Folders of tests are no packages, so pytest takes two files of one name for the same module."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert [name for name, times in names.items() if times > 1] == []

@@ -49,7 +49,7 @@ def test_references_of_docstrings_lead_somewhere() -> None:
         ("save", atograph.Slim, "atograph.Slim.save"),
         ("Group.step", atograph.Graph.plan, "atograph.Group.step"),
         ("rewritten", atograph.passes.Program.new_constant, "atograph.passes.Program.rewritten"),  # a method beside it
-        ("rewrite.slim.Lowering", atograph.passes.Effect, "atograph.passes.rewrite.slim.Lowering"),
+        ("sizes.BATCH", atograph.passes.Program, "atograph.passes.ir.sizes.BATCH"),
         ("freeze()", TrainSettings, "atograph.train.TrainSettings.freeze"),
         ("torch.utils.flop_counter", atograph.Graph, "torch.utils.flop_counter"),
         ("Group.no_such", atograph.Graph, None),

@@ -33,7 +33,7 @@ _NOT_THE_USERS = ("/torch/", "\\torch\\", "/contextlib.py")
 _LAYERS = ("/torch/nn/modules/", "\\torch\\nn\\modules\\")
 _NOT_LAYERS = ("/module.py", "\\module.py")
 
-Place = tuple[str, int, int, str]
+CallInSource = tuple[str, int, int, str]
 """Where a call to torch stands: file, first line of the function, offset of the instruction, name of what is called."""
 
 
@@ -95,7 +95,7 @@ class Origins(TorchFunctionMode):
         self.read_batch = self.read_batch or unwatched or _tells_batch(func, result)
         node = self._after = _last(self._graph)
         if node is not before:
-            line, call = _line_of_user(), (place_of(func), next(self._numbers))
+            line, call = _line_of_user(), (call_in_source(func), next(self._numbers))
             while node is not before and node.op != "root":
                 node.meta.setdefault("stack_trace", line)
                 node.meta.setdefault("call", call)
@@ -132,7 +132,7 @@ class AnnotatedCalls(TorchFunctionMode):
         self._numbers = count()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = (place_of(func), next(self._numbers))
+        call = (call_in_source(func), next(self._numbers))
         with traceback.preserve_node_meta(), traceback.annotate({_CALL: call}):
             return func(*args, **(kwargs or {}))
 
@@ -204,7 +204,7 @@ def _last(graph: fx.Graph) -> fx.Node:
     return graph._root.prev
 
 
-def place_of(func: Any) -> Place:
+def call_in_source(func: Any) -> CallInSource:
     """The place of the call to torch that a `TorchFunctionMode` is handling.
 
     It is in the user's code, or in that of one of torch's own layers.

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from atograph.capture.origins import AnnotatedCalls
 from atograph.capture.recorder import NotTraced, NotUniform, Unfollowed
 from atograph.capture.time_limit import within_limit
-from atograph.capture.tracing import trace
+from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.exported import NotIntegral, called_like, from_exported, of_named_parameters
 from atograph.passes.ir.program import Program
@@ -65,7 +65,7 @@ def capture(
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
         try:
-            program = _functional(trace(model, repeated[0], repeated[1], batch=batch_of(repeated)), dead=dead)
+            program = _functional(record_program(model, repeated[0], repeated[1], batch=batch_of(repeated)), dead=dead)
         except Unfollowed as reason:
             at = line_of_user(reason)
             raise UserError(

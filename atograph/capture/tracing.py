@@ -37,7 +37,7 @@ _SMALL = (2, 3)
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
 
-def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> Program:
+def record_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> Program:
     """Record what a model computes.
 
     Args:
@@ -59,7 +59,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, ba
 
 
 def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> None:
-    """Run a model as `trace` does, on tensors without data, and record nothing.
+    """Run a model as `record_program` does, on tensors without data, and record nothing.
 
     Code may go another way there than on tensors with data: transformers makes every mask then.
     """

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from atograph.cli.runner import Killed, on_polite_kills, running
+from atograph.cli.settings_options import takes_settings
 from atograph.terminal.streams import open_streams
 
 app = typer.Typer(
@@ -69,106 +70,18 @@ TargetOption = Annotated[
     ),
 ]
 
-FreezeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--freeze", metavar="GLOB", help="Layers whose widths stay: all of them, or GLOB:in, GLOB:out. Repeatable."
-    ),
-]
-OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", metavar="GLOB", help="Prune units of no other layers. Repeatable.")
-]
-MinUnitsOption = Annotated[int | None, typer.Option(help="Units that every group keeps at least.")]
-FloorOption = Annotated[
-    str | None, typer.Option(metavar="SHARE", help="Least share of a group's units that stays; 0.05.")
-]
-CoupleOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--couple", metavar="A=B", help="Two groups, or layers that make them, keep the same units. Repeatable."
-    ),
-]
-
 
 @app.command(cls=TakesSettings, short_help="Train, prune, prove and export.")
+@takes_settings(budgets=True)
 def compress(
     spec: SpecArgument,
-    flops: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Share of the dense FLOPs to keep: 0.3, or 30%.")
-    ] = None,
-    params: Annotated[str | None, typer.Option(metavar="SHARE", help="Share of the dense parameters to keep.")] = None,
-    bytes: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Share of the activations' peak memory to keep.")
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="Share of the dense latency in ONNX Runtime on this machine to keep."),
-    ] = None,
-    latency_batch: Annotated[int | None, typer.Option(help="Samples per call where latency is measured; 1.")] = None,
-    latency_threads: Annotated[
-        int | None, typer.Option(help="Threads within an op there; 1 unless given, 0: ONNX Runtime's choice.")
-    ] = None,
-    latency_table: Annotated[
-        str | None, typer.Option(metavar="FILE", help="What was measured: read where it is there, written else.")
-    ] = None,
+    settings: Any,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     data: DataOption = None,
     capture_limit: LimitOption = None,
     init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="ato (the default) prunes while it trains; magnitude and taylor prune the initial weights at once, "
-            "and then fine-tune for --epochs (0: not at all)."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
-    metric_mode: Annotated[
-        str | None,
-        typer.Option(metavar="max|min", help="Keep the epoch with the best metric, among those after the zeroing."),
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="With --metric-mode: stop after so many such epochs without a better one.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    floor: FloorOption = None,
-    min_units: MinUnitsOption = None,
-    freeze: FreezeOption = None,
-    only: OnlyOption = None,
-    couple: CoupleOption = None,
-    round_to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|auto",
-            help="Widths are multiples of this; auto: of what ONNX Runtime is fastest with on this machine.",
-        ),
-    ] = None,
-    prune_frozen: Annotated[
-        bool | None,
-        typer.Option(
-            "--prune-frozen", help="Prune parameters that do not require gradients as well.", show_default=False
-        ),
-    ] = None,
-    keep_module: Annotated[
-        bool | None,
-        typer.Option("--keep-module", help="Keep whole what stands in the way of a slim module.", show_default=False),
-    ] = None,
-    slim_at: Annotated[
-        str | None,
-        typer.Option(help="Train the slim module from there on: zero (everything masked is zero), freeze, or never."),
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 (mixed precision).")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients make one step.")] = None,
-    channels_last: Annotated[
-        bool | None, typer.Option("--channels-last", help="Keep channels last in memory.", show_default=False)
-    ] = None,
-    compile: Annotated[
-        bool | None, typer.Option("--compile", help="Train with torch.compile.", show_default=False)
-    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
@@ -176,8 +89,8 @@ def compress(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also train the dense network the same way, to compare.")
     ] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
     target: TargetOption = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there, while it trains.")
     ] = None,
@@ -191,53 +104,13 @@ def compress(
     The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json,
     report.html and log.csv.
     """
-    given = {
-        "method": method,
-        "epochs": epochs,
-        "metric_mode": metric_mode,
-        "patience": patience,
-        "lr": lr,
-        "device": device,
-        "seed": seed,
-        "floor": floor,
-        "min_units": min_units,
-        "freeze_layers": freeze,
-        "only": only,
-        "couple": couple,
-        "round_to": round_to,
-        "latency_batch": latency_batch,
-        "latency_threads": latency_threads,
-        "latency_table": latency_table,
-        "prune_frozen": prune_frozen,
-        "keep_module": keep_module,
-        "slim_at": slim_at,
-        "precision": precision,
-        "accumulate": accumulate,
-        "channels_last": channels_last,
-        "compile": compile,
-    }
     from atograph.cli import compress as command_compress
 
     with running(quiet=quiet, limit=capture_limit) as console:
         command_compress.compress(
-            spec,
-            flops=flops,
-            params=params,
-            bytes=bytes,
-            latency=latency,
-            out=out,
-            force=force,
-            resume=resume,
-            data=data,
-            init=init,
-            given=given,
-            assignments=set_ or [],
-            baseline=baseline,
-            opset=opset,
-            targets=target,
-            tensorboard=tensorboard,
-            console=console,
-        )
+            spec, out=out, force=force, resume=resume, data=data, init=init, given=settings, assignments=set_ or [],
+            baseline=baseline, targets=target, opset=opset, tensorboard=tensorboard, console=console,
+        )  # fmt: skip
 
 
 @app.command(short_help="Run a pipeline of passes and print the program.")
@@ -257,8 +130,10 @@ def opt(
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
+@takes_settings("freeze_layers", "only", "min_units", "floor", "couple")
 def inspect(
     spec: SpecArgument,
+    settings: Any,
     group: Annotated[
         str | None, typer.Option(metavar="NAME", help="All of one group: g3, or of the layer that makes its units.")
     ] = None,
@@ -271,11 +146,6 @@ def inspect(
     ] = "text",
     sort: Annotated[str, typer.Option(help="model (as it stands there), units, params or flops.")] = "model",
     expand: Annotated[bool, typer.Option("--expand", help="Do not fold repeated blocks.")] = False,
-    freeze: FreezeOption = None,
-    only: OnlyOption = None,
-    min_units: MinUnitsOption = None,
-    floor: FloorOption = None,
-    couple: CoupleOption = None,
     plan: Annotated[Path | None, typer.Option(help="Also show how much this plan.json keeps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of printing it.")] = None,
     data: DataOption = None,
@@ -291,8 +161,7 @@ def inspect(
     with running(limit=capture_limit) as console:
         command_inspect.inspect(
             spec, group=group, why=why, format=format, sort=sort, expand=expand, plan=plan, out=out, data=data,
-            given={"floor": floor, "min_units": min_units, "freeze_layers": freeze, "only": only, "couple": couple},
-            console=console,
+            given=settings, console=console,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.cost.share import share_of
 from atograph.passes.errors import UserError
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 def compress(
     text: str,
     *,
-    flops: str | None,
-    params: str | None,
-    bytes: str | None,
-    latency: str | None,
     out: Path | None,
     force: bool,
     resume: bool,
@@ -35,12 +32,10 @@ def compress(
     console: Console,
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
-    budgets = {"flops": flops, "params": params, "bytes": bytes, "latency": latency}
-    if flops is params is bytes is latency is None and not any(
-        text.partition("=")[0] in budgets for text in assignments
-    ):
+    asked = {*given, *(text.partition("=")[0] for text in assignments)}
+    if asked.isdisjoint(BUDGETS):
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
-    shares = {name: share_of(text, f"--{name}") for name, text in budgets.items() if text is not None}
+    shares = {name: share_of(given[name], f"--{name}") for name in given if name in BUDGETS}
     settings = train_settings({**given, **shares}, assignments)
 
     from atograph.spec.spec import load_spec
@@ -89,4 +84,4 @@ def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> Trai
 def _takes_none(key: str) -> bool:
     from atograph.train.settings import TrainSettings
 
-    return key in TrainSettings.model_fields and TrainSettings.model_fields[key].default is None
+    return key in BUDGETS or (key in TrainSettings.model_fields and TrainSettings.model_fields[key].default is None)

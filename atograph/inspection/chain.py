@@ -10,8 +10,8 @@ from typing import Literal
 from torch import fx
 
 from atograph.inspection.interfaces import Traced
-from atograph.inspection.overview import place_of
-from atograph.passes.analysis.couplings import Course, Place, Step
+from atograph.inspection.overview import source_op_of
+from atograph.passes.analysis.couplings import Course, Step, ValueDim
 from atograph.passes.analysis.groups import Group
 from atograph.passes.analysis.patterns import unknown_name
 from atograph.passes.axes.dims import Axis, axes_of
@@ -69,7 +69,7 @@ def causes(graph: Traced, name: str) -> list[Cause]:
     """
     sites = dict(_sites(graph, name))
     axes, by_axis = graph.groups.axes, graph.groups.by_axis()
-    held: dict[Axis, dict[str, Place]] = {}
+    held: dict[Axis, dict[str, ValueDim]] = {}
     for text, place in sites.items():
         for axis in axes_of(axes.shape(place.node)[place.dim]):
             held.setdefault(axis, {})[text] = place
@@ -77,7 +77,7 @@ def causes(graph: Traced, name: str) -> list[Cause]:
     return sorted(found, key=lambda cause: cause.group is None)
 
 
-def _cause(graph: Traced, axis: Axis, group: Group | None, asked: Mapping[str, Place]) -> Cause:
+def _cause(graph: Traced, axis: Axis, group: Group | None, asked: Mapping[str, ValueDim]) -> Cause:
     reason = graph.groups.axes.frozen(axis) if group is None else group.frozen
     links: tuple[Link, ...] = ()
     if reason is not None and reason.node:
@@ -90,11 +90,11 @@ def _cause(graph: Traced, axis: Axis, group: Group | None, asked: Mapping[str, P
     return Cause(tuple(asked), group, reason, links)
 
 
-def _is_at(place: Place, name: str) -> bool:
+def _is_at(place: ValueDim, name: str) -> bool:
     return place.node.name == name or any(user.name == name for user in place.node.users)
 
 
-def _links(graph: Traced, start: Place, steps: Iterable[Step]) -> Iterator[Link]:
+def _links(graph: Traced, start: ValueDim, steps: Iterable[Step]) -> Iterator[Link]:
     names, before = graph.program.state_names(), start
     for place, through, forward in steps:
         at = _where(place.node)
@@ -106,7 +106,7 @@ def _links(graph: Traced, start: Place, steps: Iterable[Step]) -> Iterator[Link]
         before = place
 
 
-def _last(place: Place, reason: Reason) -> Iterator[Link]:
+def _last(place: ValueDim, reason: Reason) -> Iterator[Link]:
     """The op that is the cause, where it takes the last tensor of the way."""
     if place.node.name != reason.node:
         node = next(user for user in place.node.users if user.name == reason.node)
@@ -114,13 +114,13 @@ def _last(place: Place, reason: Reason) -> Iterator[Link]:
 
 
 def _op(node: fx.Node) -> str:
-    return place_of(node).op if node.op == "call_function" else node.name
+    return source_op_of(node).op if node.op == "call_function" else node.name
 
 
 def _where(node: fx.Node) -> str:
     if node.op != "call_function":
         return ""
-    place = place_of(node)
+    place = source_op_of(node)
     inside = f"in {place.module}" if place.module else ""
     return " ".join(filter(None, (inside, f"({place.source})" if place.source else "")))
 
@@ -130,33 +130,33 @@ def _where(node: fx.Node) -> str:
 _DIM = re.compile(r"(?P<name>.+)\[(?P<dim>\d+)\]")
 
 
-def _sites(graph: Traced, name: str) -> Iterator[tuple[str, Place]]:
+def _sites(graph: Traced, name: str) -> Iterator[tuple[str, ValueDim]]:
     """The dimensions that a name stands for, each with the text that names it alone."""
     axes, names = graph.groups.axes, {name: node for node, name in graph.program.state_nodes()}
     if name in {group.name for group in graph.groups}:
         for parameter, dim in graph.groups[name].members:
-            yield f"{parameter}[{dim}]", Place(names[parameter], 0, dim)
+            yield f"{parameter}[{dim}]", ValueDim(names[parameter], 0, dim)
         return
     match = _DIM.fullmatch(name)
     if match is not None and match["name"] in names:
         node, dim = names[match["name"]], int(match["dim"])
         if dim >= len(axes.shape(node)):
             raise UserError(f"{match['name']} has {len(axes.shape(node))} dimensions, 0 and up; there is no {name}.")
-        yield name, Place(node, 0, dim)
+        yield name, ValueDim(node, 0, dim)
         return
     found = [each for each in names if each == name or each.startswith(f"{name}.")]
     for each in found:
         for dim in range(len(axes.shape(names[each]))):
-            yield f"{each}[{dim}]", Place(names[each], 0, dim)
+            yield f"{each}[{dim}]", ValueDim(names[each], 0, dim)
     if not found:
         yield from _output_of(graph, name, names)
 
 
-def _output_of(graph: Traced, module: str, parameters: Iterable[str]) -> Iterator[tuple[str, Place]]:
+def _output_of(graph: Traced, module: str, parameters: Iterable[str]) -> Iterator[tuple[str, ValueDim]]:
     """The dimensions of what a module without parameters computes last."""
     ops = [node for node in graph.program.graph.nodes if node.op == "call_function"]
     node = next((node for node in reversed(ops) if module and module_of(node) == module), None)
     if node is None:
         raise unknown_name(module, parameters, map(module_of, ops))
     for dim in range(len(graph.groups.axes.shape(node))):
-        yield f"{module}()[{dim}]", Place(node, 0, dim)
+        yield f"{module}()[{dim}]", ValueDim(node, 0, dim)

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from atograph.inspection.interfaces import Traced
-from atograph.inspection.overview import Overview, place_of
+from atograph.inspection.overview import Overview, source_op_of
 from atograph.passes.analysis.groups import Group
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, axes_of
@@ -72,7 +72,7 @@ def _node(node: fx.Node, names: Mapping[str, str], axes: Axes, by_axis: Mapping[
 def _label(node: fx.Node, names: Mapping[str, str]) -> tuple[str, str]:
     """What a node is called, and the module that it is in."""
     if node.op == "call_function":
-        return place_of(node).op, module_of(node)
+        return source_op_of(node).op, module_of(node)
     if node.name in names:
         module, _, leaf = names[node.name].rpartition(".")
         return leaf, module

@@ -28,7 +28,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Place(_Record):
+class SourceOp(_Record):
     """An op of the model."""
 
     op: str
@@ -58,7 +58,7 @@ class Member(_Record):
     """Output or input units, for the parameter."""
     zeroed: bool
     """Whether its slice has to be zero before a unit can go."""
-    reads: tuple[Place, ...]
+    reads: tuple[SourceOp, ...]
     """The ops that take the parameter."""
 
 
@@ -80,7 +80,7 @@ class GroupView(_Record):
     members: tuple[Member, ...]
     slices: tuple[Slice, ...]
     """Of the parameters, what has to be zero."""
-    joins: tuple[Place, ...]
+    joins: tuple[SourceOp, ...]
     """Ops that lay one computed tensor's units upon another's, and so tie those who made them."""
     wished: tuple[str, ...]
     """Groups that became one with it because the user wants it so, by their names before that."""
@@ -177,7 +177,7 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
                 flops=flops.get(group.name, 0),
                 members=tuple(_members(group, readers)),
                 slices=group.zeroing,
-                joins=tuple(map(place_of, joined.get(group.axis, ()))),
+                joins=tuple(map(source_op_of, joined.get(group.axis, ()))),
                 wished=tuple(old for old, new in graph.groups.aliases.items() if new == group.name),
             )
             for group in graph.groups
@@ -185,11 +185,11 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
     )
 
 
-def place_of(node: fx.Node) -> Place:
+def source_op_of(node: fx.Node) -> SourceOp:
     """Where an op stands in the user's code."""
     packet = getattr(node.target, "overloadpacket", None)  # an op without its overload
     name = name_of(node.target) if packet is None else packet.__name__
-    return Place(op=name, module=module_of(node), source=source_of(node))
+    return SourceOp(op=name, module=module_of(node), source=source_of(node))
 
 
 def why(reason: Reason | None) -> Why | None:
@@ -209,12 +209,12 @@ def _hanging(cost: Polynomial, sizes: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def _readers(program: Program) -> Iterator[tuple[str, tuple[Place, ...]]]:
+def _readers(program: Program) -> Iterator[tuple[str, tuple[SourceOp, ...]]]:
     for node, name in program.state_nodes():
-        yield name, tuple(dict.fromkeys(place_of(user) for user in node.users if user.op == "call_function"))
+        yield name, tuple(dict.fromkeys(source_op_of(user) for user in node.users if user.op == "call_function"))
 
 
-def _members(group: Group, readers: Mapping[str, tuple[Place, ...]]) -> Iterator[Member]:
+def _members(group: Group, readers: Mapping[str, tuple[SourceOp, ...]]) -> Iterator[Member]:
     zeroed = {(part.parameter, part.dim) for part in group.zeroing}
     sides: tuple[tuple[Literal["makes", "reads"], frozenset[tuple[str, int]]], ...] = (
         ("makes", group.makers), ("reads", group.readers)

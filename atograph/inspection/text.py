@@ -12,7 +12,7 @@ from rich.text import Text
 
 from atograph.inspection.chain import Cause
 from atograph.inspection.names import fold
-from atograph.inspection.overview import GroupView, Member, Overview, Place
+from atograph.inspection.overview import GroupView, Member, Overview, SourceOp
 from atograph.inspection.rows import Order, Row, rows
 from atograph.passes.analysis.slices import Slice
 from atograph.terminal import numbers
@@ -127,7 +127,7 @@ def units_at(part: Slice) -> str:
     return f"{found} of each {part.stride}" if part.outer > 1 else found
 
 
-def places(found: Iterable[Place]) -> list[str]:
+def places(found: Iterable[SourceOp]) -> list[str]:
     """``conv2d in layer1.0–2.conv1 (resnet.py:146)``: an op of repeated blocks once."""
     modules: dict[tuple[str, str], list[str]] = {}
     for each in found:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from atograph.graph import trace
 from atograph.integrations.taking_over import TakingOver
 from atograph.passes.errors import UserError
+from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.run import latency_budget
 from atograph.slimming.index_map import cut_state, small_module
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import as_inputs
-from atograph.train.ato.pruner import Pruner
+from atograph.train.hook import Pruning
+from atograph.train.methods.method import hook_of
 from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.processes.replicas import join
 from atograph.train.schedule import Clock
@@ -105,7 +107,7 @@ class AutoTrainOnce:
         self._begun = self._finished = False
         self._loop = _Loop(model, self, optimizers, on_swap)
         shrink = partial(small_module, self.graph) if optimizers else None
-        self._pruner = Pruner(self._loop, self.graph, shrink)
+        self._pruner: Pruning[Plan] = hook_of(self._loop, self.graph, shrink)
 
     @property
     def model(self) -> nn.Module:
@@ -141,7 +143,7 @@ class AutoTrainOnce:
         if self._begun:
             raise UserError("project(lr) was not called after the last step.", hint="It shrinks what is masked.")
         self._begun = True
-        losses = self._pruner.search.losses
+        losses = self._pruner.losses
         if self.done == self.steps:
             more = f"the loop was to make {self.steps:,} steps, and goes on: the mask stays as it is"
             warnings.warn(f"{more}. Tell AutoTrainOnce how many steps it makes in all.", stacklevel=2)

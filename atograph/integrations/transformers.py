@@ -17,7 +17,7 @@ from atograph.integrations import Loss, Pruning, check_example, required
 from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
-from atograph.train.defaults import LABELS, default_loss
+from atograph.train.losses.defaults import LABELS, default_loss
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.saved.seeding import random_state, set_random_state
 from atograph.train.settings import settings_of

@@ -22,7 +22,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Slim as SlimPass
+from atograph.passes.rewrite.slim import SlimProgram
 from atograph.passes.torch_private import pytree
 
 _SECONDS = 1.5
@@ -71,7 +71,7 @@ class OrtRuntime:
         models = [self._dense[1]]
         with TemporaryDirectory(prefix="atograph-") as scratch:
             for number, plan in enumerate(plans):
-                slimmed = Pipeline((SlimPass(plan),)).run(self._program)
+                slimmed = Pipeline((SlimProgram(plan),)).run(self._program)
                 models.append(self._export(slimmed, Path(scratch) / f"{number}.onnx"))
             calls = [(model, self._feed(model)) for model in models]
             dense, *slim = times_in_turns(calls, seconds=_SECONDS * len(plans))

@@ -7,7 +7,7 @@ chosen again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from math import log
 from pathlib import Path
@@ -114,8 +114,12 @@ class MeasuredLatency:
 
     def predicted(self, plan: Plan) -> float:
         """The table's share of the dense latency for a plan, without correction."""
+        return self.predicted_at(plan.counts)
+
+    def predicted_at(self, counts: Mapping[str, Any]) -> float:
+        """The same at some counts of kept units."""
         assert self._table is not None, "table() comes first"
-        return float(self._table(plan.counts)) / self.record.dense
+        return float(self._table(counts)) / self.record.dense
 
     def ratio(self, plan: Plan) -> float:
         """The measured share of the dense latency for a plan."""

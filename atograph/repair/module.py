@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from atograph.capture.origins import Place
+from atograph.capture.origins import CallInSource
 from atograph.passes.errors import AtographError
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
@@ -19,7 +19,7 @@ from atograph.repair.calls.search import Call, Found, attributes, joined
 from atograph.repair.checks import Checks
 from atograph.repair.config import fit_config, follow_config
 from atograph.repair.kept_tensors import cut_constants, old_widths, replace_kept
-from atograph.repair.observe.call_watch import Site
+from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.repair.observe.traced_ints import Slot, Wish
 from atograph.repair.paths.dead_code import with_dead_code
@@ -231,7 +231,7 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
 
 
 def _corrected(
-    found: Sequence[Found], calls: Sequence[Mapping[Site, Sequence[Call]]]
+    found: Sequence[Found], calls: Sequence[Mapping[CallSite, Sequence[Call]]]
 ) -> Iterator[tuple[Problem, Correction]]:
     """The calls that are made in another way, on any path; those of the first one with their numbers."""
     for index, (on_path, known) in enumerate(zip(found, calls, strict=True)):
@@ -242,7 +242,7 @@ def _corrected(
                     yield (call if index == 0 else replace(call, calls=())), correction
 
 
-def _told(name: str, place: Place, correction: Correction, calls: Sequence[Call]) -> Problem:
+def _told(name: str, place: CallInSource, correction: Correction, calls: Sequence[Call]) -> Problem:
     line = calls[0].need.line
     text = f"{f'{name}: ' if name else ''}{place[-1]}{line and f' ({line})'} {correction}"
     return Problem(text, name, tuple(call.need.number for call in calls))

@@ -33,13 +33,14 @@ class _Record(BaseModel):
 class Budget(_Record):
     """What was asked for and what came out, as shares of the dense model's total."""
 
-    kind: Literal["flops", "params", "bytes", "latency"]
+    kind: str
+    """Its name in the table of budgets."""
     asked: Share
     reached: Annotated[float, Field(ge=0.0)]
-    """Of latency, as measured in ONNX Runtime."""
+    """As measured, where that can be done (latency)."""
     smallest: Share
     predicted: float | None = None
-    """Of latency, what the table of layers said, before anything was corrected by measuring."""
+    """Of a budget that is measured, what was predicted before anything was corrected by that."""
 
 
 class Size(_Record):

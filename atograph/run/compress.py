@@ -46,9 +46,6 @@ def compress(
     *,
     example_inputs: Any = None,
     flops: float | None = None,
-    params: float | None = None,
-    bytes: float | None = None,
-    latency: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Any = None,
@@ -73,10 +70,6 @@ def compress(
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
             the inputs in the first training batch.
         flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
-        params: the same for parameters.
-        bytes: the same for the peak memory of activations; with several budgets, all hold.
-        latency: the same for the latency in ONNX Runtime on this machine, which is measured (``latency_batch``,
-            ``latency_threads`` and ``latency_table`` say how).
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
@@ -93,8 +86,10 @@ def compress(
             unless given.
         tensorboard: folder for curves that TensorBoard shows.
         quiet: print nothing.
-        **settings: any field of `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...), and ``method``:
-            ``ato``, ``magnitude`` or ``taylor`` (`train.settings.METHODS`).
+        **settings: other budgets by their names (``params``, ``bytes``, the peak memory of activations, ``latency``,
+            measured in ONNX Runtime on this machine; several hold together: `passes.budgets`); any field of
+            `TrainSettings` (``epochs``, ``seed``, ``device``, ``lr``, ...); and ``method``:
+            ``ato``, or a criterion (``magnitude``, ``taylor``, ...) to prune by at once (`train.methods`).
 
     Raises:
         UserError: model, data, budget or folder cannot be used, or the training diverged.
@@ -104,7 +99,7 @@ def compress(
     """
     if isinstance(optimizer, str):
         settings["optimizer"], optimizer = optimizer, None
-    checked = settings_of({"flops": flops, "params": params, "bytes": bytes, "latency": latency, **settings})
+    checked = settings_of({"flops": flops, **settings})
     if train_data is None and needs_data(checked):
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     if train_data is None and example_inputs is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from atograph.graph import Graph
 from atograph.latency.table import Rounded
-from atograph.passes.plan.choose import magnitude_scores
 from atograph.passes.plan.plan import Plan
 from atograph.terminal import numbers
 from atograph.train.settings import TrainSettings
@@ -33,7 +33,7 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
         UserError: the budgets are out of reach, or the record is of something else.
     """
     multiple = settings.rounding
-    if settings.latency is None and multiple != "auto":
+    if not settings.measured and multiple != "auto":
         return settings.model_copy(update={"round_to": multiple})
     named = Path(settings.latency_table) if settings.latency_table is not None else earlier
     latency = graph.measure_latency(
@@ -47,25 +47,15 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
     plan = magnitude_plan(graph, settings)
     if multiple == "auto":
         multiple = latency.chosen
-    if settings.latency is not None and (alone or plan.digest in latency.record.plans):
+    if settings.measured and (alone or plan.digest in latency.record.plans):
         latency.correct(plan, latency.ratio(plan))
     return settings.model_copy(update={"round_to": multiple})
 
 
 def magnitude_plan(graph: Graph, settings: TrainSettings) -> Plan:
     """The units of the largest magnitudes within the budgets; a latency is as predicted."""
-    graph.read_weights()
-    budgets = settings.budgets
-    return graph.plan_from_scores(
-        magnitude_scores(graph.groups, graph.program.state),
-        floor=settings.floor,
-        round_to=settings.rounding,
-        measured=False,
-        flops=budgets.get("flops"),
-        params=budgets.get("params"),
-        bytes=budgets.get("bytes"),
-        latency=budgets.get("latency"),
-    )
+    budgets: dict[str, Any] = dict(settings.budgets)
+    return graph.plan(floor=settings.floor, round_to=settings.rounding, measured=False, **budgets)
 
 
 def keep(graph: Graph, settings: TrainSettings, beside: Path | None) -> None:

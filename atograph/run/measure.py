@@ -14,6 +14,7 @@ from atograph.capture.to_program import batch_sizes, repeat_single, with_batch
 from atograph.graph import Graph
 from atograph.latency.measure import measure_latency
 from atograph.ort.model import OnnxModel
+from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
@@ -197,7 +198,7 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
         why = slimmed.why_no_module
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
     missed = next(
-        (each for each in report.budgets if each.kind == "latency" and each.reached > 1.03 * each.asked), None
+        (each for each in report.budgets if BUDGETS.get(each.kind).measured and each.reached > 1.03 * each.asked), None
     )
     if missed is not None:
         console.warn(

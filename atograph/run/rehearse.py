@@ -37,7 +37,7 @@ from atograph.targets.base import Target
 from atograph.targets.deployed import Deployed, export, load
 from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
-from atograph.train.defaults import default_loss, default_metric, why_no_metric
+from atograph.train.losses.defaults import default_loss, default_metric, why_no_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.train.settings import needs_data
 from atograph.values.eval_mode import eval_mode

@@ -12,7 +12,6 @@ from typing import Any
 
 from atograph.graph import Graph
 from atograph.ort.model import size_on_disk
-from atograph.passes.plan.plan import Plan
 from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.run.job import Outcome
 from atograph.train.compute import pick_device
@@ -124,42 +123,24 @@ def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
 
 
 def _budgets(outcome: Outcome, latency: Sequence[Latency]) -> list[Budget]:
-    prepared, plan = outcome.prepared, outcome.trained.plan
-    reached = reached_shares(prepared.graph, plan, latency)
+    prepared, counts = outcome.prepared, outcome.trained.plan.counts
+    timed = {each.batch: each.slim / each.dense for each in latency}
+    rows = prepared.graph.budgets(**prepared.settings.budgets).rows
     return [
         Budget(
-            kind=what,
-            asked=asked,
-            reached=reached[what],
-            smallest=prepared.smallest[what],
-            predicted=_predicted(what, prepared.graph, plan),
+            kind=name,
+            asked=prepared.settings.budgets[name],
+            reached=row.reached(counts, timed),
+            smallest=prepared.smallest[name],
+            predicted=row.predicted(counts),
         )
-        for what, asked in prepared.settings.budgets.items()
+        for name, row in rows.items()
     ]
-
-
-def reached_shares(graph: Graph, plan: Plan, latency: Sequence[Latency]) -> dict[str, float]:
-    """The share of each cost that is left; of latency, as measured for the budget's batch, or else as predicted."""
-    cost, counts = graph.cost, plan.counts
-    shares = {
-        "flops": int(cost.flops(counts)) / graph.flops,
-        "params": int(cost.params(counts)) / graph.params,
-        "bytes": int(cost.bytes(counts)) / graph.bytes if graph.bytes else 1.0,
-    }
-    if graph.latency is not None:
-        batch = graph.latency.record.batch
-        entry = next((each for each in latency if each.batch == batch), latency[0] if latency else None)
-        shares["latency"] = graph.latency.predicted(plan) if entry is None else entry.slim / entry.dense
-    return shares
 
 
 def _rounding(graph: Graph) -> dict[int, Rounding]:
     tried = graph.latency.tried if graph.latency is not None else {}
     return {multiple: Rounding(latency=each.latency, flops=each.flops) for multiple, each in tried.items()}
-
-
-def _predicted(what: str, graph: Graph, plan: Plan) -> float | None:
-    return graph.latency.predicted(plan) if what == "latency" and graph.latency is not None else None
 
 
 def _frozen(graph: Graph) -> list[FrozenGroup]:

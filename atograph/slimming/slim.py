@@ -20,7 +20,7 @@ from atograph.passes.ir.values import require_values
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
-from atograph.passes.rewrite.slim import Slim as SlimPass
+from atograph.passes.rewrite.slim import SlimProgram
 from atograph.process.stages import stage
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.slimming.hand_over import AsMade, like, own_tensors
@@ -292,5 +292,5 @@ def slim(graph: Graph, plan: Plan) -> Slim:
     with stage("slimming"):
         graph.read_weights()
         graph = graph.up_to_date()
-        slimmed = Pipeline((SlimPass(plan),)).run(graph.program)
+        slimmed = Pipeline((SlimProgram(plan),)).run(graph.program)
     return Slim(graph, plan, slimmed)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from atograph.spec.spec import Spec
 
 
-class Place(BaseModel):
+class TwoPaths(BaseModel):
     """A file or folder, told in two ways: a project that moves keeps the one, a run that moves alone the other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +26,7 @@ class Place(BaseModel):
     absolute: str
 
     @classmethod
-    def of(cls, path: Path, run: Path) -> Place:
+    def of(cls, path: Path, run: Path) -> TwoPaths:
         """Both ways to it."""
         target = path.resolve()
         try:
@@ -49,9 +49,9 @@ class Source(BaseModel):
 
     spec: str
     """For someone who stands in ``folder``."""
-    folder: Place | None = None
+    folder: TwoPaths | None = None
     """None: what is installed."""
-    data: Place | None = None
+    data: TwoPaths | None = None
     """What ``--data`` gave."""
 
     @classmethod
@@ -60,8 +60,8 @@ class Source(BaseModel):
         root, data = spec.target.root, spec.data
         return cls(
             spec=spec.target.text if root is None else spec.target.within,
-            folder=None if root is None else Place.of(root, run),
-            data=None if data is None else Place.of(data, run),
+            folder=None if root is None else TwoPaths.of(root, run),
+            data=None if data is None else TwoPaths.of(data, run),
         )
 
     def target(self, run: Path) -> Target:

@@ -151,9 +151,9 @@ class Spec:
     def metric(self) -> Any:
         """``metric(model, batch)``, a mean over the batch; None for the default.
 
-        Or an object that measures all batches together, or a class of such (`train.metrics.DatasetMetric`).
+        Or an object that measures all batches together, or a class of such (`train.losses.metrics.DatasetMetric`).
         """
-        from atograph.train.metrics import is_dataset_metric
+        from atograph.train.losses.metrics import is_dataset_metric
 
         metric = getattr(self.module, "metric", None)
         if not is_dataset_metric(metric):

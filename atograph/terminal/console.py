@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.segment import Segment
 
+from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import printable
 from atograph.terminal import numbers
 from atograph.terminal.progress_line import ProgressLine
@@ -89,11 +90,9 @@ class Console:
         self._err.print(printable(text.rstrip("\n")), markup=False, highlight=False, soft_wrap=True)
 
     def budget(self, what: str, share: float, dense: float, smallest: float) -> None:
-        """Say a budget, such as ``flops`` or ``latency``, back in both directions (shares of ``dense``)."""
-        units = {"flops": "MACs", "params": "parameters", "bytes": "B of activations", "latency": "ms in ONNX Runtime"}
-        unit = units[what]
-        whole = dense / 2 if what == "flops" else dense
-        self.say(f"budget: {numbers.budget(share, whole, smallest, unit=unit)}")
+        """Say a budget, by its name, back in both directions (shares of ``dense``)."""
+        row = BUDGETS.get(what)
+        self.say(f"budget: {numbers.budget(share, dense / row.per_unit, smallest, unit=row.unit)}")
 
     def progress(self, label: str, metric: str = "metric") -> Progress:
         """A receiver for one training run's events.

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from atograph.passes.budgets.budget import BUDGETS
 from atograph.terminal import numbers
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def _costs(report: Report) -> Table:
     for name, shown, before, after in rows:
         row(name, shown(before), slim=shown(after), ratio=_ratio(after, before))
     for budget in report.budgets:
-        if budget.kind == "bytes":
-            row("activations at their peak", ratio=numbers.percent(budget.reached))
-        if budget.kind == "latency" and budget.predicted is not None:
-            row("latency by the table of layers", ratio=numbers.percent(budget.predicted))
+        kind = BUDGETS.get(budget.kind) if budget.kind in BUDGETS else None  # of a package that is not here
+        share = budget.predicted if kind is not None and kind.measured else budget.reached
+        if kind is not None and kind.closing and share is not None:
+            row(kind.closing, ratio=numbers.percent(share))
     if metrics.measured:
         row(Text(metrics.name), *map(_metric, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
     if metrics.before_training is not None:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from atograph.passes.lazy import lazy
 
 if TYPE_CHECKING:
+    from atograph.train.ato.masks import UnitMap
+    from atograph.train.hook import Pruning
     from atograph.train.loop import DenseTrained, Trained, auto_train_once, dense_training
+    from atograph.train.methods.method import Method, method
     from atograph.train.progress import EpochRow, Progress, Silent
     from atograph.train.saved.seeding import seed_everything
     from atograph.train.settings import TrainSettings
@@ -16,26 +19,34 @@ if TYPE_CHECKING:
 __all__ = [
     "DenseTrained",
     "EpochRow",
+    "Method",
     "Progress",
+    "Pruning",
     "Silent",
     "Task",
     "TrainSettings",
     "Trained",
+    "UnitMap",
     "auto_train_once",
     "dense_training",
+    "method",
     "seed_everything",
 ]
 
 _HOMES = {
     "DenseTrained": "loop",
     "EpochRow": "progress",
+    "Method": "methods.method",
     "Progress": "progress",
+    "Pruning": "hook",
     "Silent": "progress",
     "Task": "task",
     "TrainSettings": "settings",
     "Trained": "loop",
+    "UnitMap": "ato.masks",
     "auto_train_once": "loop",
     "dense_training": "loop",
+    "method": "methods.method",
     "seed_everything": "saved.seeding",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from typing import Any, NoReturn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from atograph.passes.errors import UserError
 from atograph.train.best import BestEpoch
 from atograph.train.compute import Compute, autocast, pick_device
+from atograph.train.hook import Hook
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.processes.replicas import join
 from atograph.train.progress import EpochRow, Progress
@@ -30,62 +31,8 @@ from atograph.values.batches import tensors, to_device
 from atograph.values.user_code import in_one_line
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """How far the pruning is; the fields are those of `EpochRow`."""
-
-    zeroed: float = 0.0
-    lam: float = 0.0
-    controller_loss: float | None = None
-    controller_lr: float = 0.0
-    soft_flops: float = 1.0
-    vanishing: float = 0.0
-    kept: Mapping[str, int] = field(default_factory=dict)
-
-
-class Hook:
-    """What happens around a step beside plain training; this one does nothing.
-
-    Attributes:
-        flops_share: of the current mask.
-    """
-
-    flops_share = 1.0
-
-    def pruned(self) -> Pruned:
-        """Asked for at the end of each epoch."""
-        return Pruned()
-
-    def epoch_start(self, t: float) -> None:
-        """An epoch begins at fraction ``t`` of the training."""
-
-    def before_step(self, t: float, batch: Any) -> None:
-        """A step is about to be made on ``batch`` (on the device)."""
-
-    def after_step(self, t: float, lr: float) -> None:
-        """The optimiser has stepped with rate ``lr``."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether the network is the one that comes out: what is masked is zero."""
-        return True
-
-    def finish(self) -> None:
-        """The last step is done."""
-
-    def sync(self) -> None:
-        """The dense model is about to be read: it has to hold the weights as they are now."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
-        return {}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from such a state."""
-
-
 @dataclass
-class Place:
+class Position:
     """How far a run is.
 
     Attributes:
@@ -184,7 +131,7 @@ class Fit:
                 hint="Define val_data(), or leave metric_mode out.",
             )
         self.hook = Hook()
-        self.checkpoints, self.place = checkpoints, Place()
+        self.checkpoints, self.position = checkpoints, Position()
         self.whole = WholeStep(kept=checkpoints is not None and not checkpoints.off and self.replicas.count == 1)
         self.optimizer: torch.optim.Optimizer
         self._others = list[Tensor]()
@@ -215,11 +162,11 @@ class Fit:
             self.hook = make_hook(self)
             self._keep()
             self._resume()
-            if self.settings.epochs and self.settings.freeze and self.place == Place():
+            if self.settings.epochs and self.settings.freeze and self.position == Position():
                 self.metric_before = self.evaluate(self.task.val_data)  # and whatever is wrong with that data shows
             self.progress.start(self.settings.epochs, self.clock.steps)
             try:
-                while self.place.epoch < self.settings.epochs and not self.best.over(self.place.epoch):
+                while self.position.epoch < self.settings.epochs and not self.best.over(self.position.epoch):
                     self._epoch(rates)
                 if not self.finished:  # by patience, or there is nothing to train
                     with self.whole.changing(but_for=Exception):
@@ -274,43 +221,43 @@ class Fit:
                 modules[name].training = False
 
     def _epoch(self, rates: Rates) -> None:
-        place, hook, started = self.place, self.hook, time.monotonic()
-        epoch, last = place.epoch, place.epoch + 1 == self.settings.epochs
+        position, hook, started = self.position, self.hook, time.monotonic()
+        epoch, last = position.epoch, position.epoch + 1 == self.settings.epochs
         self._train_mode()
         for step, raw in self.whole.before_each(self._steps(), self.task.train_data):
             t = self.clock.fraction(epoch, step)
-            place.lr = rates.set(lr_factor(self.settings, t))
+            position.lr = rates.set(lr_factor(self.settings, t))
             batches = [to_device(batch, self.device) for batch in raw]
-            if not place.begun:
+            if not position.begun:
                 with self.whole.changing(but_for=Exception):
                     hook.before_step(t, batches[0])
-                    place.begun = True
+                    position.begun = True
             loss = self._gradients(batches, epoch, step)
             with self.whole.changing():
                 self.compute.step(self.optimizer)
-                hook.after_step(t, place.lr)
-                place.step, place.total, place.begun = step + 1, place.total + loss, False
+                hook.after_step(t, position.lr)
+                position.step, position.total, position.begun = step + 1, position.total + loss, False
                 self.whole.done()
-            self.progress.step(epoch + 1, place.step, loss, hook.flops_share)
+            self.progress.step(epoch + 1, position.step, loss, hook.flops_share)
             self._save_if(due=True)
-        if not place.step:
+        if not position.step:
             raise UserError(f"has no batches in epoch {epoch + 1}.", where="train_data")
-        self.clock.steps = place.step
+        self.clock.steps = position.step
         if last:
             with self.whole.changing(but_for=Exception):
                 hook.finish()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
-            self._diverged("weights that are not finite", epoch, place.step - 1)
+            self._diverged("weights that are not finite", epoch, position.step - 1)
         self.finished = last
         self.metric = None  # nobody is to take that of the epoch before for this one's
         self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(
             epoch=epoch + 1,
-            loss=place.total / place.step,
+            loss=position.total / position.step,
             metric=self.metric,
             flops=hook.flops_share,
-            lr=place.lr,
+            lr=position.lr,
             seconds=time.monotonic() - started,
             **vars(pruned),
         )
@@ -319,25 +266,26 @@ class Fit:
             self._keep()
             if hook.settled:
                 self.best.offer(epoch + 1, self.metric, self.good, values_of(self.dense))
-            self.place = Place(epoch + 1)
+            self.position = Position(epoch + 1)
             self.whole.done()
         self._save_if(due=not last)
         self.progress.epoch(row)
 
     def _steps(self) -> Iterator[tuple[int, list[Any]]]:
         """The batches of each step of the epoch, numbered; what a resumed run has seen is drawn again and dropped."""
-        place, data, size = self.place, self.task.train_data, self.settings.accumulate
-        if not place.step and not place.begun:
-            self.hook.epoch_start(self.clock.fraction(place.epoch, 0))
-            place.random = random_state(data)
+        position, data, size = self.position, self.task.train_data, self.settings.accumulate
+        if not position.step and not position.begun:
+            self.hook.epoch_start(self.clock.fraction(position.epoch, 0))
+            position.random = random_state(data)
             yield from enumerate(_in_groups(data, size))
             return
         now = random_state(data)
-        set_random_state(place.random, data)
+        set_random_state(position.random, data)
         steps = enumerate(_in_groups(data, size))
-        if sum(1 for _ in islice(steps, place.step)) < place.step:
+        if sum(1 for _ in islice(steps, position.step)) < position.step:
             raise UserError(
-                f"has fewer batches than when the run was started: epoch {place.epoch + 1} was at step {place.step}.",
+                f"has fewer batches than when the run was started: epoch {position.epoch + 1} was at step "
+                f"{position.step}.",
                 where="train_data",
                 hint=_OTHER_RUN,
             )
@@ -355,10 +303,10 @@ class Fit:
 
     def _save_whole(self, error: BaseException) -> None:
         """Save the last whole step of a training that stops; what keeps it from being saved is noted at the error."""
-        whole, place = self.whole, self.place
+        whole, position = self.whole, self.position
         if whole.torn or not whole.kept or isinstance(error, (Diverged, NotWritten)):
             return
-        if (place.epoch, place.step) == (0, 0):
+        if (position.epoch, position.step) == (0, 0):
             return
         try:
             self._save(whole.random or random_state(self.task.train_data))
@@ -368,9 +316,9 @@ class Fit:
     def _save(self, random: dict[str, Any]) -> None:
         assert self.checkpoints is not None
         self.hook.sync()
-        place, alone = self.place, self.replicas.count == 1
+        position, alone = self.position, self.replicas.count == 1
         own = {
-            "place": {each.name: getattr(place, each.name) for each in fields(place)},
+            "position": {each.name: getattr(position, each.name) for each in fields(position)},
             "random": random,
             "buffers": {} if alone else dict(self.dense.named_buffers()),
             "hook": self.hook.state(),
@@ -391,7 +339,7 @@ class Fit:
             "compute": self.compute.state(),
             "processes": every,
         }
-        self.checkpoints.save(place.epoch, place.step, state)
+        self.checkpoints.save(position.epoch, position.step, state)
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one.
@@ -414,16 +362,16 @@ class Fit:
         if before != kind:
             _refuse(f"its optimiser was {before}, and is {kind} now")
         own = every[self.replicas.rank]
-        self.place, self.clock.steps = Place(**own["place"]), state["steps"]
-        if not all(type(count) is int and count >= 0 for count in (self.place.epoch, self.place.step)):
-            _refuse(f"it goes on at step {self.place.step} of epoch {self.place.epoch}")
-        if self.place.step or self.place.begun:
-            set_random_state(self.place.random, self.task.train_data)
+        self.position, self.clock.steps = Position(**own["position"]), state["steps"]
+        if not all(type(count) is int and count >= 0 for count in (self.position.epoch, self.position.step)):
+            _refuse(f"it goes on at step {self.position.step} of epoch {self.position.epoch}")
+        if self.position.step or self.position.begun:
+            set_random_state(self.position.random, self.task.train_data)
         self.history.extend(EpochRow(**row) for row in state["history"])
         self.metric = self.history[-1].metric if self.history else None
         self.metric_before = state.get("before")
         self.best.load(state.get("best"))
-        self.finished = self.place.epoch >= self.settings.epochs
+        self.finished = self.position.epoch >= self.settings.epochs
         for name, parameter in self.dense.named_parameters():
             if state["weights"][name].shape != parameter.shape:
                 _refuse(f"{name} has another shape there")

@@ -8,42 +8,12 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from atograph.passes.criteria.units import Group
+from atograph.passes.ir.program import Program
 from atograph.train.processes.replicas import Replicas
 from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
-
-
-class Slice(Protocol):
-    """One parameter dimension of a group's zeroing set."""
-
-    @property
-    def parameter(self) -> str:
-        """Its fully qualified name."""
-
-    @property
-    def dim(self) -> int:
-        """The dimension that the units lie along."""
-
-    @property
-    def units(self) -> Tensor:
-        """LongTensor[shape[dim]]: the unit that each index belongs to, -1 where it belongs to none."""
-
-
-class Group(Protocol):
-    """A family of zero-invariant groups: the units of one axis."""
-
-    @property
-    def name(self) -> str:
-        """Short and unique within the graph."""
-
-    @property
-    def size(self) -> int:
-        """How many units."""
-
-    @property
-    def zeroing(self) -> Sequence[Slice]:
-        """The parameter slices that are zero when a unit is removed."""
 
 
 class Cost(Protocol):
@@ -126,6 +96,10 @@ class Graph(Protocol[P_co]):
         """The groups whose units may go."""
 
     @property
+    def program(self) -> Program:
+        """The captured program, with its facts; asked for by criteria that need it."""
+
+    @property
     def flops(self) -> int:
         """FLOPs of the dense model on a batch of one."""
 
@@ -133,15 +107,8 @@ class Graph(Protocol[P_co]):
     def cost(self) -> Cost:
         """The cost model."""
 
-    def budgets(
-        self,
-        *,
-        flops: float | None = ...,
-        params: float | None = ...,
-        bytes: float | None = ...,
-        latency: float | None = ...,
-    ) -> Budgets:
-        """Budgets, as shares of the dense model's costs."""
+    def budgets(self, **shares: float) -> Budgets:
+        """Budgets by name, as shares of the dense model's costs."""
 
     def plan(self, *, kept: Mapping[str, Iterable[int]]) -> P_co:
         """The plan that keeps these units."""
@@ -149,13 +116,10 @@ class Graph(Protocol[P_co]):
     def plan_from_scores(
         self,
         scores: Mapping[str, Tensor],
-        flops: float | None = ...,
+        *,
         floor: float = ...,
         round_to: int | Literal["auto"] | None = ...,
-        *,
-        params: float | None = ...,
-        bytes: float | None = ...,
-        latency: float | None = ...,
         measured: bool = ...,
+        **budgets: float,
     ) -> P_co:
-        """Keep the highest scores, Tensor[size] per group, within budgets; that of latency as predicted or measured."""
+        """Keep the highest scores, Tensor[size] per group, within budgets as predicted, or measured if that can be."""

@@ -1,4 +1,4 @@
-"""The two ways to train: Auto-Train-Once, and the dense baseline with the same recipe."""
+"""The two ways to train: by a method that prunes, and the dense baseline with the same recipe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Generic
 
 from torch import nn
 
-from atograph.train.ato.pruner import Pruner
-from atograph.train.fit import Fit, Hook
+from atograph.train.fit import Fit
+from atograph.train.hook import Hook, Pruning
 from atograph.train.interfaces import Graph, P
+from atograph.train.methods.method import hook_of
 from atograph.train.progress import EpochRow, Progress, Silent
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings
@@ -70,7 +71,7 @@ def auto_train_once(
     shrink: Shrink[P] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Trained[P]:
-    """Train a model and prune it to ``settings.flops`` of its FLOPs in the same run (Auto-Train-Once).
+    """Train a model and prune it to the settings' budgets in the same run, by their method (Auto-Train-Once).
 
     Args:
         model: the dense model; trained in place, given back on the device and in the modes in which it came.
@@ -86,10 +87,10 @@ def auto_train_once(
             the weights of the last good epoch). Nothing is raised after the last step: see ``Trained.failure``.
     """
     fit = Fit(model, task, settings, progress or Silent(), checkpoints)
-    made: list[Pruner[P]] = []
+    made: list[Pruning[P]] = []
 
     def hook(run: Fit) -> Hook:
-        made.append(Pruner(run, graph, shrink))
+        made.append(hook_of(run, graph, shrink))
         return made[0]
 
     failure = None

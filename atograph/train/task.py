@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
-from atograph.train.defaults import default_loss, default_metric
-from atograph.train.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
+from atograph.train.losses.defaults import default_loss, default_metric
+from atograph.train.losses.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.values.batches import batch_size, describe, keep_copy, to_device
 from atograph.values.eval_mode import eval_mode
@@ -30,10 +30,10 @@ class Task:
     Args:
         train_data: an iterable of batches that can be iterated again for each epoch (a DataLoader, a list).
         val_data: the same for validation, or None.
-        loss: ``loss(model, batch)`` -> scalar tensor; None: see `defaults.default_loss`.
+        loss: ``loss(model, batch)`` -> scalar tensor; None: see `losses.defaults.default_loss`.
         metric: ``metric(model, batch)`` -> mean over the batch; or an object with ``update``, ``compute`` and
-            ``reset``, which measures all of the data together (`metrics.DatasetMetric`), or its class; None: top-1
-            accuracy, `defaults.default_metric`.
+            ``reset``, which measures all of the data together (`losses.metrics.DatasetMetric`), or its class; None:
+            top-1 accuracy, `losses.defaults.default_metric`.
         metric_name: what the metric is called; None: see `name_of_metric`.
         optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
 

@@ -14,11 +14,14 @@ import typer.main
 from pydantic import BaseModel
 
 from atograph.cli.app import app
+from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import name_of, rule_for, targets
 from atograph.targets import TARGETS
 from atograph.train.settings import TrainSettings
+from atograph.train.settings.method_table import METHODS
 from website.names import (
     IN_BACKTICKS,
     PACKAGES,
@@ -40,6 +43,9 @@ def rows(registry: Registry[Any]) -> dict[str, Any]:
 
 TABLES: list[tuple[str, str, Mapping[str, Any]]] = [
     ("Passes", "write-a-pass", rows(PASSES)),
+    ("Criteria", "write-a-criterion", rows(CRITERIA)),
+    ("Methods", "write-a-method", rows(METHODS)),
+    ("Budgets", "write-a-budget", rows(BUDGETS)),
     ("Targets", "write-a-target", rows(TARGETS)),
     ("Rules of ops", "write-an-op-rule", {name_of(target): rule_for(target) for target in targets()}),
 ]

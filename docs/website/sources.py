@@ -53,13 +53,13 @@ def write(folder: Path) -> None:
 
 def contents() -> str:
     """The table of contents, in which every page stands once."""
-    pages = [str(path.with_suffix("")) for path in documents() if path.name != FIRST] + ["reference/index"]
+    names = [str(path.with_suffix("")) for path in documents() if path.name != FIRST] + ["reference/index"]
     patterns = [pattern for part in CONTENTS.values() for pattern in part]
     patterns.sort(key=lambda pattern: ("*" in pattern, -len(pattern)))  # the one that says most goes first
-    place = {page: next(pattern for pattern in patterns if fnmatch(page, pattern)) for page in pages}
+    place = {page: next(pattern for pattern in patterns if fnmatch(page, pattern)) for page in names}
     trees = []
     for caption, part in CONTENTS.items():
-        listed = [page for pattern in part for page in pages if place[page] == pattern]
+        listed = [page for pattern in part for page in names if place[page] == pattern]
         trees.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *listed, "```", ""]))
     return "\n" + "\n".join(trees)
 

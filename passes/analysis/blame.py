@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 
 from torch import fx
 
-from atograph.passes.analysis.couplings import Place
+from atograph.passes.analysis.couplings import ValueDim
 from atograph.passes.analysis.numbers import Numbers
-from atograph.passes.analysis.routes import Routes, Site
+from atograph.passes.analysis.routes import Routes, StateDim
 from atograph.passes.axes.dims import Axis
 from atograph.passes.axes.flow import Affine, Keep, Map, Operand
 
@@ -28,7 +28,7 @@ class Blame:
     def __init__(self, routes: Routes, numbers: Numbers, parameters: Collection[fx.Node]) -> None:
         self._routes, self._numbers, self._parameters = routes, numbers, parameters
 
-    def sites(self, place: Place, axis: Axis) -> list[Site]:
+    def sites(self, place: ValueDim, axis: Axis) -> list[StateDim]:
         """The parameter slices that a dimension of a value is zero with: those of one factor are enough."""
         steps = [place]
         while len(steps) == 1:  # as deep as the network, so no recursion
@@ -38,7 +38,7 @@ class Blame:
             steps = list(self._before(place, axis))
         return next((sites for step in steps if (sites := self.sites(step, axis))), [])
 
-    def _before(self, place: Place, axis: Axis) -> Iterator[Place]:
+    def _before(self, place: ValueDim, axis: Axis) -> Iterator[ValueDim]:
         """The dimensions of inputs that a dimension of a value is zero with."""
         effect = self._routes.axes.effects.get(place.node)
         operands: tuple[Operand, ...] = ()
@@ -52,14 +52,14 @@ class Blame:
         for operand in operands:
             yield from self._routes.sources(place, operand, axis)
 
-    def divisors(self) -> dict[Axis, set[Site]]:
+    def divisors(self) -> dict[Axis, set[StateDim]]:
         """The parameter slices that must not be zero: learned steps that divide, lengths of weights, what multiplies
         a mask that is infinite in part."""
-        divisors: dict[Axis, set[Site]] = {}
+        divisors: dict[Axis, set[StateDim]] = {}
         for node, output in self._dividing():
             for dim, along in enumerate(self._routes.outputs(node)[output]):
                 for axis in along:
-                    divisors.setdefault(axis, set()).update(self._any_of(Place(node, output, dim), axis))
+                    divisors.setdefault(axis, set()).update(self._any_of(ValueDim(node, output, dim), axis))
         return divisors
 
     def _dividing(self) -> Iterator[tuple[fx.Node, int]]:
@@ -72,9 +72,9 @@ class Blame:
                 if operand.node in flow.dividing or self._numbers.must_not_be_zero(node, operand.node):
                     yield operand.node, self._routes.axes.read_output(node)
 
-    def _any_of(self, start: Place, axis: Axis, depth: int = _SUMS_WITHIN_SUMS) -> Iterator[Site]:
+    def _any_of(self, start: ValueDim, axis: Axis, depth: int = _SUMS_WITHIN_SUMS) -> Iterator[StateDim]:
         """All parameter slices each of which makes a dimension of a value zero."""
-        waiting, seen = [start], set[Place]()
+        waiting, seen = [start], set[ValueDim]()
         while waiting:
             place = waiting.pop()
             if place in seen:

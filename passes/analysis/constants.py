@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
-from atograph.passes.analysis.couplings import Place
+from atograph.passes.analysis.couplings import ValueDim
 from atograph.passes.analysis.numbers import Numbers
 from atograph.passes.analysis.routes import Routes, links_to
 from atograph.passes.axes.dims import Axis, axes_of, dim_of
@@ -49,10 +49,10 @@ class Interpreter:
             for dim, along in enumerate(dims):
                 free = [axis for axis in along if self._inference.frozen(axis) is None]
                 if free:
-                    constants[output, dim] = self._at(Place(node, output, dim), free)
+                    constants[output, dim] = self._at(ValueDim(node, output, dim), free)
         return constants
 
-    def _at(self, place: Place, axes: list[Axis]) -> Constants:
+    def _at(self, place: ValueDim, axes: list[Axis]) -> Constants:
         node = place.node
         match self._routes.axes.effects[node].flow:
             case Affine() as flow:
@@ -69,7 +69,7 @@ class Interpreter:
             case _:
                 return self._infinite_before(node, axes)
 
-    def _arriving(self, place: Place, operand: Operand) -> list[_Arrival]:
+    def _arriving(self, place: ValueDim, operand: Operand) -> list[_Arrival]:
         """What an operand brings to a dimension of an output, link by link."""
         output, known = self._routes.axes.read_output(place.node), self.known.get(operand.node, {})
         arriving: list[_Arrival] = []
@@ -87,7 +87,7 @@ class Interpreter:
 
     # -- sums of products ----------------------------------------------------------------------------------------------
 
-    def _of_affine(self, place: Place, flow: Affine, axes: list[Axis]) -> Constants:
+    def _of_affine(self, place: ValueDim, flow: Affine, axes: list[Axis]) -> Constants:
         products = [[self._arriving(place, factor) for factor in factors] for factors in flow.products]
         zeros = self._zero_products(place.node, products, axes)
         if flow.of_constant == "unknown":
@@ -161,7 +161,7 @@ class Interpreter:
         self._inference.freeze(dim_of(axis), reason_at(node, INFINITE))
 
 
-def _stored(constant: float, place: Place) -> float:
+def _stored(constant: float, place: ValueDim) -> float:
     """A constant as an output of a node holds it, which may be an integer."""
     if constant == 0.0 or not isfinite(constant):
         return constant

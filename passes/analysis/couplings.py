@@ -18,7 +18,7 @@ from atograph.passes.axes.flow import Affine, Flow, Keep, Link, Map, Operand
 from atograph.passes.ir.program import Program
 
 
-class Place(NamedTuple):
+class ValueDim(NamedTuple):
     """One dimension of one output of a node."""
 
     node: fx.Node
@@ -36,7 +36,7 @@ class Step(NamedTuple):
         forward: whether it computes what is there.
     """
 
-    place: Place
+    place: ValueDim
     through: fx.Node
     forward: bool
 
@@ -51,7 +51,7 @@ class Course:
 
     def __init__(self, axes: Axes, axis: Axis) -> None:
         self._axes, self._axis = axes, axis
-        self._steps: dict[Place, list[Step]] = {}
+        self._steps: dict[ValueDim, list[Step]] = {}
         for node, effect in self._axes.effects.items():
             for source, target in self._links(node, effect.flow):
                 self._steps.setdefault(source, []).append(Step(target, node, True))
@@ -61,24 +61,24 @@ class Course:
                     self._steps.setdefault(sites[0], []).append(Step(site, node, False))
                     self._steps.setdefault(site, []).append(Step(sites[0], node, False))
 
-    def _links(self, node: fx.Node, flow: Flow) -> Iterator[tuple[Place, Place]]:
+    def _links(self, node: fx.Node, flow: Flow) -> Iterator[tuple[ValueDim, ValueDim]]:
         """Where the axis comes from and where it gets to, for each link of an op that brings it."""
         read = self._axes.read_output(node)
         for operand, link, along in links_of(self._axes, node, flow):
             if self._axis in axes_of(along):
-                yield Place(operand.node, read, link.source), Place(node, link.output, link.target)
+                yield ValueDim(operand.node, read, link.source), ValueDim(node, link.output, link.target)
 
-    def _sums(self, flow: Flow) -> Iterator[list[Place]]:
+    def _sums(self, flow: Flow) -> Iterator[list[ValueDim]]:
         for contraction in flow.contractions if isinstance(flow, Affine) else ():
             if self._axis in axes_of(self._axes.resolve(contraction.over)):
-                yield [Place(node, 0, dim) for node, dim in contraction.sites]
+                yield [ValueDim(node, 0, dim) for node, dim in contraction.sites]
 
-    def __contains__(self, place: Place) -> bool:
+    def __contains__(self, place: ValueDim) -> bool:
         return place in self._steps
 
-    def path(self, start: Collection[Place], goal: Callable[[Place], bool]) -> tuple[Place, list[Step]] | None:
+    def path(self, start: Collection[ValueDim], goal: Callable[[ValueDim], bool]) -> tuple[ValueDim, list[Step]] | None:
         """A shortest way from some places to a goal: where it starts, and its steps; None where there is none."""
-        before: dict[Place, tuple[Place, Step] | None] = dict.fromkeys(start)
+        before: dict[ValueDim, tuple[ValueDim, Step] | None] = dict.fromkeys(start)
         waiting = deque(before)
         while waiting:
             place = waiting.popleft()
@@ -127,11 +127,11 @@ def sides(program: Program, axes: Axes) -> Sides:
     both = Sides({}, {})
     inputs = set(program.input_nodes())
     fixed: set[fx.Node] = set()  # what depends on parameters only
-    origins: dict[Place, dict[tuple[fx.Node, int], None]] = {}
+    origins: dict[ValueDim, dict[tuple[fx.Node, int], None]] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node not in inputs:
             fixed.add(node)
-            origins |= {Place(node, 0, dim): {(node, dim): None} for dim in range(len(axes.shape(node)))}
+            origins |= {ValueDim(node, 0, dim): {(node, dim): None} for dim in range(len(axes.shape(node)))}
         effect = axes.effects.get(node)
         if effect is None:
             continue
@@ -139,16 +139,16 @@ def sides(program: Program, axes: Axes) -> Sides:
             fixed.add(node)
         read = axes.read_output(node)
         for operand, link, along in links_of(axes, node, effect.flow):
-            before = origins.get(Place(operand.node, read, link.source), {})
+            before = origins.get(ValueDim(operand.node, read, link.source), {})
             if node in fixed:
-                origins.setdefault(Place(node, link.output, link.target), {}).update(before)
+                origins.setdefault(ValueDim(node, link.output, link.target), {}).update(before)
             else:
                 for axis in axes_of(along):
                     both.makers.setdefault(axis, {}).update(before)
         for contraction in effect.flow.contractions if isinstance(effect.flow, Affine) else ():
             for axis in axes_of(axes.resolve(contraction.over)):
                 for site, dim in contraction.sites:
-                    both.readers.setdefault(axis, {}).update(origins.get(Place(site, 0, dim), {}))
+                    both.readers.setdefault(axis, {}).update(origins.get(ValueDim(site, 0, dim), {}))
     return both
 
 

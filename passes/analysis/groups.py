@@ -160,16 +160,14 @@ class Groups:
         if name in self._by_name:
             return self._by_name[name]
         held = [group for group in self.listed if any(name in names_for(each) for each, _dim in group.members)]
-        made = [group for group in held if any(name in names_for(each) for each, _dim in group.makers)]
-        if len(made) == 1:
-            return made[0]
+        makers = [group for group in held if any(name in names_for(each) for each, _dim in group.makers)]
+        if len(makers) == 1:
+            return makers[0]
         if not held:
             raise unknown_name(name, {each for group in self.listed for each, _dim in group.members}, self._by_name)
-        what = (
-            f"makes the units of several groups: {_listed(made)}"
-            if made
-            else f"makes no units; it reads {_listed(held)}"
-        )
+        what = f"makes no units; it reads {_listed(held)}"
+        if makers:
+            what = f"makes the units of several groups: {_listed(makers)}"
         raise UserError(f"'{name}' {what}.", hint="Name one of them.")
 
     def by_axis(self) -> dict[Axis, Group]:

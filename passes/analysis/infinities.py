@@ -19,7 +19,7 @@ Evaluate = Callable[[fx.Node, dict[fx.Node, float]], float | None]
 
 def infinities(program: Program, axes: Axes, evaluate: Evaluate) -> dict[fx.Node, set[float]]:
     """Node → the infinite numbers that it may hold: of tables and fills, as far as elementwise ops keep them so."""
-    found = {node: infinite for node, table in _tables(program).items() if (infinite := _infinite_in(table))}
+    known = {node: infinite for node, table in _tables(program).items() if (infinite := _infinite_in(table))}
     for node in program.graph.nodes:
         effect = axes.effects.get(node)
         signs: set[float] = set()
@@ -27,14 +27,14 @@ def infinities(program: Program, axes: Axes, evaluate: Evaluate) -> dict[fx.Node
             case Constant(value=value) if not isfinite(value):
                 signs = {value}
             case Keep(operands=operands, fill=fill):
-                signs = set().union(*(found.get(operand.node, ()) for operand in operands))
+                signs = set().union(*(known.get(operand.node, ()) for operand in operands))
                 if fill is not None and not isfinite(fill):
                     signs.add(fill)
             case Map():
-                signs = _passed_on(node, found, evaluate)
+                signs = _passed_on(node, known, evaluate)
         if signs:
-            found[node] = signs
-    return found
+            known[node] = signs
+    return known
 
 
 def _tables(program: Program) -> Mapping[fx.Node, torch.Tensor]:
@@ -50,11 +50,11 @@ def _infinite_in(table: torch.Tensor) -> set[float]:
     return {sign for sign in (float("inf"), float("-inf")) if bool((table == sign).any())}
 
 
-def _passed_on(node: fx.Node, found: Mapping[fx.Node, set[float]], evaluate: Evaluate) -> set[float]:
+def _passed_on(node: fx.Node, known: Mapping[fx.Node, set[float]], evaluate: Evaluate) -> set[float]:
     """Those that an elementwise op lets through, whatever else it reads."""
     signs: set[float] = set()
     for before in node.all_input_nodes:
-        for sign in found.get(before, ()):
+        for sign in known.get(before, ()):
             for other in (0.0, 1.0):
                 result = evaluate(node, dict.fromkeys(node.all_input_nodes, other) | {before: sign})
                 if result is not None and not isfinite(result):

@@ -7,12 +7,12 @@ from typing import TypeAlias
 
 from torch import fx
 
-from atograph.passes.analysis.couplings import Place
+from atograph.passes.analysis.couplings import ValueDim
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, axes_of
 from atograph.passes.axes.flow import Affine, Contraction, Link, Operand
 
-Site: TypeAlias = tuple[fx.Node, int]
+StateDim: TypeAlias = tuple[fx.Node, int]
 """One dimension of one state tensor (parameter, buffer or constant), by its placeholder."""
 
 
@@ -40,12 +40,12 @@ class Routes:
             return dict.fromkeys(axes_of(self.axes.resolve(link.via)))
         return self._at[operand.node][output][link.source]
 
-    def sources(self, place: Place, operand: Operand, axis: Axis) -> Iterator[Place]:
+    def sources(self, place: ValueDim, operand: Operand, axis: Axis) -> Iterator[ValueDim]:
         """Where in an operand of an op an axis comes from that stands in a dimension of its result."""
         output = self.axes.read_output(place.node)
         for link in links_to(place, operand):
             if axis in self.brought(operand, link, output):
-                yield Place(operand.node, output, link.source)
+                yield ValueDim(operand.node, output, link.source)
 
     def contractions(self, node: fx.Node) -> Iterator[tuple[Contraction, Axis]]:
         """What an op sums over, axis by axis."""
@@ -55,6 +55,6 @@ class Routes:
                 yield contraction, axis
 
 
-def links_to(place: Place, operand: Operand) -> list[Link]:
+def links_to(place: ValueDim, operand: Operand) -> list[Link]:
     """The links of an operand that lead to a dimension of a result."""
     return [link for link in operand.links if link.target == place.dim and link.output == place.output]

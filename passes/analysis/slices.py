@@ -54,10 +54,10 @@ class Slice(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_positions(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = serialise(self)
+        fields: dict[str, Any] = serialise(self)
         if self.positions is None:  # nearly always
-            del found["positions"]
-        return found
+            del fields["positions"]
+        return fields
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():

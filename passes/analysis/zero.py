@@ -17,10 +17,10 @@ from torch import fx
 
 from atograph.passes.analysis.blame import Blame
 from atograph.passes.analysis.constants import INFINITE, Constants, Interpreter
-from atograph.passes.analysis.couplings import Place, Sides
+from atograph.passes.analysis.couplings import Sides, ValueDim
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.numbers import Numbers
-from atograph.passes.analysis.routes import Routes, Site
+from atograph.passes.analysis.routes import Routes, StateDim
 from atograph.passes.axes.dims import Axis, dim_of
 from atograph.passes.axes.flow import Contraction
 from atograph.passes.axes.inference import Inference
@@ -37,8 +37,8 @@ class ZeroSets:
         constants: op → axis that it reduces → what a removed unit holds there, where that need not be zero.
     """
 
-    sites: Mapping[Axis, Sequence[Site]]
-    consumers: Mapping[Axis, set[Site]]
+    sites: Mapping[Axis, Sequence[StateDim]]
+    consumers: Mapping[Axis, set[StateDim]]
     constants: Mapping[fx.Node, Mapping[Axis, float]]
 
 
@@ -65,7 +65,7 @@ class _Proof:
         self._interpreter = Interpreter(self._routes, numbers, inference)
         self._consumers = self._find_consumers()
         self._divisors = self._blame.divisors()  # what would make something infinite, were it zero
-        self._zeroed: dict[Axis, dict[Site, None]] = {}
+        self._zeroed: dict[Axis, dict[StateDim, None]] = {}
         self._reduced: dict[fx.Node, dict[Axis, float]] = {}
         self._late: set[fx.Node] = set()  # parameters that were zeroed after the ops that read them were looked at
 
@@ -87,12 +87,12 @@ class _Proof:
         }
         return ZeroSets(sites, self._consumers, self._reduced)
 
-    def _find_consumers(self) -> dict[Axis, set[Site]]:
-        consumers: dict[Axis, set[Site]] = {}
+    def _find_consumers(self) -> dict[Axis, set[StateDim]]:
+        consumers: dict[Axis, set[StateDim]] = {}
         for node in self._axes.effects:
             for contraction, axis in self._routes.contractions(node):
                 for factor, dim in contraction.sites:
-                    consumers.setdefault(axis, set()).update(self._blame.sites(Place(factor, 0, dim), axis))
+                    consumers.setdefault(axis, set()).update(self._blame.sites(ValueDim(factor, 0, dim), axis))
         return consumers
 
     def _zero_producers(self) -> None:
@@ -149,7 +149,7 @@ class _Proof:
         if 0.0 in constants:
             return
         for factor, dim in contraction.sites:
-            sites = self._blame.sites(Place(factor, 0, dim), axis)
+            sites = self._blame.sites(ValueDim(factor, 0, dim), axis)
             if sites and self._divisors.get(axis, set()).isdisjoint(sites):
                 self._zero_late(axis, sites)
                 if contraction.any_constant:
@@ -157,7 +157,7 @@ class _Proof:
                 return
         self._freeze(node, axis, "a removed unit would still contribute here")
 
-    def _zero_late(self, axis: Axis, sites: Sequence[Site]) -> None:
+    def _zero_late(self, axis: Axis, sites: Sequence[StateDim]) -> None:
         self._zeroed.setdefault(axis, {}).update(dict.fromkeys(sites))
         for parameter, dim in sites:
             self._interpreter.known[parameter].setdefault((0, dim), {})[axis] = 0.0

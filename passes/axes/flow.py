@@ -42,7 +42,7 @@ class Contraction:
     """A sum over ``over``: it stands in dimension ``dim`` of each listed node, whose product is summed.
 
     Removing a unit is exact if one of the nodes is zero there; with ``any_constant``, if the one node holds a constant
-    there: the rule's rewrite puts in what the removed units were (`rewrite.slim.Lowering`).
+    there: the rule's rewrite puts in what the removed units were (`rules.table.Lowering.constants`).
     """
 
     sites: tuple[tuple[fx.Node, int], ...]

@@ -24,20 +24,20 @@ class Placement(NamedTuple):
 
 def placements(dim: Dim) -> dict[Axis, list[Placement]]:
     """Every occurrence of every axis along a resolved dim."""
-    found: dict[Axis, list[Placement]] = {}
+    placed: dict[Axis, list[Placement]] = {}
     offset = 0
     for term in dim.terms:
         for position, factor in enumerate(term):
             outer, inner = prod(f.size for f in term[:position]), prod(f.size for f in term[position + 1 :])
             block = factor.size * inner
             if isinstance(factor, Axis):
-                found.setdefault(factor, []).append(Placement(offset, outer, block, inner))
+                placed.setdefault(factor, []).append(Placement(offset, outer, block, inner))
                 continue
             for axis, within in (placements(factor) if isinstance(factor, Dim) else _scattered(factor)).items():
                 nested = (each for deep in within for each in _nested(deep, offset, outer, block, inner))
-                found.setdefault(axis, []).extend(nested)
+                placed.setdefault(axis, []).extend(nested)
         offset += term_size(term)
-    return found
+    return placed
 
 
 def _scattered(factor: Permuted) -> dict[Axis, list[Placement]]:
@@ -54,12 +54,12 @@ def _scattered_units(deep: Placement, size: int, place: Indices) -> Iterator[Pla
     units = np.arange(size) if deep.positions is None else np.array(deep.positions)
     for o in range(deep.outer):
         for i in range(deep.inner):
-            found = place[deep.offset + o * deep.stride + units * deep.inner + i]
-            first = int(found[0])
-            if np.array_equal(found, np.arange(first, first + len(found))):
+            positions = place[deep.offset + o * deep.stride + units * deep.inner + i]
+            first = int(positions[0])
+            if np.array_equal(positions, np.arange(first, first + len(positions))):
                 yield Placement(first, 1, size, 1)
             else:
-                yield Placement(0, 1, len(place), 1, tuple(found.tolist()))
+                yield Placement(0, 1, len(place), 1, tuple(positions.tolist()))
 
 
 def _nested(deep: Placement, offset: int, outer: int, block: int, inner: int) -> Iterator[Placement]:

@@ -7,8 +7,8 @@ an exact integer for integer counts, and a differentiable tensor for soft ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -22,7 +22,6 @@ from atograph.passes.axes.dims import product
 from atograph.passes.base import AnalysisPass
 from atograph.passes.cost.memory import Peak
 from atograph.passes.cost.widths import Widths
-from atograph.passes.errors import UserError
 from atograph.passes.ir.polynomial import Monomials, Polynomial, added
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
@@ -63,29 +62,6 @@ class CostModel:
     _flops: Cost
     _params: Cost
     _bytes: Peak
-    _others: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
-
-    def with_cost(self, what: str, cost: Callable[[Mapping[str, Any]], Any]) -> CostModel:
-        """The same cost model with one more cost, which budgets may then limit by its name.
-
-        Args:
-            what: its name.
-            cost: takes counts as `flops` does and returns a number of the same kind, above 0 for the dense model. It
-                must not fall where a count rises: plans are chosen by adding units while they fit.
-        """
-        return replace(self, _others={**self._others, what: cost})
-
-    def of(self, what: str, kept: Mapping[str, Any] | None = None) -> Any:
-        """One cost by its name: ``flops``, ``params``, ``bytes``, or one that `with_cost` added.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        if what in self._others:
-            return self._others[what](kept or {})
-        if what not in ("flops", "params", "bytes"):
-            raise UserError(f"nothing is known of what this model costs in {what}.")
-        return getattr(self, what)(kept)
 
     def flops(self, kept: Mapping[str, Any] | None = None) -> Any:
         """Total FLOPs (two per multiply-add) for a batch of one."""

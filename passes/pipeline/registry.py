@@ -22,7 +22,7 @@ PASSES = Registry[Pass](
         "estimate-cost": "atograph.passes.cost.cost:EstimateCost",
         "plan-random": "atograph.passes.plan.choose:PlanRandom",
         "plan-magnitude": "atograph.passes.plan.choose:PlanMagnitude",
-        "slim": "atograph.passes.rewrite.slim:Slim",
+        "slim": "atograph.passes.rewrite.slim:SlimProgram",
     },
 )
 

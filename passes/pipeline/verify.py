@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Shape
 from atograph.passes.base import Pass, RewritePass
@@ -87,8 +88,8 @@ def _signature_is_met(program: Program) -> Iterator[str]:
     for name in program.interface.inputs:
         if name is not None and name not in present:
             yield f"the input {name} is gone"
-    results, wanted = program.output_node.args[0], program.interface
-    count = len(wanted.writes) + wanted.returns.num_leaves
+    results, interface = program.output_node.args[0], program.interface
+    count = len(interface.writes) + interface.returns.num_leaves
     if not isinstance(results, (tuple, list)) or len(results) != count:
         yield f"what it returns is not {count} values"
 
@@ -101,14 +102,16 @@ def _values_are_typed(program: Program) -> Iterator[str]:
 
 
 def _axes_match_shapes(program: Program) -> Iterator[str]:
-    """Inferred dims have the sizes of the tensors they describe."""
-    axes = program.facts.get(Axes)
-    if axes is None:
-        return
-    for node in program.graph.nodes:
-        for value, shape in zip(_tensors(node.meta.get("val")), axes.shapes.get(node, ()), strict=False):
-            if value is not None and shape and _sizes(shape) != list(value.shape):
-                yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
+    """Inferred dims have the sizes of the tensors they describe, those of coupled groups too."""
+    axes, groups = program.facts.get(Axes), program.facts.get(Groups)
+    inferred = [] if axes is None else [axes.shapes]
+    if groups is not None and (axes is None or groups.axes.shapes is not axes.shapes):
+        inferred.append(groups.axes.shapes)
+    for shapes in inferred:
+        for node in program.graph.nodes:
+            for value, shape in zip(_tensors(node.meta.get("val")), shapes.get(node, ()), strict=False):
+                if value is not None and shape and _sizes(shape) != list(value.shape):
+                    yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
 
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -180,9 +183,9 @@ def _shapes_are_propagated(each: Pass, given: Given, result: Program) -> Iterato
         except Exception as error:
             yield f"node {node.name} ({node.target}) does not accept its inputs: {error}"
             return
-        for found, noted in zip(_tensors(value), _tensors(node.meta.get("val")), strict=False):
-            if found is not None and (noted is None or found.shape != noted.shape or found.dtype != noted.dtype):
-                yield f"node {node.name} ({node.target}) gives {_type(found)}, and says {_type(noted)}"
+        for tensor, noted in zip(_tensors(value), _tensors(node.meta.get("val")), strict=False):
+            if tensor is not None and (noted is None or tensor.shape != noted.shape or tensor.dtype != noted.dtype):
+                yield f"node {node.name} ({node.target}) gives {_type(tensor)}, and says {_type(noted)}"
 
 
 def _promises_are_kept(each: Pass, given: Given, result: Program) -> Iterator[str]:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from atograph.passes.analysis.groups import Group, Groups
-from atograph.passes.analysis.slices import norms_along
 from atograph.passes.base import AnalysisPass
-from atograph.passes.cost.budgets import Budgets
-from atograph.passes.cost.cost import CostModel
+from atograph.passes.budgets.budgets import Budgets
+from atograph.passes.cost.prices import unit_prices
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.criteria.magnitude import Magnitude
+from atograph.passes.criteria.ranking import plan_scores
+from atograph.passes.criteria.units import Units
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
@@ -21,33 +24,41 @@ from atograph.passes.public import public
 
 @public("atograph.passes")
 def group_norms(group: Group, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """‖x_g‖₂ of every unit over its zeroing set; shape ``[group.size]``, float64."""
-    squares = torch.zeros(group.size + 1, dtype=torch.float64)
-    for part in group.zeroing:
-        along = norms_along(state[part.parameter].detach(), part.dim)
-        squares.index_add_(0, torch.where(part.units < 0, group.size, part.units), along.double().cpu().square())
-    return squares[:-1].sqrt()
+    """‖x_g‖₂ of every unit over its zeroing set; float ``[group.size]``."""
+    return Units([group], state, torch.device("cpu")).squared_norms().sqrt()
 
 
-def magnitude_scores(groups: Groups, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each unit's norm relative to the mean of its group, so that groups of different make can be compared.
+def scores_of(kind: type[Criterion], program: Program, groups: Groups, budgets: Budgets) -> dict[str, torch.Tensor]:
+    """Group → score of each unit, by a criterion that needs the program and its weights only.
 
-    Source: the normalisation of DepGraph (Fang et al., CVPR 2023), by the mean.
+    Raises:
+        UserError: the weights are on the meta device, or the criterion has to see the network at work.
+    """
+    observes = kind.observes()
+    if observes is not None:
+        raise UserError(
+            f"the criterion '{kind.name}' needs {observes}, which a program alone does not have.",
+            hint=f'In Python: graph.plan(..., by="{kind.name}", data=batches).',
+        )
+    units = units_of(groups, program, kind.name)
+    prices = unit_prices(budgets.priced(), units.sized)
+    flat = torch.tensor(list(prices.values()))[units.family]
+    return plan_scores(kind(units, program), flat)
+
+
+def units_of(groups: Groups, program: Program, by: str) -> Units:
+    """The units of all prunable groups, in the tensors of a program.
 
     Raises:
         UserError: the weights are on the meta device.
     """
     require_values(
-        {part.parameter: state[part.parameter] for group in groups.prunable for part in group.zeroing},
-        "a plan by magnitude needs the values of the weights",
+        {part.parameter: program.state[part.parameter] for group in groups.prunable for part in group.zeroing},
+        f"a plan by {by} needs the values of the weights",
         hint="Load the weights first, or plan without them: at random, by naming the units to keep, or with "
         "graph.plan_from_scores and scores of your own.",
     )
-    scores = {}
-    for group in groups.prunable:
-        norms = group_norms(group, state)
-        scores[group.name] = norms / norms.mean().clamp_min(torch.finfo(torch.float64).tiny)
-    return scores
+    return Units(groups.prunable, program.state, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,8 @@ class PlanMagnitude(AnalysisPass):
 
     def analyse(self, program: Program) -> Plan:
         """The plan."""
-        groups, budgets = program.fact(Groups), Budgets.of(program.fact(CostModel), flops=self.flops)
-        scores = magnitude_scores(groups, program.state)
+        groups, budgets = program.fact(Groups), Budgets.of(program, {"flops": self.flops})
+        scores = scores_of(Magnitude, program, groups, budgets)
         check_budgets(budgets, groups, self.floor, self.round_to)
         return plan_from_scores(groups, budgets, scores, floor=self.floor, round_to=self.round_to)
 

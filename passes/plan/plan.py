@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.analysis.slices import Slice
-from atograph.passes.cost.budgets import Budgets
+from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.plan.html_table import html_table
 from atograph.passes.public import public

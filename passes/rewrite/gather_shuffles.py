@@ -18,6 +18,7 @@ from torch import fx
 from atograph.passes.base import RewritePass
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.rules.reorder import REORDERINGS, order_of
 
 aten = torch.ops.aten
 
@@ -26,11 +27,6 @@ _RESHAPES = {
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.view_as.default, aten.reshape_as.default,
     aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim,
     aten.squeeze.dims, aten.contiguous.default, aten.clone.default, aten.alias.default,
-}  # fmt: skip
-# whole dims change places
-_PERMUTES = {
-    aten.permute.default, aten.transpose.int, aten.swapaxes.default, aten.movedim.int, aten.movedim.intlist,
-    aten.t.default, aten.numpy_T.default, aten.mT.default,
 }  # fmt: skip
 ABSORBED = "absorbed"
 """In the ``meta`` of a gather: what the ``meta`` of each movement was that it stands for, but for the last one."""
@@ -48,7 +44,7 @@ class GatherShuffles(RewritePass):
 
     def rewrite(self, program: Program) -> Program:
         """The same program with a gather for each shuffle."""
-        if not any(node.target in _PERMUTES or node.target in _SHUFFLES for node in program.graph.nodes):
+        if not any(node.target in REORDERINGS or node.target in _SHUFFLES for node in program.graph.nodes):
             return program
         found = {end: shuffle for end in program.graph.nodes if (shuffle := _shuffle_at(end)) is not None}
         return _with_gathers(program, found) if found else program
@@ -105,7 +101,7 @@ def _erase_unused(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
 
 
 def _is_movement(node: fx.Node) -> bool:
-    return node.target in _RESHAPES or node.target in _PERMUTES or node.target in _SHUFFLES
+    return node.target in _RESHAPES or node.target in REORDERINGS or node.target in _SHUFFLES
 
 
 def _shuffle_at(end: fx.Node) -> _Shuffle | None:
@@ -166,10 +162,8 @@ def _orders(start: fx.Node, chain: Iterator[fx.Node]) -> dict[int, torch.Tensor]
 
 
 def _moved(node: fx.Node, dims: list[_Digits]) -> list[_Digits]:
-    if node.target in _PERMUTES:
-        # run on a tensor that has another size in each dim, the op tells where each dim goes
-        probe = torch.empty([2 + d for d in range(len(dims))], device="meta")
-        return [dims[size - 2] for size in node.target(probe, *node.args[1:], **node.kwargs).shape]
+    if node.target in REORDERINGS:
+        return [dims[source] for source in order_of(node) if source is not None]
     if node.target in _SHUFFLES:
         groups = int(node.args[1] if len(node.args) > 1 else node.kwargs["groups"])  # type: ignore[arg-type]
         channels = prod(digit.size for digit in dims[1])

@@ -23,7 +23,7 @@ from atograph.passes.plan.plan import Plan
 
 
 @dataclass(frozen=True)
-class Slim(RewritePass):
+class SlimProgram(RewritePass):
     """Slice every parameter and buffer, and print every argument that restates a size again.
 
     Options:
@@ -139,43 +139,36 @@ Slot: TypeAlias = int | str
 """Of an argument of a node: its position, or its keyword."""
 
 
-class Lowering:
-    """What a rule's ``lower`` works with: the node, the new graph, and the new sizes."""
+class _Lowering:
+    """Writes nodes for a rule: `rules.table.Lowering`."""
 
     def __init__(self, node: fx.Node, rewrite: _Rewrite) -> None:
         self.node, self._rewrite = node, rewrite
 
     def value(self, old: fx.Node) -> fx.Node:
-        """The new program's node for an old one."""
         return self._rewrite.nodes[old]
 
     def size(self, dim: Dim) -> Any:
-        """A dim's new size: an int, or a node that computes it where it is symbolic."""
         return self._rewrite.printed(self._rewrite.kept.size(dim))
 
     def share(self, dim: Dim) -> float:
-        """A dim's new size over its old one; a dynamic factor in it cancels."""
         return self._rewrite.kept.size(dim) / dim.size
 
     def constants(self) -> list[float]:
-        """What the units held that are removed along the dims which the node reduces, each value once."""
         known = self._rewrite.program.fact(Groups).zero_sets.constants.get(self.node, {})
         return sorted({value for axis, value in known.items() if self._rewrite.kept.shrinks(dim_of(axis))})
 
     def order(self, source: Dim, dim: Dim, order: torch.Tensor) -> torch.Tensor:
-        """How a dim whose index ``i`` was index ``order[i]`` of ``source`` is ordered now; int64 ``[its new size]``."""
         kept = self._rewrite.kept
         chosen = order.numpy()[kept.indices(dim)]
         return torch.from_numpy(np.searchsorted(kept.indices(source), chosen))
 
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
-        """A new constant of the program, called ``name`` with a number."""
         made = self._rewrite.program.new_constant(self._rewrite.graph, value, name)
         self._rewrite.constants[made.name] = value
         return made
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A new op node; old nodes among its arguments are mapped."""
         nodes = self._rewrite.nodes
         mapped = fx.map_arg((args, kwargs), lambda n: nodes.get(n, n))
         made = self._rewrite.graph.call_function(target, *mapped)
@@ -183,7 +176,6 @@ class Lowering:
         return made
 
     def unchanged(self) -> fx.Node:
-        """The same op on the new values, with its sizes printed again."""
         return self._rewrite.copy(self.node)
 
 
@@ -206,7 +198,7 @@ class _Rewrite:
         for node in self.program.graph.nodes:
             effect = self.axes.effects.get(node)
             if effect is not None and effect.lower is not None and self._touched(node):
-                self.nodes[node] = effect.lower(Lowering(node, self))
+                self.nodes[node] = effect.lower(_Lowering(node, self))
             else:
                 self.nodes[node] = self.copy(node)
         self._note_origins()

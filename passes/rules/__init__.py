@@ -1,6 +1,20 @@
 """Op knowledge: one table of rules. Importing this package fills it; `rule` adds a row for an op of your own."""
 
-from atograph.passes.rules import attention, index, linear, norm, pointwise, quantised, recurrent, reduce, shape
+from atograph.passes.rules import (
+    attention,
+    fill,
+    index,
+    join,
+    linear,
+    norm,
+    pointwise,
+    quantised,
+    recurrent,
+    reduce,
+    reorder,
+    shape,
+    spatial,
+)
 from atograph.passes.rules.table import Effect, Op, Rule, Unsupported, frozen_effect, name_of, rule, rule_for, targets
 
 __all__ = [
@@ -9,8 +23,10 @@ __all__ = [
     "Rule",
     "Unsupported",
     "attention",
+    "fill",
     "frozen_effect",
     "index",
+    "join",
     "linear",
     "name_of",
     "norm",
@@ -18,8 +34,10 @@ __all__ = [
     "quantised",
     "recurrent",
     "reduce",
+    "reorder",
     "rule",
     "rule_for",
     "shape",
+    "spatial",
     "targets",
 ]

@@ -12,7 +12,7 @@ from atograph.passes.axes.flow import Affine, Contraction, Operand
 from atograph.passes.ir.einsum import spelt_out
 from atograph.passes.ir.polynomial import above_one
 from atograph.passes.rules.pointwise import broadcast, right_aligned
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from atograph.passes.rules.table import Effect, Lowering, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ def scaled_dot_product_attention(op: Op) -> Effect:
     op.unify(k[-2], v[-2])
     op.freeze(k[-2], "softmax over this axis")
     lead = broadcast(op, [k[:-2], v[:-2]])
-    grouped = bool(op._args.get("enable_gqa"))
+    grouped = bool(op.get("enable_gqa"))
     lead = _grouped_heads(op, q[:-2], lead) if grouped else broadcast(op, [q[:-2], lead])
     if op.has("attn_mask"):
         mask = op.shape("attn_mask")
@@ -38,7 +38,7 @@ def scaled_dot_product_attention(op: Op) -> Effect:
     links[len(v) - 1] = rank - 1
     scores = Contraction(((op["query"], len(q) - 1), (op["key"], len(k) - 1)), q[-1])
 
-    def lower(lowering: Any) -> fx.Node:
+    def lower(lowering: Lowering) -> fx.Node:
         attention: fx.Node = lowering.unchanged()
         if not op.has("scale") and lowering.size(q[-1]) != width:
             attention.update_kwarg("scale", width**-0.5)  # what the op takes from the width if nobody says it

@@ -17,13 +17,13 @@ from torch import fx
 from atograph.passes.axes.dims import Dim, product
 from atograph.passes.axes.flow import Affine
 from atograph.passes.ir.sizes import is_dynamic
-from atograph.passes.rules.table import Effect, Op
+from atograph.passes.rules.table import Effect, Lowering, Op
 
 aten = torch.ops.aten
 
 _DIFFERENCES = (aten.sub.Tensor, aten.subtract.Tensor)
 _SUMS = (aten.sum.dim_IntList, aten.sum.default)
-_MEANS = (aten.mean.dim, aten.mean.default)
+MEANS = (aten.mean.dim, aten.mean.default)
 _QUOTIENTS = (aten.div.Tensor, aten.div.Scalar, aten.divide.Tensor, aten.divide.Scalar)
 _PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, aten.multiply.Tensor, aten.multiply.Scalar)
 # of a mean, these only say where its dims stand
@@ -58,7 +58,7 @@ def _mean_of(node: fx.Node, x: fx.Node) -> Centred | None:
     while node.target in _EXPANSIONS:
         node = node.args[0]  # type: ignore[assignment]
     placed, count = tuple(node.meta["val"].shape), 1.0
-    while node.target not in _SUMS + _MEANS:
+    while node.target not in _SUMS + MEANS:
         if node.target in _QUOTIENTS + _PRODUCTS and _is_number(factor := node.args[1]) and factor:
             count *= float(factor) if node.target in _QUOTIENTS else 1 / float(factor)  # type: ignore[arg-type]
         elif node.target not in _RESHAPES:
@@ -67,7 +67,7 @@ def _mean_of(node: fx.Node, x: fx.Node) -> Centred | None:
     if node.args[0] is not x:
         return None
     sizes, dims = tuple(x.meta["val"].shape), reduced_dims(node)
-    if node.target in _MEANS:
+    if node.target in MEANS:
         count *= prod(sizes[d] for d in dims)
     if placed != tuple(1 if d in dims else size for d, size in enumerate(sizes)):
         return None
@@ -108,22 +108,21 @@ def _summed(op: Op, base: Any, value: float) -> Effect | None:
     deviation = centred(base) if isinstance(base, fx.Node) else None
     if deviation is None or not op.node.users:
         return None
-    if any(user.target not in _SUMS + _MEANS or reduced_dims(user) != deviation.dims for user in op.node.users):
+    if any(user.target not in _SUMS + MEANS or reduced_dims(user) != deviation.dims for user in op.node.users):
         return None
     over = [op.shape(base)[d] for d in sorted(deviation.dims)]
     if not knows_mean(deviation, over):
         return None
 
-    def lower(lowering: Any) -> fx.Node:
+    def lower(lowering: Lowering) -> fx.Node:
         old, new = product(over).size, lowering.size(product(over))
         if old == new:
-            return lowering.unchanged()  # type: ignore[no-any-return]
+            return lowering.unchanged()
         call, d = lowering.call, lowering.value(base)
         total = call(aten.sum.dim_IntList, d, sorted(deviation.dims), True)
-        share = old * value * ((deviation.divisor - old) / (deviation.divisor - new)) ** 2 + of_zeros(
-            deviation, over, new
-        )
-        return call(aten.addcmul.default, call(aten.mul.Tensor, d, d), total, total, value=share / new)  # type: ignore[no-any-return]
+        share = old * value * ((deviation.divisor - old) / (deviation.divisor - new)) ** 2
+        share += of_zeros(deviation, over, new)
+        return call(aten.addcmul.default, call(aten.mul.Tensor, d, d), total, total, value=share / new)
 
     return Effect((op.shape(base),), Affine(((op.operand(deviation.x),),)), lower=lower)
 

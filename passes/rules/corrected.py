@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import fx
 
 from atograph.passes.axes.dims import Dim, product
 from atograph.passes.ir.sizes import is_dynamic
-from atograph.passes.rules.table import Op, Unsupported
+from atograph.passes.rules.table import Lowering, Op, Unsupported
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ class Deviations(NamedTuple):
     squares: fx.Node
 
 
-def deviations(lowering: Any, value: fx.Node, axes: list[int], over: Sequence[Dim], width: int) -> Deviations:
+def deviations(lowering: Lowering, value: fx.Node, axes: list[int], over: Sequence[Dim], width: int) -> Deviations:
     """Σx/C and Σ(x − μ)² over the C old elements: each removed zero is μ away from the mean."""
     call = lowering.call
     removed = width - lowering.size(product(over))
@@ -47,11 +47,11 @@ def deviations(lowering: Any, value: fx.Node, axes: list[int], over: Sequence[Di
 
 
 def standardised(
-    lowering: Any, value: fx.Node, axes: list[int], over: Sequence[Dim], width: int, eps: float
+    lowering: Lowering, value: fx.Node, axes: list[int], over: Sequence[Dim], width: int, eps: float
 ) -> fx.Node:
     """(x − mean) / sqrt(variance + eps) with the mean and the variance of the vector with its zeros."""
     call = lowering.call
     _mean, centred, squares = deviations(lowering, value, axes, over, width)
     variance = call(aten.div.Tensor, squares, float(width))
     scale = call(aten.rsqrt.default, call(aten.add.Tensor, variance, float(eps)))
-    return call(aten.mul.Tensor, centred, scale)  # type: ignore[no-any-return]
+    return call(aten.mul.Tensor, centred, scale)

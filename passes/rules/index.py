@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
 from atograph.passes.axes.dims import product
 from atograph.passes.axes.flow import Affine, Constant, Keep, Unknown
+from atograph.passes.rules.join import without
 from atograph.passes.rules.pointwise import broadcast, right_aligned
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from atograph.passes.rules.table import Effect, Lowering, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
@@ -69,9 +68,8 @@ def repeat_interleave(op: Op) -> Effect:
     copies = op.fixed(times, "copies of one index")
     repeated = product([x[at], copies])
     out = (*x[:at], repeated, *x[at + 1 :])
-    return Effect(
-        (out,), Affine(((op.operand("self"),),)), sizes={"output_size": repeated} if op.has("output_size") else {}
-    )
+    sizes = {"output_size": repeated} if op.has("output_size") else {}
+    return Effect((out,), Affine(((op.operand("self"),),)), sizes=sizes)
 
 
 # what is written into a slice comes from elsewhere
@@ -81,7 +79,7 @@ def scatter(op: Op) -> Effect:
     x, source, at = op.shape("self"), op.shape("src"), op.axis()
     links = {d: d for d in range(len(x))}
     if len(source) < len(x):  # select_scatter
-        links = {d - (d > at): d for d in range(len(x)) if d != at}
+        links = {source: target for target, source in without(at, len(x)).items()}
     for s, d in links.items():
         if d != at or source[s].size == x[d].size:
             op.unify(x[d], source[s])
@@ -105,8 +103,8 @@ def copy(op: Op) -> Effect:
 @rule(aten.fill.Tensor, aten.fill.Scalar, aten.zero.default)
 def fill(op: Op) -> Effect:
     """A constant of the shape of a tensor."""
-    value = op._args.get("value", 0.0)
-    return Effect((op.shape("self"),), Unknown() if isinstance(value, torch.fx.Node) else Constant(float(value)))
+    value = op.get("value", 0.0)
+    return Effect((op.shape("self"),), Unknown() if isinstance(value, fx.Node) else Constant(float(value)))
 
 
 # out[.., i, ..] = x[.., index[i], ..]
@@ -150,12 +148,12 @@ def _reordered(op: Op, at: int, order: torch.Tensor) -> Effect:
                 op.freeze(dim, "it holds indices")
     out = (*x[:at], op.permuted(x[at], order), *x[at + 1 :])
 
-    def lower(lowering: Any) -> fx.Node:
+    def lower(lowering: Lowering) -> fx.Node:
         new = lowering.order(x[at], out[at], order)
         if torch.equal(new, torch.arange(len(new))):
-            return lowering.value(op["self"])  # type: ignore[no-any-return]
-        made = lowering.constant(new.to(op.node.meta["val"].device), "order")
-        return lowering.call(aten.index_select.default, op["self"], at, made)  # type: ignore[no-any-return]
+            return lowering.value(op["self"])
+        constant = lowering.constant(new.to(op.node.meta["val"].device), "order")
+        return lowering.call(aten.index_select.default, op["self"], at, constant)
 
     return Effect((out,), Keep((op.operand("self"),)), lower=lower)
 
@@ -202,7 +200,7 @@ def scatter_rows(op: Op) -> Effect:
     """A copy of a tensor with some rows replaced or increased, as an index tensor says."""
     x, at = op.shape("self"), op.axis()
     op.freeze(x[at], "rows are written by index")
-    nodes = [op["self"]] + [op[name] for name in ("src", "source") if isinstance(op._args.get(name), torch.fx.Node)]
+    nodes = [op["self"]] + [op[name] for name in ("src", "source") if isinstance(op.get(name), fx.Node)]
     for node in (node for node in op.tensors() if node is not op["self"]):
         for d, dim in enumerate(op.shape(node)):
             aligned = len(op.shape(node)) == len(x) and d != at
@@ -213,7 +211,7 @@ def scatter_rows(op: Op) -> Effect:
             if aligned:
                 op.freeze(x[d], "only a part of it is written")
     links = {d: d for d in range(len(x)) if d != at and all(op.shape(n)[d].size == x[d].size for n in nodes)}
-    fill = None if "value" not in op._args else float(op["value"])
+    fill = float(op["value"]) if op.has("value") else None
     if op.node.target not in _WRITTEN:
         fill = 0.0  # what meets there is added, multiplied or averaged: a constant other than 0 may become another
     return Effect((x,), Keep(tuple(op.operand(node, links) for node in nodes), fill=fill))
@@ -257,7 +255,7 @@ def index_put(op: Op) -> Effect:
     """A copy of a tensor with values written where index tensors, or a mask, say."""
     x, values = op.shape("self"), op.shape("values")
     free = _after_the_indices(op, len(x))
-    number, adds = op.constant("values"), bool(op._args.get("accumulate"))
+    number, adds = op.constant("values"), bool(op.get("accumulate"))
     fill = float(number) if number is not None and number.numel() == 1 and not adds else None
     rows = free if fill is not None else min(free, len(values))
     while fill is None and rows and any(x[-i].size != values[-i].size for i in range(1, rows + 1)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
@@ -12,7 +11,7 @@ from atograph.passes.axes.dims import Dim, Shape, product
 from atograph.passes.axes.flow import Affine, Contraction, Operand
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.rules.corrected import old_width, standardised
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from atograph.passes.rules.table import Effect, Lowering, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
@@ -28,12 +27,15 @@ def _per_channel(op: Op, dim: Dim, at: int) -> tuple[tuple[Operand, ...], ...]:
     return (*products, (op.operand("bias", {0: at}),)) if op.has("bias") else products
 
 
+BATCH_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
+
+
 # each channel on its own: w (x − mean) / sqrt(var + eps) + b
-@rule(aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
+@rule(*BATCH_NORMS)
 def batch_norm(op: Op) -> Effect:
     """Batch normalisation in eval mode, or of a tensor by its own statistics (weight standardisation)."""
     x = op.shape("input")
-    if op._args.get("training", False) or not op.has("running_mean"):
+    if op.get("training") or not op.has("running_mean"):
         return _own_statistics(op)
     flow = Affine(_per_channel(op, x[1], 1))
     return Effect((x, (), ())[: op.out_count()], flow)
@@ -53,9 +55,9 @@ def _by_statistics(op: Op, axes: list[int]) -> Effect:
     width = old_width(op, over)
     flow = Affine(_per_channel(op, x[1], 1), tuple(Contraction(((op["input"], d),), x[d]) for d in axes))
 
-    def lower(lowering: Any) -> fx.Node:
+    def lower(lowering: Lowering) -> fx.Node:
         if lowering.size(product(over)) == width:
-            return lowering.unchanged()  # type: ignore[no-any-return]
+            return lowering.unchanged()
         out = standardised(lowering, lowering.value(op["input"]), axes, over, width, op["eps"])
         shape = [-1 if d == 1 else 1 for d in range(len(x))]
         for name, target in (("weight", aten.mul.Tensor), ("bias", aten.add.Tensor)):
@@ -99,7 +101,7 @@ def group_norm(op: Op) -> Effect:
 def layer_norm(op: Op) -> Effect:
     """Layer normalisation; over fewer channels it keeps the mean and the variance of the vector with its zeros."""
 
-    def normalised(lowering: Any, axes: list[int], over: Shape, width: int) -> fx.Node:
+    def normalised(lowering: Lowering, axes: list[int], over: Shape, width: int) -> fx.Node:
         return standardised(lowering, lowering.value(op["input"]), axes, over, width, op["eps"])
 
     return _over_last_dims(op, normalised)
@@ -110,17 +112,17 @@ def layer_norm(op: Op) -> Effect:
 def rms_norm(op: Op) -> Effect:
     """Root mean square normalisation; over fewer channels it goes on dividing by the old count."""
 
-    def normalised(lowering: Any, axes: list[int], over: Shape, width: int) -> fx.Node:
+    def normalised(lowering: Lowering, axes: list[int], over: Shape, width: int) -> fx.Node:
         call, value = lowering.call, lowering.value(op["input"])
-        eps = op["eps"] if op.has("eps") else torch.finfo(op["input"].meta["val"].dtype).eps
+        eps = op.get("eps", torch.finfo(op["input"].meta["val"].dtype).eps)
         squares = call(aten.sum.dim_IntList, call(aten.mul.Tensor, value, value), axes, True)
         mean = call(aten.div.Tensor, squares, float(width))
-        return call(aten.mul.Tensor, value, call(aten.rsqrt.default, call(aten.add.Tensor, mean, float(eps))))  # type: ignore[no-any-return]
+        return call(aten.mul.Tensor, value, call(aten.rsqrt.default, call(aten.add.Tensor, mean, float(eps))))
 
     return _over_last_dims(op, normalised)
 
 
-def _over_last_dims(op: Op, normalised: Callable[[Any, list[int], Shape, int], fx.Node]) -> Effect:
+def _over_last_dims(op: Op, normalised: Callable[[Lowering, list[int], Shape, int], fx.Node]) -> Effect:
     """A norm over the last dims with a weight (and a bias) per element, rewritten where these have shrunk."""
     x = op.shape("input")
     rank = len(op["normalized_shape"])
@@ -139,13 +141,15 @@ def _over_last_dims(op: Op, normalised: Callable[[Any, list[int], Shape, int], f
     contractions = tuple(Contraction(((op["input"], first + d),), dim) for d, dim in enumerate(over))
     width = old_width(op, over)
 
-    def lower(lowering: Any) -> fx.Node:
+    def lower(lowering: Lowering) -> fx.Node:
         if lowering.size(product(over)) == width:
-            return lowering.unchanged()  # type: ignore[no-any-return]
+            return lowering.unchanged()
         out = normalised(lowering, list(range(-rank, 0)), over, width)
         if op.has("weight"):
             out = lowering.call(aten.mul.Tensor, out, lowering.value(op["weight"]))
-        return lowering.call(aten.add.Tensor, out, lowering.value(op["bias"])) if op.has("bias") else out
+        if op.has("bias"):
+            out = lowering.call(aten.add.Tensor, out, lowering.value(op["bias"]))
+        return out
 
     return Effect((x,), Affine(products, contractions), sizes={"normalized_shape": over}, lower=lower)
 

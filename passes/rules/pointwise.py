@@ -65,7 +65,7 @@ def multiply(op: Op) -> Effect:
 @rule(aten.pow.Tensor_Scalar, aten.square.default)
 def power(op: Op) -> Effect:
     """A power with a number as exponent."""
-    if op._args.get("exponent", 2) == 2 and (effect := squares(op, op["self"])) is not None:
+    if op.get("exponent", 2) == 2 and (effect := squares(op, op["self"])) is not None:
         return effect
     return elementwise(op)
 
@@ -129,8 +129,9 @@ def choose(op: Op) -> Effect:
     """A choice between values by a mask."""
     nodes = op.tensors()
     out = broadcast(op, [op.shape(node) for node in nodes])
-    values = [op[name] for name in ("self", "other", "value") if isinstance(op._args.get(name), fx.Node)]
-    plain = [v for v in (op._args.get(name) for name in ("self", "other", "value")) if isinstance(v, (int, float))]
+    chosen = [op.get(name) for name in ("self", "other", "value")]
+    values = [value for value in chosen if isinstance(value, fx.Node)]
+    plain = [value for value in chosen if isinstance(value, (int, float))]
     if any(len(op.shape(node)) != len(out) or [d.size for d in op.shape(node)] != [d.size for d in out]
            for node in values):  # fmt: skip
         return elementwise(op)  # a value that is broadcast is the same for every unit, and not a constant

@@ -27,7 +27,7 @@ def fake_quantise(op: Op) -> Effect:
     x = op.shape("self")
     steps = [op[name] for name in ("scale", "zero_point") if isinstance(op[name], fx.Node)]
     links: dict[int, int] = {}
-    if "axis" in op._args:
+    if op.has("axis"):
         at = op.axis("axis")
         links = {0: at}
         for step in steps:

@@ -18,14 +18,18 @@ from atograph.passes.rules.table import Effect, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
-_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+# layers and cells with the number of gates of a unit
+_LAYERS: dict[Any, int] = {aten.lstm.input: 4, aten.gru.input: 3, aten.rnn_tanh.input: 1, aten.rnn_relu.input: 1}
+_CELLS: dict[Any, int] = {
+    aten.lstm_cell.default: 4, aten.gru_cell.default: 3, aten.rnn_tanh_cell.default: 1, aten.rnn_relu_cell.default: 1,
+}  # fmt: skip
 
 
 # gates(W x + U h + b) step after step, layer over layer, in one direction or both
-@rule(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+@rule(*_LAYERS)
 def recurrent(op: Op) -> Effect:
     """LSTM, GRU and plain recurrent layers; all layers and directions share the hidden width of their states."""
-    gates = _GATES[str(op.node.target).split(".")[1]]
+    gates = _LAYERS[op.node.target]
     x, states = op.shape("input"), _states(op)
     directions = 2 if op["bidirectional"] else 1
     if op["train"] and op["dropout"]:
@@ -67,10 +71,10 @@ def recurrent(op: Op) -> Effect:
 
 
 # one step of the same
-@rule(aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default)
+@rule(*_CELLS)
 def cell(op: Op) -> Effect:
     """One step of an LSTM, a GRU or a plain recurrent layer."""
-    gates = _GATES[str(op.node.target).split(".")[1].removesuffix("_cell")]
+    gates = _CELLS[op.node.target]
     x, states = op.shape("input"), _states(op)
     hidden = op.shape(states[0])[-1]
     for node in states:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeAlias
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import fx
@@ -41,7 +42,7 @@ class Effect:
         sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
         positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
-        lower: rewrites the node in the slim program when one of its dims has shrunk (see `rewrite.slim.Lowering`).
+        lower: rewrites the node in the slim program when one of its dims has shrunk (see `Lowering`).
     """
 
     outs: tuple[Shape, ...]
@@ -49,7 +50,37 @@ class Effect:
     sizes: Mapping[str, Dim | Sequence[Dim | None]] = field(default_factory=dict)
     positions: Mapping[str, Dim] = field(default_factory=dict)
     flops: Callable[[Count], Any] | None = None
-    lower: Callable[[Any], fx.Node] | None = None
+    lower: Callable[[Lowering], fx.Node] | None = None
+
+
+class Lowering(Protocol):
+    """What a rule's ``lower`` works with: the node, the new graph, and the new sizes."""
+
+    node: fx.Node
+
+    def value(self, old: fx.Node) -> fx.Node:
+        """The new program's node for an old one."""
+
+    def size(self, dim: Dim) -> Any:
+        """A dim's new size: an int, or a node that computes it where it is symbolic."""
+
+    def share(self, dim: Dim) -> float:
+        """A dim's new size over its old one; a dynamic factor in it cancels."""
+
+    def constants(self) -> list[float]:
+        """What the units held that are removed along the dims which the node reduces, each value once."""
+
+    def order(self, source: Dim, dim: Dim, order: torch.Tensor) -> torch.Tensor:
+        """How a dim whose index ``i`` was index ``order[i]`` of ``source`` is ordered now; int64 ``[its new size]``."""
+
+    def constant(self, value: torch.Tensor, name: str) -> fx.Node:
+        """A new constant of the program, called ``name`` with a number."""
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new op node; old nodes among its arguments are mapped."""
+
+    def unchanged(self) -> fx.Node:
+        """The same op on the new values, with its sizes printed again."""
 
 
 @public("atograph.passes")
@@ -75,6 +106,21 @@ class Op:
     def __getitem__(self, name: str) -> Any:
         """The argument called ``name`` in the op's schema, its default where it is not given."""
         return self._args[name]
+
+    @property
+    def name(self) -> str:
+        """The op's name without library and overload: ``softmax``."""
+        target = self.node.target
+        return target._schema.name.partition("::")[2] if isinstance(target, OpOverload) else name_of(target)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument called ``name``, or the default where the op has no such argument, or it is None."""
+        value = self._args.get(name)
+        return default if value is None else value
+
+    def named(self, *names: str) -> str:
+        """The one of some names that an argument of the op has: ``size`` of a view is ``shape`` of a reshape."""
+        return next(name for name in names if name in self._args)
 
     def has(self, name: str) -> bool:
         """Whether the op has such an argument, and it is not None."""
@@ -119,8 +165,16 @@ class Op:
 
     def axis(self, name: str = "dim", rank: int | None = None) -> int:
         """A dimension argument, counted from the front."""
-        rank = len(self.shape(self.tensors()[0])) if rank is None else rank
-        return self.integer(name) % rank
+        return self.integer(name) % (self._rank() if rank is None else rank)
+
+    def dims(self, name: str = "dim") -> list[int]:
+        """A dimension argument that may be one number, several or none, counted from the front; a number has no dim."""
+        rank, chosen = self._rank(), self.get(name, ())
+        listed = chosen if isinstance(chosen, (list, tuple)) else [chosen]
+        return [int(dim) % rank for dim in listed] if rank else []
+
+    def _rank(self) -> int:
+        return len(self.shape(self.tensors()[0]))
 
     def out_sizes(self, index: int = 0) -> tuple[int, ...]:
         """The sizes of an output, as captured."""
@@ -217,8 +271,16 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return register
 
 
+@cache
+def _load_entry_points() -> None:
+    """Import the modules of installed packages that register rules."""
+    for point in entry_points(group="atograph.rules"):
+        point.load()
+
+
 def rule_for(target: Any) -> Rule | None:
     """The rule of an op: its row in the table, or the general one of pointwise ops; None if there is none."""
+    _load_entry_points()
     for key in (target, str(target)):
         if key in _TABLE:
             return _TABLE[key]
@@ -229,6 +291,7 @@ def rule_for(target: Any) -> Rule | None:
 
 def targets() -> list[Any]:
     """Every op that has a row of its own, in the order of the table."""
+    _load_entry_points()
     return list(_TABLE)
 
 

@@ -191,7 +191,7 @@ def test_a_plan_meets_a_budget_of_latency_as_measured(fake: list[str]) -> None:
     assert fake.count("dense") == 1
     both = graph.plan(latency=0.45, flops=0.2)
     assert graph.cost.flops(both.counts) <= 0.2 * graph.flops and graph.latency.ratio(both) <= 0.45
-    assert graph.cost.of("latency") == pytest.approx(10.0)
+    assert graph.budgets(latency=1.0).dense["latency"] == pytest.approx(10.0)
 
 
 def test_auto_takes_the_multiple_of_the_least_time_for_its_flops(fake: list[str]) -> None:
@@ -289,5 +289,5 @@ def test_latency_in_onnx_runtime(tmp_path: Path) -> None:
     assert 0 < latency.predicted(plan) < 1
     record = LatencyRecord.load(tmp_path / "latency.json")
     assert record == latency.record and record.dense > 0 and list(record.plans) == [plan.digest]
-    assert graph.cost.of("latency") == pytest.approx(record.dense)
+    assert graph.budgets(latency=1.0).dense["latency"] == pytest.approx(record.dense)
     assert all(ms >= 0 for layer in record.layers.values() for ms in layer)

@@ -24,7 +24,7 @@ from atograph.passes.pipeline import registry
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.pipeline.text import format_program
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Slim
+from atograph.passes.rewrite.slim import SlimProgram
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,7 +171,7 @@ def test_a_pipeline_is_a_pass() -> None:
     analysed = Pipeline.parse(ANALYSE)(program)
     assert not analysed.modified and analysed.graph_module is program
     seen: list[str] = []
-    nested = Pipeline((Pipeline.parse(ANALYSE), Pipeline((Pipeline.parse("plan-random{keep=0.5}"),)), Slim()))
+    nested = Pipeline((Pipeline.parse(ANALYSE), Pipeline((Pipeline.parse("plan-random{keep=0.5}"),)), SlimProgram()))
     result = nested.run(captured(), after=lambda each, _program: seen.append(each.name))
     assert seen == [*ANALYSE.split(","), "plan-random", "slim"]
     assert format_program(result) == expected

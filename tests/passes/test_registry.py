@@ -7,7 +7,6 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from atograph.passes import registry
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.registry import Registry
 
@@ -41,7 +40,9 @@ POINTS = [
 
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry[Shape]]:
-    monkeypatch.setattr(registry, "entry_points", lambda group: [each for each in POINTS if each.group == group])
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [each for each in POINTS if each.group == group]
+    )
     yield Registry("shape", "shapes", group="shapes", base=f"{HERE}:Shape", ours={"circle": f"{HERE}:Circle"})
 
 
@@ -77,6 +78,8 @@ def test_what_is_no_row_is_refused(shapes: Registry[Shape], name: str, message: 
 
 
 def test_a_package_cannot_take_a_name_of_ours(shapes: Registry[Shape], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("circle", f"{HERE}:Square", "shapes")])
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [EntryPoint("circle", f"{HERE}:Square", "shapes")]
+    )
     with pytest.raises(InternalError, match="two shapes are called 'circle'"):
         list(shapes)

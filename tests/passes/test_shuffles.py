@@ -436,3 +436,33 @@ def test_the_same_groups_without_weights() -> None:
     torch.manual_seed(0)
     assert str(graph) == str(atograph.trace(Halves().eval(), torch.randn(2, 3, 6, 6)))
     assert atograph.slim(graph, graph.plan(random=0)).flops < graph.flops
+
+
+class Worded(nn.Module):
+    """A shuffle in some words, between two convolutions."""
+
+    def __init__(self, swap: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.swap = swap
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        b, c, *rest = y.shape
+        return self.last(self.swap(y.view(b, 2, 4, *rest)).reshape(b, c, *rest).relu())
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        lambda y: y.transpose(1, 2), lambda y: y.swapaxes(2, 1), lambda y: y.swapdims(1, -3),
+        lambda y: y.movedim(1, 2), lambda y: y.moveaxis(2, 1), lambda y: y.movedim((1, 2), (2, 1)),
+        lambda y: torch.moveaxis(y, (2, 1), (1, 2)), lambda y: y.permute(0, 2, 1, 3, 4),
+    ],
+    ids=["transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "movedims", "moveaxes", "permute"],
+)  # fmt: skip
+def test_a_shuffle_in_any_words_couples_nothing(swap: Callable[[Tensor], Tensor]) -> None:
+    model, x = Worded(swap).double().eval(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert [group.size for group in atograph.trace(model, x).prunable] == [8]
+    outcome = compare(model, (x,), seed=0, keep=0.5)
+    assert outcome.difference <= 1e-12 and outcome.moved > 1e-3

@@ -15,11 +15,14 @@ from typer.testing import CliRunner
 
 import atograph
 from atograph.cli.app import app
+from atograph.passes.criteria.taylor import Taylor
 from atograph.passes.errors import UserError
 from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.prior import Taylor
+from atograph.train.ato.scoring import gradients_of, observe
+from atograph.train.ato.watch import GradientWatch
 from atograph.train.processes.replicas import Alone
-from atograph.train.settings import METHODS, settings_of
+from atograph.train.settings import settings_of
+from atograph.train.settings.method_table import METHODS
 from atograph.train.task import Task
 
 EXAMPLE = torch.randn(2, 1, 8, 8)
@@ -60,9 +63,8 @@ def test_by_gradients_of_a_few_batches() -> None:
     model, units = fresh(), None
     graph = atograph.trace(model, EXAMPLE)
     units = UnitMap(graph.prunable, model, torch.device("cpu"))
-    taylor = Taylor(units, 10)
-    taylor.measure(model, Task(data), data[:4], Alone())
-    assert taylor.mean is not None
+    taylor = Taylor(units)
+    observe(taylor, model, Task(data), data[:4], Alone())
     expected = torch.zeros(units.total)
     for x, y in data[:4]:
         model.zero_grad()
@@ -78,7 +80,7 @@ def test_by_gradients_of_a_few_batches() -> None:
                         found[at + unit] += (value * value.grad).select(part.dim, index).sum().detach()
             at += group.size
         expected += found.square() / 4
-    torch.testing.assert_close(taylor.mean, expected, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(taylor.importance().float(), expected, rtol=1e-4, atol=1e-8)
     assert all(parameter.grad is None for parameter in fresh().parameters())
 
 
@@ -86,9 +88,10 @@ def test_by_gradients_of_a_few_batches() -> None:
 def test_gradients_are_those_of_the_step_also_where_a_closure_computes_them(call: str) -> None:
     model, (x, y) = fresh(), blobs(1)[0]
     units = UnitMap(atograph.trace(model, EXAMPLE).prunable, model, torch.device("cpu"))
-    seen, expected = Taylor(units, 10), Taylor(units, 10)
+    seen, expected = Taylor(units), Taylor(units)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    watch = seen.watch(optimizer)
+    watch = GradientWatch(seen, units)
+    watch.watch(optimizer)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -103,13 +106,12 @@ def test_gradients_are_those_of_the_step_also_where_a_closure_computes_them(call
         assert float(optimizer.step(closure)) > 0
     else:
         assert float(optimizer.step(closure=closure)) > 0
-    expected.observe()
-    assert seen.mean is not None and expected.mean is not None and torch.equal(seen.mean, expected.mean)
-    assert bool((seen.mean > 0).any())
+    expected.observe(gradients_of(units.parameters))
+    assert torch.equal(seen.importance(), expected.importance()) and bool((seen.importance() > 0).any())
     watch.remove()
-    seen.mean = None
+    watch.due = True
     optimizer.step(closure)
-    assert seen.mean is None
+    assert seen.seen.counts is not None and float(seen.seen.counts.max()) == 1
 
 
 @pytest.mark.parametrize("method", ["magnitude", "taylor"])
@@ -128,13 +130,14 @@ def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "magnitude"}).prior == "magnitude"
     assert settings_of({"method": "magnitude", "freeze": 0.2, "zero": 0.3}).freeze == 0.2
     assert settings_of({"method": "ato"}) == settings_of({})
-    assert list(METHODS) == ["ato", "magnitude", "taylor"]
+    assert settings_of({"method": "lamp", "prior": "fpgm"}).prior == "fpgm"
+    assert list(METHODS) == ["ato", "at-once"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "l1"}, "no method 'l1'. There are: ato, magnitude, taylor"),
+        ({"method": "l1"}, "no method 'l1'. There are: ato, at-once, or a criterion: magnitude, taylor, bn-scale"),
         ({"epochs": 0}, "epochs=0 trains nothing, but this method prunes while it trains"),
         ({}, 'training needs train_data. Without data: method="magnitude", epochs=0'),
         ({"method": "taylor", "epochs": 0}, "training needs train_data"),

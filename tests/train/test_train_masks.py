@@ -47,7 +47,7 @@ def test_a_plan_as_a_mask(units: UnitMap) -> None:
 
 
 def test_norms_are_over_all_slices_of_a_unit(model: TwoConvs, units: UnitMap) -> None:
-    torch.testing.assert_close(units.squared_norms().sqrt(), group_norms(model))
+    torch.testing.assert_close(units.squared_norms().sqrt().float(), group_norms(model))
 
 
 def test_masked_parameters(model: TwoConvs, units: UnitMap) -> None:
@@ -77,7 +77,7 @@ def test_one_dimension_shared_by_two_groups() -> None:
         FakeGroup("g1", 2, [FakeSlice("weight", 1, torch.tensor([-1, -1, -1, 1, 0]))]),
     ]
     units = UnitMap(groups, model, CPU)
-    assert len(units.sites["weight"]) == 1  # merged
+    assert len(units.indices["weight"]) == 1  # merged
     nn.init.ones_(model.weight)
     units.scale_(torch.tensor([2.0, 3.0, 4.0, 5.0]))
     assert model.weight.tolist() == [[2, 3, 1, 5, 4]]
@@ -101,8 +101,8 @@ def test_a_tied_weight_counts_once() -> None:
     model.second.weight = model.first.weight
     group = FakeGroup("g0", 4, [whole("first.weight", 0, 4), FakeSlice("second.weight", 0, torch.full((4,), -1))])
     units = UnitMap([group], model, CPU)
-    assert set(units.sites) == {"first.weight"}
-    torch.testing.assert_close(units.squared_norms(), model.first.weight.detach().square().sum(1))
+    assert set(units.indices) == {"first.weight"}
+    torch.testing.assert_close(units.squared_norms().float(), model.first.weight.detach().square().sum(1))
 
 
 def test_a_slice_that_does_not_fit_is_our_bug(model: TwoConvs) -> None:

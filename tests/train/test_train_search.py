@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from torch import nn
 
 import atograph
+from atograph.passes.criteria.ranking import by_magnitude
 from atograph.passes.errors import UserError
 from atograph.train import auto_train_once
 from atograph.train.ato.controller import Controller, _head, logistic_noise, straight_through
 from atograph.train.ato.masks import UnitMap
 from atograph.train.ato.pool import Pool
-from atograph.train.ato.prior import magnitude
 from atograph.train.ato.search import MaskSearch
 from atograph.train.schedule import Clock, controller_interval, lr_factor, strength
 from atograph.train.settings import TrainSettings
@@ -85,7 +85,7 @@ def test_the_prior_ranks_within_and_across_families() -> None:
         model.conv1.weight.copy_(torch.arange(1.0, 9).reshape(8, 1, 1, 1).expand_as(model.conv1.weight))
         model.conv2.weight.mul_(100)  # a scale that one family has does not matter
     units = UnitMap(two_convs_graph().prunable, model, CPU)
-    first, second = units.split(magnitude(units)).values()
+    first, second = units.split(by_magnitude(units)).values()
     assert first.argsort().tolist() == list(range(8))
     assert second.std() < first.std() and abs(second.mean()) < 0.1
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from atograph.passes.errors import UserError
 from atograph.train import TrainSettings, auto_train_once, dense_training
-from atograph.train.defaults import default_loss, default_metric, logits_of
+from atograph.train.losses.defaults import default_loss, default_metric, logits_of
 from atograph.train.settings import settings_of
 from atograph.train.task import Task
 from atograph.values.batches import batch_size, describe, keep_copy, map_tensors, to_device

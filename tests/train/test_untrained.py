@@ -10,9 +10,11 @@ from fakes import TwoConvs, blobs
 from torch import Tensor, nn
 
 import atograph
+from atograph.passes.criteria.ranking import log_scores
+from atograph.passes.criteria.taylor import Taylor
 from atograph.passes.errors import UserError
 from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.prior import Taylor
+from atograph.train.ato.scoring import gradients_of
 
 X = torch.randn(2, 1, 8, 8)
 WEIGHTS = {"conv1.weight", "conv2.weight", "down.weight", "base.weight"}
@@ -134,20 +136,21 @@ def test_a_missing_gradient_is_not_a_worth_of_zero() -> None:
         net.unused.weight[0] *= 10
         net.unused.weight[1] *= 0.1
     units = UnitMap(atograph.trace(net, X).prunable, net, torch.device("cpu"))
-    taylor = Taylor(units, memory=4)
+    taylor = Taylor(units)
+    taylor.seen.memory = 4
     for _ in range(2):
         net(torch.randn(8, 1, 8, 8))[0].square().mean().backward()
-        taylor.observe()
-    assert taylor.mean is not None
-    unused = taylor.mean.isnan()
+        taylor.observe(gradients_of(units.parameters))
+    assert taylor.seen.mean is not None
+    unused = taylor.seen.mean.isnan()
     assert int(unused.sum()) == 6
-    scores = taylor.scores(torch.ones(units.total))
+    scores = log_scores(taylor, torch.ones(units.total))
     assert bool(scores.isfinite().all())
     of_unused = scores[unused]
     assert int(of_unused.argmax()) == 0 and int(of_unused.argmin()) == 1
     assert float(of_unused.median()) > float(scores[~unused].min())  # not all of them go first
-    before = taylor.mean[~unused].clone()
+    before = taylor.seen.mean[~unused].clone()
     net.zero_grad(set_to_none=True)
     net(torch.randn(8, 1, 8, 8))[1].square().mean().backward()  # now the other one
-    taylor.observe()
-    assert torch.equal(taylor.mean[~unused], before) and bool(taylor.mean[unused].isfinite().all())
+    taylor.observe(gradients_of(units.parameters))
+    assert torch.equal(taylor.seen.mean[~unused], before) and bool(taylor.seen.mean[unused].isfinite().all())

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from atograph.repair.observe.call_watch import Site
+from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Problem
 from atograph.values.structures import tensors_of
 
-Time = tuple[Site, int, int]
+Time = tuple[CallSite, int, int]
 """One call: site, which run of its module, which time at the site in that run."""
 
 Run = tuple[str, int]
@@ -34,7 +34,7 @@ class Boundaries:
         returned: run of a module → for each tensor that it gave back the call that made it, where there is one.
     """
 
-    times: Counter[tuple[Site, int]] = field(default_factory=Counter)
+    times: Counter[tuple[CallSite, int]] = field(default_factory=Counter)
     returned: dict[Run, list[Time | None]] = field(default_factory=dict)
     _makers: Any = field(default_factory=WeakTensorKeyDictionary)
 
@@ -44,7 +44,7 @@ class Boundaries:
         self.returned.clear()
         self._makers = WeakTensorKeyDictionary()
 
-    def note(self, site: Site, run: int, result: Any) -> None:
+    def note(self, site: CallSite, run: int, result: Any) -> None:
         """A call was made."""
         if isinstance(result, torch.Tensor):
             self._makers[result] = site, run, self.times[site, run]
@@ -65,11 +65,11 @@ class OtherWays:
 
     def __init__(self, dense: Boundaries, same: Callable[[Time, torch.Tensor], bool | None]) -> None:
         self._dense, self._same = dense, same
-        self._times: Counter[tuple[Site, int]] = Counter()
+        self._times: Counter[tuple[CallSite, int]] = Counter()
         self._odd: dict[Run, list[Problem]] = defaultdict(list)
         self._other: set[Run] = set()
 
-    def call(self, site: Site, run: int) -> int:
+    def call(self, site: CallSite, run: int) -> int:
         """Note a call; gives how many there were before it at this site in this run of the module."""
         time = self._times[site, run]
         self._times[site, run] += 1
@@ -77,15 +77,15 @@ class OtherWays:
             self.other(site, run)
         return time
 
-    def other(self, site: Site, run: int) -> None:
+    def other(self, site: CallSite, run: int) -> None:
         """This run of a module goes another way."""
         self._other.add((site[0], run))
 
-    def is_other(self, site: Site, run: int) -> bool:
+    def is_other(self, site: CallSite, run: int) -> bool:
         """Whether this run of a module has gone another way so far."""
         return (site[0], run) in self._other
 
-    def odd(self, site: Site, run: int, problem: Problem) -> None:
+    def odd(self, site: CallSite, run: int, problem: Problem) -> None:
         """Something is odd in a run that goes another way."""
         self._odd[site[0], run].append(problem)
 

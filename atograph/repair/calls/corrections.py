@@ -22,7 +22,7 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from atograph.capture.origins import Place, place_of
+from atograph.capture.origins import CallInSource, call_in_source
 from atograph.passes.torch_private import pytree
 from atograph.repair.observe.arguments import tensor_leaves, with_leaves, with_tensors
 
@@ -169,8 +169,8 @@ def _change(value: Any) -> str:
     return str(value) if isinstance(value, Scaled) else f" = {value}"
 
 
-Corrections = Mapping[Place, tuple[Correction, ...]]
-"""Place → what becomes of a call there: the one thing each time, or of each time in a run of ``forward`` its own."""
+Corrections = Mapping[CallInSource, tuple[Correction, ...]]
+"""What becomes of a call, by where it stands: the one thing each time, or of each time in a run of ``forward``."""
 
 
 def correct_calls(module: nn.Module, calls: Corrections) -> None:
@@ -248,7 +248,7 @@ class _Correcting(TorchFunctionMode):
         super().__init__()
         self._calls = calls
         self._names = {place[-1] for place in calls}
-        self.made: Counter[Place] = Counter()
+        self.made: Counter[CallInSource] = Counter()
 
     @property
     def other(self) -> bool:
@@ -256,7 +256,7 @@ class _Correcting(TorchFunctionMode):
         return any(1 < len(each) != self.made[place] > 0 for place, each in self._calls.items())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", str(func)) in self._names and (place := place_of(func)) in self._calls:
+        if getattr(func, "__name__", str(func)) in self._names and (place := call_in_source(func)) in self._calls:
             each, time = self._calls[place], self.made[place]
             self.made[place] += 1
             if torch.is_grad_enabled():

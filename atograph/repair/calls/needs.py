@@ -18,7 +18,7 @@ from atograph.passes.rewrite.gather_shuffles import ABSORBED
 from atograph.repair.calls.composites import COMPOSITES
 from atograph.repair.calls.constants import Constants, held_by, numbers_of
 from atograph.repair.observe.arguments import plain_leaves
-from atograph.repair.observe.call_watch import Site
+from atograph.repair.observe.call_watch import CallSite
 
 _ATEN = torch.ops.aten
 _TO_THE_END = 2**63 - 1  # of a slice that nobody gave an end
@@ -63,7 +63,7 @@ class Need:
         return bool(self.ops or self.keywords or self.function or self.impossible) or self.old != self.new
 
 
-def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]]:
+def needs_of(dense: Program, slim: Program, batch: int) -> dict[CallSite, list[Need]]:
     """For each place in a module's code what its calls have to become, in the order in which they are made.
 
     Args:
@@ -71,7 +71,7 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]
         batch: the batch that sizes are given for.
     """
     before, after = _by_number(_alive(dense)), _by_number(_alive(slim))
-    found: dict[Site, list[Need]] = defaultdict(list)
+    found: dict[CallSite, list[Need]] = defaultdict(list)
     programs = dense.constants(), slim.constants()
     for number, nodes in sorted(before.items()):
         slim_nodes = after.get(number, [])
@@ -82,7 +82,7 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[Site, list[Need]
     return {site: sorted(each, key=lambda need: need.number) for site, each in found.items()}
 
 
-def _site(meta: Mapping[str, Any]) -> Site:
+def _site(meta: Mapping[str, Any]) -> CallSite:
     return module_in(meta), meta["call"][0]
 
 

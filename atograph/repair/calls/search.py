@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.capture.origins import Place
+from atograph.capture.origins import CallInSource
 from atograph.repair.calls.boundaries import OtherWays, Time
 from atograph.repair.calls.caches import UsedCaches, passed_by
 from atograph.repair.calls.comparisons import Comparisons
@@ -26,7 +26,7 @@ from atograph.repair.calls.constants import number_of, places_of, positions, unl
 from atograph.repair.calls.corrections import Correction, Scaled
 from atograph.repair.calls.needs import Need
 from atograph.repair.observe.arguments import plain_leaves, tensor_leaves
-from atograph.repair.observe.call_watch import Site, failed_in, run_watched
+from atograph.repair.observe.call_watch import CallSite, failed_in, run_watched
 from atograph.repair.observe.problem import Problem, Run, told
 from atograph.repair.observe.samples import Sample
 from atograph.repair.observe.traced_ints import Remembered, Slot, Wish, hashed, remembering
@@ -43,18 +43,18 @@ class Found:
         runs: for each run of a module its name, and the places of its calls.
     """
 
-    calls: Mapping[str, Mapping[Place, tuple[Correction, ...]]]
+    calls: Mapping[str, Mapping[CallInSource, tuple[Correction, ...]]]
     wrong: Sequence[Problem]
     doubts: Sequence[Problem]
-    runs: Sequence[tuple[str, Sequence[Place]]]
+    runs: Sequence[tuple[str, Sequence[CallInSource]]]
 
 
-def joined(found: Sequence[Found]) -> dict[str, dict[Place, tuple[Correction, ...]]]:
+def joined(found: Sequence[Found]) -> dict[str, dict[CallInSource, tuple[Correction, ...]]]:
     """What was found on several paths of the code, as `correct_calls` takes it.
 
     Where a run of a module has no call to correct, one stays as it is, and tells that the code is the same.
     """
-    calls: dict[str, dict[Place, tuple[Correction, ...]]] = {}
+    calls: dict[str, dict[CallInSource, tuple[Correction, ...]]] = {}
     for each in reversed(found):
         for name, places in each.calls.items():
             calls[name] = {**calls.get(name, {}), **places}
@@ -91,17 +91,17 @@ class Call:
 
 
 def calls_of(
-    model: nn.Module, needs: Mapping[Site, Sequence[Need]], run: Run, comparisons: Comparisons
-) -> tuple[dict[Site, list[Call]], list[Problem]]:
+    model: nn.Module, needs: Mapping[CallSite, Sequence[Need]], run: Run, comparisons: Comparisons
+) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
     """Run the dense model and lay its calls beside their needs.
 
     Returns:
         for each site its calls in order; and what differs from the run that was captured and matters.
     """
-    found: dict[Site, list[tuple[int, list[Any], dict[int, torch.Tensor]]]] = defaultdict(list)
+    found: dict[CallSite, list[tuple[int, list[Any], dict[int, torch.Tensor]]]] = defaultdict(list)
     boundaries = comparisons.boundaries
 
-    def note(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def note(site: CallSite, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
         if site in needs:
             held = next((need.held for need in needs[site][len(found[site]) :]), ())
             taken = places_of(held, tensor_leaves((args, kwargs))) if held else {}
@@ -196,7 +196,7 @@ def _solution(slot: Slot, terms: Sequence[Wish], values: Mapping[Slot, int]) -> 
 
 def corrections(
     model: nn.Module,
-    calls: Mapping[Site, Sequence[Call]],
+    calls: Mapping[CallSite, Sequence[Call]],
     run: Run,
     samples: Mapping[int, Sample],
     close: float,
@@ -212,10 +212,10 @@ def corrections(
         close: relative difference up to which results of one op are the same.
         comparisons: of the dense model; gets those that fail.
     """
-    found: dict[Site, dict[int, list[Correction]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[CallSite, dict[int, list[Correction]]] = defaultdict(lambda: defaultdict(list))
     doubts: list[Problem] = []
     wrong: list[Problem] = []
-    known: dict[tuple[Site, int], list[Call]] = defaultdict(list)
+    known: dict[tuple[CallSite, int], list[Call]] = defaultdict(list)
     for site, each in calls.items():
         for call in each:
             known[site, call.run].append(call)
@@ -230,7 +230,7 @@ def corrections(
 
     others = OtherWays(comparisons.boundaries, same_as_made)
 
-    def corrected(site: Site, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def corrected(site: CallSite, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
         calls_here, time = known.get((site, entered), ()), others.call(site, entered)
         if time >= len(calls_here):
             return func(*args, **kwargs)
@@ -263,8 +263,8 @@ def corrections(
     return Found(by_module, [*unlike, *wrong, *others.problems], doubts, list(_runs(found)))
 
 
-def _runs(found: Mapping[Site, Mapping[int, list[Correction]]]) -> Iterator[tuple[str, list[Place]]]:
-    runs: dict[tuple[str, int], list[Place]] = defaultdict(list)
+def _runs(found: Mapping[CallSite, Mapping[int, list[Correction]]]) -> Iterator[tuple[str, list[CallInSource]]]:
+    runs: dict[tuple[str, int], list[CallInSource]] = defaultdict(list)
     for (name, place), times in found.items():
         for entered in times:
             runs[name, entered].append(place)
@@ -273,10 +273,10 @@ def _runs(found: Mapping[Site, Mapping[int, list[Correction]]]) -> Iterator[tupl
 
 
 def _by_module(
-    found: Mapping[Site, Mapping[int, list[Correction]]], calls: Mapping[Site, Sequence[Call]]
-) -> tuple[dict[str, dict[Place, tuple[Correction, ...]]], list[Problem]]:
+    found: Mapping[CallSite, Mapping[int, list[Correction]]], calls: Mapping[CallSite, Sequence[Call]]
+) -> tuple[dict[str, dict[CallInSource, tuple[Correction, ...]]], list[Problem]]:
     """What was found for each site in each run of its module, as `correct_calls` takes it; all runs must be alike."""
-    by_module: dict[str, dict[Place, tuple[Correction, ...]]] = defaultdict(dict)
+    by_module: dict[str, dict[CallInSource, tuple[Correction, ...]]] = defaultdict(dict)
     unlike = []
     for site, runs in found.items():
         (module, place), (times, *others) = site, runs.values()
@@ -288,7 +288,7 @@ def _by_module(
     return dict(by_module), unlike
 
 
-def _where(site: Site, need: Need) -> str:
+def _where(site: CallSite, need: Need) -> str:
     module, place = site
     return f"{need.line}{f' ({module})' if module else ''}: {place[-1]}"
 

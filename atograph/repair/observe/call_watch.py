@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from atograph.capture.origins import Place, place_of
+from atograph.capture.origins import CallInSource, call_in_source
 from atograph.values.eval_mode import eval_mode
 
-Site = tuple[str, Place]
+CallSite = tuple[str, CallInSource]
 """A module by name, and a place in the code that its ``forward`` runs."""
 
-Handler = Callable[[Site, int, Any, Any, Any], Any]
+Handler = Callable[[CallSite, int, Any, Any, Any], Any]
 """Takes site, function, args and kwargs of a call, and makes it; second, which run of the module this is."""
 
 Left = Callable[[str, int, Any], None]
@@ -81,4 +81,4 @@ class _Watching(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         module, run = self._stack[-1] if self._stack else ("", 0)
-        return self._handler((module, place_of(func)), run, func, args, kwargs or {})
+        return self._handler((module, call_in_source(func)), run, func, args, kwargs or {})

@@ -162,7 +162,7 @@ def _hash(self: Remembered) -> int:
     return int.__hash__(self)
 
 
-Remembered.__hash__ = _hash  # type: ignore[method-assign]
+Remembered.__hash__ = _hash  # type: ignore[method-assign, assignment]
 
 
 def _value(term: Any, values: Mapping[Slot, int]) -> Any:

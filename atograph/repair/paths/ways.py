@@ -17,7 +17,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
 from atograph.repair.calls.needs import needs_of
 from atograph.repair.calls.search import Call, Found, calls_of, corrections
-from atograph.repair.observe.call_watch import Site
+from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Example, Problem
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.observe.traced_ints import Wish
@@ -52,7 +52,7 @@ class Way:
         with self.path.on(model):
             return model(*args, **kwargs)
 
-    def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[Site, list[Call]], list[Problem]]:
+    def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
         """Lay the calls of the dense model beside their needs, as `calls_of`."""
         return calls_of(model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self.run, comparisons)
 
@@ -70,13 +70,13 @@ class Way:
         return wishes_of(calls)
 
     def corrections(
-        self, module: nn.Module, calls: Mapping[Site, list[Call]], close: float, comparisons: Comparisons
+        self, module: nn.Module, calls: Mapping[CallSite, list[Call]], close: float, comparisons: Comparisons
     ) -> Found:
         """Which calls of the slim module need a correction, as `search.corrections`."""
         return corrections(module, calls, self.run, self.samples, close, comparisons)
 
 
-def wishes_of(calls: Mapping[Site, list[Call]]) -> list[Wish]:
+def wishes_of(calls: Mapping[CallSite, list[Call]]) -> list[Wish]:
     """What the attributes that calls read have to be."""
     return [wish for each in calls.values() for call in each for wish in call.wishes()]
 

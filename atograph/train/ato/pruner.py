@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Generic
+from typing import Any
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.ato.masks import UnitMap
 from atograph.train.ato.pool import Pool
-from atograph.train.ato.prior import Taylor
 from atograph.train.ato.project import family_shares, project, zeroed_share
+from atograph.train.ato.scoring import observe
 from atograph.train.ato.search import MaskSearch
-from atograph.train.fit import Hook, Pruned
+from atograph.train.ato.watch import GradientWatch
+from atograph.train.hook import Pruned, Pruning
 from atograph.train.interfaces import Graph, P, Training
 from atograph.train.schedule import controller_interval, strength
 from atograph.train.shrink import CannotShrink, Shrink, Shrunk
@@ -32,7 +34,7 @@ _SAVED = (
 )  # fmt: skip
 
 
-class Pruner(Hook, Generic[P]):
+class Pruner(Pruning[P]):
     """The hook of Auto-Train-Once.
 
     Phases, by fraction of the training: warm-up (dense; batches are set aside for the controller) -> search
@@ -57,24 +59,26 @@ class Pruner(Hook, Generic[P]):
         self.mask = torch.ones(self.units.total, device=fit.device)
         self.shares = torch.zeros_like(self.mask)
         self.pool = Pool(fit.task, self.settings, fit.clock, fit.device)
-        self.taylor = Taylor(self.units, fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH)
-        self._watches: list[RemovableHandle] = []
-        if self.settings.prior == "taylor":
-            self._watches = [self.taylor.watch(optimizer) for optimizer in fit.optimizers]
+        self.criterion = self._criterion()
+        self.watch: GradientWatch | None = None
+        if self.criterion is not None and self.criterion.observes() == "gradients":
+            self.watch = GradientWatch(self.criterion, self.units)
+            for optimizer in fit.optimizers:
+                self.watch.watch(optimizer)
         self.steps = 0
-        self.metric_dense: float | None = None
-        self.before_zero: float | None = None
-        self.after_zero: float | None = None
         self.shrunk: Shrunk | None = None
-        self.slim_from: float | None = None
-        self.why_dense = ""
+
+    @property
+    def losses(self) -> list[float]:
+        """Of the controller, in this epoch."""
+        return self.search.losses
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {name: getattr(self, name) for name in _SAVED} | {
             "kept": {name: list(units) for name, units in self.plan.kept.items()},
             "mask": self.mask,
-            "taylor": self.taylor.mean,
+            "criterion": None if self.criterion is None else self.criterion.state(),
             "search": self.search.state(),
             "pool": self.pool.state(),
         }
@@ -89,7 +93,8 @@ class Pruner(Hook, Generic[P]):
         self.mask = state["mask"].to(self.mask.device)
         self.shares = family_shares(self.units, self.mask)
         self.search.load(state["search"])
-        self.taylor.mean = None if state["taylor"] is None else state["taylor"].to(self.mask.device)
+        if self.criterion is not None and state["criterion"] is not None:
+            self.criterion.load(to_device(state["criterion"], self.mask.device))
         if self.frozen:
             self._freeze_for_good()
         self.pool.load(state["pool"])
@@ -110,7 +115,9 @@ class Pruner(Hook, Generic[P]):
 
     def before_step(self, t: float, batch: Any) -> None:
         """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
-        settings, self.taylor.due = self.settings, True
+        settings = self.settings
+        if self.watch is not None:
+            self.watch.due = True
         if self.shrunk is not None:
             self.shrunk.follow()
         if t >= settings.freeze and not self.frozen:
@@ -174,8 +181,27 @@ class Pruner(Hook, Generic[P]):
             kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},
         )
 
+    def _criterion(self) -> Criterion | None:
+        """What the prior follows."""
+        if self.settings.prior == "none":
+            return None
+        kind: type[Criterion] = CRITERIA.get(self.settings.prior)
+        criterion = kind(self.units, self.graph.program if "program" in kind.needs else None)
+        criterion.seen.memory = self.fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH
+        return criterion
+
+    def _observe(self) -> None:
+        """Let the criterion see some batches, where the training itself does not show it what it needs."""
+        criterion, fit = self.criterion, self.fit
+        if criterion is None or criterion.observes() is None:
+            return
+        if criterion.observes() == "activations" or not criterion.ready:
+            batches = self.pool.batches or fit.task.some_batches(self.settings.controller_batches)
+            on_device = (to_device(batch, fit.device) for batch in batches)
+            observe(criterion, fit.model, fit.task, on_device, fit.replicas)
+
     def _read_mask(self, *, final: bool = False) -> None:
-        self.search.refresh_prior(self.taylor)
+        self.search.refresh_prior(self.criterion)
         self.plan = self.search.plan(final=final)
         self.masking = True
         self.mask = self.units.mask_of(self.plan)
@@ -185,17 +211,14 @@ class Pruner(Hook, Generic[P]):
 
     def _freeze(self) -> None:
         self.metric_dense = self._metric()
-        if self.settings.prior == "taylor" and self.taylor.mean is None:
-            batches = self.pool.batches or self.fit.task.some_batches(self.settings.controller_batches)
-            on_device = (to_device(batch, self.fit.device) for batch in batches)
-            self.taylor.measure(self.fit.model, self.fit.task, on_device, self.fit.replicas)
+        self._observe()
         self._read_mask(final=True)
         self._freeze_for_good()
 
     def _freeze_for_good(self) -> None:
         self.frozen = True
-        for watch in self._watches:
-            watch.remove()  # nobody asks for gradients any more
+        if self.watch is not None:
+            self.watch.remove()
 
     def _zero(self) -> None:
         done = zeroed_share(self.units, self.mask) == 1.0

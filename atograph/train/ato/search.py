@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.cost.prices import unit_prices
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.criteria.ranking import by_magnitude, log_scores
 from atograph.passes.errors import UserError
 from atograph.passes.torch_private import BatchNorm
 from atograph.train.ato.controller import Controller, logistic_noise, straight_through
 from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.prior import Taylor, magnitude
 from atograph.train.interfaces import Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.settings import TrainSettings
@@ -147,43 +150,30 @@ class MaskSearch(Generic[P]):
         parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
         settings = self.settings
         how: dict[Any, Any] = {**settings.budgets}
-        if settings.latency is not None:
+        if settings.measured:
             how["measured"] = final
         return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.rounding, **how)
 
-    def refresh_prior(self, taylor: Taylor | None) -> None:
+    def refresh_prior(self, criterion: Criterion | None) -> None:
         """Take the prior anew, with zero where its own plan cuts.
 
         Args:
-            taylor: what the training's gradients say; None, or where it has seen nothing, the weights are looked at.
+            criterion: what the prior follows; None, or where it has seen nothing, the weights are looked at.
         """
         if self.settings.prior == "none":
             return
-        by_gradients = self.settings.prior == "taylor" and taylor is not None and taylor.mean is not None
-        prior = taylor.scores(self.prices) if by_gradients and taylor is not None else magnitude(self.units)
+        known = criterion is not None and criterion.ready
+        prior = log_scores(criterion, self.prices) if known and criterion is not None else by_magnitude(self.units)
         kept = int(self.units.mask_of(self.plan(prior)).sum())
         cut = prior.sort(descending=True).values[max(kept - 1, 0)]
         self.prior = (prior - cut) * self.settings.prior_scale
 
     def _prices(self) -> Tensor:
-        """Tensor[total]: what one unit of the dense model costs, of the budgets of FLOPs and parameters, over the mean.
-
-        A thousandth at least; 1 where there is no such budget: a peak of memory has a price in one place only.
-        """
-        units, shares = self.units, self.settings.budgets
-        counts = {name: torch.tensor(float(size), requires_grad=True) for name, size in units.sized.items()}
-        used = [
-            torch.as_tensor(self.graph.budgets(**{what: share}).used(counts))
-            for what, share in shares.items()
-            if what != "bytes"
-        ]
-        prices = torch.zeros(len(counts))
-        for each in used:
-            found = torch.autograd.grad(each, list(counts.values()), allow_unused=True)
-            prices += torch.stack([torch.zeros(()) if price is None else price for price in found])
-        if not used or not bool(prices.sum() > 0):
-            return torch.ones(units.total, device=units.family.device)
-        return (prices / prices.mean()).clamp(min=1e-3).to(units.family.device)[units.family]
+        """Tensor[total]: what one unit of the dense model costs, of all budgets that have such prices."""
+        priced = {what: share for what, share in self.settings.budgets.items() if BUDGETS.get(what).priced}
+        used = [self.graph.budgets(**{what: share}).used for what, share in priced.items()]
+        prices = list(unit_prices(used, self.units.sized).values())
+        return torch.tensor(prices, device=self.units.family.device)[self.units.family]
 
 
 def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:

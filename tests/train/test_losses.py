@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import atograph
 from atograph.passes.errors import UserError
-from atograph.train.defaults import cross_entropy, default_metric, why_no_metric
+from atograph.train.losses.defaults import cross_entropy, default_metric, why_no_metric
 
 HALVES, COLUMN, IMAGE = torch.zeros(4, 3), torch.zeros(4, 1), torch.zeros(2, 3, 5, 5)
 BINARY, MSE = "binary_cross_entropy_with_logits", "mse_loss"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from atograph.passes.errors import AtographError, UserError
-from atograph.train.defaults import logits_by, split
+from atograph.train.losses.defaults import logits_by, split
 from atograph.values.batches import batch_size, describe
 from atograph.values.user_code import in_one_line, line_of_user
 

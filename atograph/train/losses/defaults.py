@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
-from atograph.train.targets import IGNORED, refuse_other_targets, why_no_top1
+from atograph.train.losses.targets import IGNORED, refuse_other_targets, why_no_top1
 from atograph.values.batches import describe, tensors
 
 LABELS = ("labels", "label", "targets", "target")
@@ -82,7 +82,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
     Raises:
-        UserError: the targets are neither (`targets.refuse_other_targets`).
+        UserError: the targets are neither (`losses.targets.refuse_other_targets`).
     """
     refuse_other_targets(logits, targets)
     return nn.functional.cross_entropy(logits, targets if targets.is_floating_point() else targets.long())

@@ -1,0 +1,68 @@
+"""Options of a command made from the fields of the settings, and from the table of budgets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from atograph.passes.budgets.budget import BUDGETS
+from atograph.train.settings import TrainSettings
+from atograph.train.settings.option import Shown, options_of
+
+
+def takes_settings(*names: str, budgets: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of the training's settings, in place of its parameter ``settings``.
+
+    The command gets a dict as ``settings``: field or budget → what was given; what was not given is not in it.
+
+    Args:
+        names: of fields; none: all that are options.
+        budgets: whether the budgets are options, too.
+    """
+    fields = [shown for shown in options_of(TrainSettings) if not names or shown.name in names]
+    options = [*(map(_budget, BUDGETS) if budgets else ()), *map(_option, fields)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given = {option.name: values.pop(option.name) for option in options}
+            command(settings={name: value for name, value in given.items() if value is not None}, **values)
+
+        parameters = list(_typed(command))
+        at = next(index for index, each in enumerate(parameters) if each.name == "settings")
+        parameters[at : at + 1] = options
+        vars(run).pop("__wrapped__")  # its parameters are others
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
+        return run
+
+    return decorate
+
+
+def _typed(command: Callable[..., None]) -> Iterator[inspect.Parameter]:
+    """The parameters of a command, each with its type in place of its text."""
+    types = get_type_hints(command, include_extras=True)
+    for each in inspect.signature(command).parameters.values():
+        yield each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=types[each.name])
+
+
+def _budget(name: str) -> inspect.Parameter:
+    return _parameter(
+        name, str, typer.Option(f"--{name.replace('_', '-')}", metavar="SHARE", help=BUDGETS.get(name).help)
+    )
+
+
+def _option(shown: Shown) -> inspect.Parameter:
+    kind = list[str] if shown.kind is list else shown.kind
+    option = typer.Option(shown.flag, metavar=shown.metavar, help=shown.help, show_default=False)
+    return _parameter(shown.name, kind, option)
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )

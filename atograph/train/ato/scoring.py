@@ -1,0 +1,162 @@
+"""Let a criterion observe a model at work on some batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from atograph.passes.budgets.budgets import Budgets
+from atograph.passes.cost.prices import unit_prices
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.criteria.ranking import plan_scores
+from atograph.passes.criteria.reads import Reads
+from atograph.passes.criteria.units import Group
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.values import require_values
+from atograph.train.ato.masks import UnitMap
+from atograph.train.processes.replicas import Alone, Replicas
+from atograph.train.task import Loss, Task, naming
+from atograph.values.batches import to_device
+from atograph.values.eval_mode import eval_mode
+
+
+class Traced(Protocol):
+    """A traced model (`atograph.Graph`)."""
+
+    @property
+    def model(self) -> nn.Module | None:
+        """What was traced."""
+
+    @property
+    def program(self) -> Program:
+        """What it was captured as, with its facts."""
+
+    @property
+    def prunable(self) -> Sequence[Group]:
+        """The groups whose units may go."""
+
+
+def observe(
+    criterion: Criterion,
+    model: nn.Module,
+    task: Task,
+    batches: Iterable[Any],
+    replicas: Replicas,
+    where: str = "train_data",
+) -> None:
+    """Let a criterion take in all of some batches, in eval mode; what it saw before counts as much for each batch.
+
+    Args:
+        criterion: of that model.
+        model: on its device; its gradients are left as they are.
+        task: how the model is called, and the loss whose gradients are observed.
+        batches: on the device.
+        replicas: the processes that train together; gradients are averaged over them.
+        where: what the batches are called in errors.
+
+    Raises:
+        UserError: the model or the loss rejects a batch.
+    """
+    criterion.seen.memory = math.inf
+    show = (
+        _Gradients(model, task, replicas)
+        if criterion.observes() == "gradients"
+        else _Activations(criterion, model, task)
+    )
+    with _own_gradients(model):
+        for number, batch in enumerate(batches, 1):
+            with naming("the model or the loss", f"batch {number}", batch, where=where), eval_mode(model):
+                show(criterion, batch)
+
+
+class _Gradients:
+    """Shows a criterion the gradients of a batch."""
+
+    def __init__(self, model: nn.Module, task: Task, replicas: Replicas) -> None:
+        self.model, self.task, self.replicas = model, task, replicas
+
+    def __call__(self, criterion: Criterion, batch: Any) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.task.loss_to_train(self.model, batch).backward()  # type: ignore[no-untyped-call]
+        self.replicas.average_gradients(self.model.parameters())
+        criterion.observe(gradients_of(dict(self.model.named_parameters())))
+
+
+class _Activations:
+    """Shows a criterion what is read of each unit, in each call of the model that the loss of a batch makes."""
+
+    def __init__(self, criterion: Criterion, model: nn.Module, task: Task) -> None:
+        assert criterion.program is not None, f"{criterion.name} needs the program"
+        state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+        self.reads = Reads(criterion.program, state, criterion.units.family.device)
+        self.model, self.task = model, task
+
+    @torch.no_grad()
+    def __call__(self, criterion: Criterion, batch: Any) -> None:
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        hook = self.model.register_forward_pre_hook(
+            lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+        )
+        try:
+            self.task.checked_loss(self.model, batch)
+        finally:
+            hook.remove()
+        for args, kwargs in calls:
+            self.reads.run(args, kwargs, criterion.observe)
+
+
+def scores_with_data(
+    kind: type[Criterion], graph: Traced, budgets: Budgets, data: Iterable[Any] | None, loss: Loss | None
+) -> dict[str, Tensor]:
+    """Group → score of each unit, ``[size]``, by a criterion that has to see the network at work.
+
+    Args:
+        kind: of the criterion.
+        graph: of a model that is there.
+        budgets: what importance that adds up is weighed against.
+        data: batches.
+        loss: ``loss(model, batch)``; None: see `losses.defaults.default_loss`.
+
+    Raises:
+        UserError: there is no data, or no model, or the model or the loss rejects a batch.
+    """
+    model = graph.model
+    if data is None or model is None:
+        lacks = "data" if data is None else "the model, and this graph has none"
+        raise UserError(
+            f"the criterion '{kind.name}' looks at {kind.observes()}, for which it needs {lacks}.",
+            hint=f'Give batches as for a training: graph.plan(..., by="{kind.name}", data=batches).',
+        )
+    require_values(dict(model.named_parameters()), f"a plan by {kind.name} needs the values of the weights")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    units = UnitMap(graph.prunable, model, device)
+    criterion = kind(units, graph.program)
+    task = Task(data, loss=loss)
+    batches = (to_device(batch, device) for batch in task.train_data)
+    observe(criterion, model, task, batches, Alone(), where="data")
+    if not criterion.ready:
+        raise UserError("there are no batches, or no finite gradients.", where="data")
+    prices = torch.tensor(list(unit_prices(budgets.priced(), units.sized).values()), device=device)
+    return {name: part.cpu() for name, part in plan_scores(criterion, prices[units.family]).items()}
+
+
+def gradients_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Name → gradient, of those that have one."""
+    return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+
+
+@contextmanager
+def _own_gradients(model: nn.Module) -> Iterator[None]:
+    """Put back in the end what gradients the parameters had."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient

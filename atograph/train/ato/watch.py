@@ -1,0 +1,66 @@
+"""The gradients of a training, as a criterion observes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from atograph.passes.criteria.criterion import Criterion
+from atograph.train.ato.masks import UnitMap
+from atograph.train.ato.scoring import gradients_of
+
+
+class GradientWatch:
+    """Hands the gradients of each training step to a criterion.
+
+    Attributes:
+        due: whether the gradients of the next step are to be taken in: once a step, however many optimisers make it.
+
+    Args:
+        criterion: one that needs gradients.
+        units: where they are.
+    """
+
+    def __init__(self, criterion: Criterion, units: UnitMap) -> None:
+        self.criterion, self.units = criterion, units
+        self.due = True
+        self._handles: list[RemovableHandle] = []
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Observe the gradients of each step of an optimiser: before it, or when its closure has computed them."""
+
+        def before(
+            _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            own, *given = args
+            closure = given[0] if given else kwargs.get("closure")
+            if closure is not None:
+                return (own,), {**kwargs, "closure": self._observing(closure)}
+            self._observe_if_due()
+            return None
+
+        self._handles.append(optimizer.register_step_pre_hook(before))
+
+    def remove(self) -> None:
+        """Nobody asks for gradients any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _observing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        @wraps(closure)
+        def observed() -> Any:
+            loss = closure()
+            self._observe_if_due()
+            return loss
+
+        return observed
+
+    def _observe_if_due(self) -> None:
+        if self.due:
+            self.due = False
+            self.criterion.observe(gradients_of(self.units.parameters))

@@ -1,0 +1,1 @@
+"""How a run trains and prunes: one method a file."""

@@ -1,0 +1,293 @@
+"""Every choice of the training, in one frozen, checked record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)  # fmt: skip
+
+from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
+from atograph.passes.cost.share import number_of, share_of
+from atograph.passes.criteria.table import CRITERIA
+from atograph.train.settings.option import Option
+
+
+def _number(given: Any) -> Any:
+    """``5%`` and ``0,05`` as the number that they are."""
+    value = number_of(given)
+    return given if value is None else value
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+def _pairs(given: Any) -> Any:
+    """Each ``A=B`` as a pair."""
+    if not isinstance(given, (list, tuple)):
+        return given
+    texts = [each for each in given if isinstance(each, str)]
+    for text in texts:
+        if not all(text.partition("=")):
+            raise ValueError(f"'{text}' is not of the form A=B")
+    return tuple(
+        tuple(part.strip() for part in each.split("=", 1)) if isinstance(each, str) else each for each in given
+    )
+
+
+def _prior(name: str) -> str:
+    """A criterion of the table, or none."""
+    if name != "none" and name not in CRITERIA:
+        raise ValueError(f"a criterion, one of {', '.join(CRITERIA)}, or none")
+    return name
+
+
+class TrainSettings(BaseModel):
+    """Options of `auto_train_once` and `dense_training`.
+
+    Moments of the schedule are fractions of the whole training, so the same defaults serve ten epochs on a
+    CPU and three hundred on a GPU. "Paper" is Wu et al., CVPR 2024, arXiv 2403.14729; "authors' code" is the
+    code released with it. Where a default departs from both, the text says why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: Annotated[str, Option(metavar="NAME")] = "ato"
+    """How to train and prune: ato prunes while it trains; the name of a criterion (magnitude, taylor, ...) prunes the
+    initial weights at once, and all epochs fine-tune the slim network. The table is `train.methods`."""
+    budgets: Mapping[str, float] = DEFAULT
+    """Name of a budget (`passes.budgets`) → the largest share of the dense model's cost that the final mask keeps; with
+    several, all hold, and the controller works at the one that is exceeded most. Each is given, and recorded, under its
+    own name: ``flops=0.3`` (authors' code: of the prunable FLOPs), ``params=0.5``. None at all: half of the FLOPs."""
+    latency_batch: Annotated[int, Field(ge=1), Option()] = 1
+    """Samples per call where latency is measured; 1 unless given."""
+    latency_threads: Annotated[int, Field(ge=0), Option()] = 1
+    """Threads within an op there; 1 unless given, 0 leaves the choice to ONNX Runtime."""
+    latency_table: Annotated[str | None, Option(metavar="FILE")] = None
+    """A file with what was measured (latency.json of a run): read where it is there, written else. With
+    the same file and seed a run gives the same plan."""
+    floor: Annotated[Fraction, Option(metavar="SHARE")] = 0.05
+    """Least share of each group's units that stays; 0.05 unless given. One unit stays in any case."""
+    round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, Option(metavar="N|auto")] = None
+    """Widths are multiples of this (8 suits tensor cores); auto: of what ONNX Runtime is fastest with on this machine.
+    None: ``auto`` with a budget of latency, else 1."""
+    freeze_layers: Annotated[tuple[str, ...], Option("--freeze", "GLOB")] = ()
+    """Layers whose widths stay: all of them, or GLOB:in, GLOB:out; repeatable. See `Graph.steered`."""
+    only: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    """Prune units of no other layers; repeatable. Groups stay whole unless all layers that make their units are among
+    them."""
+    min_units: Annotated[int, Field(ge=1), Option()] = 1
+    """Units that every group keeps at least."""
+    couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
+    """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
+    ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    prune_frozen: Annotated[bool, Option()] = False
+    """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
+    are, unless no parameter at all requires one."""
+    keep_module: Annotated[bool, Option()] = False
+    """Keep whole what stands in the way of a slim module. See `atograph.keep_module`."""
+    plain_module: bool = False
+    """The slim module is to run without corrected calls, so that it is loaded where atograph is not installed."""
+
+    epochs: Annotated[int, Field(ge=0), Option()] = 10
+    """Epochs of training; 10 unless given. 0 trains nothing, which only a method that prunes at once can do."""
+    metric_mode: Annotated[Literal["max", "min"] | None, Option(metavar="max|min")] = None
+    """Keep the epoch with the best validation metric, among those after everything masked is zero. Before that the
+    network is another one. None: keep the last epoch."""
+    patience: Annotated[Annotated[int, Field(ge=1)] | None, Option()] = None
+    """With metric_mode: stop after so many such epochs without a better one."""
+    seed: Annotated[int, Field(ge=0, lt=2**63), Option()] = 0
+    """Seed of everything random: of the initial weights, the order of the data, and the controller."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.0)] = 60.0
+    """Time between two checkpoints, where the run has a folder; ``inf``: none are written."""
+    device: Annotated[str, Option()] = "auto"
+    """auto (the first CUDA device, or else the CPU), or a name that torch takes: cpu, cuda:1."""
+
+    # The weights.
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Used when the task brings no optimiser: SGD with Nesterov momentum 0.9 (as the paper), or AdamW."""
+    lr: Annotated[Positive | None, Option()] = None
+    """Peak learning rate; by the batch size unless given. See `optim.default_lr`."""
+    weight_decay: NotNegative | None = None
+    """None: 5e-4 (SGD) or 0.05 (AdamW). Never applied to parameters of one dimension (norms, biases)."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """The rate after the warm-up; it also scales the rates of an optimiser that the task brings."""
+    warmup: Fraction = 0.05
+    """Share of the training in which the rate climbs linearly from near zero."""
+
+    # How steps are computed.
+    accumulate: Annotated[int, Field(ge=1), Option()] = 1
+    """Batches whose gradients make one step. They are averaged; "steps" of the other settings are these."""
+    precision: Annotated[Literal["float32", "bfloat16", "float16"], Option()] = "float32"
+    """float32, bfloat16 or float16 (mixed precision). It is that of the forward passes (`torch.autocast`); weights,
+    gradients and the optimiser stay in float32. With float16 the
+    loss is scaled (`torch.amp.GradScaler`)."""
+    channels_last: Annotated[bool, Option()] = False
+    """Keep channels last in memory. For images and convolutions: faster on GPUs with half precision."""
+    compile: Annotated[bool, Option()] = False
+    """Train with torch.compile. It takes a minute at the start and again for the slim module: for long runs."""
+
+    # The search for the mask.
+    controller: bool = True
+    """False: no controller; the mask follows the prior alone (magnitude pruning within the same schedule)."""
+    controller_start: Fraction = 0.1
+    """T_w: the controller's first step (paper: 10 %)."""
+    controller_interval: Annotated[int, Field(ge=1)] = 20
+    """Training steps between two controller steps (authors' code: 20)."""
+    controller_min_steps: Annotated[int, Field(ge=0)] = 40
+    """A short run steps the controller more often, so that it steps this often in its phase, where it can."""
+    controller_lr: Positive = 1e-3
+    """Rate of the controller's AdamW (paper)."""
+    controller_weight_decay: NotNegative = 1e-2
+    """Weight decay of the controller's AdamW (authors' code)."""
+    controller_data: Literal["train", "val"] = "train"
+    """What the controller learns from: training batches set aside during the warm-up (authors' code: a fixed
+    5 % of the training set), or ``val``, the task's validation data: no longer independent of the mask
+    then."""
+    controller_batches: Annotated[int, Field(ge=1)] = 16
+    """Most batches that are set aside (in main memory)."""
+    controller_norms: Literal["batch", "running"] = "batch"
+    """What batch norms normalise a masked network by: the batch at hand, or their running statistics, which are those
+    of the whole network (authors' code). The loss by the batch tells better how a network will do once it is trained on
+    (EagleEye, Li et al., arXiv 2007.02491)."""
+    controller_drop: Fraction = 0.9
+    """Share of the controller's phase after which its rate is a tenth (authors' code: near its end)."""
+    temperature: Positive = 0.4
+    """T of the Gumbel-sigmoid (authors' code)."""
+    offset: Annotated[float, Field(allow_inf_nan=False)] = 3.0
+    """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
+    gamma: NotNegative = 8.0
+    """Weight of ``|log(F(mask) / target)|`` (authors' code: 2 × 4)."""
+    prior: Annotated[str, AfterValidator(_prior)] = "taylor"
+    """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. Ours: the controller
+    learns a correction to a score, centred on the budget, so that a run too short to teach it much ends at a good
+    mask and not at a random one. The score is that of a criterion (`passes.criteria`). ``taylor``: how much the loss
+    depends on a unit, by the gradients of the training (Molchanov et al., arXiv 1906.10771), over what the unit
+    costs."""
+    prior_scale: Positive = 3.0
+    """Logits per standard deviation of the prior; the noise has one of 1.8."""
+
+    # The projection.
+    projection_start: Fraction = 0.35
+    """T_start: from here every optimiser step is followed by the projection (paper: 20 %). Here it waits for the final
+    mask: what has been shrunk looks unimportant from then on, so that an early mask would stay."""
+    freeze: Fraction = 0.35
+    """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
+    zero: Fraction = 0.45
+    """From here on everything masked is exactly zero and is held there."""
+    slim_at: Annotated[Literal["zero", "freeze", "never"], Option()] = "zero"
+    """Train the slim module in the dense one's place from there on: zero (everything masked is zero), freeze, or never.
+    It costs less and changes nothing. At the freeze, what is masked is zeroed at once.
+    Where the module cannot be made slim, the dense one is trained to the end."""
+    lambda_start: NotNegative = 10.0
+    """λ until the freeze, where the projection starts before it (authors' code: 10)."""
+    lambda_freeze: Positive = 100.0
+    """λ right after the freeze; it rises geometrically to `lambda_end` until `zero`."""
+    lambda_end: Positive = 1000.0
+    """λ in the end (authors' code: 1000 from the freeze on)."""
+    paced: bool = True
+    """After the freeze, shrink each masked group by at least its norm over the steps left until `zero`. With
+    λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
+    once."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **settings: Any) -> None: ...
+
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            """``settings.flops``: the share, None where it is no budget."""
+            return self.budgets.get(name) if name in BUDGETS else super().__getattr__(name)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, which are not checked; budgets by their names."""
+        update = dict(update or {})
+        shares = {name: update.pop(name) for name in [*update] if name in BUDGETS}
+        if shares:
+            update["budgets"] = {**self.budgets, **shares}
+        return super().model_copy(update=update, deep=deep)
+
+    @property
+    def rounding(self) -> int | Literal["auto"]:
+        """`round_to`, where it is None what suits the budgets."""
+        return self.round_to or rounding_of(self.budgets)
+
+    @property
+    def measured(self) -> bool:
+        """Whether a budget is measured, so that a final plan is more than a prediction."""
+        return any(BUDGETS.get(name).measured for name in self.budgets)
+
+    @property
+    def steering(self) -> dict[str, Any]:
+        """What the user wants of the groups, as `Graph.steered` takes it."""
+        return {
+            "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
+            "trained_only": not self.prune_frozen,
+        }  # fmt: skip
+
+    @property
+    def zero_from(self) -> float:
+        """The moment from which on everything masked is exactly zero."""
+        return self.freeze if self.slim_at == "freeze" else self.zero
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_budgets(cls, values: Any) -> Any:
+        """Budgets are given by their names."""
+        if not isinstance(values, Mapping):
+            return values
+        shares = {**(values.get("budgets") or {}), **{name: values[name] for name in values if name in BUDGETS}}
+        shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
+        rest = {name: value for name, value in values.items() if name not in BUDGETS}
+        return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
+
+    @model_serializer(mode="wrap")
+    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Written as they are given."""
+        written: dict[str, Any] = serialise(self)
+        return {**written.pop("budgets", {}), **written}
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TrainSettings:
+        """The search starts before the freeze, the freeze comes before `zero`, and so does the projection."""
+        if not self.controller_start <= self.freeze <= self.zero:
+            moments = f"{self.controller_start:g}, {self.freeze:g}, {self.zero:g}"
+            raise ValueError(f"controller_start <= freeze <= zero must hold, got {moments}")
+        if not self.epochs and self.freeze:
+            raise ValueError(
+                "epochs=0 trains nothing, but this method prunes while it trains (others: magnitude, taylor)"
+            )
+        if self.projection_start > self.zero:
+            raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _which_is_better(self) -> TrainSettings:
+        """Nobody knows how long there was no better epoch without knowing what is better."""
+        if self.patience is not None and self.metric_mode is None:
+            raise ValueError(
+                "patience waits for a better metric, so metric_mode has to say which is better: max or min"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _of_use(self) -> TrainSettings:
+        """What says how latency is measured is of no use where none is."""
+        unused = sorted(self.model_fields_set & {"latency_batch", "latency_threads", "latency_table"})
+        if unused and not self.measured and self.rounding != "auto":
+            raise ValueError(
+                f"{unused[0]} says how latency is measured, and neither latency nor round_to=auto asks for it"
+            )
+        return self

@@ -1,0 +1,18 @@
+"""The table of methods, by name; nothing of them is imported before it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atograph.passes.registry import Registry
+
+METHODS = Registry[Any](
+    "method",
+    "methods",
+    group="atograph.methods",
+    base="atograph.train.methods.method:Method",
+    ours={
+        "ato": "atograph.train.methods.ato:AutoTrainOnceMethod",
+        "at-once": "atograph.train.methods.at_once:AtOnce",
+    },
+)

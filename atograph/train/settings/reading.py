@@ -1,0 +1,96 @@
+"""Settings from what a user gave, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.criteria.table import CRITERIA
+from atograph.passes.errors import UserError
+from atograph.train.settings.fields import TrainSettings
+from atograph.train.settings.method_table import METHODS
+
+
+def settings_of(values: Mapping[str, Any]) -> TrainSettings:
+    """Settings from values that a user gave.
+
+    Args:
+        values: fields of `TrainSettings`, or of the settings of the method that ``method`` names: one of the table of
+            methods, or a criterion by which the initial weights are pruned at once. Other values override what that
+            sets.
+
+    Raises:
+        UserError: naming the first setting that does not exist or does not fit.
+    """
+    values = dict(values)
+    name = values.get("method", "ato")
+    if name not in METHODS and name in CRITERIA:
+        values = {"prior": name, **values, "method": "at-once"}
+    elif name not in METHODS:
+        known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
+        raise UserError(f"there is no method {name!r}.", hint=f"There are: {known}.")
+    method = METHODS.get(values.get("method", "ato"))
+    kind: type[TrainSettings] = method.settings
+    values = {**method.presets, **values}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = str(first["loc"][0]) if first["loc"] else ""
+        about = [
+            each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
+        ]  # of "this or that" one for each
+        if first["type"] == "extra_forbidden":
+            near = get_close_matches(place, [*BUDGETS, *kind.model_fields], n=3)
+            hint = f"Perhaps {', '.join(near)}? " if near else ""
+            raise UserError(f"there is no training setting {place!r}.", hint=f"{hint}{LISTED}") from error
+        if first["type"] == "value_error":
+            message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
+            raise UserError(
+                f"training setting {place}: {message}." if place else f"training settings: {message}."
+            ) from error
+        expected = " or ".join(dict.fromkeys(map(_expected, about)))
+        raise UserError(
+            f"training setting {place}: expected {expected}, got {first['input']!r}.",
+            hint=_example(kind, place, expected),
+        ) from error
+
+
+LISTED = 'The README tells of them under "Settings that matter", and atograph/train/settings/fields.py lists them all.'
+"""Where they are listed."""
+
+_KINDS = {
+    "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
+    "string": "a text", "tuple": "a list of names",
+}  # fmt: skip
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    """What would have been right, of an error of pydantic: ``a whole number``, ``a value greater than 0``."""
+    kind = _KINDS.get(error["type"].partition("_")[0])
+    if kind is not None:
+        return kind
+    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return text if error["type"] == "literal_error" else f"a value {text}"
+
+
+def _example(kind: type[TrainSettings], name: str, expected: str) -> str | None:
+    """How one writes it: with its default, or else a value of its kind."""
+    default = kind.model_fields[name].default
+    if isinstance(default, tuple):
+        return f'In Python: {name}=["stem"].'
+    if default is None:
+        default = expected.split(" ")[-1].strip("'") if "'" in expected else 10 if "whole" in expected else 0.1
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"An example: --set {name}={text}, in Python {name}={default!r}."
+
+
+def needs_data(settings: TrainSettings) -> bool:
+    """Whether a run reads training batches."""
+    if settings.epochs > 0:
+        return True
+    return settings.prior != "none" and CRITERIA.get(settings.prior).observes() is not None

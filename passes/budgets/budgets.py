@@ -1,0 +1,88 @@
+"""Budgets of a plan: the shares of the dense model's costs that it may keep, one or several of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from atograph.passes.budgets.budget import BUDGETS, Budget, Plan, rounding_of
+from atograph.passes.cost.share import share_of
+from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a plan may cost.
+
+    Attributes:
+        shares: name of a budget → the largest share of the dense program's cost to keep.
+        rows: name → the budget.
+        dense: name → the dense program's cost.
+    """
+
+    shares: Mapping[str, float]
+    rows: Mapping[str, Budget]
+    dense: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, program: Program, shares: Mapping[str, object], made: dict[str, Budget] | None = None) -> Budgets:
+        """The budgets that are given.
+
+        Args:
+            program: with the fact of ``estimate-cost``.
+            shares: name → share, as a number or a text; None: no such budget.
+            made: budgets of this program that exist already, by name; those that are made are added.
+
+        Raises:
+            UserError: none is given, or one is no share, or unknown, or the program has none of what it limits.
+        """
+        given = {name: share_of(share, name) for name, share in shares.items() if share is not None}
+        if not given:
+            listed = [f"{name}=" for name in BUDGETS]
+            raise UserError(
+                f"a plan within a budget takes {', '.join(listed[:-1])} or {listed[-1]}, or several of them."
+            )
+        rows = {} if made is None else made
+        for name in given:
+            if name not in rows:
+                rows[name] = BUDGETS.get(name)(program)
+        dense = {name: rows[name].cost({}) for name in given}
+        for name, total in dense.items():
+            if not total:
+                raise UserError(f"this model has no {name} to reduce.")
+        return cls(given, {name: rows[name] for name in given}, dense)
+
+    def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """For each budget the share of the dense cost that some counts keep; of the kind of the counts."""
+        return {name: row.cost(counts or {}) / self.dense[name] for name, row in self.rows.items()}
+
+    def used(self, counts: Mapping[str, Any] | None = None) -> Any:
+        """How much of the tightest budget some counts use: they are within all of them up to 1."""
+        parts = [kept / self.shares[name] for name, kept in self.kept(counts).items()]
+        if any(isinstance(part, torch.Tensor) for part in parts):
+            return torch.stack([torch.as_tensor(part) for part in parts]).max()
+        return max(parts)
+
+    def priced(self) -> list[Callable[[Mapping[str, Any]], Any]]:
+        """For each budget in which units have prices, how much of it some counts use (`passes.cost.prices`)."""
+        return [replace(self, rows={name: row}).used for name, row in self.rows.items() if row.priced]
+
+    @property
+    def rounding(self) -> int | Literal["auto"]:
+        """The multiple of widths that suits all of them."""
+        return rounding_of(self.shares)
+
+    def settle(self, choose: Callable[[], Plan]) -> Plan:
+        """A plan within all of them, with those measured that can be.
+
+        Args:
+            choose: the plan by the costs as they stand.
+        """
+        for name, row in self.rows.items():
+            choose = partial(row.settle, choose, self.shares[name])
+        return choose()

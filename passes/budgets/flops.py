@@ -1,0 +1,24 @@
+"""Floating-point operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atograph.passes.budgets.budget import Budget
+
+
+class Flops(Budget):
+    """FLOPs for a batch of one, as `torch.utils.flop_counter` counts them: two per multiply-accumulate (MAC)."""
+
+    name = "flops"
+    title = "FLOPs"
+    unit = "MACs"
+    per_unit = 2.0
+    help = "Share of the dense FLOPs to keep: 0.3, or 30%."
+
+    def cost(self, counts: Mapping[str, Any]) -> Any:
+        """Of all products."""
+        from atograph.passes.cost.cost import CostModel
+
+        return self.program.fact(CostModel).flops(counts)

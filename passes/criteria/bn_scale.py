@@ -1,0 +1,37 @@
+"""Importance by the scales of batch norms."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from atograph.passes.axes.inference import Inference
+from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.rules import Op
+from atograph.passes.rules.norm import BATCH_NORMS
+
+
+class BatchNormScale(Criterion):
+    """|γ| of the batch norm behind a unit; of several, as in a residual stream, their mean. Others are unknown.
+
+    Source: network slimming (Liu et al., ICCV 2017, arXiv 1708.06519), section 3.
+    """
+
+    name = "bn-scale"
+    needs = frozenset({"program"})
+
+    def importance(self) -> Tensor:
+        """The same scale for all families, as in the paper."""
+        scales = self._scales()
+        sums, slices = self.units.sums(lambda name, value: value.abs() if name in scales else None)
+        return (sums / slices).masked_fill(slices == 0, float("nan"))
+
+    def _scales(self) -> set[str]:
+        """The parameters that batch norms of the program scale by."""
+        assert self.program is not None
+        names = self.program.state_names()
+        scales = (
+            Op(node, {}, Inference(), {})["weight"]
+            for node in self.program.graph.nodes
+            if node.op == "call_function" and node.target in BATCH_NORMS
+        )
+        return {names[scale.name] for scale in scales if scale is not None and scale.name in names}
