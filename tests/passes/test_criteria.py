@@ -114,6 +114,11 @@ def test_plans_by_each_are_exact(name: str) -> None:
         torch.testing.assert_close(slim(EXAMPLE), atograph.mask(model, plan)(EXAMPLE), rtol=1e-4, atol=1e-5)
 
 
+def test_batches_that_can_be_read_once_are_enough() -> None:
+    graph = atograph.trace(fresh(), EXAMPLE)
+    assert graph.plan(flops=0.4, by="taylor", data=iter(blobs(2))) == graph.plan(flops=0.4, by="taylor", data=blobs(2))
+
+
 def test_gradients_that_were_there_stay() -> None:
     model = fresh()
     model.head.weight.grad = torch.ones_like(model.head.weight)

@@ -138,7 +138,7 @@ def scores_with_data(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     units = UnitMap(graph.prunable, model, device)
     criterion = kind(units, graph.program)
-    task = Task(data, loss=loss)
+    task = Task(list(data) if isinstance(data, Iterator) else data, loss=loss)  # once is enough for a plan
     batches = (to_device(batch, device) for batch in task.train_data)
     observe(criterion, model, task, batches, Alone(), where="data")
     if not criterion.ready:
