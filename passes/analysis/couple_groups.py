@@ -92,8 +92,6 @@ def write_pairs(pairs: Pairs) -> str:
 
 
 def _check(first: Group, second: Group) -> None:
-    if first is second:
-        raise UserError(f"group {first.name} cannot be coupled with itself.")
     for group in (first, second):
         if group.frozen is not None:
             raise UserError(f"group {group.name} cannot be coupled, because it stays whole: {group.frozen}.")
