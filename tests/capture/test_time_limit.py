@@ -109,7 +109,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
                 self.layer = nn.Linear(4, 4)
 
             def forward(self, x):
-                for _ in range(len(x)):
+                for _ in range(1000 * len(x)):
                     pass
                 return self.layer(x)
 
