@@ -11,7 +11,7 @@ from atograph.passes.rules.norm import BATCH_NORMS
 
 
 class BatchNormScale(Criterion):
-    """|γ| of the batch norm behind a unit; of several, as in a residual stream, their mean. Others are unknown.
+    """The scale γ of the batch norm behind a unit, without its sign; the mean of several. Others are unknown.
 
     Source: network slimming (Liu et al., ICCV 2017, arXiv 1708.06519), section 3.
     """
