@@ -194,7 +194,7 @@ class Pruner(Pruning[P]):
         if self.settings.prior == "none":
             return None
         kind: type[Criterion] = CRITERIA.get(self.settings.prior)
-        criterion = kind(self.units, self.graph.program if "program" in kind.needs else None)
+        criterion = kind(self.units, self.graph.program if kind.needs & {"program", "activations"} else None)
         criterion.seen.memory = self.fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH
         return criterion
 
