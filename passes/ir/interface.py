@@ -13,6 +13,34 @@ from atograph.passes.torch_private import TreeSpec, pytree
 
 
 @dataclass(frozen=True)
+class Place:
+    """A dim of an input that is a multiple of a dynamic size."""
+
+    placeholder: str
+    dim: int
+    multiple: int = 1
+
+
+@dataclass(frozen=True)
+class DynamicSize:
+    """A size of the inputs, besides the batch, that is another one in other calls.
+
+    Attributes:
+        name: what it is called: ``sequence``.
+        values: what it is at each point, the example's first (`sizes.Size`).
+        places: the dims that are multiples of it.
+        least: the smallest that the program takes.
+        most: the largest; None for any.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    places: tuple[Place, ...]
+    least: int = 1
+    most: int | None = None
+
+
+@dataclass(frozen=True)
 class Interface:
     """What a program takes, and what it returns.
 
@@ -28,6 +56,8 @@ class Interface:
         example: arguments of one call, or None.
         looked_at: buffer → its value, where the model's code has looked at values: the program holds for these only.
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
+        dynamic: sizes besides the batch that may be others than the example's.
+        still: name of a size that was to be dynamic → why it is the example's for ever.
         dead: whether the model computes more than this: ops whose results nobody takes.
     """
 
@@ -42,6 +72,8 @@ class Interface:
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
+    dynamic: tuple[DynamicSize, ...] = ()
+    still: Mapping[str, str] = field(default_factory=dict)
     dead: bool = False
 
     @property

@@ -15,10 +15,11 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.express import express, follows
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import propagate
 from atograph.passes.ir.reason import ORIGIN
-from atograph.passes.ir.sizes import is_dynamic, substitute, text
+from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.plan.plan import Plan
 
 
@@ -185,10 +186,11 @@ class _Rewrite:
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
+        self._dynamic: dict[int, fx.Proxy] = {}
         self._holders: dict[int, fx.Node] = {}  # number → the first node whose value it is
         for node in program.graph.nodes:
-            if type(value := node.meta.get("val")) is int:
-                self._holders.setdefault(value, node)
+            if type(node.meta.get("val")) is int:
+                self._holders.setdefault(self.axes.points.size(node), node)
 
     def run(self) -> Program:
         state = {
@@ -201,6 +203,8 @@ class _Rewrite:
                 self.nodes[node] = effect.lower(_Lowering(node, self))
             else:
                 self.nodes[node] = self.copy(node)
+            if self.axes.points:
+                self._note_sizes(node, self.nodes[node])
         self._note_origins()
         self.graph.eliminate_dead_code()
         names = self.program.state_names()
@@ -255,8 +259,20 @@ class _Rewrite:
         if not is_dynamic(size):
             return size
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
-            found = substitute(size, lambda prime: fx.Proxy(self._symbol(prime)))
+            found = express(size, self._dynamic, lambda prime: fx.Proxy(self._symbol(prime)))
+        if found is None:
+            raise InternalError(f"no sizes of the program tell the size {size!r}.")
         return found.node
+
+    def _note_sizes(self, node: fx.Node, new: fx.Node) -> None:
+        """Remember what of a node of the new graph tells a size that is another one at other points."""
+        if type(node.meta.get("val")) is int:
+            self._dynamic.setdefault(self.axes.points.size(node), fx.Proxy(new))
+        elif isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
+            for index, dim in enumerate(self.axes.shape(node)):
+                if not self.kept.shrinks(dim) and not follows(dim.size, self._dynamic):
+                    made = self.graph.call_function(torch.ops.aten.sym_size.int, (new, index))
+                    self._dynamic[dim.size] = fx.Proxy(made)
 
     def _symbol(self, prime: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""

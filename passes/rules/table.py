@@ -22,7 +22,9 @@ from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.reason import Reason, reason_at
+from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
@@ -98,9 +100,11 @@ class Op:
         shapes: Mapping[fx.Node, tuple[Shape, ...]],
         inference: Inference,
         constants: Mapping[fx.Node, torch.Tensor],
+        points: Points,
     ) -> None:
         self.node = node
         self._shapes, self._inference, self._constants = shapes, inference, constants
+        self.points = points
         self._args = _bind_arguments(node)
 
     def __getitem__(self, name: str) -> Any:
@@ -149,6 +153,8 @@ class Op:
 
     def permuted(self, dim: Dim, order: torch.Tensor) -> Dim:
         """The indices of ``dim`` in another order, int64 ``[dim.size]``: index ``i`` is index ``order[i]`` of it."""
+        if is_dynamic(dim.size):
+            raise Unsupported("an order of indices of which there are more or fewer in other calls")
         result = permuted(self._inference.resolve(dim), order.cpu().numpy())
         holder = self._inference.axis(result.size)
         self._inference.bind(holder, result)  # what an axis is bound to is resolved once, wherever it stands
@@ -178,9 +184,7 @@ class Op:
 
     def out_sizes(self, index: int = 0) -> tuple[int, ...]:
         """The sizes of an output, as captured."""
-        value = self.node.meta["val"]
-        value = value[index] if isinstance(value, (tuple, list)) else value
-        return tuple(value.shape)
+        return self.points.shape(self.node, index)
 
     def out_count(self) -> int:
         """Number of tensor outputs."""
@@ -189,7 +193,7 @@ class Op:
 
     def size(self, value: int | fx.Node) -> int:
         """A size argument as an integer."""
-        return int(value.meta["val"] if isinstance(value, fx.Node) else value)
+        return self.points.size(value)
 
     def fresh(self, size: int) -> Dim:
         """A dim of its own, free to be pruned until something says otherwise."""
@@ -218,6 +222,9 @@ class Op:
         Raises:
             Unsupported: ``at`` is a rounded share of a dynamic size, as in ``x[: len(x) // 2]``.
         """
+        if isinstance(at, Size) and not isinstance(dim.size, Size):
+            self.freeze(dim, "as much of it is taken as an input is long")
+            return self.fixed(at), self.fixed(dim.size - at)
         if not 0 <= at <= dim.size:
             raise Unsupported("a share of a dynamic size")
         return cut(self._inference, dim, at, self.reason("this slice cannot be aligned unit by unit"))
