@@ -15,12 +15,14 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.ir.express import express, follows
+from atograph.passes.ir.express import build, express, follows
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import propagate
 from atograph.passes.ir.reason import ORIGIN
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.plan.plan import Plan
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,8 @@ class _Rewrite:
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
-        self._dynamic: dict[int, fx.Proxy] = {}
-        self._holders: dict[int, fx.Node] = {}  # number → the first node whose value it is
-        for node in program.graph.nodes:
-            if type(node.meta.get("val")) is int:
-                self._holders.setdefault(self.axes.points.size(node), node)
+        self._tellers: dict[int, tuple[fx.Node, int | None]] = {}  # size → the first node that is it, or has such a dim
+        self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
 
     def run(self) -> Program:
         state = {
@@ -203,8 +202,7 @@ class _Rewrite:
                 self.nodes[node] = effect.lower(_Lowering(node, self))
             else:
                 self.nodes[node] = self.copy(node)
-            if self.axes.points:
-                self._note_sizes(node, self.nodes[node])
+            self._note_sizes(node, self.nodes[node])
         self._note_origins()
         self.graph.eliminate_dead_code()
         names = self.program.state_names()
@@ -243,47 +241,59 @@ class _Rewrite:
     def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
         """Print one argument again, where a dim in it shrinks."""
         each = [dims] if isinstance(dims, Dim) else list(dims)
-        if not any(dim is not None and self.kept.shrinks(dim) for dim in each):
-            return
         old = _argument(copied, slot)
+        before_each = old if isinstance(old, (list, tuple)) else [old]
         new: Any = [
-            before
-            if dim is None or before == -1 or not self.kept.shrinks(dim)
-            else self.printed(self.kept.size(dim), copied)
-            for before, dim in zip(old if isinstance(old, (list, tuple)) else [old], each, strict=True)
+            self.printed(self.kept.size(dim), copied) if dim is not None and self._is_stale(before, dim) else before
+            for before, dim in zip(before_each, each, strict=True)
         ]
+        if all(before is after for before, after in zip(before_each, new, strict=True)):
+            return
         _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
+
+    def _is_stale(self, argument: Any, dim: Dim) -> bool:
+        """Whether an argument, copied from the old graph, is not the size that the dim has now."""
+        return argument != -1 and (self.kept.shrinks(dim) or argument in self._shrunk)
 
     def printed(self, size: int, before: fx.Node | None = None) -> Any:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
-        with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
-            found = express(size, self._dynamic, lambda prime: fx.Proxy(self._symbol(prime)))
-        if found is None:
+        part = express(size, self._tellers)
+        if part is None:
             raise InternalError(f"no sizes of the program tell the size {size!r}.")
-        return found.node
+        with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
+            return build(part, lambda known: fx.Proxy(self._symbol(known))).node
 
     def _note_sizes(self, node: fx.Node, new: fx.Node) -> None:
-        """Remember what of a node of the new graph tells a size that is another one at other points."""
+        """Remember what a node of the new graph tells: numbers, and sizes that are others at other points."""
         if type(node.meta.get("val")) is int:
-            self._dynamic.setdefault(self.axes.points.size(node), fx.Proxy(new))
-        elif isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
+            if self._tells_less(node):
+                self._shrunk.add(new)
+            else:
+                self._tellers.setdefault(self.axes.points.size(node), (new, None))
+        elif self.axes.points and isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
             for index, dim in enumerate(self.axes.shape(node)):
-                if not self.kept.shrinks(dim) and not follows(dim.size, self._dynamic):
-                    made = self.graph.call_function(torch.ops.aten.sym_size.int, (new, index))
-                    self._dynamic[dim.size] = fx.Proxy(made)
+                if not self.kept.shrinks(dim) and not follows(dim.size, self._tellers):
+                    self._tellers[dim.size] = (new, index)
 
-    def _symbol(self, prime: int) -> fx.Node:
+    def _tells_less(self, node: fx.Node) -> bool:
+        """Whether a number of the old graph is the size of a dim that shrinks, or computed from one."""
+        if node.target is aten.sym_size.int:
+            x, index = node.args
+            return self.kept.shrinks(self.axes.shape(x)[index])  # type: ignore[arg-type, index]
+        return any(self.nodes[each] in self._shrunk for each in node.all_input_nodes)
+
+    def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""
-        holder = self._holders.get(prime)
-        if holder is not None and holder in self.nodes:
-            return self.nodes[holder]
+        if known in self._tellers:
+            node, index = self._tellers[known]
+            return node if index is None else self.graph.call_function(aten.sym_size.int, (node, index))
         for node in self.program.input_nodes():
             for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
-                if size == prime:
-                    return self.graph.call_function(torch.ops.aten.sym_size.int, (self.nodes[node], index))
-        raise InternalError(f"no value of the program holds the dynamic size {text(prime)}.")
+                if size == known:
+                    return self.graph.call_function(aten.sym_size.int, (self.nodes[node], index))
+        raise InternalError(f"no value of the program holds the dynamic size {text(known)}.")
 
     def _check_shapes(self) -> None:
         """Every value's shape must be the one that its axes give."""
