@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,21 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.dynamic import Dynamic, Wishes, wishes_of
 from atograph.capture.origins import AnnotatedCalls
+from atograph.capture.points import dynamic_sizes, sets_of_points
 from atograph.capture.recorder import NotTraced, NotUniform, Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
-from atograph.passes.ir.exported import NotIntegral, called_like, from_exported, of_named_parameters
+from atograph.passes.ir.exported import (
+    NotIntegral,
+    Sized,
+    called_like,
+    from_exported,
+    of_named_parameters,
+)
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.pipeline.verify import verify
@@ -33,20 +43,28 @@ from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import plain, plain_outputs
 from atograph.values.user_code import line_of_user
 
+_NO_WISHES = Wishes()
+
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *, dead: bool = False
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Dynamic = None,
+    dead: bool = False,
 ) -> Program:
     """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
 
     The first dimension of every input tensor that is as long as the first one's is the batch, and stays dynamic. What
-    `tracing` cannot record goes to `torch.export`. The model is left as it is: weights, buffers, and the training flag
-    of every module.
+    `tracing` cannot record goes to `torch.export`; a size that neither makes dynamic is the example's, and the program
+    says so. The model is left as it is: weights, buffers, and the training flag of every module.
 
     Args:
         model: any module.
         args: positional example inputs, of any pytree shape.
         kwargs: keyword example inputs.
+        dynamic: which sizes are to be dynamic besides the batch; False: none, the batch included.
         dead: keep the ops whose results nobody takes, and return these results after the others, in one list.
 
     Raises:
@@ -62,10 +80,11 @@ def capture(
     if batch == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     plain(inputs)  # registers the dataclasses among the inputs
+    wishes = wishes_of(dynamic, inputs, inspect.signature(model.forward), batch)
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
-        repeated = repeat_single(inputs)  # torch.export would take a batch of one for a constant
+        repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
-            program = _functional(record_program(model, repeated[0], repeated[1], batch=batch_of(repeated)), dead=dead)
+            program = _functional(_recorded(model, repeated, wishes), dead=dead)
         except Unfollowed as reason:
             at = line_of_user(reason)
             raise UserError(
@@ -73,10 +92,12 @@ def capture(
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
         except (NotTraced, AtographError) as reason:
-            exported = _exported(model, inputs, repeated, dynamic=not isinstance(reason, NotUniform))
+            uniform = wishes.batch and not isinstance(reason, NotUniform)
+            exported = _exported(model, inputs, repeated, wishes, str(reason), dynamic=uniform)
             program = _functional(exported, dead=dead)
-            if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
+            if batch is not None and wishes.batch and not any(_has_batch(node) for node in program.input_nodes()):
                 program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
+    program.interface = replace(program.interface, asked=dynamic)
     return program
 
 
@@ -107,9 +128,65 @@ def _with_dead_results(program: Program) -> Program:
     return result
 
 
-def _exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) -> Program:
-    """The program that torch.export captures, with a dynamic batch if it can be had and is asked for."""
+def _recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> Program:
+    """The program that `tracing` records.
+
+    Raises:
+        NotTraced: as `record_program`.
+    """
+    args, kwargs = inputs
+    if wishes.batch:
+        return record_program(model, args, kwargs, batch=batch_of(inputs), wishes=wishes)
+    return replace(record_program(model, args, kwargs, batch=None), fixed="that is what was asked for")
+
+
+def _exported(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, reason: str, *, dynamic: bool) -> Program:
+    """The program that torch.export captures, with a dynamic batch if it can be had and is asked for.
+
+    Args:
+        model: the model.
+        inputs: of the example.
+        repeated: the same with a batch of two or more.
+        wishes: which other sizes are to be dynamic.
+        reason: why it was not recorded.
+        dynamic: whether to ask for a dynamic batch at all.
+    """
     signature = inspect.signature(model.forward)
+    if dynamic and wishes:
+        program = _exported_with(model, repeated, wishes, signature)
+        if program is not None and _is_measured(program):
+            return program
+    program = _exported_alone(model, inputs, repeated, signature, dynamic=dynamic)
+    program.interface = replace(program.interface, still={size.name: reason for size in wishes.sizes})
+    return program
+
+
+def _exported_with(model: nn.Module, inputs: Any, wishes: Wishes, signature: inspect.Signature) -> Program | None:
+    """The program of torch.export with a dynamic batch and other dynamic sizes; None if it cannot be had."""
+    try:
+        exported = _export(model, *inputs, wishes)
+    except Exception:  # whatever torch.export has against it
+        return None
+    for points in sets_of_points(wishes):
+        try:
+            return _program(exported, signature, sized=partial(dynamic_sizes, wishes, points))
+        except (NotIntegral, AtographError):
+            continue
+    return None
+
+
+def _is_measured(program: Program) -> bool:
+    """Whether each op of a program takes the sizes that it gets at every point."""
+    try:
+        Points(program.graph, program.interface.dynamic)
+    except Exception:  # whatever an op has against a size
+        return False
+    return True
+
+
+def _exported_alone(
+    model: nn.Module, inputs: Any, repeated: Any, signature: inspect.Signature, *, dynamic: bool
+) -> Program:
     try:
         try:
             if not dynamic:
@@ -130,12 +207,22 @@ def _exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) ->
         raise _refused(error, _own_failure(model, inputs), inputs) from error
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wishes: Wishes = _NO_WISHES
+) -> ExportedProgram:
     dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     batch = batch_of((args, kwargs))
-    for tensor in {id(t): t for t in _tensors((args, kwargs))}.values():
+    dims: dict[int, dict[int, Any]] = {}
+    leaves = pytree.tree_leaves((args, kwargs))
+    for tensor in _tensors((args, kwargs)):
         if tensor.dim() and tensor.shape[0] == batch:
-            dynamic[tensor] = {0: Dim.AUTO}
+            dims.setdefault(id(tensor), {})[0] = Dim.AUTO
+    for size in wishes.sizes:
+        for leaf, dim, _multiple in size.places:
+            dims.setdefault(id(leaves[leaf]), {})[dim] = Dim.AUTO
+    for tensor in {id(t): t for t in _tensors((args, kwargs))}.values():
+        if id(tensor) in dims:
+            dynamic[tensor] = dims[id(tensor)]
     with _named_arguments(model, args, kwargs), AnnotatedCalls():
         shapes = dynamic.dynamic_shapes(model, args, kwargs)
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -155,8 +242,8 @@ def _named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             model.forward = own
 
 
-def _program(exported: ExportedProgram, signature: inspect.Signature) -> Program:
-    program = from_exported(exported, signature)
+def _program(exported: ExportedProgram, signature: inspect.Signature, sized: Sized | None = None) -> Program:
+    program = from_exported(exported, signature, sized)
     AnnotatedCalls.note(program.graph)
     return program
 

@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
+from atograph.capture.dynamic import Dynamic
 from atograph.capture.to_program import capture, repeat_single
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
@@ -56,14 +57,16 @@ def is_weightless(model: nn.Module) -> bool:
     return any(tensor.is_meta for _owner, _name, tensor in _tensors(model))
 
 
-def capture_weightless(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+def capture_weightless(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dynamic: Dynamic = None
+) -> Program:
     """`capture` for a model with tensors on the meta device; inputs may be on it too.
 
     Raises:
         UserError: as `capture`.
     """
     with _stand_ins(model, (args, dict(kwargs))) as (fake_args, fake_kwargs):
-        program = capture(model, fake_args, fake_kwargs)
+        program = capture(model, fake_args, fake_kwargs, dynamic=dynamic)
     values = current_state(model)
     for name, value in program.state.items():
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)

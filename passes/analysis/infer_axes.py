@@ -90,7 +90,7 @@ class _Walk:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._state, self._constants = set(program.state_names()), program.constants()
-        self._inference, self._points = Inference(), Points(program)
+        self._inference, self._points = Inference(), Points(program.graph, program.interface.dynamic)
         self._shapes: dict[fx.Node, tuple[Shape, ...]] = {}
         self._effects: dict[fx.Node, Effect] = {}
         self._unknown: dict[str, int] = {}

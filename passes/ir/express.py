@@ -24,6 +24,11 @@ class Expression(NamedTuple):
     left: Part
     right: Part
 
+    @property
+    def function(self) -> Callable[[Any, Any], Any]:
+        """What computes it of its two sides."""
+        return _APPLY[self.sign]
+
 
 class Known(NamedTuple):
     """A size that is there: the batch, one that depends on the data (by its prime), or one at several points."""
@@ -64,7 +69,7 @@ def follows(size: int, known: Collection[int]) -> bool:
 def build(part: Part, of: Callable[[int], Any]) -> Any:
     """An expression carried out on anything that adds, multiplies and divides; ``of`` gives what a known size is."""
     if isinstance(part, Expression):
-        return _APPLY[part.sign](build(part.left, of), build(part.right, of))
+        return part.function(build(part.left, of), build(part.right, of))
     return of(part.size) if isinstance(part, Known) else part
 
 

@@ -58,6 +58,7 @@ class Interface:
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
         dynamic: sizes besides the batch that may be others than the example's.
         still: name of a size that was to be dynamic → why it is the example's for ever.
+        asked: what a user wanted to be dynamic, in his own words; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
     """
 
@@ -74,6 +75,7 @@ class Interface:
     fixed: str = ""
     dynamic: tuple[DynamicSize, ...] = ()
     still: Mapping[str, str] = field(default_factory=dict)
+    asked: Any = field(default=None, compare=False, repr=False)
     dead: bool = False
 
     @property

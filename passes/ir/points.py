@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from atograph.passes.ir.express import express, text_of
 from atograph.passes.ir.fake import empty
 from atograph.passes.ir.interface import DynamicSize
-from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
-from atograph.passes.ir.sizes import Size
+from atograph.passes.ir.sizes import Size, text
 from atograph.passes.torch_private import DynamicOutputShapeException
 
 
@@ -26,16 +26,17 @@ class Points:
     Where no size is dynamic besides the batch, they are those of the example.
 
     Args:
-        program: with a value at the example's point for each node.
+        graph: with a value at the example's point for each node.
+        dynamic: which sizes of its inputs are others at other points.
 
     Raises:
         Unmeasured: naming the op.
         Exception: an op does not take the sizes that it gets at a point.
     """
 
-    def __init__(self, program: Program) -> None:
-        self.dynamic = program.interface.dynamic
-        self._others = [_values_at(program, point) for point in range(1, points_of(self.dynamic))]
+    def __init__(self, graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> None:
+        self._names = {Size.of(size.values): size.name for size in dynamic}
+        self._others = [_values_at(graph, dynamic, point) for point in range(1, points_of(dynamic))]
 
     def __bool__(self) -> bool:
         """Whether there is any point but the example's."""
@@ -50,13 +51,18 @@ class Points:
         """A number of the graph, or the one that a node gives."""
         return Size.of([int(each) for each in self._at_each(value)]) if isinstance(value, fx.Node) else int(value)
 
+    def text(self, size: int) -> str:
+        """The size as people write it: ``64*s0``, ``height//2``; the example's where it follows no simple law."""
+        part = express(size, self._names) if isinstance(size, Size) else None
+        return text(size) if part is None else text_of(part, lambda known: self._names.get(known) or text(known))
+
     def _at_each(self, node: fx.Node) -> Iterator[Any]:
         yield node.meta["val"]
         for other in self._others:
             yield other.get(node, node.meta["val"])
 
 
-def points_of(dynamic: tuple[DynamicSize, ...]) -> int:
+def points_of(dynamic: Sequence[DynamicSize]) -> int:
     """How many points the sizes are known at."""
     return len(dynamic[0].values) if dynamic else 1
 
@@ -67,15 +73,15 @@ def _tensor(value: Any, output: int) -> torch.Tensor:
     return tensor
 
 
-def _values_at(program: Program, point: int) -> dict[fx.Node, Any]:
+def _values_at(graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int) -> dict[fx.Node, Any]:
     """What each node that is another one at a point gives there."""
-    mode, other = mode_of(program.graph), {}
+    mode, other = mode_of(graph), {}
     resized: dict[str, dict[int, int]] = {}
-    for size in program.interface.dynamic:
+    for size in dynamic:
         for place in size.places:
             resized.setdefault(place.placeholder, {})[place.dim] = place.multiple * size.values[point]
     with mode, torch.no_grad():
-        for node in program.graph.nodes:
+        for node in graph.nodes:
             if node.op == "placeholder" and node.name in resized:
                 value, sizes = node.meta["val"], resized[node.name]
                 shape = [sizes.get(dim, size) for dim, size in enumerate(value.shape)]

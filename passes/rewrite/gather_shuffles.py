@@ -47,7 +47,7 @@ class GatherShuffles(RewritePass):
         """The same program with a gather for each shuffle."""
         if not any(node.target in REORDERINGS or node.target in _SHUFFLES for node in program.graph.nodes):
             return program
-        points = Points(program)
+        points = Points(program.graph, program.interface.dynamic)
         found = {end: shuffle for end in program.graph.nodes if (shuffle := _shuffle_at(end, points)) is not None}
         return _with_gathers(program, found) if found else program
 

@@ -16,6 +16,7 @@ from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evalu
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.express import build, express, follows
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import propagate
 from atograph.passes.ir.reason import ORIGIN
@@ -111,7 +112,8 @@ class Kept:
 
     def size(self, dim: Dim) -> int:
         """The dim's new size."""
-        return int(evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
+        size: int = evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
+        return size
 
     def indices(self, dim: Dim) -> Indices:
         """The indices along the dim that stay."""
@@ -297,16 +299,16 @@ class _Rewrite:
 
     def _check_shapes(self) -> None:
         """Every value's shape must be the one that its axes give."""
-        alive = set(self.graph.nodes)
+        alive, points = set(self.graph.nodes), Points(self.graph, self.program.interface.dynamic)
         for node, new in self.nodes.items():
             if new not in alive or node not in self.axes.shapes:
                 continue
             values = new.meta["val"] if isinstance(new.meta["val"], (tuple, list)) else [new.meta["val"]]
-            for value, shape in zip(values, self.axes.shapes[node], strict=False):
+            for output, (value, shape) in enumerate(zip(values, self.axes.shapes[node], strict=False)):
                 if not isinstance(value, torch.Tensor) or shape == ():
                     continue
-                found = list(value.shape)
-                wanted = [self.kept.size(dim) for dim in shape]
+                found = points.shape(new, output)
+                wanted = tuple(self.kept.size(dim) for dim in shape)
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
 
