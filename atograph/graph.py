@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from atograph.capture.dynamic import Dynamic
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, current_state, is_weightless
@@ -88,7 +89,7 @@ class Graph(NotPickled):
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example).coupled(self.groups.coupled)
+        return trace(self.model, *example, dynamic=self.program.interface.asked).coupled(self.groups.coupled)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -419,7 +420,12 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
 
 @public("atograph")
 def trace(
-    model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Dynamic = None,
+    time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
 
@@ -430,6 +436,8 @@ def trace(
             have the batch first.
         kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
             these names.
+        dynamic: which sizes may be others than the example's, besides the batch, by argument and dim:
+            ``{"x": {2: "32*height"}}``, or `torch.export`'s ``dynamic_shapes``. False: none, the batch included.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
@@ -446,6 +454,6 @@ def trace(
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
-        captured = capturing(model, positional, kwargs or {})
+        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic)
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

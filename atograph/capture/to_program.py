@@ -137,7 +137,9 @@ def _recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> Program:
     args, kwargs = inputs
     if wishes.batch:
         return record_program(model, args, kwargs, batch=batch_of(inputs), wishes=wishes)
-    return replace(record_program(model, args, kwargs, batch=None), fixed="that is what was asked for")
+    program = record_program(model, args, kwargs, batch=None)
+    program.interface = replace(program.interface, fixed="this was asked for")
+    return program
 
 
 def _exported(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, reason: str, *, dynamic: bool) -> Program:

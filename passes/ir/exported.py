@@ -226,7 +226,51 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
-    return with_state(exported, empty, interface.example) if without_data else exported
+    exported = with_state(exported, empty, interface.example) if without_data else exported
+    return with_size_names(exported, _names_of_sizes(exported, interface))
+
+
+SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
+"""Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
+
+_SIZES = "atograph.sizes"
+
+
+def size_names(exported: ExportedProgram) -> SizeNames:
+    """What the dynamic sizes of a program's inputs are called, besides the batch, as far as it was told."""
+    names: SizeNames = exported.graph_module.meta.get(_SIZES, {})
+    return names
+
+
+def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
+    """The same program, which knows what sizes of its inputs are called."""
+    exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def _names_of_sizes(exported: ExportedProgram, interface: Interface) -> SizeNames:
+    """What the sizes of an exported program's inputs are called.
+
+    Raises:
+        UserError: torch.export has made a number of one.
+    """
+    signature = exported.graph_signature
+    called = [spec.arg.name for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    name_of = dict(zip(interface.inputs, called, strict=False))
+    shapes = {
+        node.name: node.meta["val"].shape for node in exported.graph.nodes if hasattr(node.meta.get("val"), "shape")
+    }
+    names: dict[str, dict[int, str]] = {}
+    for size in interface.dynamic:
+        for place in size.places:
+            own = name_of[place.placeholder]
+            if not is_symbolic(shapes[own][place.dim]):
+                raise UserError(
+                    f"torch.export makes a constant of the size {size.name} (dim {place.dim} of {own}) here.",
+                    hint="Leave it out of dynamic=, or --dynamic.",
+                )
+            names.setdefault(own, {})[place.dim] = size.text(place)
+    return names
 
 
 def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:

@@ -39,6 +39,10 @@ class DynamicSize:
     least: int = 1
     most: int | None = None
 
+    def text(self, place: Place) -> str:
+        """The size of a dim as people write it: ``32*height``."""
+        return self.name if place.multiple == 1 else f"{place.multiple}*{self.name}"
+
 
 @dataclass(frozen=True)
 class Interface:

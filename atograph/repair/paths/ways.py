@@ -97,7 +97,7 @@ def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example
     """
     args, kwargs = example
     with path.on(masked):
-        captured = capture(masked, args, kwargs, dead=bool(dense.interface.dead))
+        captured = capture(masked, args, kwargs, dynamic=dense.interface.asked, dead=bool(dense.interface.dead))
     there = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(captured)
     slim = cut_alike(dense, plan, there)
     if slim is None:
