@@ -105,7 +105,7 @@ class Op:
         self.node = node
         self._shapes, self._inference, self._constants = shapes, inference, constants
         self.points = points
-        self._args = _bind_arguments(node)
+        self._args = arguments_of(node)
 
     def __getitem__(self, name: str) -> Any:
         """The argument called ``name`` in the op's schema, its default where it is not given."""
@@ -325,7 +325,8 @@ def name_of(target: Any) -> str:
     return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))
 
 
-def _bind_arguments(node: fx.Node) -> dict[str, Any]:
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a node by their names in the op's schema, with defaults for those that it is not given."""
     target = node.target
     if not isinstance(target, OpOverload):
         return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)
