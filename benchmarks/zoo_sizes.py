@@ -1,4 +1,4 @@
-"""One model of the zoo at any size: which sizes torch.export makes dynamic, which atograph does, exact at three of each."""
+"""One model of the zoo at any size: what torch.export makes dynamic, and atograph; exact at three sizes of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
 
 import atograph
 from atograph.values.resized import around, resized
@@ -71,22 +72,31 @@ def _times(multiple: int, name: str) -> str:
 def _of_torch_export(model: nn.Module, inputs: Inputs, wanted: dict[str, dict[int, str]]) -> str:
     """Empty if torch.export takes the model with these sizes dynamic; else why not."""
     args, kwargs = inputs
-    sizes: dict[str, Any] = {}
-    shapes: dict[str, Any] = dict.fromkeys(kwargs)
-    for name, dims in wanted.items():
-        shapes[name] = {dim: _dim(text, sizes) for dim, text in dims.items()}
+    named = {**({"x": args[0]} if args else {}), **kwargs}
+    dims = {name: dict.fromkeys(wanted[name], Dim.AUTO) if name in wanted else None for name in named}
     try:
-        dynamic: Any = tuple(shapes.values()) if args else shapes
-        torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+        dynamic: Any = tuple(dims.values()) if args else dims
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         return first_line(root_of(error))
-    return ""
+    shapes = [program.graph_module.graph.find_nodes(op="placeholder")[i].meta["val"] for i in _inputs(program)]
+    fixed = [
+        name
+        for (name, value), own in zip(_tensors(named), shapes, strict=False)
+        for dim in wanted.get(name, ())
+        if isinstance(own.shape[dim], int)
+    ]
+    return f"it makes constants of sizes of {', '.join(dict.fromkeys(fixed))}" if fixed else ""
 
 
-def _dim(text: str, sizes: dict[str, Any]) -> Any:
-    multiple, _, name = text.rpartition("*")
-    size = sizes.setdefault(name, Dim(name))
-    return int(multiple) * size if multiple else size
+def _inputs(program: ExportedProgram) -> list[int]:
+    """The positions of the program's tensor inputs among its placeholders."""
+    specs = enumerate(program.graph_signature.input_specs)
+    return [i for i, spec in specs if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument)]
+
+
+def _tensors(named: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in named.items() if isinstance(value, torch.Tensor)]
 
 
 def _exact(model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan) -> dict[str, float]:

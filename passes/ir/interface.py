@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Signature
 from typing import Any
@@ -87,6 +87,20 @@ class Interface:
         """What ``forward`` calls the arguments that a call is captured with."""
         args, kwargs = pytree.tree_unflatten(range(len(self.inputs)), self.takes)
         return frozenset((*tuple(self.signature.parameters)[: len(args)], *kwargs))
+
+    def dynamic_called(self, inputs: Sequence[str | None]) -> tuple[DynamicSize, ...]:
+        """The dynamic sizes of the same call, where its leaves have other placeholders."""
+        renamed = dict(zip(self.inputs, inputs, strict=True))
+        return tuple(
+            replace(size, places=tuple(replace(p, placeholder=str(renamed[p.placeholder])) for p in size.places))
+            for size in self.dynamic
+        )
+
+    def as_captured(self, other: Interface) -> Interface:
+        """The same with what another one knows of how the program was captured."""
+        return replace(
+            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead")}
+        )
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""

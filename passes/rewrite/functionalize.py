@@ -62,7 +62,10 @@ class Functionalize(RewritePass):
 
 def _by_torch(program: Program) -> Program:
     try:
-        result = from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
+        interface = program.interface
+        exported = to_exported(program).run_decompositions({})
+        result = from_exported(exported, interface.signature, interface.dynamic_called)
+        result.interface = result.interface.as_captured(interface)
     except Exception as error:
         raise UserError(
             f"torch cannot make this program functional: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
