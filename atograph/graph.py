@@ -215,8 +215,11 @@ class Graph(NotPickled):
     @property
     def notes(self) -> list[str]:
         """What one should know of the program, a sentence each."""
-        fixed, drawn = self.program.interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        interface = self.program.interface
+        fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
         return [
+            *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
+            *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]

@@ -139,7 +139,7 @@ def _verify(
     cases = {"example inputs": inputs, "random inputs": fresh, **({} if real is None else {"real inputs": real})}
     with stage("proving"):
         return [
-            (f"{what}, batch of {entry.batch}", entry)
+            (f"{what}, {entry.at}", entry)
             for what, given in cases.items()
             for entry in compare(model, slimmed, files, given)
         ]

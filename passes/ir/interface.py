@@ -39,6 +39,10 @@ class DynamicSize:
     least: int = 1
     most: int | None = None
 
+    def __str__(self) -> str:
+        limits = [f"from {self.least}"] * (self.least > 1) + [f"up to {self.most}"] * (self.most is not None)
+        return " ".join([self.name, *limits])
+
     def text(self, place: Place) -> str:
         """The size of a dim as people write it: ``32*height``."""
         return self.name if place.multiple == 1 else f"{place.multiple}*{self.name}"
