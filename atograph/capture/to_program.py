@@ -33,6 +33,7 @@ from atograph.passes.ir.exported import (
     from_exported,
     of_named_parameters,
 )
+from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import is_dynamic
@@ -225,7 +226,7 @@ def _export(
     for tensor in {id(t): t for t in _tensors((args, kwargs))}.values():
         if id(tensor) in dims:
             dynamic[tensor] = dims[id(tensor)]
-    with _named_arguments(model, args, kwargs), AnnotatedCalls():
+    with _named_arguments(model, args, kwargs), AnnotatedCalls(), told_by_shapes():
         shapes = dynamic.dynamic_shapes(model, args, kwargs)
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 

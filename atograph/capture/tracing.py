@@ -25,7 +25,7 @@ from atograph.capture.points import NotAligned, aligned, dynamic_sizes, sets_of_
 from atograph.capture.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import first_difference, mentions_batch
 from atograph.passes.ir.express import Expression, Known, Part, express, follows
-from atograph.passes.ir.fake import empty
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import runs_alone

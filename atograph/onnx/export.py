@@ -21,6 +21,7 @@ from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import SizeNames, size_names
+from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.process.quiet import quiet
 
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
@@ -94,7 +95,7 @@ def export_onnx(
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
-    with quiet("torch.onnx"), read_once():
+    with quiet("torch.onnx"), read_once(), told_by_shapes():
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),

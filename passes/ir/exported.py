@@ -15,6 +15,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_symbolic
 
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
@@ -92,7 +93,7 @@ def _symbols(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int]:
         for place in size.places:
             own = shapes[place.placeholder][place.dim]
             values = Size.of([place.multiple * value for value in size.values])
-            if not is_symbolic(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
+            if not free_symbols(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
                 raise NotIntegral(f"the code has decided something by the size {size.name}")
             symbols[own.node.expr] = values
     return symbols
@@ -222,7 +223,7 @@ def to_exported(program: Program) -> ExportedProgram:
     module.forward = called_like(module.forward, signature)  # type: ignore[method-assign]
     shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), told_by_shapes():
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
@@ -264,7 +265,7 @@ def _names_of_sizes(exported: ExportedProgram, interface: Interface) -> SizeName
     for size in interface.dynamic:
         for place in size.places:
             own = name_of[place.placeholder]
-            if not is_symbolic(shapes[own][place.dim]):
+            if not free_symbols(shapes[own][place.dim]):
                 raise UserError(
                     f"torch.export makes a constant of the size {size.name} (dim {place.dim} of {own}) here.",
                     hint="Leave it out of dynamic=, or --dynamic.",

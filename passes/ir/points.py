@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from atograph.passes.ir.express import express, text_of
-from atograph.passes.ir.fake import empty
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import DynamicSize
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
 from atograph.passes.ir.sizes import Size, text

@@ -14,6 +14,7 @@ from atograph.passes.base import RewritePass
 from atograph.passes.errors import UserError
 from atograph.passes.ir.einsum import spelt_out
 from atograph.passes.ir.exported import from_exported, to_exported
+from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
@@ -63,7 +64,8 @@ class Functionalize(RewritePass):
 def _by_torch(program: Program) -> Program:
     try:
         interface = program.interface
-        exported = to_exported(program).run_decompositions({})
+        with told_by_shapes():
+            exported = to_exported(program).run_decompositions({})
         result = from_exported(exported, interface.signature, interface.dynamic_called)
         result.interface = result.interface.as_captured(interface)
     except Exception as error:
