@@ -11,11 +11,11 @@ import torch
 from torch.export import ExportedProgram
 
 import atograph
-from atograph.capture.to_program import batch_of, with_batch
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.exported import to_exported
 from atograph.passes.ir.sizes import is_dynamic
+from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.structures import tensors_of
 from benchmarks.exact import Inputs, difference, perturb, settle
 from benchmarks.models import build

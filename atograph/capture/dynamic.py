@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -40,6 +40,12 @@ class Wanted:
     least: int = 1
     most: int | None = None
 
+    def coarser(self, factor: int) -> Wanted:
+        """The same size counted in multiples."""
+        places = tuple((leaf, dim, multiple * factor) for leaf, dim, multiple in self.places)
+        most = None if self.most is None else self.most // factor
+        return Wanted(self.name, self.value // factor, places, -(-self.least // factor), most)
+
     def at_points(self, offsets: Sequence[int]) -> tuple[int, ...]:
         """The size at each point; see `points`."""
         return (self.value, *(self.value + offset for offset in offsets))
@@ -59,6 +65,12 @@ class Wishes:
 
     def __bool__(self) -> bool:
         return bool(self.sizes)
+
+    def coarser(self, factor: int) -> Wishes | None:
+        """The same with multiples of the sizes; None where the example's are no such multiples."""
+        if not self.sizes or any(size.value % factor or size.value == factor for size in self.sizes):
+            return None
+        return replace(self, sizes=tuple(size.coarser(factor) for size in self.sizes))
 
 
 def wishes_of(dynamic: Dynamic, inputs: Any, signature: inspect.Signature, batch: int | None) -> Wishes:

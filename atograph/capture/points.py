@@ -15,12 +15,8 @@ from atograph.passes.ir.interface import DynamicSize, Place
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import Size
 
-_OFFSETS = ((-1, 1, 5), (1, 6, -1), (2, -1, 3), (5, 3, 1), (3, 2, -1), (6, -1, 2))
-"""How far other points are from the example, for the first dynamic size, the second one, and so on: even and odd,
-neighbours among them, so that no two laws for a size look the same, and no two sizes change alike."""
-
-_BELOW = ((-1, -2, -5), (-2, -3, -1), (-3, -1, -4), (-5, -3, -2), (-4, -5, -3), (-2, -5, -4))
-"""The same for a model that takes none larger than the example."""
+POINTS = 5
+"""At how many points a model is recorded, the example's included."""
 
 
 class NotAligned(NotTraced):
@@ -28,12 +24,16 @@ class NotAligned(NotTraced):
 
 
 def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Values for each dynamic size at some points, the example's first: around it, and then below it."""
-    for offsets in (_OFFSETS, _BELOW):
-        sets = {}
+    """Values for each dynamic size at some points, the example's first: around it, and then below it.
+
+    Even and odd ones, neighbours and distant ones are among them, so that no two laws for a size look the same there,
+    and no two sizes change alike.
+    """
+    for offsets in (_around, _below):
+        sets: dict[str, tuple[int, ...]] = {}
         for index, size in enumerate(wishes.sizes):
             least = max(size.least, -(-2 // min(multiple for _leaf, _dim, multiple in size.places)))
-            chosen = _within(offsets[index % len(offsets)], index // len(offsets), size.value, least, size.most)
+            chosen = _within(offsets(index, size.value), size.value, least, size.most)
             if chosen is None:
                 break
             sets[size.name] = size.at_points(chosen)
@@ -41,17 +41,29 @@ def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
             yield sets
 
 
-def _within(offsets: Sequence[int], more: int, value: int, least: int, most: int | None) -> list[int] | None:
+def _around(index: int, value: int) -> list[list[int]]:
+    """For each other point its distance to the example, the best one first."""
+    near = [[-1, 1], [1, 2], [2, -1], [-2, 1], [1, -2], [3, 2]][index % 6]
+    far = [value // 2 + 3 + 2 * index, -(value // 3) - index]
+    return [[distance, *range(1, 12)] for distance in (*near, *far)]
+
+
+def _below(index: int, value: int) -> list[list[int]]:
+    """The same for a model that takes none larger than the example."""
+    near = [[-1, -2], [-2, -3], [-3, -1], [-2, -1], [-1, -3], [-3, -2]][index % 6]
+    far = [-(value // 2) - index, -(value // 3) - index]
+    return [[distance, *range(-1, -12, -1)] for distance in (*near, *far)]
+
+
+def _within(offsets: Sequence[Sequence[int]], value: int, least: int, most: int | None) -> list[int] | None:
     """Offsets that lead to sizes within limits, all different; None if there are not as many."""
     chosen: list[int] = []
-    for offset in offsets:
-        tried = offset + (more if offset > 0 else 0)
-        options = [tried, *range(1, 9)] if offsets is not _BELOW and max(offsets) > 0 else [tried, *range(-1, -9, -1)]
-        fits = (o for o in options if o not in chosen and value + o >= least and (most is None or value + o <= most))
-        found = next(fits, None)
-        if found is None:
+    for options in offsets:
+        fits = (o for o in options if o and o not in chosen and least <= value + o <= (most or value + o))
+        offset = next(fits, None)
+        if offset is None:
             return None
-        chosen.append(found)
+        chosen.append(offset)
     return chosen
 
 

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
-from atograph.capture.points import NotAligned, aligned, dynamic_sizes, sets_of_points
+from atograph.capture.points import POINTS, NotAligned, aligned, dynamic_sizes, sets_of_points
 from atograph.capture.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import first_difference, mentions_batch
 from atograph.passes.ir.express import Expression, Known, Part, express, follows
@@ -138,7 +138,7 @@ class _Trace:
         returns = self.returns
         for points in sets_of_points(wishes):
             try:
-                others = [self._record(BATCH, _resized(wishes, points, index))[0] for index in (1, 2, 3)]
+                others = [self._record(BATCH, _resized(wishes, points, index))[0] for index in range(1, POINTS)]
                 if self.returns != returns:
                     raise NotAligned("for inputs of another size it returns another structure")
                 return points, aligned([recorded, *others])

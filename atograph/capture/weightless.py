@@ -19,10 +19,11 @@ from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
 from atograph.capture.dynamic import Dynamic
-from atograph.capture.to_program import capture, repeat_single
+from atograph.capture.to_program import capture
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, pytree
+from atograph.values.batch_size import repeat_single
 
 
 @public("atograph")

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from atograph.capture.time_limit import within_limit
-from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.files.writing import scratch
 from atograph.graph import trace
 from atograph.passes.errors import InternalError, UserError
@@ -23,6 +22,7 @@ from atograph.slimming.slim import slim as make_slim
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.base import Target
 from atograph.targets.deployed import Deployed, dense_file, export, load
+from atograph.values.batch_size import batch_sizes, with_batch
 from atograph.values.difference import TOLERANCES, differences, largest_difference, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
 from atograph.values.resized import around, resized

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from atograph.capture.to_program import with_batch
 from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
@@ -40,6 +39,7 @@ from atograph.spec.example_inputs import Inputs, check_accepts
 from atograph.targets.deployed import Deployed, check_unasked, export_untrusted, load_untrusted
 from atograph.targets.table import DEFAULT, TARGETS, targets_of
 from atograph.values.attributes import Attributes
+from atograph.values.batch_size import with_batch
 from atograph.values.difference import relative_difference
 from atograph.values.structures import tensors_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from atograph.capture.to_program import batch_of, capture
+from atograph.capture.to_program import capture
 from atograph.capture.tracing import run_without_data
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
@@ -23,6 +23,7 @@ from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.observe.traced_ints import Wish
 from atograph.repair.paths.dead_code import cut_alike
 from atograph.repair.paths.paths import Path
+from atograph.values.batch_size import batch_of
 
 
 class OtherCut(Exception):
