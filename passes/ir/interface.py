@@ -40,8 +40,12 @@ class DynamicSize:
     most: int | None = None
 
     def __str__(self) -> str:
-        limits = [f"from {self.least}"] * (self.least > 1) + [f"up to {self.most}"] * (self.most is not None)
-        return " ".join([self.name, *limits])
+        words = [self.text(self.places[0])]
+        if self.least > 1:
+            words.append(f"from {self.name} = {self.least}")
+        if self.most is not None:
+            words.append(f"up to {self.name} = {self.most}")
+        return " ".join(words)
 
     def text(self, place: Place) -> str:
         """The size of a dim as people write it: ``32*height``."""

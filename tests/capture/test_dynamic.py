@@ -339,7 +339,7 @@ def test_the_text_names_the_sizes() -> None:
     text = atograph.passes.format_program(graph.program)
     assert "input %x : f32[s0, 3, 4*height, 4*width]" in text
     assert "f32[s0, g0=8, 2*height, 2*width]" in text
-    assert "Dynamic besides the batch: height, width." in str(graph)
+    assert "Dynamic besides the batch: 4*height, 4*width." in str(graph)
 
 
 def test_names_are_in_the_program_file(tmp_path: Any) -> None:
