@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,7 @@ class Graph(NotPickled):
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example).coupled(self.groups.coupled)
+        return trace(self.model, *example, outputs=self.groups.outputs).coupled(self.groups.coupled)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -162,17 +162,25 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the groups coupled that a plan has coupled.
+        """The same graph with the outputs left out, and the groups coupled, that a plan was made with.
 
         Raises:
-            UserError: they cannot be coupled here.
+            UserError: they cannot be coupled here, or the model has no such outputs.
         """
+        graph = self._returning(plan.outputs)
         try:
-            return self.coupled(plan.coupled)
+            return graph.coupled(plan.coupled)
         except UserError as error:
             raise UserError(
                 f"the plan is for another model, for it couples groups, and here {error.message}"
             ) from error
+
+    def _returning(self, outputs: tuple[str, ...]) -> Graph:
+        """The graph of the same model of which these outputs are read, traced again if others are read here."""
+        example = self.program.interface.example
+        if outputs == self.groups.outputs or self.model is None or example is None:
+            return self
+        return trace(self.model, *example, outputs=outputs)
 
     def steered(
         self,
@@ -215,7 +223,9 @@ class Graph(NotPickled):
     def notes(self) -> list[str]:
         """What one should know of the program, a sentence each."""
         fixed, drawn = self.program.interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        left_out = [*self.program.interface.left_out]
         return [
+            *([f"Left out of what it returns: {', '.join(left_out)}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]
@@ -419,7 +429,12 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
 
 @public("atograph")
 def trace(
-    model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    outputs: Sequence[str] | str = (),
+    time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
 
@@ -430,10 +445,13 @@ def trace(
             have the batch first.
         kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
             these names.
+        outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
+            ``"hidden_states_*"``, ``"0"`` in a tuple; none: all. The rest freezes nothing, is in no file, and is None
+            in what the slim program returns.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
-        UserError: torch.export refuses the model, or it takes too long.
+        UserError: torch.export refuses the model, or it takes too long, or has no output of a name.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
@@ -446,6 +464,7 @@ def trace(
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
-        captured = capturing(model, positional, kwargs or {})
+        read = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        captured = capturing(model, positional, kwargs or {}, outputs=read)
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

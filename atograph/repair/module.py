@@ -86,7 +86,7 @@ def slim_module(
     repaired = _repaired(model, ways, checks)
     wrong = [*repaired.wrong, *checks.problems(repaired.module)]
     if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
-        ways = [Way(Path(), *whole, checks.example, checks.samples)]
+        ways = [Way(Path(), whole.dense, whole.slim, checks.example, checks.samples)]
         repaired = _repaired(model, ways, checks)
         wrong = [*repaired.wrong, *checks.problems(repaired.module)]
     for path in paths_of(model, checks.example) if wrong else ():  # slim code may go the way that only these show
@@ -146,7 +146,7 @@ def _along_paths(
         NotRepaired: it stays wrong on a path.
     """
     paths = paths_of(model, checks.example)
-    while wrong := unlike(paths, repaired.module, masked, checks.example):
+    while wrong := unlike(paths, repaired.module, masked, checks.example, checks.left_out):
         done = {each.path for each in ways}
         path = next((path for path in wrong if path not in done), None)
         if path is None:

@@ -86,7 +86,7 @@ class Run:
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
-        graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
+        graph = trace(job.model, job.inputs.args, job.inputs.kwargs, outputs=job.settings.outputs)
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")

@@ -105,6 +105,7 @@ class Groups:
         zero_sets: what the proof found.
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
         aliases: name of a group that became one with an earlier one → the name of that.
+        outputs: names of the outputs that the program returns, where others of the model are left out.
     """
 
     made_by: ClassVar[str] = "find-groups"
@@ -113,6 +114,7 @@ class Groups:
     zero_sets: ZeroSets = field(repr=False, compare=False)
     coupled: tuple[tuple[str, str], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -228,7 +230,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             makers=makers,
             readers=readers,
         ))  # fmt: skip
-    return Groups(tuple(listed), axes, zero_sets)
+    return Groups(tuple(listed), axes, zero_sets, outputs=program.interface.outputs)
 
 
 def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:

@@ -48,6 +48,16 @@ def _pairs(given: Any) -> Any:
     )
 
 
+def _listed(given: Any) -> Any:
+    """``A,B`` as two names."""
+    if isinstance(given, str):
+        given = (given,)
+    if not isinstance(given, (list, tuple)):
+        return given
+    parts = [part for each in given for part in (each.split(",") if isinstance(each, str) else [each])]
+    return tuple(part.strip() if isinstance(part, str) else part for part in parts)
+
+
 def _prior(name: str) -> str:
     """A criterion of the table, or none."""
     if name != "none" and name not in CRITERIA:
@@ -101,6 +111,9 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
+    """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
+    nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
     prune_frozen: Annotated[bool, Option()] = False
     """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
     are, unless no parameter at all requires one."""
