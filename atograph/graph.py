@@ -22,6 +22,7 @@ from atograph.passes.cost.cost import CostModel
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
@@ -223,9 +224,9 @@ class Graph(NotPickled):
     def notes(self) -> list[str]:
         """What one should know of the program, a sentence each."""
         fixed, drawn = self.program.interface.fixed, list(dict.fromkeys(random_ops(self.program)))
-        left_out = [*self.program.interface.left_out]
+        left_out = left_out_text(self.program.interface)
         return [
-            *([f"Left out of what it returns: {', '.join(left_out)}."] if left_out else []),
+            *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from atograph.capture.origins import CallInSource
 from atograph.passes.errors import AtographError
+from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
@@ -97,7 +98,7 @@ def slim_module(
             continue
         if not repaired.wrong and not checks.problems(repaired.module):
             break
-    notes = _checked(repaired, checks, reference, ways[0])
+    notes = [*_of_left_out(dense), *_checked(repaired, checks, reference, ways[0])]
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
     module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
@@ -130,6 +131,12 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module, way: Way) ->
         kept = old_widths(repaired.module, way.dense, way.slim)
         raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module), *kept)
     return notes
+
+
+def _of_left_out(program: Program) -> list[str]:
+    """What is to be told of outputs of the module that the program does not return."""
+    names = left_out_text(program.interface)
+    return [f"left out, so cut along where it has to be, and not compared: {names}"] if names else []
 
 
 def _along_paths(

@@ -11,13 +11,14 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.torch_private import TreeSpec, pytree
 
 OutputPath = tuple[str, ...]
 """The keys and positions that lead to a value within a structure: ``("1", "feats")``."""
 
-_LEFT_OUT = object()
+_LEFT_OUT, _SHOWN = object(), 6
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,15 @@ def returning(program: Program, names: Sequence[str]) -> Program:
         dead=dead or result.interface.dead,
     )
     return result
+
+
+def left_out_text(interface: Interface) -> str:
+    """What is left out, in words: a container by its own name where nothing of it is returned."""
+    opened = {path[:1] for path in paths_of(interface.returns) if len(path) > 1}
+    names = [name if path[:1] in opened else plain_name(path[:1]) for name, path in interface.left_out.items()]
+    names = list(dict.fromkeys(names))
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_left_out(value: Any) -> bool:
