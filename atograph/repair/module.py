@@ -129,8 +129,15 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module, way: Way) ->
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
         kept = old_widths(repaired.module, way.dense, way.slim)
-        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module), *kept)
+        raise NotRepaired(*repaired.doubts, *wrong, *_tied(way.dense), *_scripted(repaired.module), *kept)
     return notes
+
+
+def _tied(program: Program) -> list[Problem]:
+    """What may be in the way of a module that was made slim without the code of what is left out."""
+    names = left_out_text(program.interface)
+    text = f"{names} is left out, and its code needs units together that the plan takes apart"
+    return [Problem(text)] if names and program.interface.dead else []
 
 
 def _of_left_out(program: Program) -> list[str]:
