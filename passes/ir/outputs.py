@@ -93,14 +93,8 @@ def returning(program: Program, names: Sequence[str]) -> Program:
         UserError: one of them stands for no output.
     """
     outputs = outputs_of(program)
-    for text in names:
-        if not any(output.is_meant_by(text) for output in outputs):
-            raise UserError(
-                f"the model has no output {text!r}.",
-                hint=f"It returns {', '.join(output.name for output in outputs) or 'no tensor'}. Globs stand for "
-                "several of them, and the name of a container for all that it holds.",
-            )
-    left_out = [output for output in outputs if not any(map(output.is_meant_by, names))]
+    read = {output for text in names for output in _meant(text, outputs)}
+    left_out = [output for output in outputs if output not in read]
     if not left_out:
         return program
     graph, nodes = copy_graph(program.graph)
@@ -138,6 +132,19 @@ def _is_left_out(value: Any) -> bool:
 
 def _kept(value: Any) -> Any:
     return None if _is_left_out(value) else value
+
+
+def _meant(text: str, outputs: Sequence[Output]) -> list[Output]:
+    meant = [output for output in outputs if output.name == text] or [
+        output for output in outputs if output.is_meant_by(text)
+    ]
+    if not meant:
+        raise UserError(
+            f"the model has no output {text!r}.",
+            hint=f"It returns {', '.join(output.name for output in outputs) or 'no tensor'}. Globs stand for several "
+            "of them, and the name of a container for all that it holds.",
+        )
+    return meant
 
 
 def _returned(program: Program) -> Iterator[tuple[OutputPath, Any]]:
