@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
 from torch import fx
 
+from atograph.passes.analysis.branches import Branches, backed_up
 from atograph.passes.analysis.couplings import sides
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import names_for, unknown_name
@@ -38,7 +39,7 @@ class Group:
         axis: the axis itself.
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
             dim): then those are what can make a width a multiple of something.
-        least: units that the user wants to stay at least.
+        least: units that the user wants to stay at least; 0: it may lose all of them (`Groups.emptying`).
         makers: the members that give a tensor its units (output channels).
         readers: those that are summed over with one (input channels); a tied weight may be both.
     """
@@ -105,12 +106,14 @@ class Groups:
         zero_sets: what the proof found.
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
         aliases: name of a group that became one with an earlier one → the name of that.
+        branches: what is left of the program where groups lose all their units.
     """
 
     made_by: ClassVar[str] = "find-groups"
     listed: tuple[Group, ...]
     axes: Axes = field(repr=False, compare=False)
     zero_sets: ZeroSets = field(repr=False, compare=False)
+    branches: Branches = field(repr=False, compare=False)
     coupled: tuple[tuple[str, str], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
@@ -149,6 +152,24 @@ class Groups:
     def keeping(self, least: int) -> Groups:
         """The same groups, each of which keeps at least so many units."""
         return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
+
+    def emptying(self) -> Groups:
+        """The same groups, of which each may lose all its units where the model allows it (`why_not_without`)."""
+        return replace(self, listed=tuple(
+            replace(group, least=0) if group.least <= 1 and self.why_not_without([group.name]) is None else group
+            for group in self.listed
+        ))  # fmt: skip
+
+    def why_not_without(self, names: Iterable[str]) -> Reason | None:
+        """Why some groups may not lose all of their units, together; None where they may."""
+        chosen = [self[name] for name in names]
+        frozen = next((group.frozen for group in chosen if group.frozen is not None), None)
+        return frozen or self.branches.without([group.axis for group in chosen]).problem
+
+    def gone_together(self, names: Iterable[str]) -> list[str]:
+        """Of some groups each of which may lose all of its units, those that may at once, the first ones rather."""
+        by_axis = {self[name].axis: name for name in names}
+        return [by_axis[axis] for axis in backed_up(self.branches, list(by_axis))]
 
     def named(self, name: str) -> Group:
         """The group called ``name``, or the one whose units a parameter or module of that name makes.
@@ -228,7 +249,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             makers=makers,
             readers=readers,
         ))  # fmt: skip
-    return Groups(tuple(listed), axes, zero_sets)
+    return Groups(tuple(listed), axes, zero_sets, Branches(program, axes))
 
 
 def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:

@@ -60,9 +60,7 @@ class Plan(BaseModel):
         if not self.kept.keys() == self.sizes.keys() == self.zeroing.keys():
             raise ValueError("'kept', 'sizes' and 'zeroing' name different groups")
         for name, units in self.kept.items():
-            if not units:
-                raise ValueError(f"group {name} keeps no unit")
-            if list(units) != sorted(set(units)) or units[-1] >= self.sizes[name]:
+            if list(units) != sorted(set(units)) or (units and units[-1] >= self.sizes[name]):
                 raise ValueError(f"the units of group {name} are not increasing indices below {self.sizes[name]}")
             for part in self.zeroing[name]:
                 if part.size != self.sizes[name]:
@@ -73,6 +71,11 @@ class Plan(BaseModel):
     def counts(self) -> dict[str, int]:
         """Group name → number of units that stay: what the cost model takes."""
         return {name: len(units) for name, units in self.kept.items()}
+
+    @property
+    def emptied(self) -> list[str]:
+        """The groups of which no unit stays."""
+        return [name for name, units in self.kept.items() if not units]
 
     @property
     def digest(self) -> str:
@@ -141,6 +144,7 @@ class Plan(BaseModel):
                                 f"{group.size} ({group}).")  # fmt: skip
             if group.frozen is not None and len(self.kept[name]) < size:
                 raise UserError(f"the plan removes units of group {name}, which is frozen here: {group.frozen}.")
+        _check_emptied(groups, self.emptied)
         same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
         if self.fingerprint != fingerprint(groups) or not same_zeroing:
             raise UserError("the plan is for another model: the groups have the same sizes but other members.")
@@ -183,10 +187,11 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         listed = tuple(sorted({int(unit) for unit in given}))
         if group.frozen is not None and len(listed) < group.size:
             raise UserError(f"group {name} cannot be pruned: {group.frozen}.")
-        if not listed or listed[0] < 0 or listed[-1] >= group.size:
-            raise UserError(f"group {name} has the units 0 to {group.size - 1}, and at least one has to stay.")
+        if listed and (listed[0] < 0 or listed[-1] >= group.size):
+            raise UserError(f"group {name} has the units 0 to {group.size - 1}.")
         if group.frozen is None:
             chosen[name] = listed
+    _check_emptied(groups, [name for name, units in chosen.items() if not units])
     return Plan(
         fingerprint=fingerprint(groups),
         sizes={group.name: group.size for group in groups.prunable},
@@ -197,20 +202,55 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
     )
 
 
+def _check_emptied(groups: Groups, names: Sequence[str]) -> None:
+    """Refuse to take all units of groups where that is not exact, or cuts an output off.
+
+    Raises:
+        UserError: saying of which group, and why.
+    """
+    for chosen in ([name] for name in names):
+        reason = groups.why_not_without(chosen)
+        if reason is not None:
+            raise UserError(
+                f"group {chosen[0]} has the units 0 to {groups[chosen[0]].size - 1}, and at least one has to stay: "
+                f"{reason}."
+            )
+    reason = groups.why_not_without(names)
+    if reason is not None:
+        raise UserError(
+            f"groups {', '.join(names)} cannot lose all of their units at once: {reason}.",
+            hint="Keep a unit of one of them.",
+        )
+
+
 def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
-    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`)."""
+    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`).
+
+    Of groups that may lose all of their units (`Groups.emptying`) it takes as large a share away as a whole.
+    """
     generator = torch.Generator().manual_seed(seed)
     kept = {
         group.name: torch.randperm(group.size, generator=generator)[
-            : max(group.least, round(keep * group.size))
+            : max(group.least, 1, round(keep * group.size))
         ].tolist()
         for group in groups.prunable
     }
+    free = [group.name for group in groups.prunable if group.least == 0]
+    if free:
+        drawn = torch.rand(len(free), generator=generator) >= keep
+        order = torch.randperm(len(free), generator=generator).tolist()
+        for name in groups.gone_together(free[place] for place in order if drawn[place]):
+            kept[name] = []
     return plan_of(groups, kept)
 
 
 def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
-    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``."""
+    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``.
+
+    None of a group that may lose all of its units (`Groups.emptying`).
+    """
+    if group.least == 0:
+        return 0
     step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
     return min(group.size, step * max(1, ceil(least / step)))
 
