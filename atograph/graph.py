@@ -182,11 +182,16 @@ class Graph(NotPickled):
         min_units: int = 1,
         couple: Iterable[tuple[str, str] | str] = (),
         trained_only: bool = False,
+        depth: bool = False,
+        drop: Iterable[str] = (),
     ) -> Graph:
-        """The same graph in which some groups stay whole, keep more units or go together: `inspection.steering`."""
+        """The same graph in which groups stay whole, keep more units, go together or altogether (`steering.steer`)."""
         from atograph.inspection.steering import steer
 
-        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only)
+        return steer(
+            self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only,
+            depth=depth, drop=drop,
+        )  # fmt: skip
 
     @property
     def flops(self) -> int:
@@ -240,6 +245,7 @@ class Graph(NotPickled):
         floor: float = 0.05,
         round_to: int | Literal["auto"] | None = None,
         measured: bool = True,
+        depth: bool = False,
         **budgets: float | None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
@@ -256,6 +262,8 @@ class Graph(NotPickled):
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
                 ONNX Runtime on this machine. None: what the budgets ask for, else 1.
             measured: see `plan_from_scores`.
+            depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
+                branches go (``graph.steered(depth=True)`` for all plans).
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.
 
@@ -263,6 +271,11 @@ class Graph(NotPickled):
             UserError: not exactly one way is given, or the budget or a group is out of reach; or the criterion needs
                 data.
         """
+        if depth:
+            return self.with_groups(self.groups.emptying()).plan(
+                flops, by=by, data=data, loss=loss, random=random, keep=keep, kept=kept, floor=floor,
+                round_to=round_to, measured=measured, **budgets,
+            )  # fmt: skip
         shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
         if sum((bool(shares), random is not None, kept is not None)) != 1:
             listed = ", ".join(f"{name}=" for name in BUDGETS)

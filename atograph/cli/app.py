@@ -130,7 +130,7 @@ def opt(
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
-@takes_settings("freeze_layers", "only", "min_units", "floor", "couple")
+@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple")
 def inspect(
     spec: SpecArgument,
     settings: Any,

@@ -12,7 +12,7 @@ stays, and every output still depends on the inputs that it depended on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -281,7 +281,7 @@ def _short(node: fx.Node) -> str:
     return schema.name.partition("::")[2] if schema is not None else getattr(node.target, "__name__", str(node.target))
 
 
-def backed_up(branches: Branches, axes: Collection[Axis]) -> Iterator[Axis]:
+def backed_up(branches: Branches, axes: Iterable[Axis]) -> Iterator[Axis]:
     """Of some axes, in order, those that may all go at once."""
     together: list[Axis] = []
     for axis in axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -42,6 +42,7 @@ class Group:
         least: units that the user wants to stay at least; 0: it may lose all of them (`Groups.emptying`).
         makers: the members that give a tensor its units (output channels).
         readers: those that are summed over with one (input channels); a tied weight may be both.
+        dropped: whether the user wants all of its units to go.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Group:
     least: int = 1
     makers: frozenset[tuple[str, int]] = frozenset()
     readers: frozenset[tuple[str, int]] = frozenset()
+    dropped: bool = False
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -160,16 +162,47 @@ class Groups:
             for group in self.listed
         ))  # fmt: skip
 
+    def dropping(self, names: Collection[str]) -> Groups:
+        """The same groups, of which some lose all their units in every plan.
+
+        Raises:
+            UserError: that is not exact, or cuts an output off.
+        """
+        self.check_without(names)
+        return replace(self, listed=tuple(
+            replace(group, least=0, dropped=True) if group.name in names else group for group in self.listed
+        ))  # fmt: skip
+
+    def check_without(self, names: Collection[str]) -> None:
+        """Refuse to take all units of some groups where that is not exact, or cuts an output off.
+
+        Raises:
+            UserError: saying of which group, and why.
+        """
+        for name in names:
+            reason = self.why_not_without([name])
+            if reason is not None:
+                last = self[name].size - 1
+                raise UserError(f"group {name} has the units 0 to {last}, and at least one has to stay: {reason}.")
+        reason = self.why_not_without(names)
+        if reason is not None:
+            raise UserError(
+                f"groups {', '.join(names)} cannot lose all of their units at once: {reason}.",
+                hint="Keep a unit of one of them.",
+            )
+
     def why_not_without(self, names: Iterable[str]) -> Reason | None:
         """Why some groups may not lose all of their units, together; None where they may."""
         chosen = [self[name] for name in names]
         frozen = next((group.frozen for group in chosen if group.frozen is not None), None)
         return frozen or self.branches.without([group.axis for group in chosen]).problem
 
-    def gone_together(self, names: Iterable[str]) -> list[str]:
-        """Of some groups each of which may lose all of its units, those that may at once, the first ones rather."""
-        by_axis = {self[name].axis: name for name in names}
-        return [by_axis[axis] for axis in backed_up(self.branches, list(by_axis))]
+    def gone_together(self, names: Iterable[str]) -> set[str]:
+        """Of some groups each of which may lose all of its units, those that may at once: the first ones rather, and
+        what the user wants to go before all others."""
+        ordered = sorted(map(self.__getitem__, names), key=lambda group: not group.dropped)
+        by_axis = {group.axis: group.name for group in ordered}
+        return {by_axis[axis] for axis in backed_up(self.branches, by_axis)}
 
     def named(self, name: str) -> Group:
         """The group called ``name``, or the one whose units a parameter or module of that name makes.

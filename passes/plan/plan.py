@@ -144,7 +144,7 @@ class Plan(BaseModel):
                                 f"{group.size} ({group}).")  # fmt: skip
             if group.frozen is not None and len(self.kept[name]) < size:
                 raise UserError(f"the plan removes units of group {name}, which is frozen here: {group.frozen}.")
-        _check_emptied(groups, self.emptied)
+        groups.check_without(self.emptied)
         same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
         if self.fingerprint != fingerprint(groups) or not same_zeroing:
             raise UserError("the plan is for another model: the groups have the same sizes but other members.")
@@ -169,12 +169,12 @@ def fingerprint(groups: Groups) -> str:
 
 
 def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
-    """A plan that keeps the given units; prunable groups that are not mentioned stay whole.
+    """A plan that keeps the given units; prunable groups that are not mentioned stay whole, unless they are dropped.
 
     Raises:
         UserError: a group does not exist or is frozen, or a unit is out of range or no whole number.
     """
-    chosen = {group.name: tuple(range(group.size)) for group in groups.prunable}
+    chosen = {group.name: tuple(range(0 if group.dropped else group.size)) for group in groups.prunable}
     for name, units in kept.items():
         group, given = groups[name], list(units)
         if any(
@@ -191,7 +191,7 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
             raise UserError(f"group {name} has the units 0 to {group.size - 1}.")
         if group.frozen is None:
             chosen[name] = listed
-    _check_emptied(groups, [name for name, units in chosen.items() if not units])
+    groups.check_without([name for name, units in chosen.items() if not units])
     return Plan(
         fingerprint=fingerprint(groups),
         sizes={group.name: group.size for group in groups.prunable},
@@ -200,27 +200,6 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         groups={group.name: group.description for group in groups},
         coupled=groups.coupled,
     )
-
-
-def _check_emptied(groups: Groups, names: Sequence[str]) -> None:
-    """Refuse to take all units of groups where that is not exact, or cuts an output off.
-
-    Raises:
-        UserError: saying of which group, and why.
-    """
-    for chosen in ([name] for name in names):
-        reason = groups.why_not_without(chosen)
-        if reason is not None:
-            raise UserError(
-                f"group {chosen[0]} has the units 0 to {groups[chosen[0]].size - 1}, and at least one has to stay: "
-                f"{reason}."
-            )
-    reason = groups.why_not_without(names)
-    if reason is not None:
-        raise UserError(
-            f"groups {', '.join(names)} cannot lose all of their units at once: {reason}.",
-            hint="Keep a unit of one of them.",
-        )
 
 
 def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
@@ -235,29 +214,43 @@ def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
         ].tolist()
         for group in groups.prunable
     }
-    free = [group.name for group in groups.prunable if group.least == 0]
+    free = [group for group in groups.prunable if group.least == 0]
     if free:
         drawn = torch.rand(len(free), generator=generator) >= keep
         order = torch.randperm(len(free), generator=generator).tolist()
-        for name in groups.gone_together(free[place] for place in order if drawn[place]):
-            kept[name] = []
+        chosen = [free[place].name for place in order if drawn[place] or free[place].dropped]
+        kept |= dict.fromkeys(groups.gone_together(chosen), [])
     return plan_of(groups, kept)
 
 
 def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
     """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``.
 
-    None of a group that may lose all of its units (`Groups.emptying`).
+    A group that may lose all of its units keeps as many where another one does instead of it (`fewest`).
     """
-    if group.least == 0:
-        return 0
     step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
     return min(group.size, step * max(1, ceil(least / step)))
 
 
-def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1) -> dict[str, int]:
-    """The smallest counts that any plan reaches under a floor, and with them the smallest costs."""
-    return {group.name: least_kept(group, floor, round_to) for group in groups.prunable}
+def fewest(
+    groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None
+) -> dict[str, int]:
+    """The smallest counts that any plan reaches under a floor, and with them the smallest costs.
+
+    Args:
+        groups: of the program.
+        floor: share of each group that stays at least.
+        round_to: widths are multiples of this, or whole (`Group.step`).
+        first: of the groups that may lose all of their units (`Group.least`), in which order they do where not all
+            of them may at once; those that are not among them do not.
+    """
+    free = [group.name for group in groups.prunable if group.least == 0]
+    if first is not None:
+        free = [name for name in first if name in free]
+    empty = groups.gone_together(free)
+    return {
+        group.name: 0 if group.name in empty else least_kept(group, floor, round_to) for group in groups.prunable
+    }
 
 
 def plan_from_scores(
@@ -287,14 +280,17 @@ def plan_from_scores(
     """
     ranked, counts, levels = {}, {}, {}
     means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
+    best = {name: float(score.max()) for name, score in scores.items()}
+    dropped = [group.name for group in groups.prunable if group.dropped]
+    smallest = fewest(groups, floor, round_to, [*dropped, *sorted(best, key=best.__getitem__)])
     for order, group in enumerate(groups.prunable):
-        if group.name not in scores:
-            counts[group.name] = group.size
+        if group.dropped or group.name not in scores:
+            counts[group.name] = 0 if group.dropped else group.size
             continue
         values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
         ranked[group.name] = units.tolist()
         step = group.step(round_to)
-        least = counts[group.name] = least_kept(group, floor, round_to)
+        least = counts[group.name] = smallest[group.name]
         start = np.arange(least, group.size, step)
         levels[group.name] = [*start.tolist(), group.size]
         size = np.minimum(step, group.size - start)
