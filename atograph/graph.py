@@ -271,11 +271,7 @@ class Graph(NotPickled):
             UserError: not exactly one way is given, or the budget or a group is out of reach; or the criterion needs
                 data.
         """
-        if depth:
-            return self.with_groups(self.groups.emptying()).plan(
-                flops, by=by, data=data, loss=loss, random=random, keep=keep, kept=kept, floor=floor,
-                round_to=round_to, measured=measured, **budgets,
-            )  # fmt: skip
+        graph = self.with_groups(self.groups.emptying()) if depth else self
         shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
         if sum((bool(shares), random is not None, kept is not None)) != 1:
             listed = ", ".join(f"{name}=" for name in BUDGETS)
@@ -283,11 +279,11 @@ class Graph(NotPickled):
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
-            return random_plan(self.groups, random, keep)
+            return random_plan(graph.groups, random, keep)
         if kept is not None:
-            return plan_of(self.groups, kept)
-        scores = self.scores(by, data=data, loss=loss, **shares)
-        return self.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
+            return plan_of(graph.groups, kept)
+        scores = graph.scores(by, data=data, loss=loss, **shares)
+        return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
 
     def scores(
         self,

@@ -98,8 +98,7 @@ def _dropped(groups: Groups, pattern: str) -> list[str]:
     named = [
         group
         for group in groups
-        if group.name == name
-        or (group.makers and all(stands_for(pattern, each) for each, _dim in group.makers))
+        if group.name == name or (group.makers and all(stands_for(pattern, each) for each, _dim in group.makers))
     ]
     possible = [group.name for group in named if groups.why_not_without([group.name]) is None]
     if possible:

@@ -59,8 +59,12 @@ class Rest:
         return node in self.runs and node not in self.left and node not in self.zeros
 
 
+_REMEMBERED = 128
+"""Answers, of some hundred kilobytes each in a large program."""
+
+
 class Branches:
-    """Says what is left of a program without some of its axes; each answer is worked out once.
+    """Says what is left of a program without some of its axes; the last answers are remembered.
 
     Args:
         program: with its axes inferred.
@@ -75,12 +79,15 @@ class Branches:
         """What is left without all units of some axes."""
         key = frozenset(axes)
         if key not in self._rests:
+            while len(self._rests) >= _REMEMBERED:
+                del self._rests[next(iter(self._rests))]
             self._rests[key] = _Walk(self, key).run()
         return self._rests[key]
 
     def vanishes(self, dim: Dim, axes: Collection[Axis]) -> bool:
         """Whether no index of a dim is left without some axes."""
-        return evaluate(self.axes.resolve(dim), lambda axis: int(axis not in axes)) == 0
+        left: int = evaluate(self.axes.resolve(dim), lambda axis: int(axis not in axes))
+        return left == 0
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -115,11 +122,6 @@ class Branches:
         walk = _Walk(self, frozenset())
         walk.run()
         return [walk.depends[node] for node in self.outputs]
-
-    @property
-    def runs(self) -> set[fx.Node]:
-        """What the outputs need in the whole program."""
-        return self.without(()).runs
 
 
 class _Walk:
@@ -229,7 +231,7 @@ class _Walk:
         if effect is not None and effect.left is not None and node not in self._rest.left:  # products, summed
             sources = self._factors_that_count(node, effect.flow)
         else:
-            sources = self._rest.reads(node)
+            sources = set(self._rest.reads(node))
         bits = 0
         for each in sources:
             bits |= self.depends.get(each, 0)
@@ -240,7 +242,12 @@ class _Walk:
         products = flow.products if isinstance(flow, Affine) else ()
         zero = [any(self._known.get(factor.node) == 0.0 for factor in factors) for factors in products]
         counting, met = (
-            {factor.node for factors, is_zero in zip(products, zero, strict=True) if is_zero is kind for factor in factors}
+            {
+                factor.node
+                for factors, is_zero in zip(products, zero, strict=True)
+                if is_zero is kind
+                for factor in factors
+            }
             for kind in (False, True)
         )
         return set(node.all_input_nodes) - (met - counting)

@@ -194,6 +194,8 @@ class Groups:
     def why_not_without(self, names: Iterable[str]) -> Reason | None:
         """Why some groups may not lose all of their units, together; None where they may."""
         chosen = [self[name] for name in names]
+        if not chosen:
+            return None
         frozen = next((group.frozen for group in chosen if group.frozen is not None), None)
         return frozen or self.branches.without([group.axis for group in chosen]).problem
 

@@ -35,8 +35,8 @@ class Cost:
     Attributes:
         parts: node → its cost, at any counts.
         sizes: group → number of its units.
-        groups: these groups. Where some lose all of their units, what no output needs any more costs nothing; soft
-            counts of zero are not looked at.
+        groups: these groups. Where some lose all of their units, and may, what no output needs any more costs nothing;
+            soft counts of zero are not looked at.
     """
 
     parts: Mapping[fx.Node, Polynomial | int]
@@ -59,7 +59,8 @@ class Cost:
         """The same of what is left without all units of some groups."""
         if names not in self._of_rests:
             rest = self.groups.branches.without([self.groups[name].axis for name in names])
-            self._of_rests[names] = self._compile(part for node, part in self.parts.items() if rest.computes(node))
+            runs = rest.computes if rest.problem is None else lambda _node: True
+            self._of_rests[names] = self._compile(part for node, part in self.parts.items() if runs(node))
         return self._of_rests[names]
 
     def __call__(self, kept: Mapping[str, Any]) -> Any:

@@ -73,6 +73,8 @@ class Peak:
             without: groups that lose all of their units.
         """
         rest = self._groups.branches.without([self._groups[name].axis for name in without]) if without else None
+        if rest is not None and rest.problem is not None:
+            rest = None
         memory, events = self._lifetimes(rest)
         terms = [(row, factors, n) for row, size in enumerate(memory) for factors, n in size.terms.items()]
         factors = [each for _row, each, _n in terms]

@@ -219,7 +219,8 @@ def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
         drawn = torch.rand(len(free), generator=generator) >= keep
         order = torch.randperm(len(free), generator=generator).tolist()
         chosen = [free[place].name for place in order if drawn[place] or free[place].dropped]
-        kept |= dict.fromkeys(groups.gone_together(chosen), [])
+        for name in groups.gone_together(chosen):
+            kept[name] = []
     return plan_of(groups, kept)
 
 
@@ -232,9 +233,7 @@ def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
     return min(group.size, step * max(1, ceil(least / step)))
 
 
-def fewest(
-    groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None
-) -> dict[str, int]:
+def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None) -> dict[str, int]:
     """The smallest counts that any plan reaches under a floor, and with them the smallest costs.
 
     Args:
@@ -248,9 +247,7 @@ def fewest(
     if first is not None:
         free = [name for name in first if name in free]
     empty = groups.gone_together(free)
-    return {
-        group.name: 0 if group.name in empty else least_kept(group, floor, round_to) for group in groups.prunable
-    }
+    return {group.name: 0 if group.name in empty else least_kept(group, floor, round_to) for group in groups.prunable}
 
 
 def plan_from_scores(

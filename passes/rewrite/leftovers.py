@@ -1,8 +1,8 @@
 """What branches leave behind whose units are all gone: constants that are no larger than they have to be.
 
-A bias of C channels stands for a tensor [N, C, H, W] as [1, C, 1, 1]: `thin`. Elementwise ops take it as it is, since it
-broadcasts, and give something thin again or, beside a whole tensor, something whole. A zero that is added to a whole
-tensor leaves that tensor. For all other ops it is expanded.
+A bias of C channels stands for a tensor [N, C, H, W] as [1, C, 1, 1]: it is thin. Elementwise ops take it as it is,
+since it broadcasts, and give something thin again or, beside a whole tensor, something whole. A zero that is added to
+a whole tensor leaves that tensor. For all other ops it is expanded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Leftovers:
         self._axes, self._rest, self._graph, self._nodes = axes, rest, graph, nodes
         self._size, self._constant = size, constant
         self._thin: dict[fx.Node, fx.Node] = {}
-        self._narrow: dict[fx.Node, tuple[bool, ...]] = {}  # for each dim of a thin value whether it is 1 and should not be
+        self._narrow: dict[
+            fx.Node, tuple[bool, ...]
+        ] = {}  # of each dim of a thin value: is it 1 where it should not be
         self._zeros: dict[tuple[Any, ...], fx.Node] = {}
 
     def lay(self, node: fx.Node, copy: Callable[[Mapping[fx.Node, fx.Node]], fx.Node]) -> bool:
