@@ -83,13 +83,19 @@ class Graph(NotPickled):
         Raises:
             UserError: the model cannot be captured any more.
         """
+        if not self.changed_attributes():
+            return self
+        return self._traced_again(self.groups.outputs).coupled(self.groups.coupled)
+
+    def _traced_again(self, outputs: tuple[str, ...]) -> Graph:
+        """The graph of the model as it is now, of which these outputs are read; this one if there is no model."""
         example = self.program.interface.example
-        if self.model is None or example is None or not self.changed_attributes():
+        if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example, outputs=self.groups.outputs).coupled(self.groups.coupled)
+        return trace(self.model, *example, outputs=outputs)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -168,20 +174,13 @@ class Graph(NotPickled):
         Raises:
             UserError: they cannot be coupled here, or the model has no such outputs.
         """
-        graph = self._returning(plan.outputs)
+        graph = self if plan.outputs == self.groups.outputs else self._traced_again(plan.outputs)
         try:
             return graph.coupled(plan.coupled)
         except UserError as error:
             raise UserError(
                 f"the plan is for another model, for it couples groups, and here {error.message}"
             ) from error
-
-    def _returning(self, outputs: tuple[str, ...]) -> Graph:
-        """The graph of the same model of which these outputs are read, traced again if others are read here."""
-        example = self.program.interface.example
-        if outputs == self.groups.outputs or self.model is None or example is None:
-            return self
-        return trace(self.model, *example, outputs=outputs)
 
     def steered(
         self,
@@ -191,11 +190,16 @@ class Graph(NotPickled):
         min_units: int = 1,
         couple: Iterable[tuple[str, str] | str] = (),
         trained_only: bool = False,
+        depth: bool = False,
+        drop: Iterable[str] = (),
     ) -> Graph:
-        """The same graph in which some groups stay whole, keep more units or go together: `inspection.steering`."""
+        """The same graph in which groups stay whole, keep more units, go together or altogether (`steering.steer`)."""
         from atograph.inspection.steering import steer
 
-        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only)
+        return steer(
+            self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only,
+            depth=depth, drop=drop,
+        )  # fmt: skip
 
     @property
     def flops(self) -> int:
@@ -251,6 +255,7 @@ class Graph(NotPickled):
         floor: float = 0.05,
         round_to: int | Literal["auto"] | None = None,
         measured: bool = True,
+        depth: bool = False,
         **budgets: float | None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
@@ -267,6 +272,8 @@ class Graph(NotPickled):
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
                 ONNX Runtime on this machine. None: what the budgets ask for, else 1.
             measured: see `plan_from_scores`.
+            depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
+                branches go (``graph.steered(depth=True)`` for all plans).
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.
 
@@ -274,6 +281,7 @@ class Graph(NotPickled):
             UserError: not exactly one way is given, or the budget or a group is out of reach; or the criterion needs
                 data.
         """
+        graph = self.with_groups(self.groups.emptying()) if depth else self
         shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
         if sum((bool(shares), random is not None, kept is not None)) != 1:
             listed = ", ".join(f"{name}=" for name in BUDGETS)
@@ -281,11 +289,11 @@ class Graph(NotPickled):
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
-            return random_plan(self.groups, random, keep)
+            return random_plan(graph.groups, random, keep)
         if kept is not None:
-            return plan_of(self.groups, kept)
-        scores = self.scores(by, data=data, loss=loss, **shares)
-        return self.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
+            return plan_of(graph.groups, kept)
+        scores = graph.scores(by, data=data, loss=loss, **shares)
+        return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
 
     def scores(
         self,

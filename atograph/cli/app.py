@@ -135,7 +135,7 @@ def opt(
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
-@takes_settings("freeze_layers", "only", "min_units", "floor", "couple", "outputs")
+@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs")
 def inspect(
     spec: SpecArgument,
     settings: Any,

@@ -136,6 +136,9 @@ class Slim(NotPickled):
         model = self._graph.model
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
+        if self.plan.emptied:
+            names = ", ".join(self.plan.emptied)
+            return NotRepaired(Problem(f"its code still calls what is gone with all units of {names}"))
         try:
             repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
         except NotRepaired as reason:
