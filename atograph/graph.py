@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from atograph.passes.cost.cost import CostModel
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
@@ -83,13 +84,19 @@ class Graph(NotPickled):
         Raises:
             UserError: the model cannot be captured any more.
         """
+        if not self.changed_attributes():
+            return self
+        return self._traced_again(self.groups.outputs).coupled(self.groups.coupled)
+
+    def _traced_again(self, outputs: tuple[str, ...]) -> Graph:
+        """The graph of the model as it is now, of which these outputs are read; this one if there is no model."""
         example = self.program.interface.example
-        if self.model is None or example is None or not self.changed_attributes():
+        if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example, dynamic=self.program.interface.asked).coupled(self.groups.coupled)
+        return trace(self.model, *example, dynamic=self.program.interface.asked, outputs=outputs)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -163,13 +170,14 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the groups coupled that a plan has coupled.
+        """The same graph with the outputs left out, and the groups coupled, that a plan was made with.
 
         Raises:
-            UserError: they cannot be coupled here.
+            UserError: they cannot be coupled here, or the model has no such outputs.
         """
+        graph = self if plan.outputs == self.groups.outputs else self._traced_again(plan.outputs)
         try:
-            return self.coupled(plan.coupled)
+            return graph.coupled(plan.coupled)
         except UserError as error:
             raise UserError(
                 f"the plan is for another model, for it couples groups, and here {error.message}"
@@ -183,11 +191,16 @@ class Graph(NotPickled):
         min_units: int = 1,
         couple: Iterable[tuple[str, str] | str] = (),
         trained_only: bool = False,
+        depth: bool = False,
+        drop: Iterable[str] = (),
     ) -> Graph:
-        """The same graph in which some groups stay whole, keep more units or go together: `inspection.steering`."""
+        """The same graph in which groups stay whole, keep more units, go together or altogether (`steering.steer`)."""
         from atograph.inspection.steering import steer
 
-        return steer(self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only)
+        return steer(
+            self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only,
+            depth=depth, drop=drop,
+        )  # fmt: skip
 
     @property
     def flops(self) -> int:
@@ -217,9 +230,11 @@ class Graph(NotPickled):
         """What one should know of the program, a sentence each."""
         interface = self.program.interface
         fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        left_out = left_out_text(interface)
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
+            *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]
@@ -244,6 +259,7 @@ class Graph(NotPickled):
         floor: float = 0.05,
         round_to: int | Literal["auto"] | None = None,
         measured: bool = True,
+        depth: bool = False,
         **budgets: float | None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
@@ -260,6 +276,8 @@ class Graph(NotPickled):
             round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
                 ONNX Runtime on this machine. None: what the budgets ask for, else 1.
             measured: see `plan_from_scores`.
+            depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
+                branches go (``graph.steered(depth=True)`` for all plans).
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.
 
@@ -267,6 +285,7 @@ class Graph(NotPickled):
             UserError: not exactly one way is given, or the budget or a group is out of reach; or the criterion needs
                 data.
         """
+        graph = self.with_groups(self.groups.emptying()) if depth else self
         shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
         if sum((bool(shares), random is not None, kept is not None)) != 1:
             listed = ", ".join(f"{name}=" for name in BUDGETS)
@@ -274,11 +293,11 @@ class Graph(NotPickled):
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
-            return random_plan(self.groups, random, keep)
+            return random_plan(graph.groups, random, keep)
         if kept is not None:
-            return plan_of(self.groups, kept)
-        scores = self.scores(by, data=data, loss=loss, **shares)
-        return self.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
+            return plan_of(graph.groups, kept)
+        scores = graph.scores(by, data=data, loss=loss, **shares)
+        return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
 
     def scores(
         self,
@@ -428,6 +447,7 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: Dynamic = None,
+    outputs: Sequence[str] | str = (),
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -441,10 +461,13 @@ def trace(
             these names.
         dynamic: which sizes may be others than the example's, besides the batch, by argument and dim:
             ``{"x": {2: "32*height"}}``, or `torch.export`'s ``dynamic_shapes``. False: none, the batch included.
+        outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
+            ``"hidden_states_*"``, ``"0"`` in a tuple; none: all. The rest freezes nothing, is in no file, and is None
+            in what the slim program returns.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
-        UserError: torch.export refuses the model, or it takes too long.
+        UserError: torch.export refuses the model, or it takes too long, or has no output of a name.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
@@ -457,6 +480,7 @@ def trace(
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
-        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic)
+        read = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=read)
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

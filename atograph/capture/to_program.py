@@ -6,7 +6,7 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from atograph.capture.dynamic import Dynamic, Wishes, wishes_of
 from atograph.capture.recorder import Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.passes.errors import UserError
+from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.verify import verify
 from atograph.passes.rewrite.functionalize import Functionalize
@@ -38,6 +39,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: Dynamic = None,
+    outputs: Sequence[str] = (),
     dead: bool = False,
 ) -> Program:
     """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
@@ -51,10 +53,12 @@ def capture(
         args: positional example inputs, of any pytree shape.
         kwargs: keyword example inputs.
         dynamic: which sizes are to be dynamic besides the batch; False: none, the batch included.
+        outputs: names or globs of the outputs that the program returns (`passes.ir.outputs`); none: all of them.
         dead: keep the ops whose results nobody takes, and return these results after the others, in one list.
 
     Raises:
-        UserError: the model cannot be captured; with the reason, the user's line, and what to try.
+        UserError: the model cannot be captured; with the reason, the user's line, and what to try. Or one of the
+            outputs is none of its.
     """
     if isinstance(model, TopLevelTracedModule):
         raise UserError(
@@ -77,6 +81,9 @@ def capture(
                 f"what the model computes cannot be followed: {reason}{f' (at {at})' if at else ''}.",
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
+        if outputs:
+            program = returning(program, outputs)
+            verify(program)
     program.interface = replace(program.interface, asked=dynamic)
     return program
 

@@ -7,7 +7,7 @@ meta tensor is captured as a fake tensor on the CPU, and stands in the program's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,12 @@ def is_weightless(model: nn.Module) -> bool:
 
 
 def capture_weightless(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, dynamic: Dynamic = None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    dynamic: Dynamic = None,
+    outputs: Sequence[str] = (),
 ) -> Program:
     """`capture` for a model with tensors on the meta device; inputs may be on it too.
 
@@ -67,7 +72,7 @@ def capture_weightless(
         UserError: as `capture`.
     """
     with _stand_ins(model, (args, dict(kwargs))) as (fake_args, fake_kwargs):
-        program = capture(model, fake_args, fake_kwargs, dynamic=dynamic)
+        program = capture(model, fake_args, fake_kwargs, dynamic=dynamic, outputs=outputs)
     values = current_state(model)
     for name, value in program.state.items():
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)

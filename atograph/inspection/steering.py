@@ -24,8 +24,10 @@ def steer(
     min_units: int = 1,
     couple: Iterable[tuple[str, str] | str] = (),
     trained_only: bool = False,
+    depth: bool = False,
+    drop: Iterable[str] = (),
 ) -> _Graph:
-    """A graph in which some groups stay whole, keep more of their units, or go together.
+    """A graph in which some groups stay whole, keep more of their units, go together, or go altogether.
 
     A name is that of a group (``g3``), a parameter or a module; a glob may stand for many of them: ``*`` is any text,
     dots included.
@@ -41,9 +43,12 @@ def steer(
             other groups keep theirs.
         trained_only: groups stay whole that hold a parameter which does not require gradients. Where none does at all,
             the model is one for inference, and this says nothing.
+        depth: groups may lose all of their units where the model allows it, so that whole branches go.
+        drop: groups lose all of their units in every plan, where the model allows it and all layers that make them are
+            named here: ``blocks.3``, or the name of a group.
 
     Raises:
-        UserError: a name stands for nothing, or groups cannot be coupled.
+        UserError: a name stands for nothing, groups cannot be coupled, or nothing that is named may go altogether.
     """
     if not isinstance(min_units, int) or min_units < 1:
         raise UserError(f"a group keeps one unit or more, not {min_units}.")
@@ -57,7 +62,10 @@ def steer(
         reasons |= dict(_others(groups, patterns))
     if trained_only:
         reasons |= dict(_untrained(graph))
-    return graph.with_groups(groups.frozen(reasons).keeping(min_units))
+    groups = groups.frozen(reasons).keeping(min_units)
+    dropped = [drop] if isinstance(drop, str) else drop
+    groups = groups.dropping(list(dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern))))
+    return graph.with_groups(groups.emptying() if depth else groups)
 
 
 def _pair(given: tuple[str, str] | str) -> tuple[str, str]:
@@ -81,6 +89,31 @@ def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
         raise UserError(f"'{pattern}' freezes nothing: '{layer}' {what} no units of its own.")
     for group in found:
         yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
+
+
+def _dropped(groups: Groups, pattern: str) -> list[str]:
+    """The groups that a pattern stands for and that may lose all of their units."""
+    _require_match(groups, pattern)
+    name = groups.aliases.get(pattern, pattern)
+    named = [
+        group
+        for group in groups
+        if group.name == name or (group.makers and all(stands_for(pattern, each) for each, _dim in group.makers))
+    ]
+    possible = [group.name for group in named if groups.why_not_without([group.name]) is None]
+    if possible:
+        return possible
+    why = "; ".join(f"{group.name}: {groups.why_not_without([group.name])}" for group in named[:3])
+    others = [group.name for group in groups if groups.why_not_without([group.name]) is None]
+    listed = ", ".join(f"{each} ({_makers(groups[each])})" for each in others[:8]) + ", ..." * (len(others) > 8)
+    raise UserError(
+        f"'{pattern}' names nothing that may go altogether{f' ({why})' if why else ''}.",
+        hint=f"What may: {listed}." if others else "In this model no group may lose all of its units.",
+    )
+
+
+def _makers(group: Group) -> str:
+    return next(iter(sorted(name for name, _dim in group.makers)), group.name)
 
 
 def _untrained(graph: Steerable) -> Iterator[tuple[str, Reason]]:

@@ -12,6 +12,7 @@ from atograph.passes.torch_private import pytree
 
 def tensors_among(inputs: Any) -> list[torch.Tensor]:
     """The tensors of some inputs, in order."""
+    """The tensors of some inputs, in order."""
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 

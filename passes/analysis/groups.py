@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
 from torch import fx
 
+from atograph.passes.analysis.branches import Branches, backed_up
 from atograph.passes.analysis.couplings import sides
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import names_for, unknown_name
@@ -38,9 +39,10 @@ class Group:
         axis: the axis itself.
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
             dim): then those are what can make a width a multiple of something.
-        least: units that the user wants to stay at least.
+        least: units that the user wants to stay at least; 0: it may lose all of them (`Groups.emptying`).
         makers: the members that give a tensor its units (output channels).
         readers: those that are summed over with one (input channels); a tied weight may be both.
+        dropped: whether the user wants all of its units to go.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Group:
     least: int = 1
     makers: frozenset[tuple[str, int]] = frozenset()
     readers: frozenset[tuple[str, int]] = frozenset()
+    dropped: bool = False
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -105,14 +108,18 @@ class Groups:
         zero_sets: what the proof found.
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
         aliases: name of a group that became one with an earlier one → the name of that.
+        outputs: names of the outputs that the program returns, where others of the model are left out.
+        branches: what is left of the program where groups lose all their units.
     """
 
     made_by: ClassVar[str] = "find-groups"
     listed: tuple[Group, ...]
     axes: Axes = field(repr=False, compare=False)
     zero_sets: ZeroSets = field(repr=False, compare=False)
+    branches: Branches = field(repr=False, compare=False)
     coupled: tuple[tuple[str, str], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -149,6 +156,57 @@ class Groups:
     def keeping(self, least: int) -> Groups:
         """The same groups, each of which keeps at least so many units."""
         return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
+
+    def emptying(self) -> Groups:
+        """The same groups, of which each may lose all its units where the model allows it (`why_not_without`)."""
+        return replace(self, listed=tuple(
+            replace(group, least=0) if group.least <= 1 and self.why_not_without([group.name]) is None else group
+            for group in self.listed
+        ))  # fmt: skip
+
+    def dropping(self, names: Collection[str]) -> Groups:
+        """The same groups, of which some lose all their units in every plan.
+
+        Raises:
+            UserError: that is not exact, or cuts an output off.
+        """
+        self.check_without(names)
+        return replace(self, listed=tuple(
+            replace(group, least=0, dropped=True) if group.name in names else group for group in self.listed
+        ))  # fmt: skip
+
+    def check_without(self, names: Collection[str]) -> None:
+        """Refuse to take all units of some groups where that is not exact, or cuts an output off.
+
+        Raises:
+            UserError: saying of which group, and why.
+        """
+        for name in names:
+            reason = self.why_not_without([name])
+            if reason is not None:
+                last = self[name].size - 1
+                raise UserError(f"group {name} has the units 0 to {last}, and at least one has to stay: {reason}.")
+        reason = self.why_not_without(names)
+        if reason is not None:
+            raise UserError(
+                f"groups {', '.join(names)} cannot lose all of their units at once: {reason}.",
+                hint="Keep a unit of one of them.",
+            )
+
+    def why_not_without(self, names: Iterable[str]) -> Reason | None:
+        """Why some groups may not lose all of their units, together; None where they may."""
+        chosen = [self[name] for name in names]
+        if not chosen:
+            return None
+        frozen = next((group.frozen for group in chosen if group.frozen is not None), None)
+        return frozen or self.branches.without([group.axis for group in chosen]).problem
+
+    def gone_together(self, names: Iterable[str]) -> set[str]:
+        """Of some groups each of which may lose all of its units, those that may at once: the first ones rather, and
+        what the user wants to go before all others."""
+        ordered = sorted(map(self.__getitem__, names), key=lambda group: not group.dropped)
+        by_axis = {group.axis: group.name for group in ordered}
+        return {by_axis[axis] for axis in backed_up(self.branches, by_axis)}
 
     def named(self, name: str) -> Group:
         """The group called ``name``, or the one whose units a parameter or module of that name makes.
@@ -228,7 +286,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             makers=makers,
             readers=readers,
         ))  # fmt: skip
-    return Groups(tuple(listed), axes, zero_sets)
+    return Groups(tuple(listed), axes, zero_sets, Branches(program, axes), outputs=program.interface.outputs)
 
 
 def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:

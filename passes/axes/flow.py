@@ -64,6 +64,8 @@ class Affine:
     of_constant: Literal["unknown", "same", "zero"] = "unknown"
     """What the op makes of an operand that holds one number other than zero: a maximum keeps it, a variance is
     zero. A mean keeps it but for the last digit, which a difference would show."""
+    divides_over: tuple[Dim, ...] = ()
+    """Dims along which it divides by a length with nothing added to it: where all is zero along one of them, 0/0."""
 
 
 @public("atograph.passes")

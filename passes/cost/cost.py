@@ -7,7 +7,7 @@ an exact integer for integer counts, and a differentiable tensor for soft ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import product
 from atograph.passes.base import AnalysisPass
-from atograph.passes.cost.memory import Peak
+from atograph.passes.cost.memory import Peak, emptied
 from atograph.passes.cost.widths import Widths
 from atograph.passes.ir.polynomial import Monomials, Polynomial, added
 from atograph.passes.ir.program import Program
@@ -29,19 +29,44 @@ from atograph.passes.public import public
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """One polynomial, to be evaluated many times: a number of the same kind as the counts that it is called with."""
+    """The sum of what nodes cost, to be evaluated many times: a number of the same kind as the counts that it is called
+    with.
 
-    polynomial: Polynomial
+    Attributes:
+        parts: node → its cost, at any counts.
+        sizes: group → number of its units.
+        groups: these groups. Where some lose all of their units, and may, what no output needs any more costs nothing;
+            soft counts of zero are not looked at.
+    """
+
+    parts: Mapping[fx.Node, Polynomial | int]
     sizes: Mapping[str, int]
+    groups: Groups
 
     @cached_property
     def _compiled(self) -> tuple[Monomials, np.ndarray[Any, Any]]:
-        terms = self.polynomial.terms
+        return self._compile(self.parts.values())
+
+    @cached_property
+    def _of_rests(self) -> dict[frozenset[str], tuple[Monomials, np.ndarray[Any, Any]]]:
+        return {}
+
+    def _compile(self, parts: Iterable[Polynomial | int]) -> tuple[Monomials, np.ndarray[Any, Any]]:
+        terms = added(parts).terms
         return Monomials(list(terms), self.sizes), np.array(list(terms.values()), dtype=np.int64)
+
+    def _without(self, names: frozenset[str]) -> tuple[Monomials, np.ndarray[Any, Any]]:
+        """The same of what is left without all units of some groups."""
+        if names not in self._of_rests:
+            rest = self.groups.branches.without([self.groups[name].axis for name in names])
+            runs = rest.computes if rest.problem is None else lambda _node: True
+            self._of_rests[names] = self._compile(part for node, part in self.parts.items() if runs(node))
+        return self._of_rests[names]
 
     def __call__(self, kept: Mapping[str, Any]) -> Any:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
-        monomials, coefficients = self._compiled
+        names = emptied(kept)
+        monomials, coefficients = self._without(names) if names else self._compiled
         products = monomials(kept)
         if isinstance(products, torch.Tensor):
             weights = torch.as_tensor(coefficients, dtype=products.dtype, device=products.device)
@@ -90,8 +115,8 @@ class EstimateCost(AnalysisPass):
         groups = program.fact(Groups)
         counts, axes = Widths(groups), groups.axes
         sizes = counts.sizes
-        flops, params = added(flops_by_node(axes, counts).values()), params_with(program, counts)
-        return CostModel(Cost(flops, sizes), Cost(params, sizes), Peak(program, axes, counts, sizes))
+        flops, params = flops_by_node(axes, counts), params_by_node(program, counts)
+        return CostModel(Cost(flops, sizes, groups), Cost(params, sizes, groups), Peak(program, groups, counts, sizes))
 
 
 def flops_by_node(axes: Axes, counts: Widths) -> dict[fx.Node, Polynomial | int]:
@@ -101,9 +126,14 @@ def flops_by_node(axes: Axes, counts: Widths) -> dict[fx.Node, Polynomial | int]
 
 def params_with(program: Program, counts: Widths) -> Polynomial:
     """The number of parameters at any counts."""
+    return added(params_by_node(program, counts).values())
+
+
+def params_by_node(program: Program, counts: Widths) -> dict[fx.Node, Polynomial | int]:
+    """The number of elements of each parameter, at any counts."""
     axes, parameters = program.fact(Groups).axes, program.parameter_names()
-    shapes = [product(axes.shape(node)) for node, name in program.state_nodes() if name in parameters]
-    return added(counts(tuple(shapes)))
+    nodes = [node for node, name in program.state_nodes() if name in parameters]
+    return dict(zip(nodes, counts(tuple(product(axes.shape(node)) for node in nodes)), strict=True))
 
 
 def _soft(kept: Mapping[str, Any]) -> torch.Tensor:

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.branches import Rest
+from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Shape
 from atograph.passes.ir.polynomial import Monomials, Polynomial
 from atograph.passes.ir.program import Program
+
+
+def emptied(kept: Mapping[str, Any]) -> frozenset[str]:
+    """The groups that keep no unit."""
+    return frozenset(name for name, count in kept.items() if not isinstance(count, torch.Tensor) and count == 0)
 
 
 class Peak:
@@ -28,7 +33,8 @@ class Peak:
 
     Args:
         program: whose values are measured.
-        axes: of that program.
+        groups: of that program. Where some lose all of their units, what is gone takes no memory, nor does what they
+            leave: it is a view of a bias.
         counts: shape → for each of its dims a polynomial in the groups' counts, or a number.
         sizes: group → number of its units.
     """
@@ -36,15 +42,19 @@ class Peak:
     def __init__(
         self,
         program: Program,
-        axes: Axes,
+        groups: Groups,
         counts: Callable[[Shape], Sequence[Polynomial | int]],
         sizes: Mapping[str, int],
     ) -> None:
-        self._program, self._axes, self._counts, self._sizes = program, axes, counts, sizes
+        self._program, self._groups, self._counts, self._sizes = program, groups, counts, sizes
+        self._of_rests: dict[frozenset[str], tuple[Monomials, Any, Any, Any, Any]] = {}
 
     def __call__(self, kept: Mapping[str, Any]) -> Any:
         """Bytes when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
-        monomials, rows, coefficients, events, signs = self._compiled
+        names = emptied(kept)
+        if names not in self._of_rests:
+            self._of_rests[names] = self._compile(names)
+        monomials, rows, coefficients, events, signs = self._of_rests[names]
         products = monomials(kept)
         if isinstance(products, torch.Tensor):
             device = products.device
@@ -56,17 +66,23 @@ class Peak:
         memory = np.bincount(rows, weights=coefficients * products)
         return np.cumsum(memory[events] * signs).max(initial=0).item()
 
-    @cached_property
-    def _compiled(self) -> tuple[Monomials, Any, Any, Any, Any]:
-        """Monomials with row (which memory) and coefficient of each, and the order in which memory comes and goes."""
-        memory, events = self._lifetimes()
+    def _compile(self, without: frozenset[str]) -> tuple[Monomials, Any, Any, Any, Any]:
+        """Monomials with row (which memory) and coefficient of each, and the order in which memory comes and goes.
+
+        Args:
+            without: groups that lose all of their units.
+        """
+        rest = self._groups.branches.without([self._groups[name].axis for name in without]) if without else None
+        if rest is not None and rest.problem is not None:
+            rest = None
+        memory, events = self._lifetimes(rest)
         terms = [(row, factors, n) for row, size in enumerate(memory) for factors, n in size.terms.items()]
         factors = [each for _row, each, _n in terms]
         rows, coefficients = (np.array([term[i] for term in terms], dtype=np.int64) for i in (0, 2))
         order, signs = (np.array([event[i] for event in events], dtype=np.int64) for i in (0, 1))
         return Monomials(factors, self._sizes), rows, coefficients, order, signs
 
-    def _lifetimes(self) -> tuple[list[Polynomial], list[tuple[int, int]]]:
+    def _lifetimes(self, rest: Rest | None) -> tuple[list[Polynomial], list[tuple[int, int]]]:
         """The size of each piece of memory, and events (piece, +1 or -1) in order."""
         memory: list[Polynomial] = []
         held: dict[fx.Node, tuple[frozenset[int], ...]] = {}  # for each output of a node the pieces that it may lie in
@@ -74,6 +90,9 @@ class Peak:
         last: dict[int, int] = {}
         weights = {node for node, _name in self._program.state_nodes()}
         for time, node in enumerate(self._program.graph.nodes):
+            if rest is not None and node.op == "call_function" and not rest.computes(node):
+                held[node] = (frozenset(),)
+                continue
             for argument in node.all_input_nodes:
                 for piece in frozenset().union(*held.get(argument, ())):
                     last[piece] = time
@@ -93,7 +112,7 @@ class Peak:
     def _sizes_of(self, node: fx.Node) -> Iterable[Polynomial]:
         value = node.meta.get("val")
         values = value if isinstance(value, (tuple, list)) else [value]
-        for each, shape in zip(values, self._axes.shapes.get(node, ()), strict=False):
+        for each, shape in zip(values, self._groups.axes.shapes.get(node, ()), strict=False):
             if isinstance(each, torch.Tensor):
                 size = Polynomial({(): each.element_size()})
                 for count in self._counts(shape):

@@ -72,6 +72,8 @@ class Interface:
         still: name of a size that was to be dynamic → why it is the example's for ever.
         asked: what a user wanted to be dynamic, in his own words; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
+        outputs: names of the outputs that are returned, where others are left out; empty where none is.
+        left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
     """
 
     state: Mapping[str, str]
@@ -89,6 +91,8 @@ class Interface:
     still: Mapping[str, str] = field(default_factory=dict)
     asked: Any = field(default=None, compare=False, repr=False)
     dead: bool = False
+    outputs: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:

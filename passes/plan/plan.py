@@ -41,6 +41,7 @@ class Plan(BaseModel):
         zeroing: group name → the parameter slices that are zero where a unit is dropped.
         groups: group name → its units and members in words, frozen groups too; tells how another model differs.
         coupled: pairs of groups that were made one before (the pass ``couple-groups``), by their names without that.
+        outputs: names of the outputs that are read, where others of the model are left out; empty where none is.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """
@@ -54,15 +55,14 @@ class Plan(BaseModel):
     zeroing: dict[str, tuple[Slice, ...]]
     groups: dict[str, str] = Field(default_factory=dict)
     coupled: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.kept.keys() == self.sizes.keys() == self.zeroing.keys():
             raise ValueError("'kept', 'sizes' and 'zeroing' name different groups")
         for name, units in self.kept.items():
-            if not units:
-                raise ValueError(f"group {name} keeps no unit")
-            if list(units) != sorted(set(units)) or units[-1] >= self.sizes[name]:
+            if list(units) != sorted(set(units)) or (units and units[-1] >= self.sizes[name]):
                 raise ValueError(f"the units of group {name} are not increasing indices below {self.sizes[name]}")
             for part in self.zeroing[name]:
                 if part.size != self.sizes[name]:
@@ -75,9 +75,15 @@ class Plan(BaseModel):
         return {name: len(units) for name, units in self.kept.items()}
 
     @property
+    def emptied(self) -> list[str]:
+        """The groups of which no unit stays."""
+        return [name for name, units in self.kept.items() if not units]
+
+    @property
     def digest(self) -> str:
-        """Identifies the plan: 16 hexadecimal digits, of its model and of what is kept."""
-        return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}".encode()).hexdigest()[:16]
+        """Identifies the plan: 16 hexadecimal digits, of its model, of what is kept, and of what is read of it."""
+        outputs = f" {self.outputs}" if self.outputs else ""
+        return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}{outputs}".encode()).hexdigest()[:16]
 
     def mask(self, group: str) -> torch.Tensor:
         """1.0 for each unit of a listed group that stays, else 0.0; shape ``[size]``."""
@@ -119,6 +125,12 @@ class Plan(BaseModel):
         Raises:
             UserError: naming the first group that differs.
         """
+        if self.outputs != groups.outputs:
+            theirs, ours = (", ".join(each) or "all" for each in (self.outputs, groups.outputs))
+            raise UserError(
+                f"the plan is for a model of whose outputs {theirs} are read, and here {ours} are.",
+                hint="Choose them in the same way: trace(model, ..., outputs=plan.outputs).",
+            )
         if self.coupled != groups.coupled:
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
             raise UserError(
@@ -141,6 +153,7 @@ class Plan(BaseModel):
                                 f"{group.size} ({group}).")  # fmt: skip
             if group.frozen is not None and len(self.kept[name]) < size:
                 raise UserError(f"the plan removes units of group {name}, which is frozen here: {group.frozen}.")
+        groups.check_without(self.emptied)
         same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
         if self.fingerprint != fingerprint(groups) or not same_zeroing:
             raise UserError("the plan is for another model: the groups have the same sizes but other members.")
@@ -165,12 +178,12 @@ def fingerprint(groups: Groups) -> str:
 
 
 def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
-    """A plan that keeps the given units; prunable groups that are not mentioned stay whole.
+    """A plan that keeps the given units; prunable groups that are not mentioned stay whole, unless they are dropped.
 
     Raises:
         UserError: a group does not exist or is frozen, or a unit is out of range or no whole number.
     """
-    chosen = {group.name: tuple(range(group.size)) for group in groups.prunable}
+    chosen = {group.name: tuple(range(0 if group.dropped else group.size)) for group in groups.prunable}
     for name, units in kept.items():
         group, given = groups[name], list(units)
         if any(
@@ -183,10 +196,11 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         listed = tuple(sorted({int(unit) for unit in given}))
         if group.frozen is not None and len(listed) < group.size:
             raise UserError(f"group {name} cannot be pruned: {group.frozen}.")
-        if not listed or listed[0] < 0 or listed[-1] >= group.size:
-            raise UserError(f"group {name} has the units 0 to {group.size - 1}, and at least one has to stay.")
+        if listed and (listed[0] < 0 or listed[-1] >= group.size):
+            raise UserError(f"group {name} has the units 0 to {group.size - 1}.")
         if group.frozen is None:
             chosen[name] = listed
+    groups.check_without([name for name, units in chosen.items() if not units])
     return Plan(
         fingerprint=fingerprint(groups),
         sizes={group.name: group.size for group in groups.prunable},
@@ -194,30 +208,56 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         zeroing={group.name: group.zeroing for group in groups.prunable},
         groups={group.name: group.description for group in groups},
         coupled=groups.coupled,
+        outputs=groups.outputs,
     )
 
 
 def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
-    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`)."""
+    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`).
+
+    Of groups that may lose all of their units (`Groups.emptying`) it takes as large a share away as a whole.
+    """
     generator = torch.Generator().manual_seed(seed)
     kept = {
         group.name: torch.randperm(group.size, generator=generator)[
-            : max(group.least, round(keep * group.size))
+            : max(group.least, 1, round(keep * group.size))
         ].tolist()
         for group in groups.prunable
     }
+    free = [group for group in groups.prunable if group.least == 0]
+    if free:
+        drawn = torch.rand(len(free), generator=generator) >= keep
+        order = torch.randperm(len(free), generator=generator).tolist()
+        chosen = [free[place].name for place in order if drawn[place] or free[place].dropped]
+        for name in groups.gone_together(chosen):
+            kept[name] = []
     return plan_of(groups, kept)
 
 
 def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
-    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``."""
+    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``.
+
+    A group that may lose all of its units keeps as many where another one does instead of it (`fewest`).
+    """
     step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
     return min(group.size, step * max(1, ceil(least / step)))
 
 
-def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1) -> dict[str, int]:
-    """The smallest counts that any plan reaches under a floor, and with them the smallest costs."""
-    return {group.name: least_kept(group, floor, round_to) for group in groups.prunable}
+def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None) -> dict[str, int]:
+    """The smallest counts that any plan reaches under a floor, and with them the smallest costs.
+
+    Args:
+        groups: of the program.
+        floor: share of each group that stays at least.
+        round_to: widths are multiples of this, or whole (`Group.step`).
+        first: of the groups that may lose all of their units (`Group.least`), in which order they do where not all
+            of them may at once; those that are not among them do not.
+    """
+    free = [group.name for group in groups.prunable if group.least == 0]
+    if first is not None:
+        free = [name for name in first if name in free]
+    empty = groups.gone_together(free)
+    return {group.name: 0 if group.name in empty else least_kept(group, floor, round_to) for group in groups.prunable}
 
 
 def plan_from_scores(
@@ -247,14 +287,17 @@ def plan_from_scores(
     """
     ranked, counts, levels = {}, {}, {}
     means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
+    best = {name: float(score.max()) for name, score in scores.items()}
+    dropped = [group.name for group in groups.prunable if group.dropped]
+    smallest = fewest(groups, floor, round_to, [*dropped, *sorted(best, key=best.__getitem__)])
     for order, group in enumerate(groups.prunable):
-        if group.name not in scores:
-            counts[group.name] = group.size
+        if group.dropped or group.name not in scores:
+            counts[group.name] = 0 if group.dropped else group.size
             continue
         values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
         ranked[group.name] = units.tolist()
         step = group.step(round_to)
-        least = counts[group.name] = least_kept(group, floor, round_to)
+        least = counts[group.name] = smallest[group.name]
         start = np.arange(least, group.size, step)
         levels[group.name] = [*start.tolist(), group.size]
         size = np.minimum(step, group.size - start)

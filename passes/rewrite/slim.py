@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import fx
 
+from atograph.passes.analysis.branches import Branches
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
@@ -22,6 +24,7 @@ from atograph.passes.ir.propagate import propagate
 from atograph.passes.ir.reason import ORIGIN
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.leftovers import Leftovers
 
 aten = torch.ops.aten
 
@@ -81,10 +84,16 @@ class Kept:
     Args:
         kept: the units of each axis that loses some.
         axes: of the program.
+        branches: of the program; without it, none may lose all of its units.
+
+    Attributes:
+        rest: what is left where axes lose all of their units; None where none does.
     """
 
-    def __init__(self, kept: dict[Axis, Indices], axes: Axes) -> None:
+    def __init__(self, kept: dict[Axis, Indices], axes: Axes, branches: Branches | None = None) -> None:
         self._kept, self.axes = kept, axes
+        emptied = [axis for axis, units in kept.items() if not len(units)]
+        self.rest = branches.without(emptied) if branches is not None and emptied else None
 
     @classmethod
     def by(cls, plan: Plan, program: Program) -> Kept:
@@ -100,7 +109,7 @@ class Kept:
             for group in groups.prunable
             if len(plan.kept.get(group.name, range(group.size))) < group.size
         }
-        return cls(kept, groups.axes)
+        return cls(kept, groups.axes, groups.branches)
 
     def __bool__(self) -> bool:
         """Whether any unit goes."""
@@ -169,9 +178,7 @@ class _Lowering:
         return torch.from_numpy(np.searchsorted(kept.indices(source), chosen))
 
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
-        made = self._rewrite.program.new_constant(self._rewrite.graph, value, name)
-        self._rewrite.constants[made.name] = value
-        return made
+        return self._rewrite.constant(value, name)
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         nodes = self._rewrite.nodes
@@ -192,6 +199,12 @@ class _Rewrite:
         self.constants: dict[str, torch.Tensor] = {}
         self._tellers: dict[int, tuple[fx.Node, int | None]] = {}  # size → the first node that is it, or has such a dim
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
+        self._leftovers: Leftovers | None = None
+        if kept.rest is not None:
+            self._leftovers = Leftovers(
+                self.axes, kept.rest, self.graph, self.nodes,
+                lambda dim: self.printed(self.kept.size(dim)), self.constant,
+            )  # fmt: skip
 
     def run(self) -> Program:
         state = {
@@ -199,6 +212,10 @@ class _Rewrite:
             for node, name in self.program.state_nodes()
         }
         for node in self.program.graph.nodes:
+            if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):
+                if isinstance(new := self.nodes.get(node), fx.Node):
+                    self._note_sizes(node, new)
+                continue
             effect = self.axes.effects.get(node)
             if effect is not None and effect.lower is not None and self._touched(node):
                 self.nodes[node] = effect.lower(_Lowering(node, self))
@@ -223,8 +240,15 @@ class _Rewrite:
         involved = [node, *node.all_input_nodes]
         return any(self.kept.shrinks(dim) for n in involved for shape in self.axes.shapes.get(n, ()) for dim in shape)
 
-    def copy(self, node: fx.Node) -> fx.Node:
-        copied = copy_node(self.graph, node, self.nodes)
+    def constant(self, value: torch.Tensor, name: str) -> fx.Node:
+        """A new constant of the program."""
+        made = self.program.new_constant(self.graph, value, name)
+        self.constants[made.name] = value
+        return made
+
+    def copy(self, node: fx.Node, nodes: Mapping[fx.Node, fx.Node] | None = None) -> fx.Node:
+        """A node of the new graph like an old one, with its sizes printed again; ``nodes``: where its operands are."""
+        copied = copy_node(self.graph, node, self.nodes if nodes is None else nodes)
         if copied.target is torch.ops.aten.view.default:  # over other sizes, memory may lie in another order
             copied.target = torch.ops.aten.reshape.default
         effect = self.axes.effects.get(node)
@@ -284,7 +308,7 @@ class _Rewrite:
         if node.target is aten.sym_size.int:
             x, index = node.args
             return self.kept.shrinks(self.axes.shape(x)[index])  # type: ignore[arg-type, index]
-        return any(self.nodes[each] in self._shrunk for each in node.all_input_nodes)
+        return any(self.nodes.get(each) in self._shrunk for each in node.all_input_nodes)
 
     def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""

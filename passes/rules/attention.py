@@ -109,4 +109,5 @@ def einsum(op: Op) -> Effect:
         rows, inner = at((results, summed))
         return 2 * rows * inner * above_one(inner)
 
-    return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 and shared else None)
+    return Effect((out,), Affine((operands,), contractions), flops=flops if len(terms) == 2 and shared else None,
+                  left=())  # fmt: skip

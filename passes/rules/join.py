@@ -38,7 +38,7 @@ def cat(op: Op) -> Effect:
             if d != at:
                 op.unify(shapes[0][d], shape[d])
     out = tuple(concat([shape[d] for shape in shapes]) if d == at else shapes[0][d] for d in range(rank))
-    return Effect((out,), Keep(tuple(op.operand(node) for node in nodes)))
+    return Effect((out,), Keep(tuple(op.operand(node) for node in nodes)), joins=True)
 
 
 # a new dim that tells the inputs apart; they all share the others

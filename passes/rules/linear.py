@@ -24,6 +24,11 @@ def _bias(op: Op, channel: int) -> tuple[tuple[Operand, ...], ...]:
     return ((op.operand("bias", {0: channel}),),) if op.has("bias") else ()
 
 
+def _left(op: Op, channel: int) -> tuple[Operand, ...]:
+    """What is left of a layer without inputs: its bias, if it has one."""
+    return tuple(operand for product in _bias(op, channel) for operand in product)
+
+
 # out[n, g·o] = Σ_i x[n, g·i] w[g·o, i]: depthwise is i = 1, a plain convolution g = 1
 @rule(
     aten.conv1d.default, aten.conv1d.padding,
@@ -80,6 +85,7 @@ def _convolution(op: Op, *, transposed: bool) -> Effect:
         flops=lambda at: _convolution_flops(
             at(lead + x), at(w), None, None, None, None, transposed, out_shape=at(lead + out)
         ),
+        left=_left(op, channel),
     )
 
 
@@ -106,6 +112,7 @@ def linear(op: Op) -> Effect:
         outs=(out,),
         flow=Affine(products, (contraction,)),
         flops=(lambda at: _mm_flops(at((rows, w[-1])), at((w[-1], w[0])))) if len(w) == 2 else None,
+        left=_left(op, last) if not op.has("bias") or op.shape("bias") else None,
     )
 
 
@@ -144,6 +151,7 @@ def matmul(op: Op) -> Effect:
         )
         if counted
         else None,
+        left=(),
     )
 
 
@@ -162,6 +170,7 @@ def addmm(op: Op) -> Effect:
             contractions=(Contraction(((op["mat1"], 1), (op["mat2"], 0)), a[1]),),
         ),
         flops=lambda at: _mm_flops(at(a), at(b)),
+        left=(op.operand("self", links),) if op["beta"] == 1 else None,
     )
 
 
@@ -188,7 +197,8 @@ def baddbmm(op: Op) -> Effect:
         (op.operand("self", right_aligned(len(bias), 3)),),
     )
     contraction = Contraction(((op["batch1"], 2), (op["batch2"], 1)), a[2])
-    return Effect((out,), Affine(products, (contraction,)), flops=lambda at: _bmm_flops(at(a), at(b)))
+    left = products[1] if op["beta"] == 1 else None
+    return Effect((out,), Affine(products, (contraction,)), flops=lambda at: _bmm_flops(at(a), at(b)), left=left)
 
 
 # out[i.., j..] = Σ_k a[i.., k..] b[k.., j..]
@@ -218,6 +228,7 @@ def tensordot(op: Op) -> Effect:
         (out,),
         Affine(products, contractions),
         flops=(lambda at: _mm_flops(at((rows, inner)), at((inner, columns)))) if flops_of(op.node) else None,
+        left=(),
     )
 
 
@@ -247,6 +258,7 @@ def grouped_matmul(op: Op) -> Effect:
         ((x[0], w[2]),),
         Affine(products, (Contraction(((left, 1), (right, 1)), x[1]),)),
         flops=lambda at: _mm_flops(at(x), at(w[1:])),
+        left=(),
     )
 
 
@@ -283,4 +295,4 @@ def bilinear(op: Op) -> Effect:
         Contraction(((op["input1"], len(x) - 1), (op["weight"], 1)), w[1]),
         Contraction(((op["input2"], len(y) - 1), (op["weight"], 2)), w[2]),
     )
-    return Effect(((*lead, w[0]),), Affine(products, contractions))
+    return Effect(((*lead, w[0]),), Affine(products, contractions), left=_left(op, last))

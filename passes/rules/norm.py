@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
@@ -25,6 +25,11 @@ def _per_channel(op: Op, dim: Dim, at: int) -> tuple[tuple[Operand, ...], ...]:
         return ((),)
     products: tuple[tuple[Operand, ...], ...] = ((op.operand("weight", {0: at}),),)
     return (*products, (op.operand("bias", {0: at}),)) if op.has("bias") else products
+
+
+def _divides_over(op: Op, over: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The dims of a norm, where no eps keeps it from 0/0."""
+    return () if op["eps"] is None or op["eps"] > 0 else tuple(over)
 
 
 BATCH_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
@@ -53,7 +58,8 @@ def _by_statistics(op: Op, axes: list[int]) -> Effect:
     x = op.shape("input")
     over = [x[d] for d in axes]
     width = old_width(op, over)
-    flow = Affine(_per_channel(op, x[1], 1), tuple(Contraction(((op["input"], d),), x[d]) for d in axes))
+    contractions = tuple(Contraction(((op["input"], d),), x[d]) for d in axes)
+    flow = Affine(_per_channel(op, x[1], 1), contractions, divides_over=_divides_over(op, over))
 
     def lower(lowering: Lowering) -> fx.Node:
         if lowering.size(product(over)) == width:
@@ -151,7 +157,8 @@ def _over_last_dims(op: Op, normalised: Callable[[Lowering, list[int], Shape, in
             out = lowering.call(aten.add.Tensor, out, lowering.value(op["bias"]))
         return out
 
-    return Effect((x,), Affine(products, contractions), sizes={"normalized_shape": over}, lower=lower)
+    flow = Affine(products, contractions, divides_over=_divides_over(op, over))
+    return Effect((x,), flow, sizes={"normalized_shape": over}, lower=lower)
 
 
 # w = g v / |v|, |v| over all dims but one: along that one g is zeroed (v would be 0/0), along the others v adds nothing
@@ -160,12 +167,14 @@ def weight_norm(op: Op) -> Effect:
     """Weight normalisation."""
     v, g = op.shape("v"), op.shape("g")
     if not g:  # one norm of the whole weight, to which what is zero adds nothing
-        return Effect((v,), Affine(((op.operand("v", {d: d for d in range(len(v))}), op.operand("g", {})),)))
+        products = ((op.operand("v", {d: d for d in range(len(v))}), op.operand("g", {})),)
+        return Effect((v,), Affine(products, divides_over=v))
     at = op.axis("dim")
     op.unify(g[at], v[at])
     links = {d: d for d in range(len(v)) if d != at}
     flow = Affine(
         ((op.operand("v", links), op.operand("g", {at: at})),),
         (Contraction(((op["g"], at), (op["v"], at)), v[at]),),
+        divides_over=tuple(dim for d, dim in enumerate(v) if d != at),
     )
     return Effect((v,), flow)

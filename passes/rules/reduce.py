@@ -33,7 +33,7 @@ def summation(op: Op) -> Effect:
     if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [over]):
         return _sum_of_deviations(op, deviation, mean=averages)
     if not averages:
-        return Effect((out,), flow)
+        return Effect((out,), flow, left=())
 
     def lower(lowering: Lowering) -> fx.Node:
         mean, share = lowering.unchanged(), lowering.share(over)
@@ -106,7 +106,7 @@ def vector_norm(op: Op) -> Effect:
     if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [x[d] for d in dims]):
         return _norm_of_deviations(op, deviation)
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)
-    return Effect((out,), Affine(((op.operand("self", links),),), contractions))
+    return Effect((out,), Affine(((op.operand("self", links),),), contractions), left=())
 
 
 def _norm_of_deviations(op: Op, deviation: Centred) -> Effect:

@@ -45,6 +45,9 @@ class Effect:
         positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
         lower: rewrites the node in the slim program when one of its dims has shrunk (see `Lowering`).
+        left: what it gives where nothing is left of what it sums over: the sum of these operands (a bias), zeros if
+            there are none. None: that is not known, and no group that brings this about may lose all its units.
+        joins: whether it lays operands side by side, so that it can do without an empty one.
     """
 
     outs: tuple[Shape, ...]
@@ -53,6 +56,8 @@ class Effect:
     positions: Mapping[str, Dim] = field(default_factory=dict)
     flops: Callable[[Count], Any] | None = None
     lower: Callable[[Lowering], fx.Node] | None = None
+    left: tuple[Operand, ...] | None = None
+    joins: bool = False
 
 
 class Lowering(Protocol):

@@ -29,7 +29,7 @@ from atograph.passes.pipeline.registry import PASSES
 ANALYSES = ("infer-axes", "find-groups", "couple-groups", "estimate-cost", "plan-random", "plan-magnitude{flops=0.6}")
 """Every analysis, in an order in which each finds what it needs."""
 
-NOTES = {"_known"}
+NOTES = {"_known", "_rests", "_of_rests"}
 """Attributes that only save time."""
 
 

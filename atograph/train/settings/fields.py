@@ -48,6 +48,16 @@ def _pairs(given: Any) -> Any:
     )
 
 
+def _listed(given: Any) -> Any:
+    """``A,B`` as two names."""
+    if isinstance(given, str):
+        given = (given,)
+    if not isinstance(given, (list, tuple)):
+        return given
+    parts = [part for each in given for part in (each.split(",") if isinstance(each, str) else [each])]
+    return tuple(part.strip() if isinstance(part, str) else part for part in parts)
+
+
 def _prior(name: str) -> str:
     """A criterion of the table, or none."""
     if name != "none" and name not in CRITERIA:
@@ -87,7 +97,7 @@ class TrainSettings(BaseModel):
     """A file with what was measured (latency.json of a run): read where it is there, written else. With
     the same file and seed a run gives the same plan."""
     floor: Annotated[Fraction, Option(metavar="SHARE")] = 0.05
-    """Least share of each group's units that stays; 0.05 unless given. One unit stays in any case."""
+    """Least share of each group's units that stays; 0.05 unless given. One unit stays in any case but with depth."""
     round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, Option(metavar="N|auto")] = None
     """Widths are multiples of this (8 suits tensor cores); auto: of what ONNX Runtime is fastest with on this machine.
     None: ``auto`` with a budget of latency, else 1."""
@@ -98,9 +108,16 @@ class TrainSettings(BaseModel):
     them."""
     min_units: Annotated[int, Field(ge=1), Option()] = 1
     """Units that every group keeps at least."""
+    depth: Annotated[bool, Option()] = False
+    """Groups may lose all of their units where the model allows it, whatever the floor is: whole branches go."""
+    drop: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
+    """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
+    nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
     prune_frozen: Annotated[bool, Option()] = False
     """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
     are, unless no parameter at all requires one."""
@@ -248,7 +265,7 @@ class TrainSettings(BaseModel):
         """What the user wants of the groups, as `Graph.steered` takes it."""
         return {
             "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
-            "trained_only": not self.prune_frozen,
+            "trained_only": not self.prune_frozen, "depth": self.depth, "drop": self.drop,
         }  # fmt: skip
 
     @property

@@ -1,0 +1,134 @@
+"""Groups that lose all of their units: what is left equals the masked network, and costs what is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from emptied import CASES, Case
+
+import atograph
+from atograph.ort.model import OnnxModel
+from atograph.passes.errors import UserError
+from atograph.proof.flop_count import count_flops
+from benchmarks.exact import compare_plan, perturb
+
+POSSIBLE = [name for name, case in CASES.items() if not case.reason]
+REFUSED = [name for name, case in CASES.items() if case.reason]
+
+
+def traced(case: Case, *, double: bool = True) -> tuple[atograph.Graph, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = case.build().eval(), case.inputs
+    perturb(model)
+    if double:
+        model, x = model.double(), x.double()
+    return atograph.trace(model, x), x
+
+
+def plan_of(emptied: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(emptied, ())
+
+
+@pytest.mark.parametrize("name", POSSIBLE)
+def test_what_is_left_equals_the_masked_network(name: str) -> None:
+    case = CASES[name]
+    graph, x = traced(case)
+    emptied = case.emptied.split()
+    assert graph.groups.why_not_without(emptied) is None
+    compared = compare_plan(graph, graph.plan(kept=plan_of(emptied)), ((x,), {}))
+    assert compared.moved > 1e-6
+    assert compared.alive > 1e-3
+    program = compared.slim.passes_program
+    assert not set(case.gone) & program.state.keys()
+    assert all(value.numel() for value in program.state.values())
+    narrower = graph.plan(kept={group.name: range(0, group.size, 2) for group in graph.prunable} | plan_of(emptied))
+    for each in (compared, compare_plan(graph, narrower, ((x,), {}))):
+        assert each.difference <= 1e-9
+        assert each.slim.flops == count_flops(each.slim, x[:1])
+        assert each.slim.params == graph.cost.params(each.plan.counts)
+
+
+FILES = (
+    "residual mlp",
+    "without a bias",
+    "residual conv",
+    "heads written out",
+    "lstm",
+    "parts of a cat",
+    "a piece of a split",
+)
+"""What is written in different ways."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_in_onnx_runtime(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    graph, x = traced(case, double=False)
+    slim = atograph.slim(graph, graph.plan(kept=plan_of(case.emptied.split())))
+    file = slim.to_onnx(tmp_path / "slim.onnx")
+    with torch.no_grad():
+        expected = slim(x[:2])
+    found = OnnxModel(file, slim.program)(x[:2])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_reason(name: str) -> None:
+    case = CASES[name]
+    graph, _x = traced(case)
+    with pytest.raises(UserError, match=case.reason):
+        graph.plan(kept=plan_of(case.emptied.split()))
+
+
+def test_floors_of_zero() -> None:
+    graph, _x = traced(CASES["attention and mlp"])
+    assert all(graph.plan(0.05, floor=0.5, depth=True).counts[name] >= 0 for name in ("g3", "g5"))
+    with pytest.raises(UserError, match="out of reach"):
+        graph.plan(0.05, floor=0.5)
+    emptied = [graph.plan(random=seed, depth=True).emptied for seed in range(6)]
+    assert {name for names in emptied for name in names} == {"g3", "g4", "g5"}
+    assert not any(graph.plan(random=seed).emptied for seed in range(6))
+
+
+def test_ways_that_back_each_other_up_do_not_go_both() -> None:
+    graph, _x = traced(CASES["both of two ways"])
+    for plan in (graph.plan(0.05, depth=True), *(graph.plan(random=seed, keep=0.01, depth=True) for seed in range(4))):
+        assert len({"g2", "g4"} & set(plan.emptied)) <= 1
+    assert graph.plan(random=0, keep=0.01, depth=True).emptied
+
+
+def test_a_plan_with_nothing_of_a_group_is_read_back() -> None:
+    graph, _x = traced(CASES["gated"])
+    plan = graph.plan(kept={"g2": []})
+    assert atograph.Plan.from_json(plan.to_json()) == plan
+    other, _x = traced(CASES["only way"])
+    text = other.plan(kept={"g2": [0]}).to_json().replace('"g2": [\n   0\n  ]', '"g2": []')
+    assert '"g2": []' in text
+    with pytest.raises(UserError, match=r"at least one has to stay: .*no longer depend on x"):
+        atograph.slim(other, atograph.Plan.from_json(text))
+
+
+def test_dropped_layers_go_in_every_plan() -> None:
+    graph, _x = traced(CASES["attention and mlp"])
+    dropped = graph.steered(drop=["attention", "g5"])
+    plans = [dropped.plan(0.9), dropped.plan(random=0), dropped.plan(kept={}), dropped.plan(0.9, depth=True)]
+    assert all(set(plan.emptied) == {"g3", "g4", "g5"} for plan in plans)
+    assert graph.steered(drop="mid").plan(kept={}).emptied == ["g5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "drop", "reason"),
+    [
+        ("attention and mlp", ["stem"], "'stem' names nothing that may go altogether.*What may: g3"),
+        ("attention and mlp", ["nonesuch"], "is called 'nonesuch'"),
+        ("both of two ways", ["a", "b"], "at once: .*no longer depend on x"),
+        ("only way", ["a"], "'a' names nothing .*g2: .*no longer depend on x.*no group may lose"),
+    ],
+)
+def test_what_cannot_be_dropped(name: str, drop: list[str], reason: str) -> None:
+    graph, _x = traced(CASES[name])
+    with pytest.raises(UserError, match=reason):
+        graph.steered(drop=drop)
