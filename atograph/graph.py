@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from atograph.capture.dynamic import Dynamic
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, current_state, is_weightless
@@ -34,6 +33,7 @@ from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe, to_device
+from atograph.values.dynamic_sizes import Dynamic
 from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import kind_of
 
@@ -86,17 +86,17 @@ class Graph(NotPickled):
         """
         if not self.changed_attributes():
             return self
-        return self._traced_again(self.groups.outputs).coupled(self.groups.coupled)
+        return self._traced_again(self.groups.outputs, self.groups.dynamic).coupled(self.groups.coupled)
 
-    def _traced_again(self, outputs: tuple[str, ...]) -> Graph:
-        """The graph of the model as it is now, of which these outputs are read; this one if there is no model."""
+    def _traced_again(self, outputs: tuple[str, ...], dynamic: tuple[str, ...]) -> Graph:
+        """The graph of the model as it is now, with these outputs and dynamic sizes; this one if there is no model."""
         example = self.program.interface.example
         if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example, dynamic=self.program.interface.asked, outputs=outputs)
+        return trace(self.model, *example, dynamic=dynamic, outputs=outputs)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -170,12 +170,13 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the outputs left out, and the groups coupled, that a plan was made with.
+        """The same graph with the outputs left out, the dynamic sizes and the coupled groups that a plan was made with.
 
         Raises:
             UserError: they cannot be coupled here, or the model has no such outputs.
         """
-        graph = self if plan.outputs == self.groups.outputs else self._traced_again(plan.outputs)
+        same = (plan.outputs, plan.dynamic) == (self.groups.outputs, self.groups.dynamic)
+        graph = self if same else self._traced_again(plan.outputs, plan.dynamic)
         try:
             return graph.coupled(plan.coupled)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Which sizes of the inputs are to be dynamic: as a user says it, and what follows for each input tensor."""
+"""Which sizes of the inputs are to be dynamic: what a user's texts mean for the tensors of an example."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch.export import Dim
 
 from atograph.passes.errors import UserError
 from atograph.passes.torch_private import pytree
+from atograph.values.dynamic_sizes import FORM, STATIC, UNNAMED
 
-Dynamic: TypeAlias = Mapping[str, Any] | Sequence[Any] | bool | None
-"""What people write: `torch.export`'s ``dynamic_shapes``, or names: ``{"x": {2: "32*height", 3: "32*width"}}``. False:
-no size is, the batch included. None: the batch."""
-
-_FORM = 'Write dynamic={"input": {1: "length"}}: argument, dim, and a name; "32*height" for multiples of 32.'
-_NAMED = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)")
+_TEXT = re.compile(r"(?P<where>[^:=]+):(?P<dim>-?\d+)=(?P<size>.+)")
+_SIZE = re.compile(
+    r"(?:(?P<least>\d+)\s*<=\s*)?(?:(?P<multiple>\d+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)(?:\s*<=\s*(?P<most>\d+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -73,145 +71,109 @@ class Wishes:
         return replace(self, sizes=tuple(size.coarser(factor) for size in self.sizes))
 
 
-def wishes_of(dynamic: Dynamic, inputs: Any, signature: inspect.Signature, batch: int | None) -> Wishes:
-    """What ``dynamic`` asks for of some example inputs.
+def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, batch: int | None) -> Wishes:
+    """What texts ask for of some example inputs.
 
     Args:
-        dynamic: in one of its forms.
+        texts: as `texts_of` gives them.
         inputs: ``(args, kwargs)``.
         signature: of ``forward``, whose names the arguments are called by.
         batch: the first dim of each tensor that is as long is the batch, whatever it is called.
 
     Raises:
-        UserError: it names an argument or a dim that there is not, or two sizes that differ in the example.
+        UserError: one names an argument or a dim that there is not, or two sizes that differ in the example.
     """
-    if isinstance(dynamic, bool) or dynamic is None:
-        if dynamic is True:
-            raise UserError("dynamic=True does not say which sizes.", hint=_FORM)
-        return Wishes(batch=dynamic is None)
+    if STATIC in texts:
+        return Wishes(batch=False)
     leaves, structure = pytree.tree_flatten(inputs)
+    places = _places(structure, signature) if texts else {}
     sizes: dict[str, _Size] = {}
-    for leaf, dims, where in _by_leaf(dynamic, structure, signature):
-        tensor = leaves[leaf]
+    for text in texts:
+        match = _TEXT.fullmatch(text.strip())
+        if match is None:
+            raise UserError(f"dynamic holds {text!r}, which names no size of an input.", hint=FORM)
+        where, dim = match["where"].strip(), int(match["dim"])
+        tensor = leaves[_leaf(where, places)]
         if not isinstance(tensor, torch.Tensor):
-            raise UserError(f"dynamic names sizes of {where}, which is no tensor.", hint=_FORM)
-        for dim, meant in dims.items():
-            if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
-                raise UserError(f"{where} has {tensor.dim()} dims, and dynamic names its dim {dim!r}.", hint=_FORM)
-            dim %= tensor.dim()
-            if (dim == 0 and tensor.shape[0] == batch) or _is_static(meant):
-                continue
-            asked = _asked(meant, f"{where}_{dim}")
-            sizes.setdefault(asked.name, _Size()).add(asked, leaf, dim, int(tensor.shape[dim]), where)
-    return Wishes(tuple(size.wanted(name) for name, size in sizes.items()))
-
-
-@dataclass
-class _Asked:
-    """One dim as it is asked for."""
-
-    name: str
-    multiple: int = 1
-    least: int = 1
-    most: int | None = None
+            raise UserError(f"dynamic names sizes of {where}, which is no tensor.", hint=FORM)
+        if not -tensor.dim() <= dim < tensor.dim():
+            raise UserError(f"{where} has {tensor.dim()} dims, and dynamic names its dim {dim}.", hint=FORM)
+        dim %= tensor.dim()
+        if dim == 0 and tensor.shape[0] == batch:
+            continue
+        size = _SIZE.fullmatch(match["size"].strip())
+        if size is None:
+            raise UserError(f"dynamic says {match['size']!r} of {where}, which names no size.", hint=FORM)
+        name = re.sub(r"\W+", "_", f"{where}_{dim}") if size["name"] == UNNAMED else size["name"]
+        sizes.setdefault(name, _Size(name)).add(size, _leaf(where, places), dim, int(tensor.shape[dim]), where)
+    return Wishes(tuple(size.wanted() for size in sizes.values()))
 
 
 @dataclass
 class _Size:
     """All dims of one name."""
 
+    name: str
     value: int = 0
     first: str = ""
     places: list[tuple[int, int, int]] = field(default_factory=list)
     least: int = 1
     most: int | None = None
 
-    def add(self, asked: _Asked, leaf: int, dim: int, size: int, where: str) -> None:
-        if size % asked.multiple:
-            raise UserError(f"dim {dim} of {where} is {size} in the example, which is no multiple of {asked.multiple}.",
+    def add(self, asked: re.Match[str], leaf: int, dim: int, size: int, where: str) -> None:
+        multiple, own = int(asked["multiple"] or 1), f"dim {dim} of {where}"
+        if multiple < 1 or size % multiple:
+            raise UserError(f"{own} is {size} in the example, which is no multiple of {multiple}.",
                             hint="Give example inputs of a size that the model takes.")  # fmt: skip
         if size < 2:
             raise UserError(
-                f"dim {dim} of {where} is to be dynamic, and is {size} in the example: what a model does with one is "
-                "often another thing than what it does with more.",
+                f"{own} is to be dynamic, and is {size} in the example: what a model does with one is often another "
+                "thing than what it does with more.",
                 hint="Give example inputs where it is 2 or more.",
             )
-        value = size // asked.multiple
+        value = size // multiple
         if self.places and value != self.value:
             raise UserError(
-                f"{asked.name} is {self.value} in {self.first}, and {value} in dim {dim} of {where}.",
+                f"{self.name} is {self.value} in {self.first}, and {value} in {own}.",
                 hint="One name is one size; call them by two names where they differ.",
             )
-        self.value, self.first = value, self.first or f"dim {dim} of {where}"
-        self.places.append((leaf, dim, asked.multiple))
-        self.least = max(self.least, asked.least)
-        self.most = asked.most if self.most is None else min(self.most, asked.most or self.most)
+        self.value, self.first = value, self.first or own
+        self.places.append((leaf, dim, multiple))
+        self.least = max(self.least, int(asked["least"] or 1))
+        if asked["most"]:
+            self.most = min(int(asked["most"]), self.most or int(asked["most"]))
+        if not self.least <= value <= (self.most or value):
+            raise UserError(f"{own} is {size} in the example, which is not within the limits of {self.name}.")
 
-    def wanted(self, name: str) -> Wanted:
-        return Wanted(name, self.value, tuple(self.places), self.least, self.most)
-
-
-def _is_static(meant: Any) -> bool:
-    return meant is None or meant is Dim.STATIC or (isinstance(meant, int) and not isinstance(meant, bool))
-
-
-def _asked(meant: Any, own: str) -> _Asked:
-    """A dim in a user's words.
-
-    Args:
-        meant: a name, a multiple of one, or a `torch.export.Dim`.
-        own: what it is called if nothing says so.
-    """
-    if meant in (Dim.AUTO, Dim.DYNAMIC) or meant is True:
-        return _Asked(re.sub(r"\W+", "_", own))
-    if isinstance(meant, str) and (match := _NAMED.fullmatch(meant.strip())) is not None:
-        return _Asked(match[2], int(match[1] or 1))
-    if isinstance(meant, Dim):
-        root = getattr(meant, "root", meant)
-        limits = {"least": int(root.min), "most": int(root.max) if root.max < 2**31 else None}
-        if root is meant:
-            return _Asked(meant.__name__, **limits)  # type: ignore[arg-type]
-        if meant.fn(0) == 0:
-            return _Asked(root.__name__, int(meant.fn(1)), **limits)  # type: ignore[arg-type]
-    raise UserError(f"dynamic holds {meant!r}, which names no size.", hint=_FORM)
+    def wanted(self) -> Wanted:
+        return Wanted(self.name, self.value, tuple(self.places), self.least, self.most)
 
 
-def _by_leaf(
-    dynamic: Any, structure: pytree.TreeSpec, signature: inspect.Signature
-) -> Iterator[tuple[int, Mapping[int, Any], str]]:
-    """For each leaf that is spoken of its number, its dims, and what it is called."""
+def _places(structure: pytree.TreeSpec, signature: inspect.Signature) -> dict[str, int]:
+    """What each leaf of the arguments is called → its number; positional arguments by their positions as well."""
     args, kwargs = pytree.tree_unflatten(range(structure.num_leaves), structure)
-    bound = signature.bind(*args, **kwargs)
     arguments: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= value
         else:
             arguments[name] = value
-    if isinstance(dynamic, (tuple, list)):
-        dynamic = dict(zip(arguments, dynamic, strict=False))
-    if not isinstance(dynamic, Mapping):
-        raise UserError(f"dynamic is a {type(dynamic).__name__}.", hint=_FORM)
-    for name, spoken in dynamic.items():
-        if name not in arguments:
-            raise UserError(
-                f"dynamic names {name!r}, and the example inputs are {', '.join(arguments) or 'none'}.", hint=_FORM
-            )
-        yield from _within(spoken, arguments[name], name)
+    named = {**arguments, **{str(position): value for position, value in enumerate(args)}}
+    return {where: leaf for name, value in named.items() for where, leaf in _leaves(value, name)}
 
 
-def _within(spoken: Any, value: Any, where: str) -> Iterator[tuple[int, Mapping[int, Any], str]]:
-    if spoken is None:
-        return
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, int):
-        if isinstance(spoken, (tuple, list)):
-            spoken = dict(enumerate(spoken))
-        if not isinstance(spoken, Mapping):
-            raise UserError(f"dynamic says {spoken!r} of {where}, which names no dims.", hint=_FORM)
-        yield value, spoken, where
-        return
-    keyed = isinstance(value, Mapping)
-    items = value.items() if keyed else enumerate(value)
-    for key, item in items:
-        part = spoken.get(key) if isinstance(spoken, Mapping) else spoken[key] if key < len(spoken) else None
-        yield from _within(part, item, f"{where}[{key!r}]")
+        yield where, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, f"{where}[{key!r}]")
+
+
+def _leaf(where: str, places: Mapping[str, int]) -> int:
+    if where not in places:
+        known = [name for name in places if not name.isdigit()]
+        raise UserError(f"dynamic names {where!r}, and the example inputs are {', '.join(known) or 'none'}.", hint=FORM)
+    return places[where]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from atograph.capture.any_size import captured
-from atograph.capture.dynamic import Dynamic, Wishes, wishes_of
+from atograph.capture.dynamic import wishes_of
 from atograph.capture.recorder import Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.passes.errors import UserError
@@ -26,11 +26,10 @@ from atograph.passes.pipeline.verify import verify
 from atograph.passes.rewrite.functionalize import Functionalize
 from atograph.passes.torch_private import TopLevelTracedModule, pytree
 from atograph.values.batch_size import batch_of, repeat_single
+from atograph.values.dynamic_sizes import Dynamic, texts_of
 from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import plain, plain_outputs
 from atograph.values.user_code import line_of_user
-
-_NO_WISHES = Wishes()
 
 
 def capture(
@@ -70,7 +69,8 @@ def capture(
     if batch == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     plain(inputs)  # registers the dataclasses among the inputs
-    wishes = wishes_of(dynamic, inputs, inspect.signature(model.forward), batch)
+    asked = texts_of(dynamic)
+    wishes = wishes_of(asked, inputs, inspect.signature(model.forward), batch)
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
@@ -84,7 +84,7 @@ def capture(
         if outputs:
             program = returning(program, outputs)
             verify(program)
-    program.interface = replace(program.interface, asked=dynamic)
+    program.interface = replace(program.interface, asked=asked)
     return program
 
 

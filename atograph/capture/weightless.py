@@ -18,12 +18,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-from atograph.capture.dynamic import Dynamic
 from atograph.capture.to_program import capture
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, pytree
 from atograph.values.batch_size import repeat_single
+from atograph.values.dynamic_sizes import Dynamic
 
 
 @public("atograph")

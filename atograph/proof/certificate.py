@@ -223,8 +223,7 @@ def _anew(model: nn.Module, slim: Slim, inputs: Inputs) -> Slim:
     Raises:
         UserError: it is captured as other ops, so that it would prove nothing of this one.
     """
-    asked = slim.passes_program.interface.asked
-    graph = trace(model, *inputs, dynamic=asked, outputs=slim.plan.outputs).for_plan(slim.plan)
+    graph = trace(model, *inputs, dynamic=slim.plan.dynamic, outputs=slim.plan.outputs).for_plan(slim.plan)
     made = make_slim(graph, slim.plan)
     if _ops(made) != _ops(slim):
         raise UserError("the model in float64 is another program.")

@@ -148,7 +148,7 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
-        lines = [saving_line(graph, slimmed, prepared.settings), length_line(job.inputs, deployed.targets[0].file)]
+        lines = [saving_line(graph, slimmed, prepared.settings), length_line(graph.program, deployed.targets[0].file)]
         place = folder / "rehearsal"
         place.mkdir(exist_ok=True)
         with _at(job.where):

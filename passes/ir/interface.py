@@ -70,7 +70,7 @@ class Interface:
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
         dynamic: sizes besides the batch that may be others than the example's.
         still: name of a size that was to be dynamic → why it is the example's for ever.
-        asked: what a user wanted to be dynamic, in his own words; to capture the model anew.
+        asked: what was asked to be dynamic, a text a dim; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
@@ -89,7 +89,7 @@ class Interface:
     fixed: str = ""
     dynamic: tuple[DynamicSize, ...] = ()
     still: Mapping[str, str] = field(default_factory=dict)
-    asked: Any = field(default=None, compare=False, repr=False)
+    asked: tuple[str, ...] = ()
     dead: bool = False
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -265,6 +265,8 @@ FORMS: list[Any] = [
     {"input": {0: "batch", 1: Dim("length", min=2, max=64)}},
     ({1: Dim("length")},),
     {"input": (None, "length", None)},
+    ["input:1=length"],
+    "0:1=2<=length<=64",
 ]
 
 
@@ -290,6 +292,8 @@ REFUSED = [
     ({"input": {1: "4*n"}}, "no multiple of 4"),
     ({"input": {1: "n", 2: "n"}}, "n is 6 in dim 1 of input, and 4 in dim 2"),
     ({"input": 3}, "names no dims"),
+    (["input:1"], "names no size of an input"),
+    (["input:1=9<=n"], "not within the limits"),
 ]
 
 
