@@ -66,7 +66,7 @@ class Wishes:
 
     def coarser(self, factor: int) -> Wishes | None:
         """The same with multiples of the sizes; None where the example's are no such multiples."""
-        if not self.sizes or any(size.value % factor or size.value == factor for size in self.sizes):
+        if not self.sizes or any(size.value % factor for size in self.sizes):
             return None
         return replace(self, sizes=tuple(size.coarser(factor) for size in self.sizes))
 

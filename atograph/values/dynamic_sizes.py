@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from torch.export import Dim
-
 from atograph.passes.errors import UserError
 
 Dynamic: TypeAlias = Mapping[str, Any] | Sequence[Any] | bool | None
@@ -59,11 +57,15 @@ def _texts_within(spoken: Any, where: str) -> Iterator[str]:
 
 
 def _is_static(meant: Any) -> bool:
+    from torch.export import Dim  # where it is asked for: a command line needs no torch to say what it takes
+
     return meant is None or meant is Dim.STATIC or (isinstance(meant, int) and not isinstance(meant, bool))
 
 
 def _text_of(meant: Any) -> str:
     """A dim in words."""
+    from torch.export import Dim
+
     if meant in (Dim.AUTO, Dim.DYNAMIC) or meant is True:
         return UNNAMED
     if isinstance(meant, str):

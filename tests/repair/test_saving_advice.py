@@ -84,4 +84,4 @@ def test_a_run_says_so_before_it_trains(capsys: pytest.CaptureFixture[str]) -> N
     data = [(torch.randint(8, (4, 6)), torch.tensor([0, 1, 0, 1]))]
     atograph.compress(Words(), data, flops=0.6, epochs=1, method="magnitude", quiet=False)
     told = capsys.readouterr().out
-    assert 0 <= told.index("slim.onnx will take the first input of exactly 6") < told.index("epoch 1/1")
+    assert 0 <= told.index("slim.onnx will take words of exactly 6") < told.index("epoch 1/1")
