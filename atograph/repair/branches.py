@@ -29,6 +29,7 @@ class Left(nn.Module):
     """What is left of a layer: its bias, or zeros.
 
     Args:
+        like: of its type, and on its device.
         dim: of its output the dimension whose size is not that of the input, or along which the bias lies.
         size: of the output there.
         bias: if there is one, ``[size]``.
@@ -36,11 +37,17 @@ class Left(nn.Module):
     """
 
     def __init__(
-        self, dim: int, size: int, bias: nn.Parameter | None = None, spatial: tuple[Sizes, ...] | None = None
+        self,
+        like: torch.Tensor,
+        dim: int,
+        size: int,
+        bias: nn.Parameter | None = None,
+        spatial: tuple[Sizes, ...] | None = None,
     ) -> None:
         super().__init__()
         self.dim, self.size, self.spatial = dim, size, spatial
         self.register_parameter("bias", bias)
+        self.register_buffer("weight", like.new_empty(0), persistent=False)  # code asks for its type
 
     def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """The same for each input of one shape."""
@@ -57,6 +64,24 @@ class Left(nn.Module):
     def extra_repr(self) -> str:
         """Its size, and whether it is a bias."""
         return f"{self.size}, bias={self.bias is not None}"
+
+
+class Fixed(nn.Module):
+    """In the place of a layer without inputs (a table of relative positions) whose output nothing comes of: zeros.
+
+    Args:
+        zeros: of the shape of its output.
+    """
+
+    zeros: torch.Tensor
+
+    def __init__(self, zeros: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("zeros", zeros, persistent=False)
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        """Always the same."""
+        return self.zeros
 
 
 class Through(nn.Module):
@@ -83,16 +108,17 @@ def take_out_branches(
     """
     branches = dense.fact(Groups).branches
     rest, beside = branches.without(emptied), _beside_others(module, dense, slimmed, emptied)
+    held = slimmed.state.keys()
     layers = {name: module.get_submodule(name) for name in _holding(module, dense, slimmed)}
     shapes = _shapes(module, layers, slimmed.interface.example)
     words = []
     for name, layer in layers.items():
         nodes = [node for node in dense.graph.nodes if node.op == "call_function" and module_of(node) == name]
-        if not nodes or name not in shapes or any(rest.computes(node) for node in nodes):
+        if not nodes or name not in shapes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
             continue
-        left = _left_of(layer, shapes[name], is_bias=any(rest.left.get(node) for node in nodes))
+        left = _left_of(layer, *shapes[name], bias=layer._parameters.get("bias") if f"{name}.bias" in held else None)
         dims = [dim for node in nodes for shape in branches.axes.shapes[node] for dim in shape]
-        if isinstance(left, Left) and any(branches.vanishes(dim, beside) for dim in dims):
+        if isinstance(left, Left) and left.bias is None and any(branches.vanishes(dim, beside) for dim in dims):
             left.size = 0
         if left is not None:
             left.train(layer.training)
@@ -139,15 +165,16 @@ def _holding(module: nn.Module, dense: Program, slimmed: Program) -> list[str]:
 
 def _shapes(
     module: nn.Module, layers: Mapping[str, nn.Module], example: Example | None
-) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Of layers that take and give one tensor, the shapes of both in one call."""
+) -> dict[str, tuple[torch.Size | None, torch.Tensor]]:
+    """Of layers that give one tensor, what they give in one call, and the shape of the one that they take, if any."""
     assert example is not None
-    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+    shapes: dict[str, tuple[torch.Size | None, torch.Tensor]] = {}
 
     def seen(name: str) -> Any:
         def hook(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if args and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
-                shapes[name] = (args[0].shape, output.shape)
+            given = args[0].shape if args and isinstance(args[0], torch.Tensor) else None
+            if isinstance(output, torch.Tensor):
+                shapes[name] = (given, output)
 
         return hook
 
@@ -161,19 +188,20 @@ def _shapes(
             handle.remove()
 
 
-def _left_of(layer: nn.Module, shapes: tuple[torch.Size, torch.Size], *, is_bias: bool) -> nn.Module | None:
+def _left_of(
+    layer: nn.Module, before: torch.Size | None, output: torch.Tensor, bias: nn.Parameter | None
+) -> nn.Module | None:
     """What stands in a layer's place; None where that is not known."""
-    before, after = shapes
-    bias = layer._parameters.get("bias") if is_bias else None
-    if is_bias and bias is None:
-        return None
+    after = output.shape
+    if before is None:
+        return Fixed(torch.zeros_like(output))
     if isinstance(layer, ConvNd):
         if layer.transposed or isinstance(layer.padding, str):
             return None
         dim = -len(layer.kernel_size) - 1
-        return Left(dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+        return Left(output, dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
     if before == after and bias is None:
         return Through()
     if before[:-1] == after[:-1]:
-        return Left(-1, after[-1], bias)
+        return Left(output, -1, after[-1], bias)
     return None
