@@ -36,6 +36,9 @@ class Left(nn.Module):
         spatial: kernel size, stride, padding and dilation of a convolution, dimension by dimension.
     """
 
+    bias: nn.Parameter | None
+    weight: torch.Tensor
+
     def __init__(
         self,
         like: torch.Tensor,

@@ -47,4 +47,5 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
         wrong, _notes = checks.in_training(module, masked)
     if wrong:
         raise NotRepaired(*wrong)
-    return Repaired(module, (*repaired.attributes, *words), repaired.calls, repaired.notes)
+    calls = tuple(Problem(text, text.partition(":")[0]) for text in words)
+    return Repaired(module, repaired.attributes, (*calls, *repaired.calls), repaired.notes)
