@@ -82,6 +82,8 @@ def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
     axes, found = program.fact(Axes), dict[Axis, Indices]()
     for node, name in program.state_nodes():
         for index, (dim, cut) in enumerate(zip(axes.shape(node), cuts.get(name, ()), strict=False)):
+            if not dim.size:  # an empty cache
+                continue
             for axis, units in _units_along(name, index, dim, cut):
                 if not np.array_equal(found.setdefault(axis, units), units):
                     return None
