@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
     form: Callable[[Tensor, Tensor, Tensor], Any]
     names: Sequence[str]
-    read: Sequence[str] | str
+    read: Sequence[str | int] | str | int
     kept: Sequence[str]
     left: Callable[[Any], Any]
     """What of the result is None."""
@@ -72,7 +72,7 @@ CASES: dict[str, Case] = {
         lambda y, f, a: (y, f, a), ["output_0", "output_1", "output_2"], ["0"], ["output_0"], lambda o: [*o[1:]]
     ),
     "the middle of a tuple": Case(
-        lambda y, f, a: (f, y, a), ["output_0", "output_1", "output_2"], "output_1", ["output_1"],
+        lambda y, f, a: (f, y, a), ["output_0", "output_1", "output_2"], 1, ["output_1"],
         lambda o: [o[0], o[2]],
     ),
     "a dict in a tuple": Case(
@@ -173,7 +173,7 @@ def test_a_name_for_nothing_is_told_with_those_that_there_are(name: str) -> None
         atograph.trace(Net(form), torch.randn(3, 6), outputs=read)
 
 
-@pytest.mark.parametrize("read", [(), "output", ["*"]])
+@pytest.mark.parametrize("read", [None, (), "output", ["*"]])
 def test_all_of_them_are_no_choice(read: Any) -> None:
     graph = atograph.trace(Net(lambda y, f, a: y), torch.randn(3, 6), outputs=read)
     assert graph.groups.outputs == () == graph.plan(random=0).outputs and not graph.notes

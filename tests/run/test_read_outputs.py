@@ -116,7 +116,7 @@ def test_every_command_takes_them(name: str, run: Path) -> None:
 WRONG: dict[str, tuple[str, tuple[str, ...], str]] = {
     "no such output": ("", ("--outputs", "logit"), "no output 'logit'"),
     "no list": ("outputs = 3", (), "`outputs` is an int, not a list of names"),
-    "no names": ("outputs = [0]", (), "not a list of names"),
+    "no names": ("outputs = [None]", (), "not a list of names"),
 }
 
 
@@ -249,3 +249,11 @@ def test_an_output_that_cannot_be_cut_with_the_rest_is_told(name: str) -> None:
     assert "output_1: left out, and its code cannot be cut as the plan cuts the rest" in slim.why_no_module
     kept = atograph.keep_module(graph)
     assert atograph.slim(kept, kept.plan(random=0)).module is not None
+
+
+@pytest.mark.parametrize("given", ["a,b", ["a", "b"], ["a , b"], ("a", "b")])
+def test_settings_take_names_in_every_form(given: Any) -> None:
+    assert settings_of({"outputs": given}).outputs == ("a", "b")
+    assert settings_of({"outputs": 0}).outputs == ("0",) == settings_of({"outputs": [0]}).outputs
+    with pytest.raises(UserError, match="training setting outputs: expected a list of names"):
+        settings_of({"outputs": 1.5})
