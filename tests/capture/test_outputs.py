@@ -318,3 +318,38 @@ def test_a_cache_that_nobody_reads(transformers: ModuleType) -> None:  # noqa: F
     assert slim.module is not None, slim.why_no_module
     with torch.no_grad():
         torch.testing.assert_close(slim.module(ids).logits, slim(input_ids=ids).logits)
+
+
+class Counting(nn.Module):
+    """State that a call changes, and that some outputs read."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.form, self.a, self.o = form, nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("seen", torch.zeros(16))
+        self.register_buffer("most", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Any:
+        feats = self.a(x).relu()
+        self.seen.mul_(0.9).add_(feats.mean(0))
+        self.most.copy_(torch.maximum(self.most, self.seen.max()))
+        return self.form(self.o(feats), self.seen, self.most)
+
+
+STATE: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Any], int]] = {
+    "nobody reads it": (lambda y, s, m: (y, s * y.sum(), m.clone()), 0),
+    "another output reads it": (lambda y, s, m: (y + s.sum(), s * 2.0, m.clone()), 1),
+    "by way of other state": (lambda y, s, m: (y + m, s * 2.0, m.clone()), 2),
+    "the outputs that are left out do not": (lambda y, s, m: (y, 2 * y, 3 * y), 2),
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_state_that_only_others_read_goes_with_them(name: str) -> None:
+    form, writes = STATE[name]
+    graph = atograph.trace(Counting(form).eval(), torch.randn(2, 6), outputs=[0])
+    assert len(graph.program.interface.writes) == writes
+    assert bool(graph.prunable) == (writes == 0)
+    if graph.prunable:
+        slim = atograph.slim(graph, graph.plan(random=0))
+        assert slim.module is not None, slim.why_no_module
