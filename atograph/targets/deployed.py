@@ -12,6 +12,7 @@ import torch
 from torch.export import ExportedProgram
 
 from atograph.files.writing import writing
+from atograph.passes.authors import line_of, place_of
 from atograph.passes.errors import AtographError, UserError
 from atograph.process.quiet import quiet
 from atograph.program.model import ProgramModel
@@ -122,8 +123,9 @@ def _named(target: Target, what: str) -> Iterator[None]:
     except AtographError:
         raise
     except Exception as error:
-        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", hint=_of(target)) from error
+        where = line_of(type(target), error)
+        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", where=where, hint=_of(target)) from error
 
 
 def _of(target: Target) -> str:
-    return f"The target {target.name!r} is of {type(target).__module__}; --target names those of a run."
+    return f"The target {target.name!r} is of {place_of(type(target))}; --target names those of a run."
