@@ -123,9 +123,10 @@ def _named(target: Target, what: str) -> Iterator[None]:
     except AtographError:
         raise
     except Exception as error:
-        where = line_of(type(target), error)
-        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", where=where, hint=_of(target)) from error
+        line = line_of(type(target), error)
+        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", hint=_of(target, line)) from error
 
 
-def _of(target: Target) -> str:
-    return f"The target {target.name!r} is of {place_of(type(target))}; --target names those of a run."
+def _of(target: Target, line: str | None = None) -> str:
+    at = "" if line is None else f" ({line})"
+    return f"The target {target.name!r} is of {place_of(type(target))}{at}; --target names those of a run."

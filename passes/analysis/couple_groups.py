@@ -94,12 +94,14 @@ def pairs_of(pairs: Iterable[object]) -> Pairs:
         UserError: they are something else.
     """
     listed = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, str) else [pairs]
+    checked: list[tuple[str, str]] = []
     for pair in listed:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
             raise UserError(
                 f"groups are coupled in pairs of names, and {pair!r} is none.", hint='Write them as [("g0", "g4")].'
             )
-    return tuple((first, second) for first, second in listed)  # type: ignore[misc]
+        checked.append((pair[0], pair[1]))
+    return tuple(checked)
 
 
 def write_pairs(pairs: Pairs) -> str:
