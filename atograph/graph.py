@@ -443,7 +443,7 @@ def trace(
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    outputs: Sequence[str] | str = (),
+    outputs: Sequence[str | int] | str | int | None = None,
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -456,8 +456,8 @@ def trace(
         kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
             these names.
         outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
-            ``"hidden_states_*"``, ``"0"`` in a tuple; none: all. The rest freezes nothing, is in no file, and is None
-            in what the slim program returns.
+            ``"hidden_states_*"``, ``"0"`` or 0 in a tuple; None: all. The rest freezes nothing, is in no file,
+            and is None in what the slim program returns.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
@@ -474,7 +474,7 @@ def trace(
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
-        read = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        captured = capturing(model, positional, kwargs or {}, outputs=read)
+        read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
+        captured = capturing(model, positional, kwargs or {}, outputs=[*map(str, read)])
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
     form: Callable[[Tensor, Tensor, Tensor], Any]
     names: Sequence[str]
-    read: Sequence[str] | str
+    read: Sequence[str | int] | str | int
     kept: Sequence[str]
     left: Callable[[Any], Any]
     """What of the result is None."""
@@ -72,7 +72,7 @@ CASES: dict[str, Case] = {
         lambda y, f, a: (y, f, a), ["output_0", "output_1", "output_2"], ["0"], ["output_0"], lambda o: [*o[1:]]
     ),
     "the middle of a tuple": Case(
-        lambda y, f, a: (f, y, a), ["output_0", "output_1", "output_2"], "output_1", ["output_1"],
+        lambda y, f, a: (f, y, a), ["output_0", "output_1", "output_2"], 1, ["output_1"],
         lambda o: [o[0], o[2]],
     ),
     "a dict in a tuple": Case(
@@ -173,7 +173,7 @@ def test_a_name_for_nothing_is_told_with_those_that_there_are(name: str) -> None
         atograph.trace(Net(form), torch.randn(3, 6), outputs=read)
 
 
-@pytest.mark.parametrize("read", [(), "output", ["*"]])
+@pytest.mark.parametrize("read", [None, (), "output", ["*"]])
 def test_all_of_them_are_no_choice(read: Any) -> None:
     graph = atograph.trace(Net(lambda y, f, a: y), torch.randn(3, 6), outputs=read)
     assert graph.groups.outputs == () == graph.plan(random=0).outputs and not graph.notes
@@ -299,3 +299,22 @@ def test_outputs_of_transformers(transformers: ModuleType, name: str) -> None:  
         assert relative_difference(masked.logits, result.logits) < 1e-9
         assert slim.module is not None, slim.why_no_module
         assert relative_difference(masked.logits, slim.module(input_ids=ids).logits) < 1e-9
+
+
+def test_a_cache_that_nobody_reads(transformers: ModuleType) -> None:  # noqa: F811
+    """It starts with tensors that hold nothing, and what goes into it is cut in the module as well."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=24, output_hidden_states=True,
+    )  # fmt: skip
+    model, ids = transformers.LlamaForCausalLM(config).eval(), torch.randint(0, 40, (2, 6))
+    perturb(model)
+    whole = atograph.trace(model, (), {"input_ids": ids})
+    graph = atograph.trace(model, (), {"input_ids": ids}, outputs=["logits"])
+    assert "Left out of what it returns: past_key_values, hidden_states." in str(graph)
+    assert sum(group.size for group in graph.prunable) > sum(group.size for group in whole.prunable)
+    slim = atograph.slim(graph, graph.plan(random=0))
+    assert slim.module is not None, slim.why_no_module
+    with torch.no_grad():
+        torch.testing.assert_close(slim.module(ids).logits, slim(input_ids=ids).logits)

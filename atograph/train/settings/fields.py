@@ -50,13 +50,11 @@ def _pairs(given: Any) -> Any:
 
 
 def _listed(given: Any) -> Any:
-    """``A,B`` as two names."""
-    if isinstance(given, str):
-        given = (given,)
-    if not isinstance(given, (list, tuple)):
+    """``A,B`` as two names, and positions as names."""
+    each = given if isinstance(given, (list, tuple)) else (given,)
+    if not all(type(name) in (str, int) for name in each):
         return given
-    parts = [part for each in given for part in (each.split(",") if isinstance(each, str) else [each])]
-    return tuple(part.strip() if isinstance(part, str) else part for part in parts)
+    return tuple(part.strip() for name in each for part in str(name).split(","))
 
 
 def _prior(name: str) -> str:
