@@ -14,7 +14,7 @@ from torch import nn
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, current_state, is_weightless
-from atograph.passes.analysis.couple_groups import write_pairs
+from atograph.passes.analysis.couple_groups import pairs_of, write_pairs
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budget import BUDGETS, Budget
 from atograph.passes.budgets.budgets import Budgets
@@ -151,9 +151,10 @@ class Graph(NotPickled):
         """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
 
         Raises:
-            UserError: a group does not exist, is frozen or of another size; or some are coupled already.
+            UserError: what is given are no pairs of names; a group does not exist, is frozen or of another size; or
+                some are coupled already.
         """
-        listed = tuple((first, second) for first, second in pairs)
+        listed = pairs_of(pairs)
         if not listed or listed == self.groups.coupled:
             return self
         if self.groups.coupled:

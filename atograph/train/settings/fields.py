@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -277,7 +278,7 @@ class TrainSettings(BaseModel):
         """Budgets are given by their names."""
         if not isinstance(values, Mapping):
             return values
-        taken = [name for name in BUDGETS if name in cls.model_fields]
+        taken = [name for name in BUDGETS if name in cls.model_fields]  # those of a method's own section
         if taken:
             raise UserError(f"the budget {taken[0]!r} has the name of a setting.", hint="Call it something else.")
         given = values.get("budgets") or {}
@@ -289,10 +290,12 @@ class TrainSettings(BaseModel):
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
     @model_serializer(mode="wrap")
-    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Written as they are given."""
+    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Written as they are given; parts are asked for by the same names."""
         written: dict[str, Any] = serialise(self)
-        return {**written.pop("budgets", {}), **written}
+        shares = written.pop("budgets", {})
+        shares |= {name: share for name, share in self.budgets.items() if name in (info.include or ())}
+        return {**{name: shares[name] for name in shares if name not in (info.exclude or ())}, **written}
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:
