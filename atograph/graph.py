@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, current_state, is_weightless
-from atograph.passes.analysis.couple_groups import write_pairs
+from atograph.passes.analysis.couple_groups import pairs_of, write_pairs
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budget import BUDGETS, Budget
 from atograph.passes.budgets.budgets import Budgets
@@ -22,6 +22,7 @@ from atograph.passes.cost.cost import CostModel
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
@@ -82,13 +83,19 @@ class Graph(NotPickled):
         Raises:
             UserError: the model cannot be captured any more.
         """
+        if not self.changed_attributes():
+            return self
+        return self._traced_again(self.groups.outputs).coupled(self.groups.coupled)
+
+    def _traced_again(self, outputs: tuple[str, ...]) -> Graph:
+        """The graph of the model as it is now, of which these outputs are read; this one if there is no model."""
         example = self.program.interface.example
-        if self.model is None or example is None or not self.changed_attributes():
+        if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example).coupled(self.groups.coupled)
+        return trace(self.model, *example, outputs=outputs)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -144,9 +151,10 @@ class Graph(NotPickled):
         """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
 
         Raises:
-            UserError: a group does not exist, is frozen or of another size; or some are coupled already.
+            UserError: what is given are no pairs of names; a group does not exist, is frozen or of another size; or
+                some are coupled already.
         """
-        listed = tuple((first, second) for first, second in pairs)
+        listed = pairs_of(pairs)
         if not listed or listed == self.groups.coupled:
             return self
         if self.groups.coupled:
@@ -162,13 +170,14 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the groups coupled that a plan has coupled.
+        """The same graph with the outputs left out, and the groups coupled, that a plan was made with.
 
         Raises:
-            UserError: they cannot be coupled here.
+            UserError: they cannot be coupled here, or the model has no such outputs.
         """
+        graph = self if plan.outputs == self.groups.outputs else self._traced_again(plan.outputs)
         try:
-            return self.coupled(plan.coupled)
+            return graph.coupled(plan.coupled)
         except UserError as error:
             raise UserError(
                 f"the plan is for another model, for it couples groups, and here {error.message}"
@@ -220,7 +229,9 @@ class Graph(NotPickled):
     def notes(self) -> list[str]:
         """What one should know of the program, a sentence each."""
         fixed, drawn = self.program.interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        left_out = left_out_text(self.program.interface)
         return [
+            *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]
@@ -428,7 +439,12 @@ def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
 
 @public("atograph")
 def trace(
-    model: nn.Module, args: Any = (), kwargs: Mapping[str, Any] | None = None, *, time_limit: float | None = None
+    model: nn.Module,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    outputs: Sequence[str | int] | str | int | None = None,
+    time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
 
@@ -439,10 +455,13 @@ def trace(
             have the batch first.
         kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
             these names.
+        outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
+            ``"hidden_states_*"``, ``"0"`` or 0 in a tuple; None: all. The rest freezes nothing, is in no file,
+            and is None in what the slim program returns.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
-        UserError: torch.export refuses the model, or it takes too long.
+        UserError: torch.export refuses the model, or it takes too long, or has no output of a name.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
@@ -455,6 +474,7 @@ def trace(
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
-        captured = capturing(model, positional, kwargs or {})
+        read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
+        captured = capturing(model, positional, kwargs or {}, outputs=[*map(str, read)])
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

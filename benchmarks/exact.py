@@ -108,6 +108,7 @@ def compare(
     *,
     seed: int = 0,
     keep: float = 0.5,
+    outputs: Sequence[str] = (),
     **plan: Any,
 ) -> Outcome:
     """Trace, plan, mask and slim a model in float64, and compare. The model itself is perturbed and made float64."""
@@ -115,7 +116,7 @@ def compare(
     inputs = as_double((args, dict(kwargs or {})))
     perturb(model, seed)
     settle(model, *inputs)
-    graph = atograph.trace(model, *inputs)
+    graph = atograph.trace(model, *inputs, outputs=outputs)
     return compare_plan(graph, graph.plan(**plan) if plan else graph.plan(random=seed, keep=keep), inputs)
 
 
@@ -128,8 +129,8 @@ def compare_plan(
     slim = atograph.slim(graph, plan)
     with torch.no_grad():
         if dense is None:
-            dense = tensors_of(graph.model(*args, **kwargs))
-        masked = tensors_of(atograph.mask(graph.model, plan)(*args, **kwargs))
+            dense = tensors_of(graph.model(*args, **kwargs), slim.left_out)
+        masked = tensors_of(atograph.mask(graph.model, plan)(*args, **kwargs), slim.left_out)
         found = tensors_of(slim(*args, **kwargs))
         other_args, other_kwargs = other_inputs(inputs)
         other = tensors_of(slim(*other_args, **other_kwargs))

@@ -9,6 +9,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -138,6 +139,28 @@ def check(example: Example, number: int, keep: float) -> atograph.Graph:
             masked = _listed(atograph.mask(model, found.plan)(*args))
             assert difference(masked, _listed(found.slim(*args))) <= 1e-9
     return found.graph
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 8, 10))
+@given(networks(), st.integers(0, 2**16))
+def test_what_is_not_read_freezes_nothing(example: Example, number: int) -> None:
+    """A network that returns all its values besides, and is read as before, has the same groups, and is exact."""
+    model, inputs = example
+    own = atograph.trace(model.double(), *as_double((inputs, {})))
+    showing = Showing(model.parts, model.steps, model.outputs).eval()
+    chosen = ["0"] if len(model.outputs) == 1 else [f"0.{index}" for index in range(len(model.outputs))]
+    found = compare(showing, inputs, seed=number, outputs=chosen)
+    assert found.difference <= 1e-9, (found.difference, model)
+    assert [str(group) for group in found.graph.groups] == [str(group) for group in own.groups]
+
+
+class Showing(Grown):
+    """A network that also returns what it computes on the way."""
+
+    def forward(self, *inputs: Tensor) -> Any:
+        values = self.values(inputs)
+        return self.chosen(values), values
 
 
 @seed(SEED)

@@ -24,6 +24,7 @@ from atograph.capture.time_limit import within_limit
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.exported import NotIntegral, called_like, from_exported, of_named_parameters
+from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.pipeline.verify import verify
@@ -35,7 +36,12 @@ from atograph.values.user_code import line_of_user
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *, dead: bool = False
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    outputs: Sequence[str] = (),
+    dead: bool = False,
 ) -> Program:
     """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
 
@@ -47,10 +53,12 @@ def capture(
         model: any module.
         args: positional example inputs, of any pytree shape.
         kwargs: keyword example inputs.
+        outputs: names or globs of the outputs that the program returns (`passes.ir.outputs`); none: all of them.
         dead: keep the ops whose results nobody takes, and return these results after the others, in one list.
 
     Raises:
-        UserError: the model cannot be captured; with the reason, the user's line, and what to try.
+        UserError: the model cannot be captured; with the reason, the user's line, and what to try. Or one of the
+            outputs is none of its.
     """
     if isinstance(model, TopLevelTracedModule):
         raise UserError(
@@ -77,6 +85,9 @@ def capture(
             program = _functional(exported, dead=dead)
             if batch is not None and not any(_has_batch(node) for node in program.input_nodes()):
                 program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
+        if outputs:
+            program = returning(program, outputs)
+            verify(program)
     return program
 
 

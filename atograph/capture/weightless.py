@@ -7,7 +7,7 @@ meta tensor is captured as a fake tensor on the CPU, and stands in the program's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -56,14 +56,16 @@ def is_weightless(model: nn.Module) -> bool:
     return any(tensor.is_meta for _owner, _name, tensor in _tensors(model))
 
 
-def capture_weightless(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+def capture_weightless(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, outputs: Sequence[str] = ()
+) -> Program:
     """`capture` for a model with tensors on the meta device; inputs may be on it too.
 
     Raises:
         UserError: as `capture`.
     """
     with _stand_ins(model, (args, dict(kwargs))) as (fake_args, fake_kwargs):
-        program = capture(model, fake_args, fake_kwargs)
+        program = capture(model, fake_args, fake_kwargs, outputs=outputs)
     values = current_state(model)
     for name, value in program.state.items():
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)

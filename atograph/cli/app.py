@@ -99,7 +99,8 @@ def compress(
     """Train the model of SPEC so that a part becomes zero, remove it, prove that nothing changed, export.
 
     SPEC is a file or module that defines model() and train_data(), an iterable of batches. It may define
-    val_data(), example_inputs(), loss(model, batch), metric(model, batch) and optimizer(params).
+    val_data(), example_inputs(), loss(model, batch), metric(model, batch), optimizer(params) and outputs, a list of
+    those that the deployment reads.
 
     The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json,
     report.html and log.csv.
@@ -114,8 +115,10 @@ def compress(
 
 
 @app.command(short_help="Run a pipeline of passes and print the program.")
+@takes_settings("outputs")
 def opt(
     spec: SpecArgument,
+    settings: Any,
     passes: Annotated[str, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')],
     print_after_all: Annotated[bool, typer.Option("--print-after-all", help="Print after every pass.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the text there instead of printing it.")] = None,
@@ -126,11 +129,13 @@ def opt(
     from atograph.cli import opt as command_opt
 
     with running(limit=capture_limit) as console:
-        command_opt.opt(spec, passes=passes, print_after_all=print_after_all, out=out, data=data, console=console)
+        command_opt.opt(
+            spec, passes=passes, print_after_all=print_after_all, out=out, data=data, given=settings, console=console
+        )
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
-@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple")
+@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs")
 def inspect(
     spec: SpecArgument,
     settings: Any,

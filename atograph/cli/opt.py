@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from atograph.cli.compress import train_settings
 from atograph.cli.runner import write_text
 from atograph.files.plan_file import read_plan
 from atograph.passes.errors import printable
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
 
 
 def opt(
-    text: str, *, passes: str, print_after_all: bool, out: Path | None, data: Path | None, console: Console
+    text: str,
+    *,
+    passes: str,
+    print_after_all: bool,
+    out: Path | None,
+    data: Path | None,
+    given: Mapping[str, Any],
+    console: Console,
 ) -> None:
     """Print the program after the pipeline, or after each of its passes."""
     from atograph.passes.pipeline.pipeline import Pipeline
@@ -40,7 +49,7 @@ def opt(
         if out is None:  # at once, so that what came before a pass that fails is on the screen
             typer.echo(printable(texts[-1]))
 
-    captured = capture(model, inputs.args, inputs.kwargs)
+    captured = capture(model, inputs.args, inputs.kwargs, outputs=spec.settings(train_settings(given, ())).outputs)
     program = pipeline.run(captured, after=note if print_after_all else None)
     if not print_after_all:
         texts.append(_program_text(program))

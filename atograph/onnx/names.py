@@ -11,6 +11,7 @@ from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 
 from atograph.passes.ir.exported import rebuilt
+from atograph.passes.ir.outputs import names_of, paths_of
 from atograph.passes.torch_private import pytree
 
 
@@ -29,38 +30,14 @@ def output_names(program: ExportedProgram) -> list[str]:
     ``output`` for a single one; ``output_0``, ``output_1`` in a tuple; ``logits`` and ``hidden_0`` for what a dict or a
     dataclass holds. A name that an input has gets ``_out``.
     """
-    constant = [isinstance(spec.arg, ConstantArgument) for spec in _returned(program)]
-    taken = {*input_names(program)}
-    names = []
-    for path, dropped in zip(_paths(program, len(constant)), constant, strict=True):
-        if dropped:
-            continue
-        name = "_".join(path if path and not path[0].isdigit() else ["output", *path])
-        while name in taken:
-            name += "_out"
-        taken.add(name)
-        names.append(name)
-    return names
+    specs, spec = _returned(program), program.call_spec.out_spec
+    paths = [(str(index),) for index in range(len(specs))] if spec is None else paths_of(spec)
+    tensors = [path for path, each in zip(paths, specs, strict=True) if not isinstance(each.arg, ConstantArgument)]
+    return names_of(tensors, input_names(program))
 
 
 def _returned(program: ExportedProgram) -> list[Any]:
     return [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
-
-
-def _paths(program: ExportedProgram, count: int) -> list[list[str]]:
-    """For each value that the program returns, the keys and positions that lead to it."""
-    spec = program.call_spec.out_spec
-    if spec is None:
-        return [[str(index)] for index in range(count)]
-    found, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), spec))
-    return [[_text(key) for key in path] for path, _ in found]
-
-
-def _text(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
 
 
 def without_constants(program: ExportedProgram) -> ExportedProgram:

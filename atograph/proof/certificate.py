@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -14,6 +14,7 @@ from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.files.writing import scratch
 from atograph.graph import trace
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
 from atograph.process.stages import stage
@@ -38,7 +39,7 @@ def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
         UserError: the masked network gives NaN, by which nothing is proved.
         InternalError: a difference is above the tolerance.
     """
-    if not gives_numbers(masked, inputs):
+    if not gives_numbers(masked, inputs, slim.left_out):
         raise UserError(
             "the trained network gives NaN for the example inputs, so nothing can be proved.",
             hint="Look for values that are too large in the weights or in the data.",
@@ -63,10 +64,11 @@ def _failure(entry: Comparison, targets: Mapping[str, Target]) -> InternalError:
     return InternalError(f"{text}, allowed are {entry.tolerance:.0e} (relative).", culprit)
 
 
-def gives_numbers(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether no output for these inputs is NaN."""
+def gives_numbers(model: nn.Module, inputs: Inputs, left_out: Collection[OutputPath] = ()) -> bool:
+    """Whether no output for these inputs is NaN, of those that are not left out."""
     with eval_mode(model), torch.no_grad(), within_limit(model, "a call of the model"):
-        return not any(bool(torch.isnan(value).any()) for value in tensors_of(model(*inputs.args, **inputs.kwargs)))
+        values = tensors_of(model(*inputs.args, **inputs.kwargs), left_out)
+        return not any(bool(torch.isnan(value).any()) for value in values)
 
 
 def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
@@ -88,7 +90,7 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
         args, kwargs = with_batch(tuple(inputs), size)
         with eval_mode(masked), eval_mode(revived), torch.no_grad():
             try:
-                reference = tensors_of(masked(*args, **kwargs))
+                reference = tensors_of(masked(*args, **kwargs), slim.left_out)
             except Exception:
                 if size == own:
                     raise
@@ -104,7 +106,7 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
                     file.target.name: forms.in_target(file, allowed, excused=masked_slim <= allowed) for file in files
                 },
                 tolerance=allowed,
-                moved=_largest(reference, tensors_of(revived(*args, **kwargs))),
+                moved=_largest(reference, tensors_of(revived(*args, **kwargs), slim.left_out)),
             )
         entries.append(entry)
     return entries
@@ -191,7 +193,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
     wide = copy_of(masked).double()
     with eval_mode(wide), torch.no_grad():
         try:
-            reference = tensors_of(wide(*args, **kwargs))
+            reference = tensors_of(wide(*args, **kwargs), slim.left_out)
         except RuntimeError:  # the model itself casts to float32 somewhere
             return None
         difference = None
@@ -216,7 +218,7 @@ def _anew(model: nn.Module, slim: Slim, inputs: Inputs) -> Slim:
     Raises:
         UserError: it is captured as other ops, so that it would prove nothing of this one.
     """
-    graph = trace(model, inputs.args, inputs.kwargs).for_plan(slim.plan)
+    graph = trace(model, inputs.args, inputs.kwargs, outputs=slim.plan.outputs).for_plan(slim.plan)
     made = make_slim(graph, slim.plan)
     if _ops(made) != _ops(slim):
         raise UserError("the model in float64 is another program.")

@@ -7,7 +7,7 @@ run; a proof about such a model would say nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from atograph.capture.time_limit import within_limit
 from atograph.passes.errors import UserError
+from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.run import ProgramModule
@@ -55,11 +56,12 @@ def check_steady(model: nn.Module, inputs: Inputs, program: Program, *, where: s
     with order_kept(()), eval_mode(model), torch.no_grad():
         try:
             random = random_state(())
-            first = _outputs(model, inputs)
+            left_out = program.interface.left_out.values()
+            first = _outputs(model, inputs, left_out)
             drawn = _drawn(random, random_state(()))
             before = dict(_held(model))
             # which way a coin decides may be the same twice
-            again = max(_difference(first, _outputs(model, inputs)) for _ in range(_TRIES if drawn else 1))
+            again = max(_difference(first, _outputs(model, inputs, left_out)) for _ in range(_TRIES if drawn else 1))
             changed = [name for name, token in _held(model) if not _same(token, before.get(name))] + drawn
             captured = _difference(first, _outputs(ProgramModule(program), inputs))
         finally:
@@ -108,9 +110,9 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
     with within_limit(model, "a call of the model"):
-        return [value.clone() for value in tensors_of(model(*inputs.args, **inputs.kwargs))]
+        return [value.clone() for value in tensors_of(model(*inputs.args, **inputs.kwargs), left_out)]
 
 
 def _difference(references: list[torch.Tensor], others: list[torch.Tensor]) -> float:

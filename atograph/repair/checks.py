@@ -22,11 +22,13 @@ class Checks:
     Attributes:
         example: what the program was captured with.
         samples: what it computes on the way there, by the number of the call to torch.
+        left_out: the ways to outputs of the module that the program does not return: they are not compared.
         close: relative difference up to which results are the same, by their precision and that of the weights.
     """
 
     def __init__(self, program: Program, example: Example) -> None:
         self._program, self.example = program, example
+        self.left_out = frozenset(program.interface.left_out.values())
         result, self.samples = samples_of(program, *example)
         self._expected = tensors_of(result)
         self.close = tolerance([*self._expected, *program.state.values()])
@@ -48,7 +50,7 @@ class Checks:
         args, kwargs = inputs
         with eval_mode(module), torch.no_grad():
             try:
-                found = tensors_of(module(*args, **kwargs))
+                found = tensors_of(module(*args, **kwargs), self.left_out)
             except Exception as error:
                 return [Problem(f"its forward keeps an old width: {told(error)}")]
         return (
@@ -58,7 +60,7 @@ class Checks:
     def in_training(self, module: nn.Module, masked: nn.Module) -> tuple[list[Problem], list[str]]:
         """What a module does not compute in training mode as the masked dense one; and what is to be told of it."""
         try:
-            same = same_in_training(module, masked, *self.example)
+            same = same_in_training(module, masked, *self.example, self.left_out)
         except Exception as error:  # a second head that only training has stays as it is
             return [], [f"in training mode it fails: {told(error)}"]
         text = "in training mode its code goes another way, and computes something else than the masked model"

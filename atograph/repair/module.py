@@ -11,6 +11,7 @@ from torch import nn
 
 from atograph.capture.origins import CallInSource
 from atograph.passes.errors import AtographError
+from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
@@ -86,7 +87,7 @@ def slim_module(
     repaired = _repaired(model, ways, checks)
     wrong = [*repaired.wrong, *checks.problems(repaired.module)]
     if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
-        ways = [Way(Path(), *whole, checks.example, checks.samples)]
+        ways = [Way(Path(), whole.dense, whole.slim, checks.example, checks.samples)]
         repaired = _repaired(model, ways, checks)
         wrong = [*repaired.wrong, *checks.problems(repaired.module)]
     for path in paths_of(model, checks.example) if wrong else ():  # slim code may go the way that only these show
@@ -97,7 +98,7 @@ def slim_module(
             continue
         if not repaired.wrong and not checks.problems(repaired.module):
             break
-    notes = _checked(repaired, checks, reference, ways[0])
+    notes = [*_of_left_out(dense), *_checked(repaired, checks, reference, ways[0])]
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
     module = repaired.module
     notes += repair_other_forwards(model, module, checks.example)
@@ -128,8 +129,21 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module, way: Way) ->
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
         kept = old_widths(repaired.module, way.dense, way.slim)
-        raise NotRepaired(*repaired.doubts, *wrong, *_scripted(repaired.module), *kept)
+        raise NotRepaired(*repaired.doubts, *wrong, *_uncut(way.dense), *_scripted(repaired.module), *kept)
     return notes
+
+
+def _uncut(program: Program) -> list[Problem]:
+    """What may be in the way of a module that was made slim without the code of what is left out."""
+    names = left_out_text(program.interface)
+    text = f"{names}: left out, and its code cannot be cut as the plan cuts the rest"
+    return [Problem(text)] if names and program.interface.dead else []
+
+
+def _of_left_out(program: Program) -> list[str]:
+    """What is to be told of outputs of the module that the program does not return."""
+    names = left_out_text(program.interface)
+    return [f"left out, so cut along where it has to be, and not compared: {names}"] if names else []
 
 
 def _along_paths(
@@ -146,7 +160,7 @@ def _along_paths(
         NotRepaired: it stays wrong on a path.
     """
     paths = paths_of(model, checks.example)
-    while wrong := unlike(paths, repaired.module, masked, checks.example):
+    while wrong := unlike(paths, repaired.module, masked, checks.example, checks.left_out):
         done = {each.path for each in ways}
         path = next((path for path in wrong if path not in done), None)
         if path is None:

@@ -5,7 +5,7 @@ Code may go another way in training, where nothing was repaired, or use an attri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.torch_private import DropoutNd, NormBase
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
@@ -28,7 +29,9 @@ _TRAINING = 13
 """Which argument of `F.multi_head_attention_forward` says whether it drops anything."""
 
 
-def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: Any) -> bool:
+def same_in_training(
+    module: nn.Module, masked: nn.Module, args: Any, kwargs: Any, left_out: Collection[OutputPath] = ()
+) -> bool:
     """Whether a slim module gives in training what the masked dense one does.
 
     True where that cannot be told, because the dense one draws random numbers or does not run.
@@ -37,18 +40,18 @@ def same_in_training(module: nn.Module, masked: nn.Module, args: Any, kwargs: An
         Exception: whatever the slim module raises, which stands for itself: a second head that only training has.
     """
     try:
-        expected, again = (_outputs(masked, args, kwargs) for _ in range(2))
+        expected, again = (_outputs(masked, args, kwargs, left_out) for _ in range(2))
     except Exception:
         return True
     if not alike(expected, again, 0.0):
         return True
     close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
-    return alike(expected, _outputs(module, args, kwargs), close)
+    return alike(expected, _outputs(module, args, kwargs, left_out), close)
 
 
-def _outputs(module: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
+def _outputs(module: nn.Module, args: Any, kwargs: Any, left_out: Collection[OutputPath]) -> list[torch.Tensor]:
     with eval_mode(module), torch.no_grad(), _training(module), _NoDropout():
-        return tensors_of(module(*args, **kwargs))
+        return tensors_of(module(*args, **kwargs), left_out)
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def compress_spec(
         UserError: as `compress`.
     """
 
-    names = _named(targets)
+    names, settings = _named(targets), spec.settings(settings)
 
     def make() -> Job:
         seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too

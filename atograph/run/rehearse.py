@@ -155,7 +155,7 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
             files = deploy(slimmed, deployed.targets, place)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
-        entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs) else []
+        entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []
     if why_no_module:
         console.say(f"after the training the module itself may not come back slim: {why_no_module}.")
     for line in filter(None, lines):

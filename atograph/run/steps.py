@@ -15,6 +15,7 @@ from atograph.graph import trace
 from atograph.inspection import overview
 from atograph.inspection.page import page
 from atograph.ort.model import OnnxModel
+from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.choose import check_budgets
 from atograph.passes.plan.plan import Plan, fewest
@@ -86,10 +87,13 @@ class Run:
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
-        graph = trace(job.model, job.inputs.args, job.inputs.kwargs)
+        graph = trace(job.model, job.inputs.args, job.inputs.kwargs, outputs=job.settings.outputs)
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
+        left_out = left_out_text(graph.program.interface)
+        if left_out:
+            console.say(f"left out of what the model returns: {left_out}")
         graph = graph.steered(**job.settings.steering)
         if job.settings.keep_module or job.settings.plain_module:
             graph = keep_module(graph, plain=job.settings.plain_module)

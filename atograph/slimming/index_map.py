@@ -14,6 +14,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import Kept
 from atograph.passes.torch_private import tree_leaves
+from atograph.repair.paths.dead_code import with_dead_code
 from atograph.slimming.slim import slim
 from atograph.train.shrink import CannotShrink, where
 from atograph.values.attributes import Attributes
@@ -47,7 +48,7 @@ def small_module(graph: Graph, plan: Plan) -> Small:
     try:
         graph.model.to(examples[0].device if examples else home)  # the module is checked where the example inputs are
         slimmed = slim(graph, plan)
-        module = slimmed.module
+        module, cuts = slimmed.module, _cuts(graph, plan)
     finally:
         graph.model.to(home)
     if module is None:
@@ -56,7 +57,9 @@ def small_module(graph: Graph, plan: Plan) -> Small:
     for name, value in trained.items():
         if isinstance(value, Tensor) and getattr(small.get(name), "shape", None) != value.shape:
             raise CannotShrink(f"{name} is no buffer, the training changes it, and it is cut: register it as a buffer")
-    return Small(module, _cuts(graph, plan))
+    dense, own = current_state(graph.model), current_state(module)
+    whole = {name for name in dense.keys() & own.keys() if dense[name].shape == own[name].shape}
+    return Small(module, {name: each for name, each in cuts.items() if name not in whole})
 
 
 def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,7 +89,12 @@ def _names(graph: Graph) -> dict[str, str]:
 
 
 def _cuts(graph: Graph, plan: Plan) -> dict[str, tuple[Tensor | None, ...]]:
-    cuts = Kept.by(plan, graph.program).state_cuts(graph.program)
+    """What is cut of each tensor, those among them that only code reads whose results nobody takes."""
+    program = graph.program
+    cuts, example = Kept.by(plan, program).state_cuts(program), program.interface.example
+    if graph.model is not None and example is not None:
+        whole = with_dead_code(graph.model, program, plan, example)
+        cuts = {**({} if whole is None else whole.cuts), **cuts}
     return {
         name: tuple(None if cut is None else torch.from_numpy(cut) for cut in each)
         for name, each in cuts.items()

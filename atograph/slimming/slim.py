@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.values import require_values
@@ -58,6 +59,11 @@ class Slim(NotPickled):
     def bytes(self) -> int:
         """Peak memory of its activations for a batch of one, as an interpreter of the program needs it."""
         return int(self._graph.cost.bytes(self.plan.counts))
+
+    @property
+    def left_out(self) -> frozenset[OutputPath]:
+        """The ways to outputs of the model that the program does not return."""
+        return frozenset(self._slimmed.interface.left_out.values())
 
     def dense_program(self) -> ExportedProgram:
         """The program that it was made of, with the weights of that time: masked, if the model was."""

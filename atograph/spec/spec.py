@@ -20,6 +20,8 @@ from atograph.values.user_code import kind_of, user_code
 if TYPE_CHECKING:
     from torch import nn
 
+    from atograph.train.settings import TrainSettings
+
 _TAKING_DATA = ("train_data", "val_data", "example_inputs")
 
 
@@ -179,6 +181,29 @@ class Spec:
     def optimizer(self) -> Callable[..., Any] | None:
         """``optimizer(params)``, a `torch.optim.Optimizer`; None for the default."""
         return self._optional("optimizer")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that the deployment reads: a list ``outputs``, or a function that gives one; none: all.
+
+        Raises:
+            UserError: it is no list of names.
+        """
+        names = getattr(self.module, "outputs", ())
+        if callable(names):
+            names = self._call("outputs")
+        names = (names,) if isinstance(names, str) else names
+        if not isinstance(names, (list, tuple)) or not all(type(name) in (str, int) for name in names):
+            raise UserError(
+                f"`outputs` is {kind_of(names)}, not a list of names.",
+                where=self.where,
+                hint='It names the outputs that the deployment reads: outputs = ["logits"].',
+            )
+        return tuple(map(str, names))
+
+    def settings(self, given: TrainSettings) -> TrainSettings:
+        """Settings with what the file declares, where nothing else was given."""
+        return given if given.outputs else given.model_copy(update={"outputs": self.outputs})
 
     def require_training(self) -> None:
         """Refuse a file that cannot train."""

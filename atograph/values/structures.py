@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from atograph.passes.ir.outputs import OutputPath, without
 from atograph.passes.torch_private import pytree
 from atograph.values.eval_mode import forward_within
 
@@ -26,9 +27,9 @@ def plain(value: Any) -> Any:
     return pytree.tree_map(_converted, value)
 
 
-def tensors_of(value: Any) -> list[torch.Tensor]:
-    """The tensors of an output of any structure, in order."""
-    return [leaf for leaf in pytree.tree_leaves(plain(value)) if isinstance(leaf, torch.Tensor)]
+def tensors_of(value: Any, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
+    """The tensors of an output of any structure, in order, but for those that are left out of it (`ir.outputs`)."""
+    return [leaf for leaf in pytree.tree_leaves(without(plain(value), left_out)) if isinstance(leaf, torch.Tensor)]
 
 
 def _converted(leaf: Any) -> Any:

@@ -108,6 +108,7 @@ class Groups:
         zero_sets: what the proof found.
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
         aliases: name of a group that became one with an earlier one → the name of that.
+        outputs: names of the outputs that the program returns, where others of the model are left out.
         branches: what is left of the program where groups lose all their units.
     """
 
@@ -118,6 +119,7 @@ class Groups:
     branches: Branches = field(repr=False, compare=False)
     coupled: tuple[tuple[str, str], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -284,7 +286,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             makers=makers,
             readers=readers,
         ))  # fmt: skip
-    return Groups(tuple(listed), axes, zero_sets, Branches(program, axes))
+    return Groups(tuple(listed), axes, zero_sets, Branches(program, axes), outputs=program.interface.outputs)
 
 
 def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:

@@ -29,6 +29,8 @@ class Interface:
         looked_at: buffer → its value, where the model's code has looked at values: the program holds for these only.
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
         dead: whether the model computes more than this: ops whose results nobody takes.
+        outputs: names of the outputs that are returned, where others are left out; empty where none is.
+        left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
     """
 
     state: Mapping[str, str]
@@ -43,6 +45,8 @@ class Interface:
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
     dead: bool = False
+    outputs: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:

@@ -41,6 +41,7 @@ class Plan(BaseModel):
         zeroing: group name → the parameter slices that are zero where a unit is dropped.
         groups: group name → its units and members in words, frozen groups too; tells how another model differs.
         coupled: pairs of groups that were made one before (the pass ``couple-groups``), by their names without that.
+        outputs: names of the outputs that are read, where others of the model are left out; empty where none is.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """
@@ -54,6 +55,7 @@ class Plan(BaseModel):
     zeroing: dict[str, tuple[Slice, ...]]
     groups: dict[str, str] = Field(default_factory=dict)
     coupled: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -79,8 +81,9 @@ class Plan(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Identifies the plan: 16 hexadecimal digits, of its model and of what is kept."""
-        return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}".encode()).hexdigest()[:16]
+        """Identifies the plan: 16 hexadecimal digits, of its model, of what is kept, and of what is read of it."""
+        outputs = f" {self.outputs}" if self.outputs else ""
+        return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}{outputs}".encode()).hexdigest()[:16]
 
     def mask(self, group: str) -> torch.Tensor:
         """1.0 for each unit of a listed group that stays, else 0.0; shape ``[size]``."""
@@ -122,6 +125,12 @@ class Plan(BaseModel):
         Raises:
             UserError: naming the first group that differs.
         """
+        if self.outputs != groups.outputs:
+            theirs, ours = (", ".join(each) or "all" for each in (self.outputs, groups.outputs))
+            raise UserError(
+                f"the plan is for a model of whose outputs {theirs} are read, and here {ours} are.",
+                hint="Choose them in the same way: trace(model, ..., outputs=plan.outputs).",
+            )
         if self.coupled != groups.coupled:
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
             raise UserError(
@@ -199,6 +208,7 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         zeroing={group.name: group.zeroing for group in groups.prunable},
         groups={group.name: group.description for group in groups},
         coupled=groups.coupled,
+        outputs=groups.outputs,
     )
 
 

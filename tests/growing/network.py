@@ -87,10 +87,18 @@ class Grown(nn.Module):
         self.parts, self.steps, self.outputs = nn.ModuleList(parts), tuple(steps), tuple(outputs)
 
     def forward(self, *inputs: Tensor) -> Any:
+        return self.chosen(self.values(inputs))
+
+    def values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """All that it computes on the way, the inputs first."""
         values = list(inputs)
         for step in self.steps:
             made = self.parts[step.part](*(values[index] for index in step.reads))
             values.extend(made if isinstance(made, (tuple, list)) else [made])
+        return values
+
+    def chosen(self, values: Sequence[Tensor]) -> Any:
+        """What of it is returned."""
         found = tuple(values[index] for index in self.outputs)
         return found[0] if len(found) == 1 else found
 

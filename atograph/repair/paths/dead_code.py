@@ -29,10 +29,11 @@ Cuts = dict[str, tuple[Indices | None, ...]]
 
 
 class Whole(NamedTuple):
-    """A program with its dead code, before and after it is made slim."""
+    """A program with its dead code, before and after it is made slim; and what is cut of each tensor."""
 
     dense: Program
     slim: Program
+    cuts: Cuts
 
 
 def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Example) -> Whole | None:
@@ -45,16 +46,17 @@ def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Exam
         example: what to capture it with.
 
     Returns:
-        None where nothing was left out, or where that code ties units together that the plan takes apart.
+        None where nothing was left out, or where that code cannot be cut as the plan cuts the rest: it ties units
+        together that the plan takes apart, or sorts them.
     """
     if not program.interface.dead:
         return None
     try:
         whole = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(capture(model, *example, dead=True))
-    except AtographError:
+        kept = _kept_alike(program, plan, whole)
+        return None if kept is None else Whole(whole, slimmed_by(whole, kept), kept.state_cuts(whole))
+    except AtographError:  # what freezes units there was frozen nowhere else
         return None
-    slim = cut_alike(program, plan, whole)
-    return None if slim is None else Whole(whole, slim)
 
 
 def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
@@ -65,10 +67,15 @@ def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
         plan: what stays of it.
         other: with its axes.
     """
+    kept = _kept_alike(program, plan, other)
+    return None if kept is None else slimmed_by(other, kept)
+
+
+def _kept_alike(program: Program, plan: Plan, other: Program) -> Kept | None:
     cuts = Kept.by(plan, program).state_cuts(program)
     units = _units(other, cuts)
     kept = None if units is None else Kept(units, other.fact(Axes))
-    return None if kept is None or not _same(cuts, kept.state_cuts(other)) else slimmed_by(other, kept)
+    return kept if kept is not None and _same(cuts, kept.state_cuts(other)) else None
 
 
 def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
@@ -76,6 +83,8 @@ def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
     axes, found = program.fact(Axes), dict[Axis, Indices]()
     for node, name in program.state_nodes():
         for index, (dim, cut) in enumerate(zip(axes.shape(node), cuts.get(name, ()), strict=False)):
+            if not dim.size:  # an empty cache
+                continue
             for axis, units in _units_along(name, index, dim, cut):
                 if not np.array_equal(found.setdefault(axis, units), units):
                     return None

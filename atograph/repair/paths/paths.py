@@ -7,7 +7,7 @@ They are those of transformers, and of what is built like its models: an impleme
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from atograph.passes.ir.outputs import OutputPath
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, forward_within
@@ -36,12 +37,13 @@ class Path:
     Attributes:
         name: in words; empty for the way that the example goes.
         attention: the implementation of attention, where it is another one.
-        call: makes the call with the example's arguments, by name; None for the plain one.
+        call: makes the call with the example's arguments, by name, or several of them, and gives a list of what they
+            return; None for the plain one.
     """
 
     name: str = ""
     attention: str | None = None
-    call: Callable[[Callable[..., Any], Arguments], Any] | None = None
+    call: Callable[[Callable[..., Any], Arguments], list[Any]] | None = None
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -78,29 +80,42 @@ def paths_of(model: nn.Module, example: Example) -> list[Path]:
     return paths
 
 
-def unlike(paths: list[Path], module: nn.Module, masked: nn.Module, example: Example) -> dict[Path, Problem]:
-    """The ways on which a slim module does not compute what the masked dense one does; those that it can go."""
+def unlike(
+    paths: list[Path],
+    module: nn.Module,
+    masked: nn.Module,
+    example: Example,
+    left_out: Collection[OutputPath] = (),
+) -> dict[Path, Problem]:
+    """The ways on which a slim module does not compute what the masked dense one does; those that it can go.
+
+    Outputs that are left out are not compared.
+    """
     problems = {}
     for path in paths:
         try:
-            expected = _outputs(path, masked, example)
+            expected = _outputs(path, masked, example, left_out)
         except Exception:  # the dense model does not go this way either
             continue
         try:
-            results = _outputs(path, module, example)
+            results = _outputs(path, module, example, left_out)
         except Exception as error:
             problems[path] = Problem(f"{path.name}, its forward keeps an old width: {told(error)}")
             continue
         close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
-        if not alike(expected, results, close) and alike(expected, _outputs(path, masked, example), 0.0):
+        if alike(expected, results, close):
+            continue
+        if alike(expected, _outputs(path, masked, example, left_out), 0.0):
             problems[path] = Problem(f"{path.name}, it computes something else than the masked model")
     return problems
 
 
-def _outputs(path: Path, model: nn.Module, example: Example) -> list[torch.Tensor]:
+def _outputs(path: Path, model: nn.Module, example: Example, left_out: Collection[OutputPath]) -> list[torch.Tensor]:
     args, kwargs = example
     with eval_mode(model), torch.no_grad(), path.on(model):
-        return tensors_of(model(*args, **kwargs))
+        returned = model(*args, **kwargs)
+        each = [returned] if path.call is None else returned
+        return [tensor for one in each for tensor in tensors_of(one, left_out)]
 
 
 def _named(signature: inspect.Signature, args: Any, kwargs: Any) -> Arguments:
@@ -121,15 +136,15 @@ def _mask_of(tokens: torch.Tensor) -> torch.Tensor:
     return ((position < 1) | (position > tokens.shape[1] // 3)).long().expand(tokens.shape)
 
 
-def _padded(forward: Callable[..., Any], arguments: Arguments) -> Any:
-    return forward(**{**arguments, _MASK: _mask_of(arguments[_TOKENS])})
+def _padded(forward: Callable[..., Any], arguments: Arguments) -> list[Any]:
+    return [forward(**{**arguments, _MASK: _mask_of(arguments[_TOKENS])})]
 
 
-def _unpadded(forward: Callable[..., Any], arguments: Arguments) -> Any:
-    return forward(**{name: value for name, value in arguments.items() if name != _MASK})
+def _unpadded(forward: Callable[..., Any], arguments: Arguments) -> list[Any]:
+    return [forward(**{name: value for name, value in arguments.items() if name != _MASK})]
 
 
-def _decoded(forward: Callable[..., Any], arguments: Arguments, *, padded: bool) -> Any:
+def _decoded(forward: Callable[..., Any], arguments: Arguments, *, padded: bool) -> list[Any]:
     """All tokens but the last one, then that one with what was kept of the others."""
     tokens, given = arguments[_TOKENS], {**arguments, "use_cache": True}
     mask = _mask_of(tokens) if padded else None
@@ -137,7 +152,7 @@ def _decoded(forward: Callable[..., Any], arguments: Arguments, *, padded: bool)
     first = forward(**{**given, _TOKENS: tokens[:, :-1], _MASK: before})
     cache = first.past_key_values
     last = forward(**{**given, _TOKENS: tokens[:, -1:], _MASK: mask, "past_key_values": cache})
-    return [[value for value in each.values() if isinstance(value, torch.Tensor)] for each in (first, last)]
+    return [{name: value for name, value in each.items() if isinstance(value, torch.Tensor)} for each in (first, last)]
 
 
 def _chosen(model: nn.Module) -> str | None:

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -46,6 +47,14 @@ def _pairs(given: Any) -> Any:
     return tuple(
         tuple(part.strip() for part in each.split("=", 1)) if isinstance(each, str) else each for each in given
     )
+
+
+def _listed(given: Any) -> Any:
+    """``A,B`` as two names, and positions as names."""
+    each = given if isinstance(given, (list, tuple)) else (given,)
+    if not all(type(name) in (str, int) for name in each):
+        return given
+    return tuple(part.strip() for name in each for part in str(name).split(","))
 
 
 def _prior(name: str) -> str:
@@ -105,6 +114,9 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
+    """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
+    nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
     prune_frozen: Annotated[bool, Option()] = False
     """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
     are, unless no parameter at all requires one."""
@@ -266,7 +278,7 @@ class TrainSettings(BaseModel):
         """Budgets are given by their names."""
         if not isinstance(values, Mapping):
             return values
-        taken = [name for name in BUDGETS if name in cls.model_fields]
+        taken = [name for name in BUDGETS if name in cls.model_fields]  # those of a method's own section
         if taken:
             raise UserError(f"the budget {taken[0]!r} has the name of a setting.", hint="Call it something else.")
         given = values.get("budgets") or {}
@@ -278,10 +290,12 @@ class TrainSettings(BaseModel):
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
     @model_serializer(mode="wrap")
-    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Written as they are given."""
+    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Written as they are given; parts are asked for by the same names."""
         written: dict[str, Any] = serialise(self)
-        return {**written.pop("budgets", {}), **written}
+        shares = written.pop("budgets", {})
+        shares |= {name: share for name, share in self.budgets.items() if name in (info.include or ())}
+        return {**{name: shares[name] for name in shares if name not in (info.exclude or ())}, **written}
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:
