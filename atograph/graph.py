@@ -14,7 +14,7 @@ from torch import nn
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, current_state, is_weightless
-from atograph.passes.analysis.couple_groups import write_pairs
+from atograph.passes.analysis.couple_groups import pairs_of, write_pairs
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budget import BUDGETS, Budget
 from atograph.passes.budgets.budgets import Budgets
@@ -152,9 +152,10 @@ class Graph(NotPickled):
         """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
 
         Raises:
-            UserError: a group does not exist, is frozen or of another size; or some are coupled already.
+            UserError: what is given are no pairs of names; a group does not exist, is frozen or of another size; or
+                some are coupled already.
         """
-        listed = tuple((first, second) for first, second in pairs)
+        listed = pairs_of(pairs)
         if not listed or listed == self.groups.coupled:
             return self
         if self.groups.coupled:
@@ -448,7 +449,7 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: Dynamic = None,
-    outputs: Sequence[str] | str = (),
+    outputs: Sequence[str | int] | str | int | None = None,
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -463,8 +464,8 @@ def trace(
         dynamic: which sizes may be others than the example's, besides the batch, by argument and dim:
             ``{"x": {2: "32*height"}}``, or `torch.export`'s ``dynamic_shapes``. False: none, the batch included.
         outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
-            ``"hidden_states_*"``, ``"0"`` in a tuple; none: all. The rest freezes nothing, is in no file, and is None
-            in what the slim program returns.
+            ``"hidden_states_*"``, ``"0"`` or 0 in a tuple; None: all. The rest freezes nothing, is in no file,
+            and is None in what the slim program returns.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
@@ -481,7 +482,7 @@ def trace(
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
-        read = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=read)
+        read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
+        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)])
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

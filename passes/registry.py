@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from atograph.passes.errors import UserError
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=type)
 
 
 class Registry(Generic[T]):
@@ -24,10 +25,26 @@ class Registry(Generic[T]):
         group: the entry-point group, ``"atograph.passes"``.
         ours: name → ``"module:Class"``, so that nothing is imported before it is used.
         base: the base class, in the same form.
+        reserved: names that mean something else where a row is asked for by its name.
+        beside: a table whose names are asked for in the same place, so that a name is in one of the two only.
     """
 
-    def __init__(self, kind: str, plural: str, *, group: str, ours: Mapping[str, str], base: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        plural: str,
+        *,
+        group: str,
+        ours: Mapping[str, str],
+        base: str,
+        reserved: Iterable[str] = (),
+        beside: Registry[Any] | None = None,
+    ) -> None:
         self.kind, self.plural, self.group = kind, plural, group
+        self._reserved = frozenset(reserved)
+        self._beside = beside
+        if beside is not None:
+            beside._beside = self
         self._base = base
         self._loaders: dict[str, Callable[[], object]] = {name: partial(_load, path) for name, path in ours.items()}
         self._clashes: dict[str, str] = {}  # names of ours that an entry point asks for
@@ -59,6 +76,8 @@ class Registry(Generic[T]):
             )
         if name in self._clashes:
             raise self._taken(name, self._clashes[name])
+        if name in self._homes:
+            self._check_name(name)
         try:
             row = self._loaders[name]()
         except UserError:
@@ -82,14 +101,15 @@ class Registry(Generic[T]):
             raise self._taken(name, "")
         self._loaders[name] = loader
 
-    def register(self, row: type[T]) -> type[T]:
+    def register(self, row: Row) -> Row:
         """Add a class under its ``name``: a decorator. A module that is run again replaces what it has registered.
 
         Raises:
-            UserError: the name is taken, or the class lacks something.
+            UserError: the name is taken, or means something else, or the class lacks something.
         """
         name = getattr(row, "name", "")
         self._check(row, name)
+        self._check_name(name)
         if name in self and _home(row) != self._homes.get(name):
             raise self._taken(name, f" by {self._homes.get(name, 'atograph')}")
         self._homes[name] = _home(row)
@@ -108,6 +128,21 @@ class Registry(Generic[T]):
         missing = sorted(getattr(row, "__abstractmethods__", ()))
         if missing:
             raise UserError(f"the {self.kind} {name!r} ({row!r}) lacks {', '.join(missing)}.", hint=f"See {base!r}.")
+
+    def _check_name(self, name: str) -> None:
+        """Refuse a name of somebody else's row that means something else already."""
+        beside = self._beside
+        other = (
+            None if beside is None or name not in beside else f"a {beside.kind} has it, and both are asked for alike"
+        )
+        if name in self._reserved:
+            other = f"{name!r} means something else where {self.plural} are named"
+        if other is not None:
+            raise UserError(
+                f"a {self.kind} cannot be called {name!r}: {other}.",
+                where=self._homes.get(name),
+                hint="Call it something else.",
+            )
 
     def _taken(self, name: str, by: str) -> UserError:
         return UserError(

@@ -60,7 +60,9 @@ class FakeGraph:
         return int(self.cost.flops({}))
 
     def budgets(self, flops: float) -> Any:
-        return SimpleNamespace(used=lambda kept: self.cost.flops(kept) / (flops * self.flops))
+        return SimpleNamespace(
+            used=lambda kept: self.cost.flops(kept) / (flops * self.flops), check_gradients=lambda: None
+        )
 
     def plan(self, *, kept: Mapping[str, Any]) -> FakePlan:
         return FakePlan({name: tuple(units) for name, units in kept.items()})

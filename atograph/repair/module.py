@@ -129,14 +129,14 @@ def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module, way: Way) ->
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
         kept = old_widths(repaired.module, way.dense, way.slim)
-        raise NotRepaired(*repaired.doubts, *wrong, *_tied(way.dense), *_scripted(repaired.module), *kept)
+        raise NotRepaired(*repaired.doubts, *wrong, *_uncut(way.dense), *_scripted(repaired.module), *kept)
     return notes
 
 
-def _tied(program: Program) -> list[Problem]:
+def _uncut(program: Program) -> list[Problem]:
     """What may be in the way of a module that was made slim without the code of what is left out."""
     names = left_out_text(program.interface)
-    text = f"{names} is left out, and its code needs units together that the plan takes apart"
+    text = f"{names}: left out, and its code cannot be cut as the plan cuts the rest"
     return [Problem(text)] if names and program.interface.dead else []
 
 

@@ -104,6 +104,7 @@ def _apply_plan(
     fitting = _fit(graph, checkpoint)
     slimmed = slim(graph, plan)
     cuts = _cuts(graph.program, kept, slimmed.passes_program)
+    fitting = {name: own for name, own in fitting.items() if own in cuts}  # the rest went with its branch
     entries = [
         Entry(name, checkpoint.tensors[name].dtype, tuple(slimmed.passes_program.state[own].shape))
         for name, own in fitting.items()

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import fx
 
 from atograph.graph import Graph
-from atograph.passes.analysis.groups import Group
+from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.axes.dims import Dim, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
@@ -34,7 +34,8 @@ def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
         graph: of a module.
         plain: the module is to run as its code stands, without corrected calls, so that others can load it where
             atograph is not installed. Equal pieces that a tensor is cut into (``chunk``) stay equal: their groups are
-            coupled. What needs a correction all the same stays whole.
+            coupled. What needs a correction all the same stays whole, and whole branches stay as well: what is left
+            of them is a layer of atograph's.
 
     Returns:
         The same graph with these groups frozen or coupled.
@@ -42,6 +43,7 @@ def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
     Raises:
         UserError: the module does not come back whatever stays whole.
     """
+    wished, graph = graph.groups, graph.with_groups(graph.groups.keeping(1))
     with stage("looking for what the module needs whole") as progress:
         if plain and not graph.groups.coupled:
             graph = graph.coupled(list(dict.fromkeys(_equal_pieces(graph))))
@@ -49,7 +51,7 @@ def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
             progress.detail = f"{done} tried"
             problems = _problems(slim(graph, random_plan(graph.groups, done, 0.5)), plain=plain)
             if not problems:
-                return graph
+                return _deeper(graph, wished, plain=plain)
             calls = [problem for problem in problems if problem.calls]
             reasons = dict(_touched(graph, calls)) or dict(_touched(graph, problems))
             if not reasons:
@@ -60,6 +62,27 @@ def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
         f"the module does not come back slim, whatever stays whole: {told}.",
         hint="Do without it: the slim program and its ONNX file need no module.",
     )
+
+
+def _deeper(graph: Graph, wished: Groups, *, plain: bool) -> Graph:
+    """The graph whose groups may lose all of their units again where that was wished, if the module comes back then.
+
+    Raises:
+        UserError: it does not, and groups were to lose them in any case.
+    """
+    dropped = [group.name for group in wished if group.dropped]
+    deeper = graph.with_groups(graph.groups.dropping(dropped)) if dropped else graph
+    if any(group.least == 0 and not group.dropped for group in wished):
+        deeper = deeper.with_groups(deeper.groups.emptying())
+    if deeper is graph:
+        return graph
+    problems = _problems(slim(deeper, random_plan(deeper.groups, 0, 0.5)), plain=plain)
+    if problems and dropped:
+        raise UserError(
+            f"the module does not come back without all units of {', '.join(dropped)}: {problems[0].text}.",
+            hint="Do without the module, or keep these layers.",
+        )
+    return graph if problems else deeper
 
 
 def _problems(slimmed: Slim, *, plain: bool) -> tuple[Problem, ...]:

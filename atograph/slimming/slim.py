@@ -24,6 +24,7 @@ from atograph.passes.public import public
 from atograph.passes.rewrite.slim import SlimProgram
 from atograph.process.stages import stage
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
+from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
 from atograph.slimming.masking import mask
 from atograph.values.not_pickled import NotPickled
@@ -136,11 +137,13 @@ class Slim(NotPickled):
         model = self._graph.model
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
-        if self.plan.emptied:
-            names = ", ".join(self.plan.emptied)
-            return NotRepaired(Problem(f"its code still calls what is gone with all units of {names}"))
         try:
-            repaired = slim_module(model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan))
+            if self.plan.emptied:
+                repaired = module_without_branches(model, self._graph.program, self._slimmed, self.plan)
+            else:
+                repaired = slim_module(
+                    model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan)
+                )
         except NotRepaired as reason:
             return reason
         except UserError:

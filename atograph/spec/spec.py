@@ -193,15 +193,14 @@ class Spec:
         names = getattr(self.module, "outputs", ())
         if callable(names):
             names = self._call("outputs")
-        if isinstance(names, str):
-            return (names,)
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        names = (names,) if isinstance(names, str) else names
+        if not isinstance(names, (list, tuple)) or not all(type(name) in (str, int) for name in names):
             raise UserError(
                 f"`outputs` is {kind_of(names)}, not a list of names.",
                 where=self.where,
                 hint='It names the outputs that the deployment reads: outputs = ["logits"].',
             )
-        return tuple(names)
+        return tuple(map(str, names))
 
     @property
     def dynamic(self) -> tuple[str, ...]:

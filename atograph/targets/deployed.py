@@ -12,6 +12,7 @@ import torch
 from torch.export import ExportedProgram
 
 from atograph.files.writing import writing
+from atograph.passes.authors import line_of, place_of
 from atograph.passes.errors import AtographError, UserError
 from atograph.process.quiet import quiet
 from atograph.program.model import ProgramModel
@@ -122,8 +123,10 @@ def _named(target: Target, what: str) -> Iterator[None]:
     except AtographError:
         raise
     except Exception as error:
-        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", hint=_of(target)) from error
+        line = line_of(type(target), error)
+        raise UserError(f"{target.title} cannot {what}: {in_one_line(error)}", hint=_of(target, line)) from error
 
 
-def _of(target: Target) -> str:
-    return f"The target {target.name!r} is of {type(target).__module__}; --target names those of a run."
+def _of(target: Target, line: str | None = None) -> str:
+    at = "" if line is None else f" ({line})"
+    return f"The target {target.name!r} is of {place_of(type(target))}{at}; --target names those of a run."

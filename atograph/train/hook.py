@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+from atograph.passes.authors import tell_errors
 from atograph.passes.public import public
 from atograph.train.interfaces import P
 
@@ -31,6 +32,11 @@ class Hook:
     """
 
     flops_share = 1.0
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        calls = ("pruned", "epoch_start", "before_step", "after_step", "finish", "sync", "state", "load")
+        tell_errors(cls, "hook", calls)
 
     def pruned(self) -> Pruned:
         """Asked for at the end of each epoch."""

@@ -29,6 +29,9 @@ class Budgets(Protocol):
     def used(self, counts: Mapping[str, Any], /) -> Any:
         """How much of the tightest budget some counts of kept units use: within all of them up to 1."""
 
+    def check_gradients(self) -> None:
+        """Refuse those that have no gradient in the counts."""
+
 
 class Plan(Protocol):
     """Which units stay."""

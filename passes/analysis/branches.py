@@ -37,6 +37,7 @@ class Rest:
         left: nodes that sum over nothing → the operands whose sum they give; none: they are in ``zeros``.
         zeros: the nodes that are zero everywhere.
         runs: the nodes that the outputs need.
+        fixed: the nodes that depend on no input, and did.
         problem: why that cannot be done exactly; None where it can.
     """
 
@@ -44,6 +45,7 @@ class Rest:
     left: dict[fx.Node, tuple[Operand, ...]] = field(default_factory=dict)
     zeros: set[fx.Node] = field(default_factory=set)
     runs: set[fx.Node] = field(default_factory=set)
+    fixed: set[fx.Node] = field(default_factory=set)
     problem: Reason | None = None
 
     def reads(self, node: fx.Node) -> list[fx.Node]:
@@ -117,11 +119,11 @@ class Branches:
         return self.program.output_node.all_input_nodes
 
     @cached_property
-    def dependent(self) -> list[int]:
-        """For each output the inputs that it depends on in the whole program, as bits."""
+    def dependent(self) -> Mapping[fx.Node, int]:
+        """For each node the inputs that it depends on in the whole program, as bits."""
         walk = _Walk(self, frozenset())
         walk.run()
-        return [walk.depends[node] for node in self.outputs]
+        return walk.depends
 
 
 class _Walk:
@@ -144,6 +146,8 @@ class _Walk:
                 self._visit(node)
             self.depends[node] = self._branches.inputs.get(node, 0) | self._depends(node)
         if self._without:
+            whole = self._branches.dependent
+            rest.fixed = {node for node, bits in self.depends.items() if whole[node] and not bits}
             self._check_outputs()
         self._find_running()
         return rest
@@ -253,8 +257,8 @@ class _Walk:
         return set(node.all_input_nodes) - (met - counting)
 
     def _check_outputs(self) -> None:
-        for node, before in zip(self._branches.outputs, self._branches.dependent, strict=True):
-            lost = before & ~self.depends[node]
+        for node in self._branches.outputs:
+            lost = self._branches.dependent[node] & ~self.depends[node]
             for name in (each.name for each, bit in self._branches.inputs.items() if bit & lost):
                 self._refuse(node, f"without it, the output would no longer depend on {name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from atograph.passes.analysis.groups import Group, Groups, groups_of
@@ -84,6 +85,23 @@ def read_pairs(text: str) -> Pairs:
             raise UserError(f"'{text}' names no pairs of groups.", hint="Write them as g0+g4;g1+g5.")
         pairs.append((first, second))
     return tuple(pairs)
+
+
+def pairs_of(pairs: Iterable[object]) -> Pairs:
+    """Pairs of names as they come from outside.
+
+    Raises:
+        UserError: they are something else.
+    """
+    listed = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, str) else [pairs]
+    checked: list[tuple[str, str]] = []
+    for pair in listed:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+            raise UserError(
+                f"groups are coupled in pairs of names, and {pair!r} is none.", hint='Write them as [("g0", "g4")].'
+            )
+        checked.append((pair[0], pair[1]))
+    return tuple(checked)
 
 
 def write_pairs(pairs: Pairs) -> str:

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from atograph.passes.authors import tell_errors
 from atograph.passes.public import public
 from atograph.passes.registry import Registry
 
@@ -41,6 +42,10 @@ class Budget(abc.ABC):
     rounding: ClassVar[int | Literal["auto"]] = 1
     measured: ClassVar[bool] = False
     closing: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        tell_errors(cls, "budget", ("cost", "reached", "predicted", "settle"))
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -81,6 +86,24 @@ class Budget(abc.ABC):
         return choose()
 
 
+_ARGUMENTS = (
+    "baseline by data depth example_inputs floor force keep kept loss measured metric metric_name model "
+    "on_swap opset optimizer out quiet random resume round_to scores self steps targets tensorboard "
+    "train_data val_data"
+)
+"""Of functions that take budgets as keywords: `Graph.plan`, `compress`, `AutoTrainOnce`."""
+
+_SETTINGS = (
+    "accumulate budgets channels_last checkpoint_seconds compile controller controller_batches "
+    "controller_data controller_drop controller_interval controller_lr controller_min_steps "
+    "controller_norms controller_start controller_weight_decay couple depth device drop epochs floor "
+    "freeze freeze_layers gamma keep_module lambda_end lambda_freeze lambda_start latency_batch "
+    "latency_table latency_threads lr lr_schedule method metric_mode min_units offset only optimizer "
+    "outputs paced patience plain_module precision prior prior_scale projection_start prune_frozen "
+    "round_to seed slim_at temperature warmup weight_decay zero"
+)
+"""Of a training."""
+
 BUDGETS = Registry[Budget](
     "budget",
     "budgets",
@@ -91,6 +114,7 @@ BUDGETS = Registry[Budget](
         "params": "atograph.passes.budgets.params:Params",
         "bytes": "atograph.passes.budgets.bytes:Bytes",
     },
+    reserved=(*_ARGUMENTS.split(), *_SETTINGS.split()),
 )
 
 
@@ -99,10 +123,9 @@ def budget(kind: type[T]) -> type[T]:
     """Add a budget under its ``name``: a decorator of its class.
 
     Raises:
-        InternalError: the name is taken.
+        UserError: the name is taken, or means something else.
     """
-    BUDGETS.register(kind)
-    return kind
+    return BUDGETS.register(kind)
 
 
 DEFAULT: Mapping[str, float] = {"flops": 0.5}

@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.authors import foreign
 from atograph.passes.budgets.budget import BUDGETS, Budget, Plan, rounding_of
+from atograph.passes.budgets.check import check_cost, check_gradient
 from atograph.passes.cost.share import share_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
@@ -39,7 +42,8 @@ class Budgets:
             made: budgets of this program that exist already, by name; those that are made are added.
 
         Raises:
-            UserError: none is given, or one is no share, or unknown, or the program has none of what it limits.
+            UserError: none is given, or one is no share, or unknown, or its cost is none (`check`), or the program has
+                none of what it limits.
         """
         given = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         if not given:
@@ -50,7 +54,10 @@ class Budgets:
         rows = {} if made is None else made
         for name in given:
             if name not in rows:
-                rows[name] = BUDGETS.get(name)(program)
+                row = BUDGETS.get(name)(program)
+                if foreign(type(row)):  # tests hold ours to it
+                    check_cost(row, program.fact(Groups).prunable)
+                rows[name] = row
         dense = {name: rows[name].cost({}) for name in given}
         for name, total in dense.items():
             if not total:
@@ -67,6 +74,11 @@ class Budgets:
         if any(isinstance(part, torch.Tensor) for part in parts):
             return torch.stack([torch.as_tensor(part) for part in parts]).max()
         return max(parts)
+
+    def check_gradients(self) -> None:
+        """Refuse budgets that a controller cannot learn from: `check.check_gradient`."""
+        for row in self.rows.values():
+            check_gradient(row, row.program.fact(Groups).prunable)
 
     def priced(self) -> list[Callable[[Mapping[str, Any]], Any]]:
         """For each budget in which units have prices, how much of it some counts use (`passes.cost.prices`)."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from atograph.passes.authors import tell_errors
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.criteria.units import Units
 from atograph.passes.errors import UserError
@@ -43,6 +44,10 @@ class Criterion(abc.ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     adds_up: ClassVar[bool] = False
     least: ClassVar[float] = 1e-3
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        tell_errors(cls, "criterion", ("importance", "observe", "state", "load"))
 
     def __init__(self, units: Units, program: Program | None = None) -> None:
         self.units, self.program = units, program
@@ -133,7 +138,6 @@ def criterion(kind: type[T]) -> type[T]:
     """Add a criterion under its ``name``: a decorator of its class.
 
     Raises:
-        InternalError: the name is taken.
+        UserError: the name is taken, or means something else.
     """
-    CRITERIA.register(kind)
-    return kind
+    return CRITERIA.register(kind)

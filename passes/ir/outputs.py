@@ -100,20 +100,20 @@ def returning(program: Program, names: Sequence[str]) -> Program:
     graph, nodes = copy_graph(program.graph)
     paths = {output.path for output in left_out}
     values = [None if path in paths else nodes.get(value, value) for path, value in _returned(program)]
-    returned = without(pytree.tree_unflatten(values, program.interface.returns), paths)
-    leaves, structure = pytree.tree_flatten(returned)
+    leaves, structure = pytree.tree_flatten(without(pytree.tree_unflatten(values, program.interface.returns), paths))
+    writes = {name: nodes[value] for name, value in _still_written(program, paths).items()}
     output = next(iter(reversed(graph.nodes)))
-    output.args = ([*output.args[0][: len(program.interface.writes)], *leaves],)
+    output.args = ([*writes.values(), *leaves],)
     dead = graph.eliminate_dead_code()
-    result = program.rewritten(graph, program.state)
-    result.interface = replace(
-        result.interface,
+    interface = replace(
+        program.interface,
         returns=structure,
-        outputs=tuple(output.name for output in outputs if output not in left_out),
+        writes=tuple(writes),
+        outputs=tuple(output.name for output in outputs if output in read),
         left_out={output.name: output.path for output in left_out},
-        dead=dead or result.interface.dead,
+        dead=dead or program.interface.dead,
     )
-    return result
+    return Program.build(graph, interface, program.state, root=program)
 
 
 def left_out_text(interface: Interface) -> str:
@@ -132,6 +132,33 @@ def _is_left_out(value: Any) -> bool:
 
 def _kept(value: Any) -> Any:
     return None if _is_left_out(value) else value
+
+
+def _still_written(program: Program, left_out: Collection[OutputPath]) -> dict[str, fx.Node]:
+    """Placeholder → new value, for what a call writes, but for state that only outputs read which are left out."""
+    new = dict(zip(program.interface.writes, program.output_node.args[0], strict=False))  # type: ignore[arg-type]
+    results = dict(_returned(program))
+    read = _behind(value for path, value in results.items() if path in left_out)
+    needed = [value for path, value in results.items() if path not in left_out]
+    kept: dict[str, fx.Node] = {}
+    while True:
+        before = _behind([*needed, *kept.values()])
+        more = {name: value for name, value in new.items() if name in before or name not in read}
+        if more == kept:
+            return kept
+        kept = more
+
+
+def _behind(values: Iterable[Any]) -> set[str]:
+    """The names of all nodes that some values are computed from."""
+    found: set[fx.Node] = set()
+    left = [value for value in values if isinstance(value, fx.Node)]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += node.all_input_nodes
+    return {node.name for node in found}
 
 
 def _meant(text: str, outputs: Sequence[Output]) -> list[Output]:

@@ -73,9 +73,9 @@ class SlimProgram(RewritePass):
         return plan
 
 
-def slimmed_by(program: Program, kept: Kept) -> Program:
-    """A program, whose axes have been inferred, without the units that do not stay."""
-    return _Rewrite(program, kept).run()
+def slimmed_by(program: Program, kept: Kept, state: Mapping[str, torch.Tensor] | None = None) -> Program:
+    """A program, whose axes have been inferred, without the units that do not stay; ``state``: other values of it."""
+    return _Rewrite(program, kept, state).run()
 
 
 class Kept:
@@ -192,8 +192,9 @@ class _Lowering:
 
 
 class _Rewrite:
-    def __init__(self, program: Program, kept: Kept) -> None:
+    def __init__(self, program: Program, kept: Kept, state: Mapping[str, torch.Tensor] | None = None) -> None:
         self.program, self.axes, self.kept = program, kept.axes, kept
+        self._state = program.state if state is None else state
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -208,8 +209,7 @@ class _Rewrite:
 
     def run(self) -> Program:
         state = {
-            name: self.kept.slice(self.program.state[name], self.axes.shape(node))
-            for node, name in self.program.state_nodes()
+            name: self.kept.slice(self._state[name], self.axes.shape(node)) for node, name in self.program.state_nodes()
         }
         for node in self.program.graph.nodes:
             if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):

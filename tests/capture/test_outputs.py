@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
     form: Callable[[Tensor, Tensor, Tensor], Any]
     names: Sequence[str]
-    read: Sequence[str] | str
+    read: Sequence[str | int] | str | int
     kept: Sequence[str]
     left: Callable[[Any], Any]
     """What of the result is None."""
@@ -72,7 +72,7 @@ CASES: dict[str, Case] = {
         lambda y, f, a: (y, f, a), ["output_0", "output_1", "output_2"], ["0"], ["output_0"], lambda o: [*o[1:]]
     ),
     "the middle of a tuple": Case(
-        lambda y, f, a: (f, y, a), ["output_0", "output_1", "output_2"], "output_1", ["output_1"],
+        lambda y, f, a: (f, y, a), ["output_0", "output_1", "output_2"], 1, ["output_1"],
         lambda o: [o[0], o[2]],
     ),
     "a dict in a tuple": Case(
@@ -173,7 +173,7 @@ def test_a_name_for_nothing_is_told_with_those_that_there_are(name: str) -> None
         atograph.trace(Net(form), torch.randn(3, 6), outputs=read)
 
 
-@pytest.mark.parametrize("read", [(), "output", ["*"]])
+@pytest.mark.parametrize("read", [None, (), "output", ["*"]])
 def test_all_of_them_are_no_choice(read: Any) -> None:
     graph = atograph.trace(Net(lambda y, f, a: y), torch.randn(3, 6), outputs=read)
     assert graph.groups.outputs == () == graph.plan(random=0).outputs and not graph.notes
@@ -299,3 +299,57 @@ def test_outputs_of_transformers(transformers: ModuleType, name: str) -> None:  
         assert relative_difference(masked.logits, result.logits) < 1e-9
         assert slim.module is not None, slim.why_no_module
         assert relative_difference(masked.logits, slim.module(input_ids=ids).logits) < 1e-9
+
+
+def test_a_cache_that_nobody_reads(transformers: ModuleType) -> None:  # noqa: F811
+    """It starts with tensors that hold nothing, and what goes into it is cut in the module as well."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=24, output_hidden_states=True,
+    )  # fmt: skip
+    model, ids = transformers.LlamaForCausalLM(config).eval(), torch.randint(0, 40, (2, 6))
+    perturb(model)
+    whole = atograph.trace(model, (), {"input_ids": ids})
+    graph = atograph.trace(model, (), {"input_ids": ids}, outputs=["logits"])
+    assert "Left out of what it returns: past_key_values, hidden_states." in str(graph)
+    assert sum(group.size for group in graph.prunable) > sum(group.size for group in whole.prunable)
+    slim = atograph.slim(graph, graph.plan(random=0))
+    assert slim.module is not None, slim.why_no_module
+    with torch.no_grad():
+        torch.testing.assert_close(slim.module(ids).logits, slim(input_ids=ids).logits)
+
+
+class Counting(nn.Module):
+    """State that a call changes, and that some outputs read."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.form, self.a, self.o = form, nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("seen", torch.zeros(16))
+        self.register_buffer("most", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Any:
+        feats = self.a(x).relu()
+        self.seen.mul_(0.9).add_(feats.mean(0))
+        self.most.copy_(torch.maximum(self.most, self.seen.max()))
+        return self.form(self.o(feats), self.seen, self.most)
+
+
+STATE: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Any], int]] = {
+    "nobody reads it": (lambda y, s, m: (y, s * y.sum(), m.clone()), 0),
+    "another output reads it": (lambda y, s, m: (y + s.sum(), s * 2.0, m.clone()), 1),
+    "by way of other state": (lambda y, s, m: (y + m, s * 2.0, m.clone()), 2),
+    "the outputs that are left out do not": (lambda y, s, m: (y, 2 * y, 3 * y), 2),
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_state_that_only_others_read_goes_with_them(name: str) -> None:
+    form, writes = STATE[name]
+    graph = atograph.trace(Counting(form).eval(), torch.randn(2, 6), outputs=[0])
+    assert len(graph.program.interface.writes) == writes
+    assert bool(graph.prunable) == (writes == 0)
+    if graph.prunable:
+        slim = atograph.slim(graph, graph.plan(random=0))
+        assert slim.module is not None, slim.why_no_module

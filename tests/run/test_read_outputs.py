@@ -116,7 +116,7 @@ def test_every_command_takes_them(name: str, run: Path) -> None:
 WRONG: dict[str, tuple[str, tuple[str, ...], str]] = {
     "no such output": ("", ("--outputs", "logit"), "no output 'logit'"),
     "no list": ("outputs = 3", (), "`outputs` is an int, not a list of names"),
-    "no names": ("outputs = [0]", (), "not a list of names"),
+    "no names": ("outputs = [None]", (), "not a list of names"),
 }
 
 
@@ -215,23 +215,45 @@ def test_a_loop_of_ones_own() -> None:
     assert slim(x)[1] is None
 
 
-class Tied(nn.Module):
-    """An output that adds up what the rest keeps apart."""
+class Apart(nn.Module):
+    """An output that needs together, or whole, what the rest keeps apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, other: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.a, self.b, self.o = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(32, 3)
+        self.a, self.b, self.o, self.last = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(32, 3), nn.Linear(16, 2)
+        self.norm, self.other = nn.GroupNorm(4, 16), other
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.a(x).relu(), self.b(x).relu()
-        return self.o(torch.cat([a, b], -1)), a + b
+        return self.o(torch.cat([a, b], -1)), self.last(self.norm(self.other(a, b)))
 
 
-def test_an_output_that_ties_what_the_plan_takes_apart_is_told() -> None:
-    graph = atograph.trace(Tied(), torch.randn(2, 6), outputs=["0"])
+APART: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a sum": lambda a, b: a + b,
+    "groups of units": lambda a, b: a,
+    "units in order": lambda a, b: b.sort(1)[0],
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_an_output_that_cannot_be_cut_with_the_rest_is_told(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = Apart(APART[name]).eval(), torch.randn(2, 6)
+    graph = atograph.trace(model, x, outputs=["0"])
     first, second = [group.name for group in graph.prunable]
-    slim = atograph.slim(graph, graph.plan(kept={first: range(4), second: range(9)}))
+    plan = graph.plan(kept={first: [0, 1, 5], second: range(9)})
+    slim = atograph.slim(graph, plan)
+    with torch.no_grad():
+        torch.testing.assert_close(slim(x)[0], atograph.mask(model, plan)(x)[0])
     assert slim.module is None
-    assert "output_1 is left out, and its code needs units together that the plan takes apart" in slim.why_no_module
+    assert "output_1: left out, and its code cannot be cut as the plan cuts the rest" in slim.why_no_module
     kept = atograph.keep_module(graph)
     assert atograph.slim(kept, kept.plan(random=0)).module is not None
+
+
+@pytest.mark.parametrize("given", ["a,b", ["a", "b"], ["a , b"], ("a", "b")])
+def test_settings_take_names_in_every_form(given: Any) -> None:
+    assert settings_of({"outputs": given}).outputs == ("a", "b")
+    assert settings_of({"outputs": 0}).outputs == ("0",) == settings_of({"outputs": [0]}).outputs
+    with pytest.raises(UserError, match="training setting outputs: expected a list of names"):
+        settings_of({"outputs": 1.5})

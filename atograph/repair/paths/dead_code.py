@@ -46,16 +46,17 @@ def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Exam
         example: what to capture it with.
 
     Returns:
-        None where nothing was left out, or where that code ties units together that the plan takes apart.
+        None where nothing was left out, or where that code cannot be cut as the plan cuts the rest: it ties units
+        together that the plan takes apart, or sorts them.
     """
     if not program.interface.dead:
         return None
     try:
         whole = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(capture(model, *example, dead=True))
-    except AtographError:
+        kept = _kept_alike(program, plan, whole)
+        return None if kept is None else Whole(whole, slimmed_by(whole, kept), kept.state_cuts(whole))
+    except AtographError:  # what freezes units there was frozen nowhere else
         return None
-    kept = _kept_alike(program, plan, whole)
-    return None if kept is None else Whole(whole, slimmed_by(whole, kept), kept.state_cuts(whole))
 
 
 def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
@@ -82,6 +83,8 @@ def _units(program: Program, cuts: Cuts) -> dict[Axis, Indices] | None:
     axes, found = program.fact(Axes), dict[Axis, Indices]()
     for node, name in program.state_nodes():
         for index, (dim, cut) in enumerate(zip(axes.shape(node), cuts.get(name, ()), strict=False)):
+            if not dim.size:  # an empty cache
+                continue
             for axis, units in _units_along(name, index, dim, cut):
                 if not np.array_equal(found.setdefault(axis, units), units):
                     return None

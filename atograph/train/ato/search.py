@@ -48,6 +48,8 @@ class MaskSearch(Generic[P]):
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
         self.objective = _Objective(model, task)
         self.budgets = graph.budgets(**settings.budgets)
+        if settings.controller:
+            self.budgets.check_gradients()
         device = units.family.device
         self.controller = Controller(units.sizes, settings.seed).to(device)
         self.optimizer = torch.optim.AdamW(

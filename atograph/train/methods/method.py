@@ -6,6 +6,7 @@ import abc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+from atograph.passes.authors import tell_errors
 from atograph.passes.errors import UserError
 from atograph.passes.public import public
 from atograph.train.settings import TrainSettings
@@ -35,6 +36,10 @@ class Method(abc.ABC):
     settings: ClassVar[type[TrainSettings]] = TrainSettings
     presets: ClassVar[Mapping[str, Any]] = {}
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        tell_errors(cls, "method", ("hook",))
+
     @abc.abstractmethod
     def hook(self, run: Training, graph: Graph[P], shrink: Shrink[P] | None) -> Pruning[P]:
         """What happens around the steps of one run.
@@ -54,10 +59,9 @@ def method(kind: type[T]) -> type[T]:
     """Add a method under its ``name``: a decorator of its class.
 
     Raises:
-        InternalError: the name is taken.
+        UserError: the name is taken, by a criterion, say.
     """
-    METHODS.register(kind)
-    return kind
+    return METHODS.register(kind)
 
 
 def hook_of(run: Training, graph: Graph[P], shrink: Shrink[P] | None) -> Pruning[P]:

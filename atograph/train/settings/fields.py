@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -58,13 +59,11 @@ def _sizes(given: Any) -> Any:
 
 
 def _listed(given: Any) -> Any:
-    """``A,B`` as two names."""
-    if isinstance(given, str):
-        given = (given,)
-    if not isinstance(given, (list, tuple)):
+    """``A,B`` as two names, and positions as names."""
+    each = given if isinstance(given, (list, tuple)) else (given,)
+    if not all(type(name) in (str, int) for name in each):
         return given
-    parts = [part for each in given for part in (each.split(",") if isinstance(each, str) else [each])]
-    return tuple(part.strip() if isinstance(part, str) else part for part in parts)
+    return tuple(part.strip() for name in each for part in str(name).split(","))
 
 
 def _prior(name: str) -> str:
@@ -299,7 +298,7 @@ class TrainSettings(BaseModel):
         """Budgets are given by their names."""
         if not isinstance(values, Mapping):
             return values
-        taken = [name for name in BUDGETS if name in cls.model_fields]
+        taken = [name for name in BUDGETS if name in cls.model_fields]  # those of a method's own section
         if taken:
             raise UserError(f"the budget {taken[0]!r} has the name of a setting.", hint="Call it something else.")
         given = values.get("budgets") or {}
@@ -311,10 +310,12 @@ class TrainSettings(BaseModel):
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
     @model_serializer(mode="wrap")
-    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Written as they are given."""
+    def _spread_budgets(self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Written as they are given; parts are asked for by the same names."""
         written: dict[str, Any] = serialise(self)
-        return {**written.pop("budgets", {}), **written}
+        shares = written.pop("budgets", {})
+        shares |= {name: share for name, share in self.budgets.items() if name in (info.include or ())}
+        return {**{name: shares[name] for name in shares if name not in (info.exclude or ())}, **written}
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.registry import Registry
 
 METHODS = Registry[Any](
@@ -15,4 +16,5 @@ METHODS = Registry[Any](
         "ato": "atograph.train.methods.ato:AutoTrainOnceMethod",
         "at-once": "atograph.train.methods.at_once:AtOnce",
     },
+    beside=CRITERIA,  # ``--method`` takes both
 )

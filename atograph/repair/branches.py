@@ -1,0 +1,210 @@
+"""Layers of a slim module whose branches are gone: each gives a constant, and holds no weights but that.
+
+The module was made slim with one unit, at zero, of each group that has none left, so that its code runs as ever. Here
+the layers are exchanged that only serve this unit: they give zeros, or their bias, in the shape that they had. Where
+such a unit stands beside others in a layer that stays (`cat`), they give nothing, and that layer is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.axes.dims import Axis, axes_of
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import module_of
+from atograph.passes.torch_private import ConvNd
+from atograph.repair.observe.problem import Example
+from atograph.repair.tensors import correct_widths, named_state, replace_state
+from atograph.values.eval_mode import eval_mode
+
+Sizes = tuple[int, ...]
+
+
+class Left(nn.Module):
+    """What is left of a layer: its bias, or zeros.
+
+    Args:
+        like: of its type, and on its device.
+        dim: of its output the dimension whose size is not that of the input, or along which the bias lies.
+        size: of the output there.
+        bias: if there is one, ``[size]``.
+        spatial: kernel size, stride, padding and dilation of a convolution, dimension by dimension.
+    """
+
+    bias: nn.Parameter | None
+    weight: torch.Tensor
+
+    def __init__(
+        self,
+        like: torch.Tensor,
+        dim: int,
+        size: int,
+        bias: nn.Parameter | None = None,
+        spatial: tuple[Sizes, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim, self.size, self.spatial = dim, size, spatial
+        self.register_parameter("bias", bias)
+        self.register_buffer("weight", like.new_empty(0), persistent=False)  # code asks for its type
+
+    def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        """The same for each input of one shape."""
+        shape = list(x.shape)
+        shape[self.dim] = self.size
+        for place, (kernel, stride, padding, dilation) in enumerate(zip(*(self.spatial or ()), strict=True)):
+            d = self.dim + 1 + place
+            shape[d] = (shape[d] + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        if self.bias is None:
+            return x.new_zeros(shape)
+        along = [self.size if d == self.dim % len(shape) else 1 for d in range(len(shape))]
+        return self.bias.view(along).expand(shape)
+
+    def extra_repr(self) -> str:
+        """Its size, and whether it is a bias."""
+        return f"{self.size}, bias={self.bias is not None}"
+
+
+class Fixed(nn.Module):
+    """In the place of a layer without inputs (a table of relative positions) whose output nothing comes of: zeros.
+
+    Args:
+        zeros: of the shape of its output.
+    """
+
+    zeros: torch.Tensor
+
+    def __init__(self, zeros: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("zeros", zeros, persistent=False)
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        """Always the same."""
+        return self.zeros
+
+
+class Through(nn.Module):
+    """In the place of a layer whose output nothing comes of: it gives its input."""
+
+    def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        """The input."""
+        return x
+
+
+def take_out_branches(
+    module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis]
+) -> tuple[list[str], list[str]]:
+    """Exchange the layers that hold weights which the slim program has not.
+
+    Args:
+        module: slim but for one unit of each group that has none left; it is changed.
+        dense: the program that was captured from the dense module.
+        slimmed: the slim program.
+        emptied: the axes without units.
+
+    Returns:
+        In words, what was exchanged; and the names of weights that are still there.
+    """
+    branches = dense.fact(Groups).branches
+    rest, beside = branches.without(emptied), _beside_others(module, dense, slimmed, emptied)
+    held = slimmed.state.keys()
+    layers = {name: module.get_submodule(name) for name in _holding(module, dense, slimmed)}
+    shapes = _shapes(module, layers, slimmed.interface.example)
+    words = []
+    for name, layer in layers.items():
+        nodes = [node for node in dense.graph.nodes if node.op == "call_function" and module_of(node) == name]
+        if not nodes or name not in shapes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
+            continue
+        left = _left_of(layer, *shapes[name], bias=layer._parameters.get("bias") if f"{name}.bias" in held else None)
+        dims = [dim for node in nodes for shape in branches.axes.shapes[node] for dim in shape]
+        if isinstance(left, Left) and left.bias is None and any(branches.vanishes(dim, beside) for dim in dims):
+            left.size = 0
+        if left is not None:
+            left.train(layer.training)
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, left)
+            words.append(f"{name}: {type(layer).__name__} → {left}")
+    if beside:
+        replace_state(module, slimmed)
+        for part in module.modules():
+            correct_widths(part)
+    return words, [*_left_over(module, dense, slimmed), *_other_shapes(module, slimmed)]
+
+
+def _other_shapes(module: nn.Module, slimmed: Program) -> list[str]:
+    """The tensors of a module whose shape is not that of the slim program's."""
+    state = slimmed.state
+    return [name for name, value in named_state(module) if name in state and state[name].shape != value.shape]
+
+
+def _beside_others(module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis]) -> set[Axis]:
+    """Of some axes those whose one unit that is left stands beside others in a layer that stays."""
+    wider, axes = set(_other_shapes(module, slimmed)), dense.fact(Groups).axes
+    held = {
+        axis
+        for node, name in dense.state_nodes()
+        if name in wider
+        for dim in axes.shape(node)
+        for axis in axes_of(dim)
+    }  # fmt: skip
+    return held & set(emptied)
+
+
+def _left_over(module: nn.Module, dense: Program, slimmed: Program) -> list[str]:
+    """The parameters of a module that went with a branch of its program."""
+    named = list(module.named_parameters(remove_duplicate=False))
+    kept = {id(value) for name, value in named if name in slimmed.state}
+    return [name for name, value in named if name in dense.state and id(value) not in kept]
+
+
+def _holding(module: nn.Module, dense: Program, slimmed: Program) -> list[str]:
+    """The parts that hold such parameters."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in _left_over(module, dense, slimmed)))
+
+
+def _shapes(
+    module: nn.Module, layers: Mapping[str, nn.Module], example: Example | None
+) -> dict[str, tuple[torch.Size | None, torch.Tensor]]:
+    """Of layers that give one tensor, what they give in one call, and the shape of the one that they take, if any."""
+    assert example is not None
+    shapes: dict[str, tuple[torch.Size | None, torch.Tensor]] = {}
+
+    def seen(name: str) -> Any:
+        def hook(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            given = args[0].shape if args and isinstance(args[0], torch.Tensor) else None
+            if isinstance(output, torch.Tensor):
+                shapes[name] = (given, output)
+
+        return hook
+
+    handles = [layer.register_forward_hook(seen(name)) for name, layer in layers.items()]
+    try:
+        with eval_mode(module), torch.no_grad():
+            module(*example[0], **example[1])
+            return dict(shapes)  # afterwards all that hooks hold is as it was
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _left_of(
+    layer: nn.Module, before: torch.Size | None, output: torch.Tensor, bias: nn.Parameter | None
+) -> nn.Module | None:
+    """What stands in a layer's place; None where that is not known."""
+    after = output.shape
+    if before is None:
+        return Fixed(torch.zeros_like(output))
+    if isinstance(layer, ConvNd):
+        if layer.transposed or isinstance(layer.padding, str):
+            return None
+        dim = -len(layer.kernel_size) - 1
+        return Left(output, dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+    if before == after and bias is None:
+        return Through()
+    if before[:-1] == after[:-1]:
+        return Left(output, -1, after[-1], bias)
+    return None

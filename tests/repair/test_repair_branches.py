@@ -1,0 +1,94 @@
+"""The module where branches are gone: its layers hold no weights of them, and it computes what the program does."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from emptied import CASES
+from torch import nn
+
+import atograph
+from atograph.passes.errors import UserError
+from atograph.repair.branches import Left
+from atograph.slimming.keep_module import keep_module
+from benchmarks.exact import perturb
+
+BACK = ("without a bias", "inverted residual", "second of two", "attention and mlp", "growth of a dense block", "gate")
+NOT_BACK = {"lstm": "lstm.weight_ih_l0 stays, though its branch is gone", "a piece of a split": "split"}
+
+
+def made_slim(name: str) -> tuple[atograph.Slim, torch.Tensor]:
+    case = CASES[name]
+    torch.manual_seed(0)
+    model, x = case.build().eval().double(), case.inputs.double()
+    perturb(model)
+    graph = atograph.trace(model, x)
+    return atograph.slim(graph, graph.plan(kept=dict.fromkeys(case.emptied.split(), ()))), x
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_the_module_comes_back(name: str) -> None:
+    slim, x = made_slim(name)
+    module = slim.module
+    assert module is not None, slim.why_no_module
+    assert {n for n, _ in module.named_parameters()} <= slim.program.state_dict.keys()
+    for inputs in (x, x[:1], torch.cat([x, x])):
+        with torch.no_grad():
+            expected = slim(inputs)
+            for each in (module, copy.deepcopy(module)):
+                torch.testing.assert_close(each(inputs), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NOT_BACK)
+def test_why_it_does_not(name: str) -> None:
+    slim, _x = made_slim(name)
+    assert slim.module is None
+    assert NOT_BACK[name] in slim.why_no_module
+
+
+def test_the_program_follows_a_module_that_is_trained_on() -> None:
+    slim, x = made_slim("inverted residual")
+    module = slim.module
+    assert module is not None
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    module(x).square().mean().backward()
+    optimizer.step()
+    assert isinstance(module.get_submodule("out"), Left)
+    with torch.no_grad():
+        torch.testing.assert_close(slim(x), module.eval()(x), rtol=1e-9, atol=1e-9)
+
+
+class Typed(nn.Module):
+    """It looks at the type of a weight that goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mid, self.out, self.head = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(x + self.out(self.mid(x).relu().to(self.out.weight.dtype)))
+
+
+def test_code_may_look_at_the_type_of_a_weight() -> None:
+    graph = atograph.trace(Typed().eval(), torch.randn(2, 4))
+    slim = atograph.slim(graph, graph.steered(drop="mid").plan(kept={}))
+    assert slim.module is not None
+    saved = io.BytesIO()
+    torch.save(slim.module, saved)
+    saved.seek(0)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(torch.load(saved, weights_only=False)(x), slim(x))
+
+
+def test_a_module_that_is_to_come_back_keeps_branches_that_stand_in_the_way() -> None:
+    case = CASES["lstm"]
+    graph = atograph.trace(case.build().eval(), case.inputs)
+    assert not any(group.least == 0 for group in keep_module(graph.steered(depth=True)).groups)
+    with pytest.raises(UserError, match="does not come back without all units of g3"):
+        keep_module(graph.steered(drop="lstm"))
+    typed = keep_module(atograph.trace(Typed().eval(), torch.randn(2, 4)).steered(depth=True))
+    assert any(group.least == 0 for group in typed.groups)
