@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from atograph.passes.ir.decision import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
 
@@ -73,6 +74,7 @@ class Interface:
         asked: what was asked to be dynamic, a text a dim; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
+        decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
     """
 
@@ -91,6 +93,7 @@ class Interface:
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     dead: bool = False
+    decided: tuple[Decision, ...] = ()
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -111,7 +114,7 @@ class Interface:
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
         return replace(
-            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead")}
+            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead", "decided")}
         )
 
     def without(self, placeholders: set[str]) -> Interface:

@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.fx import traceback
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.decisions import raising
 from atograph.passes.ir.interface import DynamicSize
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
@@ -28,6 +29,7 @@ class ProgramModule(nn.Module):
     def __init__(self, program: Program) -> None:
         super().__init__()
         self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
+        self._raising = (raising(program),)
         for name in program.interface.state.values():
             _register(self, name, program.state[name], trained=name in program.interface.parameters)
 
@@ -35,7 +37,8 @@ class ProgramModule(nn.Module):
         """Run the program.
 
         Raises:
-            UserError: the arguments are not of the structure that the program was captured with.
+            UserError: the arguments are not of the structure that the program was captured with, or the model's code
+                would decide otherwise by their values.
         """
         (program,), interface = self._called, self._called[0].interface
         values = {placeholder: _lookup(self, name) for placeholder, name in interface.state.items()}
@@ -64,8 +67,9 @@ class ProgramModule(nn.Module):
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 return fx.Interpreter(program).run(*inputs)
+        called = program if torch.compiler.is_compiling() else self._raising[0]
         try:
-            return program(*inputs)
+            return called(*inputs)
         except RuntimeError as error:
             other = self._of_other_types(program, inputs)
             if not other:

@@ -1,0 +1,88 @@
+"""What code is told that looks at values while it is recorded on tensors without data: the example's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from atograph.capture.known_values import KnownValues, Unknown
+from atograph.capture.raises import Reading, reading
+from atograph.passes.ir.decision import Decision
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an op that looks at values gives.
+
+    Attributes:
+        op: the op.
+        place: where the code asks.
+        value: what it gives for the example.
+        decision: what that decides; None where it can only raise.
+    """
+
+    op: Any
+    place: Reading
+    value: Any
+    decision: Decision | None
+
+
+class Answers:
+    """The answers of a first recording, computed from the example; later recordings, at other sizes, get the same.
+
+    Args:
+        tensors: for each placeholder of a recording the example's tensor.
+        batch: how many samples the example has; None where the batch is not dynamic.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], batch: int | None) -> None:
+        copied = [each if isinstance(each, nn.Parameter) else each.detach().clone() for each in tensors]
+        self._values = {f"input_{index}": value for index, value in enumerate(copied)}
+        self._weights = {f"input_{index}" for index, value in enumerate(copied) if isinstance(value, nn.Parameter)}
+        self._batch = batch
+        self._first: fx.Graph | None = None
+        self._known: KnownValues
+        self._log: list[Answer] = []
+        self._again: tuple[fx.Graph, int] | None = None
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What was decided, once for each place and value."""
+        return tuple(dict.fromkeys(answer.decision for answer in self._log if answer.decision is not None))
+
+    def to(
+        self, op: Any, args: Any, kwargs: Any, graph: fx.Graph, constants: Mapping[str, torch.Tensor]
+    ) -> Answer | None:
+        """What an op gives that a recording asks for; None where nobody knows: chance decides, or another size.
+
+        Args:
+            op: it looks at values.
+            args, kwargs: written with nodes.
+            graph: of the recording, as it is so far.
+            constants: of the recording.
+        """
+        if self._first is None:
+            self._first = graph
+            self._known = KnownValues(graph, constants, self._values, self._batch, whole=True)
+        if graph is not self._first:
+            return self._repeated(op, graph)
+        try:
+            value = self._known.call(op, args, kwargs)
+        except Unknown:
+            return None
+        place = reading()
+        behind = self._known.behind((args, kwargs))
+        decision = Decision(place.text or str(op), value, place.source, bool(behind & self._weights))
+        self._log.append(Answer(op, place, value, None if place.only_raises else decision))
+        return self._log[-1]
+
+    def _repeated(self, op: Any, graph: fx.Graph) -> Answer | None:
+        before, index = self._again or (None, 0)
+        index = index if before is graph else 0
+        answer = self._log[index] if index < len(self._log) else None
+        self._again = (graph, index + 1)
+        return answer if answer is not None and answer.op is op and answer.place == reading() else None

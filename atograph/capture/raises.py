@@ -1,0 +1,158 @@
+"""Where code looks at a value only to raise: ``assert``, ``if bad: raise``; and what stands there, in its own words."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import linecache
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+_CAPTURE = str(Path(__file__).parent)
+_OURS = str(Path(__file__).parents[1])
+_MACHINERY = ("/torch/utils/_python_dispatch.py", "/torch/_ops.py", "/torch/overrides.py", "/torch/utils/_contextlib.py")
+_ON_VALUES = {getattr(builtins, name).__name__ for name in ("bool", "int", "float", "abs", "all", "any", "len")}
+_LONGEST = 60
+
+
+class Span(NamedTuple):
+    """Where an expression stands in a file."""
+
+    line: int
+    column: int
+    last_line: int
+    last_column: int
+
+
+class Reading(NamedTuple):
+    """A place where code looks at a value.
+
+    Attributes:
+        text: the expression; empty where there is no source.
+        source: ``file:line in function``, outside torch; empty where unknown.
+        only_raises: whether all that the value decides is whether an error is raised.
+    """
+
+    text: str
+    source: str
+    only_raises: bool
+
+
+def reading() -> Reading:
+    """The place at which the code that runs looks at a value now."""
+    frames = list(_frames_of_model())
+    users = next((frame for frame in frames if "/torch/" not in _name(frame)), None)
+    if users is None:
+        return Reading("", "", False)
+    source = f"{Path(users.f_code.co_filename).name}:{users.f_lineno} in {users.f_code.co_name}"
+    return Reading(_text(users), source, _only_raises(frames))
+
+
+def _frames_of_model() -> Iterator[FrameType]:
+    """The frames of the model's code, the innermost first, those of libraries included."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_CAPTURE) and Path(name).stem == "tracing":
+            return
+        if not name.startswith(_OURS) and not _name(frame).endswith(_MACHINERY):
+            yield frame
+        frame = frame.f_back
+
+
+def _name(frame: FrameType) -> str:
+    return frame.f_code.co_filename.replace("\\", "/")
+
+
+def _only_raises(frames: list[FrameType]) -> bool:
+    path = _path(frames[0])
+    statement = next((node for node in reversed(path) if isinstance(node, ast.stmt)), None)
+    if not isinstance(statement, (ast.Assert, ast.If)):
+        return False
+    within = path[path.index(statement) + 1 :]
+    if not within or within[0] is not statement.test or not all(map(_passes_on, within[:-1])):
+        return False
+    ends = isinstance(statement, ast.Assert) or _ends_in_raise(statement.body) or _ends_in_raise(statement.orelse)
+    return ends and not any(map(_catches, map(_path, frames)))
+
+
+def _passes_on(node: ast.AST) -> bool:
+    """Whether an expression in a test makes nothing of a value but the outcome of the test."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _ON_VALUES
+    return isinstance(node, (ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp))
+
+
+def _ends_in_raise(body: list[ast.stmt]) -> bool:
+    return bool(body) and isinstance(body[-1], ast.Raise)
+
+
+def _catches(path: list[ast.AST]) -> bool:
+    """Whether an error that is raised at a place is caught in the same function, and not raised again."""
+    for node, below in zip(path, path[1:], strict=False):
+        if isinstance(node, (ast.Try, ast.TryStar)) and below in node.body:
+            if not all(_ends_in_raise(handler.body) for handler in node.handlers):
+                return True
+        if isinstance(node, ast.With) and any("suppress" in ast.dump(item.context_expr) for item in node.items):
+            return True
+    return False
+
+
+def _text(frame: FrameType) -> str:
+    span = _span(frame)
+    lines = [linecache.getline(frame.f_code.co_filename, n) for n in range(span.line, span.last_line + 1)] if span else []
+    if not span or not "".join(lines).strip():
+        return ""
+    encoded = [line.encode() for line in lines]
+    encoded[-1] = encoded[-1][: span.last_column]
+    encoded[0] = encoded[0][span.column :]
+    text = " ".join(b"".join(encoded).decode().split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _span(frame: FrameType) -> Span | None:
+    positions = next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), (None,) * 4)
+    line, last_line, column, last_column = positions
+    if line is None or last_line is None or column is None or last_column is None:
+        return None
+    return Span(line, column, last_line, last_column)
+
+
+def _path(frame: FrameType) -> list[ast.AST]:
+    """The nodes around the expression that a frame is at, from the module down to it; empty where there is no source."""
+    span, tree = _span(frame), _tree(frame.f_code.co_filename)
+    if span is None or tree is None:
+        return []
+    path: list[ast.AST] = []
+    node: ast.AST | None = tree
+    while node is not None:
+        path.append(node)
+        node = next((child for child in _children(node) if _holds(child, span)), None)
+    return path
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if hasattr(child, "lineno"):
+            yield child
+        else:  # arguments, items of a with statement, and so on
+            yield from _children(child)
+
+
+def _holds(node: ast.AST, span: Span) -> bool:
+    first = (node.lineno, node.col_offset) <= (span.line, span.column)  # type: ignore[attr-defined]
+    last = (node.end_lineno, node.end_col_offset) >= (span.last_line, span.last_column)  # type: ignore[attr-defined]
+    return first and last
+
+
+@lru_cache(maxsize=64)
+def _tree(file: str) -> ast.Module | None:
+    try:
+        return ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return None
