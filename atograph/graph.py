@@ -238,7 +238,7 @@ class Graph(NotPickled):
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
-            *(f"Decided as for the example: {each}." for each in interface.decided),
+            *(each.note for each in interface.decided),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]
 

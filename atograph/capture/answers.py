@@ -14,6 +14,10 @@ from atograph.capture.raises import Reading, reading
 from atograph.passes.ir.decision import Decision
 
 
+class NoAnswer(Exception):
+    """Nobody can say what code would see; the text says why."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What an op that looks at values gives.
@@ -35,14 +39,15 @@ class Answers:
     """The answers of a first recording, computed from the example; later recordings, at other sizes, get the same.
 
     Args:
-        tensors: for each placeholder of a recording the example's tensor.
+        state: for each placeholder of the model's state its tensor, as a recording has them.
+        inputs: the example's tensors.
         batch: how many samples the example has; None where the batch is not dynamic.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], batch: int | None) -> None:
-        copied = [each if isinstance(each, nn.Parameter) else each.detach().clone() for each in tensors]
+    def __init__(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], batch: int | None) -> None:
+        copied = [each if isinstance(each, nn.Parameter) else each.detach().clone() for each in (*state, *inputs)]
         self._values = {f"input_{index}": value for index, value in enumerate(copied)}
-        self._weights = {f"input_{index}" for index, value in enumerate(copied) if isinstance(value, nn.Parameter)}
+        self._weights = {f"input_{index}" for index in range(len(state))}
         self._batch = batch
         self._first: fx.Graph | None = None
         self._known: KnownValues
@@ -56,14 +61,17 @@ class Answers:
 
     def to(
         self, op: Any, args: Any, kwargs: Any, graph: fx.Graph, constants: Mapping[str, torch.Tensor]
-    ) -> Answer | None:
-        """What an op gives that a recording asks for; None where nobody knows: chance decides, or another size.
+    ) -> Answer:
+        """What an op gives that a recording asks for.
 
         Args:
             op: it looks at values.
             args, kwargs: written with nodes.
             graph: of the recording, as it is so far.
             constants: of the recording.
+
+        Raises:
+            NoAnswer: chance decides, or the code looks at something else than in the first recording.
         """
         if self._first is None:
             self._first = graph
@@ -72,17 +80,19 @@ class Answers:
             return self._repeated(op, graph)
         try:
             value = self._known.call(op, args, kwargs)
-        except Unknown:
-            return None
+        except Unknown as unknown:
+            raise NoAnswer("its code looks at a value that the example does not tell: chance decides, or it is of no sample of it") from unknown
         place = reading()
         behind = self._known.behind((args, kwargs))
         decision = Decision(place.text or str(op), value, place.source, bool(behind & self._weights))
         self._log.append(Answer(op, place, value, None if place.only_raises else decision))
         return self._log[-1]
 
-    def _repeated(self, op: Any, graph: fx.Graph) -> Answer | None:
+    def _repeated(self, op: Any, graph: fx.Graph) -> Answer:
         before, index = self._again or (None, 0)
         index = index if before is graph else 0
         answer = self._log[index] if index < len(self._log) else None
         self._again = (graph, index + 1)
-        return answer if answer is not None and answer.op is op and answer.place == reading() else None
+        if answer is None or answer.op is not op or answer.place != reading():
+            raise NoAnswer("at other sizes its code looks at other values")
+        return answer

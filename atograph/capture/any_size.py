@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -46,8 +49,11 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
     except Unfollowed:
         raise
     except (NotTraced, AtographError) as reason:
+        printed = io.StringIO()  # what torch.export says of a refusal
         try:
-            program = finish(_exported(model, inputs, repeated, wishes, reason))
+            with redirect_stderr(printed):
+                program = finish(_exported(model, inputs, repeated, wishes, reason))
+            sys.stderr.write(printed.getvalue())
         except UserError:
             if not isinstance(reason, LooksAtValues):
                 raise

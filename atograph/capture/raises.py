@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 _CAPTURE = str(Path(__file__).parent)
 _OURS = str(Path(__file__).parents[1])
-_MACHINERY = ("/torch/utils/_python_dispatch.py", "/torch/_ops.py", "/torch/overrides.py", "/torch/utils/_contextlib.py")
+_MACHINERY = ("_compile.py", "_dynamo/", "_library/", "_ops.py", "fx/", "overrides.py", "utils/")
+"""What of torch stands between code and whoever records its ops."""
+
 _ON_VALUES = {getattr(builtins, name).__name__ for name in ("bool", "int", "float", "abs", "all", "any", "len")}
 _LONGEST = 60
 
@@ -60,12 +62,13 @@ def _frames_of_model() -> Iterator[FrameType]:
         name = frame.f_code.co_filename
         if name.startswith(_CAPTURE) and Path(name).stem == "tracing":
             return
-        if not name.startswith(_OURS) and not _name(frame).endswith(_MACHINERY):
+        if not name.startswith(_OURS) and not _name(frame).rpartition("/torch/")[2].startswith(_MACHINERY):
             yield frame
         frame = frame.f_back
 
 
 def _name(frame: FrameType) -> str:
+    """The file that a frame's code stands in."""
     return frame.f_code.co_filename.replace("\\", "/")
 
 
@@ -75,7 +78,7 @@ def _only_raises(frames: list[FrameType]) -> bool:
     if not isinstance(statement, (ast.Assert, ast.If)):
         return False
     within = path[path.index(statement) + 1 :]
-    if not within or within[0] is not statement.test or not all(map(_passes_on, within[:-1])):
+    if within and (within[0] is not statement.test or not all(map(_passes_on, within[:-1]))):
         return False
     ends = isinstance(statement, ast.Assert) or _ends_in_raise(statement.body) or _ends_in_raise(statement.orelse)
     return ends and not any(map(_catches, map(_path, frames)))
@@ -104,14 +107,13 @@ def _catches(path: list[ast.AST]) -> bool:
 
 
 def _text(frame: FrameType) -> str:
-    span = _span(frame)
-    lines = [linecache.getline(frame.f_code.co_filename, n) for n in range(span.line, span.last_line + 1)] if span else []
-    if not span or not "".join(lines).strip():
+    """The expression that a frame is at; of a statement or a choice that tests one, the test."""
+    path = _path(frame)
+    node: ast.AST | None = getattr(path[-1], "test", path[-1]) if path else None
+    if node is None or isinstance(node, ast.stmt):
         return ""
-    encoded = [line.encode() for line in lines]
-    encoded[-1] = encoded[-1][: span.last_column]
-    encoded[0] = encoded[0][span.column :]
-    text = " ".join(b"".join(encoded).decode().split())
+    source = "".join(linecache.getlines(frame.f_code.co_filename))
+    text = " ".join((ast.get_source_segment(source, node) or "").split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

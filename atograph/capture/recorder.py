@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_autocast_cache
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from atograph.capture.answers import Answer, Answers
+from atograph.capture.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import CHECK, holding
 from atograph.passes.ir.fake.results import result_of
@@ -157,9 +157,10 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         except Unknown:
             if self._answers is None:
                 return func(*args, **kwargs)
-        answer = self._answers.to(func, written_args, written_kwargs, self._graph, self.recording.constants)
-        if answer is None:
-            raise NotTraced("it looks at a value that chance decides")
+        try:
+            answer = self._answers.to(func, written_args, written_kwargs, self._graph, self.recording.constants)
+        except NoAnswer as reason:
+            raise NotTraced(str(reason)) from reason
         if answer.decision is not None:
             self._check(written_args, written_kwargs, func, answer)
         return answer.value

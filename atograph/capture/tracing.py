@@ -118,8 +118,10 @@ class _Trace:
         own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
-        self.answers = None if decided_by is None else Answers([*self.state.values(), *tensors_among(decided_by)],
-                                                               batch and batch_of(decided_by))
+        self.answers: Answers | None = None
+        if decided_by is not None:
+            samples = None if batch is None else batch_of(decided_by)
+            self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples)
 
     def program(self, wishes: Wishes) -> Program:
         recorded, origins = self._record(BATCH)

@@ -13,7 +13,7 @@ class Decision:
         looked_at: the expression: ``x.max() > 1``.
         value: what it was for the example.
         source: ``file:line in function`` in the user's code; empty where unknown.
-        by_weights: whether parameters come into it, which a training changes.
+        by_weights: whether parameters or buffers come into it, which a training may change.
     """
 
     looked_at: str
@@ -23,3 +23,8 @@ class Decision:
 
     def __str__(self) -> str:
         return f"{self.looked_at} is {self.value}" + (f" ({self.source})" if self.source else "")
+
+    @property
+    def note(self) -> str:
+        """The decision as a sentence."""
+        return f"Decided by the example{' and the weights' if self.by_weights else ''}: {self}."
