@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from torch import fx, nn
 
 from atograph.capture.dynamic import Wishes
-from atograph.capture.exporting import exported, exported_at_sizes
+from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
 from atograph.capture.points import NotAligned
 from atograph.capture.recorder import LooksAtValues, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
@@ -54,8 +54,8 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
             with redirect_stderr(printed):
                 program = finish(_exported(model, inputs, repeated, wishes, reason))
             sys.stderr.write(printed.getvalue())
-        except UserError:
-            if not isinstance(reason, LooksAtValues):
+        except UserError as refusal:
+            if not isinstance(reason, LooksAtValues) and not looks_at_values(refusal):
                 raise
             decided = _decided(model, inputs, repeated, wishes, finish)
             if decided is None:

@@ -8,7 +8,7 @@ import linecache
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -19,6 +19,7 @@ _MACHINERY = ("_compile.py", "_dynamo/", "_library/", "_ops.py", "fx/", "overrid
 """What of torch stands between code and whoever records its ops."""
 
 _ON_VALUES = {getattr(builtins, name).__name__ for name in ("bool", "int", "float", "abs", "all", "any", "len")}
+_CHECKS = ("torch._check", "torch._assert")
 _LONGEST = 60
 
 
@@ -75,13 +76,30 @@ def _name(frame: FrameType) -> str:
 def _only_raises(frames: list[FrameType]) -> bool:
     path = _path(frames[0])
     statement = next((node for node in reversed(path) if isinstance(node, ast.stmt)), None)
-    if not isinstance(statement, (ast.Assert, ast.If)):
+    if statement is None or not _raises_or_goes_on(statement):
         return False
+    test = _test(statement)
     within = path[path.index(statement) + 1 :]
-    if within and (within[0] is not statement.test or not all(map(_passes_on, within[:-1]))):
+    if test is None or (within and test not in within):  # not within: the statement itself, where it jumps
         return False
-    ends = isinstance(statement, ast.Assert) or _ends_in_raise(statement.body) or _ends_in_raise(statement.orelse)
-    return ends and not any(map(_catches, map(_path, frames)))
+    below = within[within.index(test) :] if within else []
+    return all(map(_passes_on, below[:-1])) and not any(map(_catches, map(_path, frames)))
+
+
+def _raises_or_goes_on(statement: ast.stmt) -> bool:
+    """Whether one way out of a statement is an error."""
+    if isinstance(statement, ast.If):
+        return _ends_in_raise(statement.body) or _ends_in_raise(statement.orelse)
+    return isinstance(statement, ast.Assert) or _test(statement) is not None
+
+
+def _test(statement: ast.stmt) -> ast.expr | None:
+    """What decides the way out of a statement: the test of an ``if``, what ``torch._check`` gets first."""
+    if isinstance(statement, (ast.Assert, ast.If)):
+        return statement.test
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    is_check = isinstance(call, ast.Call) and call.args and ast.unparse(call.func).startswith(_CHECKS)
+    return call.args[0] if is_check else None  # type: ignore[union-attr]
 
 
 def _passes_on(node: ast.AST) -> bool:
@@ -97,10 +115,10 @@ def _ends_in_raise(body: list[ast.stmt]) -> bool:
 
 def _catches(path: list[ast.AST]) -> bool:
     """Whether an error that is raised at a place is caught in the same function, and not raised again."""
-    for node, below in zip(path, path[1:], strict=False):
-        if isinstance(node, (ast.Try, ast.TryStar)) and below in node.body:
-            if not all(_ends_in_raise(handler.body) for handler in node.handlers):
-                return True
+    for node, below in pairwise(path):
+        tried = node if isinstance(node, (ast.Try, ast.TryStar)) and below in node.body else None
+        if tried is not None and not all(_ends_in_raise(handler.body) for handler in tried.handlers):
+            return True
         if isinstance(node, ast.With) and any("suppress" in ast.dump(item.context_expr) for item in node.items):
             return True
     return False
@@ -126,7 +144,7 @@ def _span(frame: FrameType) -> Span | None:
 
 
 def _path(frame: FrameType) -> list[ast.AST]:
-    """The nodes around the expression that a frame is at, from the module down to it; empty where there is no source."""
+    """The nodes around the expression that a frame is at, the module first; none where there is no source."""
     span, tree = _span(frame), _tree(frame.f_code.co_filename)
     if span is None or tree is None:
         return []

@@ -162,15 +162,15 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         except NoAnswer as reason:
             raise NotTraced(str(reason)) from reason
         if answer.decision is not None:
-            self._check(written_args, written_kwargs, func, answer)
+            self._check(written_args, written_kwargs, answer)
         return answer.value
 
-    def _check(self, args: Any, kwargs: Any, func: Any, answer: Answer) -> None:
+    def _check(self, args: Any, kwargs: Any, answer: Answer) -> None:
         """Record what raises where another input gives another answer."""
         with torch._C._DisablePythonDispatcher():
-            holds = holding(self._graph, func, args, kwargs, answer.value)
+            holds = holding(self._graph, answer.op, args, kwargs, answer.value)
         if holds is None:
-            raise NotTraced(f"it looks at values by {func}")
+            raise NotTraced(f"it looks at values by {answer.op}")
         node = self._graph.call_function(CHECK, (holds, str(answer.decision)))
         node.meta["val"] = None
 

@@ -184,6 +184,8 @@ class _Trace:
     def _record(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[Recording, Origins]:
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
+        if self.answers is not None:
+            self.answers.asked_by = lambda: origins.call
         run = lambda: self._call(state, inputs)  # noqa: E731
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable(), self.answers), origins
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,31 @@ HINT = (
 )
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What the model's code saw where it looked at a value that inputs or weights decide.
+
+    Attributes:
+        looked_at: the expression: ``x.max() > 1``.
+        value: what it was for the example.
+        source: ``file:line in function`` in the user's code; empty where unknown.
+        by_weights: whether parameters or buffers come into it, which a training may change.
+    """
+
+    looked_at: str
+    value: bool | int | float
+    source: str = ""
+    by_weights: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.looked_at} is {self.value}" + (f" ({self.source})" if self.source else "")
+
+    @property
+    def note(self) -> str:
+        """The decision as a sentence."""
+        return f"Decided by the example{' and the weights' if self.by_weights else ''}: {self}."
+
+
 def is_check(node: fx.Node) -> bool:
     """Whether a node raises where a value decides otherwise than it did for the example."""
     return node.target is CHECK
@@ -31,7 +57,7 @@ def holding(graph: fx.Graph, func: Any, args: Any, kwargs: Any, value: Any) -> f
 
     Args:
         graph: whose last node is followed by them.
-        func: the op: ``aten.item``, ``aten.is_nonzero``, ``aten.equal``, ``aten.allclose``.
+        func: the op: ``aten.item``, ``aten.is_nonzero``, ``aten.equal``, ``aten.allclose``; or ``Tensor.__int__``.
         args, kwargs: written with nodes.
         value: what it gave.
     """
@@ -55,6 +81,11 @@ def _same_number(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
     return add(_ATEN.isnan.default, read) if value != value else add(_ATEN.eq.Scalar, read, value)
 
 
+def _same_integer(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+    number = add(_ATEN.trunc.default, read) if read.meta["val"].is_floating_point() else read
+    return add(_ATEN.eq.Scalar, number, value)
+
+
 def _same_truth(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
     return add(_ATEN.ne.Scalar if value else _ATEN.eq.Scalar, read, 0)
 
@@ -75,6 +106,7 @@ def _same_closeness(add: _Adding, value: Any, one: fx.Node, two: fx.Node, *limit
 _HOLDING: dict[Any, Callable[..., fx.Node]] = {
     _ATEN.item.default: _same_number,
     _ATEN._local_scalar_dense.default: _same_number,
+    torch.Tensor.__int__: _same_integer,
     _ATEN.is_nonzero.default: _same_truth,
     _ATEN.equal.default: _same_equality,
     _ATEN.allclose.default: _same_closeness,
@@ -89,7 +121,7 @@ def raising(program: fx.GraphModule) -> fx.GraphModule:
     graph.output(graph.graph_copy(program.graph, {}))
     for node in filter(is_check, list(graph.nodes)):
         holds, text = node.args
-        read = holds.args[0] if holds.target is torch.ops.aten.eq.Scalar else None  # type: ignore[union-attr]
+        read = holds.args[0] if holds.target is torch.ops.aten.eq.Scalar else None
         with graph.inserting_before(node):
             graph.call_function(_require, (holds, text, read))
         graph.erase_node(node)

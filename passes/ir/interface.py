@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from atograph.passes.ir.decision import Decision
+from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
 
