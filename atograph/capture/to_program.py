@@ -22,12 +22,14 @@ from atograph.capture.time_limit import within_limit
 from atograph.passes.errors import UserError
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.state import state_outputs, with_state
 from atograph.passes.pipeline.verify import verify
 from atograph.passes.rewrite.functionalize import Functionalize
 from atograph.passes.torch_private import TopLevelTracedModule, pytree
 from atograph.values.batch_size import batch_of, repeat_single
 from atograph.values.dynamic_sizes import Dynamic, texts_of
 from atograph.values.eval_mode import eval_mode
+from atograph.values.state_texts import State, state_texts
 from atograph.values.structures import plain, plain_outputs
 from atograph.values.user_code import line_of_user
 
@@ -39,6 +41,7 @@ def capture(
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str] = (),
+    state: State = None,
     dead: bool = False,
 ) -> Program:
     """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
@@ -53,11 +56,12 @@ def capture(
         kwargs: keyword example inputs.
         dynamic: which sizes are to be dynamic besides the batch; False: none, the batch included.
         outputs: names or globs of the outputs that the program returns (`passes.ir.outputs`); none: all of them.
+        state: which outputs become which inputs of the next call; they are returned beside ``outputs``.
         dead: keep the ops whose results nobody takes, and return these results after the others, in one list.
 
     Raises:
         UserError: the model cannot be captured; with the reason, the user's line, and what to try. Or one of the
-            outputs is none of its.
+            outputs is none of its, or what is to be state cannot be that.
     """
     if isinstance(model, TopLevelTracedModule):
         raise UserError(
@@ -69,7 +73,7 @@ def capture(
     if batch == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     plain(inputs)  # registers the dataclasses among the inputs
-    asked = texts_of(dynamic)
+    asked, pairs = texts_of(dynamic), state_texts(state)
     wishes = wishes_of(asked, inputs, inspect.signature(model.forward), batch)
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
@@ -82,8 +86,9 @@ def capture(
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
         if outputs:
-            program = returning(program, outputs)
+            program = returning(program, [*outputs, *state_outputs(program, pairs)])
             verify(program)
+        program = with_state(program, pairs)
     program.interface = replace(program.interface, asked=asked)
     return program
 

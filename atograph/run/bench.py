@@ -54,7 +54,7 @@ def bench_run(
             slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
         check_takes(model, inputs, place)
-        graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
+        graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state).for_plan(plan)
         plan.check(graph.groups)
         check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, slim_path.name: made_by})
         if graph.program.interface.fixed:

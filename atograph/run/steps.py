@@ -89,7 +89,7 @@ class Run:
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
         settings = job.settings
-        graph = trace(job.model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts)
+        graph = trace(job.model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state)
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")

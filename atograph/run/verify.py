@@ -123,7 +123,7 @@ def _verify(
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))
-    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
+    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state).for_plan(plan)
     plan.check(graph.groups)
     check_same_plan(place, plan, {pt2_file.NAME: loaded.plan} | {file.target.file: file.plan for file in files})
     if not loaded.weights_outside:

@@ -74,6 +74,9 @@ class Interface:
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
+        state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
+            (`ir.state`).
+        state_texts: the same as it was asked for, ``output=input`` each; to capture the model anew.
     """
 
     state: Mapping[str, str]
@@ -93,6 +96,8 @@ class Interface:
     dead: bool = False
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state_pairs: Mapping[str, int] = field(default_factory=dict)
+    state_texts: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
