@@ -27,8 +27,8 @@ from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
 from atograph.slimming.masking import mask
-from atograph.slimming.state_cut import StateCut
 from atograph.values.not_pickled import NotPickled
+from atograph.values.state_cut import StateCut
 from atograph.values.user_code import in_one_line
 
 
