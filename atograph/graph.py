@@ -239,8 +239,11 @@ class Graph(NotPickled):
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
-            *([f"State: {', '.join(each.replace('=', ' → ') for each in interface.state_texts)}."]
-              if interface.state_texts else []),
+            *(
+                [f"State: {', '.join(each.replace('=', ' → ') for each in interface.state_texts)}."]
+                if interface.state_texts
+                else []
+            ),
             *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),

@@ -35,11 +35,19 @@ class StateCut:
         return bool(self._outputs)
 
     def inputs(self, inputs: Any) -> Any:
-        """Inputs of the slim program, from those of the dense network."""
+        """Inputs of the slim program, from those of the dense network.
+
+        Raises:
+            UserError: they are none of the dense network's.
+        """
+        if not self:
+            return inputs
         return on_state(inputs, self._names, lambda name, leaf: cut(leaf, self._masks.get(name, {})))
 
     def started(self, inputs: Any) -> Any:
         """Inputs of the dense network whose state is zero where units go: what the proof asks of the first state."""
+        if not self:
+            return inputs
         return on_state(inputs, self._names, lambda name, leaf: _zeroed(leaf, self._masks.get(name, {})))
 
     def outputs(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -71,6 +79,8 @@ def masks_of(plan: Plan) -> dict[str, dict[int, _Mask]]:
 def on_state(inputs: Any, names: Sequence[str | None], change: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
     """Inputs in which tensors are changed by their names; ``names``: of each leaf."""
     leaves, structure = pytree.tree_flatten(inputs)
+    if len(leaves) != len(names):
+        raise UserError(f"the model was traced with {len(names)} arguments, and here are {len(leaves)}.")
     changed = [
         change(name, leaf) if name is not None and isinstance(leaf, torch.Tensor) else leaf
         for name, leaf in zip(names, leaves, strict=True)
@@ -101,6 +111,12 @@ def widened(tensor: torch.Tensor, masks: dict[int, _Mask]) -> torch.Tensor:
         kept = mask.nonzero().flatten().to(tensor.device)
         tensor = tensor.new_zeros(shape).index_copy(dim, kept, tensor)
     return tensor
+
+
+def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: Any) -> Any:
+    """Inputs of the dense network, from those of a slim program; ``names``: of each leaf."""
+    masks = masks_of(plan)
+    return on_state(inputs, names, lambda name, leaf: widened(leaf, masks.get(name, {}))) if masks else inputs
 
 
 def _zeroed(tensor: torch.Tensor, masks: dict[int, _Mask]) -> torch.Tensor:

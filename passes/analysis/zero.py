@@ -10,9 +10,9 @@ State, an output that becomes an input again, is proved by induction over the ca
 the state that comes in. *Step*: then it is zero in the state that goes out. So a masked network whose first state is
 zero there (an empty cache, zeros) is so in every call, and each call sums over zeros only. A place of the state for
 which the step fails (a sigmoid makes 0.5 of it) has no hypothesis: nothing is known of what comes in, the slices that
-read it have to be zero, and then it does not matter what the unit holds, in the first state or later. All hypotheses are
-tried at once, those that fail are dropped, and the proof is made anew until all that are left hold together: with one
-less, less is known to be zero.
+read it have to be zero, and then it does not matter what the unit holds, in the first state or later. All hypotheses
+are tried at once, those that fail are dropped, and the proof is made anew until all that are left hold together: with
+one less, less is known to be zero.
 """
 
 from __future__ import annotations

@@ -32,9 +32,7 @@ class _Run:
     results: list[torch.Tensor]
 
 
-def repair_other_forwards(
-    model: nn.Module, module: nn.Module, example: Example, whole: Example
-) -> tuple[str, ...]:
+def repair_other_forwards(model: nn.Module, module: nn.Module, example: Example, whole: Example) -> tuple[str, ...]:
     """Set the widths that only other forms of ``forward`` read.
 
     Args:

@@ -63,7 +63,9 @@ class Way:
 
     def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
         """Lay the calls of the dense model beside their needs, as `calls_of`."""
-        return calls_of(model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self._run_whole, comparisons)
+        return calls_of(
+            model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self._run_whole, comparisons
+        )
 
     def wishes_as_traced(self, model: nn.Module) -> list[Wish]:
         """What attributes have to be where code goes another way on tensors without data, as when it was traced."""
