@@ -26,6 +26,7 @@ from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
+from atograph.passes.ir.state import of_one_length
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.choose import check_budgets, scores_of
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
@@ -235,13 +236,14 @@ class Graph(NotPickled):
         """What one should know of the program, a sentence each."""
         interface = self.program.interface
         fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
-        left_out = left_out_text(interface)
+        left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
+            *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
             *(
-                [f"State: {', '.join(each.replace('=', ' → ') for each in interface.state_texts)}."]
-                if interface.state_texts
+                [f"A call returns {', '.join(lengths)} in another size than it takes, and takes this one only."]
+                if lengths
                 else []
             ),
             *([f"Left out of what it returns: {left_out}."] if left_out else []),

@@ -70,7 +70,9 @@ def bench_run(
             for count in threads:
                 dense = OnnxModel(dense_path, dense_program, threads=count)
                 slim = OnnxModel(slim_path, program, threads=count)
-                latencies += [measure_latency(dense, slim, inputs, cut, batch=size, seconds=seconds) for size in batches]
+                latencies += [
+                    measure_latency(dense, slim, inputs, cut, batch=size, seconds=seconds) for size in batches
+                ]
             args, kwargs = with_batch(tuple(inputs), batches[0])
             before = profile(dense_path, dense.feed(*args, **kwargs), threads=threads[0])
             args, kwargs = with_batch(tuple(cut), batches[0])

@@ -82,6 +82,19 @@ def state_among_outputs(program: Program) -> dict[int, str]:
     return {position: inputs[place] for position, place in enumerate(at) if place in inputs}
 
 
+def of_one_length(program: Program) -> list[str]:
+    """The states that come out in another size than they went in, where the program takes that one size only."""
+    dynamic = {(place.placeholder, place.dim) for size in program.interface.dynamic for place in size.places}
+    return [
+        before.name
+        for before, after in carried(program).items()
+        if any(
+            one != other and (before.name, dim) not in dynamic
+            for dim, (one, other) in enumerate(zip(before.meta["val"].shape, after.meta["val"].shape, strict=True))
+        )
+    ]
+
+
 def _result(program: Program, place: int) -> fx.Node:
     result: fx.Node = program.output_node.args[0][len(program.interface.writes) + place]  # type: ignore
     return result

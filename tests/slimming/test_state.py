@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 import atograph
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import to_exported
-from atograph.passes.torch_private import pytree
 from atograph.proof.certificate import STEPS, certify, exactness
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.deployed import export, load
@@ -90,9 +88,7 @@ def streaming_convolution() -> nn.Module:
         y = torch.cat([buffer, torch.relu(m.into(x))], 2)
         return m.out(m.conv(y)), y[:, :, -4:]
 
-    return Net(
-        forward, into=nn.Conv1d(3, 8, 1), conv=nn.Conv1d(8, 8, 5, groups=8), out=nn.Conv1d(8, 2, 1)
-    )
+    return Net(forward, into=nn.Conv1d(3, 8, 1), conv=nn.Conv1d(8, 8, 5, groups=8), out=nn.Conv1d(8, 2, 1))
 
 
 def linear_attention() -> nn.Module:
@@ -208,3 +204,96 @@ def test_a_run_of_calls_gives_what_the_masked_network_gives(case: Case, tmp_path
     shapes = [tuple(node.meta["val"].shape[1:]) for node in slim.passes_program.input_nodes() if node.name in state]
     assert tuple(map(tuple, shapes)) == case.cut
     assert slim.why_no_module == ""
+
+
+def test_the_first_state_has_to_be_zero_where_units_go_unless_nothing_reads_it() -> None:
+    """What `zero.prove` takes for granted of a state, and what not."""
+    for make, holds in ((gru, False), (half_of_a_zero, True)):
+        masked, args, slim = slimmed(Case(make, vectors(8), STATE_AFTER_ONE, ()))
+        cut_args, _ = slim.cut_state(*args)
+        with torch.no_grad():
+            same = torch.allclose(masked(*args)[0], slim(*cut_args)[0], atol=1e-5)
+        assert same == holds, make.__name__
+
+
+def test_what_is_returned_beside_the_state_freezes_it() -> None:
+    """The same tensor is an output of its own as well, of which the world outside expects all units."""
+
+    def forward(m: Any, x: Tensor, h: Tensor) -> Any:
+        h = torch.tanh(m.x(x) + m.h(h))
+        return h, h
+
+    model = Net(forward, x=nn.Linear(5, 8), h=nn.Linear(8, 8)).eval()
+    args = (torch.randn(2, 5), torch.zeros(2, 8))
+    assert not atograph.trace(model, args, state=STATE_AFTER_ONE).prunable
+    beside = atograph.trace(model, args, state=STATE_AFTER_ONE, outputs=["1"])
+    assert [group.size for group in beside.prunable] == [8]
+
+
+def test_without_state_nothing_of_it_goes() -> None:
+    graph = atograph.trace(gru().eval(), (torch.randn(2, 5), torch.zeros(2, 8)))
+    assert not graph.prunable
+
+
+def test_the_state_is_returned_whatever_outputs_are_read() -> None:
+    model, args = lstm_cell().eval(), (torch.randn(2, 5), (torch.zeros(2, 8), torch.zeros(2, 8)))
+    graph = atograph.trace(model, args, state=STATE_AFTER_ONE, outputs=["0"])
+    assert graph.groups.outputs == () and graph.plan(random=0).state == ("1=state",)
+
+    def with_another(m: Any, x: Tensor, h: Tensor) -> Any:
+        h = torch.tanh(m.x(x) + m.h(h))
+        return {"y": m.head(h), "aux": m.aux(h), "h": h}
+
+    model = Net(with_another, x=nn.Linear(5, 8), h=nn.Linear(8, 8), head=nn.Linear(8, 2), aux=nn.Linear(8, 6)).eval()
+    graph = atograph.trace(model, (torch.randn(2, 5), torch.zeros(2, 8)), state={"h": "state"}, outputs=["y"])
+    assert graph.groups.outputs == ("y", "h")
+    plan = graph.plan(random=0)
+    again = atograph.trace(
+        model, (torch.randn(2, 5), torch.zeros(2, 8)), state=plan.state, outputs=plan.outputs
+    ).for_plan(plan)
+    slim = atograph.slim(again, plan)
+    x, h = torch.randn(3, 5), torch.zeros(3, 8)
+    cut_args, _ = slim.cut_state(x, h)
+    torch.testing.assert_close(atograph.mask(model, plan)(x, h)["y"], slim(*cut_args)["y"])
+    assert slim(*cut_args)["h"].shape == (3, 4)
+
+
+def test_a_plan_with_state_is_plain_data_and_fits_the_same_state_only() -> None:
+    model, args = gru().eval(), (torch.randn(2, 5), torch.zeros(2, 8))
+    graph = atograph.trace(model, args, state=STATE_AFTER_ONE)
+    plan = atograph.Plan.from_json(graph.plan(random=0).to_json())
+    assert plan == graph.plan(random=0)
+    without = atograph.trace(model, args)
+    with pytest.raises(UserError, match="with the state 1=state, and here it is none"):
+        atograph.slim(without, plan)
+    atograph.slim(without.for_plan(plan), plan)
+
+
+def test_a_length_that_grows_is_told_of_where_it_is_not_dynamic() -> None:
+    args = (torch.randint(0, 20, (2, 1)), cache())
+    graph = atograph.trace(attention().eval(), args, state=CACHE)
+    assert any("returns past_k, past_v in another size" in note for note in graph.notes)
+    dynamic = atograph.trace(attention().eval(), args, state=CACHE, dynamic=LENGTH)
+    assert not any("another size" in note for note in dynamic.notes)
+
+
+REFUSED = {
+    "ranks": ({"0": "state"}, "the output output_0 is float32 of the shape .*, and the input state, which it is to"),
+    "no output": ({"7": "state"}, "the model has no output '7'"),
+    "no input": ({"1": "past"}, "state names the input 'past', and the example inputs are x, state"),
+    "counts": ({"2": "state"}, "the output 2, which is 2 tensors, with the input state, which is one tensor"),
+    "twice": (["1=state", "3=state"], "state names the output output_3 or the input state twice"),
+    "form": (["state"], "does not say which output becomes which input"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_state_is_refused_by_name(what: str) -> None:
+    def forward(m: Any, x: Tensor, h: Tensor) -> Any:
+        h = torch.tanh(m.x(x) + m.h(h))
+        return m.head(h).sum(1), h, (h, h), h
+
+    model = Net(forward, x=nn.Linear(5, 8), h=nn.Linear(8, 8), head=nn.Linear(8, 3)).eval()
+    state, text = REFUSED[what]
+    with pytest.raises(UserError, match=text):
+        atograph.trace(model, (torch.randn(2, 5), torch.zeros(2, 8)), state=state)
