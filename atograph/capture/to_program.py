@@ -17,6 +17,7 @@ from torch import nn
 
 from atograph.capture.any_size import captured
 from atograph.capture.dynamic import wishes_of
+from atograph.capture.lengths import with_lengths
 from atograph.capture.recorder import Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.passes.errors import UserError
@@ -78,19 +79,28 @@ def capture(
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
-            program = captured(model, inputs, repeated, wishes, partial(_functional, dead=dead))
+            finish = partial(_functional, dead=dead)
+            program = _ended(captured(model, inputs, repeated, wishes, finish), outputs, pairs)
+            for longer in with_lengths(wishes, program):
+                program = _ended(captured(model, inputs, repeated, longer, finish), outputs, pairs)
+                if not program.interface.still:
+                    break
         except Unfollowed as reason:
             at = line_of_user(reason)
             raise UserError(
                 f"what the model computes cannot be followed: {reason}{f' (at {at})' if at else ''}.",
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
-        if outputs:
-            program = returning(program, [*outputs, *state_outputs(program, pairs)])
-            verify(program)
-        program = with_state(program, pairs)
     program.interface = replace(program.interface, asked=asked)
     return program
+
+
+def _ended(program: Program, outputs: Sequence[str], pairs: Sequence[str]) -> Program:
+    """A program with the outputs that are read, which knows its state."""
+    if outputs:
+        program = returning(program, [*outputs, *state_outputs(program, pairs)])
+        verify(program)
+    return with_state(program, pairs)
 
 
 def _functional(program: Program, *, dead: bool) -> Program:

@@ -26,7 +26,7 @@ class StateCut:
     """
 
     def __init__(self, plan: Plan, program: Program) -> None:
-        self._names = program.interface.inputs
+        self._interface, self._names = program.interface, program.interface.inputs
         self._outputs = state_among_outputs(program)
         self._masks = masks_of(plan)
 
@@ -58,9 +58,29 @@ class StateCut:
         ]
 
     def following(self, inputs: Any, tensors: Sequence[torch.Tensor]) -> Any:
-        """The inputs of the next call: the same, with the state that a call has returned."""
+        """The inputs of the next call: the same, with the state that a call has returned.
+
+        What is as long as the state and what is new (a mask) goes on with what it ends with.
+        """
         state = {name: tensors[position] for position, name in self._outputs.items()}
-        return on_state(inputs, self._names, lambda name, leaf: state.get(name, leaf))
+        inputs = on_state(inputs, self._names, lambda name, leaf: state.get(name, leaf))
+        leaves = dict(zip(self._names, pytree.tree_leaves(inputs), strict=True))
+        sizes = {
+            size.name: leaves[place.placeholder].shape[place.dim] // place.multiple
+            for size in self._interface.dynamic
+            for place in size.places[:1]
+        }
+        longer = {
+            (place.placeholder, place.dim): place.multiple * total
+            for name, total in self._interface.sums(sizes).items()
+            for size in self._interface.dynamic
+            for place in (size.places if size.name == name else ())
+        }
+        for (placeholder, dim), size in longer.items():
+            inputs = on_state(
+                inputs, self._names, lambda name, leaf, to=(placeholder, dim, size): _lengthened(name, leaf, *to)
+            )
+        return inputs
 
 
 def masks_of(plan: Plan) -> dict[str, dict[int, _Mask]]:
@@ -117,6 +137,13 @@ def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: Any) -> Any:
     """Inputs of the dense network, from those of a slim program; ``names``: of each leaf."""
     masks = masks_of(plan)
     return on_state(inputs, names, lambda name, leaf: widened(leaf, masks.get(name, {}))) if masks else inputs
+
+
+def _lengthened(name: str, tensor: torch.Tensor, placeholder: str, dim: int, size: int) -> torch.Tensor:
+    if name != placeholder:
+        return tensor
+    places = torch.arange(size, device=tensor.device).clamp(max=tensor.shape[dim] - 1)
+    return tensor.index_select(dim, places)
 
 
 def _zeroed(tensor: torch.Tensor, masks: dict[int, _Mask]) -> torch.Tensor:

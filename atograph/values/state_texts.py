@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from atograph.passes.errors import UserError
-from atograph.passes.ir.state import FORM
+
+FORM = 'Write state={"present": "past"}: an output, or what holds some, and the input that it becomes.'
 
 State: TypeAlias = Mapping[str, str] | Sequence[str] | str | None
 """What people write: output → input (``{"present": "past"}``), or texts (``["present=past"]``). None: there is none."""

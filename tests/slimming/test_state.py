@@ -168,7 +168,7 @@ CASES = [
     Case(streaming_convolution, lambda: (torch.randn(2, 3, 6), torch.randn(2, 8, 4)), STATE_AFTER_ONE, ((4, 4),)),
     Case(linear_attention, vectors(6, 8), STATE_AFTER_ONE, ((3, 4),)),
     Case(state_space, vectors(8, 4), STATE_AFTER_ONE, ((4, 2),)),
-    Case(attention, lambda: (torch.randint(0, 20, (2, 1)), cache()), CACHE, ((2, 3, 3),) * 2, LENGTH),
+    Case(attention, lambda: (torch.randint(0, 20, (2, 1)), cache()), CACHE, ((2, 3, 3),) * 2),
     Case(
         lambda: attention(2), lambda: (torch.randint(0, 20, (2, 1)), cache(2)), CACHE, ((1, 3, 3),) * 2, LENGTH
     ),
@@ -269,12 +269,50 @@ def test_a_plan_with_state_is_plain_data_and_fits_the_same_state_only() -> None:
     atograph.slim(without.for_plan(plan), plan)
 
 
-def test_a_length_that_grows_is_told_of_where_it_is_not_dynamic() -> None:
-    args = (torch.randint(0, 20, (2, 1)), cache())
+def test_a_length_that_grows_is_dynamic_by_itself() -> None:
+    args = (torch.randint(0, 20, (2, 1)), cache(length=5))
     graph = atograph.trace(attention().eval(), args, state=CACHE)
-    assert any("returns past_k, past_v in another size" in note for note in graph.notes)
-    dynamic = atograph.trace(attention().eval(), args, state=CACHE, dynamic=LENGTH)
-    assert not any("another size" in note for note in dynamic.notes)
+    assert [(size.name, len(size.places)) for size in graph.program.interface.dynamic] == [("past_sequence", 2)]
+    fixed = atograph.trace(attention().eval(), args, state=CACHE, dynamic=False)
+    assert "A call returns past_k, past_v in another size than it takes, and takes this one only." in fixed.notes
+
+
+class Padded(nn.Module):
+    """With a mask over what is past and what is new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = attention()
+
+    def forward(self, ids: Tensor, mask: Tensor, past: Any) -> Any:
+        m = self.attention
+        x = m.embed(ids)
+        q, k, v = (f(x).unflatten(-1, (-1, 6)).transpose(1, 2) for f in (m.q, m.k, m.v))
+        k, v = torch.cat([past["k"], k], 2), torch.cat([past["v"], v], 2)
+        scores = (q @ k.transpose(-1, -2)).masked_fill(~mask[:, None, None].bool(), -1e9)
+        x = x + m.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return {"logits": m.head(x), "present": {"k": k, "v": v}}
+
+
+@pytest.mark.parametrize("new", [1, 3])
+def test_what_is_as_long_as_past_and_new_goes_along(new: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mask = torch.ones(2, 5 + new, dtype=torch.long)
+    mask[0, :2] = 0
+    args = (torch.randint(0, 20, (2, new)), mask, cache(length=5))
+    model, dynamic = Padded().eval(), {"ids": {1: "sequence"}} if new > 1 else None
+    graph = atograph.trace(model, args, state=CACHE, dynamic=dynamic)
+    sums = {size.name: (size.parts, size.plus) for size in graph.program.interface.dynamic}
+    whole = (("past_sequence", "sequence"), 0) if new > 1 else (("past_sequence",), 1)
+    assert sums["total_sequence"] == whole
+    slim = atograph.slim(graph, graph.plan(random=0))
+    (target,) = targets_of(("onnx",))
+    file = load(target, export(target, slim.program, tmp_path / target.file), slim.program)
+    entries = certify(atograph.mask(model, slim.plan), slim, [file], Inputs(args, {}))
+    assert entries[-1].steps == STEPS
+    cut, _ = slim.cut_state(args[0], mask[:, 1:], args[2])
+    with pytest.raises(UserError, match=r"mask of total_sequence = .*, and the other inputs make it"):
+        slim(*cut)
 
 
 REFUSED = {
