@@ -33,6 +33,7 @@ from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe, to_device
+from atograph.values.dynamic_sizes import Dynamic
 from atograph.values.not_pickled import NotPickled
 from atograph.values.user_code import kind_of
 
@@ -85,17 +86,17 @@ class Graph(NotPickled):
         """
         if not self.changed_attributes():
             return self
-        return self._traced_again(self.groups.outputs).coupled(self.groups.coupled)
+        return self._traced_again(self.groups.outputs, self.groups.dynamic).coupled(self.groups.coupled)
 
-    def _traced_again(self, outputs: tuple[str, ...]) -> Graph:
-        """The graph of the model as it is now, of which these outputs are read; this one if there is no model."""
+    def _traced_again(self, outputs: tuple[str, ...], dynamic: tuple[str, ...]) -> Graph:
+        """The graph of the model as it is now, with these outputs and dynamic sizes; this one if there is no model."""
         example = self.program.interface.example
         if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example, outputs=outputs)
+        return trace(self.model, *example, dynamic=dynamic, outputs=outputs)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -170,12 +171,13 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the outputs left out, and the groups coupled, that a plan was made with.
+        """The same graph with the outputs left out, the dynamic sizes and the coupled groups that a plan was made with.
 
         Raises:
             UserError: they cannot be coupled here, or the model has no such outputs.
         """
-        graph = self if plan.outputs == self.groups.outputs else self._traced_again(plan.outputs)
+        same = (plan.outputs, plan.dynamic) == (self.groups.outputs, self.groups.dynamic)
+        graph = self if same else self._traced_again(plan.outputs, plan.dynamic)
         try:
             return graph.coupled(plan.coupled)
         except UserError as error:
@@ -228,9 +230,12 @@ class Graph(NotPickled):
     @property
     def notes(self) -> list[str]:
         """What one should know of the program, a sentence each."""
-        fixed, drawn = self.program.interface.fixed, list(dict.fromkeys(random_ops(self.program)))
-        left_out = left_out_text(self.program.interface)
+        interface = self.program.interface
+        fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        left_out = left_out_text(interface)
         return [
+            *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
+            *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
@@ -443,6 +448,7 @@ def trace(
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
+    dynamic: Dynamic = None,
     outputs: Sequence[str | int] | str | int | None = None,
     time_limit: float | None = None,
 ) -> Graph:
@@ -455,6 +461,8 @@ def trace(
             have the batch first.
         kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
             these names.
+        dynamic: which sizes may be others than the example's, besides the batch, by argument and dim:
+            ``{"x": {2: "32*height"}}``, or `torch.export`'s ``dynamic_shapes``. False: none, the batch included.
         outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
             ``"hidden_states_*"``, ``"0"`` or 0 in a tuple; None: all. The rest freezes nothing, is in no file,
             and is None in what the slim program returns.
@@ -475,6 +483,6 @@ def trace(
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
         read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
-        captured = capturing(model, positional, kwargs or {}, outputs=[*map(str, read)])
+        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)])
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 import atograph
-from atograph.capture.to_program import with_batch
 from atograph.latency.measure import times_in_turns
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.exported import to_exported
 from atograph.proof.flop_count import count_flops
+from atograph.values.batch_size import with_batch
 from benchmarks.latency_models import build
 from benchmarks.torch_pruning_peer import installed
 from benchmarks.zoo_part import Record, first_line, root_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from torch.export import ExportedProgram
 
 import atograph
-from atograph.capture.to_program import batch_of, with_batch
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.exported import to_exported
 from atograph.passes.ir.sizes import is_dynamic
+from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.structures import tensors_of
 from benchmarks.exact import Inputs, difference, perturb, settle
 from benchmarks.models import build
@@ -35,10 +35,11 @@ def measure(name: str, record: Record) -> None:
         slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
     dynamic = any(is_dynamic(size) for n in graph.program.input_nodes() for size in _shape(n.meta["val"]))
     sizes = (2, 3) if dynamic else (batch_of(inputs) or 1,)
+    calls = {str(size): with_batch(inputs, size) for size in sizes}
     agrees = False
     try:
         with record.stage("ONNX"):
-            differences = in_onnx_runtime(slim.program, slim, inputs, sizes)
+            differences = in_onnx_runtime(slim.program, slim, calls)
             record.add(differences=differences)
             agrees = max(differences.values()) <= AGREES
     except Exception as error:
@@ -47,23 +48,20 @@ def measure(name: str, record: Record) -> None:
         return
     with record.stage("dense ONNX"):
         try:
-            dense = in_onnx_runtime(to_exported(graph.program), model, inputs, sizes)
+            dense = in_onnx_runtime(to_exported(graph.program), model, calls)
             record.add(dense=f"differs by {max(dense.values()):.1e}" if max(dense.values()) > AGREES else "agrees")
         except Exception as error:
             record.add(dense=first_line(root_of(error)))
 
 
-def in_onnx_runtime(
-    program: ExportedProgram, run: Callable[..., Any], inputs: Inputs, sizes: tuple[int, ...]
-) -> dict[str, float]:
-    """Export a program, and compare ONNX Runtime with ``run`` (the same in torch): batch size → relative difference."""
+def in_onnx_runtime(program: ExportedProgram, run: Callable[..., Any], calls: Mapping[str, Inputs]) -> dict[str, float]:
+    """Export a program, and compare ONNX Runtime with ``run`` (the same in torch): call → relative difference."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         onnx_model = OnnxModel(export_onnx(program, Path(folder) / "model.onnx"), program, threads=1)
-        for size in sizes:
-            args, kwargs = with_batch(inputs, size)
+        for name, (args, kwargs) in calls.items():
             values = onnx_model.run(onnx_model.feed(*args, **kwargs))
-            found[str(size)] = difference(tensors_of(run(*args, **kwargs)), [torch.as_tensor(v) for v in values])
+            found[name] = difference(tensors_of(run(*args, **kwargs)), [torch.as_tensor(v) for v in values])
     return found
 
 

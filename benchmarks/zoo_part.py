@@ -22,6 +22,7 @@ PARTS = {
     "atograph": "benchmarks.zoo_row",
     "module": "benchmarks.zoo_module",
     "onnx": "benchmarks.zoo_onnx",
+    "sizes": "benchmarks.zoo_sizes",
     "torch-pruning": "benchmarks.torch_pruning_peer",
 }
 """Part → the module whose ``measure(model, record)`` finds it."""

@@ -9,12 +9,13 @@ import torch
 from torch import fx, nn
 
 import atograph
-from atograph.capture.to_program import capture, with_batch
+from atograph.capture.to_program import capture
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.proof.flop_count import count_flops
+from atograph.values.batch_size import with_batch
 from atograph.values.structures import tensors_of
 from benchmarks.exact import Inputs, as_double, compare_plan, perturb, settle
 from benchmarks.models import build

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch._decomp import decomposition_table
     from torch._dispatch.python import enable_python_dispatcher
     from torch._export import utils as export_utils
     from torch._export.serde import schema
@@ -54,6 +55,7 @@ __all__ = [
     "SerializedArtifact",
     "TopLevelTracedModule",
     "TreeSpec",
+    "decomposition_table",
     "deserialize",
     "deserialize_scalar_type",
     "detect_fake_mode",
@@ -94,6 +96,7 @@ _HOMES = {
     "SerializedArtifact": "torch._export.serde.serialize:SerializedArtifact",
     "TopLevelTracedModule": "torch.jit._trace:TopLevelTracedModule",
     "TreeSpec": "torch.utils._pytree:TreeSpec",
+    "decomposition_table": "torch._decomp:decomposition_table",
     "deserialize": "torch._export.serde.serialize:deserialize",
     "deserialize_scalar_type": "torch._export.serde.serialize:deserialize_scalar_type",
     "detect_fake_mode": "torch._guards:detect_fake_mode",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that runs them in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     progress_line.LONG = NEVER  # whatever a command prints, a slow machine adds no line to it
     if hasattr(config, "workerinput"):  # one process of many tests
         import warm  # noqa: F401

@@ -20,7 +20,6 @@ from reached import every, expected, rows_of
 from torch import Tensor
 
 import atograph
-from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.inspection import overview
 from atograph.inspection.chain import causes
 from atograph.onnx.export import export_onnx
@@ -30,6 +29,7 @@ from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.proof.certificate import TOLERANCE
 from atograph.proof.flop_count import count_flops
+from atograph.values.batch_size import batch_sizes, with_batch
 from benchmarks.exact import Outcome, as_double, compare, difference
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_a
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from atograph.capture.known_values import KnownValues, Unknown
-from atograph.passes.ir.shapes import result_of
+from atograph.passes.ir.fake.results import result_of
 from atograph.passes.torch_private import (
     DataDependentOutputException,
     FakeTensor,

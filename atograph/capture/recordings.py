@@ -62,7 +62,7 @@ class _Comparison:
         self._twins[one] = two
         if one.op != two.op or (one.op != "get_attr" and one.target != two.target):
             return f"{two.target} stands where {one.target} did"
-        if one.op == "get_attr" and not _same_constant(self._recorded, one, self._other, two):
+        if one.op == "get_attr" and not same_constant(self._recorded, one, self._other, two):
             return "a constant is another one"
         if not self._follows((one.args, one.kwargs), (two.args, two.kwargs)):
             return f"what {one.target} takes does not follow the batch"
@@ -105,6 +105,7 @@ def _described(value: Any, batch: int | None = None) -> list[Any]:
     ]
 
 
-def _same_constant(recorded: Recording, one: fx.Node, other: Recording, two: fx.Node) -> bool:
+def same_constant(recorded: Recording, one: fx.Node, other: Recording, two: fx.Node) -> bool:
+    """Whether two ``get_attr`` nodes stand for the same tensor."""
     a, b = recorded.constants[str(one.target)], other.constants[str(two.target)]
     return a is b or (a.dtype == b.dtype and torch.equal(a, b))

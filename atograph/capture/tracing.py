@@ -13,31 +13,48 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
+from atograph.capture.points import POINTS, NotAligned, aligned, dynamic_sizes, sets_of_points
 from atograph.capture.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import first_difference, mentions_batch
-from atograph.passes.ir.fake import empty
+from atograph.passes.ir.express import Expression, Known, Part, express, follows
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import runs_alone
-from atograph.passes.ir.reason import ORIGIN
-from atograph.passes.ir.sizes import BATCH, substitute
+from atograph.passes.ir.reason import ORIGIN, reason_at
+from atograph.passes.ir.sizes import BATCH, Size
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, NormBase, detect_fake_mode, pytree
 from atograph.values.eval_mode import unchanged
 
 _SMALL = (2, 3)
 """Batches that code which reads the batch size is tried with: one even, one odd, as small as a batch may be."""
 
+_NO_WISHES = Wishes()
+
+_Sizes: TypeAlias = Mapping[int, Mapping[int, int]]
+"""Leaf of the arguments → dim → its size."""
+
+_NO_SIZES: _Sizes = {}
+
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
 
-def record_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> Program:
+def record_program(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    batch: int | None,
+    wishes: Wishes = _NO_WISHES,
+) -> Program:
     """Record what a model computes.
 
     Args:
@@ -45,13 +62,15 @@ def record_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         args: positional example inputs.
         kwargs: keyword example inputs.
         batch: the first dimension of every input tensor that is as long as this is the batch.
+        wishes: which other sizes are to be dynamic.
 
     Raises:
-        NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch.
+        NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch; `NotAligned`, if
+            that is because of another size.
         Unfollowed: no way does.
     """
     try:
-        return _Trace(model, args, kwargs, batch).program()
+        return _Trace(model, args, kwargs, batch).program(wishes)
     except (NotTraced, Unfollowed):
         raise
     except Exception as error:
@@ -81,13 +100,14 @@ class _Trace:
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
 
-    def program(self) -> Program:
+    def program(self, wishes: Wishes) -> Program:
         recorded, origins = self._record(BATCH)
         returns = self.returns
         if origins.read_batch or mentions_batch(recorded):
             self._check_other_batches(recorded)
         signature = inspect.signature(self.model.forward)
-        rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model))
+        points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
+        rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
         interface = Interface(
             state=rebuilt.state,
@@ -99,8 +119,37 @@ class _Trace:
             signature=signature,
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
+            dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
+
+    def _at_points(
+        self, recorded: Recording, wishes: Wishes
+    ) -> tuple[dict[str, tuple[int, ...]], dict[fx.Node, list[tuple[int, ...]]]]:
+        """Record at other points, and write into the first recording what its numbers are there.
+
+        Returns:
+            The points, and the sizes of each node's tensors at them.
+
+        Raises:
+            NotAligned: the code does something else there.
+        """
+        reason: Exception | None = None
+        returns = self.returns
+        for points in sets_of_points(wishes):
+            try:
+                others = [self._record(BATCH, _resized(wishes, points, index))[0] for index in range(1, POINTS)]
+                if self.returns != returns:
+                    raise NotAligned("for inputs of another size it returns another structure")
+                return points, aligned([recorded, *others])
+            except Unfollowed:
+                raise
+            except Exception as error:  # of the model, too: it takes no such size
+                reason = reason or error
+        if isinstance(reason, NotTraced):
+            raise reason
+        text = f"{type(reason).__name__}: {reason}" if reason else "there are too few sizes within the limits to try"
+        raise NotAligned(f"for inputs of another size: {text}") from reason
 
     def run(self) -> None:
         """Run it, and record nothing."""
@@ -108,8 +157,8 @@ class _Trace:
         with self.mode, torch.no_grad():
             self._call(state, inputs)
 
-    def _record(self, batch: int) -> tuple[Recording, Origins]:
-        state, inputs = self._without_data(batch)
+    def _record(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[Recording, Origins]:
+        state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
         run = lambda: self._call(state, inputs)  # noqa: E731
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
@@ -145,12 +194,15 @@ class _Trace:
             if difference or self.returns != returns:
                 raise NotUniform(f"for another batch, {difference or 'it returns another structure'}")
 
-    def _without_data(self, batch: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The state, and the inputs for a batch of some size, as tensors without data."""
-        return [_empty(self.mode, value) for value in self.state.values()], [
-            _empty(self.mode, value, batch if value.dim() and value.shape[0] == self.batch else None)
-            for value in self.inputs
+    def _without_data(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The state, and the inputs for a batch of some size and other sizes of leaves, as tensors without data."""
+        state = [_empty(self.mode, value) for value in self.state.values()]
+        tensors = [(leaf, value) for leaf, value in enumerate(self.leaves) if isinstance(value, torch.Tensor)]
+        changed = [
+            {**({0: batch} if value.dim() and value.shape[0] == self.batch else {}), **sizes.get(leaf, {})}
+            for leaf, value in tensors
         ]
+        return state, [_empty(self.mode, value, each) for (_leaf, value), each in zip(tensors, changed, strict=True)]
 
     def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
         following = iter(inputs)
@@ -170,9 +222,18 @@ class _Trace:
         return names
 
 
-def _empty(mode: FakeTensorMode, value: torch.Tensor, batch: int | None = None) -> torch.Tensor:
-    if batch is not None:
-        shape = (batch, *value.shape[1:])
+def _resized(wishes: Wishes, points: Mapping[str, tuple[int, ...]], index: int) -> _Sizes:
+    """The dims that leaves have at a point."""
+    sizes: dict[int, dict[int, int]] = {}
+    for size in wishes.sizes:
+        for leaf, dim, multiple in size.places:
+            sizes.setdefault(leaf, {})[dim] = multiple * points[size.name][index]
+    return sizes
+
+
+def _empty(mode: FakeTensorMode, value: torch.Tensor, sizes: Mapping[int, int] | None = None) -> torch.Tensor:
+    if sizes:
+        shape = tuple(sizes.get(dim, size) for dim, size in enumerate(value.shape))
         return empty(mode, shape, value.dtype, value.device, _strides_like(value, shape))
     made = empty(mode, value.shape, value.dtype, value.device, value.stride())
     if isinstance(value, nn.Parameter):
@@ -247,12 +308,26 @@ class _Rebuilt:
         state: placeholder → name in the user's model.
         inputs: for each leaf of the arguments its placeholder.
         constants: name → tensor that the model's code holds or makes.
+
+    Args:
+        recorded: the recording.
+        state: of the model.
+        inputs: for each leaf of the arguments what it is called.
+        held: the tensors that its modules have for plain attributes.
+        shapes: for each node the sizes of its tensors at every point; empty where there is but one.
     """
 
     def __init__(
-        self, recorded: Recording, state: dict[str, torch.Tensor], inputs: list[str | None], held: set[int]
+        self,
+        recorded: Recording,
+        state: dict[str, torch.Tensor],
+        inputs: list[str | None],
+        held: set[int],
+        shapes: Mapping[fx.Node, list[tuple[int, ...]]],
     ) -> None:
         self.graph = fx.Graph()
+        self._shapes = shapes
+        self._tellers: dict[int, tuple[fx.Node, int]] = {}  # size → the first node that has such a dim
         self._nodes: dict[fx.Node, fx.Node] = {}
         self._sizes: dict[int, fx.Node] = {}
         self._taken: set[str] = set()
@@ -280,8 +355,15 @@ class _Rebuilt:
         made.name = wanted  # fx would rename one that is called like a Python builtin
         self._taken.add(wanted)
         made.meta = {"val": node.meta["val"]}
-        self._nodes[node] = made
+        self._add(node, made)
         return made.name
+
+    def _add(self, node: fx.Node, made: fx.Node) -> None:
+        self._nodes[node] = made
+        if isinstance(node.meta.get("val"), torch.Tensor) and node in self._shapes:
+            for dim, size in enumerate(self._shapes[node][0]):
+                if not follows(size, self._tellers):
+                    self._tellers[size] = (made, dim)
 
     def _constant(self, node: fx.Node, value: torch.Tensor) -> None:
         if isinstance(value, FakeTensor) and id(value) not in self._held:
@@ -308,8 +390,8 @@ class _Rebuilt:
         def value(argument: Any) -> Any:
             if isinstance(argument, fx.Node):
                 return self._nodes[argument]
-            if type(argument) is int and argument and argument % BATCH == 0:
-                return self._size(argument)
+            if isinstance(argument, Size) or (type(argument) is int and argument and argument % BATCH == 0):
+                return self._size(argument, node)
             return argument
 
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
@@ -318,20 +400,43 @@ class _Rebuilt:
             return
         made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}
-        self._nodes[node] = made
+        self._add(node, made)
 
-    def _size(self, size: int) -> fx.Node:
-        """A node that computes a multiple of the batch."""
+    def _size(self, size: int, reader: fx.Node) -> fx.Node:
+        """A node that computes a size which is not always the same, for an op that takes it."""
         if size not in self._sizes:
-            if size == BATCH:
-                if self._source is None:
-                    raise NotTraced("no input has the batch for its first dimension")
-                made = self.graph.call_function(torch.ops.aten.sym_size.int, (self._source, 0))
-            else:
-                made = substitute(size, lambda prime: fx.Proxy(self._size(prime))).node
-            made.meta = {"val": size}
+            part = express(size, self._tellers)
+            if part is None:
+                raise NotAligned(_told(size, reader))
+            self._sizes[size] = self._written(part)
+        return self._sizes[size]
+
+    def _written(self, part: Part) -> fx.Node:
+        """A node, with its value, for an expression that is no plain number."""
+        if isinstance(part, Known):
+            return self._known(part.size)
+        assert isinstance(part, Expression)
+        sides = [side if isinstance(side, int) else self._written(side) for side in (part.left, part.right)]
+        made: fx.Node = self.graph.call_function(part.function, tuple(sides))
+        values = [side.meta["val"] if isinstance(side, fx.Node) else side for side in sides]
+        made.meta = {"val": part.function(*values)}
+        return made
+
+    def _known(self, size: int) -> fx.Node:
+        if size not in self._sizes:
+            if size == BATCH and self._source is None:
+                raise NotTraced("no input has the batch for its first dimension")
+            node, dim = (self._source, 0) if size == BATCH else self._tellers[size]
+            made = self.graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+            made.meta = {"val": int(size)}
             self._sizes[size] = made
         return self._sizes[size]
+
+
+def _told(size: int, reader: fx.Node) -> str:
+    values = ", ".join(map(str, getattr(size, "values", (size,))))
+    reason = reason_at(reader, f"{reader.target} takes a size that follows no simple law ({values} at the sizes tried)")
+    return f"{reason.text} (at {reason.source})" if reason.source else reason.text
 
 
 def _held(model: nn.Module) -> set[int]:

@@ -18,10 +18,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-from atograph.capture.to_program import capture, repeat_single
+from atograph.capture.to_program import capture
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, pytree
+from atograph.values.batch_size import repeat_single
+from atograph.values.dynamic_sizes import Dynamic
 
 
 @public("atograph")
@@ -57,7 +59,12 @@ def is_weightless(model: nn.Module) -> bool:
 
 
 def capture_weightless(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, outputs: Sequence[str] = ()
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    dynamic: Dynamic = None,
+    outputs: Sequence[str] = (),
 ) -> Program:
     """`capture` for a model with tensors on the meta device; inputs may be on it too.
 
@@ -65,7 +72,7 @@ def capture_weightless(
         UserError: as `capture`.
     """
     with _stand_ins(model, (args, dict(kwargs))) as (fake_args, fake_kwargs):
-        program = capture(model, fake_args, fake_kwargs, outputs=outputs)
+        program = capture(model, fake_args, fake_kwargs, dynamic=dynamic, outputs=outputs)
     values = current_state(model)
     for name, value in program.state.items():
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)

@@ -99,8 +99,8 @@ def compress(
     """Train the model of SPEC so that a part becomes zero, remove it, prove that nothing changed, export.
 
     SPEC is a file or module that defines model() and train_data(), an iterable of batches. It may define
-    val_data(), example_inputs(), loss(model, batch), metric(model, batch), optimizer(params) and outputs, a list of
-    those that the deployment reads.
+    val_data(), example_inputs(), loss(model, batch), metric(model, batch), optimizer(params), outputs, a list of
+    those that the deployment reads, and dynamic_shapes, as torch.export takes them.
 
     The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json,
     report.html and log.csv.
@@ -115,7 +115,7 @@ def compress(
 
 
 @app.command(short_help="Run a pipeline of passes and print the program.")
-@takes_settings("outputs")
+@takes_settings("outputs", "dynamic", "batch")
 def opt(
     spec: SpecArgument,
     settings: Any,
@@ -135,7 +135,7 @@ def opt(
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
-@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs")
+@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs", "dynamic", "batch")
 def inspect(
     spec: SpecArgument,
     settings: Any,

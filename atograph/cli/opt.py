@@ -49,7 +49,8 @@ def opt(
         if out is None:  # at once, so that what came before a pass that fails is on the screen
             typer.echo(printable(texts[-1]))
 
-    captured = capture(model, inputs.args, inputs.kwargs, outputs=spec.settings(train_settings(given, ())).outputs)
+    settings = spec.settings(train_settings(given, ()))
+    captured = capture(model, *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts)
     program = pipeline.run(captured, after=note if print_after_all else None)
     if not print_after_all:
         texts.append(_program_text(program))

@@ -91,7 +91,8 @@ class AutoTrainOnce:
         if optimizers:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")
-        self.graph = trace(model, inputs.args, inputs.kwargs, outputs=given.outputs).steered(**given.steering)
+        graph = trace(model, inputs.args, inputs.kwargs, outputs=given.outputs, dynamic=given.dynamic_texts)
+        self.graph = graph.steered(**given.steering)
         if given.metric_mode is not None:
             raise UserError(
                 "a loop measures by itself, so metric_mode is of no use to it.",

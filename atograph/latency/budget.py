@@ -69,9 +69,9 @@ def latencies_of(
     Raises:
         UserError: the record is of another model, or was measured in another way.
     """
-    from atograph.capture.to_program import batch_sizes
     from atograph.latency.ort_runtime import OrtRuntime
     from atograph.latency.predictor import MeasuredLatency
+    from atograph.values.batch_size import batch_sizes
 
     if program.interface.fixed:
         (batch,) = batch_sizes(program.interface.example, program)

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from atograph.capture.to_program import with_batch
 from atograph.ort.model import OnnxModel, runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import ChildError
 from atograph.report.run import Latency
 from atograph.spec.example_inputs import Inputs
+from atograph.values.batch_size import with_batch
 from atograph.values.user_code import one_line
 
 

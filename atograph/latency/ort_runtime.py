@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from atograph.capture.to_program import with_batch
 from atograph.latency.measure import times_in_turns
 from atograph.latency.profile import kernel_times
 from atograph.latency.table import Times, small_model_times, split_time
@@ -24,6 +23,7 @@ from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import SlimProgram
 from atograph.passes.torch_private import pytree
+from atograph.values.batch_size import with_batch
 
 _SECONDS = 1.5
 """Of measuring for each model; five calls of each in any case."""

@@ -20,9 +20,12 @@ from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
 from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import SizeNames, size_names
+from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.process.quiet import quiet
 
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 OLDEST_OPSET = 18
@@ -73,7 +76,7 @@ def export_onnx(
     apart: Collection[Pair] = (),
     outputs: Sequence[str] | None = None,
 ) -> Path:
-    """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``).
+    """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``), and others it knows of.
 
     Inputs are called as the parameters of the model's ``forward``, outputs as in `onnx.names.output_names`. What the
     model returns beside tensors is not in the file.
@@ -92,7 +95,7 @@ def export_onnx(
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
-    with quiet("torch.onnx"), read_once():
+    with quiet("torch.onnx"), read_once(), told_by_shapes():
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),
@@ -113,7 +116,7 @@ def export_onnx(
     if opset is not None and written != opset:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
     keep_apart(model, KNOWN.union(apart))
-    _name(model.graph, input_names(program), outputs or output_names(program))
+    _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.clear()  # of the dense signature, and of torch's symbols
@@ -125,10 +128,33 @@ def export_onnx(
     return path
 
 
-def _renamed(dim: int | onnx_ir.SymbolicDim, batch: str) -> int | str | None:
-    if isinstance(dim, int):
-        return dim
-    return None if dim.value is None else dim.value.replace(batch, "batch")
+def _renamed(dim: int | onnx_ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:
+    """A dim with names for torch's symbols."""
+    if isinstance(dim, int) or dim.value is None:
+        return dim if isinstance(dim, int) else None
+    if dim.value in names:
+        return names[dim.value]
+
+    def named(symbol: re.Match[str]) -> str:
+        name = names.get(symbol[0], symbol[0])
+        return name if name.isidentifier() else f"({name})"
+
+    return _SYMBOL.sub(named, dim.value)
+
+
+def _names_of_symbols(graph: onnx_ir.Graph, inputs: Sequence[str], sizes: SizeNames) -> dict[str, str]:
+    """What torch's symbols stand for: sizes that have names, and the batch, the first that has none."""
+    names: dict[str, str] = {}
+    for name, value in zip(inputs, graph.inputs, strict=True):
+        for dim, text in sizes.get(name, {}).items():
+            symbol = value.shape[dim] if value.shape is not None else None
+            if isinstance(symbol, onnx_ir.SymbolicDim) and symbol.value:
+                names.setdefault(symbol.value, text)
+    inside = [value for node in graph.all_nodes() for value in node.outputs]
+    values = [*graph.inputs, *graph.initializers.values(), *inside]
+    symbols = [dim.value for value in values for dim in value.shape or () if not isinstance(dim, int) and dim.value]
+    batch = next((symbol for symbol in symbols if symbol.isidentifier() and symbol not in names), None)
+    return names if batch is None else {**names, batch: "batch"}
 
 
 def _inexpressible(error: Exception) -> UserError:
@@ -164,8 +190,9 @@ def _forget(graph: onnx_ir.Graph) -> None:
             node.metadata_props["namespace"] = own
 
 
-def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Name the inputs, the outputs, and the first dynamic dimension ``batch``; torch numbers its symbols at random."""
+def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str], sizes: SizeNames) -> None:
+    """Name the inputs, the outputs, and the dynamic dimensions; torch numbers its symbols at random."""
+    symbols = _names_of_symbols(graph, inputs, sizes)
     inside = [value for node in graph.all_nodes() for value in node.outputs]
     values = [*graph.inputs, *graph.initializers.values(), *inside]
     for value in values:
@@ -180,8 +207,6 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -
     for names, named in ((inputs, graph.inputs), (outputs, graph.outputs)):
         for name, value in zip(names, named, strict=True):
             value.name = name
-    symbols = [dim.value for value in values for dim in value.shape or () if not isinstance(dim, int) and dim.value]
-    batch = next((symbol for symbol in symbols if symbol.isidentifier()), None)
     for value in values:
-        if batch is not None and value.shape is not None:
-            value.shape = onnx_ir.Shape([_renamed(dim, batch) for dim in value.shape])
+        if symbols and value.shape is not None:
+            value.shape = onnx_ir.Shape([_renamed(dim, symbols) for dim in value.shape])

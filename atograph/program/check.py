@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,12 +81,14 @@ class _Config(_Strict):
     config: dict[str, _Payload]
 
 
-def load_program_file(path: Path, extra: str, *, flat: bool = False) -> tuple[ExportedProgram, str]:
-    """The program of a file, and a text that lies beside it in the archive; an empty one where there is none.
+def load_program_file(
+    path: Path, extras: Sequence[str], *, flat: bool = False
+) -> tuple[ExportedProgram, dict[str, str]]:
+    """The program of a file, and texts that lie beside it in the archive; an empty one where there is none.
 
     Args:
         path: the file.
-        extra: the name of the text.
+        extras: the names of the texts.
         flat: the program takes and returns values in a row; its example inputs are left out.
 
     Raises:
@@ -104,7 +106,10 @@ def load_program_file(path: Path, extra: str, *, flat: bool = False) -> tuple[Ex
     model = canonical_program(parse_json(_text(reader, sizes, _MODEL)), flat=flat)
     artifact = SerializedArtifact(model, weights, constants, inputs)  # type: ignore[arg-type]  # unpickled ones will do
     program = deserialize(artifact)
-    return program, _text(reader, sizes, f"extra/{extra}").decode() if f"extra/{extra}" in sizes else ""
+    there = [extra for extra in extras if f"extra/{extra}" in sizes]
+    return program, dict.fromkeys(extras, "") | {
+        extra: _text(reader, sizes, f"extra/{extra}").decode() for extra in there
+    }
 
 
 def _check_members(path: Path, names: list[str]) -> None:

@@ -6,16 +6,18 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 from zipfile import is_zipfile
 
 import torch
+from pydantic import Field, RootModel, ValidationError
 from torch import fx
 from torch.export import ExportedProgram
 
 from atograph.files.pickled import NotPlain
-from atograph.files.reading import Unreadable, check_regular, refusal
+from atograph.files.reading import Unreadable, check_regular, first_of, refusal
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import with_plain_outputs
+from atograph.passes.ir.exported import SizeNames, size_names, with_plain_outputs, with_size_names
 from atograph.process.quiet import quiet
 from atograph.program.check import load_program_file
 from atograph.program.ops import UnknownOp
@@ -23,6 +25,7 @@ from atograph.program.ops import UnknownOp
 NAME = "slim.pt2"
 
 _PLAN = "atograph.plan"
+_SIZES = "atograph.sizes"
 
 _ORIGIN = ("stack_trace", "from_node", "source_fn_stack", "custom")
 """What nodes carry of where they came from."""
@@ -44,6 +47,20 @@ _OWN_OPS = (
 )
 
 
+_SizeName = Annotated[str, Field(pattern=r"^(\d{1,9}\*)?[A-Za-z_]\w{0,60}$")]
+
+
+class _Names(RootModel[dict[str, dict[Annotated[int, Field(ge=0, lt=64)], _SizeName]]]):
+    """What sizes are called, as the file holds it."""
+
+
+def _size_names(text: str) -> SizeNames:
+    try:
+        return _Names.model_validate_json(text).root if text else {}
+    except ValidationError as error:
+        raise Unreadable(f"{_SIZES}: {first_of(error)}") from error
+
+
 def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     """What the file holds, the same for the same program: no path of this machine, no address in its memory.
 
@@ -55,7 +72,10 @@ def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     """
     buffer = io.BytesIO()
     with _without_origin(program):
-        torch.export.save(with_plain_outputs(program), buffer, extra_files={_PLAN: plan})
+        extra = {_PLAN: plan}
+        if names := size_names(program):
+            extra[_SIZES] = _Names(names).model_dump_json()
+        torch.export.save(with_plain_outputs(program), buffer, extra_files=extra)
     return buffer.getbuffer()
 
 
@@ -85,7 +105,8 @@ def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, st
     try:
         with quiet():
             check_regular(path)
-            return load_program_file(path, _PLAN, flat=flat)
+            program, texts = load_program_file(path, (_PLAN, _SIZES), flat=flat)
+            return with_size_names(program, _size_names(texts[_SIZES])), texts[_PLAN]
     except NotPlain as error:
         raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
     except UnknownOp as error:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from atograph.capture.time_limit import within_limit
-from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.files.writing import scratch
 from atograph.graph import trace
 from atograph.passes.errors import InternalError, UserError
@@ -24,8 +23,10 @@ from atograph.slimming.slim import slim as make_slim
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.base import Target
 from atograph.targets.deployed import Deployed, dense_file, export, load
+from atograph.values.batch_size import batch_sizes, with_batch
 from atograph.values.difference import TOLERANCES, differences, largest_difference, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
+from atograph.values.resized import around, resized
 from atograph.values.structures import tensors_of
 
 TOLERANCE = TOLERANCES[torch.float32]
@@ -57,7 +58,7 @@ def _failure(entry: Comparison, targets: Mapping[str, Target]) -> InternalError:
     for name, each in entry.targets.items():
         own = f" (of {each.tolerance:.0e})" if each.tolerance != entry.tolerance else ""
         parts.append(f"slim and {targets[name].title} by {each.difference:.1e}{own}")
-    text = f"the certificate failed at a batch of {entry.batch}: {', '.join(parts)}"
+    text = f"the certificate failed at a {entry.at}: {', '.join(parts)}"
     wrong = [targets[name] for name, each in entry.targets.items() if not each.holds]
     ours = entry.masked_slim > entry.tolerance or not wrong
     culprit = "atograph" if ours else type(wrong[0]).__module__.partition(".")[0]
@@ -72,7 +73,8 @@ def gives_numbers(model: nn.Module, inputs: Inputs, left_out: Collection[OutputP
 
 
 def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
-    """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other).
+    """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other), and with
+    its other dynamic sizes below and above those of ``inputs``.
 
     Where slim and a target differ, the masked dense network is exported to that target and run there, too: what the
     target gets wrong of that is its own mistake, and only the values that it gets right count.
@@ -85,22 +87,25 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     """
     revived = _revived(masked, slim.plan)
     entries = []
+    interface, given = slim.passes_program.interface, tuple(inputs)
     *smaller, own = batch_sizes(inputs, slim.passes_program)
-    for size in (*smaller, own):
-        args, kwargs = with_batch(tuple(inputs), size)
+    calls = [*((size, {}) for size in smaller), *((own, sizes) for sizes in around(interface)), (own, {})]
+    for batch, sizes in calls:
+        args, kwargs = with_batch(resized(given, interface, sizes), batch)
         with eval_mode(masked), eval_mode(revived), torch.no_grad():
             try:
                 reference = tensors_of(masked(*args, **kwargs), slim.left_out)
             except Exception:
-                if size == own:
+                if batch == own and not sizes:
                     raise
-                continue  # statistics of a single sample, say: no batch for this model
+                continue  # statistics of a single sample, say: no size for this model
             outputs = tensors_of(slim(*args, **kwargs))
             allowed = tolerance([*reference, *slim.passes_program.state.values()], finest=torch.float32)
             masked_slim = _largest(reference, outputs)
             forms = _Forms(slim, Inputs(args, kwargs), reference, outputs)
             entry = Comparison(
-                batch=size,
+                batch=batch,
+                sizes=sizes,
                 masked_slim=masked_slim,
                 targets={
                     file.target.name: forms.in_target(file, allowed, excused=masked_slim <= allowed) for file in files
@@ -218,7 +223,7 @@ def _anew(model: nn.Module, slim: Slim, inputs: Inputs) -> Slim:
     Raises:
         UserError: it is captured as other ops, so that it would prove nothing of this one.
     """
-    graph = trace(model, inputs.args, inputs.kwargs, outputs=slim.plan.outputs).for_plan(slim.plan)
+    graph = trace(model, *inputs, dynamic=slim.plan.dynamic, outputs=slim.plan.outputs).for_plan(slim.plan)
     made = make_slim(graph, slim.plan)
     if _ops(made) != _ops(slim):
         raise UserError("the model in float64 is another program.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from atograph.capture.to_program import batch_of, with_batch
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.repair.observe.samples import samples_of
 from atograph.repair.training import same_in_training
+from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import tensors_of

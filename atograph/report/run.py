@@ -131,9 +131,11 @@ class InTarget(_Record):
 
 
 class Comparison(_Record):
-    """Largest differences on real inputs at one batch size, relative to the reference's largest value."""
+    """Largest differences on real inputs of one size, relative to the reference's largest value."""
 
     batch: Count
+    sizes: dict[str, Count] = {}
+    """Other dynamic sizes, where they are not the example's."""
     masked_slim: float
     """Masked dense program against slim program."""
     targets: dict[str, InTarget]
@@ -142,6 +144,11 @@ class Comparison(_Record):
     """Of masked against slim; of a target, unless it has its own."""
     moved: float
     """Unmasked against masked: how far the plan moved the output. At zero the comparison shows nothing."""
+
+    @property
+    def at(self) -> str:
+        """The sizes in words: ``batch of 2, sequence 12``."""
+        return ", ".join([f"batch of {self.batch}", *(f"{name} {size}" for name, size in self.sizes.items())])
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from atograph.capture.to_program import batch_sizes, with_batch
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
 from atograph.graph import trace
@@ -23,6 +22,7 @@ from atograph.program.load import example_of, load_run
 from atograph.program.model import ProgramModel
 from atograph.report.bench import Bench, LayerPair
 from atograph.report.same_run import check_same_plan, check_takes
+from atograph.values.batch_size import batch_sizes, with_batch
 
 
 def bench_run(
@@ -54,7 +54,7 @@ def bench_run(
             slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
         check_takes(model, inputs, place)
-        graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs).for_plan(plan)
+        graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
         plan.check(graph.groups)
         check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, slim_path.name: made_by})
         if graph.program.interface.fixed:

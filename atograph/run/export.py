@@ -12,7 +12,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch.export import ExportedProgram
 
-from atograph.capture.to_program import batch_of, with_batch
 from atograph.files.durable import weights_beside
 from atograph.files.plan_file import read_plan
 from atograph.files.reading import read_as
@@ -35,6 +34,7 @@ from atograph.spec.example_inputs import Inputs
 from atograph.targets.deployed import export_untrusted, load_untrusted
 from atograph.targets.table import targets_of
 from atograph.train.task import Task
+from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import largest_difference
 from atograph.values.structures import tensors_of
 

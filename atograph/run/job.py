@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -24,6 +24,7 @@ from atograph.train.loop import Trained
 from atograph.train.progress import EpochRow
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
+from atograph.values.batch_size import with_batch
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Job:
     init: Path | None = None
     spec: str = FROM_PYTHON
     source: Source | None = None
+
+    def at_its_batch(self) -> Job:
+        """The same with example inputs of the batch that the settings ask for."""
+        batch = self.settings.batch
+        return self if batch is None else replace(self, inputs=Inputs(*with_batch(tuple(self.inputs), batch)))
 
     def make_targets(self) -> list[Target]:
         """The targets of the run.

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from atograph.capture.to_program import batch_sizes, repeat_single, with_batch
 from atograph.graph import Graph
 from atograph.latency.measure import measure_latency
 from atograph.ort.model import OnnxModel
@@ -29,6 +28,7 @@ from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs, inputs_of_batch
 from atograph.terminal.console import Console
 from atograph.train.compute import pick_device
+from atograph.values.batch_size import batch_sizes, repeat_single, with_batch
 from atograph.values.eval_mode import eval_mode
 from atograph.values.user_code import in_one_line
 

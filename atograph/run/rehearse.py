@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from atograph.capture.to_program import repeat_single
 from atograph.graph import Graph
 from atograph.onnx.export import export_onnx
 from atograph.ort.faults import checked
@@ -40,6 +39,7 @@ from atograph.terminal.console import Console
 from atograph.train.losses.defaults import default_loss, default_metric, why_no_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.train.settings import needs_data
+from atograph.values.batch_size import repeat_single
 from atograph.values.eval_mode import eval_mode
 
 
@@ -148,7 +148,7 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
-        lines = [saving_line(graph, slimmed, prepared.settings), length_line(job.inputs, deployed.targets[0].file)]
+        lines = [saving_line(graph, slimmed, prepared.settings), length_line(graph.program, deployed.targets[0].file)]
         place = folder / "rehearsal"
         place.mkdir(exist_ok=True)
         with _at(job.where):

@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from atograph.graph import Graph
 from atograph.passes.analysis.groups import Group
 from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
 from atograph.repair.saving import why_unsaved
 from atograph.run.latency_budget import magnitude_plan
 from atograph.slimming.slim import Slim, slim
-from atograph.spec.example_inputs import Inputs
 from atograph.train.settings import TrainSettings
 
 
@@ -46,20 +46,21 @@ def saving_line(graph: Graph, slimmed: Slim, settings: TrainSettings) -> str:
     return f"save_pretrained will refuse a module slimmed like this: {why}; {tail}."
 
 
-def length_line(inputs: Inputs, file: str) -> str:
+def length_line(program: Program, file: str) -> str:
     """That a file takes sequences of the example's length only; empty for inputs that are no tokens."""
-    for name, value in [*((None, each) for each in inputs.args), *inputs.kwargs.items()]:
-        if isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] > 1 and not _real(value):
-            where = "the first input" if name is None else name
-            return (
-                f"{file} will take {where} of exactly {value.shape[1]} per sample, as in the example inputs: give "
-                "example_inputs of the length that is deployed, and pad to it."
+    interface = program.interface
+    dynamic = {(place.placeholder, place.dim) for size in interface.dynamic for place in size.places}
+    for node in program.input_nodes():
+        value = node.meta["val"]
+        tokens = value.dim() == 2 and value.shape[1] > 1 and not (value.is_floating_point() or value.is_complex())
+        if tokens and (node.name, 1) not in dynamic:
+            advice = (
+                f"--dynamic {node.name}:1=sequence makes the length free"
+                if not interface.still
+                else ("give example_inputs of the length that is deployed, and pad to it")
             )
+            return f"{file} will take {node.name} of exactly {value.shape[1]} per sample, as in the example: {advice}."
     return ""
-
-
-def _real(value: Tensor) -> bool:
-    return value.is_floating_point() or value.is_complex()
 
 
 def _advice(groups: Sequence[Group]) -> Advice:

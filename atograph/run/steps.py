@@ -62,6 +62,7 @@ class Run:
 
     def carry_out(self, job: Job) -> Result:
         """All of it."""
+        job = job.at_its_batch()
         with scratch() as aside:
             prepared = self.prepare(job)
             deployed = deployment(prepared, aside, self.console)
@@ -87,10 +88,13 @@ class Run:
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
-        graph = trace(job.model, job.inputs.args, job.inputs.kwargs, outputs=job.settings.outputs)
+        settings = job.settings
+        graph = trace(job.model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts)
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
+        for name, why in graph.program.interface.still.items():
+            console.warn(f"{name} stays as in the example: {why}")
         left_out = left_out_text(graph.program.interface)
         if left_out:
             console.say(f"left out of what the model returns: {left_out}")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from atograph.capture.to_program import with_batch
 from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
@@ -40,6 +39,7 @@ from atograph.spec.example_inputs import Inputs, check_accepts
 from atograph.targets.deployed import Deployed, check_unasked, export_untrusted, load_untrusted
 from atograph.targets.table import DEFAULT, TARGETS, targets_of
 from atograph.values.attributes import Attributes
+from atograph.values.batch_size import with_batch
 from atograph.values.difference import relative_difference
 from atograph.values.structures import tensors_of
 
@@ -123,7 +123,7 @@ def _verify(
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))
-    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs).for_plan(plan)
+    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
     plan.check(graph.groups)
     check_same_plan(place, plan, {pt2_file.NAME: loaded.plan} | {file.target.file: file.plan for file in files})
     if not loaded.weights_outside:
@@ -139,7 +139,7 @@ def _verify(
     cases = {"example inputs": inputs, "random inputs": fresh, **({} if real is None else {"real inputs": real})}
     with stage("proving"):
         return [
-            (f"{what}, batch of {entry.batch}", entry)
+            (f"{what}, {entry.at}", entry)
             for what, given in cases.items()
             for entry in compare(model, slimmed, files, given)
         ]

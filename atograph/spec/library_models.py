@@ -115,7 +115,11 @@ def _transformers(name: str, text: str, offline: bool) -> ModuleType:
             f"atograph does not know what to give this model as {main}.", where=text,
             hint="Write a file with model() and example_inputs(), and name that.",
         )  # fmt: skip
-    return _module(text, model, lambda: inputs(config))
+    made = _module(text, model, lambda: inputs(config))
+    made.dynamic_shapes = lambda: {  # type: ignore[attr-defined]
+        name: {1: _LENGTHS.get(name, "sequence")} for name, value in inputs(config).items() if value.dim() == 2
+    }
+    return made
 
 
 def _named_class(names: object) -> Any:
@@ -146,6 +150,9 @@ def _image(config: Any) -> dict[str, Any]:
     sides = (side, side) if isinstance(side, int) else tuple(side)
     return {"pixel_values": _noise(getattr(config, "num_channels", 3), *sides)}
 
+
+_LENGTHS = {"decoder_input_ids": "target"}
+"""What the length of an input is called where it is not that of a sequence."""
 
 _INPUTS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "input_ids": _tokens,

@@ -15,6 +15,7 @@ from atograph.spec.example_inputs import Inputs, as_inputs, inputs_of_batch
 from atograph.spec.importing import as_script, import_file, import_module
 from atograph.spec.library_models import library_model
 from atograph.spec.lookup import Target, target_of
+from atograph.values.dynamic_sizes import texts_of
 from atograph.values.user_code import kind_of, user_code
 
 if TYPE_CHECKING:
@@ -201,9 +202,25 @@ class Spec:
             )
         return tuple(map(str, names))
 
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """What is dynamic besides the batch: ``dynamic_shapes``, or a function that gives them; a text a dim.
+
+        Raises:
+            UserError: they have no form that `trace` takes.
+        """
+        shapes = getattr(self.module, "dynamic_shapes", None)
+        if callable(shapes):
+            shapes = self._call("dynamic_shapes")
+        try:
+            return texts_of(shapes)
+        except UserError as error:
+            raise UserError(error.message, where=self.where, hint=error.hint) from error
+
     def settings(self, given: TrainSettings) -> TrainSettings:
         """Settings with what the file declares, where nothing else was given."""
-        return given if given.outputs else given.model_copy(update={"outputs": self.outputs})
+        declared = {"outputs": self.outputs, "dynamic": self.dynamic}
+        return given.model_copy(update={name: own for name, own in declared.items() if not getattr(given, name)})
 
     def require_training(self) -> None:
         """Refuse a file that cannot train."""

@@ -26,7 +26,7 @@ def closing_table(report: Report) -> RenderableType:
     """Costs and metrics of each form, the certificate, and what was frozen and why."""
     parts: list[RenderableType] = [_costs(report)]
     if report.certificate:
-        parts.append(certificate_table([(f"batch of {entry.batch}", entry) for entry in report.certificate]))
+        parts.append(certificate_table([(entry.at, entry) for entry in report.certificate]))
     if report.frozen:
         parts.append(_frozen(report.frozen))
     return Group(*parts)

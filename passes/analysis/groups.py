@@ -109,6 +109,7 @@ class Groups:
         coupled: pairs of groups that became one because the user wants it so, by their names before that.
         aliases: name of a group that became one with an earlier one → the name of that.
         outputs: names of the outputs that the program returns, where others of the model are left out.
+        dynamic: what was asked to be dynamic, a text a dim.
         branches: what is left of the program where groups lose all their units.
     """
 
@@ -120,6 +121,7 @@ class Groups:
     coupled: tuple[tuple[str, str], ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -286,7 +288,8 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             makers=makers,
             readers=readers,
         ))  # fmt: skip
-    return Groups(tuple(listed), axes, zero_sets, Branches(program, axes), outputs=program.interface.outputs)
+    interface, branches = program.interface, Branches(program, axes)
+    return Groups(tuple(listed), axes, zero_sets, branches, outputs=interface.outputs, dynamic=interface.asked)
 
 
 def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:

@@ -13,8 +13,10 @@ from atograph.passes.axes.dims import ONE, Axis, Dim, Permuted, Shape, axes_of, 
 from atograph.passes.axes.inference import Inference
 from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import AtographError, InternalError
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of, reason_at
+from atograph.passes.ir.sizes import Undecided
 from atograph.passes.public import public
 from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_of, rule_for
 
@@ -29,6 +31,7 @@ class Axes:
         effects: for each op node what its rule said; `resolve` the dims in it.
         unknown: the ops that have no rule, by name, with the number of nodes that each froze.
         inference: what the axes are bound to, and which are frozen; it is sealed.
+        points: the sizes of every value, as captured.
     """
 
     made_by: ClassVar[str] = "infer-axes"
@@ -36,6 +39,7 @@ class Axes:
     effects: Mapping[fx.Node, Effect]
     unknown: Mapping[str, int]
     inference: Inference
+    points: Points
 
     def shape(self, node: fx.Node, output: int = 0) -> Shape:
         """The resolved shape of a tensor."""
@@ -86,7 +90,7 @@ class _Walk:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._state, self._constants = set(program.state_names()), program.constants()
-        self._inference = Inference()
+        self._inference, self._points = Inference(), Points(program.graph, program.interface.dynamic)
         self._shapes: dict[fx.Node, tuple[Shape, ...]] = {}
         self._effects: dict[fx.Node, Effect] = {}
         self._unknown: dict[str, int] = {}
@@ -99,7 +103,8 @@ class _Walk:
                 self._freeze_outputs(node)
             elif node.op == "call_function":
                 self._apply_rule(node)
-        return Axes(self._shapes, self._effects, self._unknown, self._inference).within(self._inference)
+        axes = Axes(self._shapes, self._effects, self._unknown, self._inference, self._points)
+        return axes.within(self._inference)
 
     def _placeholder(self, node: fx.Node) -> tuple[Shape, ...]:
         value = node.meta.get("val")
@@ -108,7 +113,8 @@ class _Walk:
         reason = None if node.name in self._state else Reason("model input", node.name)
         empty = Reason("nothing is there", node.name, structural=True)
         return (tuple(
-            ONE if size == 1 else dim_of(self._inference.axis(size, reason if size else empty)) for size in value.shape
+            ONE if size == 1 else dim_of(self._inference.axis(size, reason if size else empty))
+            for size in self._points.shape(node)
         ),)  # fmt: skip
 
     def _freeze_outputs(self, node: fx.Node) -> None:
@@ -122,7 +128,7 @@ class _Walk:
         values = value if isinstance(value, (tuple, list)) else [value]
         if not any(isinstance(v, torch.Tensor) for v in values):
             return  # arithmetic on symbolic sizes
-        op = Op(node, self._shapes, self._inference, self._constants)
+        op = Op(node, self._shapes, self._inference, self._constants, self._points)
         effect = self._effect(op)
         for index, shape in enumerate(effect.outs):
             inferred = tuple(dim.size for dim in shape)
@@ -142,7 +148,7 @@ class _Walk:
             return frozen_effect(op, f"no rule for the op {name}")
         try:
             return rule(op)
-        except Unsupported as limit:
+        except (Unsupported, Undecided) as limit:
             return frozen_effect(op, f"{limit} is not covered by the rule of {name_of(node.target)}")
         except AtographError:
             raise

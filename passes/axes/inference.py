@@ -6,6 +6,7 @@ from atograph.passes.axes.dims import ONE, Axis, Dim, Factor, Permuted, axes_of,
 from atograph.passes.axes.orders import permuted
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.reason import Reason
+from atograph.passes.ir.sizes import Size
 
 
 class Inference:
@@ -31,6 +32,8 @@ class Inference:
     def axis(self, size: int, frozen: Reason | None = None) -> Axis:
         """A new axis, free to be pruned unless there is a reason why not."""
         axis = Axis(size)
+        if frozen is None and isinstance(size, Size):
+            frozen = Reason("another size in other calls", structural=True)
         if frozen is not None:
             self._check_open()
             self._frozen[axis] = frozen

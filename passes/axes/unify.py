@@ -7,8 +7,6 @@ units are matched one by one (`scatter.py`). What cannot be aligned is frozen wi
 
 from __future__ import annotations
 
-from math import gcd
-
 from atograph.passes.axes.dims import (
     ONE,
     Axis,
@@ -26,7 +24,7 @@ from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import labels_of, transposition
 from atograph.passes.axes.scatter import merge, separate
 from atograph.passes.ir.reason import Reason
-from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.ir.sizes import Undecided, common_divisor, is_dynamic
 
 
 class _Misaligned(Exception):
@@ -43,7 +41,7 @@ def unify(inference: Inference, a: Dim, b: Dim, reason: Reason) -> None:
         return
     try:
         _unify(inference, a, b)
-    except _Misaligned:
+    except (_Misaligned, Undecided):
         inference.freeze(a, reason)
         inference.freeze(b, reason)
 
@@ -57,7 +55,7 @@ def cut(inference: Inference, dim: Dim, at: int, reason: Reason) -> tuple[Dim, D
         return dim, Dim(())
     try:
         return _cut(inference, dim, at)
-    except _Misaligned:
+    except (_Misaligned, Undecided):
         inference.freeze(dim, reason)
         return dim_of(inference.axis(at, reason)), dim_of(inference.axis(dim.size - at, reason))
 
@@ -187,8 +185,7 @@ def _unify_terms(inference: Inference, a: Term, b: Term) -> None:
         if x.size == y.size:
             _unify(inference, dim_of(x), dim_of(y))
         else:
-            small, large = sorted((x.size, y.size))
-            step = small if large % small == 0 else gcd(small, large)
+            step = common_divisor(x.size, y.size)
             if step == 1:
                 raise _Misaligned
             for stack, factor in ((left, x), (right, y)):

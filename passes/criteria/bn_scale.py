@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from atograph.passes.axes.inference import Inference
 from atograph.passes.criteria.criterion import Criterion
-from atograph.passes.rules import Op
 from atograph.passes.rules.norm import BATCH_NORMS
+from atograph.passes.rules.table import arguments_of
 
 
 class BatchNormScale(Criterion):
@@ -30,7 +29,7 @@ class BatchNormScale(Criterion):
         assert self.program is not None
         names = self.program.state_names()
         scales = (
-            Op(node, {}, Inference(), {})["weight"]
+            arguments_of(node)["weight"]
             for node in self.program.graph.nodes
             if node.op == "call_function" and node.target in BATCH_NORMS
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
+import sympy
 import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
@@ -14,38 +15,39 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_symbolic
 
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.fake.recurrent import told_by_shapes
+from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
-from atograph.passes.ir.sizes import BATCH, DATA
+from atograph.passes.ir.sizes import BATCH, DATA, Size, values_of
 from atograph.passes.torch_private import FakeTensorMode, pytree
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
 class NotIntegral(Exception):
-    """A size of the program is no polynomial of the batch (``s0 // 2``), or its code was run for some batches only."""
+    """A size of the program is no polynomial of the batch (``s0 // 2``), or its code was run for some sizes only."""
 
 
-def from_exported(exported: ExportedProgram, signature: inspect.Signature | None = None) -> Program:
+Sized: TypeAlias = Callable[[Sequence[str | None]], tuple[DynamicSize, ...]]
+"""Placeholders of the inputs → which sizes besides the batch are dynamic."""
+
+
+def from_exported(
+    exported: ExportedProgram, signature: inspect.Signature | None = None, sized: Sized | None = None
+) -> Program:
     """The program of an `ExportedProgram`, which is left as it is.
 
     Args:
-        exported: captured without decompositions. All its dynamic input sizes become one: the batch.
+        exported: captured without decompositions. All its dynamic input sizes become one, the batch, but for those that
+            ``sized`` names.
         signature: of the user's ``forward``.
+        sized: which are dynamic besides the batch; None: no other.
 
     Raises:
         NotIntegral: a size is divided by something, or the program is right for some batches only.
         UserError: the program holds what no ATen graph does.
     """
-    batch_limits = [limits for symbol, limits in exported.range_constraints.items() if not str(symbol).startswith("u")]
-    if any(limits.lower > 2 or limits.upper < 2**31 for limits in batch_limits):
-        raise NotIntegral("the code has decided something by the size of the batch")
-    for guard in _guards(exported):
-        if not bool(guard.subs(dict.fromkeys(guard.free_symbols, BATCH))):
-            raise NotIntegral(f"the code has decided something by the size of the batch: {guard}")
-    graph, _nodes = copy_graph(exported.graph)
-    _make_concrete(graph)
     specs = exported.graph_signature.input_specs
     state = {spec.arg.name: str(spec.target) for spec in specs if spec.kind in _STATE}
     inputs = tuple(
@@ -55,6 +57,11 @@ def from_exported(exported: ExportedProgram, signature: inspect.Signature | None
     )
     if any(spec.kind not in (*_STATE, InputKind.USER_INPUT) for spec in specs):
         raise UserError("the exported program takes tokens or objects of a custom class, which no pass here knows.")
+    dynamic = sized(inputs) if sized is not None else ()
+    symbols = _symbols(exported.graph, dynamic)
+    _check_decisions(exported, symbols)
+    graph, _nodes = copy_graph(exported.graph)
+    _make_concrete(graph, symbols)
     for node in list(graph.nodes):
         if node.op == "placeholder" and node.name not in state and node.name not in inputs:
             graph.erase_node(node)
@@ -68,9 +75,46 @@ def from_exported(exported: ExportedProgram, signature: inspect.Signature | None
         signature=signature or _any_call(),
         writes=_writes(graph, exported),
         example=exported.example_inputs,
+        dynamic=dynamic,
     )
     tensors = {**exported.state_dict, **exported.constants}
     return Program.build(graph, interface, tensors, root=exported.graph_module)
+
+
+def _symbols(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int]:
+    """The symbols of dynamic sizes, with what they are at every point.
+
+    Raises:
+        NotIntegral: such a size is none any more, or is no symbol.
+    """
+    shapes = {node.name: node.meta["val"].shape for node in graph.nodes if hasattr(node.meta.get("val"), "shape")}
+    symbols: dict[Any, int] = {}
+    for size in dynamic:
+        for place in size.places:
+            own = shapes[place.placeholder][place.dim]
+            values = Size.of([place.multiple * value for value in size.values])
+            if not free_symbols(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
+                raise NotIntegral(f"the code has decided something by the size {size.name}")
+            symbols[own.node.expr] = values
+    return symbols
+
+
+def _check_decisions(exported: ExportedProgram, symbols: Mapping[Any, int]) -> None:
+    """Refuse a program that is right for some sizes only: not for every batch, or not at every point.
+
+    Raises:
+        NotIntegral: naming the condition where there is one.
+    """
+    for symbol, limits in exported.range_constraints.items():
+        values = values_of(symbols[symbol], 1) if symbol in symbols else (3, 2**31 - 1)
+        if not str(symbol).startswith("u") and any(not limits.lower <= value <= limits.upper for value in values):
+            raise NotIntegral("the code has decided something by the size of the batch")
+    for guard in _guards(exported):
+        points = max((len(values_of(symbols.get(symbol, BATCH), 1)) for symbol in guard.free_symbols), default=1)
+        for point in range(points):
+            numbers = {s: values_of(symbols.get(s, BATCH), points)[point] for s in guard.free_symbols}
+            if not bool(guard.subs(numbers)):
+                raise NotIntegral(f"the code has decided something by the size of the batch: {guard}")
 
 
 def _guards(exported: ExportedProgram) -> list[Any]:
@@ -100,9 +144,9 @@ def _writes(graph: fx.Graph, exported: ExportedProgram) -> tuple[str, ...]:
     return tuple(written)
 
 
-def _make_concrete(graph: fx.Graph) -> None:
-    """Give every value the sizes that it has for a batch of `BATCH`."""
-    numbers: dict[Any, int] = {}
+def _make_concrete(graph: fx.Graph, symbols: Mapping[Any, int]) -> None:
+    """Give every value the sizes that it has for a batch of `BATCH`, and for the example's other dynamic sizes."""
+    numbers: dict[Any, int] = {symbol: int(size) for symbol, size in symbols.items()}
     data = iter(DATA)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -112,8 +156,10 @@ def _make_concrete(graph: fx.Graph) -> None:
         for symbol in sorted(free_symbols(size), key=str):
             if symbol not in numbers:
                 numbers[symbol] = _prime(str(symbol), data)
-        found = size.node.expr.xreplace(numbers)
-        if exact and isinstance(size, torch.SymInt) and not size.node.expr.is_polynomial(*numbers):
+        expression = size.node.expr.replace(_is_at_least_one, _without_one)
+        found = expression.xreplace(numbers)
+        others = [symbol for symbol in numbers if symbol not in symbols]
+        if exact and isinstance(size, torch.SymInt) and not _at_example(expression, symbols).is_polynomial(*others):
             raise NotIntegral(f"a size of it, {size}, is no polynomial of the batch and of sizes that the data decide")
         kind = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(size)]
         return kind(found)
@@ -129,6 +175,19 @@ def _make_concrete(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if "val" in node.meta:
             node.meta["val"] = pytree.tree_map(value, node.meta["val"])
+
+
+def _at_example(expression: Any, symbols: Mapping[Any, int]) -> Any:
+    return expression.xreplace({symbol: sympy.Integer(int(size)) for symbol, size in symbols.items()})
+
+
+def _is_at_least_one(expression: Any) -> bool:
+    """Whether this is ``Max(1, u0)``, which is how many there are unless there is nothing."""
+    return type(expression).__name__ == "Max" and len(expression.args) == 2 and 1 in expression.args
+
+
+def _without_one(expression: Any) -> Any:
+    return next((argument for argument in expression.args if argument != 1), sympy.Integer(1))
 
 
 def _prime(symbol: str, data: Iterator[int]) -> int:
@@ -164,11 +223,55 @@ def to_exported(program: Program) -> ExportedProgram:
     module.forward = called_like(module.forward, signature)  # type: ignore[method-assign]
     shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), told_by_shapes():
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
-    return with_state(exported, empty, interface.example) if without_data else exported
+    exported = with_state(exported, empty, interface.example) if without_data else exported
+    return with_size_names(exported, _names_of_sizes(exported, interface))
+
+
+SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
+"""Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
+
+_SIZES = "atograph.sizes"
+
+
+def size_names(exported: ExportedProgram) -> SizeNames:
+    """What the dynamic sizes of a program's inputs are called, besides the batch, as far as it was told."""
+    names: SizeNames = exported.graph_module.meta.get(_SIZES, {})
+    return names
+
+
+def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
+    """The same program, which knows what sizes of its inputs are called."""
+    exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def _names_of_sizes(exported: ExportedProgram, interface: Interface) -> SizeNames:
+    """What the sizes of an exported program's inputs are called.
+
+    Raises:
+        UserError: torch.export has made a number of one.
+    """
+    signature = exported.graph_signature
+    called = [spec.arg.name for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    name_of = dict(zip(interface.inputs, called, strict=False))
+    shapes = {
+        node.name: node.meta["val"].shape for node in exported.graph.nodes if hasattr(node.meta.get("val"), "shape")
+    }
+    names: dict[str, dict[int, str]] = {}
+    for size in interface.dynamic:
+        for place in size.places:
+            own = name_of[place.placeholder]
+            if not free_symbols(shapes[own][place.dim]):
+                raise UserError(
+                    f"torch.export makes a constant of the size {size.name} (dim {place.dim} of {own}) here.",
+                    hint="Leave it out of dynamic=, or --dynamic.",
+                )
+            names.setdefault(own, {})[place.dim] = size.text(place)
+    return names
 
 
 def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
@@ -275,9 +378,11 @@ def of_named_parameters(
 def _dynamic_shapes(program: Program, inputs: Any) -> Any:
     nodes = {node.name: node for node in program.input_nodes()}
     dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    places = {(place.placeholder, place.dim) for size in program.interface.dynamic for place in size.places}
     for name, leaf in zip(program.interface.inputs, pytree.tree_leaves(inputs), strict=True):
         if name is not None and isinstance(leaf, torch.Tensor):
-            dims = {dim: Dim.AUTO for dim, size in enumerate(nodes[name].meta["val"].shape) if size == BATCH}
+            sizes = enumerate(nodes[name].meta["val"].shape)
+            dims = {dim: Dim.AUTO for dim, size in sizes if size == BATCH or (name, dim) in places}
             if dims:
                 dynamic[leaf] = dims
     return dynamic

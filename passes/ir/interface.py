@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Signature
 from typing import Any
@@ -10,6 +10,46 @@ from typing import Any
 from torch import Tensor
 
 from atograph.passes.torch_private import TreeSpec, pytree
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dim of an input that is a multiple of a dynamic size."""
+
+    placeholder: str
+    dim: int
+    multiple: int = 1
+
+
+@dataclass(frozen=True)
+class DynamicSize:
+    """A size of the inputs, besides the batch, that is another one in other calls.
+
+    Attributes:
+        name: what it is called: ``sequence``.
+        values: what it is at each point, the example's first (`sizes.Size`).
+        places: the dims that are multiples of it.
+        least: the smallest that the program takes.
+        most: the largest; None for any.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    places: tuple[Place, ...]
+    least: int = 1
+    most: int | None = None
+
+    def __str__(self) -> str:
+        words = [self.text(self.places[0])]
+        if self.least > 1:
+            words.append(f"from {self.name} = {self.least}")
+        if self.most is not None:
+            words.append(f"up to {self.name} = {self.most}")
+        return " ".join(words)
+
+    def text(self, place: Place) -> str:
+        """The size of a dim as people write it: ``32*height``."""
+        return self.name if place.multiple == 1 else f"{place.multiple}*{self.name}"
 
 
 @dataclass(frozen=True)
@@ -28,6 +68,9 @@ class Interface:
         example: arguments of one call, or None.
         looked_at: buffer → its value, where the model's code has looked at values: the program holds for these only.
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
+        dynamic: sizes besides the batch that may be others than the example's.
+        still: name of a size that was to be dynamic → why it is the example's for ever.
+        asked: what was asked to be dynamic, a text a dim; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
@@ -44,6 +87,9 @@ class Interface:
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
+    dynamic: tuple[DynamicSize, ...] = ()
+    still: Mapping[str, str] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
     dead: bool = False
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,6 +99,20 @@ class Interface:
         """What ``forward`` calls the arguments that a call is captured with."""
         args, kwargs = pytree.tree_unflatten(range(len(self.inputs)), self.takes)
         return frozenset((*tuple(self.signature.parameters)[: len(args)], *kwargs))
+
+    def dynamic_called(self, inputs: Sequence[str | None]) -> tuple[DynamicSize, ...]:
+        """The dynamic sizes of the same call, where its leaves have other placeholders."""
+        renamed = dict(zip(self.inputs, inputs, strict=True))
+        return tuple(
+            replace(size, places=tuple(replace(p, placeholder=str(renamed[p.placeholder])) for p in size.places))
+            for size in self.dynamic
+        )
+
+    def as_captured(self, other: Interface) -> Interface:
+        """The same with what another one knows of how the program was captured."""
+        return replace(
+            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead")}
+        )
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import InternalError
-from atograph.passes.ir.fake import empty
-from atograph.passes.ir.shapes import result_of
+from atograph.passes.ir.fake.results import result_of
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.torch_private import DynamicOutputShapeException, FakeTensor, FakeTensorMode, OpOverload
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import fx, nn
 from torch.fx import traceback
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import DynamicSize
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
 from atograph.passes.public import public
@@ -55,9 +57,7 @@ class ProgramModule(nn.Module):
         leaves = self._leaves(args, kwargs)
         values = {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
         if not torch.compiler.is_exporting():
-            for node in program.input_nodes():
-                _check_sizes(node, values[node.name])
-            _check_batches([(node, values[node.name]) for node in program.input_nodes()])
+            _check_sizes({node: values[node.name] for node in program.input_nodes()}, interface.dynamic)
         return values
 
     def _results(self, program: Program, inputs: list[Any]) -> Any:
@@ -141,36 +141,65 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(equal.all() if hasattr(equal, "all") else equal)
 
 
-def _check_sizes(node: fx.Node, value: Any) -> None:
+def _check_sizes(inputs: Mapping[fx.Node, Any], dynamic: Sequence[DynamicSize]) -> None:
     """A size that was fixed at capture is not checked by any op, and another one would give something else."""
-    wanted, given = node.meta.get("val"), value
-    if not isinstance(wanted, torch.Tensor) or not isinstance(given, torch.Tensor):
-        return
-    fits = len(wanted.shape) == len(given.shape)
-    if not fits or any(w != g and not is_dynamic(w) for w, g in zip(wanted.shape, given.shape, strict=True)):
+    known: dict[str, tuple[int, str]] = {}
+    for node, value in inputs.items():
+        wanted = node.meta.get("val")
+        if not isinstance(wanted, torch.Tensor) or not isinstance(value, torch.Tensor):
+            continue
+        sizes = {
+            place.dim: (size, place.multiple)
+            for size in dynamic
+            for place in size.places
+            if place.placeholder == node.name
+        }
+        if len(wanted.shape) != len(value.shape):
+            raise _other_shape(node, wanted, value, sizes)
+        for dim, (captured, given) in enumerate(zip(wanted.shape, value.shape, strict=True)):
+            if dim in sizes:
+                size, multiple = sizes[dim]
+                if given % multiple or given < multiple * size.least or given > multiple * (size.most or given):
+                    raise _other_shape(node, wanted, value, sizes)
+                _check_same(known, size.name, given // multiple, node)
+            elif captured == BATCH:
+                _check_same(known, "batch", given, node)
+            elif captured != given and not is_dynamic(captured):
+                raise _other_shape(node, wanted, value, sizes)
+
+
+def _check_same(known: dict[str, tuple[int, str]], name: str, size: int, node: fx.Node) -> None:
+    """One name stands for one size wherever it occurs."""
+    before, where = known.setdefault(name, (size, node.name))
+    if before != size:
+        what = "Inputs whose first dimension was the same at capture are taken for one batch."
         raise UserError(
-            f"the program takes {node.name} of the shape [{', '.join(map(text, wanted.shape))}], and was called with "
-            f"{list(given.shape)}.",
-            hint="Sizes that are written as numbers were fixed when the model was traced: trace it with such inputs.",
+            f"the program takes inputs of one {name} size, and was called with {where} of {before}, "
+            f"{node.name} of {size}.",
+            hint=what if name == "batch" else f"Sizes that are both called {name} are the same one.",
         )
 
 
-def _check_batches(inputs: list[tuple[fx.Node, Any]]) -> None:
-    """One size stands for the batch wherever it occurs."""
-    found = {
-        given: node.name
-        for node, value in inputs
-        if isinstance(node.meta.get("val"), torch.Tensor) and isinstance(value, torch.Tensor)
-        for wanted, given in zip(node.meta["val"].shape, value.shape, strict=True)
-        if wanted == BATCH
-    }
-    if len(found) > 1:
-        raise UserError(
-            "the program takes inputs of one batch size, and was called with "
-            + ", ".join(f"{name} of {size}" for size, name in found.items())
-            + ".",
-            hint="Inputs whose first dimension was the same at capture are taken for one batch.",
-        )
+def _other_shape(
+    node: fx.Node, wanted: torch.Tensor, given: torch.Tensor, sizes: Mapping[int, tuple[DynamicSize, int]]
+) -> UserError:
+    shape = [_in_words(*sizes[dim]) if dim in sizes else text(size) for dim, size in enumerate(wanted.shape)]
+    limits = [
+        f"{size.name} from {size.least} to {size.most}" if size.most else f"{size.name} from {size.least}"
+        for size, _multiple in sizes.values()
+        if size.most or size.least > 1
+    ]
+    within = "".join(f", {limit}," for limit in limits)
+    return UserError(
+        f"the program takes {node.name} of the shape [{', '.join(shape)}]{within or ','} and was called with "
+        f"{list(given.shape)}.",
+        hint="Sizes that are written as numbers were fixed when the model was traced: trace it with such inputs, or "
+        "name them in dynamic=.",
+    )
+
+
+def _in_words(size: DynamicSize, multiple: int) -> str:
+    return size.name if multiple == 1 else f"{multiple}*{size.name}"
 
 
 def _word(dtype: torch.dtype) -> str:

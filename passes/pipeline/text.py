@@ -12,8 +12,8 @@ from torch import fx
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Factor, Permuted, axes_of
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.sizes import text
 from atograph.passes.public import public
 from atograph.passes.torch_private import OpOverload
 
@@ -42,6 +42,7 @@ class _Printer:
         self.groups: Mapping[Axis, str] = (
             {group.axis: group.name for group in groups if group.frozen is None} if groups is not None else {}
         )
+        self.points = Points(program.graph, program.interface.dynamic) if self.axes is None else self.axes.points
         self.names: dict[fx.Node, str] = {}
         self.parameters = program.parameter_names()
 
@@ -83,11 +84,12 @@ class _Printer:
 
     def _tensor(self, node: fx.Node, value: Any, output: int) -> str:
         if not isinstance(value, torch.Tensor):
-            return text(value) if type(value) is int else str(value)
+            return self.points.text(self.points.size(node)) if type(value) is int else str(value)
         shape: Any = self.axes.shape(node, output) if self.axes is not None and self.axes.shapes.get(node) else ()
+        sizes = map(self.points.text, self.points.shape(node, output))
         dims = [
-            text(size) if not self._has_group(dim) else f"{self._dim(dim)}={text(size)}"
-            for size, dim in zip(value.shape, shape or (Dim(()),) * value.dim(), strict=True)
+            f"{self._dim(dim)}={size}" if self._has_group(dim) else size
+            for size, dim in zip(sizes, shape or (Dim(()),) * value.dim(), strict=True)
         ]
         return f"{_DTYPES.get(value.dtype, str(value.dtype))}[{', '.join(dims)}]"
 
@@ -99,7 +101,7 @@ class _Printer:
 
     def _factor(self, factor: Factor) -> str:
         if isinstance(factor, Axis):
-            return self.groups.get(factor, str(factor.size))
+            return self.groups.get(factor, self.points.text(factor.size))
         if isinstance(factor, Permuted):
             return f"permuted({self._dim(factor.source)})"
         return f"({self._dim(factor)})"

@@ -104,14 +104,16 @@ def _values_are_typed(program: Program) -> Iterator[str]:
 def _axes_match_shapes(program: Program) -> Iterator[str]:
     """Inferred dims have the sizes of the tensors they describe, those of coupled groups too."""
     axes, groups = program.facts.get(Axes), program.facts.get(Groups)
-    inferred = [] if axes is None else [axes.shapes]
+    inferred = [] if axes is None else [axes]
     if groups is not None and (axes is None or groups.axes.shapes is not axes.shapes):
-        inferred.append(groups.axes.shapes)
-    for shapes in inferred:
+        inferred.append(groups.axes)
+    for each in inferred:
         for node in program.graph.nodes:
-            for value, shape in zip(_tensors(node.meta.get("val")), shapes.get(node, ()), strict=False):
-                if value is not None and shape and _sizes(shape) != list(value.shape):
-                    yield f"node {node.name} has shape {tuple(value.shape)}, its axes say {_sizes(shape)}"
+            values = zip(_tensors(node.meta.get("val")), each.shapes.get(node, ()), strict=False)
+            for output, (value, shape) in enumerate(values):
+                sizes = () if value is None or not shape else each.points.shape(node, output)
+                if tuple(dim.size for dim in shape[: len(sizes)]) != sizes:
+                    yield f"node {node.name} has shape {sizes}, its axes say {_sizes(shape)}"
 
 
 INVARIANTS: tuple[Invariant, ...] = (

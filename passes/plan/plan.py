@@ -42,6 +42,7 @@ class Plan(BaseModel):
         groups: group name → its units and members in words, frozen groups too; tells how another model differs.
         coupled: pairs of groups that were made one before (the pass ``couple-groups``), by their names without that.
         outputs: names of the outputs that are read, where others of the model are left out; empty where none is.
+        dynamic: what is dynamic besides the batch, a text a dim (``ids:1=sequence``): how the model is traced.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """
@@ -56,6 +57,7 @@ class Plan(BaseModel):
     groups: dict[str, str] = Field(default_factory=dict)
     coupled: tuple[tuple[str, str], ...] = ()
     outputs: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -209,6 +211,7 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         groups={group.name: group.description for group in groups},
         coupled=groups.coupled,
         outputs=groups.outputs,
+        dynamic=groups.dynamic,
     )
 
 

@@ -14,6 +14,7 @@ from atograph.passes.base import RewritePass
 from atograph.passes.errors import UserError
 from atograph.passes.ir.einsum import spelt_out
 from atograph.passes.ir.exported import from_exported, to_exported
+from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
@@ -62,7 +63,11 @@ class Functionalize(RewritePass):
 
 def _by_torch(program: Program) -> Program:
     try:
-        result = from_exported(to_exported(program).run_decompositions({}), program.interface.signature)
+        interface = program.interface
+        with told_by_shapes():
+            exported = to_exported(program).run_decompositions({})
+        result = from_exported(exported, interface.signature, interface.dynamic_called)
+        result.interface = result.interface.as_captured(interface)
     except Exception as error:
         raise UserError(
             f"torch cannot make this program functional: {type(error).__name__}: {str(error).strip().splitlines()[0]}",

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from atograph.passes.base import RewritePass
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.rules.reorder import REORDERINGS, order_of
@@ -46,7 +47,8 @@ class GatherShuffles(RewritePass):
         """The same program with a gather for each shuffle."""
         if not any(node.target in REORDERINGS or node.target in _SHUFFLES for node in program.graph.nodes):
             return program
-        found = {end: shuffle for end in program.graph.nodes if (shuffle := _shuffle_at(end)) is not None}
+        points = Points(program.graph, program.interface.dynamic)
+        found = {end: shuffle for end in program.graph.nodes if (shuffle := _shuffle_at(end, points)) is not None}
         return _with_gathers(program, found) if found else program
 
 
@@ -104,11 +106,11 @@ def _is_movement(node: fx.Node) -> bool:
     return node.target in _RESHAPES or node.target in REORDERINGS or node.target in _SHUFFLES
 
 
-def _shuffle_at(end: fx.Node) -> _Shuffle | None:
+def _shuffle_at(end: fx.Node, points: Points) -> _Shuffle | None:
     """The longest chain that ends at a node and is a shuffle."""
     if not _is_movement(end):
         return None
-    wanted = tuple(end.meta["val"].shape)
+    wanted = points.shape(end)
     chain = [end]
     starts: list[int] = []
     reorders = False
@@ -116,11 +118,11 @@ def _shuffle_at(end: fx.Node) -> _Shuffle | None:
         reorders = reorders or chain[-1].target not in _RESHAPES
         source = chain[-1].args[0]
         assert isinstance(source, fx.Node)
-        if reorders and tuple(source.meta["val"].shape) == wanted:
+        if reorders and points.shape(source) == wanted:
             starts.append(len(chain))
         chain.append(source)
     for start in reversed(starts):
-        orders = _orders(chain[start], reversed(chain[:start]))
+        orders = _orders(chain[start], reversed(chain[:start]), points)
         if orders:
             return _Shuffle(chain[start], orders, tuple(chain[1:start]))
     return None
@@ -144,13 +146,13 @@ class _Torn(Exception):
     """Sizes that do not split along each other."""
 
 
-def _orders(start: fx.Node, chain: Iterator[fx.Node]) -> dict[int, torch.Tensor]:
+def _orders(start: fx.Node, chain: Iterator[fx.Node], points: Points) -> dict[int, torch.Tensor]:
     """The order that a chain of movements brings each dim into; empty if it does anything else, or nothing."""
-    sizes = list(start.meta["val"].shape)
+    sizes = points.shape(start)
     dims: list[_Digits] = [[_Digit(d, 1, size)] if size != 1 else [] for d, size in enumerate(sizes)]
     try:
         for node in chain:
-            dims = _moved(node, dims)
+            dims = _moved(node, dims, points)
     except _Torn:
         return {}
     if any(digit.dim != d for d, digits in enumerate(dims) for digit in digits):
@@ -161,7 +163,7 @@ def _orders(start: fx.Node, chain: Iterator[fx.Node]) -> dict[int, torch.Tensor]
     return {d: _order(digits) for d, digits in changed.items()}
 
 
-def _moved(node: fx.Node, dims: list[_Digits]) -> list[_Digits]:
+def _moved(node: fx.Node, dims: list[_Digits], points: Points) -> list[_Digits]:
     if node.target in REORDERINGS:
         return [dims[source] for source in order_of(node) if source is not None]
     if node.target in _SHUFFLES:
@@ -169,7 +171,7 @@ def _moved(node: fx.Node, dims: list[_Digits]) -> list[_Digits]:
         channels = prod(digit.size for digit in dims[1])
         outer, inner = _split(list(dims[1]), [groups, channels // groups])
         return [dims[0], inner + outer, *dims[2:]]
-    return _split([digit for digits in dims for digit in digits], node.meta["val"].shape)
+    return _split([digit for digits in dims for digit in digits], points.shape(node))
 
 
 def _split(digits: _Digits, sizes: Sequence[int]) -> list[_Digits]:

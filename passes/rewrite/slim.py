@@ -17,12 +17,16 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.express import build, express, follows
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import propagate
 from atograph.passes.ir.reason import ORIGIN
-from atograph.passes.ir.sizes import is_dynamic, substitute, text
+from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.leftovers import Leftovers
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class Kept:
 
     def size(self, dim: Dim) -> int:
         """The dim's new size."""
-        return int(evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size))
+        size: int = evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
+        return size
 
     def indices(self, dim: Dim) -> Indices:
         """The indices along the dim that stay."""
@@ -193,16 +198,14 @@ class _Rewrite:
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
+        self._tellers: dict[int, tuple[fx.Node, int | None]] = {}  # size → the first node that is it, or has such a dim
+        self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
         if kept.rest is not None:
             self._leftovers = Leftovers(
                 self.axes, kept.rest, self.graph, self.nodes,
                 lambda dim: self.printed(self.kept.size(dim)), self.constant,
             )  # fmt: skip
-        self._holders: dict[int, fx.Node] = {}  # number → the first node whose value it is
-        for node in program.graph.nodes:
-            if type(value := node.meta.get("val")) is int:
-                self._holders.setdefault(value, node)
 
     def run(self) -> Program:
         state = {
@@ -210,12 +213,15 @@ class _Rewrite:
         }
         for node in self.program.graph.nodes:
             if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):
+                if isinstance(new := self.nodes.get(node), fx.Node):
+                    self._note_sizes(node, new)
                 continue
             effect = self.axes.effects.get(node)
             if effect is not None and effect.lower is not None and self._touched(node):
                 self.nodes[node] = effect.lower(_Lowering(node, self))
             else:
                 self.nodes[node] = self.copy(node)
+            self._note_sizes(node, self.nodes[node])
         self._note_origins()
         self.graph.eliminate_dead_code()
         names = self.program.state_names()
@@ -261,48 +267,72 @@ class _Rewrite:
     def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
         """Print one argument again, where a dim in it shrinks."""
         each = [dims] if isinstance(dims, Dim) else list(dims)
-        if not any(dim is not None and self.kept.shrinks(dim) for dim in each):
-            return
         old = _argument(copied, slot)
+        before_each = old if isinstance(old, (list, tuple)) else [old]
         new: Any = [
-            before
-            if dim is None or before == -1 or not self.kept.shrinks(dim)
-            else self.printed(self.kept.size(dim), copied)
-            for before, dim in zip(old if isinstance(old, (list, tuple)) else [old], each, strict=True)
+            self.printed(self.kept.size(dim), copied) if dim is not None and self._is_stale(before, dim) else before
+            for before, dim in zip(before_each, each, strict=True)
         ]
+        if all(before is after for before, after in zip(before_each, new, strict=True)):
+            return
         _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
+
+    def _is_stale(self, argument: Any, dim: Dim) -> bool:
+        """Whether an argument, copied from the old graph, is not the size that the dim has now."""
+        return argument != -1 and (self.kept.shrinks(dim) or argument in self._shrunk)
 
     def printed(self, size: int, before: fx.Node | None = None) -> Any:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
+        part = express(size, self._tellers)
+        if part is None:
+            raise InternalError(f"no sizes of the program tell the size {size!r}.")
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
-            found = substitute(size, lambda prime: fx.Proxy(self._symbol(prime)))
-        return found.node
+            return build(part, lambda known: fx.Proxy(self._symbol(known))).node
 
-    def _symbol(self, prime: int) -> fx.Node:
+    def _note_sizes(self, node: fx.Node, new: fx.Node) -> None:
+        """Remember what a node of the new graph tells: numbers, and sizes that are others at other points."""
+        if type(node.meta.get("val")) is int:
+            if self._tells_less(node):
+                self._shrunk.add(new)
+            else:
+                self._tellers.setdefault(self.axes.points.size(node), (new, None))
+        elif self.axes.points and isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
+            for index, dim in enumerate(self.axes.shape(node)):
+                if not self.kept.shrinks(dim) and not follows(dim.size, self._tellers):
+                    self._tellers[dim.size] = (new, index)
+
+    def _tells_less(self, node: fx.Node) -> bool:
+        """Whether a number of the old graph is the size of a dim that shrinks, or computed from one."""
+        if node.target is aten.sym_size.int:
+            x, index = node.args
+            return self.kept.shrinks(self.axes.shape(x)[index])  # type: ignore[arg-type, index]
+        return any(self.nodes.get(each) in self._shrunk for each in node.all_input_nodes)
+
+    def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""
-        holder = self._holders.get(prime)
-        if holder is not None and holder in self.nodes:
-            return self.nodes[holder]
+        if known in self._tellers:
+            node, index = self._tellers[known]
+            return node if index is None else self.graph.call_function(aten.sym_size.int, (node, index))
         for node in self.program.input_nodes():
             for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
-                if size == prime:
-                    return self.graph.call_function(torch.ops.aten.sym_size.int, (self.nodes[node], index))
-        raise InternalError(f"no value of the program holds the dynamic size {text(prime)}.")
+                if size == known:
+                    return self.graph.call_function(aten.sym_size.int, (self.nodes[node], index))
+        raise InternalError(f"no value of the program holds the dynamic size {text(known)}.")
 
     def _check_shapes(self) -> None:
         """Every value's shape must be the one that its axes give."""
-        alive = set(self.graph.nodes)
+        alive, points = set(self.graph.nodes), Points(self.graph, self.program.interface.dynamic)
         for node, new in self.nodes.items():
             if new not in alive or node not in self.axes.shapes:
                 continue
             values = new.meta["val"] if isinstance(new.meta["val"], (tuple, list)) else [new.meta["val"]]
-            for value, shape in zip(values, self.axes.shapes[node], strict=False):
+            for output, (value, shape) in enumerate(zip(values, self.axes.shapes[node], strict=False)):
                 if not isinstance(value, torch.Tensor) or shape == ():
                     continue
-                found = list(value.shape)
-                wanted = [self.kept.size(dim) for dim in shape]
+                found = points.shape(new, output)
+                wanted = tuple(self.kept.size(dim) for dim in shape)
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
 

@@ -16,7 +16,8 @@ from torch import fx
 
 from atograph.passes.axes.dims import Dim, product
 from atograph.passes.axes.flow import Affine
-from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.ir.points import Points
+from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.rules.table import Effect, Lowering, Op
 
 aten = torch.ops.aten
@@ -39,7 +40,7 @@ class Centred(NamedTuple):
     divisor: float
 
 
-def centred(node: fx.Node) -> Centred | None:
+def centred(node: fx.Node, points: Points) -> Centred | None:
     """What a node is the deviation of from its mean; None if it is no such difference."""
     if node.target not in _DIFFERENCES or node.kwargs.get("alpha", 1) != 1:
         return None
@@ -47,17 +48,17 @@ def centred(node: fx.Node) -> Centred | None:
     if not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
         return None
     for x, mean in ((one, other), (other, one)):
-        taken = _mean_of(mean, x)
-        if taken is not None and x.meta["val"].shape == node.meta["val"].shape:
+        taken = _mean_of(mean, x, points)
+        if taken is not None and points.shape(x) == points.shape(node):
             return taken
     return None
 
 
-def _mean_of(node: fx.Node, x: fx.Node) -> Centred | None:
+def _mean_of(node: fx.Node, x: fx.Node, points: Points) -> Centred | None:
     """Over which dims of ``x`` a node is its mean, laid out to be subtracted from it; None if it is no mean of it."""
     while node.target in _EXPANSIONS:
         node = node.args[0]  # type: ignore[assignment]
-    placed, count = tuple(node.meta["val"].shape), 1.0
+    placed, count = points.shape(node), 1.0
     while node.target not in _SUMS + MEANS:
         if node.target in _QUOTIENTS + _PRODUCTS and _is_number(factor := node.args[1]) and factor:
             count *= float(factor) if node.target in _QUOTIENTS else 1 / float(factor)  # type: ignore[arg-type]
@@ -66,9 +67,12 @@ def _mean_of(node: fx.Node, x: fx.Node) -> Centred | None:
         node = node.args[0]  # type: ignore[assignment]
     if node.args[0] is not x:
         return None
-    sizes, dims = tuple(x.meta["val"].shape), reduced_dims(node)
+    sizes, dims = points.shape(x), reduced_dims(node)
     if node.target in MEANS:
-        count *= prod(sizes[d] for d in dims)
+        over = prod(sizes[d] for d in dims)
+        if isinstance(over, Size):
+            return None
+        count *= over
     if placed != tuple(1 if d in dims else size for d, size in enumerate(sizes)):
         return None
     return Centred(x, dims, count)
@@ -99,13 +103,13 @@ def shared_squares(op: Op) -> Effect | None:
     base = square.args[0]
     if base is not square.args[1] or total.target not in _SUMS or total.args[0] is not base:
         return None
-    deviation = centred(base)
+    deviation = centred(base, op.points)
     return _summed(op, base, float(value)) if deviation and reduced_dims(total) == deviation.dims else None
 
 
 def _summed(op: Op, base: Any, value: float) -> Effect | None:
     """The effect of d² + ``value`` (Σd)² for deviations d, if it is only summed over all of them."""
-    deviation = centred(base) if isinstance(base, fx.Node) else None
+    deviation = centred(base, op.points) if isinstance(base, fx.Node) else None
     if deviation is None or not op.node.users:
         return None
     if any(user.target not in _SUMS + MEANS or reduced_dims(user) != deviation.dims for user in op.node.users):

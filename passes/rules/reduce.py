@@ -29,7 +29,7 @@ def summation(op: Op) -> Effect:
     over = product([x[d] for d in dims])
     averages = op.node.target in MEANS
     flow = Affine(((op.operand("self", links),),), contractions)
-    deviation = None if op.node.target in _COUNTS else centred(op["self"])
+    deviation = None if op.node.target in _COUNTS else centred(op["self"], op.points)
     if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [over]):
         return _sum_of_deviations(op, deviation, mean=averages)
     if not averages:
@@ -102,7 +102,7 @@ def vector_norm(op: Op) -> Effect:
         raise Unsupported("a matrix norm")
     x = op.shape("self")
     dims, out, links = _reduced(op)
-    deviation = centred(op["self"]) if order == 2 else None
+    deviation = centred(op["self"], op.points) if order == 2 else None
     if deviation is not None and deviation.dims == set(dims) and knows_mean(deviation, [x[d] for d in dims]):
         return _norm_of_deviations(op, deviation)
     contractions = tuple(Contraction(((op["self"], d),), x[d]) for d in dims)

@@ -22,7 +22,9 @@ from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.points import Points
 from atograph.passes.ir.reason import Reason, reason_at
+from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
@@ -103,10 +105,12 @@ class Op:
         shapes: Mapping[fx.Node, tuple[Shape, ...]],
         inference: Inference,
         constants: Mapping[fx.Node, torch.Tensor],
+        points: Points,
     ) -> None:
         self.node = node
         self._shapes, self._inference, self._constants = shapes, inference, constants
-        self._args = _bind_arguments(node)
+        self.points = points
+        self._args = arguments_of(node)
 
     def __getitem__(self, name: str) -> Any:
         """The argument called ``name`` in the op's schema, its default where it is not given."""
@@ -154,6 +158,8 @@ class Op:
 
     def permuted(self, dim: Dim, order: torch.Tensor) -> Dim:
         """The indices of ``dim`` in another order, int64 ``[dim.size]``: index ``i`` is index ``order[i]`` of it."""
+        if is_dynamic(dim.size):
+            raise Unsupported("an order of indices of which there are more or fewer in other calls")
         result = permuted(self._inference.resolve(dim), order.cpu().numpy())
         holder = self._inference.axis(result.size)
         self._inference.bind(holder, result)  # what an axis is bound to is resolved once, wherever it stands
@@ -183,9 +189,7 @@ class Op:
 
     def out_sizes(self, index: int = 0) -> tuple[int, ...]:
         """The sizes of an output, as captured."""
-        value = self.node.meta["val"]
-        value = value[index] if isinstance(value, (tuple, list)) else value
-        return tuple(value.shape)
+        return self.points.shape(self.node, index)
 
     def out_count(self) -> int:
         """Number of tensor outputs."""
@@ -194,7 +198,7 @@ class Op:
 
     def size(self, value: int | fx.Node) -> int:
         """A size argument as an integer."""
-        return int(value.meta["val"] if isinstance(value, fx.Node) else value)
+        return self.points.size(value)
 
     def fresh(self, size: int) -> Dim:
         """A dim of its own, free to be pruned until something says otherwise."""
@@ -223,6 +227,9 @@ class Op:
         Raises:
             Unsupported: ``at`` is a rounded share of a dynamic size, as in ``x[: len(x) // 2]``.
         """
+        if isinstance(at, Size) and not isinstance(dim.size, Size):
+            self.freeze(dim, "as much of it is taken as an input is long")
+            return self.fixed(at), self.fixed(dim.size - at)
         if not 0 <= at <= dim.size:
             raise Unsupported("a share of a dynamic size")
         return cut(self._inference, dim, at, self.reason("this slice cannot be aligned unit by unit"))
@@ -323,7 +330,8 @@ def name_of(target: Any) -> str:
     return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))
 
 
-def _bind_arguments(node: fx.Node) -> dict[str, Any]:
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a node by their names in the op's schema, with defaults for those that it is not given."""
     target = node.target
     if not isinstance(target, OpOverload):
         return {str(index): value for index, value in enumerate(node.args)} | dict(node.kwargs)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from atograph.passes.ir.shapes import _AT_ONCE, _FORMULAS, result_of
+from atograph.passes.ir.fake.results import _AT_ONCE, _FORMULAS, result_of
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from atograph.capture.to_program import batch_of, capture
+from atograph.capture.to_program import capture
 from atograph.capture.tracing import run_without_data
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
@@ -23,6 +23,7 @@ from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.observe.traced_ints import Wish
 from atograph.repair.paths.dead_code import cut_alike
 from atograph.repair.paths.paths import Path
+from atograph.values.batch_size import batch_of
 
 
 class OtherCut(Exception):
@@ -97,7 +98,7 @@ def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example
     """
     args, kwargs = example
     with path.on(masked):
-        captured = capture(masked, args, kwargs, dead=bool(dense.interface.dead))
+        captured = capture(masked, args, kwargs, dynamic=dense.interface.asked, dead=bool(dense.interface.dead))
     there = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(captured)
     slim = cut_alike(dense, plan, there)
     if slim is None:

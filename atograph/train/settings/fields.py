@@ -23,6 +23,7 @@ from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.method_table import METHODS
 from atograph.train.settings.option import Option
+from atograph.values.dynamic_sizes import STATIC, texts_of
 
 
 def _number(given: Any) -> Any:
@@ -47,6 +48,14 @@ def _pairs(given: Any) -> Any:
     return tuple(
         tuple(part.strip() for part in each.split("=", 1)) if isinstance(each, str) else each for each in given
     )
+
+
+def _sizes(given: Any) -> Any:
+    """What is dynamic, in any form that `trace` takes, as texts."""
+    try:
+        return _listed(texts_of(given))
+    except UserError as error:
+        raise ValueError(error.message) from error
 
 
 def _listed(given: Any) -> Any:
@@ -117,6 +126,12 @@ class TrainSettings(BaseModel):
     outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
     """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
     nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
+    dynamic: Annotated[tuple[str, ...], BeforeValidator(_sizes), Option(metavar="INPUT:DIM=NAME")] = ()
+    """Sizes of inputs that are dynamic besides the batch (ids:1=sequence, x:2=32*height); repeatable. Without it they
+    are the example's. See `trace`."""
+    batch: Annotated[Annotated[int, Field(ge=1)] | None, Option(metavar="N")] = None
+    """Samples that the slim model takes at a time, for a static file: no size is dynamic then. Without it the batch
+    is dynamic."""
     prune_frozen: Annotated[bool, Option()] = False
     """Prune parameters that do not require gradients as well. Else they and the groups that they belong to stay as they
     are, unless no parameter at all requires one."""
@@ -258,6 +273,11 @@ class TrainSettings(BaseModel):
     def measured(self) -> bool:
         """Whether a budget is measured, so that a final plan is more than a prediction."""
         return any(BUDGETS.get(name).measured for name in self.budgets)
+
+    @property
+    def dynamic_texts(self) -> tuple[str, ...]:
+        """What is dynamic besides the batch, as `trace` takes it; nothing at all where the batch is given."""
+        return self.dynamic if self.batch is None else (STATIC,)
 
     @property
     def steering(self) -> dict[str, Any]:

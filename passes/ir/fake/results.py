@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from atograph.passes.ir import meta_kernels  # noqa: F401  (torch's fake tensor mode asks them)
-from atograph.passes.ir.fake import empty
+from atograph.passes.ir.fake import meta_kernels  # noqa: F401  (torch's fake tensor mode asks them)
+from atograph.passes.ir.fake.recurrent import RECURRENT
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 _ATEN = torch.ops.aten
@@ -34,6 +35,8 @@ def result_of(op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """
     if op is _ATEN.istft.default and isinstance(args[0], FakeTensor):
         return _istft(*args, **kwargs)
+    if op in RECURRENT and isinstance(args[0], FakeTensor):
+        return RECURRENT[op](*args, **kwargs)
     formula = _FORMULAS.get(op)
     if formula is not None and not kwargs and _are_plain(args):
         shape = formula(*args)

@@ -1,0 +1,114 @@
+"""How a model is captured: recorded if that goes, by torch.export if not; at as many sizes as can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from torch import fx, nn
+
+from atograph.capture.dynamic import Wishes
+from atograph.capture.exporting import exported, exported_at_sizes
+from atograph.capture.points import NotAligned
+from atograph.capture.recorder import NotTraced, NotUniform, Unfollowed
+from atograph.capture.tracing import record_program
+from atograph.passes.errors import AtographError
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.sizes import is_dynamic
+from atograph.values.batch_size import batch_of
+
+_COARSER = (2, 4, 8)
+"""What sizes may be multiples of where not all of them get the same ops."""
+
+Finish: TypeAlias = Callable[[Program], Program]
+"""What makes a program functional."""
+
+
+def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finish: Finish) -> Program:
+    """The program of a model, which says of each size that was to be dynamic whether it is, or why not.
+
+    Args:
+        model: in eval mode.
+        inputs: of the example.
+        repeated: the same with a batch of two or more.
+        wishes: which sizes are to be dynamic.
+        finish: makes a program functional.
+
+    Raises:
+        UserError: it cannot be captured.
+        Unfollowed: it cannot be followed by any means.
+    """
+    try:
+        return finish(_recorded(model, repeated, wishes))
+    except NotAligned as reason:
+        return _at_other_sizes(model, repeated, wishes, finish, str(reason))
+    except Unfollowed:
+        raise
+    except (NotTraced, AtographError) as reason:
+        uniform = wishes.batch and not isinstance(reason, NotUniform)
+        program = exported_at_sizes(model, repeated, wishes) if wishes and uniform else None
+        if program is None:
+            program = _still(exported(model, inputs, repeated, dynamic=uniform), wishes, str(reason))
+        program = finish(program)
+        if wishes.batch and batch_of(inputs) is not None and not any(map(_is_dynamic, program.input_nodes())):
+            program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
+        return program
+
+
+def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish, reason: str) -> Program:
+    """The program of a model that does something else at other sizes, with what torch.export can have, with multiples
+    of the sizes, or with some of them."""
+    program = exported_at_sizes(model, inputs, wishes)
+    if program is not None:
+        return finish(program)
+    for tried in _lesser(model, inputs, wishes):
+        try:
+            program = _recorded(model, inputs, tried)
+        except NotAligned:
+            continue
+        return finish(_still(program, wishes, reason))
+    return finish(_still(_recorded(model, inputs, Wishes()), wishes, reason))
+
+
+def _lesser(model: nn.Module, inputs: Any, wishes: Wishes) -> Iterator[Wishes]:
+    """Multiples of the sizes, and those of them that can be dynamic alone."""
+    coarser = [each for factor in _COARSER if (each := wishes.coarser(factor)) is not None]
+    yield from coarser
+    if len(wishes.sizes) > 1:
+        alone = [replace(wishes, sizes=(size,)) for size in wishes.sizes]
+        yield replace(wishes, sizes=tuple(each.sizes[0] for each in alone if _is_recorded(model, inputs, each)))
+
+
+def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:
+    try:
+        _recorded(model, inputs, wishes)
+    except NotAligned:
+        return False
+    return True
+
+
+def _recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> Program:
+    """The program that `tracing` records.
+
+    Raises:
+        NotTraced: as `record_program`.
+    """
+    args, kwargs = inputs
+    if wishes.batch:
+        return record_program(model, args, kwargs, batch=batch_of(inputs), wishes=wishes)
+    program = record_program(model, args, kwargs, batch=None)
+    program.interface = replace(program.interface, fixed="this was asked for")
+    return program
+
+
+def _still(program: Program, wishes: Wishes, reason: str) -> Program:
+    """A program that says why it does not have all sizes that were to be dynamic."""
+    there = {size.name for size in program.interface.dynamic}
+    still = {size.name: reason for size in wishes.sizes if size.name not in there}
+    program.interface = replace(program.interface, still=still)
+    return program
+
+
+def _is_dynamic(node: fx.Node) -> bool:
+    return any(is_dynamic(size) for size in getattr(node.meta.get("val"), "shape", ()))

@@ -1,0 +1,180 @@
+"""Programs by `torch.export`, for what cannot be recorded: its symbols become sizes."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.nn.parameter import is_lazy
+
+from atograph.capture.dynamic import Wishes
+from atograph.capture.origins import AnnotatedCalls
+from atograph.capture.points import dynamic_sizes, sets_of_points
+from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import NotIntegral, Sized, called_like, from_exported, of_named_parameters
+from atograph.passes.ir.fake.recurrent import told_by_shapes
+from atograph.passes.ir.points import Points
+from atograph.passes.ir.program import Program
+from atograph.passes.torch_private import FakeTensor, pytree
+from atograph.values.batch_size import batch_of, tensors_among
+from atograph.values.user_code import line_of_user
+
+_NO_WISHES = Wishes()
+
+
+def exported_at_sizes(model: nn.Module, inputs: Any, wishes: Wishes) -> Program | None:
+    """The program of torch.export with a dynamic batch and other dynamic sizes; None if it cannot be had."""
+    try:
+        whole = _export(model, *inputs, wishes)
+    except Exception:  # whatever torch.export has against it
+        return None
+    signature = inspect.signature(model.forward)
+    for points in sets_of_points(wishes):
+        try:
+            program = _program(whole, signature, sized=partial(dynamic_sizes, wishes, points))
+            Points(program.graph, program.interface.dynamic)
+        except Exception:  # whatever an op has against a size
+            continue
+        return program
+    return None
+
+
+def exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) -> Program:
+    """The program of torch.export with a dynamic batch, if it can be had and is asked for.
+
+    Args:
+        model: the model.
+        inputs: of the example.
+        repeated: the same with a batch of two or more.
+        dynamic: whether to ask for a dynamic batch at all.
+
+    Raises:
+        UserError: torch.export refuses the model, or the model its example inputs.
+    """
+    signature = inspect.signature(model.forward)
+    try:
+        try:
+            if not dynamic:
+                raise NotIntegral("another batch does not get the same ops")
+            return _program(_export(model, *repeated), signature)
+        except NotIntegral:
+            with AnnotatedCalls():
+                whole = torch.export.export(model, *inputs, strict=False)
+            return _program(whole, signature)
+    except Exception as error:
+        if repeated is not inputs:
+            try:  # a model that really wants a batch of one
+                return _program(_export(model, *inputs), signature)
+            except Exception:
+                pass
+        if isinstance(error, UserError):
+            raise
+        raise _refused(error, _own_failure(model, inputs), inputs) from error
+
+
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wishes: Wishes = _NO_WISHES
+) -> ExportedProgram:
+    dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    batch = batch_of((args, kwargs))
+    dims: dict[int, dict[int, Any]] = {}
+    leaves = pytree.tree_leaves((args, kwargs))
+    for tensor in tensors_among((args, kwargs)):
+        if tensor.dim() and tensor.shape[0] == batch:
+            dims.setdefault(id(tensor), {})[0] = Dim.AUTO
+    for size in wishes.sizes:
+        for leaf, dim, _multiple in size.places:
+            dims.setdefault(id(leaves[leaf]), {})[dim] = Dim.AUTO
+    for tensor in {id(t): t for t in tensors_among((args, kwargs))}.values():
+        if id(tensor) in dims:
+            dynamic[tensor] = dims[id(tensor)]
+    with _named_arguments(model, args, kwargs), AnnotatedCalls(), told_by_shapes():
+        shapes = dynamic.dynamic_shapes(model, args, kwargs)
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """Within it, ``forward`` has a name for each argument: torch.export loses shapes in ``*args`` and ``**kwargs``."""
+    own, forward = vars(model).get("forward"), model.forward
+    model.forward = called_like(forward, of_named_parameters(inspect.signature(forward), args, kwargs))
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own
+
+
+def _program(exported: ExportedProgram, signature: inspect.Signature, sized: Sized | None = None) -> Program:
+    program = from_exported(exported, signature, sized)
+    AnnotatedCalls.note(program.graph)
+    return program
+
+
+def _own_failure(model: nn.Module, inputs: Any) -> Exception | None:
+    """What the model raises when it simply runs, where it has weights to run with."""
+    state = (*model.parameters(), *model.buffers(), *tensors_among(inputs))
+    if any(is_lazy(value) or value.is_meta or isinstance(value, FakeTensor) for value in state):
+        return None
+    try:
+        model(*inputs[0], **inputs[1])
+    except Exception as error:
+        return error
+    return None
+
+
+def _of_a_dict(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What a dict among the positional inputs is, which may have been meant as keywords."""
+    given = args[-1] if args and not kwargs else None
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        return ""
+    before = "()" if len(args) == 1 else f"({'..., ' * (len(args) - 1)})".replace(", )", ",)")
+    names = ", ".join(f"{name!r}: ..." for name in list(given)[:3]) + (", ..." if len(given) > 3 else "")
+    form = f"(model, {before}, {{{names}}})"
+    return f"A dict among the positional inputs is one argument; keywords are the third: {form}. "
+
+
+def _refused(error: Exception, own: Exception | None, inputs: Any) -> UserError:
+    error = error if own is None else own
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines[0] if lines else "no reason given").rstrip(".")
+    at = line_of_user(error)
+    kind = "" if isinstance(error, NotIntegral) else f"{type(error).__name__}: "
+    what = f"{kind}{reason[:400]}" + (f" (at {at})." if at else ".")
+    if own is not None:
+        return UserError(
+            f"the model fails on its example inputs, without any capture: {what}",
+            hint=f"{_of_a_dict(*inputs)}Call the model with them, in eval mode, until it runs; then trace it.",
+        )
+    return UserError(
+        f"torch.export cannot capture this model: {what}",
+        hint=_CHECKED if _in_distributions(error) else _BRANCHES,
+    )
+
+
+_BRANCHES = (
+    "Branches on tensor values and calls into other libraries cannot be captured; see torch.export's programming "
+    "model, or freeze the decision in an attribute before atograph sees the model."
+)
+_CHECKED = (
+    "A distribution looks at its parameters and values, to check them: make it with validate_args=False, or call "
+    "torch.distributions.Distribution.set_default_validate_args(False) before atograph sees the model."
+)
+
+
+def _in_distributions(error: BaseException) -> bool:
+    """Whether a distribution of torch was looking at values."""
+    return any(
+        {"torch", "distributions"} <= set(Path(frame.filename).parts)
+        for frame in traceback.extract_tb(error.__traceback__)
+    )

@@ -1,0 +1,175 @@
+"""Recordings at several points, made one: numbers that differ become sizes that know their value at each point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from atograph.capture.dynamic import Wishes
+from atograph.capture.recorder import NotTraced, Recording
+from atograph.capture.recordings import same_constant
+from atograph.passes.ir.interface import DynamicSize, Place
+from atograph.passes.ir.reason import reason_at
+from atograph.passes.ir.sizes import Size
+
+POINTS = 5
+"""At how many points a model is recorded, the example's included."""
+
+
+class NotAligned(NotTraced):
+    """At another point the model's code calls other ops, or computes what no size tells."""
+
+
+def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Values for each dynamic size at some points, the example's first: around it, and then below it.
+
+    Even and odd ones, neighbours and distant ones are among them, so that no two laws for a size look the same there,
+    and no two sizes change alike.
+    """
+    for offsets in (_around, _below):
+        sets: dict[str, tuple[int, ...]] = {}
+        for index, size in enumerate(wishes.sizes):
+            least = max(size.least, -(-2 // min(multiple for _leaf, _dim, multiple in size.places)))
+            chosen = _within(offsets(index, size.value), size.value, least, size.most)
+            if chosen is None:
+                break
+            sets[size.name] = size.at_points(chosen)
+        else:
+            yield sets
+
+
+def _around(index: int, value: int) -> list[list[int]]:
+    """For each other point its distance to the example, the best one first."""
+    near = [[-1, 1], [1, 2], [2, -1], [-2, 1], [1, -2], [3, 2]][index % 6]
+    far = [value // 2 + 3 + 2 * index, -(value // 3) - index]
+    return [[distance, *range(1, 12)] for distance in (*near, *far)]
+
+
+def _below(index: int, value: int) -> list[list[int]]:
+    """The same for a model that takes none larger than the example."""
+    near = [[-1, -2], [-2, -3], [-3, -1], [-2, -1], [-1, -3], [-3, -2]][index % 6]
+    far = [-(value // 2) - index, -(value // 3) - index]
+    return [[distance, *range(-1, -12, -1)] for distance in (*near, *far)]
+
+
+def _within(offsets: Sequence[Sequence[int]], value: int, least: int, most: int | None) -> list[int] | None:
+    """Offsets that lead to sizes within limits, all different; None if there are not as many."""
+    chosen: list[int] = []
+    for options in offsets:
+        fits = (o for o in options if o and o not in chosen and least <= value + o <= (most or value + o))
+        offset = next(fits, None)
+        if offset is None:
+            return None
+        chosen.append(offset)
+    return chosen
+
+
+def dynamic_sizes(
+    wishes: Wishes, points: dict[str, tuple[int, ...]], inputs: Sequence[str | None]
+) -> tuple[DynamicSize, ...]:
+    """What a program says of the sizes that are dynamic; ``inputs`` are the placeholders of the arguments' leaves."""
+    return tuple(
+        DynamicSize(
+            size.name,
+            points[size.name],
+            tuple(Place(str(inputs[leaf]), dim, multiple) for leaf, dim, multiple in size.places),
+            size.least,
+            size.most,
+        )
+        for size in wishes.sizes
+    )
+
+
+def aligned(recordings: Sequence[Recording]) -> dict[fx.Node, list[tuple[int, ...]]]:
+    """Write into the first of some recordings, the example's, the sizes that its numbers are at every point.
+
+    Returns:
+        For each node the sizes of each of its tensors.
+
+    Raises:
+        NotAligned: naming what differs, and the line.
+    """
+    first = recordings[0]
+    rows = [list(recording.graph.nodes) for recording in recordings]
+    if len({len(row) for row in rows}) != 1:
+        raise NotAligned(_more_or_fewer(rows))
+    twins: list[dict[fx.Node, fx.Node]] = [{} for _recording in recordings]
+    shapes: dict[fx.Node, list[tuple[int, ...]]] = {}
+    for nodes in zip(*rows, strict=True):
+        one = nodes[0]
+        for twin, node in zip(twins, nodes, strict=True):
+            twin[node] = one
+        if any(node.op != one.op or (one.op != "get_attr" and node.target != one.target) for node in nodes):
+            raise NotAligned(_at(one, f"another op than {one.target} is called"))
+        if one.op == "get_attr":
+            for node, recording in zip(nodes[1:], recordings[1:], strict=True):
+                if not same_constant(first, one, recording, node):
+                    raise NotAligned(_at(_reader(one), "its code makes a table by itself that is another one"))
+        if one.op in ("call_function", "output"):
+            try:
+                one.args = _merged([node.args for node in nodes], twins)
+                one.kwargs = _merged([node.kwargs for node in nodes], twins)
+            except _Differs as difference:
+                raise NotAligned(_at(one, str(difference))) from difference
+        shapes[one] = list(_shapes([node.meta.get("val") for node in nodes], one))
+    return shapes
+
+
+class _Differs(Exception):
+    """Two arguments are not the same but for sizes."""
+
+
+def _merged(values: Sequence[Any], twins: Sequence[dict[fx.Node, fx.Node]]) -> Any:
+    one = values[0]
+    if isinstance(one, fx.Node):
+        pairs = zip(values, twins, strict=True)
+        if any(not isinstance(value, fx.Node) or twin[value] is not one for value, twin in pairs):
+            raise _Differs("it takes the result of another op")
+        return one
+    if any(type(value) is not type(one) for value in values):
+        raise _Differs(f"it takes {', '.join(sorted({type(value).__name__ for value in values}))}")
+    if isinstance(one, (tuple, list)):
+        if len({len(value) for value in values}) != 1:
+            raise _Differs("it takes more or fewer values")
+        return type(one)(_merged(items, twins) for items in zip(*values, strict=True))
+    if isinstance(one, dict):
+        return {key: _merged([value[key] for value in values], twins) for key in one}
+    if isinstance(one, slice):
+        return slice(*(_merged([getattr(v, part) for v in values], twins) for part in ("start", "stop", "step")))
+    if type(one) is int:
+        return Size.of(values)
+    if any(value != one and value == value for value in values):
+        raise _Differs(f"it takes the number {one}, which is another one there")
+    return one
+
+
+def _shapes(values: Sequence[Any], node: fx.Node) -> Iterator[tuple[int, ...]]:
+    one = values[0]
+    if isinstance(one, torch.Tensor):
+        if any(value.dim() != one.dim() or value.dtype != one.dtype for value in values):
+            raise NotAligned(_at(node, "what it gives is of another kind"))
+        yield tuple(map(Size.of, zip(*(value.shape for value in values), strict=True)))
+    elif isinstance(one, (tuple, list)):
+        for items in zip(*values, strict=True):
+            yield from _shapes(items, node)
+
+
+def _reader(node: fx.Node) -> fx.Node:
+    return next(iter(node.users), node)
+
+
+def _more_or_fewer(rows: Sequence[Sequence[fx.Node]]) -> str:
+    for nodes in zip(*rows, strict=False):
+        if any(node.op != nodes[0].op or node.target != nodes[0].target for node in nodes):
+            return _at(nodes[0], f"more ops are called, or fewer, from {nodes[0].target} on")
+    return "more ops are called, or fewer"
+
+
+def _at(node: fx.Node, text: str) -> str:
+    """What is so for inputs of another size, with the module and the line."""
+    reason = reason_at(node, text)
+    place = ", ".join(part for part in (reason.module, reason.source) if part)
+    return f"for inputs of another size {text}{f' ({place})' if place else ''}"

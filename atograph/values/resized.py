@@ -1,0 +1,45 @@
+"""Example inputs at other sizes: longer and shorter sequences, larger and smaller images, of the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from atograph.passes.ir.interface import Interface
+from atograph.passes.torch_private import pytree
+
+
+def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
+    """The same inputs with other dynamic sizes, by repeating what there is from the beginning, or by dropping the rest.
+
+    Args:
+        inputs: of the structure that the program takes, with sizes of any call.
+        interface: of the program.
+        sizes: name of a dynamic size → its value; one that is not named stays as it is.
+    """
+    leaves, structure = pytree.tree_flatten(inputs)
+    wanted = {
+        (place.placeholder, place.dim): place.multiple * sizes[size.name]
+        for size in interface.dynamic
+        for place in size.places
+        if size.name in sizes
+    }
+    for position, name in enumerate(interface.inputs):
+        for (placeholder, dim), size in wanted.items():
+            if placeholder == name:
+                leaf = leaves[position]
+                leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+    return pytree.tree_unflatten(leaves, structure)
+
+
+def around(interface: Interface) -> list[dict[str, int]]:
+    """Sizes to try a program at beside the example's: all dynamic ones smaller, all of them larger.
+
+    Larger ones are left out where the program was recorded at none.
+    """
+    smaller = {size.name: max(size.least, size.values[0] * 2 // 3) for size in interface.dynamic}
+    larger = {size.name: min(size.values[0] * 3 // 2 + 1, size.most or 2**62) for size in interface.dynamic}
+    takes_larger = all(max(size.values) > size.values[0] for size in interface.dynamic)
+    return [smaller, larger] if takes_larger and interface.dynamic else [smaller] if interface.dynamic else []

@@ -1,0 +1,1 @@
+"""Tensors without data: made directly, and what ops give for them."""
