@@ -70,7 +70,8 @@ class Left(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._empty = fn(self._empty)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         """Its size, and whether it is a bias."""
@@ -90,7 +91,8 @@ class Fixed(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.zeros = fn(self.zeros)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """Always the same."""
