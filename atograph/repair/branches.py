@@ -8,7 +8,7 @@ such a unit stands beside others in a layer that stays (`cat`), they give nothin
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -37,7 +37,6 @@ class Left(nn.Module):
     """
 
     bias: nn.Parameter | None
-    weight: torch.Tensor
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class Left(nn.Module):
         super().__init__()
         self.dim, self.size, self.spatial = dim, size, spatial
         self.register_parameter("bias", bias)
-        self.register_buffer("weight", like.new_empty(0), persistent=False)  # code asks for its type
+        self._empty = like.new_empty(0)
 
     def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """The same for each input of one shape."""
@@ -64,6 +63,15 @@ class Left(nn.Module):
         along = [self.size if d == self.dim % len(shape) else 1 for d in range(len(shape))]
         return self.bias.view(along).expand(shape)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """Nothing; code asks for its type."""
+        return self._empty
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._empty = fn(self._empty)
+        return super()._apply(fn, recurse)
+
     def extra_repr(self) -> str:
         """Its size, and whether it is a bias."""
         return f"{self.size}, bias={self.bias is not None}"
@@ -76,11 +84,13 @@ class Fixed(nn.Module):
         zeros: of the shape of its output.
     """
 
-    zeros: torch.Tensor
-
     def __init__(self, zeros: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("zeros", zeros, persistent=False)
+        self.zeros = zeros
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.zeros = fn(self.zeros)
+        return super()._apply(fn, recurse)
 
     def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """Always the same."""
