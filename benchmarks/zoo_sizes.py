@@ -40,10 +40,10 @@ def measure(name: str, record: Record) -> None:
     record.add(dynamic=[size.name for size in interface.dynamic], still=dict(interface.still))
     plan = graph.plan(random=0, keep=0.5)
     with record.stage("exact"):
-        record.add(exact=_exact(model, inputs, graph, plan))
+        record.add(exact=(found := _exact(model, inputs, graph, plan)), largest=max(found.values()))
     with record.stage("ONNX"):
         try:
-            record.add(onnx=_in_onnx_runtime(inputs, graph, plan))
+            record.add(onnx=(found := _in_onnx_runtime(inputs, graph, plan)), largest_onnx=max(found.values()))
         except Exception as error:
             record.add(onnx_error=first_line(root_of(error)))
 
