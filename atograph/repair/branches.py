@@ -156,6 +156,8 @@ def take_out_branches(
         if not nodes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
             continue
         left: nn.Module | None = None
+        if any(True for child in layer.children() for _ in child.parameters()):
+            continue  # its code calls them
         if isinstance(layer, nn.RNNBase) and not layer.proj_size:
             left = LeftStates(layer)
         elif name in shapes:
@@ -244,7 +246,8 @@ def _left_of(
             return None
         dim = -len(layer.kernel_size) - 1
         return Left(output, dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
-    if before == after and bias is None:
+    mixes = any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))  # it is no norm
+    if before == after and bias is None and not mixes:
         return Through()
     if before[:-1] == after[:-1]:
         return Left(output, -1, after[-1], bias)
