@@ -123,6 +123,26 @@ class LeftStates(nn.Module):
         return x.new_zeros(*x.shape[:-1], self.width), (state, state) if self.pair else state
 
 
+class Untrained(nn.Module):
+    """Moves plain tensors of another layer along with it: what its code still reads, though nothing comes of it.
+
+    Args:
+        layer: whose attributes they are.
+        names: of them.
+    """
+
+    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._layer, self.names = (layer,), names  # in a tuple: no part of this one
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        (layer,) = self._layer
+        for name in self.names:
+            setattr(layer, name, fn(getattr(layer, name)))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
 class Through(nn.Module):
     """In the place of a layer whose output nothing comes of: it gives its input."""
 
@@ -171,11 +191,24 @@ def take_out_branches(
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, left)
             words.append(f"{name}: {type(layer).__name__} → {left}")
+    words += [f"{name}: no parameter" for name in _left_over(module, dense, slimmed)]
+    for name in _holding(module, dense, slimmed):
+        _make_plain(module.get_submodule(name), name, _left_over(module, dense, slimmed))
     if beside:
         replace_state(module, slimmed)
         for part in module.modules():
             correct_widths(part)
     return words, [*_left_over(module, dense, slimmed), *_other_shapes(module, slimmed)]
+
+
+def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
+    """Make plain tensors of those parameters of a layer that are among some names."""
+    own = tuple(name for name in layer._parameters if (f"{path}.{name}" if path else name) in names)
+    for name in own:
+        value = layer._parameters.pop(name)
+        assert value is not None
+        setattr(layer, name, value.detach().clone())
+    layer.add_module("_untrained", Untrained(layer, own))
 
 
 def _other_shapes(module: nn.Module, slimmed: Program) -> list[str]:
