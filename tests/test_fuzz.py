@@ -86,6 +86,14 @@ def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: 
     reached |= rows_of(check(example, number, keep).program)
 
 
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 3, 10))
+@given(networks(), st.integers(0, 2**16))
+def test_branches_that_are_gone(example: Example, number: int) -> None:
+    """Masked is slim, and costs what is predicted, where groups lose all of their units."""
+    check(example, number, 0.5, depth=True)
+
+
 @pytest.mark.parametrize("row", every(ROWS), ids=lambda row: row[1])
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 100, 1))
@@ -106,11 +114,11 @@ def test_a_network_with_this_knot(knot: tuple[int, str], data: st.DataObject, nu
 
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 8, 10))
-@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]))
-def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int, keep: float) -> None:
+@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]), st.booleans())
+def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int, keep: float, depth: bool) -> None:
     """Masked is slim, and so is the slim module, where there is one."""
     model, inputs = example
-    slim = compare_or_fail(model, inputs, number, keep).slim
+    slim = compare_or_fail(model, inputs, number, keep, depth=depth).slim
     if slim.module is not None:
         wide = [x.double() for x in inputs]
         with torch.no_grad():
@@ -153,9 +161,12 @@ def test_each_function_of_compositions(name: str) -> None:
     compare_or_fail(Composed([[name]]), (torch.randn(2, 3, 6, 6),), SEED, 0.5)
 
 
-def compare_or_fail(model: Grown | Composed, inputs: tuple[Tensor, ...], number: int, keep: float) -> Outcome:
+def compare_or_fail(
+    model: Grown | Composed, inputs: tuple[Tensor, ...], number: int, keep: float, *, depth: bool = False
+) -> Outcome:
     """Masked and slim held against each other; the model is told where they differ."""
-    found = compare(model, inputs, seed=number, keep=keep)
+    how = {"random": number, "depth": True} if depth else {}
+    found = compare(model, inputs, seed=number, keep=keep, **how)
     assert found.difference <= 1e-9, (found.difference, model)
     return found
 
@@ -165,12 +176,13 @@ def test_every_rule_is_reached() -> None:
     assert {name for _rank, name in every(ROWS)} == expected()
 
 
-def check(example: Example, number: int, keep: float) -> atograph.Graph:
+def check(example: Example, number: int, keep: float, *, depth: bool = False) -> atograph.Graph:
     """Masked is slim in float64, for other batches, too; FLOPs are as predicted, and the plan survives its file."""
     model, inputs = example
-    found = compare_or_fail(model, inputs, number, keep)
+    found = compare_or_fail(model, inputs, number, keep, depth=depth)
     assert Plan.from_json(found.plan.to_json()) == found.plan
     assert found.slim.flops == found.graph.cost.flops(found.plan.counts)
+    assert found.slim.params == found.graph.cost.params(found.plan.counts)
     wide = as_double((inputs, {}))
     args, _ = with_batch(wide, batch_sizes(wide, found.graph.program)[0])  # one sample, unless two were fixed
     assert count_flops(found.slim.as_module(), *args) == found.slim.flops
@@ -281,7 +293,8 @@ def test_what_is_shown_is_so(example: Example, number: int) -> None:
             cause.group is not None and cause.group.name == group.name for cause in causes(graph, member.parameter)
         )
         if group.prunable:
-            assert group.flops == graph.flops - graph.cost.flops({group.name: 0})
+            saved = graph.flops - graph.cost.flops({group.name: 0})
+            assert group.flops == saved if group.whole is None else group.flops <= saved == group.whole.flops
     pairs = [(a.name, b.name) for a in graph.prunable for b in graph.prunable if a is not b and a.size == b.size]
     if pairs:
         pair = random.Random(number).choice(pairs)

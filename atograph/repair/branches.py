@@ -70,7 +70,8 @@ class Left(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._empty = fn(self._empty)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         """Its size, and whether it is a bias."""
@@ -90,11 +91,36 @@ class Fixed(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.zeros = fn(self.zeros)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """Always the same."""
         return self.zeros
+
+
+class LeftStates(nn.Module):
+    """In the place of a recurrent layer: zeros, as its output and as its last states.
+
+    Args:
+        layer: with the units that are left of it.
+    """
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        directions = 2 if layer.bidirectional else 1
+        self.hidden_size, self.batch_first = layer.hidden_size, layer.batch_first
+        self.states, self.width = layer.num_layers * directions, layer.hidden_size * directions
+        self.pair = layer.mode == "LSTM"
+
+    def flatten_parameters(self) -> None:
+        """There are none."""
+
+    def forward(self, x: torch.Tensor, *_states: Any) -> tuple[torch.Tensor, Any]:
+        """The same for each input of one shape."""
+        batch = x.shape[0 if self.batch_first else 1 : 1 if self.batch_first else 2] if x.dim() == 3 else ()
+        state = x.new_zeros(self.states, *batch, self.hidden_size)
+        return x.new_zeros(*x.shape[:-1], self.width), (state, state) if self.pair else state
 
 
 class Through(nn.Module):
@@ -127,9 +153,14 @@ def take_out_branches(
     words = []
     for name, layer in layers.items():
         nodes = [node for node in dense.graph.nodes if node.op == "call_function" and module_of(node) == name]
-        if not nodes or name not in shapes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
+        if not nodes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
             continue
-        left = _left_of(layer, *shapes[name], bias=layer._parameters.get("bias") if f"{name}.bias" in held else None)
+        left: nn.Module | None = None
+        if isinstance(layer, nn.RNNBase) and not layer.proj_size:
+            left = LeftStates(layer)
+        elif name in shapes:
+            bias = layer._parameters.get("bias") if f"{name}.bias" in held else None
+            left = _left_of(layer, *shapes[name], bias=bias)
         dims = [dim for node in nodes for shape in branches.axes.shapes[node] for dim in shape]
         if isinstance(left, Left) and left.bias is None and any(branches.vanishes(dim, beside) for dim in dims):
             left.size = 0
