@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections import Counter
@@ -25,12 +26,14 @@ from atograph.inspection.chain import causes
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.proof.certificate import TOLERANCE
 from atograph.proof.flop_count import count_flops
 from atograph.values.batch_size import batch_sizes, with_batch
-from benchmarks.exact import Outcome, as_double, compare, difference
+from atograph.values.resized import around, resized
+from benchmarks.exact import Outcome, as_double, compare, difference, perturb
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -63,6 +66,14 @@ def reached(request: pytest.FixtureRequest) -> Iterator[set[str]]:
 @pytest.fixture(scope="module")
 def refused(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     """How often what was refused on the way to ONNX Runtime, told at the end of a long run."""
+    found: Counter[str] = Counter()
+    yield found
+    _tell(request.config, *(f"{count} × {what}" for what, count in found.most_common()))
+
+
+@pytest.fixture(scope="module")
+def dynamic(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """How often how many of the sizes asked for are dynamic, told at the end of a long run."""
     found: Counter[str] = Counter()
     yield found
     _tell(request.config, *(f"{count} × {what}" for what, count in found.most_common()))
@@ -112,6 +123,36 @@ def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int,
         wide = [x.double() for x in inputs]
         with torch.no_grad():
             assert difference(_listed(slim(*wide)), _listed(slim.module(*wide))) <= 1e-9, model
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 4, 10))
+@given(networks() | compositions(), st.integers(0, 2**16))
+def test_any_size(dynamic: Counter[str], example: tuple[Grown | Composed, tuple[Tensor, ...]], number: int) -> None:
+    """With lengths, heights and widths dynamic where they can be, program is model, and slim is masked, at others."""
+    model, inputs = example
+    perturb(model)
+    wide_model, wide = copy.deepcopy(model).double().eval(), as_double((inputs, {}))
+    texts = [
+        f"{leaf}:{dim}=d{leaf}_{dim}"
+        for leaf, x in enumerate(inputs)
+        for dim in range(2 if x.dim() == 4 else 1, x.dim())
+        if x.shape[dim] > 1
+    ]
+    graph = atograph.trace(wide_model, *wide, dynamic=texts)
+    dynamic[f"networks with {len(graph.program.interface.dynamic)} of {len(texts)} sizes dynamic"] += 1
+    program, interface = ProgramModule(graph.program), graph.program.interface
+    plan = graph.plan(random=number, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(wide_model, plan)
+    with torch.no_grad():
+        for sizes in ({}, *around(interface)):
+            args, _ = resized(wide, interface, sizes)
+            try:
+                whole, reference = _listed(wide_model(*args)), _listed(masked(*args))
+            except Exception:  # the network takes no such size
+                continue
+            assert difference(whole, _listed(program(*args))) <= 1e-9, (model, sizes)
+            assert difference(reference, _listed(slim(*args))) <= 1e-9, (model, sizes)
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS][:: 1 if "FUZZ_N" in os.environ else 12])  # all of them: half a minute
