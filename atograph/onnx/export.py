@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from atograph.files.writing import writing
 from atograph.onnx.forms import expressible
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
+from atograph.onnx.opsets import OLDEST, TORCHS_NEWEST, TORCHS_OLDEST, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
@@ -28,19 +30,36 @@ _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-OLDEST_OPSET = 18
-"""The oldest opset that torch.onnx writes from an exported program."""
-
 
 def check_opset(opset: int | None) -> None:
-    """Refuse an opset that cannot be written.
+    """Refuse an opset that cannot be written, or that ONNX Runtime cannot read.
 
     Raises:
         UserError: naming those that can.
     """
-    newest = onnx.defs.onnx_opset_version()
-    if opset is not None and not OLDEST_OPSET <= opset <= newest:
-        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
+    if opset is not None and not OLDEST <= opset <= newest_opset():
+        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST} to {newest_opset()}.")
+
+
+@cache
+def newest_opset() -> int:
+    """The newest opset that the installed ONNX Runtime takes, and onnx knows: tried with one op."""
+    from onnxruntime import InferenceSession, SessionOptions  # half a second, for those who choose an opset
+
+    options = SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    value = onnx.helper.make_tensor_value_info
+    ends = [[value(name, onnx.TensorProto.FLOAT, [1])] for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "tried", *ends)
+    for opset in range(onnx.defs.onnx_opset_version(), TORCHS_OLDEST, -1):
+        imports = [onnx.helper.make_opsetid("", opset)]
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+        try:
+            InferenceSession(model.SerializeToString(), options)
+        except Exception:  # of a class that onnxruntime does not name
+            continue
+        return opset
+    return TORCHS_OLDEST
 
 
 _IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
@@ -95,13 +114,14 @@ def export_onnx(
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
+    torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
     with quiet("torch.onnx"), read_once(), told_by_shapes():
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),
                 dynamo=True,
                 verbose=False,
-                opset_version=opset,
+                opset_version=torchs,
                 optimize=False,
                 custom_translation_table=dict(TRANSLATIONS),
             )
@@ -113,8 +133,12 @@ def export_onnx(
         optimise(exported)
     model = exported.model
     written = model.opset_imports[""]
-    if opset is not None and written != opset:
+    if torchs is not None and written != torchs:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
+    if opset is not None and opset < TORCHS_OLDEST:
+        to_older(model, opset)
+    elif opset is not None and opset > TORCHS_NEWEST:
+        to_newer(model, opset)
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
     _forget(model.graph)
