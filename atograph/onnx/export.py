@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from atograph.files.writing import writing
 from atograph.onnx.forms import expressible
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
-from atograph.onnx.opsets import OLDEST, TORCHS_NEWEST, TORCHS_OLDEST, to_newer, to_older
+from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
@@ -29,38 +28,6 @@ from atograph.process.quiet import quiet
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def check_opset(opset: int | None) -> None:
-    """Refuse an opset that cannot be written, or that ONNX Runtime cannot read.
-
-    Raises:
-        UserError: naming those that can.
-    """
-    if opset is not None and not OLDEST <= opset <= newest_opset():
-        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST} to {newest_opset()}.")
-
-
-@cache
-def newest_opset() -> int:
-    """The newest opset that the installed ONNX Runtime takes, and onnx knows: tried with one op."""
-    from onnxruntime import InferenceSession, SessionOptions  # half a second, for those who choose an opset
-
-    options = SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    value = onnx.helper.make_tensor_value_info
-    ends = [[value(name, onnx.TensorProto.FLOAT, [1])] for name in ("x", "y")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "tried", *ends)
-    for opset in range(onnx.defs.onnx_opset_version(), TORCHS_OLDEST, -1):
-        imports = [onnx.helper.make_opsetid("", opset)]
-        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-        try:
-            InferenceSession(model.SerializeToString(), options)
-        except Exception:  # of a class that onnxruntime does not name
-            continue
-        return opset
-    return TORCHS_OLDEST
-
 
 _IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
 

@@ -1,15 +1,14 @@
-"""ONNX files of opsets that torch.onnx does not write: each op in the form that it has there, or refused by its name."""
+"""Opsets: those that ONNX Runtime takes, and a model of torch.onnx's in one that torch.onnx does not write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cache
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from atograph.onnx.older_forms import MEANT, OLDER, Op, Refused
 from atograph.passes.errors import UserError
 
 TORCHS_OLDEST = 18
@@ -22,199 +21,35 @@ OLDEST = 13
 """The oldest opset that is written."""
 
 
-class Op:
-    """An op of a file, and ops to write in its place.
+def check_opset(opset: int | None) -> None:
+    """Refuse an opset that cannot be written, or that ONNX Runtime cannot read.
 
-    Attributes:
-        node: the op.
-        new: those in its place, in their order.
+    Raises:
+        UserError: naming those that can.
     """
-
-    def __init__(self, node: ir.Node) -> None:
-        self.node = node
-        self.new: list[ir.Node] = []
-
-    def input(self, place: int) -> ir.Value | None:
-        """One of its inputs; None where it has none there."""
-        return self.node.inputs[place] if place < len(self.node.inputs) else None
-
-    def get(self, name: str, default: Any) -> Any:
-        """The value of an attribute."""
-        attribute = self.node.attributes.get(name)
-        return default if attribute is None else attribute.value
-
-    def numbers(self, place: int) -> list[int] | None:
-        """The values of an input of integers; None where it has none there, or they are not constant.
-
-        Raises:
-            Refused: they are computed.
-        """
-        value = self.input(place)
-        if value is None:
-            return None
-        constant = ir.convenience.get_const_tensor(value)
-        if constant is None:
-            raise Refused(f"whose input {value.name} is computed")
-        return [int(number) for number in constant.numpy().reshape(-1)]
-
-    def keep(self, inputs: Sequence[ir.Value | None], **attributes: Any) -> None:
-        """Write it with other inputs, and with some attributes set, or left out where they are None."""
-        old = {name: each for name, each in self.node.attributes.items() if name not in attributes}
-        new = [ir.convenience.convert_attribute(name, each) for name, each in attributes.items() if each is not None]
-        outputs = len(self.node.outputs)
-        self.new.append(ir.Node("", self.node.op_type, inputs, [*old.values(), *new], num_outputs=outputs))
-
-    def call(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """One more op with one output."""
-        self.new.append(ir.node(kind, list(inputs), attributes))
-        return self.new[-1].outputs[0]
-
-    def integers(self, *values: int) -> ir.Value:
-        """A constant vector."""
-        return self.call("Constant", value=ir.tensor(np.array(values, np.int64)))
-
-    def number(self, value: float, like: ir.DataType) -> ir.Value:
-        """A constant."""
-        return self.call("Constant", value=ir.tensor(np.array(value, like.numpy())))
+    if opset is not None and not OLDEST <= opset <= newest_opset():
+        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST} to {newest_opset()}.")
 
 
-class Refused(Exception):
-    """There is no older form of an op; the text continues its name."""
+@cache
+def newest_opset() -> int:
+    """The newest opset that the installed ONNX Runtime takes, and onnx knows: tried with one op."""
+    from onnxruntime import InferenceSession, SessionOptions  # a fifth of a second, for those who choose an opset
 
-
-def _reduce(op: Op) -> None:
-    """Axes as an attribute."""
-    axes, noop = op.numbers(1), op.get("noop_with_empty_axes", 0)
-    if noop and not axes:
-        op.call("Identity", op.input(0))
-    else:
-        op.keep([op.input(0)], axes=axes or None, noop_with_empty_axes=None)
-
-
-def _pad(op: Op) -> None:
-    """Amounts for all dims."""
-    axes, pads, value = op.numbers(3), op.input(1), op.input(0)
-    if axes is None:
-        op.keep(op.node.inputs[:3])
-        return
-    amounts = op.numbers(1)
-    assert value is not None and amounts is not None and pads is not None
-    rank = _rank(value)
-    everywhere = [0] * (2 * rank)
-    for place, axis in enumerate(axes):
-        everywhere[axis % rank] = amounts[place]
-        everywhere[axis % rank + rank] = amounts[place + len(axes)]
-    op.keep([value, op.integers(*everywhere), *op.node.inputs[2:3]])
-
-
-def _split(op: Op) -> None:
-    """Sizes of parts, instead of how many."""
-    count, value = op.get("num_outputs", None), op.input(0)
-    if count is None:
-        op.keep(op.node.inputs)
-        return
-    assert value is not None
-    size = value.shape[op.get("axis", 0)] if value.shape is not None else None
-    if not isinstance(size, int):
-        raise Refused("into parts of a dimension whose size is not known")
-    part = -(-size // count)
-    parts = [part] * (count - 1) + [size - part * (count - 1)]
-    op.keep([value, op.integers(*parts)], num_outputs=None)
-
-
-def _shape(op: Op) -> None:
-    """Some sizes, taken from all of them."""
-    start, end = op.get("start", 0), op.get("end", None)
-    sizes = op.call("Shape", op.input(0))
-    if start or end is not None:
-        end = np.iinfo(np.int64).max if end is None else end
-        op.call("Slice", sizes, op.integers(start), op.integers(end))
-
-
-def _reshape(op: Op) -> None:
-    """A size of zero means that of the input; where nothing is empty none is zero."""
-    size = ir.convenience.get_const_tensor(op.node.inputs[1]) if op.node.inputs[1] is not None else None
-    if op.get("allowzero", 0) and size is not None and not size.numpy().all():
-        raise Refused("to a tensor without elements")
-    op.keep(op.node.inputs, allowzero=None)
-
-
-def _layer_norm(op: Op) -> None:
-    """In the ops that ONNX Runtime makes a layer norm of again."""
-    value, scale, bias = (op.input(place) for place in range(3))
-    assert value is not None and value.dtype is not None and scale is not None
-    if any(output.uses() or output.is_graph_output() for output in op.node.outputs[1:]):
-        raise Refused("whose statistics are read")
-    axis, kind = op.get("axis", -1), value.dtype
-    axes = list(range(axis if axis < 0 else axis - _rank(value), 0))
-    half = kind == ir.DataType.FLOAT16
-    exact = op.call("Cast", value, to=ir.DataType.FLOAT) if half else value
-    working = ir.DataType.FLOAT if half else kind
-    centred = op.call("Sub", exact, op.call("ReduceMean", exact, axes=axes, keepdims=1))
-    squares = op.call("Pow", centred, op.number(2.0, working))
-    variance = op.call("ReduceMean", squares, axes=axes, keepdims=1)
-    deviation = op.call("Sqrt", op.call("Add", variance, op.number(op.get("epsilon", 1e-5), working)))
-    normal = op.call("Div", centred, deviation)
-    out = op.call("Mul", op.call("Cast", normal, to=kind) if half else normal, scale)
-    if bias is not None:
-        op.call("Add", out, bias)
-
-
-def _hard_swish(op: Op) -> None:
-    value = op.input(0)
-    op.call("Mul", value, op.call("HardSigmoid", value, alpha=1 / 6, beta=0.5))
-
-
-def _mish(op: Op) -> None:
-    value = op.input(0)
-    op.call("Mul", value, op.call("Tanh", op.call("Softplus", value)))
-
-
-def _cast_like(op: Op) -> None:
-    like = op.input(1)
-    if like is None or like.dtype is None:
-        raise Refused("to a type that is not known")
-    op.call("Cast", op.input(0), to=like.dtype)
-
-
-def _trilu(op: Op) -> None:
-    """Zeros where the number of a row and that of a column say so."""
-    value, diagonal, upper = op.input(0), op.input(1), op.get("upper", 1)
-    assert value is not None and value.dtype is not None
-    sizes, axis = op.call("Shape", value), op.call("Constant", value=ir.tensor(np.array(0, np.int64)))
-    one = op.call("Constant", value=ir.tensor(np.array(1, np.int64)))
-    places = []
-    for which in (-2, -1):
-        size = op.call("Squeeze", op.call("Gather", sizes, op.integers(which)))
-        places.append(op.call("Range", axis, size, one))
-    rows, columns = op.call("Unsqueeze", places[0], op.integers(1)), places[1]
-    if diagonal is not None:
-        rows = op.call("Add", rows, diagonal)
-    kept = op.call("LessOrEqual" if upper else "GreaterOrEqual", rows, columns)
-    if value.dtype == ir.DataType.BOOL:
-        op.call("And", kept, value)
-    else:
-        op.call("Where", kept, value, op.number(0, value.dtype))
-
-
-_REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare".split()
-
-OLDER: Mapping[str, tuple[int, Callable[[Op], None]]] = {
-    **{f"Reduce{kind}": (18, _reduce) for kind in _REDUCTIONS},
-    "Pad": (18, _pad),
-    "Split": (18, _split),
-    "Mish": (18, _mish),
-    "LayerNormalization": (17, _layer_norm),
-    "Shape": (15, _shape),
-    "CastLike": (15, _cast_like),
-    "Reshape": (14, _reshape),
-    "HardSwish": (14, _hard_swish),
-    "Trilu": (14, _trilu),
-}
-"""Op → the opset that gave it its form, and how it is written before that."""
-
-MEANT: Mapping[tuple[str, str], object] = {("RoiAlign", "coordinate_transformation_mode"): "output_half_pixel"}
-"""What an op does in opsets that lack one of its attributes, where that is not the attribute's default."""
+    options = SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    value = onnx.helper.make_tensor_value_info
+    x, y = (value(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y"))
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "tried", [x], [y])
+    for opset in range(onnx.defs.onnx_opset_version(), TORCHS_OLDEST, -1):
+        imports = [onnx.helper.make_opsetid("", opset)]
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+        try:
+            InferenceSession(model.SerializeToString(), options)
+        except Exception:  # of a class that onnxruntime does not name
+            continue
+        return opset
+    return TORCHS_OLDEST
 
 
 def to_older(model: ir.Model, opset: int) -> None:
@@ -286,9 +121,7 @@ def _check(node: ir.Node, opset: int) -> None:
     for name, attribute in now.attributes.items():
         if name in then.attributes:
             continue
-        default = attribute.default_value
-        default = onnx.helper.get_attribute_value(default) if default.ByteSize() else None
-        default = default.decode() if isinstance(default, bytes) else default
+        default = _default(attribute)
         own = node.attributes.pop(name, None)
         value = default if own is None else own.value
         if value != MEANT.get((node.op_type, name), default):
@@ -296,6 +129,12 @@ def _check(node: ir.Node, opset: int) -> None:
     for ends, most, kind in ((node.inputs, then.max_input, "inputs"), (node.outputs, then.max_output, "outputs")):
         if len(ends) > most:
             raise _no_form(node, opset, f"with {len(ends)} {kind}")
+
+
+def _default(attribute: onnx.defs.OpSchema.Attribute) -> object:
+    proto = attribute.default_value
+    value = onnx.helper.get_attribute_value(proto) if proto.ByteSize() else None
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _no_form(node: ir.Node, opset: int, why: str = "") -> UserError:
@@ -310,9 +149,3 @@ def _place(node: ir.Node) -> str | None:
     """The module and the op of the program, by names."""
     places = node.metadata_props.get("namespace", "").split("/")
     return ".".join(filter(None, (place.partition(":")[0] for place in places))) or None
-
-
-def _rank(value: ir.Value) -> int:
-    if value.shape is None:
-        raise Refused("of a tensor whose rank is not known")
-    return len(value.shape)
