@@ -200,7 +200,7 @@ class Graph(NotPickled):
         depth: bool = False,
         drop: Iterable[str] = (),
     ) -> Graph:
-        """The same graph in which groups stay whole, keep more units, go together or altogether (`steering.steer`)."""
+        """The same graph where groups stay whole, keep more units, go together or altogether: `inspection.steering`."""
         from atograph.inspection.steering import steer
 
         return steer(
