@@ -31,6 +31,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", default="*", metavar="GLOB", help="models whose name matches, for example 'timm:test_*'"
     )
     parser.add_argument("--onnx", action="store_true", help="run the slim models in ONNX Runtime, too")
+    parser.add_argument("--sizes", action="store_true", help="make lengths, heights and widths dynamic, too")
     parser.add_argument("--compare", choices=["torch-pruning"], help="run a peer on the same models, too")
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="seconds per part (default: 240)")
     parser.add_argument(
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
     from benchmarks.models import NAMES
 
-    parts = ["atograph", "module", *(["onnx"] if options.onnx else []), *([options.compare] if options.compare else [])]
+    asked = {"onnx": options.onnx, "sizes": options.sizes, options.compare: options.compare is not None}
+    parts = ["atograph", "module", *(part for part, wanted in asked.items() if wanted)]
     rows = Rows(options.json, NAMES)
     if options.resume:
         rows.load()

@@ -40,10 +40,10 @@ def measure(name: str, record: Record) -> None:
     record.add(dynamic=[size.name for size in interface.dynamic], still=dict(interface.still))
     plan = graph.plan(random=0, keep=0.5)
     with record.stage("exact"):
-        record.add(exact=_exact(model, inputs, graph, plan))
+        record.add(exact=(found := _exact(model, inputs, graph, plan)), largest=max(found.values()))
     with record.stage("ONNX"):
         try:
-            record.add(onnx=_in_onnx_runtime(inputs, graph, plan))
+            record.add(onnx=(found := _in_onnx_runtime(inputs, graph, plan)), largest_onnx=max(found.values()))
         except Exception as error:
             record.add(onnx_error=first_line(root_of(error)))
 
@@ -51,7 +51,7 @@ def measure(name: str, record: Record) -> None:
 def dynamic_of(inputs: Inputs) -> dict[str, dict[int, str]]:
     """The sizes of a model's inputs that may be others, after what the inputs are: token ids, masks, images, sounds."""
     args, kwargs = inputs
-    named = {**({"x": args[0]} if args else {}), **kwargs}
+    named = {**({"0": args[0]} if args else {}), **kwargs}
     wanted: dict[str, dict[int, str]] = {}
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
@@ -72,7 +72,7 @@ def _times(multiple: int, name: str) -> str:
 def _of_torch_export(model: nn.Module, inputs: Inputs, wanted: dict[str, dict[int, str]]) -> str:
     """Empty if torch.export takes the model with these sizes dynamic; else why not."""
     args, kwargs = inputs
-    named = {**({"x": args[0]} if args else {}), **kwargs}
+    named = {**({"0": args[0]} if args else {}), **kwargs}
     dims = {name: dict.fromkeys(wanted[name], Dim.AUTO) if name in wanted else None for name in named}
     try:
         dynamic: Any = tuple(dims.values()) if args else dims

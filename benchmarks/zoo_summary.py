@@ -12,11 +12,14 @@ from benchmarks.zoo_verdict import (
     EXACT,
     EXACT_WITH_CASTS,
     PLANS,
+    at_any_size,
+    in_onnx_at_any_size,
     onnx_agrees,
     onnx_excused,
     onnx_verdict,
     peer_verdict,
     reachable,
+    sizes_of_export,
     verdict,
     why_unreachable,
 )
@@ -26,7 +29,7 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers")
 
 def summary(rows: Sequence[Row]) -> str:
     """A paragraph, then the exceptions, model by model."""
-    sentences = [*_exactness(rows), *_coverage(rows), *_speed(rows), *_onnx(rows), *_peer(rows)]
+    sentences = [*_exactness(rows), *_coverage(rows), *_speed(rows), *_onnx(rows), *_sizes(rows), *_peer(rows)]
     blocks = ["\n".join(sentences)]
     for title, note in _NOTES:
         listed = [f"- {row['model']}: {text}" for row in rows if (text := note(row))]
@@ -34,6 +37,25 @@ def summary(rows: Sequence[Row]) -> str:
             blocks.append("\n".join([f"**{title}**", "", *listed]))
     blocks.append(f"Measured with {', '.join(_versions(rows))}; one thread.")
     return "\n\n".join(blocks)
+
+
+def _sizes(rows: Sequence[Row]) -> list[str]:
+    taken = [row for row in rows if "sizes" in row and sizes_of_export(row) == "yes"]
+    if not taken:
+        return []
+    return [
+        f"Of {len(taken)} models that torch.export takes with a dynamic length, or height and width, "
+        f"{sum(map(at_any_size, taken))} come out slim with it and exact at three sizes, "
+        f"{sum(map(in_onnx_at_any_size, taken))} in ONNX Runtime, too."
+    ]
+
+
+def _size_note(row: Row) -> str:
+    part = row.get("sizes", {})
+    if not part or sizes_of_export(row) != "yes" or in_onnx_at_any_size(row):
+        return ""
+    still = "; ".join(f"{name}: {why}" for name, why in part.get("still", {}).items())
+    return still or part.get("onnx_error") or part.get("error") or "it differs"
 
 
 STAGES = ("capture", "analysis", "plan", "rewrite")
@@ -166,6 +188,7 @@ _NOTES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Ops without a rule, and on how many nodes", _without_rule),
     ("Why 0.3 of the FLOPs is not reached", _unreachable),
     ("Why ONNX Runtime has nothing to compare", _onnx_exceptions),
+    ("Why not at any size", _size_note),
     ("Why there is no slim module", _no_module),
     ("Why Torch-Pruning fails", _peer_failures),
 )

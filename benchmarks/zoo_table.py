@@ -14,7 +14,7 @@ from rich.text import Text
 
 from benchmarks.zoo_rows import Row
 from benchmarks.zoo_summary import seconds_to_program, speed_ratio, summary
-from benchmarks.zoo_verdict import onnx_verdict, peer_verdict, reachable, verdict
+from benchmarks.zoo_verdict import onnx_verdict, peer_verdict, reachable, sizes_of_export, verdict
 
 MARKER = "<!-- table: python -m benchmarks.zoo -->"
 """What stands above this line in a Markdown file is written by hand."""
@@ -102,6 +102,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("model to program s", lambda row: "" if (found := seconds_to_program(row)) is None else f"{found:.2f}"),
 )
 ONNX = (Column("ONNX Runtime", onnx_verdict),)
+SIZES = (
+    Column("torch.export at any size", lambda row: sizes_of_export(row)),
+    Column("dynamic", lambda row: ", ".join(row["sizes"]["dynamic"]) or "none"),
+    _number("largest difference at three sizes", "sizes", "largest", form=".1e"),
+    _number("in ONNX Runtime", "sizes", "largest_onnx", form=".1e"),
+)
 PEER = (
     Column("Torch-Pruning", peer_verdict),
     _number("its s", "torch-pruning", "total", form=".2f"),
@@ -111,7 +117,7 @@ PEER = (
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns for the parts that some row has."""
-    optional = [("onnx", ONNX), ("torch-pruning", PEER)]
+    optional = [("onnx", ONNX), ("sizes", SIZES), ("torch-pruning", PEER)]
     return [*COLUMNS, *(column for part, more in optional if any(part in row for row in rows) for column in more)]
 
 

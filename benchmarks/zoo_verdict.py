@@ -108,3 +108,23 @@ def peer_verdict(row: Row) -> str:
     if part.get("killed"):
         return str(part["killed"])
     return str(part.get("outcome", "failed"))
+
+
+def sizes_of_export(row: Row) -> str:
+    """Which sizes torch.export makes dynamic in the dense model: ``yes`` for all that were asked for, else why not."""
+    part = row["sizes"]
+    if not part["asked"]:
+        return "nothing to ask for"
+    return part["dense"] or "yes"
+
+
+def at_any_size(row: Row) -> bool:
+    """Whether the slim model has all sizes dynamic that were asked for, and is exact at three of each."""
+    part = row["sizes"]
+    exact = EXACT_WITH_CASTS if row.get("atograph", {}).get("float32_inside") else EXACT
+    return not part.get("still", {"?": ""}) and part.get("largest", 1.0) <= exact
+
+
+def in_onnx_at_any_size(row: Row) -> bool:
+    """The same of its ONNX file."""
+    return at_any_size(row) and row["sizes"].get("largest_onnx", 1.0) <= AGREES

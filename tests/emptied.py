@@ -163,6 +163,16 @@ def _squeeze() -> nn.Module:
     return Around(block, down=_conv(8, 4), up=_conv(4, 8))
 
 
+def _gated_constant() -> nn.Module:
+    """What is left of the branch is scaled by a gate that looks at it."""
+
+    def block(s: Around, x: Tensor) -> Tensor:
+        y = F.leaky_relu(s.out(F.relu(s.mid(x))))
+        return x + y * torch.sigmoid(s.gate(y.mean((2, 3), keepdim=True)))
+
+    return Around(block, mid=_conv(8, 12), out=_conv(12, 8), gate=_conv(8, 8))
+
+
 def _parallel() -> nn.Module:
     def block(s: Around, x: Tensor) -> Tensor:
         return s.a2(F.relu(s.a(x))) + s.b2(F.relu(s.b(x)))
@@ -269,6 +279,7 @@ CASES: dict[str, Case] = {
     "the whole cat": Case(_side_by_side, "g2 g3 g4", ("a.weight", "out.weight")),
     "growth of a dense block": Case(_dense, "g2", ("a.weight",)),
     "gate": Case(_squeeze, "g2", ("down.weight", "up.weight")),
+    "gate of a constant": Case(_gated_constant, "g2", ("mid.weight", "out.weight")),
     "one of two ways": Case(_parallel, "g2", ("a.weight", "a2.weight")),
     "a piece of a split": Case(_split, "g2", ("a2.weight",)),
     "both pieces of a split": Case(_split, "g2 g3", ("both.weight", "a2.weight")),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections import Counter
@@ -25,12 +26,14 @@ from atograph.inspection.chain import causes
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.proof.certificate import TOLERANCE
 from atograph.proof.flop_count import count_flops
 from atograph.values.batch_size import batch_sizes, with_batch
-from benchmarks.exact import Outcome, as_double, compare, difference
+from atograph.values.resized import around, resized
+from benchmarks.exact import Outcome, as_double, compare, difference, perturb
 
 EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -68,11 +71,27 @@ def refused(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     _tell(request.config, *(f"{count} × {what}" for what, count in found.most_common()))
 
 
+@pytest.fixture(scope="module")
+def dynamic(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """How often how many of the sizes asked for are dynamic, told at the end of a long run."""
+    found: Counter[str] = Counter()
+    yield found
+    _tell(request.config, *(f"{count} × {what}" for what, count in found.most_common()))
+
+
 @seed(SEED)
 @MANY
 @given(networks(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]))
 def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: float) -> None:
     reached |= rows_of(check(example, number, keep).program)
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 3, 10))
+@given(networks(), st.integers(0, 2**16))
+def test_branches_that_are_gone(example: Example, number: int) -> None:
+    """Masked is slim, and costs what is predicted, where groups lose all of their units."""
+    check(example, number, 0.5, depth=True)
 
 
 @pytest.mark.parametrize("row", every(ROWS), ids=lambda row: row[1])
@@ -95,15 +114,45 @@ def test_a_network_with_this_knot(knot: tuple[int, str], data: st.DataObject, nu
 
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 8, 10))
-@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]))
-def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int, keep: float) -> None:
+@given(compositions(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]), st.booleans())
+def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int, keep: float, depth: bool) -> None:
     """Masked is slim, and so is the slim module, where there is one."""
     model, inputs = example
-    slim = compare_or_fail(model, inputs, number, keep).slim
+    slim = compare_or_fail(model, inputs, number, keep, depth=depth).slim
     if slim.module is not None:
         wide = [x.double() for x in inputs]
         with torch.no_grad():
             assert difference(_listed(slim(*wide)), _listed(slim.module(*wide))) <= 1e-9, model
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 4, 10))
+@given(networks() | compositions(), st.integers(0, 2**16))
+def test_any_size(dynamic: Counter[str], example: tuple[Grown | Composed, tuple[Tensor, ...]], number: int) -> None:
+    """With lengths, heights and widths dynamic where they can be, program is model, and slim is masked, at others."""
+    model, inputs = example
+    perturb(model)
+    wide_model, wide = copy.deepcopy(model).double().eval(), as_double((inputs, {}))
+    texts = [
+        f"{leaf}:{dim}=d{leaf}_{dim}"
+        for leaf, x in enumerate(inputs)
+        for dim in range(2 if x.dim() == 4 else 1, x.dim())
+        if x.shape[dim] > 1
+    ]
+    graph = atograph.trace(wide_model, *wide, dynamic=texts)
+    dynamic[f"networks with {len(graph.program.interface.dynamic)} of {len(texts)} sizes dynamic"] += 1
+    program, interface = ProgramModule(graph.program), graph.program.interface
+    plan = graph.plan(random=number, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(wide_model, plan)
+    with torch.no_grad():
+        for sizes in ({}, *around(interface)):
+            args, _ = resized(wide, interface, sizes)
+            try:
+                whole, reference = _listed(wide_model(*args)), _listed(masked(*args))
+            except Exception:  # the network takes no such size
+                continue
+            assert difference(whole, _listed(program(*args))) <= 1e-9, (model, sizes)
+            assert difference(reference, _listed(slim(*args))) <= 1e-9, (model, sizes)
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS][:: 1 if "FUZZ_N" in os.environ else 12])  # all of them: half a minute
@@ -112,9 +161,12 @@ def test_each_function_of_compositions(name: str) -> None:
     compare_or_fail(Composed([[name]]), (torch.randn(2, 3, 6, 6),), SEED, 0.5)
 
 
-def compare_or_fail(model: Grown | Composed, inputs: tuple[Tensor, ...], number: int, keep: float) -> Outcome:
+def compare_or_fail(
+    model: Grown | Composed, inputs: tuple[Tensor, ...], number: int, keep: float, *, depth: bool = False
+) -> Outcome:
     """Masked and slim held against each other; the model is told where they differ."""
-    found = compare(model, inputs, seed=number, keep=keep)
+    how = {"random": number, "depth": True} if depth else {}
+    found = compare(model, inputs, seed=number, keep=keep, **how)
     assert found.difference <= 1e-9, (found.difference, model)
     return found
 
@@ -124,12 +176,13 @@ def test_every_rule_is_reached() -> None:
     assert {name for _rank, name in every(ROWS)} == expected()
 
 
-def check(example: Example, number: int, keep: float) -> atograph.Graph:
+def check(example: Example, number: int, keep: float, *, depth: bool = False) -> atograph.Graph:
     """Masked is slim in float64, for other batches, too; FLOPs are as predicted, and the plan survives its file."""
     model, inputs = example
-    found = compare_or_fail(model, inputs, number, keep)
+    found = compare_or_fail(model, inputs, number, keep, depth=depth)
     assert Plan.from_json(found.plan.to_json()) == found.plan
     assert found.slim.flops == found.graph.cost.flops(found.plan.counts)
+    assert found.slim.params == found.graph.cost.params(found.plan.counts)
     wide = as_double((inputs, {}))
     args, _ = with_batch(wide, batch_sizes(wide, found.graph.program)[0])  # one sample, unless two were fixed
     assert count_flops(found.slim.as_module(), *args) == found.slim.flops
@@ -240,7 +293,8 @@ def test_what_is_shown_is_so(example: Example, number: int) -> None:
             cause.group is not None and cause.group.name == group.name for cause in causes(graph, member.parameter)
         )
         if group.prunable:
-            assert group.flops == graph.flops - graph.cost.flops({group.name: 0})
+            saved = graph.flops - graph.cost.flops({group.name: 0})
+            assert group.flops == saved if group.whole is None else group.flops <= saved == group.whole.flops
     pairs = [(a.name, b.name) for a in graph.prunable for b in graph.prunable if a is not b and a.size == b.size]
     if pairs:
         pair = random.Random(number).choice(pairs)

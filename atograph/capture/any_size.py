@@ -116,8 +116,8 @@ def _lesser(model: nn.Module, inputs: Any, wishes: Wishes) -> Iterator[Wishes]:
     coarser = [each for factor in _COARSER if (each := wishes.coarser(factor)) is not None]
     yield from coarser
     if len(wishes.sizes) > 1:
-        alone = [replace(wishes, sizes=(size,)) for size in wishes.sizes]
-        yield replace(wishes, sizes=tuple(each.sizes[0] for each in alone if _is_recorded(model, inputs, each)))
+        names = [size.name for size in wishes.sizes if not size.parts]
+        yield wishes.only({name for name in names if _is_recorded(model, inputs, wishes.only({name}))})
 
 
 def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:

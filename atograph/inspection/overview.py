@@ -15,7 +15,7 @@ from atograph.passes.analysis.couplings import joins
 from atograph.passes.analysis.groups import Group
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.axes.dims import axes_of
-from atograph.passes.cost.cost import flops_by_node, params_with
+from atograph.passes.cost.cost import CostModel, flops_by_node, params_with
 from atograph.passes.cost.widths import Widths
 from atograph.passes.ir.polynomial import Polynomial, added, value_at
 from atograph.passes.ir.program import Program
@@ -62,6 +62,13 @@ class Member(_Record):
     """The ops that take the parameter."""
 
 
+class WholeView(_Record):
+    """What is saved where a group loses all of its units: its branch goes."""
+
+    params: int
+    flops: int
+
+
 class GroupView(_Record):
     """One group."""
 
@@ -84,6 +91,10 @@ class GroupView(_Record):
     """Ops that lay one computed tensor's units upon another's, and so tie those who made them."""
     wished: tuple[str, ...]
     """Groups that became one with it because the user wants it so, by their names before that."""
+    whole: WholeView | None
+    """What goes along if it loses all of its units; None where the model does not allow that."""
+    why_not_whole: Why | None
+    """Why it keeps one unit at least; None where it may lose all."""
 
 
 class ParameterView(_Record):
@@ -169,7 +180,7 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
             GroupView(
                 name=group.name,
                 units=group.size,
-                least=least_kept(group, floor),
+                least=0 if group.least == 0 else least_kept(group, floor),
                 kept=None if plan is None else len(plan.kept.get(group.name, range(group.size))),
                 prunable=group.frozen is None,
                 why=why(group.frozen),
@@ -179,10 +190,20 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
                 slices=group.zeroing,
                 joins=tuple(map(source_op_of, joined.get(group.axis, ()))),
                 wished=tuple(old for old, new in graph.groups.aliases.items() if new == group.name),
+                whole=_whole(graph, group),
+                why_not_whole=why(graph.groups.why_not_without([group.name])),
             )
             for group in graph.groups
         ),
     )
+
+
+def _whole(graph: Traced, group: Group) -> WholeView | None:
+    if graph.groups.why_not_without([group.name]) is not None:
+        return None
+    cost = graph.program.fact(CostModel)
+    without = {group.name: 0}
+    return WholeView(params=graph.params - int(cost.params(without)), flops=graph.flops - int(cost.flops(without)))
 
 
 def source_op_of(node: fx.Node) -> SourceOp:

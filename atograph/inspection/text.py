@@ -12,7 +12,7 @@ from rich.text import Text
 
 from atograph.inspection.chain import Cause
 from atograph.inspection.names import fold
-from atograph.inspection.overview import GroupView, Member, Overview, SourceOp
+from atograph.inspection.overview import GroupView, Member, Overview, SourceOp, Why
 from atograph.inspection.rows import Order, Row, rows
 from atograph.passes.analysis.slices import Slice
 from atograph.terminal import numbers
@@ -39,11 +39,17 @@ def overview_table(shown: Overview, *, folded: bool = True, order: Order = "mode
 def headlines(shown: Overview) -> list[str]:
     """Totals, and what holds for all groups."""
     units = sum(group.units for group in shown.prunable)
+    whole = [group.name for group in shown.prunable if group.least == 0]
     return [
         f"{shown.name}: {numbers.count(shown.params)} parameters, {numbers.count(shown.flops)} FLOPs; "
         f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
         *([f"coupled: {', '.join(f'{a} with {b}' for a, b in shown.coupled)}"] if shown.coupled else []),
         *([f"of each, at least {numbers.percent(shown.floor)} of its units stay"] if shown.floor else []),
+        *(
+            [f"{len(whole)} of them may lose all of their units: {', '.join(whole[:8])}{' ...' * (len(whole) > 8)}"]
+            if whole
+            else []
+        ),
         *([shown.note] if shown.note else []),
     ]
 
@@ -72,6 +78,12 @@ def reason(*groups: GroupView) -> str:
     return f"{found[0].text} ({where})" if where else found[0].text
 
 
+def told(why: Why) -> str:
+    """A reason with its place."""
+    where = ", ".join(part for part in (why.module, why.source) if part)
+    return f"{why.text} ({where})" if where else why.text
+
+
 def group_text(shown: Overview, group: GroupView) -> RenderableType:
     """All of one group: members with their slices and the ops that take them, and what ties them together."""
     hanging = (
@@ -84,6 +96,12 @@ def group_text(shown: Overview, group: GroupView) -> RenderableType:
         parts.append(Text("unit u can go once its slices are zero"))
     if group.least > 1:
         parts.append(Text(f"at least {group.least:,} units stay"))
+    if group.whole is not None:
+        saved = f"{_share(group.whole.params, shown.params)} of the parameters and "
+        saved += f"{_share(group.whole.flops, shown.flops)} of the FLOPs"
+        parts.append(Text(f"all of it may go (--depth), and {saved} with it"))
+    elif group.prunable and group.why_not_whole is not None:
+        parts.append(Text(f"one unit stays in any case: {told(group.why_not_whole)}"))
     if group.kept is not None:
         parts.append(Text(f"the plan keeps {group.kept:,}"))
     shapes = {each.name: each.shape for each in shown.parameters}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -146,11 +146,12 @@ class LatencyRecord(BaseModel):
 
 @dataclass(frozen=True)
 class _Part:
-    """One layer as it is timed: its key among all layers, and for each of its widths the points."""
+    """One layer as it is timed: its key among all layers, for each of its widths the points, and its op."""
 
     key: str
     layer: Layer
     points: tuple[tuple[int, ...], ...]
+    node: fx.Node
 
     @property
     def variable(self) -> list[int]:
@@ -168,7 +169,7 @@ class LayerGrid:
     def __init__(self, program: Program, batch: int) -> None:
         groups = program.fact(Groups)
         axes, widths = groups.axes, Widths(groups, batch)
-        self._sizes = widths.sizes
+        self._sizes, self._groups = widths.sizes, groups
         self._parts: list[_Part] = []
         self._written, self._unknown = Polynomial({}), Polynomial({})
         for node in program.graph.nodes:
@@ -177,7 +178,7 @@ class LayerGrid:
                 continue
             layers = layers_of(node, program, axes, widths) if effect.flops is not None else None
             if layers is not None:
-                self._parts += [self._part(layer) for layer in layers]
+                self._parts += [self._part(layer, node) for layer in layers]
             elif effect.flops is not None:
                 self._unknown = self._unknown + effect.flops(widths)
             shapes = [*(effect.outs if layers is None and not _is_view(node) else ()), scores_of(node, axes)]
@@ -185,7 +186,7 @@ class LayerGrid:
                 if shape is not None:
                     self._written = self._written + _product(widths(shape))
 
-    def _part(self, layer: Layer) -> _Part:
+    def _part(self, layer: Layer, node: fx.Node) -> _Part:
         dense = [self._at_dense(width) for width in layer.widths]
         varying = sum(isinstance(width, Polynomial) for width in layer.widths)
         points = tuple(
@@ -194,7 +195,7 @@ class LayerGrid:
         )
         marks = ("~" if isinstance(width, Polynomial) else "" for width in layer.widths)
         shown = " × ".join(f"{size}{mark}" for size, mark in zip(dense, marks, strict=True))
-        return _Part(f"{layer.kind} {shown}", layer, points)
+        return _Part(f"{layer.kind} {shown}", layer, points, node)
 
     def _at_dense(self, width: Polynomial | int) -> int:
         return value_at(width, self._sizes)
@@ -221,7 +222,8 @@ class LayerGrid:
         if any(self._written.terms):
             tables.append(_in_proportion(self._written, record.rest, self._at_dense))
         scale = record.dense / max(Interpolated(tables, self._sizes)({}), 1e-9)
-        return Interpolated([Table(each.widths, each.points, each.values * scale) for each in tables], self._sizes)
+        scaled = [replace(each, values=each.values * scale) for each in tables]
+        return Interpolated(scaled, self._sizes, self._groups)
 
     def _table(self, part: _Part, record: LatencyRecord) -> Table:
         values = record.layers.get(part.key)
@@ -234,8 +236,8 @@ class LayerGrid:
             grid, points[axis] = _from_zero(grid, known, axis)
         widths = tuple(width for width in part.layer.widths if isinstance(width, Polynomial))
         if not widths:
-            return Table((Polynomial({(): 1}),), ((0.0, 1.0),), np.array([float(grid)] * 2))
-        return Table(widths, tuple(points), grid)
+            return Table((Polynomial({(): 1}),), ((0.0, 1.0),), np.array([float(grid)] * 2), part.node)
+        return Table(widths, tuple(points), grid, part.node)
 
 
 def _from_zero(grid: Any, points: tuple[float, ...], axis: int) -> tuple[Any, tuple[float, ...]]:

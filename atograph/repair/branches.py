@@ -8,7 +8,7 @@ such a unit stands beside others in a layer that stays (`cat`), they give nothin
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -37,7 +37,6 @@ class Left(nn.Module):
     """
 
     bias: nn.Parameter | None
-    weight: torch.Tensor
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class Left(nn.Module):
         super().__init__()
         self.dim, self.size, self.spatial = dim, size, spatial
         self.register_parameter("bias", bias)
-        self.register_buffer("weight", like.new_empty(0), persistent=False)  # code asks for its type
+        self._empty = like.new_empty(0)
 
     def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """The same for each input of one shape."""
@@ -64,6 +63,16 @@ class Left(nn.Module):
         along = [self.size if d == self.dim % len(shape) else 1 for d in range(len(shape))]
         return self.bias.view(along).expand(shape)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """Nothing; code asks for its type."""
+        return self._empty
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._empty = fn(self._empty)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def extra_repr(self) -> str:
         """Its size, and whether it is a bias."""
         return f"{self.size}, bias={self.bias is not None}"
@@ -76,15 +85,62 @@ class Fixed(nn.Module):
         zeros: of the shape of its output.
     """
 
-    zeros: torch.Tensor
-
     def __init__(self, zeros: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("zeros", zeros, persistent=False)
+        self.zeros = zeros
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.zeros = fn(self.zeros)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """Always the same."""
         return self.zeros
+
+
+class LeftStates(nn.Module):
+    """In the place of a recurrent layer: zeros, as its output and as its last states.
+
+    Args:
+        layer: with the units that are left of it.
+    """
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        directions = 2 if layer.bidirectional else 1
+        self.hidden_size, self.batch_first = layer.hidden_size, layer.batch_first
+        self.states, self.width = layer.num_layers * directions, layer.hidden_size * directions
+        self.pair = layer.mode == "LSTM"
+
+    def flatten_parameters(self) -> None:
+        """There are none."""
+
+    def forward(self, x: torch.Tensor, *_states: Any) -> tuple[torch.Tensor, Any]:
+        """The same for each input of one shape."""
+        batch = x.shape[0 if self.batch_first else 1 : 1 if self.batch_first else 2] if x.dim() == 3 else ()
+        state = x.new_zeros(self.states, *batch, self.hidden_size)
+        return x.new_zeros(*x.shape[:-1], self.width), (state, state) if self.pair else state
+
+
+class Untrained(nn.Module):
+    """Moves plain tensors of another layer along with it: what its code still reads, though nothing comes of it.
+
+    Args:
+        layer: whose attributes they are.
+        names: of them.
+    """
+
+    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._layer, self.names = (layer,), names  # in a tuple: no part of this one
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        (layer,) = self._layer
+        for name in self.names:
+            setattr(layer, name, fn(getattr(layer, name)))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class Through(nn.Module):
@@ -117,9 +173,16 @@ def take_out_branches(
     words = []
     for name, layer in layers.items():
         nodes = [node for node in dense.graph.nodes if node.op == "call_function" and module_of(node) == name]
-        if not nodes or name not in shapes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
+        if not nodes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
             continue
-        left = _left_of(layer, *shapes[name], bias=layer._parameters.get("bias") if f"{name}.bias" in held else None)
+        left: nn.Module | None = None
+        if any(True for child in layer.children() for _ in child.parameters()):
+            continue  # its code calls them
+        if isinstance(layer, nn.RNNBase) and not layer.proj_size:
+            left = LeftStates(layer)
+        elif name in shapes:
+            bias = layer._parameters.get("bias") if f"{name}.bias" in held else None
+            left = _left_of(layer, *shapes[name], bias=bias)
         dims = [dim for node in nodes for shape in branches.axes.shapes[node] for dim in shape]
         if isinstance(left, Left) and left.bias is None and any(branches.vanishes(dim, beside) for dim in dims):
             left.size = 0
@@ -128,11 +191,24 @@ def take_out_branches(
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, left)
             words.append(f"{name}: {type(layer).__name__} → {left}")
+    words += [f"{name}: no parameter" for name in _left_over(module, dense, slimmed)]
+    for name in _holding(module, dense, slimmed):
+        _make_plain(module.get_submodule(name), name, _left_over(module, dense, slimmed))
     if beside:
         replace_state(module, slimmed)
         for part in module.modules():
             correct_widths(part)
     return words, [*_left_over(module, dense, slimmed), *_other_shapes(module, slimmed)]
+
+
+def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
+    """Make plain tensors of those parameters of a layer that are among some names."""
+    own = tuple(name for name in layer._parameters if (f"{path}.{name}" if path else name) in names)
+    for name in own:
+        value = layer._parameters.pop(name)
+        assert value is not None
+        setattr(layer, name, value.detach().clone())
+    layer.add_module("_untrained", Untrained(layer, own))
 
 
 def _other_shapes(module: nn.Module, slimmed: Program) -> list[str]:
@@ -203,7 +279,8 @@ def _left_of(
             return None
         dim = -len(layer.kernel_size) - 1
         return Left(output, dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
-    if before == after and bias is None:
+    mixes = any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))  # it is no norm
+    if before == after and bias is None and not mixes:
         return Through()
     if before[:-1] == after[:-1]:
         return Left(output, -1, after[-1], bias)

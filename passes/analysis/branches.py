@@ -260,7 +260,7 @@ class _Walk:
         for node in self._branches.outputs:
             lost = self._branches.dependent[node] & ~self.depends[node]
             for name in (each.name for each, bit in self._branches.inputs.items() if bit & lost):
-                self._refuse(node, f"without it, the output would no longer depend on {name}")
+                self._refuse(node, f"the output would no longer depend on {name}")
 
     def _find_running(self) -> None:
         rest = self._rest

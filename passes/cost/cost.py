@@ -20,8 +20,8 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import product
 from atograph.passes.base import AnalysisPass
-from atograph.passes.cost.memory import Peak, emptied
-from atograph.passes.cost.widths import Widths
+from atograph.passes.cost.memory import Peak
+from atograph.passes.cost.widths import Widths, emptied
 from atograph.passes.ir.polynomial import Monomials, Polynomial, added
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public

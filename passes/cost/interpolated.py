@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import fx
 
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.cost.widths import emptied
 from atograph.passes.ir.polynomial import Monomials, Polynomial
 
 Values = NDArray[np.float64]
@@ -29,11 +32,13 @@ class Table:
         widths: what it depends on, as polynomials in the groups' counts; they fall where no count falls.
         points: for each width those that it was measured at, two or more, increasing.
         values: the cost at each combination of them, an array of that shape.
+        node: what costs that, so that it costs nothing where it goes with its branch; None for what stays in any case.
     """
 
     widths: tuple[Polynomial, ...]
     points: tuple[tuple[float, ...], ...]
     values: Values
+    node: fx.Node | None = None
 
 
 class Interpolated:
@@ -44,19 +49,28 @@ class Interpolated:
     Args:
         tables: the parts.
         sizes: group → number of its units.
+        groups: these groups; without them no branch goes.
     """
 
-    def __init__(self, tables: Sequence[Table], sizes: Mapping[str, int]) -> None:
-        self._tables, self._sizes = tables, sizes
+    def __init__(self, tables: Sequence[Table], sizes: Mapping[str, int], groups: Groups | None = None) -> None:
+        self._tables, self._sizes, self._groups = tables, sizes, groups
 
     def __call__(self, kept: Mapping[str, Any]) -> Any:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         products = self._grid.monomials(kept)
         if isinstance(products, torch.Tensor):
             return self._soft(products).to(next(n for n in kept.values() if isinstance(n, torch.Tensor)).dtype)
-        return self._exact(products)
+        return self._exact(products, self._there(emptied(kept)))
 
-    def _exact(self, products: NDArray[np.float64]) -> float:
+    def _there(self, names: frozenset[str]) -> NDArray[np.float64]:
+        """For each table 1, or 0 where it went with a branch."""
+        if not names or self._groups is None:
+            return np.ones(len(self._tables))
+        rest = self._groups.branches.without([self._groups[name].axis for name in names])
+        nodes = [table.node for table in self._tables]
+        return np.array([float(node is None or rest.computes(node) or rest.problem is not None) for node in nodes])
+
+    def _exact(self, products: NDArray[np.float64], there: NDArray[np.float64]) -> float:
         grid = self._grid
         points, last, values, strides, starts = grid.parts
         flat = np.bincount(grid.rows, weights=products * grid.coefficients, minlength=last.size)
@@ -68,7 +82,7 @@ class Interpolated:
         base = (low * strides).sum(-1) + starts
         corners = grid.corners
         weights = np.where(corners[:, None], place, 1 - place).prod(-1)
-        return float((weights * values[base + (corners[:, None] * strides).sum(-1)]).sum())
+        return float((weights * values[base + (corners[:, None] * strides).sum(-1)] * there).sum())
 
     def _soft(self, products: torch.Tensor) -> torch.Tensor:
         """The same in torch."""

@@ -19,13 +19,9 @@ from torch import fx
 from atograph.passes.analysis.branches import Rest
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Shape
+from atograph.passes.cost.widths import emptied
 from atograph.passes.ir.polynomial import Monomials, Polynomial
 from atograph.passes.ir.program import Program
-
-
-def emptied(kept: Mapping[str, Any]) -> frozenset[str]:
-    """The groups that keep no unit."""
-    return frozenset(name for name, count in kept.items() if not isinstance(count, torch.Tensor) and count == 0)
 
 
 class Peak:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Axis, Dim, Shape, evaluate
@@ -40,3 +43,8 @@ class Widths:
 
     def _count(self, axis: Axis) -> Any:
         return self._variable.get(axis) or self.size(axis.size)
+
+
+def emptied(kept: Mapping[str, Any]) -> frozenset[str]:
+    """The groups that keep no unit."""
+    return frozenset(name for name, count in kept.items() if not isinstance(count, torch.Tensor) and count == 0)

@@ -32,6 +32,8 @@ class DynamicSize:
         places: the dims that are multiples of it.
         least: the smallest that the program takes.
         most: the largest; None for any.
+        parts: names of the sizes that it is the sum of, with ``plus``; empty where it is one by itself.
+        plus: a number.
     """
 
     name: str
@@ -39,6 +41,8 @@ class DynamicSize:
     places: tuple[Place, ...]
     least: int = 1
     most: int | None = None
+    parts: tuple[str, ...] = ()
+    plus: int = 0
 
     def __str__(self) -> str:
         words = [self.text(self.places[0])]
@@ -46,6 +50,8 @@ class DynamicSize:
             words.append(f"from {self.name} = {self.least}")
         if self.most is not None:
             words.append(f"up to {self.name} = {self.most}")
+        if self.parts:
+            words.append(f"({' + '.join([*self.parts, *([str(self.plus)] if self.plus else [])])})")
         return " ".join(words)
 
     def text(self, place: Place) -> str:
@@ -76,6 +82,9 @@ class Interface:
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
+        state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
+            (`ir.state`).
+        state_texts: the same as it was asked for, ``output=input`` each; to capture the model anew.
     """
 
     state: Mapping[str, str]
@@ -96,6 +105,16 @@ class Interface:
     decided: tuple[Decision, ...] = ()
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state_pairs: Mapping[str, int] = field(default_factory=dict)
+    state_texts: tuple[str, ...] = ()
+
+    def sums(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The dynamic sizes that are sums of others, from the values of these, as far as they are there."""
+        return {
+            size.name: sum(sizes[part] for part in size.parts) + size.plus
+            for size in self.dynamic
+            if size.parts and sizes.keys() >= {*size.parts}
+        }
 
     @property
     def names(self) -> frozenset[str]:

@@ -150,18 +150,19 @@ class Leftovers:
         if node.target is aten.batch_norm.default:
             self._normalise(node, copy)
             return
-        shape = self._axes.shape(node)
-        for each in node.all_input_nodes:  # not thin itself, and narrower than the result all the same: a bias
-            if each not in self._thin and self._axes.shapes.get(each):
-                own = self._axes.shape(each)
-                missing = len(shape) - len(own)
-                self._narrow[each] = tuple(
-                    dim.size != 1 and (d < missing or own[d - missing].size == 1) for d, dim in enumerate(shape)
-                )
-        operands = [each for each in node.all_input_nodes if each in self._narrow]
-        narrow = [all(self._narrow[each][d] for each in operands) for d in range(len(shape))]
+        operands = [each for each in node.all_input_nodes if self._axes.shapes.get(each)]
+        narrow = [all(each) for each in zip(*(self._narrow_for(node, operand) for operand in operands), strict=True)]
         same = self._unchanged_by_zero(node)
         self._hold(node, self._copied(copy) if same is None else same, narrow)
+
+    def _narrow_for(self, node: fx.Node, operand: fx.Node) -> list[bool]:
+        """Of each dim of a result: is it 1 in an operand, or not there, where it should not be."""
+        shape, own = self._axes.shape(node), self._axes.shape(operand)
+        missing, narrow = len(shape) - len(own), self._narrow.get(operand, (False,) * len(own))
+        return [
+            dim.size != 1 and (d < missing or own[d - missing].size == 1 or narrow[d - missing])
+            for d, dim in enumerate(shape)
+        ]
 
     def _copied(self, copy: Callable[[Mapping[fx.Node, fx.Node]], fx.Node]) -> fx.Node:
         value = copy(ChainMap(self._thin, self._nodes))

@@ -354,3 +354,50 @@ def test_names_are_in_the_program_file(tmp_path: Any) -> None:
 
     assert size_names(load_program(tmp_path)) == {"input": {1: "length"}}
     assert atograph.load(tmp_path)(torch.randn(1, 9, 4)).shape == (1, 9, 3)
+
+
+def test_many_sizes_that_depend_on_the_data() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = torch.relu(m.a(x))
+        for step in range(5):
+            y = y[y[:, step] >= 0]  # all of them, which no one knows beforehand
+        return m.o(y)
+
+    model = Net(forward, a=nn.Linear(4, 12), o=nn.Linear(12, 3)).eval().double()
+    graph = atograph.trace(model, torch.randn(6, 4).double())
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    for count in (1, 9):
+        x = torch.randn(count, 4).double()
+        torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_graph_of_any_size() -> None:
+    """Messages along edges, weighted by degrees: nodes are the batch, edges another size."""
+
+    class Convolution(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            for layer in (self.a, self.b):
+                source, target = edges
+                ones = torch.ones(edges.shape[1], dtype=x.dtype)
+                degrees = torch.zeros(x.shape[0], dtype=x.dtype).index_add(0, target, ones) + 1
+                weights = (degrees[source] * degrees[target]).rsqrt()[:, None]
+                y = layer(x)
+                x = torch.relu(y / degrees[:, None] + torch.zeros_like(y).index_add(0, target, y[source] * weights))
+            return x
+
+    model = Convolution().double().eval()
+    jitter(model)
+    graph = atograph.trace(
+        model, (torch.randn(6, 5).double(), torch.randint(6, (2, 14))), dynamic={"edges": {1: "edges"}}
+    )
+    assert [size.name for size in graph.program.interface.dynamic] == ["edges"]
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    for nodes, edges in ((6, 14), (3, 5), (11, 40)):
+        inputs = torch.randn(nodes, 5).double(), torch.randint(nodes, (2, edges))
+        torch.testing.assert_close(slim(*inputs), masked(*inputs), rtol=1e-9, atol=1e-9)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from emptied import CASES, Case
 
 import atograph
 from atograph.ort.model import OnnxModel
+from atograph.passes.cost.interpolated import Interpolated, Table
 from atograph.passes.errors import UserError
+from atograph.passes.ir.polynomial import Polynomial
 from atograph.proof.flop_count import count_flops
 from benchmarks.exact import compare_plan, perturb
 
@@ -132,3 +135,16 @@ def test_what_cannot_be_dropped(name: str, drop: list[str], reason: str) -> None
     graph, _x = traced(CASES[name])
     with pytest.raises(UserError, match=reason):
         graph.steered(drop=drop)
+
+
+def test_what_is_measured_goes_with_its_branch() -> None:
+    graph, _x = traced(CASES["residual mlp"])
+    sizes = {group.name: group.size for group in graph.prunable}
+    (last,) = [
+        node
+        for node in graph.program.graph.nodes
+        if any(getattr(each, "name", "") == "p_out_bias" for each in node.args)
+    ]
+    of_inner = ((Polynomial({("g2",): 1}),), ((0.0, 16.0),), np.array([2.0, 6.0]))  # two for nothing at all
+    cost = Interpolated([Table(*of_inner, last), Table(*of_inner)], sizes, graph.groups)
+    assert [cost({"g2": count}) for count in (16, 8, 0)] == [12.0, 8.0, 2.0]
