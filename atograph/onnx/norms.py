@@ -135,7 +135,7 @@ def _weighted(value: ir.Value) -> tuple[ir.Node, int] | None:
     uses = value.uses()
     if value.is_graph_output() or len(uses) != 1:
         return None
-    node, place = uses[0]
+    node, place = next(iter(uses))
     if node.domain or node.op_type != "Mul":
         return None
     weight = node.inputs[1 - place]
