@@ -16,6 +16,7 @@ from atograph.files.writing import writing
 from atograph.onnx.forms import expressible
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
+from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
@@ -27,21 +28,6 @@ from atograph.process.quiet import quiet
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-OLDEST_OPSET = 18
-"""The oldest opset that torch.onnx writes from an exported program."""
-
-
-def check_opset(opset: int | None) -> None:
-    """Refuse an opset that cannot be written.
-
-    Raises:
-        UserError: naming those that can.
-    """
-    newest = onnx.defs.onnx_opset_version()
-    if opset is not None and not OLDEST_OPSET <= opset <= newest:
-        raise UserError(f"ONNX opset {opset} cannot be written: choose one from {OLDEST_OPSET} to {newest}.")
-
 
 _IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
 
@@ -95,13 +81,14 @@ def export_onnx(
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
+    torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
     with quiet("torch.onnx"), read_once(), told_by_shapes():
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),
                 dynamo=True,
                 verbose=False,
-                opset_version=opset,
+                opset_version=torchs,
                 optimize=False,
                 custom_translation_table=dict(TRANSLATIONS),
             )
@@ -113,8 +100,12 @@ def export_onnx(
         optimise(exported)
     model = exported.model
     written = model.opset_imports[""]
-    if opset is not None and written != opset:
+    if torchs is not None and written != torchs:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
+    if opset is not None and opset < TORCHS_OLDEST:
+        to_older(model, opset)
+    elif opset is not None and opset > TORCHS_NEWEST:
+        to_newer(model, opset)
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
     _forget(model.graph)

@@ -123,6 +123,26 @@ class LeftStates(nn.Module):
         return x.new_zeros(*x.shape[:-1], self.width), (state, state) if self.pair else state
 
 
+class Untrained(nn.Module):
+    """Moves plain tensors of another layer along with it: what its code still reads, though nothing comes of it.
+
+    Args:
+        layer: whose attributes they are.
+        names: of them.
+    """
+
+    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._layer, self.names = (layer,), names  # in a tuple: no part of this one
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        (layer,) = self._layer
+        for name in self.names:
+            setattr(layer, name, fn(getattr(layer, name)))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
 class Through(nn.Module):
     """In the place of a layer whose output nothing comes of: it gives its input."""
 
@@ -156,6 +176,8 @@ def take_out_branches(
         if not nodes or any(rest.computes(node) and node not in rest.fixed for node in nodes):
             continue
         left: nn.Module | None = None
+        if any(True for child in layer.children() for _ in child.parameters()):
+            continue  # its code calls them
         if isinstance(layer, nn.RNNBase) and not layer.proj_size:
             left = LeftStates(layer)
         elif name in shapes:
@@ -169,11 +191,24 @@ def take_out_branches(
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, left)
             words.append(f"{name}: {type(layer).__name__} → {left}")
+    words += [f"{name}: no parameter" for name in _left_over(module, dense, slimmed)]
+    for name in _holding(module, dense, slimmed):
+        _make_plain(module.get_submodule(name), name, _left_over(module, dense, slimmed))
     if beside:
         replace_state(module, slimmed)
         for part in module.modules():
             correct_widths(part)
     return words, [*_left_over(module, dense, slimmed), *_other_shapes(module, slimmed)]
+
+
+def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
+    """Make plain tensors of those parameters of a layer that are among some names."""
+    own = tuple(name for name in layer._parameters if (f"{path}.{name}" if path else name) in names)
+    for name in own:
+        value = layer._parameters.pop(name)
+        assert value is not None
+        setattr(layer, name, value.detach().clone())
+    layer.add_module("_untrained", Untrained(layer, own))
 
 
 def _other_shapes(module: nn.Module, slimmed: Program) -> list[str]:
@@ -244,7 +279,8 @@ def _left_of(
             return None
         dim = -len(layer.kernel_size) - 1
         return Left(output, dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
-    if before == after and bias is None:
+    mixes = any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))  # it is no norm
+    if before == after and bias is None and not mixes:
         return Through()
     if before[:-1] == after[:-1]:
         return Left(output, -1, after[-1], bias)

@@ -16,8 +16,8 @@ from atograph.files.durable import weights_beside
 from atograph.files.plan_file import read_plan
 from atograph.files.reading import read_as
 from atograph.files.writing import replacing
-from atograph.onnx.export import check_opset
 from atograph.onnx.metadata import metadata
+from atograph.onnx.opsets import check_opset
 from atograph.ort.calibration import calibration_batches
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel, size_on_disk

@@ -70,8 +70,10 @@ def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str
     """
     names = _names(graph)
     cuts = {names.get(name, name): each for name, each in _cuts(graph, plan).items()}
-    result = {}
+    result, gone = {}, _gone(graph, plan)
     for name, value in state.items():
+        if names.get(name, name) in gone:
+            continue
         each = cuts.get(names.get(name, name), ())
         sizes = graph.program.state[name].shape if name in graph.program.state else value.shape
         if value.shape != sizes:
@@ -79,6 +81,20 @@ def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str
         on_device = [None if cut is None else cut.to(value.device) for cut in each]
         result[name] = value.detach()[where(value, on_device)].clone()
     return result
+
+
+def _gone(graph: Graph, plan: Plan) -> set[str]:
+    """The tensors that go with a branch, by the first of their names."""
+    if not plan.emptied:
+        return set()
+    names, groups = _names(graph), graph.groups
+    rest = groups.branches.without([groups[name].axis for name in plan.emptied])
+    left = {names.get(name, name): node in rest.runs for node, name in graph.program.state_nodes()}
+    layers: dict[str, bool] = {}  # whether anything is left of a layer: what the program does not read goes with it
+    for name, runs in left.items():
+        layer = name.rpartition(".")[0]
+        layers[layer] = layers.get(layer, False) or runs
+    return {name for name in names.values() if not left.get(name, layers.get(name.rpartition(".")[0], True))}
 
 
 def _names(graph: Graph) -> dict[str, str]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from atograph.onnx.export import check_dtypes, check_opset, export_onnx
+from atograph.onnx.export import check_dtypes, export_onnx
 from atograph.onnx.kept_apart import Pair
+from atograph.onnx.opsets import check_opset
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel
 from atograph.targets.base import Target

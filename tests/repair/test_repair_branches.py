@@ -7,7 +7,7 @@ import io
 
 import pytest
 import torch
-from emptied import CASES
+from emptied import CASES, Around
 from torch import nn
 
 import atograph
@@ -93,3 +93,35 @@ def test_a_module_that_is_to_come_back_keeps_branches_that_stand_in_the_way() ->
         keep_module(graph.steered(drop="g2"))
     typed = keep_module(atograph.trace(Typed().eval(), torch.randn(2, 4)).steered(depth=True))
     assert any(group.least == 0 for group in typed.groups)
+
+
+class Biased(nn.Module):
+    """Attention that adds a learned table to its scores: a parameter of a module that holds others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 5, 5))
+        self.qkv, self.proj = nn.Linear(8, 3 * 4 * 6), nn.Linear(4 * 6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, 4, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q @ k.transpose(-2, -1)) + self.table
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, 24))
+
+
+def test_a_parameter_that_only_code_reads_is_none_any_more() -> None:
+    def block(s: Around, x: torch.Tensor) -> torch.Tensor:
+        return x + s.attention(x)
+
+    torch.manual_seed(0)
+    model, x = Around(block, images=False, attention=Biased()).eval().double(), torch.randn(3, 5, 6).double()
+    graph = atograph.trace(model, x)
+    (heads,) = [g.name for g in graph.prunable if ("attention.table", 0) in g.members]
+    slim = atograph.slim(graph, graph.plan(kept={heads: []}))
+    module = slim.module
+    assert module is not None, slim.why_no_module
+    assert [name for name, _ in module.named_parameters() if name.startswith("attention")] == ["attention.proj.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), slim(x), rtol=1e-9, atol=1e-9)
+        assert copy.deepcopy(module).float()(x.float()).dtype == torch.float32
