@@ -26,6 +26,7 @@ from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
+from atograph.passes.ir.state import of_one_length
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.choose import check_budgets, scores_of
 from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
@@ -35,6 +36,7 @@ from atograph.values.attributes import Attributes, Mark, Value, changed
 from atograph.values.batches import describe, to_device
 from atograph.values.dynamic_sizes import Dynamic
 from atograph.values.not_pickled import NotPickled
+from atograph.values.state_texts import State
 from atograph.values.user_code import kind_of
 
 if TYPE_CHECKING:
@@ -86,17 +88,18 @@ class Graph(NotPickled):
         """
         if not self.changed_attributes():
             return self
-        return self._traced_again(self.groups.outputs, self.groups.dynamic).coupled(self.groups.coupled)
+        return self._traced_as(self.groups).coupled(self.groups.coupled)
 
-    def _traced_again(self, outputs: tuple[str, ...], dynamic: tuple[str, ...]) -> Graph:
-        """The graph of the model as it is now, with these outputs and dynamic sizes; this one if there is no model."""
+    def _traced_as(self, how: Groups | Plan) -> Graph:
+        """The graph of the model as it is now, with outputs, dynamic sizes and state of another one; this one if there
+        is no model."""
         example = self.program.interface.example
         if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example, dynamic=dynamic, outputs=outputs)
+        return trace(self.model, *example, dynamic=how.dynamic, outputs=how.outputs, state=how.state)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -171,13 +174,14 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the outputs left out, the dynamic sizes and the coupled groups that a plan was made with.
+        """The same graph with the outputs left out, the dynamic sizes, the state and the coupled groups of a plan.
 
         Raises:
             UserError: they cannot be coupled here, or the model has no such outputs.
         """
-        same = (plan.outputs, plan.dynamic) == (self.groups.outputs, self.groups.dynamic)
-        graph = self if same else self._traced_again(plan.outputs, plan.dynamic)
+        own = self.groups
+        same = (plan.outputs, plan.dynamic, plan.state) == (own.outputs, own.dynamic, own.state)
+        graph = self if same else self._traced_as(plan)
         try:
             return graph.coupled(plan.coupled)
         except UserError as error:
@@ -232,12 +236,19 @@ class Graph(NotPickled):
         """What one should know of the program, a sentence each."""
         interface = self.program.interface
         fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
-        left_out = left_out_text(interface)
+        left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
+            *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
+            *(
+                [f"A call returns {', '.join(lengths)} in another size than it takes, and takes this one only."]
+                if lengths
+                else []
+            ),
             *([f"Left out of what it returns: {left_out}."] if left_out else []),
             *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
+            *(each.note for each in interface.decided),
             *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
         ]
 
@@ -450,6 +461,7 @@ def trace(
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str | int] | str | int | None = None,
+    state: State = None,
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -466,10 +478,14 @@ def trace(
         outputs: those that the deployment reads, by the names that an ONNX file has for them, or globs: ``"logits"``,
             ``"hidden_states_*"``, ``"0"`` or 0 in a tuple; None: all. The rest freezes nothing, is in no file,
             and is None in what the slim program returns.
+        state: outputs that become inputs of the next call (a cache, what a recurrent layer keeps), by their names:
+            ``{"present": "past"}``. Their widths go along with the model's; the first state has to be zero where units
+            go, as an empty cache and zeros are.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
-        UserError: torch.export refuses the model, or it takes too long, or has no output of a name.
+        UserError: torch.export refuses the model, or it takes too long, or has no output of a name; or an output cannot
+            become the input that ``state`` pairs it with.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
@@ -483,6 +499,6 @@ def trace(
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
         read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
-        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)])
+        captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)], state=state)
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from torch import fx, nn
 
 from atograph.capture.dynamic import Wishes
-from atograph.capture.exporting import exported, exported_at_sizes
+from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
 from atograph.capture.points import NotAligned
-from atograph.capture.recorder import NotTraced, NotUniform, Unfollowed
+from atograph.capture.recorder import LooksAtValues, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
-from atograph.passes.errors import AtographError
+from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.values.batch_size import batch_of
@@ -46,14 +49,51 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
     except Unfollowed:
         raise
     except (NotTraced, AtographError) as reason:
-        uniform = wishes.batch and not isinstance(reason, NotUniform)
-        program = exported_at_sizes(model, repeated, wishes) if wishes and uniform else None
-        if program is None:
-            program = _still(exported(model, inputs, repeated, dynamic=uniform), wishes, str(reason))
-        program = finish(program)
+        printed = io.StringIO()  # what torch.export says of a refusal
+        try:
+            with redirect_stderr(printed):
+                program = finish(_exported(model, inputs, repeated, wishes, reason))
+            sys.stderr.write(printed.getvalue())
+        except UserError as refusal:
+            if not isinstance(reason, LooksAtValues) and not looks_at_values(refusal):
+                raise
+            decided = _decided(model, inputs, repeated, wishes, finish)
+            if decided is None:
+                raise
+            return decided
         if wishes.batch and batch_of(inputs) is not None and not any(map(_is_dynamic, program.input_nodes())):
             program.interface = replace(program.interface, fixed=str(reason).splitlines()[0])
         return program
+
+
+def _exported(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, reason: Exception) -> Program:
+    """The program of torch.export, at as many sizes as it can have."""
+    uniform = wishes.batch and not isinstance(reason, NotUniform)
+    program = exported_at_sizes(model, repeated, wishes) if wishes and uniform else None
+    if program is None:
+        program = _still(exported(model, inputs, repeated, dynamic=uniform), wishes, str(reason))
+    return program
+
+
+def _decided(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finish: Finish) -> Program | None:
+    """The program of a model that looks at values, for those that decide as the example's; None if there is none.
+
+    The batch is the example's where the code looks at each sample.
+    """
+    reason = ""
+    for tried in (wishes, Wishes(), replace(Wishes(), batch=False)):
+        if tried.batch > wishes.batch:
+            continue
+        given = repeated if tried.batch else inputs
+        try:
+            program = finish(_still(_recorded(model, given, tried, decided_by=inputs), wishes, reason))
+        except (NotTraced, AtographError) as refusal:
+            reason = reason or str(refusal)
+            continue
+        if wishes.batch and not tried.batch:
+            program.interface = replace(program.interface, fixed=reason)
+        return program
+    return None
 
 
 def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish, reason: str) -> Program:
@@ -76,8 +116,8 @@ def _lesser(model: nn.Module, inputs: Any, wishes: Wishes) -> Iterator[Wishes]:
     coarser = [each for factor in _COARSER if (each := wishes.coarser(factor)) is not None]
     yield from coarser
     if len(wishes.sizes) > 1:
-        alone = [replace(wishes, sizes=(size,)) for size in wishes.sizes]
-        yield replace(wishes, sizes=tuple(each.sizes[0] for each in alone if _is_recorded(model, inputs, each)))
+        names = [size.name for size in wishes.sizes if not size.parts]
+        yield wishes.only({name for name in names if _is_recorded(model, inputs, wishes.only({name}))})
 
 
 def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:
@@ -88,16 +128,16 @@ def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:
     return True
 
 
-def _recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> Program:
-    """The program that `tracing` records.
+def _recorded(model: nn.Module, inputs: Any, wishes: Wishes, decided_by: Any = None) -> Program:
+    """The program that `tracing` records; ``decided_by`` are the inputs that answer where code looks at values.
 
     Raises:
         NotTraced: as `record_program`.
     """
     args, kwargs = inputs
     if wishes.batch:
-        return record_program(model, args, kwargs, batch=batch_of(inputs), wishes=wishes)
-    program = record_program(model, args, kwargs, batch=None)
+        return record_program(model, args, kwargs, batch=batch_of(inputs), wishes=wishes, decided_by=decided_by)
+    program = record_program(model, args, kwargs, batch=None, decided_by=decided_by)
     program.interface = replace(program.interface, fixed="this was asked for")
     return program
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +31,8 @@ class Wanted:
         places: leaf of the arguments, dim of it, and what multiple of the size that is.
         least: the smallest that has to be possible.
         most: the largest.
+        parts: names of the sizes that it is the sum of, with ``plus``, where it is not one by itself.
+        plus: a number.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Wanted:
     places: tuple[tuple[int, int, int], ...]
     least: int = 1
     most: int | None = None
+    parts: tuple[str, ...] = ()
+    plus: int = 0
 
     def coarser(self, factor: int) -> Wanted:
         """The same size counted in multiples."""
@@ -64,9 +69,15 @@ class Wishes:
     def __bool__(self) -> bool:
         return bool(self.sizes)
 
+    def only(self, names: Collection[str]) -> Wishes:
+        """Some of the sizes, and the sums of them."""
+        return replace(self, sizes=tuple(
+            size for size in self.sizes if (names >= {*size.parts} if size.parts else size.name in names)
+        ))  # fmt: skip
+
     def coarser(self, factor: int) -> Wishes | None:
         """The same with multiples of the sizes; None where the example's are no such multiples."""
-        if not self.sizes or any(size.value % factor for size in self.sizes):
+        if not self.sizes or any(size.value % factor or size.parts for size in self.sizes):
             return None
         return replace(self, sizes=tuple(size.coarser(factor) for size in self.sizes))
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.parameter import is_lazy
 
 from atograph.capture.dynamic import Wishes
@@ -78,6 +79,14 @@ def exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) -> 
         if isinstance(error, UserError):
             raise
         raise _refused(error, _own_failure(model, inputs), inputs) from error
+
+
+def looks_at_values(refusal: BaseException) -> bool:
+    """Whether torch.export has refused a model because its code looks at values."""
+    error: BaseException | None = refusal
+    while error is not None and not isinstance(error, GuardOnDataDependentSymNode):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _export(

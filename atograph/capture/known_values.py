@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from atograph.passes.ir.randomness import draws
 from atograph.passes.ir.sizes import at, is_dynamic, may_follow_batch
 from atograph.passes.torch_private import FakeTensor, disable_current_modes, pytree
 
@@ -43,6 +44,8 @@ class KnownValues:
         constants: ``get_attr`` target → tensor.
         buffers: placeholder → a buffer's real tensor, for those that code may look at.
         batch: what the batch is taken for; None: what follows it is not known.
+        whole: whether ``buffers`` has a tensor of its own for each placeholder, so that only chance is unknown; then
+            tensors of any size are computed, and only parameters and constants hold more than this run.
     """
 
     def __init__(
@@ -51,7 +54,10 @@ class KnownValues:
         constants: Mapping[str, torch.Tensor],
         buffers: Mapping[str, torch.Tensor],
         batch: int | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
+        self._whole = whole
         self._constants, self._buffers, self._batch = constants, buffers, batch
         self._values: dict[fx.Node, Any] = {}
         self._sources: dict[fx.Node, frozenset[str]] = {}
@@ -75,6 +81,10 @@ class KnownValues:
         self.read.update(*(self._sources[node] for node in nodes))
         return result
 
+    def behind(self, value: Any) -> frozenset[str]:
+        """The placeholders that arguments written with nodes are computed from."""
+        return frozenset().union(*(self._sources[node] for node in _nodes(value)))
+
     def values(self) -> dict[fx.Node, Any]:
         """What is known of the whole graph, as it is in the end: node → tensor, or tensors."""
         with disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
@@ -97,7 +107,7 @@ class KnownValues:
             return
         args = self._without_models(node)
         nodes = list(_nodes((args, node.kwargs)))
-        if not _is_deterministic(node) or self._elements(node.meta.get("val")) > _MOST:
+        if draws(node) if self._whole else not self._is_small_and_same(node):
             raise Unknown
         self._require(nodes)
         if self._storages(_targets(node)) & (self._lasting | self._taken):
@@ -117,14 +127,20 @@ class KnownValues:
         args[model.position] = torch.empty(shape, dtype=value.dtype, device=value.device)
         return tuple(args)
 
+    def _is_small_and_same(self, node: fx.Node) -> bool:
+        return _is_deterministic(node) and self._elements(node.meta.get("val")) <= _MOST
+
     def _start(self, node: fx.Node) -> None:
         table = self._constants if node.op == "get_attr" else self._buffers
         tensor = table.get(str(node.target))
-        if tensor is None or isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.numel() > _MOST:
+        if tensor is None or isinstance(tensor, FakeTensor) or tensor.is_meta:
+            return
+        if tensor.numel() > _MOST and not self._whole:
             return
         self._values[node] = tensor.detach()
         self._sources[node] = frozenset([str(node.target)] if node.op == "placeholder" else [])
-        self._lasting.add(_storage(tensor))
+        if not self._whole or node.op == "get_attr" or isinstance(tensor, torch.nn.Parameter):
+            self._lasting.add(_storage(tensor))
 
     def _require(self, nodes: list[fx.Node]) -> None:
         for node in nodes:

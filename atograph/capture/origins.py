@@ -45,10 +45,12 @@ class Origins(TorchFunctionMode):
     Attributes:
         read_batch: whether the model's code may have seen how large the batch is: a call to torch gave it a size that
             depends on it, or ops came from code that cannot be watched (TorchScript).
+        call: the function of torch that runs, or ran last.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.call: Any = None
         self.read_batch = False
         self._graph: fx.Graph
         self._after: fx.Node  # the last node that a watched call recorded
@@ -89,7 +91,7 @@ class Origins(TorchFunctionMode):
             raise NotTraced("it goes through its samples one by one")
         if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             raise Unfollowed("it gives a tensor the memory of another one (Tensor.data)")
-        before = _last(self._graph)
+        before, self.call = _last(self._graph), func
         result = func(*args, **kwargs)
         unwatched = before is not self._after or _runs_users_code(func, types, args, kwargs)
         self.read_batch = self.read_batch or unwatched or _tells_batch(func, result)

@@ -32,12 +32,18 @@ def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
     for offsets in (_around, _below):
         sets: dict[str, tuple[int, ...]] = {}
         for index, size in enumerate(wishes.sizes):
+            if size.parts:
+                continue
             least = max(size.least, -(-2 // min(multiple for _leaf, _dim, multiple in size.places)))
             chosen = _within(offsets(index, size.value), size.value, least, size.most)
             if chosen is None:
                 break
             sets[size.name] = size.at_points(chosen)
         else:
+            for size in wishes.sizes:
+                if size.parts:
+                    each = zip(*(sets[part] for part in size.parts), strict=True)
+                    sets[size.name] = tuple(sum(values) + size.plus for values in each)
             yield sets
 
 
@@ -78,6 +84,8 @@ def dynamic_sizes(
             tuple(Place(str(inputs[leaf]), dim, multiple) for leaf, dim, multiple in size.places),
             size.least,
             size.most,
+            size.parts,
+            size.plus,
         )
         for size in wishes.sizes
     )

@@ -18,7 +18,9 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_autocast_cache
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from atograph.capture.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
+from atograph.passes.ir.decisions import CHECK, holding
 from atograph.passes.ir.fake.results import result_of
 from atograph.passes.torch_private import (
     DataDependentOutputException,
@@ -37,6 +39,10 @@ _SIZE_BY_DATA = torch.Tag.dynamic_output_shape
 
 class NotTraced(Exception):
     """The model's ops cannot be recorded this way; the text says why."""
+
+
+class LooksAtValues(NotTraced):
+    """The code looks at a value that inputs or weights decide."""
 
 
 class NotUniform(NotTraced):
@@ -77,6 +83,7 @@ def record(
     mode: FakeTensorMode,
     watched: Callable[[fx.Graph], AbstractContextManager[Any]],
     buffers: Mapping[int, torch.Tensor] | None = None,
+    answers: Answers | None = None,
 ) -> Recording:
     """Run a function on tensors without data and record its ops.
 
@@ -86,12 +93,13 @@ def record(
         mode: what runs the ops.
         watched: takes the graph that the ops come into, gives what is entered while the function runs.
         buffers: index of an input → the real tensor, for buffers whose values the code may look at.
+        answers: what to tell code that looks at values which inputs or weights decide; None: it may not.
 
     Raises:
         NotTraced: an op that cannot be written down like this.
         Unfollowed: it cannot be followed by any means; besides, whatever the function itself raises.
     """
-    recorder = _Recorder(mode)
+    recorder = _Recorder(mode, answers)
     for index, tensor in enumerate(inputs):
         recorder.add_input(f"input_{index}", tensor)
     recorder.recording.buffers = {f"input_{index}": tensor for index, tensor in (buffers or {}).items()}
@@ -104,9 +112,9 @@ def record(
 class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
     """Of torch's mode, only its place in the dispatcher is used: before autograd and before any decomposition."""
 
-    def __init__(self, mode: FakeTensorMode) -> None:
+    def __init__(self, mode: FakeTensorMode, answers: Answers | None) -> None:
         super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
-        self.recording = Recording()
+        self.recording, self._answers = Recording(), answers
         self._graph = self.recording.graph
         self._mode = mode
         self._nodes: Any = WeakTensorKeyDictionary()
@@ -143,10 +151,28 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _value(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A number that code looks at: known if it depends on no input; torch itself knows that of some constants."""
+        written_args, written_kwargs = self._written(args), self._written(kwargs)
         try:
-            return self.recording.known.call(func, self._written(args), self._written(kwargs))
+            return self.recording.known.call(func, written_args, written_kwargs)
         except Unknown:
-            return func(*args, **kwargs)
+            if self._answers is None:
+                return func(*args, **kwargs)
+        try:
+            answer = self._answers.to(func, written_args, written_kwargs, self._graph, self.recording.constants)
+        except NoAnswer as reason:
+            raise NotTraced(str(reason)) from reason
+        if answer.decision is not None:
+            self._check(written_args, written_kwargs, answer)
+        return answer.value
+
+    def _check(self, args: Any, kwargs: Any, answer: Answer) -> None:
+        """Record what raises where another input gives another answer."""
+        with torch._C._DisablePythonDispatcher():
+            holds = holding(self._graph, answer.op, args, kwargs, answer.value)
+        if holds is None:
+            raise NotTraced(f"it looks at values by {answer.op}")
+        node = self._graph.call_function(CHECK, (holds, str(answer.decision)))
+        node.meta["val"] = None
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:

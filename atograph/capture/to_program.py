@@ -17,17 +17,20 @@ from torch import nn
 
 from atograph.capture.any_size import captured
 from atograph.capture.dynamic import wishes_of
+from atograph.capture.lengths import with_lengths
 from atograph.capture.recorder import Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.passes.errors import UserError
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.state import state_outputs, with_state
 from atograph.passes.pipeline.verify import verify
 from atograph.passes.rewrite.functionalize import Functionalize
 from atograph.passes.torch_private import TopLevelTracedModule, pytree
 from atograph.values.batch_size import batch_of, repeat_single
 from atograph.values.dynamic_sizes import Dynamic, texts_of
 from atograph.values.eval_mode import eval_mode
+from atograph.values.state_texts import State, state_texts
 from atograph.values.structures import plain, plain_outputs
 from atograph.values.user_code import line_of_user
 
@@ -39,6 +42,7 @@ def capture(
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str] = (),
+    state: State = None,
     dead: bool = False,
 ) -> Program:
     """Capture a model as a program of ATen ops before any decomposition, and make the program functional.
@@ -53,11 +57,12 @@ def capture(
         kwargs: keyword example inputs.
         dynamic: which sizes are to be dynamic besides the batch; False: none, the batch included.
         outputs: names or globs of the outputs that the program returns (`passes.ir.outputs`); none: all of them.
+        state: which outputs become which inputs of the next call; they are returned beside ``outputs``.
         dead: keep the ops whose results nobody takes, and return these results after the others, in one list.
 
     Raises:
         UserError: the model cannot be captured; with the reason, the user's line, and what to try. Or one of the
-            outputs is none of its.
+            outputs is none of its, or what is to be state cannot be that.
     """
     if isinstance(model, TopLevelTracedModule):
         raise UserError(
@@ -69,23 +74,33 @@ def capture(
     if batch == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
     plain(inputs)  # registers the dataclasses among the inputs
-    asked = texts_of(dynamic)
+    asked, pairs = texts_of(dynamic), state_texts(state)
     wishes = wishes_of(asked, inputs, inspect.signature(model.forward), batch)
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
-            program = captured(model, inputs, repeated, wishes, partial(_functional, dead=dead))
+            finish = partial(_functional, dead=dead)
+            program = _ended(captured(model, inputs, repeated, wishes, finish), outputs, pairs)
+            for longer in with_lengths(wishes, program):
+                program = _ended(captured(model, inputs, repeated, longer, finish), outputs, pairs)
+                if not program.interface.still:
+                    break
         except Unfollowed as reason:
             at = line_of_user(reason)
             raise UserError(
                 f"what the model computes cannot be followed: {reason}{f' (at {at})' if at else ''}.",
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
-        if outputs:
-            program = returning(program, outputs)
-            verify(program)
     program.interface = replace(program.interface, asked=asked)
     return program
+
+
+def _ended(program: Program, outputs: Sequence[str], pairs: Sequence[str]) -> Program:
+    """A program with the outputs that are read, which knows its state."""
+    if outputs:
+        program = returning(program, [*outputs, *state_outputs(program, pairs)])
+        verify(program)
+    return with_state(program, pairs)
 
 
 def _functional(program: Program, *, dead: bool) -> Program:

@@ -19,10 +19,11 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.answers import Answers
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
 from atograph.capture.points import POINTS, NotAligned, aligned, dynamic_sizes, sets_of_points
-from atograph.capture.recorder import NotTraced, NotUniform, Recording, Unfollowed, record
+from atograph.capture.recorder import LooksAtValues, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import first_difference, mentions_batch
 from atograph.passes.ir.express import Expression, Known, Part, express, follows
 from atograph.passes.ir.fake.tensors import empty
@@ -31,7 +32,15 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.reason import ORIGIN, reason_at
 from atograph.passes.ir.sizes import BATCH, Size
-from atograph.passes.torch_private import FakeTensor, FakeTensorMode, NormBase, detect_fake_mode, pytree
+from atograph.passes.torch_private import (
+    DataDependentOutputException,
+    FakeTensor,
+    FakeTensorMode,
+    NormBase,
+    detect_fake_mode,
+    pytree,
+)
+from atograph.values.batch_size import batch_of, tensors_among
 from atograph.values.eval_mode import unchanged
 
 _SMALL = (2, 3)
@@ -54,6 +63,7 @@ def record_program(
     *,
     batch: int | None,
     wishes: Wishes = _NO_WISHES,
+    decided_by: Any = None,
 ) -> Program:
     """Record what a model computes.
 
@@ -63,6 +73,7 @@ def record_program(
         kwargs: keyword example inputs.
         batch: the first dimension of every input tensor that is as long as this is the batch.
         wishes: which other sizes are to be dynamic.
+        decided_by: arguments, ``(args, kwargs)``, whose values answer where the code looks at some; None: it may not.
 
     Raises:
         NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch; `NotAligned`, if
@@ -70,11 +81,12 @@ def record_program(
         Unfollowed: no way does.
     """
     try:
-        return _Trace(model, args, kwargs, batch).program(wishes)
+        return _Trace(model, args, kwargs, batch, decided_by).program(wishes)
     except (NotTraced, Unfollowed):
         raise
     except Exception as error:
-        raise NotTraced(f"{type(error).__name__}: {error}") from error
+        looks = isinstance(error, DataDependentOutputException)
+        raise (LooksAtValues if looks else NotTraced)(f"{type(error).__name__}: {error}") from error
 
 
 def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> None:
@@ -86,7 +98,14 @@ def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 class _Trace:
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        batch: int | None,
+        decided_by: Any = None,
+    ) -> None:
         self.model, self.batch = model, batch
         self.leaves, self.takes = pytree.tree_flatten((args, kwargs))
         self.inputs = [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
@@ -99,6 +118,10 @@ class _Trace:
         own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
+        self.answers: Answers | None = None
+        if decided_by is not None:
+            samples = None if batch is None else batch_of(decided_by)
+            self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples)
 
     def program(self, wishes: Wishes) -> Program:
         recorded, origins = self._record(BATCH)
@@ -120,6 +143,7 @@ class _Trace:
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
             dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
+            decided=() if self.answers is None else self.answers.decisions,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
@@ -160,8 +184,10 @@ class _Trace:
     def _record(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[Recording, Origins]:
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
+        if self.answers is not None:
+            self.answers.asked_by = lambda: origins.call
         run = lambda: self._call(state, inputs)  # noqa: E731
-        return record(run, [*state, *inputs], self.mode, origins.of, self._readable()), origins
+        return record(run, [*state, *inputs], self.mode, origins.of, self._readable(), self.answers), origins
 
     def _readable(self) -> dict[int, torch.Tensor]:
         """The buffers whose values code may look at, by index: masks, strides, flags. Training moves statistics."""

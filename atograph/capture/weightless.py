@@ -24,6 +24,7 @@ from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, pytree
 from atograph.values.batch_size import repeat_single
 from atograph.values.dynamic_sizes import Dynamic
+from atograph.values.state_texts import State
 
 
 @public("atograph")
@@ -65,6 +66,7 @@ def capture_weightless(
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str] = (),
+    state: State = None,
 ) -> Program:
     """`capture` for a model with tensors on the meta device; inputs may be on it too.
 
@@ -72,7 +74,7 @@ def capture_weightless(
         UserError: as `capture`.
     """
     with _stand_ins(model, (args, dict(kwargs))) as (fake_args, fake_kwargs):
-        program = capture(model, fake_args, fake_kwargs, dynamic=dynamic, outputs=outputs)
+        program = capture(model, fake_args, fake_kwargs, dynamic=dynamic, outputs=outputs, state=state)
     values = current_state(model)
     for name, value in program.state.items():
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)

@@ -115,7 +115,7 @@ def compress(
 
 
 @app.command(short_help="Run a pipeline of passes and print the program.")
-@takes_settings("outputs", "dynamic", "batch")
+@takes_settings("outputs", "dynamic", "state", "batch")
 def opt(
     spec: SpecArgument,
     settings: Any,
@@ -135,7 +135,9 @@ def opt(
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
-@takes_settings("freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs", "dynamic", "batch")
+@takes_settings(
+    "freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs", "dynamic", "state", "batch"
+)
 def inspect(
     spec: SpecArgument,
     settings: Any,

@@ -50,7 +50,9 @@ def apply(
     with stage("making the model"):
         model = empty_model(spec, console)
     inputs = spec.inputs()
-    graph = trace(model, inputs.args, inputs.kwargs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
+    graph = trace(
+        model, inputs.args, inputs.kwargs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state
+    ).for_plan(plan)
     source = Source.of(spec, out)
     applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text, source=source)
     report = applied.report

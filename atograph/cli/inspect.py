@@ -51,7 +51,7 @@ def inspect(
     spec = load_spec(text, data=data)
     made = None if plan is None else read_plan(plan)
     settings = spec.settings(train_settings(given, ()))
-    graph = graph_of(spec, settings.outputs, settings.dynamic_texts)
+    graph = graph_of(spec, settings.outputs, settings.dynamic_texts, settings.state)
     if made is not None:
         graph = graph.for_plan(made)
     graph = graph.steered(**settings.steering)
@@ -86,7 +86,7 @@ def _text(
     return overview_table(shown, folded=not expand, order=sort)
 
 
-def graph_of(spec: Spec, outputs: Sequence[str] = (), dynamic: Sequence[str] = ()) -> Graph:
+def graph_of(spec: Spec, outputs: Sequence[str] = (), dynamic: Sequence[str] = (), state: Sequence[str] = ()) -> Graph:
     """The graph of a model, made without weights where its code allows that: groups need none."""
     from atograph.capture.time_limit import TookTooLong
     from atograph.capture.weightless import without_weights
@@ -97,13 +97,13 @@ def graph_of(spec: Spec, outputs: Sequence[str] = (), dynamic: Sequence[str] = (
     try:
         with without_weights():
             model = spec.model()
-        return trace(model.eval(), *inputs, outputs=outputs, dynamic=dynamic)
+        return trace(model.eval(), *inputs, outputs=outputs, dynamic=dynamic, state=state)
     except TookTooLong:
         raise
     except Exception:  # code that computes with its weights; what else is wrong, the second try tells
         model = spec.model()
         check_accepts(model, inputs, where=spec.where)
-        return trace(model.eval(), *inputs, outputs=outputs, dynamic=dynamic)
+        return trace(model.eval(), *inputs, outputs=outputs, dynamic=dynamic, state=state)
 
 
 def check_choice(option: str, given: str, known: Iterable[str]) -> None:

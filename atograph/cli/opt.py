@@ -50,7 +50,7 @@ def opt(
             typer.echo(printable(texts[-1]))
 
     settings = spec.settings(train_settings(given, ()))
-    captured = capture(model, *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts)
+    captured = capture(model, *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state)
     program = pipeline.run(captured, after=note if print_after_all else None)
     if not print_after_all:
         texts.append(_program_text(program))

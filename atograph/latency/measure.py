@@ -16,18 +16,19 @@ from atograph.values.user_code import one_line
 
 
 def measure_latency(
-    dense: OnnxModel, slim: OnnxModel, inputs: Inputs, *, batch: int = 1, seconds: float = 1.0
+    dense: OnnxModel, slim: OnnxModel, inputs: Inputs, cut: Inputs, *, batch: int = 1, seconds: float = 1.0
 ) -> Latency:
     """Median milliseconds per call of both models, and the distance between the quartiles.
 
     Args:
         dense, slim: the two files.
-        inputs: real ones; repeated or cut to ``batch`` samples.
+        inputs: real ones, for the dense model; repeated or cut to ``batch`` samples.
+        cut: the same for the slim one: state is narrower there.
         batch: samples per call.
         seconds: time to spend, warm-up aside; at least five calls of each are made.
     """
-    args, kwargs = with_batch(tuple(inputs), batch)
-    taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model in (dense, slim)], seconds=seconds)
+    calls = [(dense, *with_batch(tuple(inputs), batch)), (slim, *with_batch(tuple(cut), batch))]
+    taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model, args, kwargs in calls], seconds=seconds)
     quartiles = [statistics.quantiles(times, n=4) for times in taken]
     return Latency(
         batch=batch,

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
 
 from atograph.files.checkpoint import Checkpoint, check_header
 from atograph.files.mismatch import misfits
@@ -19,11 +20,13 @@ from atograph.files.reading import read_as
 from atograph.files.run_folder import check_folder
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import with_state
+from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.program import pt2_file
 from atograph.report.run import NO_REPORT
 from atograph.report.same_run import HINT
 from atograph.spec.example_inputs import Inputs
+from atograph.values.state_cut import widened_inputs
 from atograph.values.structures import tensors_of
 
 WEIGHTS = "slim.safetensors"
@@ -145,6 +148,17 @@ def example_of(program: ExportedProgram, folder: Path) -> Inputs:
             hint="Make it again with example_inputs() that hold some.",
         )
     return Inputs(*program.example_inputs)
+
+
+def whole_example_of(program: ExportedProgram, plan: Plan, folder: Path) -> Inputs:
+    """The same for the dense model: state has zeros where the plan removes units.
+
+    Raises:
+        UserError: as `example_of`.
+    """
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    names = [None if isinstance(spec.arg, ConstantArgument) else spec.arg.name for spec in specs]
+    return Inputs(*widened_inputs(plan, names, tuple(example_of(program, folder))))
 
 
 def _no_program(folder: Path) -> UserError:

@@ -28,7 +28,7 @@ _REGIONS = ("wrap_with_autocast", "wrap_with_set_grad_enabled", "cond", "while_l
 
 _WITHOUT_RULE = re.compile(
     # sizes, and what is claimed of them
-    r"sym_(size|numel|stride|storage_offset|constrain_range|constrain_range_for_size)|_assert_(scalar|tensor_metadata)"
+    r"sym_(size|numel|stride|storage_offset|constrain_range|constrain_range_for_size)|_assert_(scalar|tensor_metadata|async)"
     r"|item|_local_scalar_dense|scalar_tensor|is_nonzero"
     # random numbers
     r"|bernoulli|multinomial|normal|normal_functional|poisson|randn?(_like)?|randint(_like)?|randperm|native_dropout"

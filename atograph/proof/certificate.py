@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import nn
 
 from atograph.capture.time_limit import within_limit
-from atograph.files.writing import scratch
 from atograph.graph import trace
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
-from atograph.process.stages import stage
-from atograph.report.run import Comparison, InTarget, RuntimeFault
+from atograph.proof.forms import Forms, largest
+from atograph.report.run import Comparison
 from atograph.slimming.slim import Slim
 from atograph.slimming.slim import slim as make_slim
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.base import Target
-from atograph.targets.deployed import Deployed, dense_file, export, load
+from atograph.targets.deployed import Deployed
 from atograph.values.batch_size import batch_sizes, with_batch
-from atograph.values.difference import TOLERANCES, differences, largest_difference, tolerance
+from atograph.values.difference import TOLERANCES, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
 from atograph.values.resized import around, resized
 from atograph.values.structures import tensors_of
 
 TOLERANCE = TOLERANCES[torch.float32]
 """Largest relative difference between float32 programs that sum in another order."""
+
+STEPS = 8
+"""Calls in a row, each with the state of the last one, that are compared where there is state."""
 
 
 def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
@@ -74,7 +74,7 @@ def gives_numbers(model: nn.Module, inputs: Inputs, left_out: Collection[OutputP
 
 def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
     """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other), and with
-    its other dynamic sizes below and above those of ``inputs``.
+    its other dynamic sizes below and above those of ``inputs``; where there is state, in several calls in a row, too.
 
     Where slim and a target differ, the masked dense network is exported to that target and run there, too: what the
     target gets wrong of that is its own mistake, and only the values that it gets right count.
@@ -91,94 +91,40 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     *smaller, own = batch_sizes(inputs, slim.passes_program)
     calls = [*((size, {}) for size in smaller), *((own, sizes) for sizes in around(interface)), (own, {})]
     for batch, sizes in calls:
-        args, kwargs = with_batch(resized(given, interface, sizes), batch)
-        with eval_mode(masked), eval_mode(revived), torch.no_grad():
-            try:
-                reference = tensors_of(masked(*args, **kwargs), slim.left_out)
-            except Exception:
-                if batch == own and not sizes:
-                    raise
-                continue  # statistics of a single sample, say: no size for this model
-            outputs = tensors_of(slim(*args, **kwargs))
-            allowed = tolerance([*reference, *slim.passes_program.state.values()], finest=torch.float32)
-            masked_slim = _largest(reference, outputs)
-            forms = _Forms(slim, Inputs(args, kwargs), reference, outputs)
-            entry = Comparison(
-                batch=batch,
-                sizes=sizes,
-                masked_slim=masked_slim,
-                targets={
-                    file.target.name: forms.in_target(file, allowed, excused=masked_slim <= allowed) for file in files
-                },
-                tolerance=allowed,
-                moved=_largest(reference, tensors_of(revived(*args, **kwargs), slim.left_out)),
-            )
-        entries.append(entry)
+        form = Forms(masked, revived, slim, files, with_batch(resized(given, interface, sizes), batch))
+        try:
+            form.call_masked()
+        except Exception:
+            if batch == own and not sizes:
+                raise
+            continue  # statistics of a single sample, say: no size for this model
+        entries.append(form.compared(batch, sizes))
+    if slim.state:  # at the sizes of the example, which came last
+        entries += [entry for entry in [_in_a_row(form, entries[-1])] if entry.steps > 1]
     return entries
 
 
-@dataclass(frozen=True)
-class _Forms:
-    """What the masked and the slim network give for some inputs."""
+def _in_a_row(forms: Forms, first: Comparison) -> Comparison:
+    """The largest differences in several calls, each with the state that the last one has returned; one call is done.
 
-    slim: Slim
-    inputs: Inputs
-    masked: Sequence[torch.Tensor]
-    outputs: Sequence[torch.Tensor]
+    There are fewer than `STEPS` where the program takes no state of the length that comes out, or the model none.
+    """
+    entry, steps = first, 1
+    while steps < STEPS and forms.go_on():
+        steps += 1
+        entry = _worse(entry, forms.compared(first.batch, {}))
+    return entry.model_copy(update={"steps": steps})
 
-    def in_target(self, file: Deployed, allowed: float, *, excused: bool) -> InTarget:
-        """The slim program against the file of a target.
 
-        Args:
-            file: in its target.
-            allowed: the difference up to which two values are the same, unless the target has its own.
-            excused: whether what the target gets wrong of the dense network does not count.
-        """
-        target = file.target
-        allowed = allowed if target.tolerance is None else target.tolerance
-        values = tensors_of(file(*self.inputs.args, **self.inputs.kwargs))
-        difference, fault = largest_difference(self.outputs, values), None
-        if excused and not difference <= allowed and _same_shapes(self.outputs, values):
-            difference, fault = self._without_faults(target, values, allowed)
-        return InTarget(label=target.label, difference=difference, tolerance=allowed, fault=fault)
-
-    def _without_faults(
-        self, target: Target, values: Sequence[torch.Tensor], allowed: float
-    ) -> tuple[float, RuntimeFault | None]:
-        """How far the slim program and its file are apart where the target is right of the dense network.
-
-        Args:
-            target: that of the file.
-            values: what the file gives.
-            allowed: the difference up to which two values are the same.
-
-        Returns:
-            That, and what the target is not right about.
-        """
-        whole, dense = largest_difference(self.outputs, values), self._dense(target)
-        of_dense = largest_difference(self.masked, dense)
-        if of_dense <= allowed or not _same_shapes(self.masked, dense):
-            return whole, None
-        right = torch.cat([differences(one, other) <= allowed for one, other in zip(self.masked, dense, strict=True)])
-        apart = torch.cat([differences(one, other) for one, other in zip(self.outputs, values, strict=True)])[right]
-        fault = RuntimeFault(
-            title=target.title,
-            dense=of_dense if isfinite(of_dense) else None,
-            slim=whole if isfinite(whole) else None,
-            compared=float(right.double().mean()),
-        )
-        return float(apart.max()) if apart.numel() else 0.0, fault
-
-    def _dense(self, target: Target) -> list[torch.Tensor]:
-        """What a target computes of the masked dense network.
-
-        Raises:
-            UserError: it cannot be exported, or the target cannot run it.
-        """
-        program = self.slim.dense_program()
-        with stage(f"comparing the dense model with {target.title}"), scratch() as aside:
-            path = export(target, program, dense_file(target, aside))
-            return tensors_of(load(target, path, program)(*self.inputs.args, **self.inputs.kwargs))
+def _worse(one: Comparison, other: Comparison) -> Comparison:
+    """The larger difference of each, and the larger movement."""
+    targets = {
+        name: max(one.targets[name], other.targets[name], key=lambda each: each.difference) for name in one.targets
+    }
+    return one.model_copy(update={
+        "masked_slim": max(one.masked_slim, other.masked_slim), "targets": targets,
+        "tolerance": max(one.tolerance, other.tolerance), "moved": max(one.moved, other.moved),
+    })  # fmt: skip
 
 
 def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
@@ -194,22 +140,23 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
         lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf,
         tuple(inputs),
     )
-    args, kwargs = double
+    args, kwargs = started = slim.state.started(double)
     wide = copy_of(masked).double()
     with eval_mode(wide), torch.no_grad():
         try:
-            reference = tensors_of(wide(*args, **kwargs), slim.left_out)
+            reference = slim.state.outputs(tensors_of(wide(*args, **kwargs), slim.left_out))
         except RuntimeError:  # the model itself casts to float32 somewhere
             return None
         difference = None
-        forms: tuple[Callable[[], Slim], ...] = (lambda: slim, lambda: _anew(wide, slim, Inputs(args, kwargs)))
+        forms: tuple[Callable[[], Slim], ...] = (lambda: slim, lambda: _anew(wide, slim, Inputs(*started)))
+        args, kwargs = slim.state.inputs(started)
         for form in forms:
             try:
                 tried = form()
                 found = tensors_of(tried.double()(*args, **kwargs))
             except (RuntimeError, UserError):
                 continue
-            difference = _largest(reference, found)
+            difference = largest(reference, found)
             if difference <= tolerance([*reference, *found], finest=torch.float32 if _casts(tried) else torch.float64):
                 return difference
     if difference is not None:
@@ -223,7 +170,8 @@ def _anew(model: nn.Module, slim: Slim, inputs: Inputs) -> Slim:
     Raises:
         UserError: it is captured as other ops, so that it would prove nothing of this one.
     """
-    graph = trace(model, *inputs, dynamic=slim.plan.dynamic, outputs=slim.plan.outputs).for_plan(slim.plan)
+    plan = slim.plan
+    graph = trace(model, *inputs, dynamic=plan.dynamic, outputs=plan.outputs, state=plan.state).for_plan(plan)
     made = make_slim(graph, slim.plan)
     if _ops(made) != _ops(slim):
         raise UserError("the model in float64 is another program.")
@@ -243,16 +191,6 @@ def _casts(slim: Slim) -> bool:
         for value in [*node.args, *node.kwargs.values()]
         if isinstance(value, torch.dtype)
     )
-
-
-def _largest(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
-    if not _same_shapes(reference, outputs):
-        raise InternalError("two forms of the network give outputs of different number or shape.")
-    return largest_difference(reference, outputs)
-
-
-def _same_shapes(reference: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:
-    return [each.shape for each in reference] == [each.shape for each in outputs]
 
 
 def _revived(masked: nn.Module, plan: Plan) -> nn.Module:

@@ -9,7 +9,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.repair.observe.samples import samples_of
-from atograph.repair.training import same_in_training
+from atograph.repair.training import Cut, same_in_training
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
@@ -23,11 +23,14 @@ class Checks:
         example: what the program was captured with.
         samples: what it computes on the way there, by the number of the call to torch.
         left_out: the ways to outputs of the module that the program does not return: they are not compared.
+        whole: the example as the masked dense module takes it: state has another width there.
+        cut: makes what the program returns of the tensors that the dense module does.
         close: relative difference up to which results are the same, by their precision and that of the weights.
     """
 
-    def __init__(self, program: Program, example: Example) -> None:
+    def __init__(self, program: Program, example: Example, whole: Example | None = None, cut: Cut = list) -> None:
         self._program, self.example = program, example
+        self.whole, self.cut = example if whole is None else whole, cut
         self.left_out = frozenset(program.interface.left_out.values())
         result, self.samples = samples_of(program, *example)
         self._expected = tensors_of(result)
@@ -60,7 +63,7 @@ class Checks:
     def in_training(self, module: nn.Module, masked: nn.Module) -> tuple[list[Problem], list[str]]:
         """What a module does not compute in training mode as the masked dense one; and what is to be told of it."""
         try:
-            same = same_in_training(module, masked, *self.example, self.left_out)
+            same = same_in_training(module, masked, self.example, self.whole, self.cut, self.left_out)
         except Exception as error:  # a second head that only training has stays as it is
             return [], [f"in training mode it fails: {told(error)}"]
         text = "in training mode its code goes another way, and computes something else than the masked model"

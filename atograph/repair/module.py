@@ -30,6 +30,7 @@ from atograph.repair.paths.ways import OtherCut, Way, way_along, wishes_of
 from atograph.repair.saving import allow_saving, refuse_saving
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.values.eval_mode import copy_of
+from atograph.values.state_cut import StateCut
 
 
 class NotRepaired(Exception):
@@ -82,17 +83,18 @@ def slim_module(
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
-    checks = Checks(slimmed, _example_of(slimmed))
-    ways, reference = [Way(Path(), dense, slimmed, checks.example, checks.samples)], masked()
+    checks = checks_of(dense, slimmed, plan)
+    example, whole = checks.example, checks.whole
+    ways, reference = [Way(Path(), dense, slimmed, example, whole, checks.samples)], masked()
     repaired = _repaired(model, ways, checks)
     wrong = [*repaired.wrong, *checks.problems(repaired.module)]
-    if wrong and (whole := with_dead_code(model, dense, plan, checks.example)) is not None:
-        ways = [Way(Path(), whole.dense, whole.slim, checks.example, checks.samples)]
+    if wrong and (alive := with_dead_code(model, dense, plan, whole)) is not None:
+        ways = [Way(Path(), alive.dense, alive.slim, example, whole, checks.samples)]
         repaired = _repaired(model, ways, checks)
         wrong = [*repaired.wrong, *checks.problems(repaired.module)]
-    for path in paths_of(model, checks.example) if wrong else ():  # slim code may go the way that only these show
+    for path in paths_of(model, whole) if wrong else ():  # slim code may go the way that only these show
         try:
-            ways.append(way_along(path, reference, dense, plan, checks.example))
+            ways.append(way_along(path, reference, dense, plan, example, whole))
             repaired = _repaired(model, ways, checks)
         except (NotRepaired, OtherCut, AtographError):
             continue
@@ -101,7 +103,7 @@ def slim_module(
     notes = [*_of_left_out(dense), *_checked(repaired, checks, reference, ways[0])]
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
     module = repaired.module
-    notes += repair_other_forwards(model, module, checks.example)
+    notes += repair_other_forwards(model, module, example, whole)
     fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
     allow_saving(module)
     if isinstance(fit, str):
@@ -159,19 +161,30 @@ def _along_paths(
     Raises:
         NotRepaired: it stays wrong on a path.
     """
-    paths = paths_of(model, checks.example)
-    while wrong := unlike(paths, repaired.module, masked, checks.example, checks.left_out):
+    paths = paths_of(model, checks.whole)
+    while wrong := unlike(paths, repaired.module, masked, checks):
         done = {each.path for each in ways}
         path = next((path for path in wrong if path not in done), None)
         if path is None:
             raise NotRepaired(*wrong.values())
         try:
-            ways.append(way_along(path, masked, *cut, checks.example))
+            ways.append(way_along(path, masked, *cut, checks.example, checks.whole))
             repaired = _repaired(model, ways, checks)
             _checked(repaired, checks, masked, ways[0])
         except (NotRepaired, OtherCut, AtographError) as reason:
             raise NotRepaired(wrong[path], Problem(str(reason))) from reason
     return repaired
+
+
+def checks_of(dense: Program, slimmed: Program, plan: Plan) -> Checks:
+    """What a slim program computes, to hold a module against.
+
+    Raises:
+        NotRepaired: there is nothing to run it with.
+    """
+    example, state = _example_of(slimmed), StateCut(plan, dense)
+    whole = state.started(dense.interface.example) if state else example
+    return Checks(slimmed, example, whole, state.outputs)
 
 
 def _example_of(slimmed: Program) -> Example:

@@ -5,9 +5,9 @@ Code may go another way in training, where nothing was repaired, or use an attri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -16,9 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.torch_private import DropoutNd, NormBase
+from atograph.repair.observe.problem import Example
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import tensors_of
+
+Cut: TypeAlias = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+"""Makes what a slim program returns of the tensors that the dense network does."""
 
 _DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
@@ -30,26 +34,40 @@ _TRAINING = 13
 
 
 def same_in_training(
-    module: nn.Module, masked: nn.Module, args: Any, kwargs: Any, left_out: Collection[OutputPath] = ()
+    module: nn.Module,
+    masked: nn.Module,
+    example: Example,
+    whole: Example,
+    cut: Cut,
+    left_out: Collection[OutputPath] = (),
 ) -> bool:
     """Whether a slim module gives in training what the masked dense one does.
 
     True where that cannot be told, because the dense one draws random numbers or does not run.
 
+    Args:
+        module: the slim one.
+        masked: the dense one.
+        example: what the slim one is called with.
+        whole: what the dense one is called with.
+        cut: makes what the slim one gives of what the dense one does.
+        left_out: outputs that are not compared.
+
     Raises:
         Exception: whatever the slim module raises, which stands for itself: a second head that only training has.
     """
     try:
-        expected, again = (_outputs(masked, args, kwargs, left_out) for _ in range(2))
+        expected, again = (cut(_outputs(masked, whole, left_out)) for _ in range(2))
     except Exception:
         return True
     if not alike(expected, again, 0.0):
         return True
     close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
-    return alike(expected, _outputs(module, args, kwargs, left_out), close)
+    return alike(expected, _outputs(module, example, left_out), close)
 
 
-def _outputs(module: nn.Module, args: Any, kwargs: Any, left_out: Collection[OutputPath]) -> list[torch.Tensor]:
+def _outputs(module: nn.Module, example: Example, left_out: Collection[OutputPath]) -> list[torch.Tensor]:
+    args, kwargs = example
     with eval_mode(module), torch.no_grad(), _training(module), _NoDropout():
         return tensors_of(module(*args, **kwargs), left_out)
 

@@ -136,6 +136,8 @@ class Comparison(_Record):
     batch: Count
     sizes: dict[str, Count] = {}
     """Other dynamic sizes, where they are not the example's."""
+    steps: Count = 1
+    """Calls in a row, each with the state that the last one has returned; the differences are the largest of them."""
     masked_slim: float
     """Masked dense program against slim program."""
     targets: dict[str, InTarget]
@@ -148,7 +150,8 @@ class Comparison(_Record):
     @property
     def at(self) -> str:
         """The sizes in words: ``batch of 2, sequence 12``."""
-        return ", ".join([f"batch of {self.batch}", *(f"{name} {size}" for name, size in self.sizes.items())])
+        steps = [f"{self.steps} steps"] if self.steps > 1 else []
+        return ", ".join([f"batch of {self.batch}", *(f"{name} {size}" for name, size in self.sizes.items()), *steps])
 
     @model_validator(mode="before")
     @classmethod

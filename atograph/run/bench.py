@@ -18,7 +18,7 @@ from atograph.ort.model import OnnxModel
 from atograph.passes.ir.exported import to_exported
 from atograph.process.stages import stage
 from atograph.program import pt2_file
-from atograph.program.load import example_of, load_run
+from atograph.program.load import example_of, load_run, whole_example_of
 from atograph.program.model import ProgramModel
 from atograph.report.bench import Bench, LayerPair
 from atograph.report.same_run import check_same_plan, check_takes
@@ -50,11 +50,14 @@ def bench_run(
     with scratch() as aside:
         with stage("loading the run"):
             loaded = load_run(place)
-            program, inputs = loaded.program, example_of(loaded.program, place)
+            program, cut = loaded.program, example_of(loaded.program, place)
+            inputs = whole_example_of(program, plan, place)
             slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
         check_takes(model, inputs, place)
-        graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
+        graph = trace(
+            model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state
+        ).for_plan(plan)
         plan.check(graph.groups)
         check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, slim_path.name: made_by})
         if graph.program.interface.fixed:
@@ -67,9 +70,12 @@ def bench_run(
             for count in threads:
                 dense = OnnxModel(dense_path, dense_program, threads=count)
                 slim = OnnxModel(slim_path, program, threads=count)
-                latencies += [measure_latency(dense, slim, inputs, batch=size, seconds=seconds) for size in batches]
+                latencies += [
+                    measure_latency(dense, slim, inputs, cut, batch=size, seconds=seconds) for size in batches
+                ]
             args, kwargs = with_batch(tuple(inputs), batches[0])
             before = profile(dense_path, dense.feed(*args, **kwargs), threads=threads[0])
+            args, kwargs = with_batch(tuple(cut), batches[0])
             after = profile(slim_path, slim.feed(*args, **kwargs), threads=threads[0])
     share = float(graph.cost.flops(plan.counts)) / graph.flops
     changed = [count for name, count in plan.counts.items() if count < plan.sizes[name]]

@@ -14,7 +14,7 @@ from atograph.graph import Graph
 from atograph.latency.measure import measure_latency
 from atograph.ort.model import OnnxModel
 from atograph.passes.budgets.budget import BUDGETS
-from atograph.passes.errors import InternalError
+from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.reproducer import reproducible
@@ -71,7 +71,8 @@ def measure(outcome: Outcome, console: Console) -> Report:
         inputs = _real_inputs(job, slimmed, console)
         certificate = certify(job.model, slimmed, outcome.deployed, inputs)
         difference = exactness(job.model, slimmed, inputs)
-        _check_flops("slim", slimmed.flops, slimmed, inputs, slimmed.passes_program)
+        cut = Inputs(*slimmed.state.inputs(tuple(inputs)))
+        _check_flops("slim", slimmed.flops, slimmed, cut, slimmed.passes_program)
     with stage("measuring"):
         notes = list[str]()
         by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
@@ -90,7 +91,8 @@ def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], i
     timed = graph.latency.record if graph.latency is not None else None
     if timed is not None and not graph.program.interface.fixed:
         sizes = sorted({*sizes, timed.batch})
-    return [measure_latency(*models, inputs, batch=size) for size in sizes]
+    cut = Inputs(*slimmed.state.inputs(tuple(inputs)))
+    return [measure_latency(*models, inputs, cut, batch=size) for size in sizes]
 
 
 @dataclass(slots=True)  # with slots: what a module holds in any other way is put back after it was looked at
@@ -121,10 +123,14 @@ class _Either(nn.Module):
         return "slim module" if self._slimmed.module is not None else "masked module"
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        why = self._slimmed.why_not(*args, **kwargs)
+        try:
+            own_args, own_kwargs = self._slimmed.cut_state(*args, **kwargs)
+            why = self._slimmed.why_not(*own_args, **own_kwargs)
+        except UserError as error:
+            why = error.message
         if not why:
             self.calls.taken += 1
-            return self.form(*args, **kwargs)
+            return self.form(*own_args, **own_kwargs)
         self.calls.refused += 1
         self.calls.why = self.calls.why or why
         module = self._slimmed.module or self._masked[0]
@@ -168,9 +174,18 @@ def _first_taken(job: Job, slimmed: Slim) -> Inputs:
         except Exception:  # a batch of the user's own form: the example inputs are real enough
             return job.inputs
         same_form = len(real.args) == len(job.inputs.args) and real.kwargs.keys() == job.inputs.kwargs.keys()
-        if same_form and not slimmed.why_not(*real.args, **real.kwargs):
+        if same_form and _takes(slimmed, real):
             return real
     return job.inputs
+
+
+def _takes(slimmed: Slim, inputs: Inputs) -> bool:
+    """Whether a slim program takes what the dense model is called with."""
+    try:
+        args, kwargs = slimmed.state.inputs(tuple(inputs))
+    except UserError:
+        return False
+    return not slimmed.why_not(*args, **kwargs)
 
 
 def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, console: Console) -> None:

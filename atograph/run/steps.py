@@ -32,7 +32,7 @@ from atograph.slimming.index_map import small_module
 from atograph.slimming.keep_module import keep_module
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import slim
-from atograph.spec.example_inputs import check_accepts
+from atograph.spec.example_inputs import Inputs, check_accepts
 from atograph.terminal.console import Console
 from atograph.train.loop import auto_train_once, dense_training
 from atograph.train.processes.replicas import join
@@ -89,7 +89,9 @@ class Run:
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
         settings = job.settings
-        graph = trace(job.model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts)
+        graph = trace(
+            job.model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state
+        )
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
@@ -243,7 +245,9 @@ def _export(outcome: Outcome, deployed: Deployment, folder: Path) -> None:
     assert slimmed is not None
     budgets = outcome.prepared.settings.budgets
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in budgets.items())}
-    outcome.deployed = deploy(slimmed, deployed.targets, folder, asked, amended_for=job.inputs)
+    outcome.deployed = deploy(
+        slimmed, deployed.targets, folder, asked, amended_for=Inputs(*slimmed.state.inputs(tuple(job.inputs)))
+    )
     loaded = next((file.run for file in outcome.deployed if isinstance(file.run, OnnxModel)), None)
     if dense is not None and loaded is not None:
         outcome.onnx = dense.model(), loaded

@@ -27,6 +27,7 @@ from atograph.program.load import (
     load_run,
     load_safetensors,
     state_of,
+    whole_example_of,
 )
 from atograph.program.model import ProgramModel
 from atograph.proof.certificate import TOLERANCE, compare
@@ -116,14 +117,16 @@ def _verify(
     with stage("loading the run"):
         loaded = load_run(place)
         program = loaded.program
-        inputs = example_of(program, place)
+        inputs = whole_example_of(program, plan, place)
         own = ProgramModel(place, program)
         files = list(_deployed(own, place, aside, targets))
     check_takes(model, inputs, place)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))
-    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic).for_plan(plan)
+    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state).for_plan(
+        plan
+    )
     plan.check(graph.groups)
     check_same_plan(place, plan, {pt2_file.NAME: loaded.plan} | {file.target.file: file.plan for file in files})
     if not loaded.weights_outside:

@@ -11,7 +11,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import Kept, slimmed_by
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.repair.branches import take_out_branches
-from atograph.repair.checks import Checks
+from atograph.repair.module import checks_of
 from atograph.repair.saving import refuse_saving
 from atograph.slimming.masking import mask
 
@@ -41,7 +41,7 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
     words, left = take_out_branches(module, dense, slimmed, [groups[name].axis for name in plan.emptied])
     if left:
         raise NotRepaired(Problem(f"{left[0]} stays, though its branch is gone", left[0].rpartition(".")[0]))
-    checks = Checks(slimmed, example)
+    checks = checks_of(dense, slimmed, plan)
     wrong = checks.problems(module)
     if not wrong:
         wrong, _notes = checks.in_training(module, masked)

@@ -28,6 +28,7 @@ from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
 from atograph.slimming.masking import mask
 from atograph.values.not_pickled import NotPickled
+from atograph.values.state_cut import StateCut
 from atograph.values.user_code import in_one_line
 
 
@@ -64,6 +65,23 @@ class Slim(NotPickled):
     def left_out(self) -> frozenset[OutputPath]:
         """The ways to outputs of the model that the program does not return."""
         return frozenset(self._slimmed.interface.left_out.values())
+
+    @cached_property
+    def state(self) -> StateCut:
+        """How the dense network's state, in inputs and outputs, becomes this one's."""
+        return StateCut(self.plan, self._slimmed)
+
+    def cut_state(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of the dense network as this program takes them: what is state in them without the units that went.
+
+        The program computes what the masked network does as long as the first state is zero at these units, as an empty
+        cache and zeros are.
+
+        Raises:
+            UserError: they are not of the structure that the model was traced with.
+        """
+        inputs: tuple[tuple[Any, ...], dict[str, Any]] = self.state.inputs((args, kwargs))
+        return inputs
 
     def dense_program(self) -> ExportedProgram:
         """The program that it was made of, with the weights of that time: masked, if the model was."""

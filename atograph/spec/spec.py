@@ -16,6 +16,7 @@ from atograph.spec.importing import as_script, import_file, import_module
 from atograph.spec.library_models import library_model
 from atograph.spec.lookup import Target, target_of
 from atograph.values.dynamic_sizes import texts_of
+from atograph.values.state_texts import state_texts
 from atograph.values.user_code import kind_of, user_code
 
 if TYPE_CHECKING:
@@ -217,9 +218,24 @@ class Spec:
         except UserError as error:
             raise UserError(error.message, where=self.where, hint=error.hint) from error
 
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Which outputs become which inputs of the next call: ``state``, or a function that gives it; a text a pair.
+
+        Raises:
+            UserError: it has no form that `trace` takes.
+        """
+        state = getattr(self.module, "state", None)
+        if callable(state):
+            state = self._call("state")
+        try:
+            return state_texts(state)
+        except UserError as error:
+            raise UserError(error.message, where=self.where, hint=error.hint) from error
+
     def settings(self, given: TrainSettings) -> TrainSettings:
         """Settings with what the file declares, where nothing else was given."""
-        declared = {"outputs": self.outputs, "dynamic": self.dynamic}
+        declared = {"outputs": self.outputs, "dynamic": self.dynamic, "state": self.state}
         return given.model_copy(update={name: own for name, own in declared.items() if not getattr(given, name)})
 
     def require_training(self) -> None:

@@ -17,8 +17,9 @@ def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
     Args:
         inputs: of the structure that the program takes, with sizes of any call.
         interface: of the program.
-        sizes: name of a dynamic size → its value; one that is not named stays as it is.
+        sizes: name of a dynamic size → its value; one that is not named stays as it is, and sums follow.
     """
+    sizes = {**sizes, **interface.sums(sizes)}
     leaves, structure = pytree.tree_flatten(inputs)
     wanted = {
         (place.placeholder, place.dim): place.multiple * sizes[size.name]
@@ -39,7 +40,8 @@ def around(interface: Interface) -> list[dict[str, int]]:
 
     Larger ones are left out where the program was recorded at none.
     """
-    smaller = {size.name: max(size.least, size.values[0] * 2 // 3) for size in interface.dynamic}
-    larger = {size.name: min(size.values[0] * 3 // 2 + 1, size.most or 2**62) for size in interface.dynamic}
-    takes_larger = all(max(size.values) > size.values[0] for size in interface.dynamic)
-    return [smaller, larger] if takes_larger and interface.dynamic else [smaller] if interface.dynamic else []
+    alone = [size for size in interface.dynamic if not size.parts]
+    smaller = {size.name: max(size.least, size.values[0] * 2 // 3) for size in alone}
+    larger = {size.name: min(size.values[0] * 3 // 2 + 1, size.most or 2**62) for size in alone}
+    takes_larger = all(max(size.values) > size.values[0] for size in alone)
+    return [smaller, larger] if takes_larger and alone else [smaller] if alone else []

@@ -13,6 +13,7 @@ from atograph.passes.analysis.branches import Branches, backed_up
 from atograph.passes.analysis.couplings import sides
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import names_for, unknown_name
+from atograph.passes.analysis.routes import StateDim
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.analysis.zero import ZeroSets, prove
 from atograph.passes.axes.dims import Axis, Dim, axes_of
@@ -21,6 +22,7 @@ from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
+from atograph.passes.ir.state import carried
 from atograph.passes.public import public
 
 
@@ -43,6 +45,7 @@ class Group:
         makers: the members that give a tensor its units (output channels).
         readers: those that are summed over with one (input channels); a tied weight may be both.
         dropped: whether the user wants all of its units to go.
+        state: the slices of the inputs that are state which hold it, by their placeholders.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Group:
     makers: frozenset[tuple[str, int]] = frozenset()
     readers: frozenset[tuple[str, int]] = frozenset()
     dropped: bool = False
+    state: tuple[Slice, ...] = ()
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -110,6 +114,7 @@ class Groups:
         aliases: name of a group that became one with an earlier one → the name of that.
         outputs: names of the outputs that the program returns, where others of the model are left out.
         dynamic: what was asked to be dynamic, a text a dim.
+        state: what was declared to be state, ``output=input`` each.
         branches: what is left of the program where groups lose all their units.
     """
 
@@ -122,6 +127,7 @@ class Groups:
     aliases: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -269,7 +275,14 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             reason = axes.frozen(axis)
             if reason is None or not reason.structural:
                 members.setdefault(axis, {})[member] = None
-    slices = _slices(axes, zero_sets, names)
+    slices = _slices(axes, zero_sets.sites, names)
+    inputs = {node: node.name for node in carried(program)}
+    held_by: dict[Axis, list[StateDim]] = {}
+    for node in inputs:
+        for index, dim in enumerate(axes.shape(node)):
+            for axis in dict.fromkeys(axes_of(dim)):
+                held_by.setdefault(axis, []).append((node, index))
+    of_state = _slices(axes, {axis: held_by[axis] for axis in members if axis in held_by}, inputs)
     listed = []
     for number, (axis, held) in enumerate(members.items()):
         makers, readers = (
@@ -287,14 +300,20 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             outer=all(_is_outer(axis, dims[member]) for member in held),
             makers=makers,
             readers=readers,
+            state=of_state.get(axis, ()),
         ))  # fmt: skip
     interface, branches = program.interface, Branches(program, axes)
-    return Groups(tuple(listed), axes, zero_sets, branches, outputs=interface.outputs, dynamic=interface.asked)
+    return Groups(
+        tuple(listed), axes, zero_sets, branches,
+        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts,
+    )  # fmt: skip
 
 
-def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> dict[Axis, tuple[Slice, ...]]:
-    """The zeroing set of each axis that has one, as slices of named parameters."""
-    sites = dict.fromkeys(site for each in zero_sets.sites.values() for site in each)
+def _slices(
+    axes: Axes, of_axis: Mapping[Axis, Sequence[StateDim]], names: Mapping[fx.Node, str]
+) -> dict[Axis, tuple[Slice, ...]]:
+    """For each axis the slices of named tensors that it has in some of their dims (its zeroing set)."""
+    sites = dict.fromkeys(site for each in of_axis.values() for site in each)
     dims = {(node, dim): axes.shape(node)[dim] for node, dim in sites}
     placed = {site: placements(dim) for site, dim in dims.items()}
     return {
@@ -303,7 +322,7 @@ def _slices(axes: Axes, zero_sets: ZeroSets, names: Mapping[fx.Node, str]) -> di
             for node, dim in each
             for place in placed[node, dim][axis]
         )
-        for axis, each in zero_sets.sites.items()
+        for axis, each in of_axis.items()
     }
 
 

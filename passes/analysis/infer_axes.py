@@ -11,12 +11,14 @@ from torch import fx
 
 from atograph.passes.axes.dims import ONE, Axis, Dim, Permuted, Shape, axes_of, dim_of
 from atograph.passes.axes.inference import Inference
+from atograph.passes.axes.unify import unify
 from atograph.passes.base import AnalysisPass
 from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of, reason_at
-from atograph.passes.ir.sizes import Undecided
+from atograph.passes.ir.sizes import Undecided, is_dynamic
+from atograph.passes.ir.state import carried, carried_places
 from atograph.passes.public import public
 from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_of, rule_for
 
@@ -75,7 +77,11 @@ class Axes:
 
 @dataclass(frozen=True)
 class InferAxes(AnalysisPass):
-    """Run every node's rule once, in order."""
+    """Run every node's rule once, in order.
+
+    What the world outside gives and takes is frozen. State, an output that becomes an input again, is not: its dims are
+    made the same on both sides, but for lengths, which differ or are dynamic.
+    """
 
     name = "infer-axes"
 
@@ -91,6 +97,7 @@ class _Walk:
         self._program = program
         self._state, self._constants = set(program.state_names()), program.constants()
         self._inference, self._points = Inference(), Points(program.graph, program.interface.dynamic)
+        self._carried = carried(program)
         self._shapes: dict[fx.Node, tuple[Shape, ...]] = {}
         self._effects: dict[fx.Node, Effect] = {}
         self._unknown: dict[str, int] = {}
@@ -103,6 +110,8 @@ class _Walk:
                 self._freeze_outputs(node)
             elif node.op == "call_function":
                 self._apply_rule(node)
+        for before, after in self._carried.items():
+            self._unify_state(before, after)
         axes = Axes(self._shapes, self._effects, self._unknown, self._inference, self._points)
         return axes.within(self._inference)
 
@@ -110,15 +119,35 @@ class _Walk:
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             return ()
-        reason = None if node.name in self._state else Reason("model input", node.name)
-        empty = Reason("nothing is there", node.name, structural=True)
+        sizes = self._points.shape(node)
+        free = set(range(len(sizes))) if node.name in self._state else self._same_sizes(node)
+        outside, empty = Reason("model input", node.name), Reason("nothing is there", node.name, structural=True)
+        reasons = [empty if not size else None if dim in free else outside for dim, size in enumerate(sizes)]
         return (tuple(
-            ONE if size == 1 else dim_of(self._inference.axis(size, reason if size else empty))
-            for size in self._points.shape(node)
+            ONE if size == 1 else dim_of(self._inference.axis(size, reason))
+            for size, reason in zip(sizes, reasons, strict=True)
         ),)  # fmt: skip
 
+    def _same_sizes(self, node: fx.Node) -> set[int]:
+        """The dims of a state that have a size for good, the same before the call and after it."""
+        after = self._carried.get(node)
+        sizes = zip(self._points.shape(node), self._points.shape(after) if after is not None else (), strict=False)
+        return {dim for dim, (one, other) in enumerate(sizes) if one == other and not is_dynamic(one)}
+
+    def _unify_state(self, before: fx.Node, after: fx.Node) -> None:
+        own, next_one, same = self._shapes[before][0], self._shapes[after][0], self._same_sizes(before)
+        for dim, (one, other) in enumerate(zip(own, next_one, strict=True)):
+            if dim in same:
+                unify(self._inference, one, other, Reason("a call lays out the state in another way", before.name))
+            else:
+                for each in (one, other):
+                    self._inference.freeze(each, Reason("a length of the state", before.name))
+
     def _freeze_outputs(self, node: fx.Node) -> None:
-        for result in node.all_input_nodes:
+        state = carried_places(self._program)
+        for place, result in enumerate(node.args[0]):  # type: ignore[arg-type]
+            if place in state or not isinstance(result, fx.Node):
+                continue
             for shape in self._shapes.get(result, ()):
                 for dim in shape:
                     self._inference.freeze(dim, Reason("model output", result.name, module_of(result)))

@@ -5,13 +5,22 @@ that carries the axis we keep the constant that the tensor then holds at that un
 a known constant (`constants.py`). The unit is removable if every op that sums over the axis meets a zero there.
 Producers are zeroed first (what the ATO paper projects); where an activation turns their zero into something else, the
 consumer's own slices join the zeroing set (`blame.py`), and where there are none the axis is frozen.
+
+State, an output that becomes an input again, is proved by induction over the calls. *Hypothesis*: the unit is zero in
+the state that comes in. *Step*: then it is zero in the state that goes out. So a masked network whose first state is
+zero there (an empty cache, zeros) is so in every call, and each call sums over zeros only. A place of the state for
+which the step fails (a sigmoid makes 0.5 of it) has no hypothesis: nothing is known of what comes in, the slices that
+read it have to be zero, and then it does not matter what the unit holds, in the first state or later. All hypotheses
+are tried at once, those that fail are dropped, and the proof is made anew until all that are left hold together: with
+one less, less is known to be zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 from torch import fx
 
@@ -21,11 +30,12 @@ from atograph.passes.analysis.couplings import Sides, ValueDim
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.numbers import Numbers
 from atograph.passes.analysis.routes import Routes, StateDim
-from atograph.passes.axes.dims import Axis, dim_of
+from atograph.passes.axes.dims import Axis, axes_of, dim_of
 from atograph.passes.axes.flow import Contraction
 from atograph.passes.axes.inference import Inference
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import reason_at
+from atograph.passes.ir.state import carried
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +61,40 @@ def prove(program: Program, axes: Axes, sides: Sides, inference: Inference) -> Z
         sides: which parameters make units and which read them: one that does both is zeroed first.
         inference: a fork of the one of the axes, in which they are frozen.
     """
-    return _Proof(program, axes, sides, inference).run()
+    hypotheses = _of_state(program, axes, inference)
+    while hypotheses:
+        trial = _Proof(program, axes, sides, inference.fork(), hypotheses)
+        trial.run()
+        hold = {each for each in hypotheses if trial.makes_zero(each)}
+        if hold == hypotheses:
+            break
+        hypotheses = hold
+    return _Proof(program, axes, sides, inference, hypotheses).run()
+
+
+class _InState(NamedTuple):
+    """An axis along a dim of a state."""
+
+    node: fx.Node
+    dim: int
+    axis: Axis
+
+
+def _of_state(program: Program, axes: Axes, inference: Inference) -> set[_InState]:
+    """Each axis that may be pruned, along each dim of each state."""
+    return {
+        _InState(node, dim, axis)
+        for node in carried(program)
+        for dim, along in enumerate(axes.shape(node))
+        for axis in axes_of(along)
+        if inference.frozen(axis) is None
+    }
 
 
 class _Proof:
-    def __init__(self, program: Program, axes: Axes, sides: Sides, inference: Inference) -> None:
+    def __init__(
+        self, program: Program, axes: Axes, sides: Sides, inference: Inference, hypotheses: Collection[_InState]
+    ) -> None:
         self._program, self._axes, self._sides, self._inference = program, axes, sides, inference
         names, parameters = program.state_names(), program.parameter_names()
         self._parameters = {n for n in program.graph.nodes if n.op == "placeholder" and names.get(n.name) in parameters}
@@ -63,6 +102,10 @@ class _Proof:
         self._routes = Routes(axes)
         self._blame = Blame(self._routes, numbers, self._parameters)
         self._interpreter = Interpreter(self._routes, numbers, inference)
+        self._carried = carried(program)
+        self._hypotheses: dict[fx.Node, dict[tuple[int, int], Constants]] = {}
+        for node, dim, axis in hypotheses:
+            self._hypotheses.setdefault(node, {}).setdefault((0, dim), {})[axis] = 0.0
         self._consumers = self._find_consumers()
         self._divisors = self._blame.divisors()  # what would make something infinite, were it zero
         self._zeroed: dict[Axis, dict[StateDim, None]] = {}
@@ -75,6 +118,8 @@ class _Proof:
         for node in self._program.graph.nodes:
             if node in self._parameters:
                 known[node] = self._zeros_in(node)
+            elif node in self._hypotheses:
+                known[node] = self._hypotheses[node]
             elif node in self._axes.effects:
                 known[node] = self._interpret(node)
         while self._late:
@@ -86,6 +131,11 @@ class _Proof:
             if self._inference.frozen(axis) is None
         }
         return ZeroSets(sites, self._consumers, self._reduced)
+
+    def makes_zero(self, place: _InState) -> bool:
+        """Whether the state that goes out is zero where the one that came in was taken to be."""
+        known = self._interpreter.known.get(self._carried[place.node], {})
+        return known.get((0, place.dim), {}).get(place.axis) == 0.0
 
     def _find_consumers(self) -> dict[Axis, set[StateDim]]:
         consumers: dict[Axis, set[StateDim]] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
 
@@ -31,6 +32,8 @@ class DynamicSize:
         places: the dims that are multiples of it.
         least: the smallest that the program takes.
         most: the largest; None for any.
+        parts: names of the sizes that it is the sum of, with ``plus``; empty where it is one by itself.
+        plus: a number.
     """
 
     name: str
@@ -38,6 +41,8 @@ class DynamicSize:
     places: tuple[Place, ...]
     least: int = 1
     most: int | None = None
+    parts: tuple[str, ...] = ()
+    plus: int = 0
 
     def __str__(self) -> str:
         words = [self.text(self.places[0])]
@@ -45,6 +50,8 @@ class DynamicSize:
             words.append(f"from {self.name} = {self.least}")
         if self.most is not None:
             words.append(f"up to {self.name} = {self.most}")
+        if self.parts:
+            words.append(f"({' + '.join([*self.parts, *([str(self.plus)] if self.plus else [])])})")
         return " ".join(words)
 
     def text(self, place: Place) -> str:
@@ -73,7 +80,11 @@ class Interface:
         asked: what was asked to be dynamic, a text a dim; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
+        decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
+        state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
+            (`ir.state`).
+        state_texts: the same as it was asked for, ``output=input`` each; to capture the model anew.
     """
 
     state: Mapping[str, str]
@@ -91,8 +102,19 @@ class Interface:
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     dead: bool = False
+    decided: tuple[Decision, ...] = ()
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state_pairs: Mapping[str, int] = field(default_factory=dict)
+    state_texts: tuple[str, ...] = ()
+
+    def sums(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The dynamic sizes that are sums of others, from the values of these, as far as they are there."""
+        return {
+            size.name: sum(sizes[part] for part in size.parts) + size.plus
+            for size in self.dynamic
+            if size.parts and sizes.keys() >= {*size.parts}
+        }
 
     @property
     def names(self) -> frozenset[str]:
@@ -111,7 +133,7 @@ class Interface:
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
         return replace(
-            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead")}
+            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead", "decided")}
         )
 
     def without(self, placeholders: set[str]) -> Interface:

@@ -93,7 +93,7 @@ def returning(program: Program, names: Sequence[str]) -> Program:
         UserError: one of them stands for no output.
     """
     outputs = outputs_of(program)
-    read = {output for text in names for output in _meant(text, outputs)}
+    read = {output for text in names for output in meant(text, outputs)}
     left_out = [output for output in outputs if output not in read]
     if not left_out:
         return program
@@ -161,17 +161,22 @@ def _behind(values: Iterable[Any]) -> set[str]:
     return {node.name for node in found}
 
 
-def _meant(text: str, outputs: Sequence[Output]) -> list[Output]:
-    meant = [output for output in outputs if output.name == text] or [
+def meant(text: str, outputs: Sequence[Output]) -> list[Output]:
+    """The outputs that a name or a glob stands for.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen = [output for output in outputs if output.name == text] or [
         output for output in outputs if output.is_meant_by(text)
     ]
-    if not meant:
+    if not chosen:
         raise UserError(
             f"the model has no output {text!r}.",
             hint=f"It returns {', '.join(output.name for output in outputs) or 'no tensor'}. Globs stand for several "
             "of them, and the name of a container for all that it holds.",
         )
-    return meant
+    return chosen
 
 
 def _returned(program: Program) -> Iterator[tuple[OutputPath, Any]]:

@@ -18,13 +18,14 @@ _OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout"
 def random_ops(program: Program) -> Iterator[str]:
     """Each op that draws random numbers, with its place: ``aten.randn_like (noise, net.py:12)``."""
     for node in program.graph.nodes:
-        if node.op == "call_function" and _draws(node):
+        if node.op == "call_function" and draws(node):
             place = ", ".join(part for part in (module_of(node), source_of(node)) if part)
             name = str(node.target).removesuffix(".default")
             yield f"{name} ({place})" if place else name
 
 
-def _draws(node: fx.Node) -> bool:
+def draws(node: fx.Node) -> bool:
+    """Whether an op draws random numbers with the arguments that it gets."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]

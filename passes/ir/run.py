@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import fx, nn
 from torch.fx import traceback
 
 from atograph.passes.errors import UserError
-from atograph.passes.ir.interface import DynamicSize
+from atograph.passes.ir.decisions import raising
+from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
 from atograph.passes.public import public
@@ -28,6 +29,7 @@ class ProgramModule(nn.Module):
     def __init__(self, program: Program) -> None:
         super().__init__()
         self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
+        self._raising = (raising(program),)
         for name in program.interface.state.values():
             _register(self, name, program.state[name], trained=name in program.interface.parameters)
 
@@ -35,7 +37,8 @@ class ProgramModule(nn.Module):
         """Run the program.
 
         Raises:
-            UserError: the arguments are not of the structure that the program was captured with.
+            UserError: the arguments are not of the structure that the program was captured with, or the model's code
+                would decide otherwise by their values.
         """
         (program,), interface = self._called, self._called[0].interface
         values = {placeholder: _lookup(self, name) for placeholder, name in interface.state.items()}
@@ -57,15 +60,16 @@ class ProgramModule(nn.Module):
         leaves = self._leaves(args, kwargs)
         values = {name: leaf for name, leaf in zip(interface.inputs, leaves, strict=True) if name is not None}
         if not torch.compiler.is_exporting():
-            _check_sizes({node: values[node.name] for node in program.input_nodes()}, interface.dynamic)
+            _check_sizes({node: values[node.name] for node in program.input_nodes()}, interface)
         return values
 
     def _results(self, program: Program, inputs: list[Any]) -> Any:
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 return fx.Interpreter(program).run(*inputs)
+        called = program if torch.compiler.is_compiling() else self._raising[0]
         try:
-            return program(*inputs)
+            return called(*inputs)
         except RuntimeError as error:
             other = self._of_other_types(program, inputs)
             if not other:
@@ -141,7 +145,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(equal.all() if hasattr(equal, "all") else equal)
 
 
-def _check_sizes(inputs: Mapping[fx.Node, Any], dynamic: Sequence[DynamicSize]) -> None:
+def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
     """A size that was fixed at capture is not checked by any op, and another one would give something else."""
     known: dict[str, tuple[int, str]] = {}
     for node, value in inputs.items():
@@ -150,7 +154,7 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], dynamic: Sequence[DynamicSize]) 
             continue
         sizes = {
             place.dim: (size, place.multiple)
-            for size in dynamic
+            for size in interface.dynamic
             for place in size.places
             if place.placeholder == node.name
         }
@@ -166,6 +170,14 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], dynamic: Sequence[DynamicSize]) 
                 _check_same(known, "batch", given, node)
             elif captured != given and not is_dynamic(captured):
                 raise _other_shape(node, wanted, value, sizes)
+    for name, total in interface.sums({name: size for name, (size, _where) in known.items()}).items():
+        if name in known and known[name][0] != total:
+            size, where = known[name]
+            words = next(str(each) for each in interface.dynamic if each.name == name)
+            raise UserError(
+                f"the program was called with {where} of {name} = {size}, and the other inputs make it {total}.",
+                hint=f"{words}: it was so when the model was traced.",
+            )
 
 
 def _check_same(known: dict[str, tuple[int, str]], name: str, size: int, node: fx.Node) -> None:

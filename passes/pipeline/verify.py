@@ -20,6 +20,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
 from atograph.passes.ir.sizes import text
+from atograph.passes.ir.state import carried
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
 
 Invariant: TypeAlias = Callable[[Program], Iterator[str]]
@@ -158,12 +159,14 @@ def _facts_hold(each: Pass, given: Given, result: Program) -> Iterator[str]:
 
 
 def _outside_is_the_same(each: Pass, given: Given, result: Program) -> Iterator[str]:
-    """User inputs and outputs keep their shapes."""
+    """User inputs and outputs keep their shapes, but for state, which a pass that changes widths cuts."""
     if result is given.program:
         return
-    inputs = {node.name: node for node in given.program.input_nodes()}
+    state = carried(given.program) if isinstance(each, RewritePass) and each.compares_shapes else {}
+    inputs = {node.name: node for node in given.program.input_nodes() if node not in state}
     pairs = [(inputs[node.name], node) for node in result.input_nodes() if node.name in inputs]
-    pairs += zip(_results(given.program), _results(result), strict=False)
+    outside = set(_results(given.program)) - set(state.values())
+    pairs += [pair for pair in zip(_results(given.program), _results(result), strict=False) if pair[0] in outside]
     for before, after in pairs:
         old, new = _shapes(before), _shapes(after)
         if old != new:

@@ -43,6 +43,9 @@ class Plan(BaseModel):
         coupled: pairs of groups that were made one before (the pass ``couple-groups``), by their names without that.
         outputs: names of the outputs that are read, where others of the model are left out; empty where none is.
         dynamic: what is dynamic besides the batch, a text a dim (``ids:1=sequence``): how the model is traced.
+        state: what is declared to be state, ``output=input`` each: how the model is traced.
+        carried: group name → the slices of inputs that are state which a removed unit is cut from; they are called by
+            their placeholders.
         fingerprint: identifies the groups of the model that the plan was made for.
         version: of this file format.
     """
@@ -58,15 +61,19 @@ class Plan(BaseModel):
     coupled: tuple[tuple[str, str], ...] = ()
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    carried: dict[str, tuple[Slice, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.kept.keys() == self.sizes.keys() == self.zeroing.keys():
             raise ValueError("'kept', 'sizes' and 'zeroing' name different groups")
+        if not self.carried.keys() <= self.kept.keys():
+            raise ValueError("'carried' names groups that 'kept' does not")
         for name, units in self.kept.items():
             if list(units) != sorted(set(units)) or (units and units[-1] >= self.sizes[name]):
                 raise ValueError(f"the units of group {name} are not increasing indices below {self.sizes[name]}")
-            for part in self.zeroing[name]:
+            for part in (*self.zeroing[name], *self.carried.get(name, ())):
                 if part.size != self.sizes[name]:
                     raise ValueError(f"a slice of {part.parameter} does not fit group {name}")
         return self
@@ -84,7 +91,7 @@ class Plan(BaseModel):
     @property
     def digest(self) -> str:
         """Identifies the plan: 16 hexadecimal digits, of its model, of what is kept, and of what is read of it."""
-        outputs = f" {self.outputs}" if self.outputs else ""
+        outputs = "".join(f" {each}" for each in (self.outputs, self.state) if each)
         return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}{outputs}".encode()).hexdigest()[:16]
 
     def mask(self, group: str) -> torch.Tensor:
@@ -132,6 +139,12 @@ class Plan(BaseModel):
             raise UserError(
                 f"the plan is for a model of whose outputs {theirs} are read, and here {ours} are.",
                 hint="Choose them in the same way: trace(model, ..., outputs=plan.outputs).",
+            )
+        if self.state != groups.state:
+            theirs, ours = (", ".join(each) or "none" for each in (self.state, groups.state))
+            raise UserError(
+                f"the plan is for a model with the state {theirs}, and here it is {ours}.",
+                hint="Declare it in the same way: trace(model, ..., state=plan.state).",
             )
         if self.coupled != groups.coupled:
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
@@ -212,6 +225,8 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         coupled=groups.coupled,
         outputs=groups.outputs,
         dynamic=groups.dynamic,
+        state=groups.state,
+        carried={group.name: group.state for group in groups.prunable if group.state},
     )
 
 

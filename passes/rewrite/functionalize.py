@@ -12,13 +12,13 @@ from torch import fx
 
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import UserError
-from atograph.passes.ir.einsum import spelt_out
 from atograph.passes.ir.exported import from_exported, to_exported
 from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
 from atograph.passes.rewrite.writes import Hidden, without_writes
+from atograph.passes.rules.einsum import spelt_out
 
 _PAIRS = {
     torch.ops.aten.var_mean.correction: torch.ops.aten.var.correction,

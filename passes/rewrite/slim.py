@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,13 +18,16 @@ from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evalu
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.express import build, express, follows
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_node
-from atograph.passes.ir.propagate import propagate
+from atograph.passes.ir.propagate import mode_of, propagate
 from atograph.passes.ir.reason import ORIGIN
 from atograph.passes.ir.sizes import is_dynamic, text
+from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.leftovers import Leftovers
+from atograph.passes.torch_private import pytree
 
 aten = torch.ops.aten
 
@@ -225,9 +228,34 @@ class _Rewrite:
         self._note_origins()
         self.graph.eliminate_dead_code()
         names = self.program.state_names()
-        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()})
+        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs())
         self._check_shapes()
-        return self.program.rewritten(self.graph, state | self.constants)
+        program = self.program.rewritten(self.graph, state | self.constants)
+        program.interface = replace(program.interface, example=self._example())
+        return program
+
+    def _inputs(self) -> dict[str, torch.Tensor]:
+        """The inputs that shrink, which are state, without data."""
+        mode, inputs = mode_of(self.program.graph), {}
+        for node in carried(self.program):
+            shape, value = self.axes.shape(node), node.meta["val"]
+            if any(map(self.kept.shrinks, shape)):
+                sizes = [int(self.kept.size(dim)) for dim in shape]
+                inputs[node.name] = empty(mode, sizes, value.dtype, value.device)
+        return inputs
+
+    def _example(self) -> Any:
+        """The example inputs, state without the units that go."""
+        interface = self.program.interface
+        shapes = {node.name: self.axes.shape(node) for node in carried(self.program)}
+        leaves, structure = pytree.tree_flatten(interface.example)
+        if interface.example is None or not shapes:
+            return interface.example
+        cut = [
+            self.kept.slice(leaf, shapes[name]) if name in shapes else leaf
+            for name, leaf in zip(interface.inputs, leaves, strict=True)
+        ]
+        return pytree.tree_unflatten(cut, structure)
 
     def _note_origins(self) -> None:
         """Note at each node of the new graph the names of the old ones whose value it gives now."""

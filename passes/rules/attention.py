@@ -9,8 +9,8 @@ from torch import fx
 
 from atograph.passes.axes.dims import Dim, Shape, product
 from atograph.passes.axes.flow import Affine, Contraction, Operand
-from atograph.passes.ir.einsum import spelt_out
 from atograph.passes.ir.polynomial import above_one
+from atograph.passes.rules.einsum import spelt_out
 from atograph.passes.rules.pointwise import broadcast, right_aligned
 from atograph.passes.rules.table import Effect, Lowering, Op, Unsupported, rule
 

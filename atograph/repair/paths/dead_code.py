@@ -7,6 +7,7 @@ them by the tensors that both programs have.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.axes.dims import Axis, Dim, Indices
 from atograph.passes.axes.placements import placements
-from atograph.passes.errors import AtographError
+from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
@@ -52,7 +53,8 @@ def with_dead_code(model: nn.Module, program: Program, plan: Plan, example: Exam
     if not program.interface.dead:
         return None
     try:
-        whole = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(capture(model, *example, dead=True))
+        captured = with_state_of(program, capture(model, *example, dead=True))
+        whole = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(captured)
         kept = _kept_alike(program, plan, whole)
         return None if kept is None else Whole(whole, slimmed_by(whole, kept), kept.state_cuts(whole))
     except AtographError:  # what freezes units there was frozen nowhere else
@@ -69,6 +71,19 @@ def cut_alike(program: Program, plan: Plan, other: Program) -> Program | None:
     """
     kept = _kept_alike(program, plan, other)
     return None if kept is None else slimmed_by(other, kept)
+
+
+def with_state_of(program: Program, other: Program) -> Program:
+    """Another program of the same model, which returns the same before anything else, with the state of the first.
+
+    Raises:
+        UserError: outputs of the first are left out, so that nothing tells where its state is among those of the other.
+    """
+    pairs = program.interface.state_pairs
+    if pairs and program.interface.left_out:
+        raise UserError("the model has state, and outputs of it are left out.")
+    other.interface = replace(other.interface, state_pairs=pairs)
+    return other
 
 
 def _kept_alike(program: Program, plan: Plan, other: Program) -> Kept | None:

@@ -32,20 +32,21 @@ class _Run:
     results: list[torch.Tensor]
 
 
-def repair_other_forwards(model: nn.Module, module: nn.Module, example: Example) -> tuple[str, ...]:
+def repair_other_forwards(model: nn.Module, module: nn.Module, example: Example, whole: Example) -> tuple[str, ...]:
     """Set the widths that only other forms of ``forward`` read.
 
     Args:
         model: the dense module.
         module: the slim one, which is repaired already; more of its attributes may be set.
-        example: what both are run with.
+        example: what the slim one is run with.
+        whole: what the dense one is run with.
 
     Returns:
         In words, what was set, and which forms do not fit.
     """
     if not any(_forms(part) for part in model.modules()):
         return ()
-    before, after, notes = _runs(model, example), _runs(module, example), list[str]()
+    before, after, notes = _runs(model, whole), _runs(module, example), list[str]()
     for name, form in list(_same_forms(model, before)):
         if name not in after:
             continue

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from atograph.passes.ir.outputs import OutputPath
+from atograph.repair.checks import Checks
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, forward_within
@@ -84,17 +85,17 @@ def unlike(
     paths: list[Path],
     module: nn.Module,
     masked: nn.Module,
-    example: Example,
-    left_out: Collection[OutputPath] = (),
+    checks: Checks,
 ) -> dict[Path, Problem]:
     """The ways on which a slim module does not compute what the masked dense one does; those that it can go.
 
     Outputs that are left out are not compared.
     """
+    example, whole, left_out = checks.example, checks.whole, checks.left_out
     problems = {}
     for path in paths:
         try:
-            expected = _outputs(path, masked, example, left_out)
+            expected = checks.cut(_outputs(path, masked, whole, left_out))
         except Exception:  # the dense model does not go this way either
             continue
         try:
@@ -105,7 +106,7 @@ def unlike(
         close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
         if alike(expected, results, close):
             continue
-        if alike(expected, _outputs(path, masked, example, left_out), 0.0):
+        if alike(expected, checks.cut(_outputs(path, masked, whole, left_out)), 0.0):
             problems[path] = Problem(f"{path.name}, it computes something else than the masked model")
     return problems
 

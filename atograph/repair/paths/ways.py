@@ -21,7 +21,7 @@ from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Example, Problem
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.observe.traced_ints import Wish
-from atograph.repair.paths.dead_code import cut_alike
+from atograph.repair.paths.dead_code import cut_alike, with_state_of
 from atograph.repair.paths.paths import Path
 from atograph.values.batch_size import batch_of
 
@@ -37,7 +37,8 @@ class Way:
     Attributes:
         path: the path.
         dense, slim: the program there, before and after the cut.
-        example: what both are run with.
+        example: what the slim one is run with.
+        whole: what the dense one is run with: state has another width there.
         samples: what the slim program computes at each call.
     """
 
@@ -45,24 +46,33 @@ class Way:
     dense: Program
     slim: Program
     example: Example
+    whole: Example
     samples: Mapping[int, Sample]
 
-    def run(self, model: nn.Module) -> Any:
-        """Call a module along the path."""
-        args, kwargs = self.example
+    def run(self, module: nn.Module) -> Any:
+        """Call the slim module along the path."""
+        return self._call(module, self.example)
+
+    def _run_whole(self, model: nn.Module) -> Any:
+        return self._call(model, self.whole)
+
+    def _call(self, model: nn.Module, example: Example) -> Any:
+        args, kwargs = example
         with self.path.on(model):
             return model(*args, **kwargs)
 
     def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
         """Lay the calls of the dense model beside their needs, as `calls_of`."""
-        return calls_of(model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self.run, comparisons)
+        return calls_of(
+            model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self._run_whole, comparisons
+        )
 
     def wishes_as_traced(self, model: nn.Module) -> list[Wish]:
         """What attributes have to be where code goes another way on tensors without data, as when it was traced."""
 
         def run(model: nn.Module) -> None:
             with self.path.on(model):
-                run_without_data(model, *self.example, batch=batch_of(self.example))
+                run_without_data(model, *self.whole, batch=batch_of(self.whole))
 
         try:
             calls, _lost = calls_of(model, needs_of(self.dense, self.slim, BATCH), run, Comparisons())
@@ -82,7 +92,7 @@ def wishes_of(calls: Mapping[CallSite, list[Call]]) -> list[Wish]:
     return [wish for each in calls.values() for call in each for wish in call.wishes()]
 
 
-def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example: Example) -> Way:
+def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example: Example, whole: Example) -> Way:
     """The program on another path.
 
     Args:
@@ -90,17 +100,18 @@ def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example
         masked: the dense model, masked; left as it is.
         dense: the program that the plan was made for.
         plan: what is kept there.
-        example: what to run it with.
+        example: what to run the slim program with.
+        whole: what to run the dense one with.
 
     Raises:
         OtherCut: what the plan takes apart goes together there.
         UserError: it cannot be captured there.
     """
-    args, kwargs = example
     with path.on(masked):
-        captured = capture(masked, args, kwargs, dynamic=dense.interface.asked, dead=bool(dense.interface.dead))
+        captured = capture(masked, *whole, dynamic=dense.interface.asked, dead=bool(dense.interface.dead))
+    captured = with_state_of(dense, captured)
     there = Pipeline.parse("gather-shuffles,infer-axes,find-groups").run(captured)
     slim = cut_alike(dense, plan, there)
     if slim is None:
         raise OtherCut("the plan takes units apart that go together there")
-    return Way(path, there, slim, example, samples_of(slim, args, kwargs)[1])
+    return Way(path, there, slim, example, whole, samples_of(slim, *example)[1])

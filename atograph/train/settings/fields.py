@@ -24,6 +24,7 @@ from atograph.passes.errors import UserError
 from atograph.train.settings.method_table import METHODS
 from atograph.train.settings.option import Option
 from atograph.values.dynamic_sizes import STATIC, texts_of
+from atograph.values.state_texts import state_texts
 
 
 def _number(given: Any) -> Any:
@@ -54,6 +55,14 @@ def _sizes(given: Any) -> Any:
     """What is dynamic, in any form that `trace` takes, as texts."""
     try:
         return _listed(texts_of(given))
+    except UserError as error:
+        raise ValueError(error.message) from error
+
+
+def _state(given: Any) -> Any:
+    """What is state, in any form that `trace` takes, as texts."""
+    try:
+        return state_texts(given)
     except UserError as error:
         raise ValueError(error.message) from error
 
@@ -129,6 +138,9 @@ class TrainSettings(BaseModel):
     dynamic: Annotated[tuple[str, ...], BeforeValidator(_sizes), Option(metavar="INPUT:DIM=NAME")] = ()
     """Sizes of inputs that are dynamic besides the batch (ids:1=sequence, x:2=32*height); repeatable. Without it they
     are the example's. See `trace`."""
+    state: Annotated[tuple[str, ...], BeforeValidator(_state), Option(metavar="OUT=IN")] = ()
+    """Outputs that become inputs of the next call, a cache say (present=past); repeatable. Their widths go along with
+    the model's. See `trace`."""
     batch: Annotated[Annotated[int, Field(ge=1)] | None, Option(metavar="N")] = None
     """Samples that the slim model takes at a time, for a static file: no size is dynamic then. Without it the batch
     is dynamic."""

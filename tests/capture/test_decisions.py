@@ -1,0 +1,189 @@
+"""Decisions by values: the example's, listed, checked when the program runs; what only raises is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import atograph
+from atograph.passes.errors import UserError
+
+
+class Net(nn.Module):
+    """Two layers, and in between them code that looks at values."""
+
+    def __init__(self, between: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.between = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self, self.norm(self.a(x)).relu(), x))
+
+
+def scaled_like_bytes(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    if x.max() > 1:
+        h = h / 255
+    return h
+
+
+def on_an_activation(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h * 2 if (h * x.sum()).max() > 0.1 else h
+
+
+def on_a_table_with_an_input_in_it(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    table = torch.zeros(2, dtype=h.dtype)
+    view = table[:1]
+    table[0] = x.max()
+    return h * 2 if view.sum() > 1 else h
+
+
+def on_a_weight(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h * 2 if net.a.weight[0, 0] > -9 else h + x.sum()
+
+
+def on_a_statistic(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h * 2 if net.norm.running_var.sum() > 1 else h + x.sum()
+
+
+def a_length_of_a_mask(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    length = int((x > 0).sum(1).max())
+    return h * x[:, :length].mean(1, keepdim=True)
+
+
+def a_number_cut_off(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h * x[:, : int(x.max())].mean(1, keepdim=True)
+
+
+def equal_tensors(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h if torch.equal(x, x * 0) else h * 3
+
+
+def close_tensors(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h if torch.allclose(x, x * 0, atol=0.1) else h * 3
+
+
+def caught(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    try:
+        assert x.max() < 1
+    except AssertionError:
+        return h * 3
+    return h
+
+
+def kept_by_a_name(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    if (most := int(x.max())) < 1:
+        raise ValueError
+    return h * x[:, :most].mean(1, keepdim=True)
+
+
+DECIDED: dict[Callable[[Net, Tensor, Tensor], Tensor], str] = {
+    scaled_like_bytes: "x.max() > 1 is True",
+    on_an_activation: "(h * x.sum()).max() > 0.1 is True",
+    on_a_table_with_an_input_in_it: "view.sum() > 1 is True",
+    on_a_weight: "net.a.weight[0, 0] > -9 is True",
+    a_length_of_a_mask: "int((x > 0).sum(1).max()) is 6",
+    a_number_cut_off: "int(x.max()) is 3",
+    equal_tensors: "torch.equal(x, x * 0) is False",
+    close_tensors: "torch.allclose(x, x * 0, atol=0.1) is False",
+    caught: "x.max() < 1 is False",
+    kept_by_a_name: "int(x.max()) is 3",
+}
+
+
+def example() -> Tensor:
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)).double() + 0.5
+    x[0, 0] = 3.5
+    return x
+
+
+def perturbed(between: Callable[[Net, Tensor, Tensor], Tensor]) -> Net:
+    torch.manual_seed(0)
+    model = Net(between).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 8)
+    return model
+
+
+@pytest.mark.parametrize("between", DECIDED)
+def test_the_example_decides_and_another_input_is_refused(between: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+    model, x = perturbed(between), example()
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0, keep=0.5)
+    masked, slim = atograph.mask(model, plan), atograph.slim(graph, plan)
+    assert f": {DECIDED[between]} (test_decisions.py:" in str(graph)
+    assert plan.kept and slim.module is not None
+    for other in (x, x[:1], x.roll(1, 0)[:3]):
+        assert torch.allclose(masked(other), slim(other), rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(model(other), slim(other))
+    if between is not on_a_weight:
+        with pytest.raises(UserError, match=rf"where .* is \S+ \(test_decisions.py:\d+ in {between.__name__}\), and"):
+            slim(x * 0)
+    else:
+        assert "Decided by the example and the weights" in str(graph)
+
+
+def asserted(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    assert (x >= 0).all(), "no negative numbers"
+    return h
+
+
+def raised(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    if x.min().item() < 0 or not bool(x.isfinite().all()):
+        message = "no negative numbers"
+        raise ValueError(message)
+    return h
+
+
+def asserted_by_torch(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    torch._assert((x >= 0).all(), "no negative numbers")
+    torch._check(bool((x >= 0).all()))
+    return h
+
+
+def validated(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return torch.distributions.Normal(h, x.exp().sum(1, keepdim=True)).mean
+
+
+@pytest.mark.parametrize("between", [asserted, raised, asserted_by_torch, validated])
+def test_what_only_raises_is_no_decision(between: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+    model, x = perturbed(between), example()
+    graph = atograph.trace(model, x)
+    assert not graph.program.interface.decided
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    assert torch.allclose(masked(x), slim(x), rtol=1e-9, atol=1e-12)
+    slim(x - 10)  # no check is left of it
+
+
+def test_what_a_decision_sums_over_stays() -> None:
+    graph = atograph.trace(perturbed(on_a_statistic), example())
+    assert not graph.prunable  # without its units, the sum of the statistics would be another one
+    assert "Decided by the example and the weights: net.norm.running_var.sum() > 1 is True" in str(graph)
+
+
+def test_a_loop_over_samples_that_looks_at_each_fixes_the_batch() -> None:
+    def of_each(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+        return torch.stack([row * 2 if sample.max() > 1 else row for row, sample in zip(h, x, strict=True)])
+
+    x = example()
+    x[1] = 0.5
+    graph = atograph.trace(perturbed(of_each), x)
+    assert "The batch is fixed to the example's size" in str(graph)
+    assert len(graph.program.interface.decided) == 2  # one line, both answers
+
+
+def test_files_keep_the_check_where_they_can(tmp_path: Path) -> None:
+    model, x = perturbed(scaled_like_bytes), example()
+    graph = atograph.trace(model, x)
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    slim.save(tmp_path)
+    slim.to_onnx(tmp_path / "slim.onnx")  # ONNX has no op that raises
+    loaded = torch.export.load(tmp_path / "slim.pt2").module()
+    assert torch.allclose(loaded(x), slim(x))
+    with pytest.raises(RuntimeError, match=r"x.max\(\) > 1 is True"):
+        loaded(x * 0)
