@@ -29,7 +29,7 @@ class ProgramModule(nn.Module):
     def __init__(self, program: Program) -> None:
         super().__init__()
         self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
-        self._raising = (raising(program),)
+        self._raising = (raising(program, checked=program.interface.checked),)
         for name in program.interface.state.values():
             _register(self, name, program.state[name], trained=name in program.interface.parameters)
 
