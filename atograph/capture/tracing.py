@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -145,7 +146,7 @@ class _Trace:
             signature=signature,
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
-            dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
+            dynamic=dynamic_sizes(self._from_nothing(recorded, wishes), points, rebuilt.inputs),
             decided=() if self.answers is None else self.answers.decisions,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
@@ -177,6 +178,23 @@ class _Trace:
             raise reason
         text = f"{type(reason).__name__}: {reason}" if reason else "there are too few sizes within the limits to try"
         raise NotAligned(f"for inputs of another size: {text}") from reason
+
+    def _from_nothing(self, recorded: Recording, wishes: Wishes) -> Wishes:
+        """The same wishes, where sizes that may be 0 are at least 1 if the code does something else without any."""
+        if all(size.least for size in wishes.sizes):
+            return wishes
+        values = {size.name: 0 if not size.least else size.value for size in wishes.sizes if not size.parts}
+        sums = {size.name: sum(values[part] for part in size.parts) + size.plus for size in wishes.sizes if size.parts}
+        points = {name: (value,) for name, value in {**values, **sums}.items()}
+        try:
+            other = self._record(BATCH, _resized(wishes, points, 0))[0]
+        except Unfollowed:
+            raise
+        except Exception:  # of the model, too: it takes nothing less than one
+            other = None
+        if other is not None and [n.target for n in other.graph.nodes] == [n.target for n in recorded.graph.nodes]:
+            return wishes
+        return replace(wishes, sizes=tuple(replace(size, least=max(size.least, 1)) for size in wishes.sizes))
 
     def run(self) -> None:
         """Run it, and record nothing."""

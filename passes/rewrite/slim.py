@@ -239,7 +239,7 @@ class _Rewrite:
 
     def _inputs(self) -> dict[str, torch.Tensor]:
         """The inputs that shrink, which are state, without data."""
-        mode, inputs = mode_of(self.program.graph), {}
+        mode, inputs = mode_of(self.program.graph), dict[str, torch.Tensor]()
         for node in carried(self.program):
             shape, value = self.axes.shape(node), node.meta["val"]
             if any(map(self.kept.shrinks, shape)):
