@@ -74,7 +74,15 @@ class Answers:
         """What was decided, once for each place and value."""
         return tuple(dict.fromkeys(answer.decision for answer in self._log if answer.decision is not None))
 
-    def to(self, op: Any, args: Any, kwargs: Any, graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> Answer:
+    def to(
+        self,
+        op: Any,
+        args: Any,
+        kwargs: Any,
+        graph: fx.Graph,
+        constants: Mapping[str, torch.Tensor],
+        what: str = "",
+    ) -> Answer:
         """What an op gives that a recording asks for.
 
         Args:
@@ -82,6 +90,7 @@ class Answers:
             args, kwargs: written with nodes.
             graph: of the recording, as it is so far.
             constants: of the recording.
+            what: of the expression at the place is decided, in words.
 
         Raises:
             NoAnswer: chance decides, or the code looks at something else than in the first recording.
@@ -102,9 +111,23 @@ class Answers:
                 ) from unknown
             if self.asked_by() in _INTEGRAL:
                 op, value = torch.Tensor.__int__, int(value)
-            answer = self._answered(op, value, (args, kwargs), listed=not later or type(value) not in (int, float))
+            answer = self._answered(
+                op, value, (args, kwargs), listed=not later or type(value) not in (int, float), what=what
+            )
         self._read = args[0] if later and type(answer.value) in (int, float) else None
         return answer
+
+    def example(self, op: Any, args: Any, kwargs: Any) -> torch.Tensor:
+        """What an op gives for the example.
+
+        Raises:
+            NoAnswer: nobody knows, or this is not the first recording.
+        """
+        try:
+            result: torch.Tensor = self._known.call(op, args, kwargs)
+        except Exception as unknown:
+            raise NoAnswer("the example does not tell how large a result is") from unknown
+        return result
 
     def number(self, value: Any) -> Any:
         """What ``Tensor.item`` is to give, after it was answered."""
@@ -125,10 +148,10 @@ class Answers:
             add_check(graph, holds, str(answer.decision))
         return answer.value
 
-    def _answered(self, op: Any, value: Any, written: Any, *, listed: bool = True) -> Answer:
+    def _answered(self, op: Any, value: Any, written: Any, *, listed: bool = True, what: str = "") -> Answer:
         place = reading()
         decision = Decision(
-            place.text or str(op), value, place.source, bool(self._known.behind(written) & self._weights)
+            what + (place.text or str(op)), value, place.source, bool(self._known.behind(written) & self._weights)
         )
         self._log.append(Answer(op, place, value, decision if listed and not place.only_raises else None))
         return self._log[-1]

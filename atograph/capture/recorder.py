@@ -20,10 +20,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from atograph.capture.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
-from atograph.passes.ir.decisions import add_check, holding
+from atograph.passes.ir.decisions import add_check, counting, holding
 from atograph.passes.ir.fake.results import result_of
+from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import (
     DataDependentOutputException,
+    DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
     OpOverload,
@@ -179,6 +181,29 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
                 return result_of(func, args, kwargs)
         except DataDependentOutputException:  # aten.is_nonzero, which has no tag
             return self._value(func, args, kwargs)
+        except DynamicOutputShapeException:
+            if self._answers is None:
+                raise
+            return self._of_answered_size(self._answers, func, self._written(args), self._written(kwargs))
+
+    def _of_answered_size(self, answers: Answers, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an op whose shape values decide, in the shape that it has for the example."""
+        tensors = [leaf.meta["val"] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
+        if any(is_dynamic(size) for tensor in tensors for size in tensor.shape):
+            raise NotTraced("how large a result is depends on the values of each sample")
+        with torch._C._DisablePythonDispatcher():
+            count = counting(self._graph, func, args, kwargs)
+        if count is None:
+            raise NotTraced(f"how large the result of {func} is depends on values")
+        try:
+            constants = self.recording.constants
+            answer = answers.to(_ATEN.item.default, (count,), {}, self._graph, constants, "the size of ")
+            value = answers.example(func, args, kwargs)
+        except NoAnswer as reason:
+            raise NotTraced(str(reason)) from reason
+        if answer.decision is not None:
+            self._check((count,), {}, answer)
+        return self._mode.from_tensor(value)
 
     def _known_result(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result of an op whose shape depends on values, if these are known: another constant."""

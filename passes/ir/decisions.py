@@ -86,6 +86,24 @@ class _Adding:
         return node
 
 
+def counting(graph: fx.Graph, func: Any, args: Any, kwargs: Any) -> fx.Node | None:
+    """Add nodes that count what decides the size of an op's result; None for an op that is not known."""
+    if kwargs.keys() - {"dim"}:
+        return None
+    add = _Adding(graph)
+    if func is _ATEN.nonzero.default:
+        return add(_ATEN.sum.default, add(_ATEN.ne.Scalar, args[0], 0))
+    if func is _ATEN.repeat_interleave.Tensor:
+        return add(_ATEN.sum.default, args[0])
+    if func is _ATEN.repeat_interleave.self_Tensor:
+        return add(_ATEN.sum.default, args[1])
+    if func is _ATEN.index.Tensor:
+        masks = [index for index in args[1] if index is not None]
+        if len(masks) == 1 and masks[0].meta["val"].dtype is torch.bool:
+            return add(_ATEN.sum.default, masks[0])
+    return None
+
+
 def comparing(graph: fx.Graph, read: fx.Node, op: Any, other: float, outcome: bool) -> fx.Node:
     """Add nodes that say whether a number compares with another one as it did; as Python does it, in 64 bits.
 

@@ -195,6 +195,35 @@ def test_a_loop_over_samples_that_looks_at_each_fixes_the_batch() -> None:
     assert len(graph.program.interface.decided) == 2  # one line, both answers
 
 
+def as_often_as_a_value_says(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    parts = [h * x[:, i : i + 1] for i in torch.repeat_interleave(x[0, :2].long()).tolist()]
+    return sum(parts, h) if len(parts) > 2 else h
+
+
+def places_by_a_mask(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    places = (x[0] > 1).nonzero()[:, 0] if x.max() > 0.1 else None
+    return h * x[:, places].sum(1, keepdim=True)
+
+
+def rows_by_a_mask(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    chosen = x.T[x[0] > 1]
+    return h if chosen.shape[0] == 0 else h * chosen.T.amax(1, keepdim=True)
+
+
+@pytest.mark.parametrize("between", [as_often_as_a_value_says, places_by_a_mask, rows_by_a_mask])
+def test_sizes_by_values_where_code_looks_at_them(between: Callable[[Net, Tensor, Tensor], Tensor]) -> None:
+    model, x = perturbed(between), example()
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0, keep=0.5)
+    masked, slim = atograph.mask(model, plan), atograph.slim(graph, plan)
+    other = x.clone()
+    other[1:] = x[1:].flip(1)
+    for each in (x, other):
+        assert torch.allclose(masked(each), slim(each), rtol=1e-9, atol=1e-12)
+    with pytest.raises(UserError, match=r"where the size of .* is \d \(test_decisions.py"):
+        slim(torch.full_like(x, 0.7))
+
+
 def test_files_keep_the_check_where_they_can(tmp_path: Path) -> None:
     model, x = perturbed(scaled_like_bytes), example()
     graph = atograph.trace(model, x)
