@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,9 +78,7 @@ class StateCut:
             for place in (size.places if size.name == name else ())
         }
         for (placeholder, dim), size in longer.items():
-            inputs = on_state(
-                inputs, self._names, lambda name, leaf, to=(placeholder, dim, size): _lengthened(name, leaf, *to)
-            )
+            inputs = on_state(inputs, self._names, partial(_lengthened, placeholder=placeholder, dim=dim, size=size))
         return inputs
 
 

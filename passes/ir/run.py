@@ -172,10 +172,10 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 raise _other_shape(node, wanted, value, sizes)
     for name, total in interface.sums({name: size for name, (size, _where) in known.items()}).items():
         if name in known and known[name][0] != total:
-            size, where = known[name]
+            given, where = known[name]
             words = next(str(each) for each in interface.dynamic if each.name == name)
             raise UserError(
-                f"the program was called with {where} of {name} = {size}, and the other inputs make it {total}.",
+                f"the program was called with {where} of {name} = {given}, and the other inputs make it {total}.",
                 hint=f"{words}: it was so when the model was traced.",
             )
 

@@ -236,7 +236,8 @@ class _Rewrite:
 
     def _inputs(self) -> dict[str, torch.Tensor]:
         """The inputs that shrink, which are state, without data."""
-        mode, inputs = mode_of(self.program.graph), {}
+        mode = mode_of(self.program.graph)
+        inputs: dict[str, torch.Tensor] = {}
         for node in carried(self.program):
             shape, value = self.axes.shape(node), node.meta["val"]
             if any(map(self.kept.shrinks, shape)):
