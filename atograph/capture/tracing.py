@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -64,6 +65,7 @@ def record_program(
     batch: int | None,
     wishes: Wishes = _NO_WISHES,
     decided_by: Any = None,
+    numbers: bool = True,
 ) -> Program:
     """Record what a model computes.
 
@@ -74,6 +76,7 @@ def record_program(
         batch: the first dimension of every input tensor that is as long as this is the batch.
         wishes: which other sizes are to be dynamic.
         decided_by: arguments, ``(args, kwargs)``, whose values answer where the code looks at some; None: it may not.
+        numbers: see `Answers`.
 
     Raises:
         NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch; `NotAligned`, if
@@ -81,7 +84,7 @@ def record_program(
         Unfollowed: no way does.
     """
     try:
-        return _Trace(model, args, kwargs, batch, decided_by).program(wishes)
+        return _Trace(model, args, kwargs, batch, decided_by, numbers).program(wishes)
     except (NotTraced, Unfollowed):
         raise
     except Exception as error:
@@ -105,6 +108,7 @@ class _Trace:
         kwargs: dict[str, Any],
         batch: int | None,
         decided_by: Any = None,
+        numbers: bool = True,
     ) -> None:
         self.model, self.batch = model, batch
         self.leaves, self.takes = pytree.tree_flatten((args, kwargs))
@@ -121,7 +125,7 @@ class _Trace:
         self.answers: Answers | None = None
         if decided_by is not None:
             samples = None if batch is None else batch_of(decided_by)
-            self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples)
+            self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples, numbers=numbers)
 
     def program(self, wishes: Wishes) -> Program:
         recorded, origins = self._record(BATCH)
@@ -142,7 +146,7 @@ class _Trace:
             signature=signature,
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
-            dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
+            dynamic=dynamic_sizes(self._from_nothing(recorded, wishes), points, rebuilt.inputs),
             decided=() if self.answers is None else self.answers.decisions,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
@@ -175,6 +179,23 @@ class _Trace:
         text = f"{type(reason).__name__}: {reason}" if reason else "there are too few sizes within the limits to try"
         raise NotAligned(f"for inputs of another size: {text}") from reason
 
+    def _from_nothing(self, recorded: Recording, wishes: Wishes) -> Wishes:
+        """The same wishes, where sizes that may be 0 are at least 1 if the code does something else without any."""
+        if all(size.least for size in wishes.sizes):
+            return wishes
+        values = {size.name: 0 if not size.least else size.value for size in wishes.sizes if not size.parts}
+        sums = {size.name: sum(values[part] for part in size.parts) + size.plus for size in wishes.sizes if size.parts}
+        points = {name: (value,) for name, value in {**values, **sums}.items()}
+        try:
+            other = self._record(BATCH, _resized(wishes, points, 0))[0]
+        except Unfollowed:
+            raise
+        except Exception:  # of the model, too: it takes nothing less than one
+            other = None
+        if other is not None and [n.target for n in other.graph.nodes] == [n.target for n in recorded.graph.nodes]:
+            return wishes
+        return replace(wishes, sizes=tuple(replace(size, least=max(size.least, 1)) for size in wishes.sizes))
+
     def run(self) -> None:
         """Run it, and record nothing."""
         state, inputs = self._without_data(BATCH)
@@ -185,7 +206,7 @@ class _Trace:
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
         if self.answers is not None:
-            self.answers.asked_by = lambda: origins.call
+            self.answers.asked_by, origins.number = lambda: origins.call, self.answers.number
         run = lambda: self._call(state, inputs)  # noqa: E731
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable(), self.answers), origins
 

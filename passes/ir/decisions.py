@@ -47,6 +47,10 @@ class Decision:
         return f"Decided by the example{' and the weights' if self.by_weights else ''}: {self}."
 
 
+class DecidesOtherwise(UserError):
+    """The values of an input, or of weights, decide otherwise than the example did."""
+
+
 def is_check(node: fx.Node) -> bool:
     """Whether a node raises where a value decides otherwise than it did for the example."""
     return node.target is CHECK
@@ -65,6 +69,11 @@ def holding(graph: fx.Graph, func: Any, args: Any, kwargs: Any, value: Any) -> f
     return None if made is None else made(_Adding(graph), value, *args, **kwargs)
 
 
+def add_check(graph: fx.Graph, holds: fx.Node, text: str) -> None:
+    """Add a node that raises, with a text, where another one does not hold."""
+    graph.call_function(CHECK, (holds, text)).meta["val"] = None
+
+
 class _Adding:
     """Adds ops to a graph, with their values without data."""
 
@@ -75,6 +84,23 @@ class _Adding:
         node: fx.Node = self._graph.call_function(op, args)
         node.meta["val"] = run(node)
         return node
+
+
+def comparing(graph: fx.Graph, read: fx.Node, op: Any, other: float, outcome: bool) -> fx.Node:
+    """Add nodes that say whether a number compares with another one as it did; as Python does it, in 64 bits.
+
+    Args:
+        graph: whose last node is followed by them.
+        read: gives the number.
+        op: ``operator.lt`` and the like.
+        other: the other number.
+        outcome: how it compared.
+    """
+    add = _Adding(graph)
+    if read.meta["val"].is_floating_point() or type(other) is float:
+        read = add(_ATEN.to.dtype, read, torch.float64)
+    node = add(getattr(_ATEN, op.__name__).Scalar, read, other)
+    return node if outcome else add(_ATEN.logical_not.default, node)
 
 
 def _same_number(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
@@ -113,8 +139,13 @@ _HOLDING: dict[Any, Callable[..., fx.Node]] = {
 }
 
 
-def raising(program: fx.GraphModule) -> fx.GraphModule:
-    """A program whose checks raise a `UserError` with the line and both values; itself where it has none."""
+def raising(program: fx.GraphModule, *, checked: bool) -> fx.GraphModule:
+    """A program whose checks raise a `UserError` with the line and both values; itself where it has none.
+
+    Args:
+        program: any.
+        checked: False for one without checks.
+    """
     if not any(map(is_check, program.graph.nodes)):
         return program
     graph = fx.Graph()
@@ -122,13 +153,20 @@ def raising(program: fx.GraphModule) -> fx.GraphModule:
     for node in filter(is_check, list(graph.nodes)):
         holds, text = node.args
         read = holds.args[0] if holds.target is torch.ops.aten.eq.Scalar else None
-        with graph.inserting_before(node):
-            graph.call_function(_require, (holds, text, read))
+        if checked:
+            with graph.inserting_before(node):
+                graph.call_function(_require, (holds, text, read))
         graph.erase_node(node)
     return fx.GraphModule(program, graph)
+
+
+def drop_checks(graph: fx.Graph) -> None:
+    """Erase the checks from a graph; what only they read is dead then."""
+    for node in filter(is_check, list(graph.nodes)):
+        graph.erase_node(node)
 
 
 def _require(holds: torch.Tensor, text: str, read: torch.Tensor | None) -> None:
     if not bool(holds):
         other = "it is not" if read is None else f"it is {read.item()}"
-        raise UserError(f"the program is for inputs where {text}, and with these {other}.", hint=HINT)
+        raise DecidesOtherwise(f"the program is for inputs where {text}, and with these {other}.", hint=HINT)
