@@ -86,6 +86,7 @@ def dynamic_sizes(
             size.most,
             size.parts,
             size.plus,
+            size.why,
         )
         for size in wishes.sizes
     )
@@ -111,17 +112,17 @@ def aligned(recordings: Sequence[Recording]) -> dict[fx.Node, list[tuple[int, ..
         for twin, node in zip(twins, nodes, strict=True):
             twin[node] = one
         if any(node.op != one.op or (one.op != "get_attr" and node.target != one.target) for node in nodes):
-            raise NotAligned(_at(one, f"another op than {one.target} is called"))
+            raise NotAligned(at_reader(one, f"another op than {one.target} is called"))
         if one.op == "get_attr":
             for node, recording in zip(nodes[1:], recordings[1:], strict=True):
                 if not same_constant(first, one, recording, node):
-                    raise NotAligned(_at(_reader(one), "its code makes a table by itself that is another one"))
+                    raise NotAligned(at_reader(_reader(one), "its code makes a table by itself that is another one"))
         if one.op in ("call_function", "output"):
             try:
                 one.args = _merged([node.args for node in nodes], twins)
                 one.kwargs = _merged([node.kwargs for node in nodes], twins)
             except _Differs as difference:
-                raise NotAligned(_at(one, str(difference))) from difference
+                raise NotAligned(at_reader(one, str(difference))) from difference
         shapes[one] = list(_shapes([node.meta.get("val") for node in nodes], one))
     return shapes
 
@@ -158,7 +159,7 @@ def _shapes(values: Sequence[Any], node: fx.Node) -> Iterator[tuple[int, ...]]:
     one = values[0]
     if isinstance(one, torch.Tensor):
         if any(value.dim() != one.dim() or value.dtype != one.dtype for value in values):
-            raise NotAligned(_at(node, "what it gives is of another kind"))
+            raise NotAligned(at_reader(node, "what it gives is of another kind"))
         yield tuple(map(Size.of, zip(*(value.shape for value in values), strict=True)))
     elif isinstance(one, (tuple, list)):
         for items in zip(*values, strict=True):
@@ -172,11 +173,11 @@ def _reader(node: fx.Node) -> fx.Node:
 def _more_or_fewer(rows: Sequence[Sequence[fx.Node]]) -> str:
     for nodes in zip(*rows, strict=False):
         if any(node.op != nodes[0].op or node.target != nodes[0].target for node in nodes):
-            return _at(nodes[0], f"more ops are called, or fewer, from {nodes[0].target} on")
+            return at_reader(nodes[0], f"more ops are called, or fewer, from {nodes[0].target} on")
     return "more ops are called, or fewer"
 
 
-def _at(node: fx.Node, text: str) -> str:
+def at_reader(node: fx.Node, text: str) -> str:
     """What is so for inputs of another size, with the module and the line."""
     reason = reason_at(node, text)
     place = ", ".join(part for part in (reason.module, reason.source) if part)
