@@ -117,6 +117,23 @@ def _check_decisions(exported: ExportedProgram, symbols: Mapping[Any, int]) -> N
                 raise NotIntegral(f"the code has decided something by the size of the batch: {guard}")
 
 
+def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize], sizes: Mapping[str, int]) -> str:
+    """What the code decides otherwise at some sizes, by name, than a program of it tells; empty if nothing."""
+    shapes = {n.name: n.meta["val"].shape for n in exported.graph.nodes if hasattr(n.meta.get("val"), "shape")}
+    numbers = {
+        shapes[place.placeholder][place.dim].node.expr: place.multiple * sizes[size.name]
+        for size in dynamic
+        for place in size.places
+    }
+    for symbol, limits in exported.range_constraints.items():
+        if symbol in numbers and not limits.lower <= numbers[symbol] <= limits.upper:
+            return "for inputs of another size its code goes another way"
+    for guard in _guards(exported):
+        if not bool(guard.subs({symbol: numbers.get(symbol, BATCH) for symbol in guard.free_symbols})):
+            return f"for inputs of another size its code goes another way, because not {guard}"
+    return ""
+
+
 def _guards(exported: ExportedProgram) -> list[Any]:
     """What the code found to be so for the example's sizes, as sympy says it, where no size depends on the data."""
     values = [leaf for node in exported.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val"))]
