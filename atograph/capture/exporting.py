@@ -18,9 +18,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.parameter import is_lazy
 
 from atograph.capture.dynamic import Wishes
-from atograph.capture.limits import Try, within_limits
 from atograph.capture.origins import AnnotatedCalls
-from atograph.capture.points import dynamic_sizes, sets_of_points
+from atograph.capture.points import Try, dynamic_sizes, sets_of_points, within_limits
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import (
     NotIntegral,

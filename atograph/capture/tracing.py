@@ -22,11 +22,10 @@ from torch.nn.parameter import is_lazy
 
 from atograph.capture.answers import Answers
 from atograph.capture.dynamic import Wishes
-from atograph.capture.limits import MODEL, difference, within_limits
 from atograph.capture.origins import Origins
-from atograph.capture.points import POINTS, NotAligned, aligned, dynamic_sizes, sets_of_points
-from atograph.capture.recorder import LooksAtValues, NotTraced, NotUniform, Recording, Unfollowed, record
-from atograph.capture.recordings import first_difference, mentions_batch
+from atograph.capture.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits
+from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
+from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.express import Expression, Known, Part, express, follows
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
@@ -192,7 +191,7 @@ class _Trace:
             return "" if "overflow" in str(error).lower() else f"{MODEL} fails beyond: {type(error).__name__}: {error}"
         if self.returns != returns:
             return "for inputs of another size it returns another structure"
-        return difference(recorded, rebuilt.copies, rebuilt.output, other)
+        return difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
 
     def run(self) -> None:
         """Run it, and record nothing."""
