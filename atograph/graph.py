@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,7 +100,8 @@ class Graph(NotPickled):
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        return trace(self.model, *example, dynamic=how.dynamic, outputs=how.outputs, state=how.state)
+        checks: Literal["keep", "drop"] = "keep" if self.program.interface.checked else "drop"
+        return trace(self.model, *example, dynamic=how.dynamic, outputs=how.outputs, state=how.state, checks=checks)
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -463,6 +465,7 @@ def trace(
     dynamic: Dynamic = None,
     outputs: Sequence[str | int] | str | int | None = None,
     state: State = None,
+    checks: Literal["keep", "drop"] = "keep",
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -482,6 +485,8 @@ def trace(
         state: outputs that become inputs of the next call (a cache, what a recurrent layer keeps), by their names:
             ``{"present": "past"}``. Their widths go along with the model's; the first state has to be zero where units
             go, as an empty cache and zeros are.
+        checks: where the model's code decides by values, the program has the example's decisions, and raises where
+            other inputs or weights decide otherwise; ``"drop"``: it does not look.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
@@ -501,5 +506,6 @@ def trace(
         capturing = capture_weightless if is_weightless(model) else capture
         read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
         captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)], state=state)
+        captured.interface = replace(captured.interface, checked=checks == "keep")
     with stage("finding the groups"):
         return Graph(Pipeline.parse(ANALYSE).run(captured), model)

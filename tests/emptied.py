@@ -156,6 +156,15 @@ def _dense() -> nn.Module:
     return Around(block, a=_conv(8, 6, 3), out=_conv(14, 8))
 
 
+def _moved_about() -> nn.Module:
+    """What is left of a `cat` goes through ops that have no weights."""
+
+    def block(s: Around, x: Tensor) -> Tensor:
+        return s.out(F.pad(torch.cat([x, s.a(x)], 1).transpose(1, 2), [0, 1]).transpose(1, 2).cos())
+
+    return Around(block, a=_conv(8, 6, bias=False), out=_conv(14, 8))
+
+
 def _squeeze() -> nn.Module:
     def block(s: Around, x: Tensor) -> Tensor:
         return x * torch.sigmoid(s.up(F.silu(s.down(x.mean((2, 3), keepdim=True)))))
@@ -278,6 +287,7 @@ CASES: dict[str, Case] = {
     "parts of a cat": Case(_side_by_side, "g2 g4", ("a.weight", "c.bias")),
     "the whole cat": Case(_side_by_side, "g2 g3 g4", ("a.weight", "out.weight")),
     "growth of a dense block": Case(_dense, "g2", ("a.weight",)),
+    "moved about": Case(_moved_about, "g2", ("a.weight",)),
     "gate": Case(_squeeze, "g2", ("down.weight", "up.weight")),
     "gate of a constant": Case(_gated_constant, "g2", ("mid.weight", "out.weight")),
     "one of two ways": Case(_parallel, "g2", ("a.weight", "a2.weight")),

@@ -35,17 +35,15 @@ def with_lengths(wishes: Wishes, program: Program) -> Iterator[Wishes]:
                 grown.setdefault((int(one), int(other)), []).append((leaf, dim, 1))
     if not grown or not wishes.batch:
         return
-    lengths = [
-        Wanted(_numbered(BEFORE, number), value, tuple(places))
-        for number, ((value, _after), places) in enumerate(grown.items())
-    ]
-    following = []
-    for number, (length, (value, after)) in enumerate(zip(lengths, grown, strict=True)):
-        places = tuple(place for place in _of_size(after, program) if place[:2] not in asked)
-        new = [size.name for size in wishes.sizes if size.value == after - value and not size.parts]
-        if places:
-            parts, plus = (length.name, *new[:1]), 0 if new else after - value
-            following.append(Wanted(_numbered(AFTER, number), after, places, parts=parts, plus=plus))
+    lengths, following = list[Wanted](), list[Wanted]()
+    for number, ((length, after), places) in enumerate(grown.items()):
+        name = _numbered(BEFORE, number)
+        lengths.append(Wanted(name, length, tuple(places), least=0))
+        along = tuple(place for place in _of_size(after, program) if place[:2] not in asked)
+        new = [size.name for size in wishes.sizes if size.value == after - length and not size.parts]
+        if along:
+            parts, plus = (name, *new[:1]), 0 if new else after - length
+            following.append(Wanted(_numbered(AFTER, number), after, along, parts=parts, plus=plus))
     if following:
         yield replace(wishes, sizes=(*wishes.sizes, *lengths, *following))
     yield replace(wishes, sizes=(*wishes.sizes, *lengths))

@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
@@ -134,6 +135,7 @@ class _Trace:
         rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
         if wishes:
+            wishes = self._from_nothing(recorded, wishes)
             wishes = within_limits(wishes, partial(self._why_not, recorded, rebuilt, wishes, returns))
         interface = Interface(
             state=rebuilt.state,
@@ -192,6 +194,23 @@ class _Trace:
         if self.returns != returns:
             return "for inputs of another size it returns another structure"
         return difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
+
+    def _from_nothing(self, recorded: Recording, wishes: Wishes) -> Wishes:
+        """The same wishes, where sizes that may be 0 are at least 1 if the code does something else without any."""
+        if all(size.least for size in wishes.sizes):
+            return wishes
+        values = {size.name: 0 if not size.least else size.value for size in wishes.sizes if not size.parts}
+        sums = {size.name: sum(values[part] for part in size.parts) + size.plus for size in wishes.sizes if size.parts}
+        points = {name: (value,) for name, value in {**values, **sums}.items()}
+        try:
+            other = self._record(BATCH, _resized(wishes, points, 0))[0]
+        except Unfollowed:
+            raise
+        except Exception:  # of the model, too: it takes nothing less than one
+            other = None
+        if other is not None and [n.target for n in other.graph.nodes] == [n.target for n in recorded.graph.nodes]:
+            return wishes
+        return replace(wishes, sizes=tuple(replace(size, least=max(size.least, 1)) for size in wishes.sizes))
 
     def run(self) -> None:
         """Run it, and record nothing."""

@@ -92,7 +92,13 @@ class AutoTrainOnce:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")
         graph = trace(
-            model, inputs.args, inputs.kwargs, outputs=given.outputs, dynamic=given.dynamic_texts, state=given.state
+            model,
+            inputs.args,
+            inputs.kwargs,
+            outputs=given.outputs,
+            dynamic=given.dynamic_texts,
+            state=given.state,
+            checks=given.checks,
         )
         self.graph = graph.steered(**given.steering)
         if given.metric_mode is not None:

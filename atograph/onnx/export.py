@@ -16,6 +16,7 @@ from atograph.files.writing import writing
 from atograph.onnx.forms import expressible
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
+from atograph.onnx.norms import write_norms
 from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
@@ -102,6 +103,7 @@ def export_onnx(
     written = model.opset_imports[""]
     if torchs is not None and written != torchs:
         raise UserError(f"torch.onnx could not convert this program to opset {opset}; it can write opset {written}.")
+    write_norms(model)
     if opset is not None and opset < TORCHS_OLDEST:
         to_older(model, opset)
     elif opset is not None and opset > TORCHS_NEWEST:

@@ -10,6 +10,7 @@ from torch import nn
 from atograph.capture.time_limit import within_limit
 from atograph.graph import trace
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
@@ -98,7 +99,11 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
             if batch == own and not sizes:
                 raise
             continue  # statistics of a single sample, say: no size for this model
-        entries.append(form.compared(batch, sizes))
+        try:
+            entries.append(form.compared(batch, sizes))
+        except DecidesOtherwise:
+            if batch == own and not sizes:
+                raise  # else a part of the inputs decides otherwise than the whole, and the program refuses it
     if slim.state:  # at the sizes of the example, which came last
         entries += [entry for entry in [_in_a_row(form, entries[-1])] if entry.steps > 1]
     return entries

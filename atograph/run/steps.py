@@ -21,6 +21,7 @@ from atograph.passes.plan.choose import check_budgets
 from atograph.passes.plan.plan import Plan, fewest
 from atograph.process.stages import stage
 from atograph.program.attributes import write_attributes
+from atograph.proof.decisions import check_decisions
 from atograph.proof.determinism import check_steady, listed
 from atograph.report.run import Report
 from atograph.run import latency_budget, resumption, unproved
@@ -90,13 +91,21 @@ class Run:
         check_targets(job)
         settings = job.settings
         graph = trace(
-            job.model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state
+            job.model,
+            *job.inputs,
+            outputs=settings.outputs,
+            dynamic=settings.dynamic_texts,
+            state=settings.state,
+            checks=settings.checks,
         )
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")
         for name, why in graph.program.interface.still.items():
             console.warn(f"{name} stays as in the example: {why}")
+        check_decisions(job.model, job.task, graph.program, where=job.where)
+        for decision in graph.program.interface.decided:
+            console.say(decision.note)
         left_out = left_out_text(graph.program.interface)
         if left_out:
             console.say(f"left out of what the model returns: {left_out}")

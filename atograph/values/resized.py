@@ -36,12 +36,12 @@ def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
 
 
 def around(interface: Interface) -> list[dict[str, int]]:
-    """Sizes to try a program at beside the example's: all dynamic ones smaller, all of them larger.
+    """Sizes to try a program at beside the example's: all dynamic ones smaller, 0 where that may be, or larger.
 
     Larger ones are left out where the program was recorded at none.
     """
     alone = [size for size in interface.dynamic if not size.parts]
-    smaller = {size.name: max(size.least, size.values[0] * 2 // 3) for size in alone}
+    smaller = {size.name: size.least and max(size.least, size.values[0] * 2 // 3) for size in alone}
     larger = {size.name: min(size.values[0] * 3 // 2 + 1, size.most or 2**62) for size in alone}
     takes_larger = all(max(size.values) > size.values[0] for size in alone)
     return [smaller, larger] if takes_larger and alone else [smaller] if alone else []

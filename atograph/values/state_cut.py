@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,9 +78,7 @@ class StateCut:
             for place in (size.places if size.name == name else ())
         }
         for (placeholder, dim), size in longer.items():
-            inputs = on_state(
-                inputs, self._names, lambda name, leaf, to=(placeholder, dim, size): _lengthened(name, leaf, *to)
-            )
+            inputs = on_state(inputs, self._names, partial(_lengthened, placeholder, dim, size))
         return inputs
 
 
@@ -139,7 +138,7 @@ def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: Any) -> Any:
     return on_state(inputs, names, lambda name, leaf: widened(leaf, masks.get(name, {}))) if masks else inputs
 
 
-def _lengthened(name: str, tensor: torch.Tensor, placeholder: str, dim: int, size: int) -> torch.Tensor:
+def _lengthened(placeholder: str, dim: int, size: int, name: str, tensor: torch.Tensor) -> torch.Tensor:
     if name != placeholder:
         return tensor
     places = torch.arange(size, device=tensor.device).clamp(max=tensor.shape[dim] - 1)

@@ -47,6 +47,10 @@ class Decision:
         return f"Decided by the example{' and the weights' if self.by_weights else ''}: {self}."
 
 
+class DecidesOtherwise(UserError):
+    """The values of an input, or of weights, decide otherwise than the example did."""
+
+
 def is_check(node: fx.Node) -> bool:
     """Whether a node raises where a value decides otherwise than it did for the example."""
     return node.target is CHECK
@@ -113,8 +117,13 @@ _HOLDING: dict[Any, Callable[..., fx.Node]] = {
 }
 
 
-def raising(program: fx.GraphModule) -> fx.GraphModule:
-    """A program whose checks raise a `UserError` with the line and both values; itself where it has none."""
+def raising(program: fx.GraphModule, *, checked: bool) -> fx.GraphModule:
+    """A program whose checks raise a `UserError` with the line and both values; itself where it has none.
+
+    Args:
+        program: any.
+        checked: False for one without checks.
+    """
     if not any(map(is_check, program.graph.nodes)):
         return program
     graph = fx.Graph()
@@ -122,13 +131,20 @@ def raising(program: fx.GraphModule) -> fx.GraphModule:
     for node in filter(is_check, list(graph.nodes)):
         holds, text = node.args
         read = holds.args[0] if holds.target is torch.ops.aten.eq.Scalar else None
-        with graph.inserting_before(node):
-            graph.call_function(_require, (holds, text, read))
+        if checked:
+            with graph.inserting_before(node):
+                graph.call_function(_require, (holds, text, read))
         graph.erase_node(node)
     return fx.GraphModule(program, graph)
+
+
+def drop_checks(graph: fx.Graph) -> None:
+    """Erase the checks from a graph; what only they read is dead then."""
+    for node in filter(is_check, list(graph.nodes)):
+        graph.erase_node(node)
 
 
 def _require(holds: torch.Tensor, text: str, read: torch.Tensor | None) -> None:
     if not bool(holds):
         other = "it is not" if read is None else f"it is {read.item()}"
-        raise UserError(f"the program is for inputs where {text}, and with these {other}.", hint=HINT)
+        raise DecidesOtherwise(f"the program is for inputs where {text}, and with these {other}.", hint=HINT)

@@ -83,6 +83,7 @@ class Interface:
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
+        checked: whether the program is to raise where an input or new weights decide otherwise.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
         state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
             (`ir.state`).
@@ -105,6 +106,7 @@ class Interface:
     asked: tuple[str, ...] = ()
     dead: bool = False
     decided: tuple[Decision, ...] = ()
+    checked: bool = True
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state_pairs: Mapping[str, int] = field(default_factory=dict)
@@ -134,9 +136,8 @@ class Interface:
 
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
-        return replace(
-            self, **{name: getattr(other, name) for name in ("looked_at", "fixed", "still", "asked", "dead", "decided")}
-        )
+        names = ("looked_at", "fixed", "still", "asked", "dead", "decided", "checked")
+        return replace(self, **{name: getattr(other, name) for name in names})
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""

@@ -13,7 +13,7 @@ from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import DynamicSize
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
 from atograph.passes.ir.sizes import Size, text
-from atograph.passes.torch_private import DynamicOutputShapeException
+from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
 
 
 class Unmeasured(Exception):
@@ -98,5 +98,5 @@ def _value_at(node: fx.Node, other: dict[fx.Node, Any]) -> Any:
         raise Unmeasured(str(node.target))
     try:
         return run(node, lambda argument: other.get(argument, argument.meta.get("val")))
-    except DynamicOutputShapeException:
+    except (DataDependentOutputException, DynamicOutputShapeException):
         return node.meta["val"]

@@ -12,7 +12,13 @@ from torch import fx
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.fake.results import result_of
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.torch_private import DynamicOutputShapeException, FakeTensor, FakeTensorMode, OpOverload
+from atograph.passes.torch_private import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    OpOverload,
+)
 
 
 def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
@@ -43,6 +49,8 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
                     continue
                 try:
                     node.meta["val"] = run(node)
+                except DataDependentOutputException:  # a number that code reads, whatever the widths are
+                    continue
                 except DynamicOutputShapeException:  # how many there are depends on the data, not on widths
                     if "val" not in node.meta:
                         raise

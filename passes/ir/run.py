@@ -29,7 +29,7 @@ class ProgramModule(nn.Module):
     def __init__(self, program: Program) -> None:
         super().__init__()
         self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
-        self._raising = (raising(program),)
+        self._raising = (raising(program, checked=program.interface.checked),)
         for name in program.interface.state.values():
             _register(self, name, program.state[name], trained=name in program.interface.parameters)
 
@@ -170,12 +170,12 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 _check_same(known, "batch", given, node)
             elif captured != given and not is_dynamic(captured):
                 raise _other_shape(node, wanted, value, sizes)
-    for name, total in interface.sums({name: size for name, (size, _where) in known.items()}).items():
+    for name, total in interface.sums({name: count for name, (count, _where) in known.items()}).items():
         if name in known and known[name][0] != total:
-            size, where = known[name]
+            count, where = known[name]
             words = next(str(each) for each in interface.dynamic if each.name == name)
             raise UserError(
-                f"the program was called with {where} of {name} = {size}, and the other inputs make it {total}.",
+                f"the program was called with {where} of {name} = {count}, and the other inputs make it {total}.",
                 hint=f"{words}: it was so when the model was traced.",
             )
 

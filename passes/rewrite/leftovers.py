@@ -96,10 +96,8 @@ class Leftovers:
         for each in parts:
             self._widen(each)  # type: ignore[arg-type]
         values = [self._nodes[each] for each in parts]  # type: ignore[index]
-        if len(values) == 1:
-            self._nodes[node] = values[0]
-        else:
-            self._nodes[node] = self._call(node, node.target, values, *node.args[1:], **node.kwargs)
+        # of one part, too: a new node, so that all that reads it gets its shape anew
+        self._nodes[node] = self._call(node, node.target, values, *node.args[1:], **node.kwargs)
 
     def _lay_constant(self, node: fx.Node) -> None:
         rank = node.meta["val"].dim()

@@ -17,6 +17,7 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.decisions import drop_checks
 from atograph.passes.ir.express import build, express, follows
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.points import Points
@@ -226,6 +227,8 @@ class _Rewrite:
                 self.nodes[node] = self.copy(node)
             self._note_sizes(node, self.nodes[node])
         self._note_origins()
+        if not self.program.interface.checked:
+            drop_checks(self.graph)
         self.graph.eliminate_dead_code()
         names = self.program.state_names()
         propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs())
@@ -236,7 +239,7 @@ class _Rewrite:
 
     def _inputs(self) -> dict[str, torch.Tensor]:
         """The inputs that shrink, which are state, without data."""
-        mode, inputs = mode_of(self.program.graph), {}
+        mode, inputs = mode_of(self.program.graph), dict[str, torch.Tensor]()
         for node in carried(self.program):
             shape, value = self.axes.shape(node), node.meta["val"]
             if any(map(self.kept.shrinks, shape)):

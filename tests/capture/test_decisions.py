@@ -187,3 +187,42 @@ def test_files_keep_the_check_where_they_can(tmp_path: Path) -> None:
     assert torch.allclose(loaded(x), slim(x))
     with pytest.raises(RuntimeError, match=r"x.max\(\) > 1 is True"):
         loaded(x * 0)
+
+
+def batches(largest: float) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.rand(4, 6) * largest, torch.randint(0, 3, (4,))) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "where"),
+    [(batches(255) + batches(1), None, "batch 2 of train_data"), (batches(255), batches(1), "batch 0 of val_data")],
+)
+def test_batches_that_disagree_are_refused_before_the_training(train: object, val: object, where: str) -> None:
+    text = rf"{where} decides otherwise: .* x.max\(\) > 1 is True \(test_decisions.py:\d+ in scaled_like_bytes\)"
+    with pytest.raises(UserError, match=text):
+        atograph.compress(Net(scaled_like_bytes), train, val_data=val, flops=0.5, epochs=1)  # type: ignore[arg-type]
+
+
+def test_checks_can_be_dropped() -> None:
+    model, x = perturbed(scaled_like_bytes), example()
+    graph = atograph.trace(model, x, checks="drop")
+    assert "Decided by the example: x.max() > 1 is True" in str(graph)
+    plan = graph.plan(random=0, keep=0.5)
+    assert plan.fingerprint == atograph.trace(model, x).plan(random=0, keep=0.5).fingerprint
+    slim = atograph.slim(graph, plan)
+    slim(x / 10)  # for which the model would not scale
+    assert not any("assert" in str(node.target) for node in slim.program.graph.nodes)
+
+
+def by_a_number(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return h * x.max().item()
+
+
+def test_a_number_that_is_only_computed_with_decides_nothing() -> None:
+    model, x = perturbed(by_a_number), example()
+    graph = atograph.trace(model, x)
+    assert not graph.program.interface.decided
+    plan = graph.plan(random=0, keep=0.5)
+    masked, slim = atograph.mask(model, plan), atograph.slim(graph, plan)
+    for other in (x, x[:1] * 3):
+        assert torch.allclose(masked(other), slim(other), rtol=1e-9, atol=1e-12)

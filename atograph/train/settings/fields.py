@@ -141,6 +141,9 @@ class TrainSettings(BaseModel):
     state: Annotated[tuple[str, ...], BeforeValidator(_state), Option(metavar="OUT=IN")] = ()
     """Outputs that become inputs of the next call, a cache say (present=past); repeatable. Their widths go along with
     the model's. See `trace`."""
+    checks: Annotated[Literal["keep", "drop"], Option(metavar="keep|drop")] = "keep"
+    """Where the model's code decides by values: whether the slim model raises where inputs decide otherwise than the
+    example did (keep), or does not look (drop)."""
     batch: Annotated[Annotated[int, Field(ge=1)] | None, Option(metavar="N")] = None
     """Samples that the slim model takes at a time, for a static file: no size is dynamic then. Without it the batch
     is dynamic."""

@@ -1,0 +1,68 @@
+"""Language models of transformers with their cache as state: one program for a prompt and for all tokens after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import atograph
+from atograph.integrations.caching import Cache, CachedModel
+from atograph.ort.model import OnnxModel
+from atograph.values.eval_mode import eval_mode
+
+TINY = {
+    "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 60,
+}  # fmt: skip
+
+
+def decoder(kind: str) -> CachedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **TINY))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return CachedModel(model).eval()
+
+
+def decoded(form: Any, ids: Tensor, mask: Tensor, cache: Cache, count: int = 8) -> Tensor:
+    """The most likely tokens, one after the other."""
+    tokens = []
+    for _ in range(count):
+        result = form(input_ids=ids, attention_mask=mask, past_key_values=cache)
+        cache, ids = result["present"], result["logits"][:, -1:].argmax(-1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        tokens.append(ids)
+    return torch.cat(tokens, 1)
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("llama", True), ("qwen3", False)])
+def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: str, whole: bool, tmp_path: Path) -> None:
+    """In ONNX Runtime, too, and with the module, where ``whole``."""
+    model = decoder(kind)
+    inputs = {
+        "input_ids": torch.randint(0, 60, (2, 3)), "attention_mask": torch.ones(2, 8, dtype=torch.long),
+        "past_key_values": model.cache(2, 5),
+    }  # fmt: skip
+    graph = atograph.trace(
+        model, (), inputs, state={"present": "past_key_values"}, dynamic={"input_ids": {1: "sequence"}}
+    )
+    slim = atograph.slim(graph, graph.plan(random=0))
+    masked, forms = atograph.mask(model, slim.plan), list[Any]([slim])
+    if whole:
+        forms.append(OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program))
+        assert slim.module is not None, slim.why_no_module
+    assert [list(each["key"].shape[1::2]) for each in slim.cut_state(**inputs)[1]["past_key_values"]] == [[1, 4]]
+    for length in (4, 7):
+        ids, mask = torch.randint(0, 60, (2, length)), torch.ones(2, length, dtype=torch.long)
+        mask[0, :2] = 0  # the first prompt is shorter
+        prompt = {"input_ids": ids, "attention_mask": mask, "past_key_values": model.cache(2)}
+        own = slim.cut_state(**prompt)[1]["past_key_values"]
+        with eval_mode(masked), torch.no_grad():
+            expected = decoded(masked, ids, mask, model.cache(2))
+            assert all(torch.equal(expected, decoded(form, ids, mask, own)) for form in forms)
