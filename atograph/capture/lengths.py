@@ -27,9 +27,9 @@ def with_lengths(wishes: Wishes, program: Program) -> Iterator[Wishes]:
     """
     inputs, asked = program.interface.inputs, {place[:2] for size in wishes.sizes for place in size.places}
     grown: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    for before, after in carried(program).items():
+    for before, later in carried(program).items():
         leaf = inputs.index(before.name)
-        sizes = zip(before.meta["val"].shape, after.meta["val"].shape, strict=True)
+        sizes = zip(before.meta["val"].shape, later.meta["val"].shape, strict=True)
         for dim, (one, other) in enumerate(sizes):
             if int(one) != int(other) and (leaf, dim) not in asked and one > 1:
                 grown.setdefault((int(one), int(other)), []).append((leaf, dim, 1))

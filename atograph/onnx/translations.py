@@ -32,10 +32,10 @@ def attention(
     rank = len(query.shape)
     size = query.shape[-1]
     factor = math.sqrt(1 / math.sqrt(size) if scale is None else abs(scale))
-    if enable_gqa:
-        key, value = (_repeated(part, query) for part in (key, value))
     if is_causal:
         attn_mask = _causal(query, key)
+    if enable_gqa:
+        key, value = (_repeated(part, query) for part in (key, value))  # whose sizes nobody knows
     turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
     scores = op.MatMul(op.Mul(query, _number(factor, query)), op.Mul(turned, _number(factor, query)))
     if scale is not None and scale < 0:

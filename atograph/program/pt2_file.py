@@ -96,7 +96,7 @@ def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     with _without_origin(program):
         extra = {_PLAN: plan}
         if names := size_names(program):
-            extra[_SIZES] = _Names(names).model_dump_json()
+            extra[_SIZES] = _Names({name: dict(dims) for name, dims in names.items()}).model_dump_json()
         if called := names_in_files(program):
             extra[_FILE_NAMES] = _FileNames(dict(called)).model_dump_json()
         torch.export.save(with_plain_outputs(program), buffer, extra_files=extra)

@@ -68,6 +68,8 @@ CASES: dict[str, tuple[nn.Module, Tensor | None]] = {
     "five dimensions": (Attention(windows), None),
     "five, causal": (Attention(windows, is_causal=True, scale=0.7), None),
     "fewer keys than queries": (Attention(heads, keys=8, enable_gqa=True), None),
+    "fewer keys, causal": (Attention(heads, keys=8, enable_gqa=True, is_causal=True), None),
+    "fewer keys, causal, windows": (Attention(windows, keys=8, enable_gqa=True, is_causal=True), None),
     "blind rows": (Attention(heads), blind("bool")),
     "blind rows, minus infinity": (Attention(heads), blind("-inf")),
     "blind rows, the smallest number": (Attention(heads), blind("smallest")),
