@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from torch import fx, nn
 
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.capture.raises import Reading, reading
-from atograph.passes.ir.decisions import Decision
+from atograph.passes.ir.decisions import Decision, add_check, comparing, holding
+from atograph.passes.torch_private import disable_current_modes, pytree
 
+_ITEM = torch.ops.aten.item.default
 _INTEGRAL = (torch.Tensor.__int__, torch.Tensor.__index__)
 
 
@@ -45,11 +48,17 @@ class Answers:
         inputs: the example's tensors.
         batch: how many samples the example has; None where the batch is not dynamic.
 
+        numbers: whether what ``Tensor.item`` gives may be a `Number`, of which a comparison decides its outcome only.
+
     Attributes:
         asked_by: tells which function of torch looks at a value.
     """
 
-    def __init__(self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], batch: int | None) -> None:
+    def __init__(
+        self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], batch: int | None, *, numbers: bool
+    ) -> None:
+        self._numbers = numbers
+        self._read: fx.Node | None = None
         copied = [each if isinstance(each, nn.Parameter) else each.detach().clone() for each in (*state, *inputs)]
         self._values = {f"input_{index}": value for index, value in enumerate(copied)}
         self._weights = {f"input_{index}" for index in range(len(state))}
@@ -80,28 +89,114 @@ class Answers:
         if self._first is None:
             self._first = graph
             self._known = KnownValues(graph, constants, self._values, self._batch, whole=True)
+        later = self._numbers and self.asked_by() is torch.Tensor.item
         if graph is not self._first:
-            return self._repeated(op, graph)
-        try:
-            value = self._known.call(op, args, kwargs)
-        except Unknown as unknown:
-            raise NoAnswer(
-                "its code looks at a value that the example does not tell: chance decides, or it is of no sample of it"
-            ) from unknown
-        if self.asked_by() in _INTEGRAL:
-            op, value = torch.Tensor.__int__, int(value)
+            answer = self._repeated(op, graph)
+        else:
+            try:
+                value = self._known.call(op, args, kwargs)
+            except Unknown as unknown:
+                raise NoAnswer(
+                    "its code looks at a value that the example does not tell: chance decides, or it is of no sample "
+                    "of it"
+                ) from unknown
+            if self.asked_by() in _INTEGRAL:
+                op, value = torch.Tensor.__int__, int(value)
+            answer = self._answered(op, value, (args, kwargs), listed=not later or type(value) not in (int, float))
+        self._read = args[0] if later and type(answer.value) in (int, float) else None
+        return answer
+
+    def number(self, value: Any) -> Any:
+        """What ``Tensor.item`` is to give, after it was answered."""
+        read, self._read = self._read, None
+        return value if read is None else Number(value, read, self)
+
+    def decide(self, read: fx.Node, op: Any, other: Any, value: Any) -> Any:
+        """Take down what code makes of a number: a comparison, or (without ``op``) all of it."""
+        graph, asked = read.graph, (op, other)
+        answer = self._repeated(asked, graph) if graph is not self._first else self._answered(asked, value, read)
+        if answer.decision is not None:
+            with disable_current_modes(), torch._C._DisablePythonDispatcher():
+                if op is None:
+                    holds = holding(graph, _ITEM, (read,), {}, value)
+                else:
+                    holds = comparing(graph, read, op, other, value)
+            assert holds is not None
+            add_check(graph, holds, str(answer.decision))
+        return answer.value
+
+    def _answered(self, op: Any, value: Any, written: Any, *, listed: bool = True) -> Answer:
         place = reading()
-        behind = self._known.behind((args, kwargs))
-        decision = Decision(place.text or str(op), value, place.source, bool(behind & self._weights))
-        self._log.append(Answer(op, place, value, None if place.only_raises else decision))
+        decision = Decision(
+            place.text or str(op), value, place.source, bool(self._known.behind(written) & self._weights)
+        )
+        self._log.append(Answer(op, place, value, decision if listed and not place.only_raises else None))
         return self._log[-1]
 
     def _repeated(self, op: Any, graph: fx.Graph) -> Answer:
-        op = torch.Tensor.__int__ if self.asked_by() in _INTEGRAL else op
+        op = torch.Tensor.__int__ if op is _ITEM and self.asked_by() in _INTEGRAL else op
         before, index = self._again or (None, 0)
         index = index if before is graph else 0
         answer = self._log[index] if index < len(self._log) else None
         self._again = (graph, index + 1)
-        if answer is None or answer.op is not op or answer.place != reading():
+        if answer is None or answer.op != op or answer.place != reading():
             raise NoAnswer("at other sizes its code looks at other values")
         return answer
+
+
+class Number:
+    """A number of the example. Compared with a plain one, the outcome is decided; anything else takes it as it is."""
+
+    def __init__(self, value: float, read: fx.Node, decides: Answers) -> None:
+        self._value, self._read, self._decides = value, read, decides
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._value)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        plain = lambda leaf: leaf._plain() if type(leaf) is Number else leaf  # noqa: E731
+        args, kwargs = pytree.tree_map(plain, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain(), name)
+
+    def _plain(self) -> float:
+        return self._decides.decide(self._read, None, None, self._value)  # type: ignore[no-any-return]
+
+    def _compared(self, op: Callable[[Any, Any], Any], other: Any) -> Any:
+        if type(other) not in (int, float):
+            return op(self._plain(), other._plain() if type(other) is Number else other)
+        return self._decides.decide(self._read, op, other, op(self._value, other))
+
+
+def _comparison(op: Callable[[Any, Any], Any]) -> Any:
+    return lambda self, other: self._compared(op, other)
+
+
+def _on_plain(name: str) -> Any:
+    def method(self: Number, *args: Any) -> Any:
+        plain = [each._plain() if type(each) is Number else each for each in args]
+        return getattr(self._plain(), name)(*plain)
+
+    return method
+
+
+for _op in (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne):
+    setattr(Number, f"__{_op.__name__}__", _comparison(_op))
+for _name in (
+    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod",
+    "divmod", "rdivmod", "pow", "rpow", "neg", "pos", "abs", "round", "trunc", "floor", "ceil", "int", "float",
+    "bool", "hash", "repr", "str", "format", "and", "rand", "or", "ror", "xor", "rxor", "lshift", "rlshift", "rshift",
+    "rrshift", "invert",
+):  # fmt: skip
+    setattr(Number, f"__{_name}__", _on_plain(f"__{_name}__"))
+
+
+def _index(self: Number) -> int:
+    return operator.index(self._plain())  # type: ignore[arg-type]
+
+
+Number.__index__ = _index  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import replace
+from itertools import product
 from typing import Any, TypeAlias
 
 from torch import fx, nn
@@ -17,11 +18,20 @@ from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotU
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.randomness import random_ops
+from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.torch_private import FakeTensor
 from atograph.values.batch_size import batch_of
+from atograph.values.difference import largest_difference
+from atograph.values.eval_mode import unchanged
+from atograph.values.structures import tensors_of
 
 _COARSER = (2, 4, 8)
 """What sizes may be multiples of where not all of them get the same ops."""
+
+_ROUNDING = 1e-3
+"""How far a program that decides by values may be from the model for the example, relative to the largest number."""
 
 Finish: TypeAlias = Callable[[Program], Program]
 """What makes a program functional."""
@@ -52,6 +62,8 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
         try:
             with redirect_stderr(printed):
                 program = finish(_exported(model, inputs, repeated, wishes, reason))
+                if isinstance(reason, LooksAtValues) and not _gives_the_same(program, model, inputs):
+                    raise UserError(f"torch.export records something else than the model computes: {reason}")
             sys.stderr.write(printed.getvalue())
         except UserError as refusal:
             if not isinstance(reason, LooksAtValues) and not looks_at_values(refusal):
@@ -80,19 +92,34 @@ def _decided(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
     The batch is the example's where the code looks at each sample.
     """
     reason = ""
-    for tried in (wishes, Wishes(), replace(Wishes(), batch=False)):
+    for tried, numbers in product((wishes, Wishes(), replace(Wishes(), batch=False)), (True, False)):
         if tried.batch > wishes.batch:
             continue
         given = repeated if tried.batch else inputs
         try:
-            program = finish(_still(_recorded(model, given, tried, decided_by=inputs), wishes, reason))
+            recorded = _recorded(model, given, tried, decided_by=inputs, numbers=numbers)
+            program = finish(_still(recorded, wishes, reason))
         except (NotTraced, AtographError) as refusal:
             reason = reason or str(refusal)
+            continue
+        if not _gives_the_same(program, model, inputs):
             continue
         if wishes.batch and not tried.batch:
             program.interface = replace(program.interface, fixed=reason)
         return program
     return None
+
+
+def _gives_the_same(program: Program, model: nn.Module, inputs: Any) -> bool:
+    """Whether a program gives for the example what the model gives; nobody knows of chance, and without weights."""
+    values = program.state.values()
+    if any(random_ops(program)) or any(value.is_meta or isinstance(value, FakeTensor) for value in values):
+        return True
+    args, kwargs = inputs
+    with unchanged(model):
+        own = tensors_of(model(*args, **kwargs))
+    given = tensors_of(ProgramModule(program)(*args, **kwargs))
+    return largest_difference(own, given) < _ROUNDING
 
 
 def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish, reason: str) -> Program:
@@ -127,7 +154,9 @@ def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:
     return True
 
 
-def _recorded(model: nn.Module, inputs: Any, wishes: Wishes, decided_by: Any = None) -> Program:
+def _recorded(
+    model: nn.Module, inputs: Any, wishes: Wishes, decided_by: Any = None, *, numbers: bool = True
+) -> Program:
     """The program that `tracing` records; ``decided_by`` are the inputs that answer where code looks at values.
 
     Raises:
@@ -135,8 +164,10 @@ def _recorded(model: nn.Module, inputs: Any, wishes: Wishes, decided_by: Any = N
     """
     args, kwargs = inputs
     if wishes.batch:
-        return record_program(model, args, kwargs, batch=batch_of(inputs), wishes=wishes, decided_by=decided_by)
-    program = record_program(model, args, kwargs, batch=None, decided_by=decided_by)
+        return record_program(
+            model, args, kwargs, batch=batch_of(inputs), wishes=wishes, decided_by=decided_by, numbers=numbers
+        )
+    program = record_program(model, args, kwargs, batch=None, decided_by=decided_by, numbers=numbers)
     program.interface = replace(program.interface, fixed="this was asked for")
     return program
 

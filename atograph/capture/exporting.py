@@ -42,7 +42,7 @@ _NO_WISHES = Wishes()
 def exported_at_sizes(model: nn.Module, inputs: Any, wishes: Wishes) -> Program | None:
     """The program of torch.export with a dynamic batch and other dynamic sizes; None if it cannot be had."""
     try:
-        whole = _export(model, *inputs, wishes)
+        whole = _export(model, inputs[0], inputs[1], wishes)
     except Exception:  # whatever torch.export has against it
         return None
     signature = inspect.signature(model.forward)

@@ -46,11 +46,13 @@ class Origins(TorchFunctionMode):
         read_batch: whether the model's code may have seen how large the batch is: a call to torch gave it a size that
             depends on it, or ops came from code that cannot be watched (TorchScript).
         call: the function of torch that runs, or ran last.
+        number: makes of what ``Tensor.item`` gives what code gets.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.call: Any = None
+        self.number: Callable[[Any], Any] = lambda value: value
         self.read_batch = False
         self._graph: fx.Graph
         self._after: fx.Node  # the last node that a watched call recorded
@@ -102,7 +104,7 @@ class Origins(TorchFunctionMode):
                 node.meta.setdefault("stack_trace", line)
                 node.meta.setdefault("call", call)
                 node = node.prev
-        return result
+        return self.number(result) if func is torch.Tensor.item else result
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
         self._mark()

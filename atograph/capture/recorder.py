@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from atograph.capture.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
-from atograph.passes.ir.decisions import CHECK, holding
+from atograph.passes.ir.decisions import add_check, holding
 from atograph.passes.ir.fake.results import result_of
 from atograph.passes.torch_private import (
     DataDependentOutputException,
@@ -175,8 +175,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             holds = holding(self._graph, answer.op, args, kwargs, answer.value)
         if holds is None:
             raise NotTraced(f"it looks at values by {answer.op}")
-        node = self._graph.call_function(CHECK, (holds, str(answer.decision)))
-        node.meta["val"] = None
+        add_check(self._graph, holds, str(answer.decision))
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:

@@ -66,6 +66,7 @@ def record_program(
     batch: int | None,
     wishes: Wishes = _NO_WISHES,
     decided_by: Any = None,
+    numbers: bool = True,
 ) -> Program:
     """Record what a model computes.
 
@@ -76,6 +77,7 @@ def record_program(
         batch: the first dimension of every input tensor that is as long as this is the batch.
         wishes: which other sizes are to be dynamic.
         decided_by: arguments, ``(args, kwargs)``, whose values answer where the code looks at some; None: it may not.
+        numbers: see `Answers`.
 
     Raises:
         NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch; `NotAligned`, if
@@ -83,7 +85,7 @@ def record_program(
         Unfollowed: no way does.
     """
     try:
-        return _Trace(model, args, kwargs, batch, decided_by).program(wishes)
+        return _Trace(model, args, kwargs, batch, decided_by, numbers).program(wishes)
     except (NotTraced, Unfollowed):
         raise
     except Exception as error:
@@ -107,6 +109,7 @@ class _Trace:
         kwargs: dict[str, Any],
         batch: int | None,
         decided_by: Any = None,
+        numbers: bool = True,
     ) -> None:
         self.model, self.batch = model, batch
         self.leaves, self.takes = pytree.tree_flatten((args, kwargs))
@@ -123,7 +126,7 @@ class _Trace:
         self.answers: Answers | None = None
         if decided_by is not None:
             samples = None if batch is None else batch_of(decided_by)
-            self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples)
+            self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples, numbers=numbers)
 
     def program(self, wishes: Wishes) -> Program:
         recorded, origins = self._record(BATCH)
@@ -222,7 +225,7 @@ class _Trace:
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
         if self.answers is not None:
-            self.answers.asked_by = lambda: origins.call
+            self.answers.asked_by, origins.number = lambda: origins.call, self.answers.number
         run = lambda: self._call(state, inputs)  # noqa: E731
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable(), self.answers), origins
 

@@ -69,6 +69,11 @@ def holding(graph: fx.Graph, func: Any, args: Any, kwargs: Any, value: Any) -> f
     return None if made is None else made(_Adding(graph), value, *args, **kwargs)
 
 
+def add_check(graph: fx.Graph, holds: fx.Node, text: str) -> None:
+    """Add a node that raises, with a text, where another one does not hold."""
+    graph.call_function(CHECK, (holds, text)).meta["val"] = None
+
+
 class _Adding:
     """Adds ops to a graph, with their values without data."""
 
@@ -79,6 +84,23 @@ class _Adding:
         node: fx.Node = self._graph.call_function(op, args)
         node.meta["val"] = run(node)
         return node
+
+
+def comparing(graph: fx.Graph, read: fx.Node, op: Any, other: float, outcome: bool) -> fx.Node:
+    """Add nodes that say whether a number compares with another one as it did; as Python does it, in 64 bits.
+
+    Args:
+        graph: whose last node is followed by them.
+        read: gives the number.
+        op: ``operator.lt`` and the like.
+        other: the other number.
+        outcome: how it compared.
+    """
+    add = _Adding(graph)
+    if read.meta["val"].is_floating_point() or type(other) is float:
+        read = add(_ATEN.to.dtype, read, torch.float64)
+    node = add(getattr(_ATEN, op.__name__).Scalar, read, other)
+    return node if outcome else add(_ATEN.logical_not.default, node)
 
 
 def _same_number(add: _Adding, value: Any, read: fx.Node) -> fx.Node:

@@ -20,6 +20,7 @@ from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.sizes import BATCH, DATA, Size, values_of
+from atograph.passes.ir.state import file_names
 from atograph.passes.torch_private import FakeTensorMode, pytree
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -245,13 +246,14 @@ def to_exported(program: Program) -> ExportedProgram:
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
     exported = with_state(exported, empty, interface.example) if without_data else exported
+    exported = with_file_names(exported, file_names(program))
     return with_size_names(exported, _names_of_sizes(exported, interface))
 
 
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
-_SIZES = "atograph.sizes"
+_SIZES, _NAMES = "atograph.sizes", "atograph.names"
 
 
 def size_names(exported: ExportedProgram) -> SizeNames:
@@ -263,6 +265,18 @@ def size_names(exported: ExportedProgram) -> SizeNames:
 def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
     """The same program, which knows what sizes of its inputs are called."""
     exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def names_in_files(exported: ExportedProgram) -> Mapping[str, str]:
+    """Input or output of a program → what a file calls it, where that is another name."""
+    names: Mapping[str, str] = exported.graph_module.meta.get(_NAMES, {})
+    return names
+
+
+def with_file_names(exported: ExportedProgram, names: Mapping[str, str]) -> ExportedProgram:
+    """The same program, which knows what files call its inputs and outputs."""
+    exported.graph_module.meta[_NAMES] = names
     return exported
 
 

@@ -80,6 +80,21 @@ def kept_by_a_name(_net: Net, h: Tensor, x: Tensor) -> Tensor:
     return h * x[:, :most].mean(1, keepdim=True)
 
 
+def compared_as_a_number(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    most = x.max().item()
+    return h * 2 if isinstance(most, float) and 1 < most <= 1e3 else h + x.sum()
+
+
+def computed_with_and_compared(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    most = x.max().round().item()
+    return h * most if most > 1 else h + x.sum()
+
+
+def counted_with(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    count = (x[0] > 0).sum().item()
+    return sum((h * x[:, index : index + 1] for index in range(count)), h)
+
+
 DECIDED: dict[Callable[[Net, Tensor, Tensor], Tensor], str] = {
     scaled_like_bytes: "x.max() > 1 is True",
     on_an_activation: "(h * x.sum()).max() > 0.1 is True",
@@ -87,6 +102,9 @@ DECIDED: dict[Callable[[Net, Tensor, Tensor], Tensor], str] = {
     on_a_weight: "net.a.weight[0, 0] > -9 is True",
     a_length_of_a_mask: "int((x > 0).sum(1).max()) is 6",
     a_number_cut_off: "int(x.max()) is 3",
+    compared_as_a_number: "1 < most <= 1e3 is True",
+    computed_with_and_compared: "h * most is 4.0",
+    counted_with: "range(count) is 6",
     equal_tensors: "torch.equal(x, x * 0) is False",
     close_tensors: "torch.allclose(x, x * 0, atol=0.1) is False",
     caught: "x.max() < 1 is False",
