@@ -241,6 +241,7 @@ class Graph(NotPickled):
         left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
+            *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
             *(

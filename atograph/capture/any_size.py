@@ -14,8 +14,7 @@ from torch import fx, nn
 
 from atograph.capture.dynamic import Wishes
 from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
-from atograph.capture.points import NotAligned
-from atograph.capture.recorder import LooksAtValues, NotTraced, NotUniform, Unfollowed
+from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.program import Program

@@ -33,6 +33,7 @@ class Wanted:
         most: the largest.
         parts: names of the sizes that it is the sum of, with ``plus``, where it is not one by itself.
         plus: a number.
+        why: why there are such limits, where nobody asked for them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Wanted:
     most: int | None = None
     parts: tuple[str, ...] = ()
     plus: int = 0
+    why: str = ""
 
     def coarser(self, factor: int) -> Wanted:
         """The same size counted in multiples."""

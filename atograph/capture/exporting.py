@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,16 @@ from torch.nn.parameter import is_lazy
 
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import AnnotatedCalls
-from atograph.capture.points import dynamic_sizes, sets_of_points
+from atograph.capture.points import Try, dynamic_sizes, sets_of_points, within_limits
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import NotIntegral, Sized, called_like, from_exported, of_named_parameters
+from atograph.passes.ir.exported import (
+    NotIntegral,
+    Sized,
+    called_like,
+    decided_otherwise,
+    from_exported,
+    of_named_parameters,
+)
 from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
@@ -34,7 +42,7 @@ _NO_WISHES = Wishes()
 def exported_at_sizes(model: nn.Module, inputs: Any, wishes: Wishes) -> Program | None:
     """The program of torch.export with a dynamic batch and other dynamic sizes; None if it cannot be had."""
     try:
-        whole = _export(model, *inputs, wishes)
+        whole = _export(model, inputs[0], inputs[1], wishes)
     except Exception:  # whatever torch.export has against it
         return None
     signature = inspect.signature(model.forward)
@@ -42,10 +50,21 @@ def exported_at_sizes(model: nn.Module, inputs: Any, wishes: Wishes) -> Program 
         try:
             program = _program(whole, signature, sized=partial(dynamic_sizes, wishes, points))
             Points(program.graph, program.interface.dynamic)
-        except Exception:  # whatever an op has against a size
+            return _limited(program, wishes, partial(decided_otherwise, whole, program.interface.dynamic))
+        except Exception:  # whatever an op has against a size, or at which limits of which sizes
             continue
-        return program
     return None
+
+
+def _limited(program: Program, wishes: Wishes, why_not: Try) -> Program:
+    """The program with the limits that the code's decisions leave."""
+    limited = within_limits(wishes, why_not).sizes
+    dynamic = tuple(
+        replace(size, least=each.least, most=each.most, why=each.why)
+        for size, each in zip(program.interface.dynamic, limited, strict=True)
+    )
+    program.interface = replace(program.interface, dynamic=dynamic)
+    return program
 
 
 def exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) -> Program:

@@ -27,23 +27,23 @@ def with_lengths(wishes: Wishes, program: Program) -> Iterator[Wishes]:
     """
     inputs, asked = program.interface.inputs, {place[:2] for size in wishes.sizes for place in size.places}
     grown: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    for before, after in carried(program).items():
+    for before, later in carried(program).items():
         leaf = inputs.index(before.name)
-        sizes = zip(before.meta["val"].shape, after.meta["val"].shape, strict=True)
+        sizes = zip(before.meta["val"].shape, later.meta["val"].shape, strict=True)
         for dim, (one, other) in enumerate(sizes):
             if int(one) != int(other) and (leaf, dim) not in asked and one > 1:
                 grown.setdefault((int(one), int(other)), []).append((leaf, dim, 1))
     if not grown or not wishes.batch:
         return
     lengths, following = list[Wanted](), list[Wanted]()
-    for number, ((length, after), places) in enumerate(grown.items()):
+    for number, ((length, total), places) in enumerate(grown.items()):
         name = _numbered(BEFORE, number)
         lengths.append(Wanted(name, length, tuple(places), least=0))
-        along = tuple(place for place in _of_size(after, program) if place[:2] not in asked)
-        new = [size.name for size in wishes.sizes if size.value == after - length and not size.parts]
+        along = tuple(place for place in _of_size(total, program) if place[:2] not in asked)
+        new = [size.name for size in wishes.sizes if size.value == total - length and not size.parts]
         if along:
-            parts, plus = (name, *new[:1]), 0 if new else after - length
-            following.append(Wanted(_numbered(AFTER, number), after, along, parts=parts, plus=plus))
+            parts, plus = (name, *new[:1]), 0 if new else total - length
+            following.append(Wanted(_numbered(AFTER, number), total, along, parts=parts, plus=plus))
     if following:
         yield replace(wishes, sizes=(*wishes.sizes, *lengths, *following))
     yield replace(wishes, sizes=(*wishes.sizes, *lengths))

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
-from atograph.capture.dynamic import Wishes
-from atograph.capture.recorder import NotTraced, Recording
-from atograph.capture.recordings import same_constant
+from atograph.capture.dynamic import Wanted, Wishes
+from atograph.capture.recorder import NotAligned, Recording
+from atograph.capture.recordings import at_reader, same_constant
 from atograph.passes.ir.interface import DynamicSize, Place
-from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import Size
 
 POINTS = 5
 """At how many points a model is recorded, the example's included."""
-
-
-class NotAligned(NotTraced):
-    """At another point the model's code calls other ops, or computes what no size tells."""
 
 
 def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
@@ -86,6 +82,7 @@ def dynamic_sizes(
             size.most,
             size.parts,
             size.plus,
+            size.why,
         )
         for size in wishes.sizes
     )
@@ -111,17 +108,17 @@ def aligned(recordings: Sequence[Recording]) -> dict[fx.Node, list[tuple[int, ..
         for twin, node in zip(twins, nodes, strict=True):
             twin[node] = one
         if any(node.op != one.op or (one.op != "get_attr" and node.target != one.target) for node in nodes):
-            raise NotAligned(_at(one, f"another op than {one.target} is called"))
+            raise NotAligned(at_reader(one, f"another op than {one.target} is called"))
         if one.op == "get_attr":
             for node, recording in zip(nodes[1:], recordings[1:], strict=True):
                 if not same_constant(first, one, recording, node):
-                    raise NotAligned(_at(_reader(one), "its code makes a table by itself that is another one"))
+                    raise NotAligned(at_reader(_reader(one), "its code makes a table by itself that is another one"))
         if one.op in ("call_function", "output"):
             try:
                 one.args = _merged([node.args for node in nodes], twins)
                 one.kwargs = _merged([node.kwargs for node in nodes], twins)
             except _Differs as difference:
-                raise NotAligned(_at(one, str(difference))) from difference
+                raise NotAligned(at_reader(one, str(difference))) from difference
         shapes[one] = list(_shapes([node.meta.get("val") for node in nodes], one))
     return shapes
 
@@ -158,7 +155,7 @@ def _shapes(values: Sequence[Any], node: fx.Node) -> Iterator[tuple[int, ...]]:
     one = values[0]
     if isinstance(one, torch.Tensor):
         if any(value.dim() != one.dim() or value.dtype != one.dtype for value in values):
-            raise NotAligned(_at(node, "what it gives is of another kind"))
+            raise NotAligned(at_reader(node, "what it gives is of another kind"))
         yield tuple(map(Size.of, zip(*(value.shape for value in values), strict=True)))
     elif isinstance(one, (tuple, list)):
         for items in zip(*values, strict=True):
@@ -172,12 +169,96 @@ def _reader(node: fx.Node) -> fx.Node:
 def _more_or_fewer(rows: Sequence[Sequence[fx.Node]]) -> str:
     for nodes in zip(*rows, strict=False):
         if any(node.op != nodes[0].op or node.target != nodes[0].target for node in nodes):
-            return _at(nodes[0], f"more ops are called, or fewer, from {nodes[0].target} on")
+            return at_reader(nodes[0], f"more ops are called, or fewer, from {nodes[0].target} on")
     return "more ops are called, or fewer"
 
 
-def _at(node: fx.Node, text: str) -> str:
-    """What is so for inputs of another size, with the module and the line."""
-    reason = reason_at(node, text)
-    place = ", ".join(part for part in (reason.module, reason.source) if part)
-    return f"for inputs of another size {text}{f' ({place})' if place else ''}"
+Try: TypeAlias = Callable[[Mapping[str, int]], str]
+"""Gives for sizes by name why the program does not hold there; empty where it does, or where nobody can tell."""
+
+Ladder: TypeAlias = Callable[[Wanted], Iterator[int]]
+"""Gives sizes ever further from the example's."""
+
+
+def within_limits(wishes: Wishes, why_not: Try) -> Wishes:
+    """The same sizes with the limits between which the code calls the ops that were recorded.
+
+    All sizes change together first; where that goes wrong, one after the other.
+
+    Raises:
+        NotAligned: it does so at no limits of one size that go with those of another.
+    """
+    for ladder in (_up, _down):
+        if any(why_not(_whole(wishes, sizes)) for sizes in _together(wishes, ladder)):
+            limited = (_limited(wishes, size, ladder, why_not) for size in wishes.sizes)
+            wishes = replace(wishes, sizes=tuple(limited))
+    _check_corners(wishes, why_not)
+    return wishes
+
+
+def _together(wishes: Wishes, ladder: Ladder) -> Iterator[dict[str, int]]:
+    """All sizes on the same step of a ladder, or on their last one."""
+    steps = {size.name: list(ladder(size)) or [size.value] for size in wishes.sizes if not size.parts}
+    for step in range(max(map(len, steps.values()), default=0)):
+        yield {name: each[min(step, len(each) - 1)] for name, each in steps.items()}
+
+
+def _whole(wishes: Wishes, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Every size, where some are told: the others are the example's, or sums."""
+    alone = {size.name: sizes.get(size.name, size.value) for size in wishes.sizes if not size.parts}
+    sums = {size.name: sum(alone[part] for part in size.parts) + size.plus for size in wishes.sizes if size.parts}
+    return alone | sums
+
+
+def _up(size: Wanted) -> Iterator[int]:
+    """Ever larger sizes."""
+    for step in (4 * size.value + 1, 16 * size.value + 3, 64 * size.value + 5):
+        if size.most is None or step < size.most:
+            yield step
+    if size.most is not None and size.value < size.most <= 64 * size.value + 5:
+        yield size.most
+
+
+def _down(size: Wanted) -> Iterator[int]:
+    """Ever smaller sizes."""
+    steps = (size.value // 2, size.value // 4, 3, 2, 1, size.least)
+    yield from sorted({step for step in steps if size.least <= step < size.value}, reverse=True)
+
+
+def _limited(wishes: Wishes, size: Wanted, ladder: Ladder, why_not: Try) -> Wanted:
+    """A size with the limit that is found on the way from the example's to the last step."""
+    good = size.value
+    if size.parts:
+        return size
+    for step in ladder(size):
+        why = why_not(_whole(wishes, {size.name: step}))
+        if why:
+            bad = step
+            while abs(good - bad) > 1:
+                middle = (good + bad) // 2
+                reason = why_not(_whole(wishes, {size.name: middle}))
+                good, bad, why = (good, middle, reason) if reason else (middle, bad, why)
+            side = "most" if bad > size.value else "least"
+            return replace(size, **{side: good}, why=why)
+        good = step
+    return size
+
+
+def _check_corners(wishes: Wishes, why_not: Try) -> None:
+    """With several sizes: the largest of one with the smallest of another."""
+    alone = [size for size in wishes.sizes if not size.parts]
+    if len(alone) < 2:
+        return
+    low = {size.name: [size.value, *_down(size)][-1] for size in alone}
+    high = {size.name: [size.value, *_up(size)][-1] for size in alone}
+    corners = [{**low, size.name: high[size.name]} for size in alone]
+    if any(size.why for size in alone):
+        corners += [low, high]
+    for corner in corners:
+        why = why_not(_whole(wishes, corner))
+        if why and not why.startswith(MODEL):
+            raise NotAligned(why)
+
+
+MODEL = "the model"
+"""How a reason begins which is an error of the model itself."""

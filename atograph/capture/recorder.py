@@ -51,6 +51,10 @@ class NotUniform(NotTraced):
     """Another batch does not get the same ops."""
 
 
+class NotAligned(NotTraced):
+    """At another point the model's code calls other ops, or computes what no size tells."""
+
+
 class Unfollowed(Exception):
     """The code does what no op tells: it exchanges the memory behind a tensor, or draws from a generator of its own."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
-from atograph.capture.recorder import Recording
+from atograph.capture.recorder import NotAligned, Recording
+from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
 from atograph.passes.torch_private import pytree
 
@@ -109,3 +110,81 @@ def same_constant(recorded: Recording, one: fx.Node, other: Recording, two: fx.N
     """Whether two ``get_attr`` nodes stand for the same tensor."""
     a, b = recorded.constants[str(one.target)], other.constants[str(two.target)]
     return a is b or (a.dtype == b.dtype and torch.equal(a, b))
+
+
+def difference_at_sizes(
+    recorded: Recording, copies: Mapping[fx.Node, fx.Node], output: fx.Node, other: Recording
+) -> str:
+    """Where a recording at other sizes is not what a program says that was made of the first one; empty if nowhere.
+
+    Args:
+        recorded: the first.
+        copies: its nodes → those of the program.
+        output: of the program.
+        other: at other sizes.
+
+    Raises:
+        NotAligned: it takes another number than the quotient that the program computes, which was a wrong guess.
+    """
+    rows = list(recorded.graph.nodes), list(other.graph.nodes)
+    twins: dict[fx.Node, fx.Node] = {}  # node of the other recording → of the program
+    values: dict[fx.Node, Any] = {}  # node of the program → its value at these sizes
+    for one, node in zip(*rows, strict=False):
+        if one.op != node.op or (one.op != "get_attr" and one.target != node.target):
+            return at_reader(one, f"more ops are called, or others, from {one.target} on")
+        if one.op == "get_attr" and not same_constant(recorded, one, other, node):
+            return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
+        if one.op in ("call_function", "output"):
+            copy = output if one.op == "output" else copies[one]
+            pairs = list(_pairs((copy.args, copy.kwargs), (node.args, node.kwargs)))
+            for program, there in pairs:
+                if isinstance(there, fx.Node):
+                    if twins[there] is not program:
+                        return at_reader(one, f"{one.target} takes the result of another op")
+                elif not _equal(_value(program, values), there):
+                    text = at_reader(one, f"{one.target} takes another number ({there})")
+                    if isinstance(program, fx.Node) and _divides(program, values):
+                        raise NotAligned(text)
+                    return text
+        if one.op != "output":
+            twins[node] = copies[one]
+            values.setdefault(copies[one], node.meta.get("val"))
+    return "" if len(rows[0]) == len(rows[1]) else "for inputs of another size more ops are called, or fewer"
+
+
+def _pairs(program: Any, there: Any) -> Iterator[tuple[Any, Any]]:
+    is_leaf = lambda item: isinstance(item, (fx.Node, slice))  # noqa: E731
+    ours, structure = pytree.tree_flatten(program, is_leaf=is_leaf)
+    theirs, other = pytree.tree_flatten(there, is_leaf=is_leaf)
+    if len(ours) != len(theirs):
+        yield str(structure), str(other)
+        return
+    yield from zip(ours, theirs, strict=True)
+
+
+def _value(program: Any, values: Mapping[fx.Node, Any]) -> Any:
+    """A number of the program, computed."""
+    if not isinstance(program, fx.Node):
+        return program
+    if program in values:
+        return values[program]
+    if program.target is torch.ops.aten.sym_size.int:
+        return values[program.args[0]].shape[program.args[1]]  # type: ignore[index]
+    return program.target(*(_value(each, values) for each in program.args))  # type: ignore[operator]
+
+
+def _divides(program: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    if program in values or program.target is torch.ops.aten.sym_size.int:
+        return False
+    return "floordiv" in str(program.target) or any(_divides(node, values) for node in program.all_input_nodes)
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    return type(ours) is type(theirs) and bool(ours == theirs or ours != ours)
+
+
+def at_reader(node: fx.Node, text: str) -> str:
+    """What is so for inputs of another size, with the module and the line."""
+    reason = reason_at(node, text)
+    place = ", ".join(part for part in (reason.module, reason.source) if part)
+    return f"for inputs of another size {text}{f' ({place})' if place else ''}"

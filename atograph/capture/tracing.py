@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -23,9 +24,9 @@ from torch.nn.parameter import is_lazy
 from atograph.capture.answers import Answers
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
-from atograph.capture.points import POINTS, NotAligned, aligned, dynamic_sizes, sets_of_points
-from atograph.capture.recorder import LooksAtValues, NotTraced, NotUniform, Recording, Unfollowed, record
-from atograph.capture.recordings import first_difference, mentions_batch
+from atograph.capture.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits
+from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
+from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.express import Expression, Known, Part, express, follows
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
@@ -136,6 +137,9 @@ class _Trace:
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
         rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
+        if wishes:
+            wishes = self._from_nothing(recorded, wishes)
+            wishes = within_limits(wishes, partial(self._why_not, recorded, rebuilt, wishes, returns))
         interface = Interface(
             state=rebuilt.state,
             parameters=frozenset(name for name, value in self.state.items() if isinstance(value, nn.Parameter)),
@@ -146,7 +150,7 @@ class _Trace:
             signature=signature,
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
-            dynamic=dynamic_sizes(self._from_nothing(recorded, wishes), points, rebuilt.inputs),
+            dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
             decided=() if self.answers is None else self.answers.decisions,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
@@ -178,6 +182,21 @@ class _Trace:
             raise reason
         text = f"{type(reason).__name__}: {reason}" if reason else "there are too few sizes within the limits to try"
         raise NotAligned(f"for inputs of another size: {text}") from reason
+
+    def _why_not(
+        self, recorded: Recording, rebuilt: _Rebuilt, wishes: Wishes, returns: pytree.TreeSpec, sizes: Mapping[str, int]
+    ) -> str:
+        """Why what was recorded does not hold at some sizes; empty where it does, or where it cannot be told."""
+        try:
+            other = self._record(BATCH, _resized(wishes, {name: (size,) for name, size in sizes.items()}, 0))[0]
+        except (NotTraced, Unfollowed, DataDependentOutputException):
+            return ""
+        except Exception as error:
+            # of so many samples of such a size, there may be more numbers than fit into 64 bits
+            return "" if "overflow" in str(error).lower() else f"{MODEL} fails beyond: {type(error).__name__}: {error}"
+        if self.returns != returns:
+            return "for inputs of another size it returns another structure"
+        return difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
 
     def _from_nothing(self, recorded: Recording, wishes: Wishes) -> Wishes:
         """The same wishes, where sizes that may be 0 are at least 1 if the code does something else without any."""
@@ -354,6 +373,8 @@ class _Rebuilt:
         graph: the graph.
         state: placeholder → name in the user's model.
         inputs: for each leaf of the arguments its placeholder.
+        copies: recorded node → that of the graph.
+        output: of the graph.
         constants: name → tensor that the model's code holds or makes.
 
     Args:
@@ -375,7 +396,7 @@ class _Rebuilt:
         self.graph = fx.Graph()
         self._shapes = shapes
         self._tellers: dict[int, tuple[fx.Node, int]] = {}  # size → the first node that has such a dim
-        self._nodes: dict[fx.Node, fx.Node] = {}
+        self.copies: dict[fx.Node, fx.Node] = {}
         self._sizes: dict[int, fx.Node] = {}
         self._taken: set[str] = set()
         self._own, self._held = state, held
@@ -387,7 +408,7 @@ class _Rebuilt:
                 self._constant(node, recorded.constants[str(node.target)])
         taken = iter(found[len(state) :])
         self.inputs = tuple(None if name is None else self._placeholder(next(taken), name) for name in inputs)
-        self._source = next((self._nodes[node] for node in found[len(state) :] if _batch_first(node)), None)
+        self._source = next((self.copies[node] for node in found[len(state) :] if _batch_first(node)), None)
         for node in recorded.graph.nodes:
             if node.op in ("call_function", "output"):
                 self._copy(node)
@@ -406,7 +427,7 @@ class _Rebuilt:
         return made.name
 
     def _add(self, node: fx.Node, made: fx.Node) -> None:
-        self._nodes[node] = made
+        self.copies[node] = made
         if isinstance(node.meta.get("val"), torch.Tensor) and node in self._shapes:
             for dim, size in enumerate(self._shapes[node][0]):
                 if not follows(size, self._tellers):
@@ -417,13 +438,13 @@ class _Rebuilt:
             raise NotTraced("its code makes a constant of what it computes")
         own = next((name for name, tensor in self._own.items() if tensor is value), None)
         if own is not None:
-            self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == own)
+            self.copies[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == own)
             return
         if not isinstance(value, FakeTensor) and _storage(value) in map(_storage, self._own.values()):
             raise NotTraced("its code holds a view of a parameter")
         same = next((name for name, known in self.constants.items() if known is value), None)
         if same is not None:
-            self._nodes[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
+            self.copies[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
             return
         names = (f"lifted_tensor_{number}" for number in count(len(self.constants)))
         name = next(name for name in names if name not in self._own)
@@ -436,14 +457,14 @@ class _Rebuilt:
 
         def value(argument: Any) -> Any:
             if isinstance(argument, fx.Node):
-                return self._nodes[argument]
+                return self.copies[argument]
             if isinstance(argument, Size) or (type(argument) is int and argument and argument % BATCH == 0):
                 return self._size(argument, node)
             return argument
 
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
         if node.op == "output":
-            self.graph.output(args[0])
+            self.output = self.graph.output(args[0])
             return
         made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}

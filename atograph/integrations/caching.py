@@ -30,7 +30,8 @@ class CachedModel(nn.Module):
         """The logits, and the cache with what is new; ``others`` are arguments of the model."""
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.config)
+        config: Any = self.model.config
+        cache: Any = DynamicCache(config=config)
         for layer, past in zip(cache.layers, past_key_values, strict=True):
             layer.lazy_initialization(past["key"], past["value"])
             layer.keys, layer.values = past["key"], past["value"]

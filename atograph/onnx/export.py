@@ -22,7 +22,7 @@ from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import SizeNames, size_names
+from atograph.passes.ir.exported import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.process.quiet import quiet
 
@@ -110,6 +110,7 @@ def export_onnx(
         to_newer(model, opset)
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
+    _rename(model.graph, names_in_files(program))
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.clear()  # of the dense signature, and of torch's symbols
@@ -203,3 +204,9 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str], s
     for value in values:
         if symbols and value.shape is not None:
             value.shape = onnx_ir.Shape([_renamed(dim, symbols) for dim in value.shape])
+
+
+def _rename(graph: onnx_ir.Graph, names: Mapping[str, str]) -> None:
+    """Give inputs and outputs the names that they have in files."""
+    for value in (*graph.inputs, *graph.outputs):
+        value.name = names.get(value.name or "", value.name)

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from atograph.files.durable import weights_beside
 from atograph.onnx.names import with_constants
 from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import names_in_files
 from atograph.passes.torch_private import pytree
 from atograph.process.child_process import SECONDS, Child, ChildDied, ChildError
 from atograph.values.user_code import one_line
@@ -86,7 +87,8 @@ class OnnxModel(nn.Module):
         self._path, self._options = path, (threads, list(disabled), plain)
         self.seconds = SECONDS + _SECONDS_PER_BYTE * size_on_disk(path)
         self._load()
-        self._names = list(program.graph_signature.user_inputs)
+        names = names_in_files(program)
+        self._names = [names.get(str(name), name) for name in program.graph_signature.user_inputs]
         self.captured = _keywords(program)
         self._program = program
 

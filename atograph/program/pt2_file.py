@@ -17,7 +17,14 @@ from torch.export import ExportedProgram
 from atograph.files.pickled import NotPlain
 from atograph.files.reading import Unreadable, check_regular, first_of, refusal
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import SizeNames, size_names, with_plain_outputs, with_size_names
+from atograph.passes.ir.exported import (
+    SizeNames,
+    names_in_files,
+    size_names,
+    with_file_names,
+    with_plain_outputs,
+    with_size_names,
+)
 from atograph.process.quiet import quiet
 from atograph.program.check import load_program_file
 from atograph.program.ops import UnknownOp
@@ -26,6 +33,7 @@ NAME = "slim.pt2"
 
 _PLAN = "atograph.plan"
 _SIZES = "atograph.sizes"
+_FILE_NAMES = "atograph.names"
 
 _ORIGIN = ("stack_trace", "from_node", "source_fn_stack", "custom")
 """What nodes carry of where they came from."""
@@ -61,6 +69,20 @@ def _size_names(text: str) -> SizeNames:
         raise Unreadable(f"{_SIZES}: {first_of(error)}") from error
 
 
+_FileName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,200}$")]
+
+
+class _FileNames(RootModel[dict[str, _FileName]]):
+    """What files call inputs and outputs, as the file holds it."""
+
+
+def _file_names(text: str) -> dict[str, str]:
+    try:
+        return _FileNames.model_validate_json(text).root if text else {}
+    except ValidationError as error:
+        raise Unreadable(f"{_FILE_NAMES}: {first_of(error)}") from error
+
+
 def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     """What the file holds, the same for the same program: no path of this machine, no address in its memory.
 
@@ -74,7 +96,9 @@ def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     with _without_origin(program):
         extra = {_PLAN: plan}
         if names := size_names(program):
-            extra[_SIZES] = _Names(names).model_dump_json()
+            extra[_SIZES] = _Names({name: dict(dims) for name, dims in names.items()}).model_dump_json()
+        if called := names_in_files(program):
+            extra[_FILE_NAMES] = _FileNames(dict(called)).model_dump_json()
         torch.export.save(with_plain_outputs(program), buffer, extra_files=extra)
     return buffer.getbuffer()
 
@@ -105,7 +129,8 @@ def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, st
     try:
         with quiet():
             check_regular(path)
-            program, texts = load_program_file(path, (_PLAN, _SIZES), flat=flat)
+            program, texts = load_program_file(path, (_PLAN, _SIZES, _FILE_NAMES), flat=flat)
+            program = with_file_names(program, _file_names(texts[_FILE_NAMES]))
             return with_size_names(program, _size_names(texts[_SIZES])), texts[_PLAN]
     except NotPlain as error:
         raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error

@@ -43,7 +43,9 @@ def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
     Raises:
         UserError: the module does not come back whatever stays whole.
     """
-    wished, graph = graph.groups, graph.with_groups(graph.groups.keeping(1))
+    wished = graph.groups
+    if any(group.least == 0 for group in wished):  # branches go last
+        graph = graph.with_groups(wished.keeping(1))
     with stage("looking for what the module needs whole") as progress:
         if plain and not graph.groups.coupled:
             graph = graph.coupled(list(dict.fromkeys(_equal_pieces(graph))))

@@ -76,6 +76,7 @@ def _text_of(meant: Any) -> str:
         most = f"<={root.max}" if root.max < 2**31 else ""
         if root is meant:
             return f"{least}{meant.__name__}{most}"
-        if meant.fn(0) == 0:
-            return f"{least}{meant.fn(1)}*{root.__name__}{most}"
+        derived: Any = meant
+        if derived.fn(0) == 0:
+            return f"{least}{derived.fn(1)}*{root.__name__}{most}"
     raise UserError(f"dynamic holds {meant!r}, which names no size.", hint=FORM)

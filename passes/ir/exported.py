@@ -20,6 +20,7 @@ from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.sizes import BATCH, DATA, Size, values_of
+from atograph.passes.ir.state import file_names
 from atograph.passes.torch_private import FakeTensorMode, pytree
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -115,6 +116,23 @@ def _check_decisions(exported: ExportedProgram, symbols: Mapping[Any, int]) -> N
             numbers = {s: values_of(symbols.get(s, BATCH), points)[point] for s in guard.free_symbols}
             if not bool(guard.subs(numbers)):
                 raise NotIntegral(f"the code has decided something by the size of the batch: {guard}")
+
+
+def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize], sizes: Mapping[str, int]) -> str:
+    """What the code decides otherwise at some sizes, by name, than a program of it tells; empty if nothing."""
+    shapes = {n.name: n.meta["val"].shape for n in exported.graph.nodes if hasattr(n.meta.get("val"), "shape")}
+    numbers = {
+        shapes[place.placeholder][place.dim].node.expr: place.multiple * sizes[size.name]
+        for size in dynamic
+        for place in size.places
+    }
+    for symbol, limits in exported.range_constraints.items():
+        if symbol in numbers and not limits.lower <= numbers[symbol] <= limits.upper:
+            return "for inputs of another size its code goes another way"
+    for guard in _guards(exported):
+        if not bool(guard.subs({symbol: numbers.get(symbol, BATCH) for symbol in guard.free_symbols})):
+            return f"for inputs of another size its code goes another way, because not {guard}"
+    return ""
 
 
 def _guards(exported: ExportedProgram) -> list[Any]:
@@ -228,13 +246,14 @@ def to_exported(program: Program) -> ExportedProgram:
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
     exported = with_state(exported, empty, interface.example) if without_data else exported
+    exported = with_file_names(exported, file_names(program))
     return with_size_names(exported, _names_of_sizes(exported, interface))
 
 
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
-_SIZES = "atograph.sizes"
+_SIZES, _NAMES = "atograph.sizes", "atograph.names"
 
 
 def size_names(exported: ExportedProgram) -> SizeNames:
@@ -246,6 +265,18 @@ def size_names(exported: ExportedProgram) -> SizeNames:
 def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
     """The same program, which knows what sizes of its inputs are called."""
     exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def names_in_files(exported: ExportedProgram) -> Mapping[str, str]:
+    """Input or output of a program → what a file calls it, where that is another name."""
+    names: Mapping[str, str] = exported.graph_module.meta.get(_NAMES, {})
+    return names
+
+
+def with_file_names(exported: ExportedProgram, names: Mapping[str, str]) -> ExportedProgram:
+    """The same program, which knows what files call its inputs and outputs."""
+    exported.graph_module.meta[_NAMES] = names
     return exported
 
 

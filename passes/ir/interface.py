@@ -34,6 +34,7 @@ class DynamicSize:
         most: the largest; None for any.
         parts: names of the sizes that it is the sum of, with ``plus``; empty where it is one by itself.
         plus: a number.
+        why: why there are such limits, where nobody asked for them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DynamicSize:
     most: int | None = None
     parts: tuple[str, ...] = ()
     plus: int = 0
+    why: str = ""
 
     def __str__(self) -> str:
         words = [self.text(self.places[0])]

@@ -82,6 +82,27 @@ def state_among_outputs(program: Program) -> dict[int, str]:
     return {position: inputs[place] for position, place in enumerate(at) if place in inputs}
 
 
+def file_names(program: Program) -> dict[str, str]:
+    """What the tensors of state that stand in containers are called in a file: ``past_key_values.0.key``.
+
+    Returns:
+        Placeholder, or name of an output, → that.
+    """
+    interface, names = program.interface, dict[str, str]()
+    parameters = list(interface.signature.parameters)
+    for placeholder, (kind, first, *keys) in zip(interface.inputs, paths_of(interface.takes), strict=True):
+        if placeholder is None or placeholder not in interface.state_pairs:
+            continue
+        if keys and (kind == "1" or int(first) < len(parameters)):
+            names[placeholder] = ".".join([parameters[int(first)] if kind == "0" else first, *keys])
+    outputs = outputs_of(program)
+    for position in state_among_outputs(program):
+        path = outputs[position].path
+        if len(path) > 1 and not path[0].isdigit():
+            names[outputs[position].name] = ".".join(path)
+    return names
+
+
 def of_one_length(program: Program) -> list[str]:
     """The states that come out in another size than they went in, where the program takes that one size only."""
     dynamic = {(place.placeholder, place.dim) for size in program.interface.dynamic for place in size.places}

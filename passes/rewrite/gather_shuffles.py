@@ -190,7 +190,7 @@ def _split(digits: _Digits, sizes: Sequence[int]) -> list[_Digits]:
                 rest = digit.size // size
                 left.append(digit._replace(size=rest))
                 digit = _Digit(digit.dim, digit.step * rest, size)
-            elif size % digit.size:
+            elif size % digit.size != 0:  # at any point
                 raise _Torn
             own.append(digit)
             size //= digit.size

@@ -290,10 +290,15 @@ class _Rewrite:
         for name, before in effect.positions.items():
             slot = _slot(node, name)
             index = _argument(copied, slot)
-            from_the_end = isinstance(index, int) and index < 0 and self._touched(node)
+            from_the_end = isinstance(index, int) and index < 0 and self._cut_dim_shrinks(node)
             if from_the_end or self.kept.shrinks(before):
                 _set_argument(copied, slot, self.printed(self.kept.size(before), copied))
         return copied
+
+    def _cut_dim_shrinks(self, node: fx.Node) -> bool:
+        """Whether a dim that a node takes a part of shrinks."""
+        x, dim = node.args[0], _argument(node, _slot(node, "dim"))
+        return self.kept.shrinks(self.axes.shape(x)[dim or 0])  # type: ignore[arg-type, index]
 
     def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
         """Print one argument again, where a dim in it shrinks."""

@@ -197,14 +197,13 @@ CASES = [
         Case(make, SEQUENCE, *TEXTS)
         for make in (
             absolute_positions,
-            a_table_of_positions,
             rotary,
             relative_positions,
             recurrent,
             a_class_token,
         )
     ),
-    Case(halves_of_a_sequence, SEQUENCE, TEXTS[0], TEXTS[1][:3]),
+    *(Case(make, SEQUENCE, TEXTS[0], TEXTS[1][:3]) for make in (halves_of_a_sequence, a_table_of_positions)),
 ]
 
 
@@ -401,3 +400,90 @@ def test_a_graph_of_any_size() -> None:
     for nodes, edges in ((6, 14), (3, 5), (11, 40)):
         inputs = torch.randn(nodes, 5).double(), torch.randint(nodes, (2, edges))
         torch.testing.assert_close(slim(*inputs), masked(*inputs), rtol=1e-9, atol=1e-9)
+
+
+def scaled(forward: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    return Net(forward, a=nn.Linear(6, 8), o=nn.Linear(8, 3))
+
+
+def branching(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    return m.o(y.relu() if x.shape[1] > 30 else y.tanh())
+
+
+def cached(m: Any, x: Tensor) -> Tensor:
+    if x.shape[1] > len(getattr(m, "table", ())):
+        m.table = torch.sin(torch.arange(x.shape[1]).to(x.dtype))
+    return m.o(m.a(x).relu() * m.table[: x.shape[1], None])
+
+
+LIMITED: list[tuple[str, Callable[[Any, Tensor], Tensor], int, int | None]] = [
+    ("a slice that takes all at the sizes recorded", lambda m, x: m.o(m.a(x).relu()[:, :20]), 1, 20),
+    ("the same, far away", lambda m, x: m.o(m.a(x).relu()[:, :64]), 1, 64),
+    ("a condition", branching, 1, 30),
+    ("the smaller of two", lambda m, x: m.o(m.a(x).relu()).sum(1) / torch.arange(min(x.shape[1], 50)).sum(), 1, 50),
+    ("the larger of two", lambda m, x: m.o(m.a(x).relu()).sum(1) / torch.arange(max(x.shape[1], 4)).sum(), 4, None),
+    ("so many of them", lambda m, x: m.o(m.a(x).relu().topk(min(x.shape[1], 4), 1)[0]), 4, None),
+    ("a table that grows", cached, 2, 11),
+]
+
+
+@pytest.mark.parametrize(("forward", "least", "most"), [row[1:] for row in LIMITED], ids=[row[0] for row in LIMITED])
+def test_limits_where_the_code_does_something_else(
+    forward: Callable[[Any, Tensor], Tensor], least: int, most: int | None
+) -> None:
+    model = scaled(forward).eval().double()
+    example = torch.randn(2, 11, 6).double()
+    model(example)
+    graph = atograph.trace(model, example, dynamic={"x": {1: "n"}})
+    (size,) = graph.program.interface.dynamic
+    assert (size.least, size.most) == (least, most) and "n has limits" in str(graph)
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    for length in (least, most or 300):
+        x = torch.randn(1, length, 6).double()
+        torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+    for length in (least - 1, *([most + 1] if most else [])):
+        if length:
+            with pytest.raises(UserError, match="n from "):
+                slim(torch.randn(1, length, 6).double())
+
+
+def test_a_law_that_fits_by_chance_is_none() -> None:
+    for forward in (
+        lambda m, x: m.o(m.a(x).relu()[:, : round(x.shape[1] * 0.3) + 1]),
+        lambda m, x: m.o(m.a(x).relu()[:, : math.isqrt(x.shape[1])]),
+        lambda m, x: m.o(m.a(x).relu()[:, : x.shape[1].bit_length()]),
+    ):
+        graph = atograph.trace(scaled(forward).eval(), torch.randn(2, 11, 6), dynamic={"x": {1: "n"}})
+        assert "takes another number" in graph.program.interface.still["n"]
+
+
+def test_decisions_of_torch_export_are_limits() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x).relu()
+        y = y[:, : y.shape[1] - y.shape[1] % 7 + 7]  # the first number is another one everywhere
+        return m.o(y if x.shape[1] > 4 else y.tanh())
+
+    graph = atograph.trace(scaled(forward).eval(), torch.randn(2, 11, 6), dynamic={"x": {1: "n"}})
+    for size in graph.program.interface.dynamic:
+        assert size.least == 5
+
+
+def test_a_slice_from_the_end_of_fewer() -> None:
+    model = scaled(lambda m, x: m.o(m.a(x)[:, -3:].relu())).eval().double()
+    graph = atograph.trace(model, torch.randn(2, 11, 6).double(), dynamic={"x": {1: "n"}})
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    for length in (1, 2, 3, 40):
+        x = torch.randn(1, length, 6).double()
+        torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+
+
+def test_places_dealt_to_channels() -> None:
+    """Whether they fit depends on the size: that is no failure of the capture."""
+    model = scaled(lambda m, x: m.o(m.a(x).relu().transpose(1, 2).reshape(x.shape[0], -1, 8))).eval().double()
+    graph = atograph.trace(model, torch.randn(2, 8, 6).double(), dynamic={"x": {1: "n"}})
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    x = torch.randn(1, 5, 6).double()
+    torch.testing.assert_close(slim(x), model(x), rtol=1e-9, atol=1e-9)

@@ -57,6 +57,7 @@ def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: st
     if whole:
         forms.append(OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program))
         assert slim.module is not None, slim.why_no_module
+        assert [each.name for each in forms[-1].inputs[2:]] == ["past_key_values.0.key", "past_key_values.0.value"]
     assert [list(each["key"].shape[1::2]) for each in slim.cut_state(**inputs)[1]["past_key_values"]] == [[1, 4]]
     for length in (4, 7):
         ids, mask = torch.randint(0, 60, (2, length)), torch.ones(2, length, dtype=torch.long)
