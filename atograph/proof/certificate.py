@@ -52,8 +52,8 @@ def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     for entry in entries:
         if interface.decided and not interface.checked and entry.masked_slim > entry.tolerance:
             raise UserError(
-                f"the certificate failed at a {entry.at}: masked and slim differ by {entry.masked_slim:.1e} (relative). "
-                f"The model decides by values ({interface.decided[0]}, ...), and the checks of that were dropped.",
+                f"the certificate failed at a {entry.at}: masked and slim differ by {entry.masked_slim:.1e} "
+                f"(relative). The model decides by values ({interface.decided[0]}, ...), and the checks of that were dropped.",
                 hint="With checks=keep it says which decision is another one.",
             )
         if not entry.holds:
