@@ -53,7 +53,8 @@ def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
         if interface.decided and not interface.checked and entry.masked_slim > entry.tolerance:
             raise UserError(
                 f"the certificate failed at a {entry.at}: masked and slim differ by {entry.masked_slim:.1e} "
-                f"(relative). The model decides by values ({interface.decided[0]}, ...), and the checks of that were dropped.",
+                f"(relative). The model decides by values ({interface.decided[0]}, ...), and checks of that were "
+                "dropped.",
                 hint="With checks=keep it says which decision is another one.",
             )
         if not entry.holds:
