@@ -38,7 +38,8 @@ def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     """Compare all forms (`compare`), and insist on it.
 
     Raises:
-        UserError: the masked network gives NaN, by which nothing is proved.
+        UserError: the masked network gives NaN, by which nothing is proved; or it may decide otherwise than the slim
+            program, whose checks were dropped.
         InternalError: a difference is above the tolerance.
     """
     if not gives_numbers(masked, inputs, slim.left_out):
@@ -47,7 +48,15 @@ def certify(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
             hint="Look for values that are too large in the weights or in the data.",
         )
     entries = compare(masked, slim, files, inputs)
+    interface = slim.passes_program.interface
     for entry in entries:
+        if interface.decided and not interface.checked and entry.masked_slim > entry.tolerance:
+            raise UserError(
+                f"the certificate failed at a {entry.at}: masked and slim differ by {entry.masked_slim:.1e} "
+                f"(relative). The model decides by values ({interface.decided[0]}, ...), and checks of that were "
+                "dropped.",
+                hint="With checks=keep it says which decision is another one.",
+            )
         if not entry.holds:
             raise _failure(entry, {file.target.name: file.target for file in files})
     return entries
