@@ -17,6 +17,7 @@ from atograph.capture.exporting import exported, exported_at_sizes, looks_at_val
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
+from atograph.passes.ir.interface import DynamicSize
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.run import ProgramModule
@@ -25,6 +26,7 @@ from atograph.passes.torch_private import FakeTensor
 from atograph.values.batch_size import batch_of
 from atograph.values.difference import largest_difference
 from atograph.values.eval_mode import unchanged
+from atograph.values.resized import resized
 from atograph.values.structures import tensors_of
 
 _COARSER = (2, 4, 8)
@@ -51,6 +53,35 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
         UserError: it cannot be captured.
         Unfollowed: it cannot be followed by any means.
     """
+    program = _captured(model, inputs, repeated, wishes, finish)
+    asked_from_one = {size.name for size in wishes.sizes if size.least == 1}
+    for size in program.interface.dynamic:
+        if size.least == 2 and size.name in asked_from_one:
+            _try_one(program, size, model, repeated)
+    return program
+
+
+def _try_one(program: Program, size: DynamicSize, model: nn.Module, inputs: Any) -> None:
+    """Let a size begin with 1 where the model calls other ops there, and the program gives the same all the same.
+
+    A decoder makes no mask for a single token, say.
+    """
+    interface, values = program.interface, program.state.values()
+    if any(random_ops(program)) or any(value.is_meta or isinstance(value, FakeTensor) for value in values):
+        return  # nobody knows of chance, and without weights
+    from_one = replace(size, least=1, why=size.why if size.most is not None else "")
+    dynamic = tuple(from_one if each is size else each for each in interface.dynamic)
+    program.interface = replace(interface, dynamic=dynamic)
+    try:
+        args, kwargs = resized(inputs, program.interface, {size.name: 1})
+        if _gives_the_same(program, model, (args, kwargs)):
+            return
+    except Exception:  # the model takes no such size, or the program
+        pass
+    program.interface = interface
+
+
+def _captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finish: Finish) -> Program:
     try:
         return finish(_recorded(model, repeated, wishes))
     except NotAligned as reason:
@@ -119,7 +150,7 @@ def _gives_the_same(program: Program, model: nn.Module, inputs: Any) -> bool:
     with unchanged(model):
         own = tensors_of(model(*args, **kwargs))
     given = tensors_of(ProgramModule(program)(*args, **kwargs))
-    return largest_difference(own, given) < _ROUNDING
+    return [each.shape for each in own] == [each.shape for each in given] and largest_difference(own, given) < _ROUNDING
 
 
 def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish, reason: str) -> Program:

@@ -212,7 +212,7 @@ def _whole(wishes: Wishes, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def _up(size: Wanted) -> Iterator[int]:
     """Ever larger sizes."""
-    for step in (4 * size.value + 1, 16 * size.value + 3, 64 * size.value + 5):
+    for step in (8 * size.value + 1, 64 * size.value + 5):
         if size.most is None or step < size.most:
             yield step
     if size.most is not None and size.value < size.most <= 64 * size.value + 5:
@@ -221,7 +221,7 @@ def _up(size: Wanted) -> Iterator[int]:
 
 def _down(size: Wanted) -> Iterator[int]:
     """Ever smaller sizes."""
-    steps = (size.value // 2, size.value // 4, 3, 2, 1, size.least)
+    steps = (size.value // 3, 2, 1, size.least)
     yield from sorted({step for step in steps if size.least <= step < size.value}, reverse=True)
 
 
