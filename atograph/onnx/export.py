@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -23,7 +24,8 @@ from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import SizeNames, names_in_files, size_names
-from atograph.passes.ir.fake.recurrent import told_by_shapes
+from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
+from atograph.passes.torch_private import onnx_registration
 from atograph.process.quiet import quiet
 
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
@@ -83,7 +85,7 @@ def export_onnx(
     """
     check_opset(opset)
     torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
-    with quiet("torch.onnx"), read_once(), told_by_shapes():
+    with quiet("torch.onnx"), read_once(), told_by_shapes(_recurrent_ops()):
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),
@@ -120,6 +122,12 @@ def export_onnx(
         exported.save(path, external_data=external_data or None)
     onnx.checker.check_model(str(path))
     return path
+
+
+def _recurrent_ops() -> list[Any]:
+    """The recurrent ops that torch.onnx writes as one; it takes the others apart, step by step."""
+    table = onnx_registration.ONNXRegistry.from_torchlib()
+    return [op for op in RECURRENT if table.is_registered(op)]
 
 
 def _renamed(dim: int | onnx_ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:

@@ -87,19 +87,19 @@ class Budget(abc.ABC):
 
 
 _ARGUMENTS = (
-    "baseline by data depth example_inputs floor force keep kept loss measured metric metric_name model "
-    "on_swap opset optimizer out quiet random resume round_to scores self steps targets tensorboard "
+    "baseline by checks data depth example_inputs floor force keep kept loss measured metric metric_name model "
+    "on_swap opset optimizer out quiet random resume round_to scores self state steps targets tensorboard "
     "train_data val_data"
 )
 """Of functions that take budgets as keywords: `Graph.plan`, `compress`, `AutoTrainOnce`."""
 
 _SETTINGS = (
-    "accumulate budgets channels_last checkpoint_seconds compile controller controller_batches "
+    "accumulate batch budgets channels_last checkpoint_seconds compile controller controller_batches "
     "controller_data controller_drop controller_interval controller_lr controller_min_steps "
     "controller_norms controller_start controller_weight_decay couple depth device drop epochs floor "
     "freeze freeze_layers gamma keep_module lambda_end lambda_freeze lambda_start latency_batch "
     "latency_table latency_threads lr lr_schedule method metric_mode min_units offset only optimizer "
-    "outputs paced patience plain_module precision prior prior_scale projection_start prune_frozen "
+    "dynamic outputs paced patience plain_module precision prior prior_scale projection_start prune_frozen "
     "round_to seed slim_at temperature warmup weight_decay zero"
 )
 """Of a training."""

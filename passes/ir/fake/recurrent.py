@@ -5,7 +5,7 @@ Torch runs through a sequence step by step even there, so that `torch.export` ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,15 +40,19 @@ has_biases, num_layers, dropout, train, bidirectional, batch_first."""
 
 
 @contextmanager
-def told_by_shapes() -> Iterator[None]:
+def told_by_shapes(ops: Iterable[Any] = tuple(RECURRENT)) -> Iterator[None]:
     """Within it torch takes these shapes, too, where it traces a program without data; nothing may be computed there.
 
     It asks an op's kernels in Python, and its table of decompositions.
+
+    Args:
+        ops: those that stay in what is traced. An op that is decomposed would become its shapes, and compute nothing.
     """
     decomposed = torch_private.decomposition_table
-    before = {op: (dict(op.py_kernels), decomposed.get(op)) for op in RECURRENT}
+    kernels_of = {op: RECURRENT[op] for op in ops}
+    before = {op: (dict(op.py_kernels), decomposed.get(op)) for op in kernels_of}
     try:
-        for op, kernel in RECURRENT.items():
+        for op, kernel in kernels_of.items():
             op.py_kernels.update(dict.fromkeys(op.py_kernels, kernel))
             decomposed[op] = kernel
             op._dispatch_cache.clear()
