@@ -73,7 +73,8 @@ def _try_one(program: Program, size: DynamicSize, model: nn.Module, inputs: Any)
     dynamic = tuple(from_one if each is size else each for each in interface.dynamic)
     program.interface = replace(interface, dynamic=dynamic)
     try:
-        args, kwargs = resized(inputs, program.interface, {size.name: 1})
+        sizes = {each.name: each.values[0] for each in dynamic if not each.parts} | {size.name: 1}
+        args, kwargs = resized(inputs, program.interface, sizes | program.interface.sums(sizes))
         if _gives_the_same(program, model, (args, kwargs)):
             return
     except Exception:  # the model takes no such size, or the program
