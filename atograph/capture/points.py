@@ -238,8 +238,8 @@ def _limited(wishes: Wishes, size: Wanted, ladder: Ladder, why_not: Try) -> Want
                 middle = (good + bad) // 2
                 reason = why_not(_whole(wishes, {size.name: middle}))
                 good, bad, why = (good, middle, reason) if reason else (middle, bad, why)
-            side = "most" if bad > size.value else "least"
-            return replace(size, **{side: good}, why=why)
+            above = bad > size.value
+            return replace(size, most=good, why=why) if above else replace(size, least=good, why=why)
         good = step
     return size
 

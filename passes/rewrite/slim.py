@@ -298,7 +298,7 @@ class _Rewrite:
     def _cut_dim_shrinks(self, node: fx.Node) -> bool:
         """Whether a dim that a node takes a part of shrinks."""
         x, dim = node.args[0], _argument(node, _slot(node, "dim"))
-        return self.kept.shrinks(self.axes.shape(x)[dim or 0])  # type: ignore[arg-type, index]
+        return self.kept.shrinks(self.axes.shape(x)[dim or 0])  # type: ignore[arg-type]
 
     def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
         """Print one argument again, where a dim in it shrinks."""
