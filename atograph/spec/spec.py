@@ -210,13 +210,7 @@ class Spec:
         Raises:
             UserError: they have no form that `trace` takes.
         """
-        shapes = getattr(self.module, "dynamic_shapes", None)
-        if callable(shapes):
-            shapes = self._call("dynamic_shapes")
-        try:
-            return texts_of(shapes)
-        except UserError as error:
-            raise UserError(error.message, where=self.where, hint=error.hint) from error
+        return self._texts("dynamic_shapes", texts_of)
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -225,11 +219,15 @@ class Spec:
         Raises:
             UserError: it has no form that `trace` takes.
         """
-        state = getattr(self.module, "state", None)
-        if callable(state):
-            state = self._call("state")
+        return self._texts("state", state_texts)
+
+    def _texts(self, name: str, read: Callable[[Any], tuple[str, ...]]) -> tuple[str, ...]:
+        """What the file declares under a name, or a function of it gives, as texts."""
+        declared = getattr(self.module, name, None)
+        if callable(declared):
+            declared = self._call(name)
         try:
-            return state_texts(state)
+            return read(declared)
         except UserError as error:
             raise UserError(error.message, where=self.where, hint=error.hint) from error
 
