@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_autocast_cache
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from atograph.capture.answers import Answer, Answers, NoAnswer
+from atograph.capture.by_values.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import add_check, counting, holding
 from atograph.passes.ir.fake.results import result_of

@@ -14,26 +14,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from atograph.capture.answers import Answers
+from atograph.capture.by_values.answers import Answers
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
 from atograph.capture.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits
+from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
-from atograph.passes.ir.express import Expression, Known, Part, express, follows
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.propagate import runs_alone
-from atograph.passes.ir.reason import ORIGIN, reason_at
-from atograph.passes.ir.sizes import BATCH, Size
+from atograph.passes.ir.sizes import BATCH
 from atograph.passes.torch_private import (
     DataDependentOutputException,
     FakeTensor,
@@ -135,7 +132,7 @@ class _Trace:
             self._check_other_batches(recorded)
         signature = inspect.signature(self.model.forward)
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
-        rebuilt = _Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
+        rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
         if wishes:
             wishes = self._from_nothing(recorded, wishes)
@@ -184,7 +181,7 @@ class _Trace:
         raise NotAligned(f"for inputs of another size: {text}") from reason
 
     def _why_not(
-        self, recorded: Recording, rebuilt: _Rebuilt, wishes: Wishes, returns: pytree.TreeSpec, sizes: Mapping[str, int]
+        self, recorded: Recording, rebuilt: Rebuilt, wishes: Wishes, returns: pytree.TreeSpec, sizes: Mapping[str, int]
     ) -> str:
         """Why what was recorded does not hold at some sizes; empty where it does, or where it cannot be told."""
         try:
@@ -366,156 +363,6 @@ def _remade(made: torch.Tensor, after: Any) -> bool:
     return isinstance(after, torch.Tensor) and after.shape != made.shape
 
 
-class _Rebuilt:
-    """What was recorded, as a program's graph: placeholders named after what they are, sizes that follow the batch.
-
-    Attributes:
-        graph: the graph.
-        state: placeholder → name in the user's model.
-        inputs: for each leaf of the arguments its placeholder.
-        copies: recorded node → that of the graph.
-        output: of the graph.
-        constants: name → tensor that the model's code holds or makes.
-
-    Args:
-        recorded: the recording.
-        state: of the model.
-        inputs: for each leaf of the arguments what it is called.
-        held: the tensors that its modules have for plain attributes.
-        shapes: for each node the sizes of its tensors at every point; empty where there is but one.
-    """
-
-    def __init__(
-        self,
-        recorded: Recording,
-        state: dict[str, torch.Tensor],
-        inputs: list[str | None],
-        held: set[int],
-        shapes: Mapping[fx.Node, list[tuple[int, ...]]],
-    ) -> None:
-        self.graph = fx.Graph()
-        self._shapes = shapes
-        self._tellers: dict[int, tuple[fx.Node, int]] = {}  # size → the first node that has such a dim
-        self.copies: dict[fx.Node, fx.Node] = {}
-        self._sizes: dict[int, fx.Node] = {}
-        self._taken: set[str] = set()
-        self._own, self._held = state, held
-        self.constants: dict[str, torch.Tensor] = {}
-        found = [node for node in recorded.graph.nodes if node.op == "placeholder"]
-        self.state = {self._placeholder(node, f"p_{name}"): name for node, name in zip(found, state, strict=False)}
-        for node in recorded.graph.nodes:
-            if node.op == "get_attr":
-                self._constant(node, recorded.constants[str(node.target)])
-        taken = iter(found[len(state) :])
-        self.inputs = tuple(None if name is None else self._placeholder(next(taken), name) for name in inputs)
-        self._source = next((self.copies[node] for node in found[len(state) :] if _batch_first(node)), None)
-        for node in recorded.graph.nodes:
-            if node.op in ("call_function", "output"):
-                self._copy(node)
-
-    def _placeholder(self, node: fx.Node, name: str) -> str:
-        wanted = plain = re.sub(r"\W", "_", name)
-        for number in count(1):
-            if wanted not in self._taken:
-                break
-            wanted = f"{plain}_{number}"
-        made = self.graph.placeholder(wanted)
-        made.name = wanted  # fx would rename one that is called like a Python builtin
-        self._taken.add(wanted)
-        made.meta = {"val": node.meta["val"]}
-        self._add(node, made)
-        return made.name
-
-    def _add(self, node: fx.Node, made: fx.Node) -> None:
-        self.copies[node] = made
-        if isinstance(node.meta.get("val"), torch.Tensor) and node in self._shapes:
-            for dim, size in enumerate(self._shapes[node][0]):
-                if not follows(size, self._tellers):
-                    self._tellers[size] = (made, dim)
-
-    def _constant(self, node: fx.Node, value: torch.Tensor) -> None:
-        if isinstance(value, FakeTensor) and id(value) not in self._held:
-            raise NotTraced("its code makes a constant of what it computes")
-        own = next((name for name, tensor in self._own.items() if tensor is value), None)
-        if own is not None:
-            self.copies[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == own)
-            return
-        if not isinstance(value, FakeTensor) and _storage(value) in map(_storage, self._own.values()):
-            raise NotTraced("its code holds a view of a parameter")
-        same = next((name for name, known in self.constants.items() if known is value), None)
-        if same is not None:
-            self.copies[node] = next(n for n in self.graph.nodes if self.state.get(n.name) == same)
-            return
-        names = (f"lifted_tensor_{number}" for number in count(len(self.constants)))
-        name = next(name for name in names if name not in self._own)
-        self.constants[name] = value
-        self.state[self._placeholder(node, f"c_{name}")] = name
-
-    def _copy(self, node: fx.Node) -> None:
-        if node.op == "call_function" and not runs_alone(node):
-            raise NotTraced(f"it calls {node.target}")
-
-        def value(argument: Any) -> Any:
-            if isinstance(argument, fx.Node):
-                return self.copies[argument]
-            if isinstance(argument, Size) or (type(argument) is int and argument and argument % BATCH == 0):
-                return self._size(argument, node)
-            return argument
-
-        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
-        if node.op == "output":
-            self.output = self.graph.output(args[0])
-            return
-        made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
-        made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}
-        self._add(node, made)
-
-    def _size(self, size: int, reader: fx.Node) -> fx.Node:
-        """A node that computes a size which is not always the same, for an op that takes it."""
-        if size not in self._sizes:
-            part = express(size, self._tellers)
-            if part is None:
-                raise NotAligned(_told(size, reader))
-            self._sizes[size] = self._written(part)
-        return self._sizes[size]
-
-    def _written(self, part: Part) -> fx.Node:
-        """A node, with its value, for an expression that is no plain number."""
-        if isinstance(part, Known):
-            return self._known(part.size)
-        assert isinstance(part, Expression)
-        sides = [side if isinstance(side, int) else self._written(side) for side in (part.left, part.right)]
-        made: fx.Node = self.graph.call_function(part.function, tuple(sides))
-        values = [side.meta["val"] if isinstance(side, fx.Node) else side for side in sides]
-        made.meta = {"val": part.function(*values)}
-        return made
-
-    def _known(self, size: int) -> fx.Node:
-        if size not in self._sizes:
-            if size == BATCH and self._source is None:
-                raise NotTraced("no input has the batch for its first dimension")
-            node, dim = (self._source, 0) if size == BATCH else self._tellers[size]
-            made = self.graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
-            made.meta = {"val": int(size)}
-            self._sizes[size] = made
-        return self._sizes[size]
-
-
-def _told(size: int, reader: fx.Node) -> str:
-    values = ", ".join(map(str, getattr(size, "values", (size,))))
-    reason = reason_at(reader, f"{reader.target} takes a size that follows no simple law ({values} at the sizes tried)")
-    return f"{reason.text} (at {reason.source})" if reason.source else reason.text
-
-
 def _held(model: nn.Module) -> set[int]:
     """The tensors that a model's modules have for plain attributes."""
     return {id(value) for module in model.modules() for value in vars(module).values()}
-
-
-def _storage(value: torch.Tensor) -> int:
-    return 0 if isinstance(value, FakeTensor) or value.is_meta else value.untyped_storage().data_ptr()
-
-
-def _batch_first(node: fx.Node) -> bool:
-    sizes = node.meta["val"].shape
-    return len(sizes) > 0 and sizes[0] == BATCH

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-_CAPTURE = str(Path(__file__).parent)
-_OURS = str(Path(__file__).parents[1])
+_CAPTURE = str(Path(__file__).parents[1])
+_OURS = str(Path(__file__).parents[2])
 _MACHINERY = ("_compile.py", "_dynamo/", "_library/", "_ops.py", "fx/", "overrides.py", "utils/")
 """What of torch stands between code and whoever records its ops."""
 

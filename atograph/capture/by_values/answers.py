@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from atograph.capture.by_values.raises import Reading, reading
 from atograph.capture.known_values import KnownValues, Unknown
-from atograph.capture.raises import Reading, reading
 from atograph.passes.ir.decisions import Decision, add_check, comparing, holding
 from atograph.passes.torch_private import disable_current_modes, pytree
 

@@ -1,0 +1,1 @@
+"""Code that looks at values: what is answered, and what only raises."""
