@@ -67,7 +67,9 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int] = ()) -> Any:
     """``roll`` by shifts that may follow sizes."""
     if not dims:
         size = op.Size(x)
-        return op.Reshape(_rolled(op.Reshape(x, _integers(-1)), shifts[0], op.Reshape(size, _integers(1)), 0), op.Shape(x))
+        return op.Reshape(
+            _rolled(op.Reshape(x, _integers(-1)), shifts[0], op.Reshape(size, _integers(1)), 0), op.Shape(x)
+        )
     y = x
     for shift, dim in zip(shifts, dims, strict=True):
         y = _rolled(y, shift, _size(x, dim), dim)
@@ -107,7 +109,9 @@ def _size(x: Any, dim: int) -> Any:
 
 def _one(value: Any) -> Any:
     """A number of the program as a tensor of one."""
-    return _integers(value) if isinstance(value, int) else op.Reshape(op.Cast(value, to=ir.DataType.INT64), _integers(1))
+    return (
+        _integers(value) if isinstance(value, int) else op.Reshape(op.Cast(value, to=ir.DataType.INT64), _integers(1))
+    )
 
 
 def _integers(*values: int) -> Any:

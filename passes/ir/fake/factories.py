@@ -20,7 +20,9 @@ _ATEN = torch.ops.aten
 _WIDE = (torch.float32, torch.float64)
 
 
-def _linspace(start: float, end: float, steps: Any, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
+def _linspace(
+    start: float, end: float, steps: Any, *, dtype: Any = None, device: Any = None, **_options: Any
+) -> Tensor:
     index, last = _counted(steps, dtype, device)
     step = (end - start) / last.clamp(min=1)
     made = torch.where(2 * index <= last, start + index * step, end - (last - index) * step)
@@ -32,7 +34,13 @@ def _logspace(start: float, end: float, steps: Any, base: float = 10.0, **option
 
 
 def _window(
-    terms: Sequence[float], length: Any, periodic: bool = True, *, dtype: Any = None, device: Any = None, **_options: Any
+    terms: Sequence[float],
+    length: Any,
+    periodic: bool = True,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    **_options: Any,
 ) -> Tensor:
     """A sum of cosines, whose first term is constant; a window of one place is 1."""
     index, last = _counted(length, dtype, device)
