@@ -336,7 +336,7 @@ def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     nodes = {node.name: node for node in program.input_nodes()}
     for place, own in name_of.items():
         if place is not None and own in shapes and _is_batch(nodes[place]):
-            meant |= {symbol: "batch" for symbol in free_symbols(shapes[own][0])}
+            meant |= dict.fromkeys(free_symbols(shapes[own][0]), "batch")
     for size in program.interface.dynamic:
         for place in size.places:
             own = name_of[place.placeholder]

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atograph
-from atograph.onnx.export import TRANSLATIONS
+from atograph.onnx.pools import op
+from atograph.onnx.translations import TRANSLATIONS
 from atograph.passes.errors import UserError
 
 
@@ -159,3 +160,27 @@ def test_places_of_the_largest_are_refused(tmp_path: Path) -> None:
     graph = atograph.trace(model, torch.randn(2, 3, 16, 20), dynamic={"x": {2: "height"}})
     with pytest.raises(UserError, match="places of the largest"):
         atograph.slim(graph, graph.plan(random=0, keep=0.5)).to_onnx(tmp_path / "slim.onnx")
+
+
+def test_a_file_that_is_right_at_the_example_alone_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_the_example(x: Any, _size: Any) -> Any:
+        return op.AveragePool(x, kernel_shape=[4, 4], strides=[4, 4])
+
+    monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.adaptive_avg_pool2d.default, of_the_example)
+    model = of_images(lambda m, x: m.o(F.adaptive_avg_pool2d(m.a(x).relu(), 3))).eval()
+    graph = atograph.trace(model, torch.randn(2, 3, 12, 12), dynamic={"x": {2: "height", 3: "width"}})
+    with pytest.raises(UserError, match="right at the example's sizes only"):
+        atograph.slim(graph, graph.plan(random=0, keep=0.5)).to_onnx(tmp_path / "slim.onnx")
+    assert not (tmp_path / "slim.onnx").exists()
+
+
+def test_a_size_that_torch_takes_as_a_plain_number_is_refused_with_its_place() -> None:
+    model = of_images(lambda m, x: m.o(F.avg_pool2d(m.a(x).relu(), (x.shape[2] // 2, 1)))).eval()
+    graph = atograph.trace(model, torch.randn(2, 3, 12, 12), dynamic={"x": {2: "height"}})
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    assert slim(torch.randn(1, 3, 20, 12)).shape == (1, 2, 2, 12)
+    with pytest.raises(UserError, match="as a plain number in aten") as refusal:
+        slim.program  # noqa: B018
+    assert "test_any_size.py" in str(refusal.value.where)
