@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
+from torch.fx.experimental.symbolic_shapes import free_symbols
 
 import atograph
 from atograph.values.resized import around, resized
@@ -91,7 +92,7 @@ def _of_torch_export(model: nn.Module, inputs: Inputs, wanted: dict[str, dict[in
         name
         for (name, value), own in zip(_tensors(named), shapes, strict=False)
         for dim in wanted.get(name, ())
-        if isinstance(own.shape[dim], int)
+        if not free_symbols(own.shape[dim])  # a number, which may pose as a symbol
     ]
     return f"it makes constants of sizes of {', '.join(dict.fromkeys(fixed))}" if fixed else ""
 
