@@ -1,6 +1,13 @@
-"""Whether a slim module computes what the slim program does: on the example, at another batch size, in training."""
+"""Whether a slim module computes what the slim program does: on the example, at another batch size, in training.
+
+Where the module calls the very ops of the program (`same_program`), that holds for any batch; then it is run once more
+with real numbers, against the masked model, on a smaller example.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -8,11 +15,13 @@ from torch import nn
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, told
-from atograph.repair.observe.samples import samples_of
-from atograph.repair.training import Cut, same_in_training
+from atograph.repair.observe.samples import Sample, samples_of
+from atograph.repair.same_program import calls_the_same
+from atograph.repair.training import Cut, agrees_in_training, same_in_training
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
+from atograph.values.resized import smaller
 from atograph.values.structures import tensors_of
 
 
@@ -21,7 +30,6 @@ class Checks:
 
     Attributes:
         example: what the program was captured with.
-        samples: what it computes on the way there, by the number of the call to torch.
         left_out: the ways to outputs of the module that the program does not return: they are not compared.
         whole: the example as the masked dense module takes it: state has another width there.
         cut: makes what the program returns of the tensors that the dense module does.
@@ -32,22 +40,57 @@ class Checks:
         self._program, self.example = program, example
         self.whole, self.cut = example if whole is None else whole, cut
         self.left_out = frozenset(program.interface.left_out.values())
-        result, self.samples = samples_of(program, *example)
-        self._expected = tensors_of(result)
-        self.close = tolerance([*self._expected, *program.state.values()])
+        results = [getattr(node, "meta", {}).get("val") for node in program.output_node.args[0]]  # type: ignore[union-attr]
+        self.close = tolerance([
+            *(value for value in results if isinstance(value, torch.Tensor)), *program.state.values(),
+        ])  # fmt: skip
+
+    @cached_property
+    def _sampled(self) -> tuple[list[torch.Tensor], Mapping[int, Sample]]:
+        result, samples = samples_of(self._program, *self.example)
+        return tensors_of(result), samples
+
+    @property
+    def samples(self) -> Mapping[int, Sample]:
+        """What the program computes on the way there, by the number of the call to torch."""
+        return self._sampled[1]
 
     def same(self, module: nn.Module) -> bool:
         """Whether a module computes what the program does for the example."""
-        return not self._problems(module, self.example, self._expected)
+        return not self._problems(module, self.example, self._sampled[0])
 
-    def problems(self, module: nn.Module) -> list[Problem]:
-        """What a module does not compute as the program: for the example, and for a batch larger by one."""
-        batch, wrong = batch_of(self.example), self._problems(module, self.example, self._expected)
+    def problems(self, module: nn.Module, masked: Callable[[], nn.Module]) -> list[Problem]:
+        """What a module does not compute as the program: for the example, and for a batch larger by one.
+
+        Args:
+            module: the module.
+            masked: gives the dense module with what the plan drops at zero.
+        """
+        if calls_the_same(module, self._program, self.example) and self._agrees_on_less(module, masked):
+            return []
+        batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
         if wrong or batch is None or self._program.interface.fixed:
             return wrong
-        other = with_batch(self.example, batch + 1)
+        return self._problems_at(with_batch(self.example, batch + 1), module)
+
+    def _agrees_on_less(self, module: nn.Module, masked: Callable[[], nn.Module]) -> bool:
+        """Whether a module computes on less than the example what the masked model does; on one sample of it, what the
+        program does, where the model takes no smaller images."""
+        less = smaller(self.whole)
+        if less is None:
+            return not self._problems_at(with_batch(self.example, 1), module)
+        dense = masked()
+        with eval_mode(dense), torch.no_grad():
+            try:
+                expected = self.cut(tensors_of(dense(*less[0], **less[1])))
+            except Exception:
+                return not self._problems_at(with_batch(self.example, 1), module)
+        return not self._problems(module, less, expected)
+
+    def _problems_at(self, inputs: Example, module: nn.Module) -> list[Problem]:
         with torch.no_grad():
-            return self._problems(module, other, tensors_of(ProgramModule(self._program)(*other[0], **other[1])))
+            expected = tensors_of(ProgramModule(self._program)(*inputs[0], **inputs[1]))
+        return self._problems(module, inputs, expected)
 
     def _problems(self, module: nn.Module, inputs: Example, expected: list[torch.Tensor]) -> list[Problem]:
         args, kwargs = inputs
@@ -61,7 +104,16 @@ class Checks:
         )
 
     def in_training(self, module: nn.Module, masked: nn.Module) -> tuple[list[Problem], list[str]]:
-        """What a module does not compute in training mode as the masked dense one; and what is to be told of it."""
+        """What a module does not compute in training mode as the masked dense one; and what is to be told of it.
+
+        Smaller images do, where the module takes them and computes the same.
+        """
+        less = smaller(self.whole) if self.whole is self.example else None
+        try:
+            if less is not None and agrees_in_training(module, masked, less, self.left_out):
+                return [], []
+        except Exception:  # one of them takes no smaller images
+            pass
         try:
             same = same_in_training(module, masked, self.example, self.whole, self.cut, self.left_out)
         except Exception as error:  # a second head that only training has stays as it is

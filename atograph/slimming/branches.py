@@ -42,7 +42,7 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
     if left:
         raise NotRepaired(Problem(f"{left[0]} stays, though its branch is gone", left[0].rpartition(".")[0]))
     checks = checks_of(dense, slimmed, plan)
-    wrong = checks.problems(module)
+    wrong = checks.problems(module, lambda: masked)
     if not wrong:
         wrong, _notes = checks.in_training(module, masked)
     if wrong:

@@ -10,6 +10,9 @@ import torch
 from atograph.passes.ir.interface import Interface
 from atograph.passes.torch_private import pytree
 
+_STRIDE = 32
+"""Of the coarsest feature maps that are usual."""
+
 
 def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
     """The same inputs with other dynamic sizes, by repeating what there is from the beginning, or by dropping the rest.
@@ -32,6 +35,21 @@ def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
             if placeholder == name:
                 leaf = leaves[position]
                 leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+    return pytree.tree_unflatten(leaves, structure)
+
+
+def smaller(inputs: Any) -> Any:
+    """The same inputs with images of about a quarter of their height and width; None where there are no such images."""
+    leaves, structure = pytree.tree_flatten(inputs)
+    sizes = {
+        position: [min(size, -(-size // (4 * _STRIDE)) * _STRIDE) for size in leaf.shape[-2:]]
+        for position, leaf in enumerate(leaves)
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.dim() > 3
+    }
+    if all(list(leaves[position].shape[-2:]) == size for position, size in sizes.items()):
+        return None
+    for position, (height, width) in sizes.items():
+        leaves[position] = leaves[position][..., :height, :width].contiguous()
     return pytree.tree_unflatten(leaves, structure)
 
 
