@@ -213,10 +213,9 @@ class _Trace:
         return replace(wishes, sizes=tuple(replace(size, least=max(size.least, 1)) for size in wishes.sizes))
 
     def run(self) -> None:
-        """Run it, and record nothing."""
-        state, inputs = self._without_data(BATCH)
-        with self.mode, torch.no_grad():
-            self._call(state, inputs)
+        """Run it, and keep nothing of what is recorded."""
+        with torch.no_grad():
+            self._record(BATCH)
 
     def _record(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[Recording, Origins]:
         state, inputs = self._without_data(batch, sizes)

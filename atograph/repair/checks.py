@@ -17,7 +17,7 @@ from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.same_program import calls_the_same
-from atograph.repair.training import Cut, agrees_in_training, same_in_training
+from atograph.repair.training import Cut, same_on_less, same_in_training
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
@@ -110,7 +110,7 @@ class Checks:
         """
         less = smaller(self.whole) if self.whole is self.example else None
         try:
-            if less is not None and agrees_in_training(module, masked, less, self.left_out):
+            if less is not None and same_on_less(module, masked, less, self.left_out):
                 return [], []
         except Exception:  # one of them takes no smaller images
             pass

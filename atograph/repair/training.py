@@ -70,15 +70,18 @@ def same_in_training(
     return not _is_steady(masked, whole, cut, left_out, expected)
 
 
-def agrees_in_training(
+def same_on_less(
     module: nn.Module, masked: nn.Module, example: Example, left_out: Collection[OutputPath] = ()
 ) -> bool:
-    """Whether both run in training mode and give the same; see `same_in_training`.
+    """Whether `same_in_training` is true for inputs that are not the example, which both of them run with.
 
     Raises:
         Exception: whatever one of them raises.
     """
-    return _agrees(module, masked, example, _outputs(masked, example, left_out), left_out)
+    expected = _outputs(masked, example, left_out)
+    return _agrees(module, masked, example, expected, left_out) or not _is_steady(
+        masked, example, list, left_out, expected
+    )
 
 
 def _agrees(
