@@ -41,6 +41,7 @@ from atograph.passes.torch_private import (
 )
 from atograph.values.batch_size import batch_of, tensors_among
 from atograph.values.eval_mode import unchanged
+from atograph.values.training_flag import readers_of_training
 
 _SMALL = (2, 3)
 """Batches that code which reads the batch size is tried with: one even, one odd, as small as a batch may be."""
@@ -120,6 +121,7 @@ class _Trace:
         own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
+        self.reads_training = False
         self.answers: Answers | None = None
         if decided_by is not None:
             samples = None if batch is None else batch_of(decided_by)
@@ -149,6 +151,7 @@ class _Trace:
             looked_at=self._looked_at(recorded),
             dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
             decided=() if self.answers is None else self.answers.decisions,
+            reads_training=self.reads_training,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
@@ -272,7 +275,9 @@ class _Trace:
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
         with unchanged(self.model), _replaced(self.model, list(self.state.values()), state):
-            results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+            with readers_of_training(self.model) as readers:
+                results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+        self.reads_training |= bool(readers)
         return results
 
     def _input_names(self, signature: inspect.Signature) -> list[str | None]:

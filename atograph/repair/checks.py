@@ -1,13 +1,14 @@
 """Whether a slim module computes what the slim program does: on the example, at another batch size, in training.
 
 Where the module calls the very ops of the program (`same_program`), that holds for any batch; then it is run once more
-with real numbers, against the masked model, on a smaller example.
+with real numbers, on a smaller example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.repair.observe.samples import Sample, samples_of
-from atograph.repair.same_program import calls_the_same
+from atograph.repair.same_program import recorded_alike
 from atograph.repair.training import Cut, same_on_less, same_in_training
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
@@ -39,6 +40,7 @@ class Checks:
     def __init__(self, program: Program, example: Example, whole: Example | None = None, cut: Cut = list) -> None:
         self._program, self.example = program, example
         self.whole, self.cut = example if whole is None else whole, cut
+        self._steady: nn.Module | None = None  # a module whose code was seen to be the program's, and reads no mode
         self.left_out = frozenset(program.interface.left_out.values())
         results = [getattr(node, "meta", {}).get("val") for node in program.output_node.args[0]]  # type: ignore[union-attr]
         self.close = tolerance([
@@ -59,37 +61,31 @@ class Checks:
         """Whether a module computes what the program does for the example."""
         return not self._problems(module, self.example, self._sampled[0])
 
-    def problems(self, module: nn.Module, masked: Callable[[], nn.Module]) -> list[Problem]:
-        """What a module does not compute as the program: for the example, and for a batch larger by one.
-
-        Args:
-            module: the module.
-            masked: gives the dense module with what the plan drops at zero.
-        """
-        if calls_the_same(module, self._program, self.example) and self._agrees_on_less(module, masked):
+    def problems(self, module: nn.Module) -> list[Problem]:
+        """What a module does not compute as the program: for the example, and for a batch larger by one."""
+        recorded = recorded_alike(module, self._program, self.example)
+        self._steady = module if recorded is not None and not recorded.interface.reads_training else None
+        if recorded is not None and self._agrees_on_less(module):
             return []
         batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
         if wrong or batch is None or self._program.interface.fixed:
             return wrong
         return self._problems_at(with_batch(self.example, batch + 1), module)
 
-    def _agrees_on_less(self, module: nn.Module, masked: Callable[[], nn.Module]) -> bool:
-        """Whether a module computes on less than the example what the masked model does; on one sample of it, what the
-        program does, where the model takes no smaller images."""
-        less = smaller(self.whole)
-        if less is None:
-            return not self._problems_at(with_batch(self.example, 1), module)
-        dense = masked()
-        with eval_mode(dense), torch.no_grad():
+    def _agrees_on_less(self, module: nn.Module) -> bool:
+        """Whether a module computes what the program does on smaller images, or else on one sample of the example."""
+        less = smaller(self.example)
+        if less is not None:
             try:
-                expected = self.cut(tensors_of(dense(*less[0], **less[1])))
-            except Exception:
-                return not self._problems_at(with_batch(self.example, 1), module)
-        return not self._problems(module, less, expected)
+                if not self._problems_at(less, module):
+                    return True
+            except Exception:  # the program takes none
+                pass
+        return not self._problems_at(with_batch(self.example, 1), module)
 
     def _problems_at(self, inputs: Example, module: nn.Module) -> list[Problem]:
         with torch.no_grad():
-            expected = tensors_of(ProgramModule(self._program)(*inputs[0], **inputs[1]))
+            expected = tensors_of(_OfAnySize(self._program)(*inputs[0], **inputs[1]))
         return self._problems(module, inputs, expected)
 
     def _problems(self, module: nn.Module, inputs: Example, expected: list[torch.Tensor]) -> list[Problem]:
@@ -103,20 +99,37 @@ class Checks:
             [] if alike(expected, found, self.close) else [Problem("the module does not compute what the program does")]
         )
 
-    def in_training(self, module: nn.Module, masked: nn.Module) -> tuple[list[Problem], list[str]]:
+    def in_training(self, module: nn.Module, masked: Callable[[], nn.Module]) -> tuple[list[Problem], list[str]]:
         """What a module does not compute in training mode as the masked dense one; and what is to be told of it.
 
-        Smaller images do, where the module takes them and computes the same.
+        Nothing where nobody looks at ``training``. Smaller images do, where both modules take them and agree.
+
+        Args:
+            module: the module, of which `problems` has told before.
+            masked: gives the dense module with what the plan drops at zero.
         """
+        if self._steady is module and not self._program.interface.reads_training:
+            return [], []
+        dense = masked()
         less = smaller(self.whole) if self.whole is self.example else None
         try:
-            if less is not None and same_on_less(module, masked, less, self.left_out):
+            if less is not None and same_on_less(module, dense, less, self.left_out):
                 return [], []
         except Exception:  # one of them takes no smaller images
             pass
         try:
-            same = same_in_training(module, masked, self.example, self.whole, self.cut, self.left_out)
+            same = same_in_training(module, dense, self.example, self.whole, self.cut, self.left_out)
         except Exception as error:  # a second head that only training has stays as it is
             return [], [f"in training mode it fails: {told(error)}"]
         text = "in training mode its code goes another way, and computes something else than the masked model"
         return ([] if same else [Problem(text)]), []
+
+
+class _OfAnySize(ProgramModule):
+    """A program that is tried with inputs of sizes that it was not captured for."""
+
+    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their placeholders."""
+        names = self._called[0].interface.inputs
+        leaves = self._leaves(args, kwargs)
+        return {name: leaf for name, leaf in zip(names, leaves, strict=True) if name is not None}

@@ -89,24 +89,24 @@ def slim_module(
     example, whole = checks.example, checks.whole
     ways = [Way(Path(), dense, slimmed, example, whole, checks)]
     repaired = _without_search(model, ways[0])
-    wrong = [Problem("")] if repaired is None else checks.problems(repaired.module, masked)
+    wrong = [Problem("")] if repaired is None else checks.problems(repaired.module)
     if wrong or repaired is None:
         repaired = _repaired(model, ways, checks)
-        wrong = _wrong(repaired, checks, masked)
+        wrong = _wrong(repaired, checks)
     if wrong and (alive := with_dead_code(model, dense, plan, whole)) is not None:
         ways = [Way(Path(), alive.dense, alive.slim, example, whole, checks)]
         repaired = _repaired(model, ways, checks)
-        wrong = _wrong(repaired, checks, masked)
+        wrong = _wrong(repaired, checks)
     for path in paths_of(model, whole) if wrong else ():  # slim code may go the way that only these show
         try:
             ways.append(way_along(path, masked(), dense, plan, example, whole))
             repaired = _repaired(model, ways, checks)
         except (NotRepaired, OtherCut, AtographError):
             continue
-        wrong = _wrong(repaired, checks, masked)
+        wrong = _wrong(repaired, checks)
         if not wrong:
             break
-    notes = [*_of_left_out(dense), *_checked(repaired, wrong, checks, masked(), ways[0])]
+    notes = [*_of_left_out(dense), *_checked(repaired, wrong, checks, masked, ways[0])]
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, masked)
     module = repaired.module
     notes += repair_other_forwards(model, module, example, whole)
@@ -126,12 +126,12 @@ def _scripted(model: nn.Module) -> list[Problem]:
     return [Problem(f"{name} is a ScriptModule, whose code cannot be changed", name) for name in outer]
 
 
-def _wrong(repaired: _Attempt, checks: Checks, masked: Callable[[], nn.Module]) -> list[Problem]:
-    return [*repaired.wrong, *checks.problems(repaired.module, masked)]
+def _wrong(repaired: _Attempt, checks: Checks) -> list[Problem]:
+    return [*repaired.wrong, *checks.problems(repaired.module)]
 
 
 def _checked(
-    repaired: _Attempt, wrong: list[Problem], checks: Checks, masked: nn.Module, way: Way
+    repaired: _Attempt, wrong: list[Problem], checks: Checks, masked: Callable[[], nn.Module], way: Way
 ) -> list[str]:
     """What is to be told of a module that computes what the program does, in training as well.
 
@@ -182,7 +182,7 @@ def _along_paths(
         try:
             ways.append(way_along(path, masked(), *cut, checks.example, checks.whole))
             repaired = _repaired(model, ways, checks)
-            _checked(repaired, _wrong(repaired, checks, masked), checks, masked(), ways[0])
+            _checked(repaired, _wrong(repaired, checks), checks, masked, ways[0])
         except (NotRepaired, OtherCut, AtographError) as reason:
             raise NotRepaired(wrong[path], Problem(str(reason))) from reason
     return repaired

@@ -23,10 +23,10 @@ _RESHAPES = {
 """What they take and the shape of what they give say everything; the rewrite turns one into another."""
 
 
-def calls_the_same(module: nn.Module, program: Program, example: Example) -> bool:
-    """Whether a module, recorded on tensors without data, is a program, op by op and weight by weight.
+def recorded_alike(module: nn.Module, program: Program, example: Example) -> Program | None:
+    """What is recorded of a module on tensors without data, if that is a program, op by op and weight by weight.
 
-    False where that cannot be told: what is recorded of a module may be another program that computes the same.
+    None where that cannot be told: what is recorded may be another program that computes the same.
 
     Args:
         module: the module.
@@ -35,12 +35,12 @@ def calls_the_same(module: nn.Module, program: Program, example: Example) -> boo
     """
     interface = program.interface
     if interface.fixed or interface.decided or interface.left_out or interface.state_pairs:
-        return False
+        return None
     other = recorded(module, *example)
     if other is None or other.interface.fixed or other.interface.returns != interface.returns:
-        return False
+        return None
     numbers = _Numbers()
-    return numbers.of(program) == numbers.of(other)
+    return other if numbers.of(program) == numbers.of(other) else None
 
 
 class _Numbers:
