@@ -18,6 +18,7 @@ from atograph.passes.ir.sizes import BATCH
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
 from atograph.repair.calls.corrections import Correction, correct_calls
+from atograph.repair.calls.needs import count_of_layer
 from atograph.repair.calls.search import Call, Found, attributes, joined
 from atograph.repair.checks import Checks
 from atograph.repair.config import fit_config, follow_config
@@ -224,11 +225,12 @@ def _without_search(model: nn.Module, way: Way) -> _Attempt | None:
 
     None where calls have to be made in another way, or where that cannot be told.
     """
-    needs = [need for each in way.needs(BATCH).values() for need in each if need.changed]
-    if any(need.ops or need.keywords or need.function or need.impossible for need in needs):
+    needs = [(site, need) for site, each in way.needs(BATCH).items() for need in each if need.changed]
+    if any(need.ops or need.keywords or need.function or need.impossible for _site, need in needs):
         return None
     module, programs = _copied(model, [way]), [(way.dense, way.slim)]
-    wishes = way.wishes_as_traced(module) if needs else []
+    told = [count_of_layer(module, site, need) for site, need in needs]
+    wishes = way.wishes_as_traced(module) if None in told else [wish for wish in told if wish is not None]
     if wishes is None:
         return None
     kept, words = _cut(module, programs, wishes)
