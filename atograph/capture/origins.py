@@ -46,6 +46,7 @@ class Origins(TorchFunctionMode):
     Attributes:
         read_batch: whether the model's code may have seen how large the batch is: it has done more with a size that
             depends on it than to pass it on, or ops came from code that cannot be watched (TorchScript).
+        passes_batch: whether its code has got such a size at all.
         call: the function of torch that runs, or ran last.
         number: makes of what ``Tensor.item`` gives what code gets.
     """
@@ -54,7 +55,7 @@ class Origins(TorchFunctionMode):
         super().__init__()
         self.call: Any = None
         self.number: Callable[[Any], Any] = lambda value: value
-        self.read_batch = False
+        self.read_batch = self.passes_batch = False
         self._graph: fx.Graph
         self._after: fx.Node  # the last node that a watched call recorded
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
@@ -100,7 +101,7 @@ class Origins(TorchFunctionMode):
         self.read_batch |= unwatched
         if not self.read_batch and _tells_batch(func, result):
             told = passed_on(result, self._note_batch)
-            self.read_batch = told is None or func is torch.Tensor.__len__
+            self.read_batch, self.passes_batch = told is None or func is torch.Tensor.__len__, True
             result = result if self.read_batch else told
         node = self._after = _last(self._graph)
         if node is not before:

@@ -98,12 +98,12 @@ def capture(
 
 def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program | None:
     """What `capture` gives with the batch alone dynamic; None where the model cannot be recorded on tensors without
-    data, for any batch, whatever `torch.export` says."""
+    data, for any batch, whatever `torch.export` says. Code that only passes the batch on is recorded once."""
     inputs = repeat_single((args, dict(kwargs)))
     plain(inputs)
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         try:
-            return _functional(record_program(model, *inputs, batch=batch_of(inputs)), dead=False)
+            return _functional(record_program(model, *inputs, batch=batch_of(inputs), others=False), dead=False)
         except (NotTraced, Unfollowed, AtographError):
             return None
 

@@ -7,6 +7,7 @@ with real numbers, on a smaller example.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +23,7 @@ from atograph.repair.training import Cut, same_on_less, same_in_training
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
-from atograph.values.resized import smaller
+from atograph.values.resized import less_of
 from atograph.values.structures import tensors_of
 
 
@@ -40,7 +41,7 @@ class Checks:
     def __init__(self, program: Program, example: Example, whole: Example | None = None, cut: Cut = list) -> None:
         self._program, self.example = program, example
         self.whole, self.cut = example if whole is None else whole, cut
-        self._steady: nn.Module | None = None  # a module whose code was seen to be the program's, and reads no mode
+        self._alike: Program | None = None  # what was recorded of the last module, if it is the program
         self.left_out = frozenset(program.interface.left_out.values())
         results = [getattr(node, "meta", {}).get("val") for node in program.output_node.args[0]]  # type: ignore[union-attr]
         self.close = tolerance([
@@ -63,9 +64,8 @@ class Checks:
 
     def problems(self, module: nn.Module) -> list[Problem]:
         """What a module does not compute as the program: for the example, and for a batch larger by one."""
-        recorded = recorded_alike(module, self._program, self.example)
-        self._steady = module if recorded is not None and not recorded.interface.reads_training else None
-        if recorded is not None and self._agrees_on_less(module):
+        self._alike = recorded_alike(module, self._program, self.example)
+        if self._alike is not None and self._agrees_on_less(module):
             return []
         batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
         if wrong or batch is None or self._program.interface.fixed:
@@ -73,15 +73,14 @@ class Checks:
         return self._problems_at(with_batch(self.example, batch + 1), module)
 
     def _agrees_on_less(self, module: nn.Module) -> bool:
-        """Whether a module computes what the program does on smaller images, or else on one sample of the example."""
-        less = smaller(self.example)
-        if less is not None:
+        """Whether a module computes what the program does, at less than the example's size where both run there."""
+        for less in less_of(self.example):
             try:
                 if not self._problems_at(less, module):
                     return True
-            except Exception:  # the program takes none
-                pass
-        return not self._problems_at(with_batch(self.example, 1), module)
+            except Exception:  # the program takes no such images
+                continue
+        return not self._problems_at(self.example, module)
 
     def _problems_at(self, inputs: Example, module: nn.Module) -> list[Problem]:
         with torch.no_grad():
@@ -102,21 +101,20 @@ class Checks:
     def in_training(self, module: nn.Module, masked: Callable[[], nn.Module]) -> tuple[list[Problem], list[str]]:
         """What a module does not compute in training mode as the masked dense one; and what is to be told of it.
 
-        Nothing where nobody looks at ``training``. Smaller images do, where both modules take them and agree.
+        Nothing where nobody looks at ``training``. Less than the example does, where both modules run with it and agree.
 
         Args:
-            module: the module, of which `problems` has told before.
+            module: the module that `problems` has told of.
             masked: gives the dense module with what the plan drops at zero.
         """
-        if self._steady is module and not self._program.interface.reads_training:
+        recorded = (self._alike, self._program)
+        if not any(each is None or each.interface.reads_training for each in recorded):
             return [], []
         dense = masked()
-        less = smaller(self.whole) if self.whole is self.example else None
-        try:
-            if less is not None and same_on_less(module, dense, less, self.left_out):
-                return [], []
-        except Exception:  # one of them takes no smaller images
-            pass
+        for less in less_of(self.example) if self.whole is self.example else ():
+            with suppress(Exception):  # one of them takes no such images
+                if same_on_less(module, dense, less, self.left_out):
+                    return [], []
         try:
             same = same_in_training(module, dense, self.example, self.whole, self.cut, self.left_out)
         except Exception as error:  # a second head that only training has stays as it is
