@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import torch
 
 from atograph.passes.ir.sizes import BATCH, is_dynamic
@@ -75,6 +76,10 @@ class PassedOn(int):
     def _noted(self, method: str, *args: Any) -> Any:
         self.note()
         return getattr(int, method)(self, *args)
+
+    def __array__(self, *_options: Any) -> Any:
+        self.note()
+        return numpy.asarray(int.__int__(self))
 
     def __reduce__(self) -> Any:
         return int, (self._noted("__int__"),)

@@ -64,13 +64,17 @@ class Checks:
 
     def problems(self, module: nn.Module) -> list[Problem]:
         """What a module does not compute as the program: for the example, and for a batch larger by one."""
-        self._alike = recorded_alike(module, self._program, self.example)
-        if self._alike is not None and self._agrees_on_less(module):
+        if self.calls_the_same(module):
             return []
         batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
         if wrong or batch is None or self._program.interface.fixed:
             return wrong
         return self._problems_at(with_batch(self.example, batch + 1), module)
+
+    def calls_the_same(self, module: nn.Module) -> bool:
+        """Whether a module is recorded as the program, and computes what that does at one size."""
+        self._alike = recorded_alike(module, self._program, self.example)
+        return self._alike is not None and self._agrees_on_less(module)
 
     def _agrees_on_less(self, module: nn.Module) -> bool:
         """Whether a module computes what the program does, at less than the example's size where both run there."""
@@ -104,7 +108,7 @@ class Checks:
         Nothing where nobody looks at ``training``. Less than the example does, where both modules run with it and agree.
 
         Args:
-            module: the module that `problems` has told of.
+            module: the module that `problems` or `calls_the_same` has told of.
             masked: gives the dense module with what the plan drops at zero.
         """
         recorded = (self._alike, self._program)

@@ -89,9 +89,8 @@ def slim_module(
     checks, masked = checks_of(dense, slimmed, plan), cache(masked)
     example, whole = checks.example, checks.whole
     ways = [Way(Path(), dense, slimmed, example, whole, checks)]
-    repaired = _without_search(model, ways[0])
-    wrong = [Problem("")] if repaired is None else checks.problems(repaired.module)
-    if wrong or repaired is None:
+    repaired, wrong = _without_search(model, ways[0]), list[Problem]()
+    if repaired is None or not checks.calls_the_same(repaired.module):
         repaired = _repaired(model, ways, checks)
         wrong = _wrong(repaired, checks)
     if wrong and (alive := with_dead_code(model, dense, plan, whole)) is not None:

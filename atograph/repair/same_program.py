@@ -22,6 +22,9 @@ _RESHAPES = {
 }  # fmt: skip
 """What they take and the shape of what they give say everything; the rewrite turns one into another."""
 
+_SAME = {_ATEN.contiguous.default, _ATEN.clone.default, _ATEN.alias.default, _ATEN.detach.default}
+"""They give the values that they take: to be contiguous already is a matter of widths."""
+
 
 def recorded_alike(module: nn.Module, program: Program, example: Example) -> Program | None:
     """What is recorded of a module on tensors without data, if that is a program, op by op and weight by weight.
@@ -61,6 +64,9 @@ class _Numbers:
                 key: Any = ("input", places[node.name])
             elif node.op == "placeholder":
                 key = self._state(program, interface.state[node.name])
+            elif node.target in _SAME:
+                nodes[node] = nodes[node.args[0]]
+                continue
             else:
                 key = _key(node, nodes)
             nodes[node] = self._numbers.setdefault(key, len(self._numbers))
