@@ -278,9 +278,9 @@ class _Trace:
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
-        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state):
-            with readers_of_training(self.model) as readers:
-                results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+        replaced = _replaced(self.model, list(self.state.values()), state)
+        with unchanged(self.model), replaced, readers_of_training(self.model) as readers:
+            results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
         self.reads_training |= bool(readers)
         return results
 

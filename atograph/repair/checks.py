@@ -19,7 +19,7 @@ from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, told
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.same_program import recorded_alike
-from atograph.repair.training import Cut, same_on_less, same_in_training
+from atograph.repair.training import Cut, same_in_training, same_on_less
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
@@ -105,7 +105,7 @@ class Checks:
     def in_training(self, module: nn.Module, masked: Callable[[], nn.Module]) -> tuple[list[Problem], list[str]]:
         """What a module does not compute in training mode as the masked dense one; and what is to be told of it.
 
-        Nothing where nobody looks at ``training``. Less than the example does, where both modules run with it and agree.
+        Nothing where nobody looks at ``training``. Less than the example does, if both modules run with it and agree.
 
         Args:
             module: the module that `problems` or `calls_the_same` has told of.

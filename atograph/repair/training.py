@@ -70,9 +70,7 @@ def same_in_training(
     return not _is_steady(masked, whole, cut, left_out, expected)
 
 
-def same_on_less(
-    module: nn.Module, masked: nn.Module, example: Example, left_out: Collection[OutputPath] = ()
-) -> bool:
+def same_on_less(module: nn.Module, masked: nn.Module, example: Example, left_out: Collection[OutputPath] = ()) -> bool:
     """Whether `same_in_training` is true for inputs that are not the example, which both of them run with.
 
     Raises:
