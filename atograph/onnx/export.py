@@ -127,7 +127,7 @@ def export_onnx(
 def _recurrent_ops() -> list[Any]:
     """The recurrent ops that torch.onnx writes as one; it takes the others apart, step by step."""
     table = onnx_registration.ONNXRegistry.from_torchlib()
-    return [op for op in RECURRENT if table.is_registered(op)]
+    return [op for op in RECURRENT if op in TRANSLATIONS or table.is_registered(op)]
 
 
 def _renamed(dim: int | onnx_ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:

@@ -11,6 +11,9 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
+from atograph.onnx.pools import POOLS
+from atograph.onnx.recurrent import RECURRENT
+
 op: Any = opset18
 """Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
 
@@ -89,6 +92,8 @@ def _repeated(part: Any, query: Any) -> Any:
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.aten.scaled_dot_product_attention.default: attention
+    torch.ops.aten.scaled_dot_product_attention.default: attention,
+    **POOLS,
+    **RECURRENT,
 }
 """Op → how it is written."""

@@ -23,6 +23,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.passes.rewrite.slim import SlimProgram
 from atograph.process.stages import stage
+from atograph.program.limits import as_wide_as
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
@@ -109,7 +110,7 @@ class Slim(NotPickled):
         """
         program = self.passes_program
         if self._exported is None:
-            self._exported = to_exported(program)
+            self._exported = as_wide_as(program, to_exported(program))
         return self._exported
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

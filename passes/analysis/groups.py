@@ -116,6 +116,7 @@ class Groups:
         dynamic: what was asked to be dynamic, a text a dim.
         state: what was declared to be state, ``output=input`` each.
         branches: what is left of the program where groups lose all their units.
+        depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
     """
 
     made_by: ClassVar[str] = "find-groups"
@@ -128,6 +129,7 @@ class Groups:
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    depth: float = 0.0
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -165,12 +167,17 @@ class Groups:
         """The same groups, each of which keeps at least so many units."""
         return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
 
-    def emptying(self) -> Groups:
-        """The same groups, of which each may lose all its units where the model allows it (`why_not_without`)."""
-        return replace(self, listed=tuple(
+    def emptying(self, depth: float = 0.0) -> Groups:
+        """The same groups, of which each may lose all its units where the model allows it (`why_not_without`).
+
+        Args:
+            depth: how much of what a budget saves whole branches are to give, 0 to 1.
+        """
+        listed = tuple(
             replace(group, least=0) if group.least <= 1 and self.why_not_without([group.name]) is None else group
             for group in self.listed
-        ))  # fmt: skip
+        )
+        return replace(self, listed=listed, depth=depth)
 
     def dropping(self, names: Collection[str]) -> Groups:
         """The same groups, of which some lose all their units in every plan.

@@ -15,9 +15,12 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_symbolic
 
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.fake.factories import Specialised
 from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.interface import DynamicSize, Interface
+from atograph.passes.ir.points import points_of
 from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.sizes import BATCH, DATA, Size, values_of
 from atograph.passes.ir.state import file_names
@@ -120,7 +123,7 @@ def _check_decisions(exported: ExportedProgram, symbols: Mapping[Any, int]) -> N
 
 def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize], sizes: Mapping[str, int]) -> str:
     """What the code decides otherwise at some sizes, by name, than a program of it tells; empty if nothing."""
-    shapes = {n.name: n.meta["val"].shape for n in exported.graph.nodes if hasattr(n.meta.get("val"), "shape")}
+    shapes = _shapes(exported)
     numbers = {
         shapes[place.placeholder][place.dim].node.expr: place.multiple * sizes[size.name]
         for size in dynamic
@@ -239,15 +242,56 @@ def to_exported(program: Program) -> ExportedProgram:
         args, kwargs = _with_stand_ins(module, program)
     signature = of_named_parameters(interface.signature, args, kwargs)
     module.forward = called_like(module.forward, signature)  # type: ignore[method-assign]
-    shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
+    refused: UserError | None = None
+    for given in _at_each_point((args, kwargs), interface):
+        exported = _traced(module, program, given)
+        try:
+            names = _names_of_sizes(exported, program)
+        except UserError as error:  # sizes that are the same by chance, in the example, are taken for one
+            refused = refused or error
+            continue
+        if without_data:
+            exported = with_state(exported, empty, interface.example)
+        elif given[0] is not args:
+            exported = rebuilt(exported, example_inputs=(args, kwargs))
+        return with_size_names(with_file_names(exported, file_names(program)), names)
+    assert refused is not None
+    raise refused
+
+
+def _traced(module: ProgramModule, program: Program, inputs: Any) -> ExportedProgram:
+    args, kwargs = inputs
+    shapes = _dynamic_shapes(program, inputs).dynamic_shapes(module, args, kwargs)
     try:
         with torch.no_grad(), told_by_shapes():
-            exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Specialised as error:
+        reason = reason_at(error.node, f"torch takes a size as a plain number in {error.node.target}")
+        raise UserError(
+            f"{reason.text}, and torch.export makes a constant of it: neither slim.pt2 nor ONNX could say it.",
+            where=", ".join(filter(None, (reason.module, reason.source))),
+            hint="Leave this size out of dynamic=, or --dynamic; the slim program itself takes any.",
+        ) from error
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
-    exported = with_state(exported, empty, interface.example) if without_data else exported
-    exported = with_file_names(exported, file_names(program))
-    return with_size_names(exported, _names_of_sizes(exported, interface))
+
+
+def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
+    """The inputs of the example, and such of the other sizes that it was recorded at."""
+    yield inputs
+    leaves, structure = pytree.tree_flatten(inputs)
+    for point in range(1, points_of(interface.dynamic)):
+        sizes = {(place.placeholder, place.dim): place.multiple * size.values[point]
+                 for size in interface.dynamic for place in size.places}  # fmt: skip
+        yield pytree.tree_unflatten(
+            [
+                leaf.new_zeros([sizes.get((name, dim), size) for dim, size in enumerate(leaf.shape)])
+                if isinstance(leaf, torch.Tensor)
+                else leaf
+                for name, leaf in zip(interface.inputs, leaves, strict=True)
+            ],
+            structure,
+        )
 
 
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
@@ -280,29 +324,57 @@ def with_file_names(exported: ExportedProgram, names: Mapping[str, str]) -> Expo
     return exported
 
 
-def _names_of_sizes(exported: ExportedProgram, interface: Interface) -> SizeNames:
+def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     """What the sizes of an exported program's inputs are called.
 
     Raises:
-        UserError: torch.export has made a number of one.
+        UserError: torch.export has made a number of one, or takes two of them for one.
     """
-    signature = exported.graph_signature
-    called = [spec.arg.name for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    name_of = dict(zip(interface.inputs, called, strict=False))
-    shapes = {
-        node.name: node.meta["val"].shape for node in exported.graph.nodes if hasattr(node.meta.get("val"), "shape")
-    }
+    name_of, shapes = _called(exported, program), _shapes(exported)
     names: dict[str, dict[int, str]] = {}
-    for size in interface.dynamic:
+    meant: dict[Any, str] = {}
+    nodes = {node.name: node for node in program.input_nodes()}
+    for place, own in name_of.items():
+        if place is not None and own in shapes and _is_batch(nodes[place]):
+            meant |= dict.fromkeys(free_symbols(shapes[own][0]), "batch")
+    for size in program.interface.dynamic:
         for place in size.places:
             own = name_of[place.placeholder]
-            if not free_symbols(shapes[own][place.dim]):
+            symbols = free_symbols(shapes[own][place.dim])
+            (symbol, *others) = symbols or (None,)
+            other = None if others else meant.setdefault(symbol, size.name)
+            if symbol is None or other not in (None, size.name):
+                what = "makes a constant of" if symbol is None else f"takes for the same as {other}"
                 raise UserError(
-                    f"torch.export makes a constant of the size {size.name} (dim {place.dim} of {own}) here.",
+                    f"torch.export {what} the size {size.name} (dim {place.dim} of {own}) here.",
                     hint="Leave it out of dynamic=, or --dynamic.",
                 )
             names.setdefault(own, {})[place.dim] = size.text(place)
     return names
+
+
+def input_symbols(exported: ExportedProgram, program: Program) -> dict[str, Any]:
+    """Dynamic size → the symbol that torch.export has for it, where it has one for it alone."""
+    name_of, shapes = _called(exported, program), _shapes(exported)
+    places = {size.name: size.places[0] for size in program.interface.dynamic}
+    dims = {name: shapes[name_of[place.placeholder]][place.dim] for name, place in places.items()}
+    return {name: dim.node.expr for name, dim in dims.items() if is_symbolic(dim) and dim.node.expr.is_Symbol}
+
+
+def _called(exported: ExportedProgram, program: Program) -> dict[str | None, str]:
+    """Placeholder of an input → what the exported program calls it."""
+    specs = exported.graph_signature.input_specs
+    called = [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
+    return dict(zip(program.interface.inputs, called, strict=False))
+
+
+def _shapes(exported: ExportedProgram) -> dict[str, Any]:
+    return {n.name: n.meta["val"].shape for n in exported.graph.nodes if hasattr(n.meta.get("val"), "shape")}
+
+
+def _is_batch(node: fx.Node) -> bool:
+    shape = getattr(node.meta.get("val"), "shape", ())
+    return len(shape) > 0 and int(shape[0]) == BATCH
 
 
 def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:

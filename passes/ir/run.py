@@ -12,6 +12,7 @@ from torch.fx import traceback
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import raising
+from atograph.passes.ir.fake.factories import traced
 from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
@@ -66,7 +67,7 @@ class ProgramModule(nn.Module):
     def _results(self, program: Program, inputs: list[Any]) -> Any:
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
-                return fx.Interpreter(program).run(*inputs)
+                return _Traced(program).run(*inputs)
         called = program if torch.compiler.is_compiling() else self._raising[0]
         try:
             return called(*inputs)
@@ -135,6 +136,18 @@ class ProgramModule(nn.Module):
                     hint="Arguments that are no tensors were fixed when the model was traced: trace it with these.",
                 )
         return leaves
+
+
+class _Traced(fx.Interpreter):
+    """A program as torch.export is to see it: what it would make constants of sizes for has another form."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function":
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            result = traced(n, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        return super().run_node(n)
 
 
 def _equal(a: Any, b: Any) -> bool:

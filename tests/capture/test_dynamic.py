@@ -487,15 +487,3 @@ def test_places_dealt_to_channels() -> None:
     slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
     x = torch.randn(1, 5, 6).double()
     torch.testing.assert_close(slim(x), model(x), rtol=1e-9, atol=1e-9)
-
-
-def test_a_file_that_is_right_at_the_example_alone_is_not_written(tmp_path: Any) -> None:
-    def forward(m: Any, x: Tensor) -> Tensor:
-        return m.o(F.adaptive_avg_pool2d(torch.relu(m.a(x)), 3))
-
-    model = Net(forward, a=nn.Conv2d(3, 8, 3, padding=1), o=nn.Conv2d(8, 2, 1)).eval()
-    graph = atograph.trace(model, torch.randn(2, 3, 12, 12), dynamic={"x": {2: "height", 3: "width"}})
-    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
-    with pytest.raises(UserError, match=r"right at the example's sizes only|cannot export this program"):
-        slim.to_onnx(tmp_path / "slim.onnx")
-    assert not (tmp_path / "slim.onnx").exists()
