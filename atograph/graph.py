@@ -24,6 +24,7 @@ from atograph.passes.cost.share import depth_of
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
@@ -242,9 +243,12 @@ class Graph(NotPickled):
         """What one should know of the program, a sentence each."""
         interface = self.program.interface
         fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        besides = "Dynamic besides the batch"
+        if fixed == A_SIZE_LIKE_OTHERS:
+            fixed, besides = "", "Dynamic"
         left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
         return [
-            *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
+            *([f"{besides}: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),

@@ -13,6 +13,10 @@ from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
 
+A_SIZE_LIKE_OTHERS = "it is a size like others"
+"""Why no first dim is the batch where one of the dynamic sizes is: it does not come first in every input."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A dim of an input that is a multiple of a dynamic size."""
