@@ -24,7 +24,6 @@ from atograph.passes.cost.share import depth_of
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
-from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
@@ -244,7 +243,7 @@ class Graph(NotPickled):
         interface = self.program.interface
         fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
         besides = "Dynamic besides the batch"
-        if fixed == A_SIZE_LIKE_OTHERS:
+        if interface.batch is not None:
             fixed, besides = "", "Dynamic"
         left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
         return [

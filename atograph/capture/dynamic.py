@@ -125,8 +125,8 @@ def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, b
 def with_batch_elsewhere(wishes: Wishes, inputs: Any, batch: int | None) -> Iterator[Wishes]:
     """Wishes in which the batch is a size like others, to be tried in order where it is not first in every input.
 
-    A recurrent layer takes its state as [layers, batch, width], say. A dim that is as long as the batch is taken for it;
-    what the model does with inputs of five such sizes tells whether it is. Nothing if there is no such dim.
+    A recurrent layer takes its state as [layers, batch, width], say. A dim that is as long as the batch is taken for
+    it; what the model does with inputs of five such sizes tells whether it is. Nothing if there is no such dim.
 
     Args:
         wishes: what else is to be dynamic; a size that is the batch gives it its name.
@@ -135,7 +135,9 @@ def with_batch_elsewhere(wishes: Wishes, inputs: Any, batch: int | None) -> Iter
     """
     if batch is None or batch < 2 or not wishes.batch:
         return
-    shapes = {leaf: each.shape for leaf, each in enumerate(pytree.tree_leaves(inputs)) if isinstance(each, torch.Tensor)}
+    shapes = {
+        leaf: each.shape for leaf, each in enumerate(pytree.tree_leaves(inputs)) if isinstance(each, torch.Tensor)
+    }
     first = [leaf for leaf, shape in shapes.items() if shape and shape[0] == batch]
     later = {leaf: tuple(shape).index(batch, 1) for leaf, shape in shapes.items() if batch in shape[1:]}
     for elsewhere in (later.keys() - first, later.keys() - first[:1]):  # as many layers as samples may be there
