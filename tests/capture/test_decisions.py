@@ -103,7 +103,7 @@ DECIDED: dict[Callable[[Net, Tensor, Tensor], Tensor], str] = {
     a_length_of_a_mask: "int((x > 0).sum(1).max()) is 6",
     a_number_cut_off: "int(x.max()) is 3",
     compared_as_a_number: "1 < most <= 1e3 is True",
-    computed_with_and_compared: "h * most is 4.0",
+    computed_with_and_compared: "most > 1 is True",
     counted_with: "range(count) is 6",
     equal_tensors: "torch.equal(x, x * 0) is False",
     close_tensors: "torch.allclose(x, x * 0, atol=0.1) is False",
