@@ -246,6 +246,7 @@ class Graph(NotPickled):
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
+            *([f"It takes sizes of which this holds: {interface.condition}."] if interface.ways else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
             *(

@@ -183,7 +183,16 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 _check_same(known, "batch", given, node)
             elif captured != given and not is_dynamic(captured):
                 raise _other_shape(node, wanted, value, sizes)
-    for name, total in interface.sums({name: count for name, (count, _where) in known.items()}).items():
+    sizes = {name: count for name, (count, _where) in known.items()}
+    broken = interface.broken(sizes)
+    if broken is not None:
+        at = ", ".join(f"{name} = {sizes[name]}" for name in sorted(broken.names))
+        raise UserError(
+            f"the program takes sizes of which this holds: {interface.condition}; it was called with {at}.",
+            hint="The model's code decides by that, and a program has one way of it: trace it with an example of such "
+            "a size for these.",
+        )
+    for name, total in interface.sums(sizes).items():
         if name in known and known[name][0] != total:
             count, where = known[name]
             words = next(str(each) for each in interface.dynamic if each.name == name)
