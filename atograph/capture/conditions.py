@@ -7,7 +7,6 @@ sizes for which it was tried, and at all that go one of their *ways*; sizes that
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -20,7 +19,7 @@ from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import line_of_user
 from atograph.capture.points import whole
 from atograph.passes.ir.express import Expression, Known, Part, express
-from atograph.passes.ir.interface import SIGNS, Condition, Formula
+from atograph.passes.ir.interface import SIGNS, Condition, Formula, Ways
 from atograph.passes.ir.sizes import BATCH, Size, is_dynamic
 
 _MOST_PROBES = 6
@@ -126,8 +125,6 @@ class Watch(TorchFunctionMode):
         if func is torch.Tensor.size:
             dim = args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)
             return self._size(tensor, dim % tensor.dim(), result)
-        if func is torch.Tensor.__len__:
-            return self._size(tensor, 0, result)
         if func in _CHUNK:
             self._note_chunk(tensor, result, *args[1:], **(kwargs or {}))
         return result
@@ -159,7 +156,7 @@ WayAt: TypeAlias = Callable[[Mapping[str, int]], "tuple[Condition, ...] | None"]
 """Gives for sizes by name what the code finds of them; None where it calls other ops there, or cannot be asked."""
 
 
-def ways(wishes: Wishes, tried: Sequence[Mapping[str, int]], way_at: WayAt) -> tuple[tuple[Condition, ...], ...]:
+def ways(wishes: Wishes, tried: Sequence[Mapping[str, int]], way_at: WayAt) -> Ways:
     """The ways that the code of a program goes; nothing where these are all.
 
     Args:

@@ -29,7 +29,7 @@ from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.interface import Condition, Interface
+from atograph.passes.ir.interface import Condition, Interface, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.torch_private import (
@@ -136,7 +136,7 @@ class _Trace:
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
         rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
-        gone: tuple[tuple[Condition, ...], ...] = ()
+        gone: Ways = ()
         if wishes:
             wishes = self._from_nothing(recorded, wishes)
             why_not = partial(self._why_not, recorded, rebuilt, wishes, returns)
@@ -218,7 +218,7 @@ class _Trace:
         wishes: Wishes,
         points: Mapping[str, tuple[int, ...]],
         why_not: Callable[..., str],
-    ) -> tuple[tuple[Condition, ...], ...]:
+    ) -> Ways:
         """Where the program holds, as far as what the code compares sizes with tells."""
         nodes = list(recorded.graph.nodes)
 
@@ -260,9 +260,7 @@ class _Trace:
         with self.mode, torch.no_grad():
             self._call(state, inputs)
 
-    def _record(
-        self, batch: int, sizes: _Sizes = _NO_SIZES, notes: Notes | None = None
-    ) -> tuple[Recording, Origins]:
+    def _record(self, batch: int, sizes: _Sizes = _NO_SIZES, notes: Notes | None = None) -> tuple[Recording, Origins]:
         """Record it; ``notes`` are of what sizes are compared with."""
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)

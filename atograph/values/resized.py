@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.interface import Interface, broken
 from atograph.passes.torch_private import pytree
 
 
@@ -54,6 +54,6 @@ def _taken(interface: Interface, sizes: dict[str, int]) -> dict[str, int] | None
     for offset in (0, 1, -1, 2, -2, 3, -3, 4, -4):
         near = {name: size + offset for name, size in sizes.items()}
         within = all(limits[name][0] <= size <= limits[name][1] for name, size in near.items())
-        if within and interface.broken(near | interface.sums(near)) is None:
+        if within and broken(interface.ways, near | interface.sums(near)) is None:
             return near
     return None

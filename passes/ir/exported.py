@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_sym
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.fake.factories import Specialised
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.interface import DynamicSize, Interface
+from atograph.passes.ir.interface import Condition, DynamicSize, Interface, Ways
 from atograph.passes.ir.points import points_of
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.reason import reason_at
@@ -254,7 +254,9 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = with_state(exported, empty, interface.example)
         elif given[0] is not args:
             exported = rebuilt(exported, example_inputs=(args, kwargs))
-        return with_size_names(with_file_names(exported, file_names(program)), names)
+        exported = _within_limits(exported, program)
+        exported = with_size_names(with_file_names(exported, file_names(program)), names)
+        return with_ways(exported, _with_twos(interface))
     assert refused is not None
     raise refused
 
@@ -274,6 +276,25 @@ def _traced(module: ProgramModule, program: Program, inputs: Any) -> ExportedPro
         ) from error
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
+
+
+def _within_limits(exported: ExportedProgram, program: Program) -> ExportedProgram:
+    """The exported program with the limits of the program's sizes, of which torch.export knows nothing."""
+    symbols, ranges = input_symbols(exported, program), dict(exported.range_constraints)
+    for size in program.interface.dynamic:
+        limits, multiple = ranges.get(symbols.get(size.name)), size.places[0].multiple
+        if limits is not None:
+            low = max(limits.lower, size.least * multiple)
+            high = limits.upper if size.most is None else min(limits.upper, size.most * multiple)
+            ranges[symbols[size.name]] = type(limits)(low, high)
+    changed = ranges != dict(exported.range_constraints)
+    return rebuilt(exported, range_constraints=ranges) if changed else exported
+
+
+def _with_twos(interface: Interface) -> Ways:
+    """The ways, with what begins with 2 for a condition: in a file, torch takes any size to begin there."""
+    twos = tuple(Condition(("<=", 2, size.name), True) for size in interface.dynamic if size.least == 2)
+    return tuple((*way, *twos) for way in (interface.ways or ((),))) if twos else interface.ways
 
 
 def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
@@ -297,7 +318,7 @@ def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
-_SIZES, _NAMES = "atograph.sizes", "atograph.names"
+_SIZES, _NAMES, _WAYS = "atograph.sizes", "atograph.names", "atograph.ways"
 
 
 def size_names(exported: ExportedProgram) -> SizeNames:
@@ -309,6 +330,18 @@ def size_names(exported: ExportedProgram) -> SizeNames:
 def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
     """The same program, which knows what sizes of its inputs are called."""
     exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def ways_of(exported: ExportedProgram) -> Ways:
+    """What has to hold of the sizes of a program besides their limits (`Interface.ways`)."""
+    ways: Ways = exported.graph_module.meta.get(_WAYS, ())
+    return ways
+
+
+def with_ways(exported: ExportedProgram, ways: Ways) -> ExportedProgram:
+    """The same program, which knows what has to hold of its sizes."""
+    exported.graph_module.meta[_WAYS] = ways
     return exported
 
 

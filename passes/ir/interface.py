@@ -73,7 +73,8 @@ SIGNS: Mapping[str, Callable[[int, int], int]] = {
 """What stands between two formulas."""
 
 
-_OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+"""Comparison → the one that comes out the other way."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,23 @@ class Condition:
     def __str__(self) -> str:
         assert isinstance(self.formula, tuple)
         sign, left, right = self.formula
-        words = _written((sign if self.outcome else _OPPOSITE[sign], left, right))
+        words = _written((sign if self.outcome else OPPOSITE[sign], left, right))
         return f"{words} ({self.source})" if self.source else words
+
+
+Ways: TypeAlias = tuple[tuple[Condition, ...], ...]
+"""Conditions of which all of one row have to hold; none: nothing has to."""
+
+
+def broken(ways: Ways, sizes: Mapping[str, int]) -> Condition | None:
+    """What does not hold of sizes, by name, of the first of some ways; None where one of the ways holds."""
+    unmet = [next((each for each in way if not each.holds(sizes)), None) for way in ways]
+    return None if not unmet or None in unmet else unmet[0]
+
+
+def ways_in_words(ways: Ways) -> str:
+    """Ways as people write them; empty where there are none."""
+    return "; or ".join(" and ".join(map(str, way)) for way in ways)
 
 
 def _computed(formula: Formula, sizes: Mapping[str, int]) -> int:
@@ -209,7 +225,7 @@ class Interface:
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
     dynamic: tuple[DynamicSize, ...] = ()
-    ways: tuple[tuple[Condition, ...], ...] = ()
+    ways: Ways = ()
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     dead: bool = False
@@ -228,15 +244,11 @@ class Interface:
             if size.parts and sizes.keys() >= {*size.parts}
         }
 
-    def broken(self, sizes: Mapping[str, int]) -> Condition | None:
-        """What does not hold of sizes, by name, of the way that the example went; None where one of the ways holds."""
-        broken = [next((each for each in way if not each.holds(sizes)), None) for way in self.ways]
-        return None if not broken or None in broken else broken[0]
-
     @property
-    def condition(self) -> str:
-        """The ways in words; empty where there are none."""
-        return "; or ".join(" and ".join(map(str, way)) for way in self.ways)
+    def limits(self) -> str:
+        """The sizes that it takes, in words; empty where it takes any."""
+        limited = [str(size) for size in self.dynamic if size.least > 1 or size.most is not None]
+        return "; ".join([*limited, *([ways_in_words(self.ways)] if self.ways else [])])
 
     @property
     def names(self) -> frozenset[str]:
