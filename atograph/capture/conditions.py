@@ -39,6 +39,7 @@ class Notes:
     closed: bool = False
 
     def add(self, formula: Formula, outcome: bool) -> None:
+        """Note a comparison, and how it came out, with the user's line."""
         if not self.closed and len(self.comparisons) < _MOST_NOTES and (formula, outcome) not in self.comparisons:
             self.comparisons[formula, outcome] = line_of_user()
 
@@ -50,6 +51,7 @@ class Watched(int):
     notes: Notes
 
     def __new__(cls, value: int, formula: Formula, notes: Notes) -> Watched:
+        """Of its value, where it comes from, and where its comparisons go."""
         made = super().__new__(cls, value)
         made.formula, made.notes = formula, notes
         return made
@@ -170,8 +172,7 @@ def ways(wishes: Wishes, tried: Sequence[Mapping[str, int]], way_at: WayAt) -> W
         return any(all(condition.holds(sizes) for condition in way) for way in known)
 
     for sizes in tried:
-        if not covered(sizes) and (way := way_at(sizes)) is not None:
-            known.append(frozenset(way))
+        known += [frozenset(way) for way in ([] if covered(sizes) else [way_at(sizes)]) if way is not None]
     probes, looked_at = 0, set[Condition]()
     while probes < _MOST_PROBES:
         open_ones = {condition for way in known for condition in way} - looked_at

@@ -253,7 +253,7 @@ def _stack_trace() -> str:
 
 
 def _of_user(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame outside torch, up to atograph; of a file if there is one: nobody can look at generated code."""
+    """The innermost frame outside torch, up to atograph; in a file if there is one, for generated code has no lines."""
     generated: FrameType | None = None
     while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         if not any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):

@@ -53,8 +53,8 @@ DECIDING: dict[str, tuple[Callable[[Any, Tensor], Tensor], Sequence[int]]] = {
     "in a helper": (by_a_helper, [17, 26, 35, 44]),
     "refusing": (refusing, [17, 34]),
     "fewer pieces": (lambda m, x: sum(part.sum(1) for part in m.o(m.a(x).relu()).chunk(3, 1)), [1, 2, 4]),  # type: ignore[dict-item, misc]
-    "harmless": (lambda m, x: m.o(m.a(x).relu() if x.shape[1] % 13 else m.a(x).relu()), []),
-    "harmless, and far": (lambda m, x: m.o(m.a(x).relu() if x.shape[1] < 3000 else m.a(x).relu()), []),
+    "harmless": (lambda m, x: either(m, x, [x.shape[1] % 13 == 0]), []),
+    "harmless, and far": (lambda m, x: either(m, x, [x.shape[1] < 3000]), []),
     "the same twice": (lambda m, x: either(m, x, x.shape[1] == m.a(x).shape[1]), []),
 }
 
