@@ -16,6 +16,7 @@ from torch.fx import traceback
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from atograph.capture.passed_on import passed_on
 from atograph.capture.recorder import NotTraced, Unfollowed
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import pytree
@@ -43,8 +44,9 @@ class Origins(TorchFunctionMode):
     It also stops a model that goes through its samples one by one.
 
     Attributes:
-        read_batch: whether the model's code may have seen how large the batch is: a call to torch gave it a size that
-            depends on it, or ops came from code that cannot be watched (TorchScript).
+        read_batch: whether the model's code may have seen how large the batch is: it has done more with a size that
+            depends on it than to pass it on, or ops came from code that cannot be watched (TorchScript).
+        passes_batch: whether its code has got such a size at all.
         call: the function of torch that runs, or ran last.
         number: makes of what ``Tensor.item`` gives what code gets.
     """
@@ -53,7 +55,7 @@ class Origins(TorchFunctionMode):
         super().__init__()
         self.call: Any = None
         self.number: Callable[[Any], Any] = lambda value: value
-        self.read_batch = False
+        self.read_batch = self.passes_batch = False
         self._graph: fx.Graph
         self._after: fx.Node  # the last node that a watched call recorded
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
@@ -101,7 +103,11 @@ class Origins(TorchFunctionMode):
         before, self.call = _last(self._graph), func
         result = func(*args, **kwargs)
         unwatched = before is not self._after or _runs_users_code(func, types, args, kwargs)
-        self.read_batch = self.read_batch or unwatched or _tells_batch(func, result)
+        self.read_batch |= unwatched
+        if not self.read_batch and _tells_batch(func, result):
+            told = passed_on(result, self._note_batch)
+            self.read_batch, self.passes_batch = told is None or func is torch.Tensor.__len__, True
+            result = result if self.read_batch else told
         node = self._after = _last(self._graph)
         if node is not before:
             line, call = _stack_trace(), (call_in_source(func), next(self._numbers))
@@ -110,6 +116,9 @@ class Origins(TorchFunctionMode):
                 node.meta.setdefault("call", call)
                 node = node.prev
         return self.number(result) if func is torch.Tensor.item else result
+
+    def _note_batch(self) -> None:
+        self.read_batch = True
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
         self._mark()

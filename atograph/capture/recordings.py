@@ -15,15 +15,14 @@ from atograph.passes.torch_private import pytree
 
 
 def mentions_batch(recorded: Recording) -> bool:
-    """Whether an op got a number that may come from the batch size, or gave a size that does not just follow it.
+    """Whether an op got a number that may come from the batch size and is no multiple of it, or gave such a size.
 
     Code in C++ computes such numbers unseen: half of the samples, for `torch.vsplit`.
     """
     for node in recorded.graph.nodes:
         if node.op == "call_function":
             numbers = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if type(leaf) is int]
-            sizes = [size for size in _sizes(node.meta["val"]) if size % BATCH]
-            if any(map(may_follow_batch, (*numbers, *sizes))):
+            if any(size % BATCH and may_follow_batch(size) for size in (*numbers, *_sizes(node.meta["val"]))):
                 return True
     return False
 

@@ -2,15 +2,15 @@
 
 These are the ops that `torch.export` records, before any decomposition, in a fraction of the time, because sizes are
 integers and not symbols (`passes/ir/sizes.py`). If the model's code reads the batch size, small batches and the
-example's are recorded, too. What does not follow the batch, a loop over the samples, or code that looks at values: the
-model is left to `torch.export`.
+example's are recorded, too; one of them where it only passes it on. What does not follow the batch, a loop over the
+samples, or code that looks at values: the model is left to `torch.export`.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,7 @@ from atograph.passes.torch_private import (
 )
 from atograph.values.batch_size import batch_of, tensors_among
 from atograph.values.eval_mode import unchanged
+from atograph.values.training_flag import readers_of_training
 
 _SMALL = (2, 3)
 """Batches that code which reads the batch size is tried with: one even, one odd, as small as a batch may be."""
@@ -65,6 +66,7 @@ def record_program(
     wishes: Wishes = _NO_WISHES,
     decided_by: Any = None,
     numbers: bool = True,
+    others: bool = True,
 ) -> Program:
     """Record what a model computes.
 
@@ -76,6 +78,7 @@ def record_program(
         wishes: which other sizes are to be dynamic.
         decided_by: arguments, ``(args, kwargs)``, whose values answer where the code looks at some; None: it may not.
         numbers: see `Answers`.
+        others: whether to try a smaller batch where code takes the batch and does nothing but pass it on.
 
     Raises:
         NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch; `NotAligned`, if
@@ -83,7 +86,7 @@ def record_program(
         Unfollowed: no way does.
     """
     try:
-        return _Trace(model, args, kwargs, batch, decided_by, numbers).program(wishes)
+        return _Trace(model, args, kwargs, batch, decided_by, numbers).program(wishes, others=others)
     except (NotTraced, Unfollowed):
         raise
     except Exception as error:
@@ -122,16 +125,19 @@ class _Trace:
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
         self._tried: list[dict[str, int]] = []  # sizes at which the same ops are called
+        self.reads_training = False
         self.answers: Answers | None = None
         if decided_by is not None:
             samples = None if batch is None else batch_of(decided_by)
             self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples, numbers=numbers)
 
-    def program(self, wishes: Wishes) -> Program:
+    def program(self, wishes: Wishes, *, others: bool = True) -> Program:
         recorded, origins = self._record(BATCH)
         returns = self.returns
-        if origins.read_batch or mentions_batch(recorded):
-            self._check_other_batches(recorded)
+        if self.batch is not None and (origins.read_batch or mentions_batch(recorded)):
+            self._check_other_batches(recorded, sorted({self.batch, *_SMALL}))
+        elif self.batch is not None and origins.passes_batch and others:
+            self._check_other_batches(recorded, _SMALL[:1])
         signature = inspect.signature(self.model.forward)
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
         rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
@@ -155,6 +161,7 @@ class _Trace:
             dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
             ways=gone,
             decided=() if self.answers is None else self.answers.decisions,
+            reads_training=self.reads_training,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
@@ -255,10 +262,9 @@ class _Trace:
         return replace(wishes, sizes=tuple(replace(size, least=max(size.least, 1)) for size in wishes.sizes))
 
     def run(self) -> None:
-        """Run it, and record nothing."""
-        state, inputs = self._without_data(BATCH)
-        with self.mode, torch.no_grad():
-            self._call(state, inputs)
+        """Run it, and keep nothing of what is recorded."""
+        with torch.no_grad():
+            self._record(BATCH)
 
     def _record(self, batch: int, sizes: _Sizes = _NO_SIZES, notes: Notes | None = None) -> tuple[Recording, Origins]:
         """Record it; ``notes`` are of what sizes are compared with."""
@@ -292,14 +298,14 @@ class _Trace:
         read = [names[index] for index in self._readable() if f"input_{index}" in recorded.known.read]
         return {name: self.state[name].detach().clone() for name in read}
 
-    def _check_other_batches(self, recorded: Recording) -> None:
-        """Record for small batches, the example's among them: it must be the same.
+    def _check_other_batches(self, recorded: Recording, batches: Sequence[int]) -> None:
+        """Record for small batches: it must be the same.
 
         Raises:
             NotUniform: naming the first op that is not.
         """
         returns = self.returns
-        for batch in sorted({self.batch, *_SMALL}) if self.batch is not None else ():
+        for batch in batches:
             difference = first_difference(recorded, self._record(batch)[0], batch)
             if difference or self.returns != returns:
                 raise NotUniform(f"for another batch, {difference or 'it returns another structure'}")
@@ -319,8 +325,10 @@ class _Trace:
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
-        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state):
+        replaced = _replaced(self.model, list(self.state.values()), state)
+        with unchanged(self.model), replaced, readers_of_training(self.model) as readers:
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+        self.reads_training |= bool(readers)
         return results
 
     def _input_names(self, signature: inspect.Signature) -> list[str | None]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from atograph.passes.ir.interface import Interface, broken
 from atograph.passes.torch_private import pytree
+from atograph.values.batch_size import batch_of, with_batch
+
+_STRIDE = 32
+"""Of the coarsest feature maps that are usual."""
 
 
 def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
@@ -33,6 +37,23 @@ def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
                 leaf = leaves[position]
                 leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
     return pytree.tree_unflatten(leaves, structure)
+
+
+def less_of(inputs: Any) -> Iterator[Any]:
+    """The same inputs with less in them, for a run that is to be short: images of about a quarter of their height and
+    width, which not every model takes, and one sample."""
+    leaves, structure = pytree.tree_flatten(inputs)
+    sizes = {
+        position: [min(size, -(-size // (4 * _STRIDE)) * _STRIDE) for size in leaf.shape[-2:]]
+        for position, leaf in enumerate(leaves)
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.dim() > 3
+    }
+    if any(list(leaves[position].shape[-2:]) != size for position, size in sizes.items()):
+        for position, (height, width) in sizes.items():
+            leaves[position] = leaves[position][..., :height, :width].contiguous()
+        yield pytree.tree_unflatten(leaves, structure)
+    if (batch_of(inputs) or 1) > 1:
+        yield with_batch(inputs, 1)
 
 
 def around(interface: Interface) -> list[dict[str, int]]:

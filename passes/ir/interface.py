@@ -206,6 +206,7 @@ class Interface:
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
+        reads_training: whether the model's code looks at ``training`` itself, so that it may go another way there.
         checked: whether the program is to raise where an input or new weights decide otherwise.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
         state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
@@ -231,6 +232,7 @@ class Interface:
     dead: bool = False
     decided: tuple[Decision, ...] = ()
     checked: bool = True
+    reads_training: bool = field(default=True, compare=False)
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state_pairs: Mapping[str, int] = field(default_factory=dict)
@@ -266,7 +268,7 @@ class Interface:
 
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
-        names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked")
+        names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked", "reads_training")
         return replace(self, **{name: getattr(other, name) for name in names})
 
     def without(self, placeholders: set[str]) -> Interface:

@@ -14,8 +14,8 @@ def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.
     """The groups that lose all of their units, so that branches give about `Groups.depth` of what is saved.
 
     Unit by unit a branch never goes: the best unit of a poor layer is still worth more than the worst of a rich one,
-    and one unit keeps the whole layer running. So branches are compared as wholes, by the mean score of their
-    units. The lowest go first, each that brings what they save closer to that share.
+    and one unit keeps the whole layer running. So branches are compared as wholes (`_least_first`), and the
+    lowest go, each that brings what they save closer to that share.
 
     Args:
         groups: the program's groups; `Group.least` is 0 where all units may go.
@@ -24,15 +24,10 @@ def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.
     """
     if not groups.depth:
         return []
-    means = {
-        group.name: float(scores[group.name].double().mean())
-        for group in groups.prunable
-        if group.least == 0 and not group.dropped and group.name in scores
-    }
     wished = [group.name for group in groups.prunable if group.dropped]
     gone: list[str] = []
     saved = _saved(budgets, wished)
-    for name in sorted(means, key=means.__getitem__):
+    for name in _least_first(groups, budgets, scores):
         together = groups.gone_together([*wished, *gone, name])
         with_it = _saved(budgets, together)
         closer = abs(with_it - groups.depth) < abs(saved - groups.depth)
@@ -42,7 +37,24 @@ def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.
     return gone
 
 
-def _saved(budgets: Budgets, empty: Iterable[str]) -> float:
-    """How much of what has to be saved some empty groups save: 1 is all of it, by the budget that they save most of."""
-    kept = budgets.kept(dict.fromkeys(empty, 0))
+def _least_first(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor]) -> list[str]:
+    """The groups that may go, by the mean score of their units for what their going saves.
+
+    A score is for the cost of a unit. All units together may save more: what only fed them is not computed either. A
+    group of which nothing but the last unit saves anything has a score of zero.
+    """
+    free = [group for group in groups.prunable if group.least == 0 and not group.dropped and group.name in scores]
+    lowest = min((float(scores[group.name].min()) for group in free), default=0.0)
+    found = {}
+    for group in free:
+        whole, units = _saved(budgets, [group.name]), _saved(budgets, [group.name], left=1)
+        if whole > 0:
+            found[group.name] = (float(scores[group.name].double().mean()) - lowest) * units / whole
+    return sorted(found, key=found.__getitem__)
+
+
+def _saved(budgets: Budgets, fewer: Iterable[str], left: int = 0) -> float:
+    """How much of what has to be saved is saved where some groups keep ``left`` units: 1 is all of it, by the budget
+    that they save most of."""
+    kept = budgets.kept(dict.fromkeys(fewer, left))
     return max((1 - kept[name]) / (1 - share) if share < 1 else 0.0 for name, share in budgets.shares.items())
