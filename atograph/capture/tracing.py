@@ -20,8 +20,8 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.by_sizes.conditions import Notes, Watch, found_in, ways
 from atograph.capture.by_values.answers import Answers
-from atograph.capture.conditions import Notes, Watch, found_in, ways
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
 from atograph.capture.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from typing import Any, TypeAlias
 
 import sympy
@@ -17,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_sym
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.fake.factories import Specialised
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.interface import Condition, DynamicSize, Interface, Ways
+from atograph.passes.ir.interface import Condition, DynamicSize, Formula, Interface, Ways
 from atograph.passes.ir.points import points_of
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.reason import reason_at
@@ -136,6 +137,49 @@ def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize],
         if not bool(guard.subs({symbol: numbers.get(symbol, BATCH) for symbol in guard.free_symbols})):
             return f"for inputs of another size its code goes another way, because not {guard}"
     return ""
+
+
+def conditions_of(exported: ExportedProgram, dynamic: Sequence[DynamicSize]) -> tuple[Condition, ...]:
+    """What the code found to be so for the example's sizes, by their names, where it is a comparison of integers."""
+    shapes = _shapes(exported)
+    names = {
+        shapes[place.placeholder][place.dim].node.expr: (place.multiple, size.name)
+        for size in dynamic
+        for place in size.places
+    }
+    found = (_condition(guard, names) for guard in _guards(exported))
+    return tuple(dict.fromkeys(each for each in found if each is not None and not each.always))
+
+
+_RELATIONS = {
+    "Equality": "==", "Unequality": "!=", "StrictLessThan": "<", "LessThan": "<=", "StrictGreaterThan": ">",
+    "GreaterThan": ">=",
+}  # fmt: skip
+_QUOTIENTS = {"FloorDiv": "//", "CleanDiv": "//", "Mod": "%", "PythonMod": "%"}
+
+
+def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | None:
+    sign = _RELATIONS.get(type(guard).__name__)
+    try:
+        return None if sign is None else Condition((sign, *(_formula(side, names) for side in guard.args)), True)
+    except KeyError:  # another function, or the batch
+        return None
+
+
+def _formula(expression: Any, names: Mapping[Any, tuple[int, str]]) -> Formula:
+    """A formula of sympy as one of sizes by name.
+
+    Raises:
+        KeyError: there is something else in it.
+    """
+    if expression.is_Integer:
+        return int(expression)
+    if expression.is_Symbol:
+        multiple, name = names[expression]
+        return name if multiple == 1 else ("*", multiple, name)
+    parts = [_formula(part, names) for part in expression.args]
+    sign = "+" if expression.is_Add else "*" if expression.is_Mul else _QUOTIENTS[type(expression).__name__]
+    return reduce(lambda left, right: (sign, left, right), parts)
 
 
 def _guards(exported: ExportedProgram) -> list[Any]:

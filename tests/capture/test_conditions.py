@@ -118,3 +118,17 @@ def test_a_condition_of_a_file_is_looked_at(formula: list[Any], tmp_path: Path, 
     atograph.slim(graph, graph.plan(random=0, keep=0.5)).save(tmp_path)
     with pytest.raises(UserError, match=r"atograph\.ways"):
         atograph.load(tmp_path)
+
+
+def test_conditions_of_torch_export() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return either(m, x, x.shape[1] % 13 == 0) * x.abs().max().item()
+
+    model = Net(forward).eval().double()
+    graph = atograph.trace(model, torch.randn(2, 11, 6).double(), dynamic={"x": {1: "n"}})
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    for length in (2, 12, 14, 40):
+        x = torch.randn(1, length, 6).double()
+        torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+    assert "n % 13 != 0" in slim.why_not(torch.randn(1, 26, 6).double())

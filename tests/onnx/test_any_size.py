@@ -171,9 +171,7 @@ def test_a_file_that_is_right_at_the_example_alone_is_not_written(
     monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.adaptive_avg_pool2d.default, of_the_example)
     model = of_images(lambda m, x: m.o(F.adaptive_avg_pool2d(m.a(x).relu(), 3))).eval()
     graph = atograph.trace(model, torch.randn(2, 3, 12, 12), dynamic={"x": {2: "height", 3: "width"}})
-    with pytest.raises(
-        UserError, match=r"the example's sizes only .*mistake in aten.adaptive_avg.*test_any_si"
-    ):
+    with pytest.raises(UserError, match=r"the example's sizes only .*mistake in aten.adaptive_avg.*test_any_si"):
         atograph.slim(graph, graph.plan(random=0, keep=0.5)).to_onnx(tmp_path / "slim.onnx")
     assert not (tmp_path / "slim.onnx").exists()
 

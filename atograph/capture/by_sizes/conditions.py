@@ -208,11 +208,16 @@ def _merged(known: Sequence[frozenset[Condition]]) -> list[frozenset[Condition]]
             if not any(other < way or (other == way and at < index) for at, other in enumerate(found))]  # fmt: skip
 
 
+def may_be_broken(condition: Condition, wishes: Wishes) -> bool:
+    """Whether a condition does not hold of some sizes within the limits, as far as can be seen near the example's."""
+    return any(not condition.holds(sizes) for sizes in _sizes_to_try(condition, wishes))
+
+
 def _always(condition: Condition, wishes: Wishes) -> bool:
     """Whether a comparison of a size with a number comes out the same at all sizes within the limits."""
     _sign, *sides = condition.formula
     plain = sorted(map(type, sides), key=str) == [int, str]
-    return plain and all(condition.holds(sizes) for sizes in _sizes_to_try(condition, wishes))
+    return plain and not may_be_broken(condition, wishes)
 
 
 def _sizes_to_try(condition: Condition, wishes: Wishes) -> Iterator[dict[str, int]]:
