@@ -24,6 +24,7 @@ from atograph.passes.cost.share import depth_of
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import ways_in_words
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
@@ -249,6 +250,7 @@ class Graph(NotPickled):
         return [
             *([f"{besides}: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
+            *([f"It takes sizes of which this holds: {ways_in_words(interface.ways)}."] if interface.ways else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
             *(

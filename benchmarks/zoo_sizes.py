@@ -18,6 +18,7 @@ from benchmarks.exact import Inputs, as_double, difference, perturb, settle
 from benchmarks.models import build
 from benchmarks.zoo_onnx import in_onnx_runtime
 from benchmarks.zoo_part import Record, first_line, root_of
+from benchmarks.zoo_row import casts
 
 _PATCH = 32
 """What heights and widths are multiples of: the deepest networks halve them five times."""
@@ -48,7 +49,8 @@ def _ours(name: str, wanted: dict[str, dict[int, str]], record: Record) -> None:
     record.add(dynamic=[size.name for size in interface.dynamic], still=dict(interface.still))
     plan = graph.plan(random=0, keep=0.5)
     with record.stage("exact"):
-        record.add(exact=(found := _exact(model, inputs, graph, plan)), largest=max(found.values()))
+        found, inside = _exact(model, inputs, graph, plan)
+        record.add(exact=found, largest=max(found.values()), float32_inside=inside)
     with record.stage("ONNX"):
         try:
             record.add(onnx=(found := _in_onnx_runtime(inputs, graph, plan)), largest_onnx=max(found.values()))
@@ -107,8 +109,11 @@ def _tensors(named: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in named.items() if isinstance(value, torch.Tensor)]
 
 
-def _exact(model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan) -> dict[str, float]:
-    """The largest relative difference in float64 between masked and slim, at each set of sizes."""
+def _exact(
+    model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan
+) -> tuple[dict[str, float], bool]:
+    """The largest relative difference in float64 between masked and slim, at each set of sizes; and whether the model
+    computes something in a narrower float all the same."""
     wide, (args, kwargs) = copy.deepcopy(model).double(), as_double(inputs)
     anew = atograph.trace(wide, args, kwargs, dynamic=graph.program.interface.asked)
     slim, masked = atograph.slim(anew, plan), atograph.mask(wide, plan)
@@ -117,7 +122,7 @@ def _exact(model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atogra
         with torch.no_grad():
             one, other = masked(*own_args, **own_kwargs), slim(*own_args, **own_kwargs)
         found[name] = difference(tensors_of(one), tensors_of(other))
-    return found
+    return found, casts(anew.program)
 
 
 def _in_onnx_runtime(inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan) -> dict[str, float]:

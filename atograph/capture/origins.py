@@ -70,6 +70,11 @@ class Origins(TorchFunctionMode):
         self._graph, self._after = graph, _last(graph)
         return self
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that is recorded."""
+        return self._graph
+
     def __enter__(self) -> Origins:
         self._hooks = [
             register_module_forward_pre_hook(self._enter),
@@ -105,7 +110,7 @@ class Origins(TorchFunctionMode):
             result = result if self.read_batch else told
         node = self._after = _last(self._graph)
         if node is not before:
-            line, call = _line_of_user(), (call_in_source(func), next(self._numbers))
+            line, call = _stack_trace(), (call_in_source(func), next(self._numbers))
             while node is not before and node.op != "root":
                 node.meta.setdefault("stack_trace", line)
                 node.meta.setdefault("call", call)
@@ -239,18 +244,30 @@ def issues_calls(file: str) -> bool:
     return not file.startswith(_OURS) and not any(part in file for part in _NOT_THE_USERS)
 
 
-def _line_of_user() -> str:
-    """The innermost line outside torch and atograph, of a file if there is one: nobody can look at generated code."""
-    frame: FrameType | None = sys._getframe(2)
+def line_of_user() -> str:
+    """``file:line`` of the innermost line outside torch and atograph; empty where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    frame = _of_user(frame)
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def _stack_trace() -> str:
+    """The same line as torch writes it."""
+    frame = _of_user(sys._getframe(2))
+    if frame is None:
+        return ""
+    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+
+
+def _of_user(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame outside torch, up to atograph; in a file if there is one, for generated code has no lines."""
     generated: FrameType | None = None
     while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         if not any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
             if not frame.f_code.co_filename.startswith("<"):
-                break
+                return frame
             generated = generated or frame
         frame = frame.f_back
-    if frame is None or frame.f_code.co_filename.startswith(_OURS):
-        frame = generated
-    if frame is None:
-        return ""
-    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+    return generated

@@ -114,7 +114,7 @@ def arguments_of(*nodes: fx.Node) -> list[tuple[tuple[Any, ...], dict[str, Any]]
     longest = max(len(args) for args, _kwargs in given)
     if all(len(args) == longest and kwargs.keys() == given[0][1].keys() for args, kwargs in given):
         return given
-    if not isinstance(nodes[0].target, OpOverload):
+    if not isinstance(nodes[0].target, OpOverload) or len({node.target for node in nodes}) > 1:
         return given
     defaults = {each.name: each.default_value for each in nodes[0].target._schema.arguments}
     names = {name for _args, kwargs in given for name in kwargs}
@@ -150,17 +150,25 @@ def difference_at_sizes(
     rows = list(recorded.graph.nodes), list(other.graph.nodes)
     twins: dict[fx.Node, fx.Node] = {}  # node of the other recording → of the program
     values: dict[fx.Node, Any] = {}  # node of the program → its value at these sizes
-    for one, node in zip(*rows, strict=False):
-        if one.op != node.op or (one.op != "get_attr" and one.target != node.target):
+    whole: dict[fx.Node, fx.Node] = {}  # slice of the program that takes all at these sizes → what it takes it of
+    others = iter(rows[1])
+    node = next(others, None)
+    for one in rows[0]:
+        copy = output if one.op == "output" else copies.get(one)
+        while node is not None and node.target is _ALIAS and one.target is not _ALIAS:
+            twins[node], node = twins[node.args[0]], next(others, None)  # type: ignore[index]
+        if node is None or one.op != node.op or (one.op != "get_attr" and one.target != node.target):
+            if copy is not None and _takes_all(copy, values):  # no slice is called then
+                whole[copy], values[copy] = whole.get(copy.args[0], copy.args[0]), values[copy.args[0]]  # type: ignore
+                continue
             return at_reader(one, f"more ops are called, or others, from {one.target} on")
         if one.op == "get_attr" and not same_constant(recorded, one, other, node):
             return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
         if one.op in ("call_function", "output"):
-            copy = output if one.op == "output" else copies[one]
-            pairs = list(_pairs(*arguments_of(copy, node)))
-            for program, there in pairs:
+            assert copy is not None
+            for program, there in list(_pairs(*arguments_of(copy, node))):
                 if isinstance(there, fx.Node):
-                    if twins[there] is not program:
+                    if twins[there] is not whole.get(program, program):
                         return at_reader(one, f"{one.target} takes the result of another op")
                 elif not _equal(_value(program, values), there):
                     text = at_reader(one, f"{one.target} takes another number ({there})")
@@ -170,7 +178,22 @@ def difference_at_sizes(
         if one.op != "output":
             twins[node] = copies[one]
             values.setdefault(copies[one], node.meta.get("val"))
-    return "" if len(rows[0]) == len(rows[1]) else "for inputs of another size more ops are called, or fewer"
+        node = next(others, None)
+    return "" if node is None else "for inputs of another size more ops are called, or fewer"
+
+
+_ALIAS = torch.ops.aten.alias.default
+"""What Python calls for a slice that takes all, if anything."""
+
+
+def _takes_all(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Whether a node of the program is a slice that takes all of what it takes some of elsewhere."""
+    if node.target is not torch.ops.aten.slice.Tensor or node.args[0] not in values:
+        return False
+    dim, start, end, step = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
+    size = values[node.args[0]].shape[dim]  # type: ignore[index]
+    first, last = (None if each is None else _value(each, values) for each in (start, end))
+    return step == 1 and not first and (last is None or last >= size)
 
 
 def _pairs(program: Any, there: Any) -> Iterator[tuple[Any, Any]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.by_sizes.conditions import Notes, Watch, found_in, ways
 from atograph.capture.by_values.answers import Answers
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
@@ -28,7 +29,7 @@ from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.interface import Condition, Interface, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.torch_private import (
@@ -97,6 +98,12 @@ def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     """Run a model as `record_program` does, on tensors without data, and record nothing.
 
     Code may go another way there than on tensors with data: transformers makes every mask then.
+
+    Args:
+        model: in eval mode.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        batch: their batch, which becomes `sizes.BATCH`; None: it stays.
     """
     _Trace(model, args, kwargs, batch).run()
 
@@ -123,6 +130,7 @@ class _Trace:
         own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
+        self._tried: list[dict[str, int]] = []  # sizes at which the same ops are called
         self.reads_training = False
         self.answers: Answers | None = None
         if decided_by is not None:
@@ -140,9 +148,12 @@ class _Trace:
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
         rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
+        gone: Ways = ()
         if wishes:
             wishes = self._from_nothing(recorded, wishes)
-            wishes = within_limits(wishes, partial(self._why_not, recorded, rebuilt, wishes, returns))
+            why_not = partial(self._why_not, recorded, rebuilt, wishes, returns)
+            wishes = within_limits(wishes, why_not)
+            gone = self._ways(recorded, shapes, wishes, points, why_not)
         interface = Interface(
             state=rebuilt.state,
             parameters=frozenset(name for name, value in self.state.items() if isinstance(value, nn.Parameter)),
@@ -154,6 +165,7 @@ class _Trace:
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
             dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
+            ways=gone,
             decided=() if self.answers is None else self.answers.decisions,
             reads_training=self.reads_training,
         )
@@ -188,11 +200,18 @@ class _Trace:
         raise NotAligned(f"for inputs of another size: {text}") from reason
 
     def _why_not(
-        self, recorded: Recording, rebuilt: Rebuilt, wishes: Wishes, returns: pytree.TreeSpec, sizes: Mapping[str, int]
+        self,
+        recorded: Recording,
+        rebuilt: Rebuilt,
+        wishes: Wishes,
+        returns: pytree.TreeSpec,
+        sizes: Mapping[str, int],
+        notes: Notes | None = None,
     ) -> str:
         """Why what was recorded does not hold at some sizes; empty where it does, or where it cannot be told."""
         try:
-            other = self._record(BATCH, _resized(wishes, {name: (size,) for name, size in sizes.items()}, 0))[0]
+            at = _resized(wishes, {name: (size,) for name, size in sizes.items()}, 0)
+            other = self._record(BATCH, at, notes)[0]
         except (NotTraced, Unfollowed, DataDependentOutputException):
             return ""
         except Exception as error:
@@ -200,7 +219,36 @@ class _Trace:
             return "" if "overflow" in str(error).lower() else f"{MODEL} fails beyond: {type(error).__name__}: {error}"
         if self.returns != returns:
             return "for inputs of another size it returns another structure"
-        return difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
+        difference = difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
+        if not difference:
+            self._tried.append(dict(sizes))
+        return difference
+
+    def _ways(
+        self,
+        recorded: Recording,
+        shapes: Mapping[fx.Node, list[tuple[int, ...]]],
+        wishes: Wishes,
+        points: Mapping[str, tuple[int, ...]],
+        why_not: Callable[..., str],
+    ) -> Ways:
+        """Where the program holds, as far as what the code compares sizes with tells."""
+        nodes = list(recorded.graph.nodes)
+
+        def way_at(sizes: Mapping[str, int]) -> tuple[Condition, ...] | None:
+            notes, before = Notes(), len(self._tried)
+            try:
+                why_not(sizes, notes=notes)
+            except NotAligned:
+                return None
+            finally:
+                notes.closed = True  # what keeps one of these sizes notes nothing any more
+            if len(self._tried) == before:
+                return None
+            return found_in(notes, points, lambda node, dim: shapes[nodes[node]][0][dim])
+
+        at_points = [{name: values[index] for name, values in points.items()} for index in range(POINTS)]
+        return ways(wishes, [*at_points, *self._tried], way_at)
 
     def _from_nothing(self, recorded: Recording, wishes: Wishes) -> Wishes:
         """The same wishes, where sizes that may be 0 are at least 1 if the code does something else without any."""
@@ -224,12 +272,17 @@ class _Trace:
         with torch.no_grad():
             self._record(BATCH)
 
-    def _record(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[Recording, Origins]:
+    def _record(self, batch: int, sizes: _Sizes = _NO_SIZES, notes: Notes | None = None) -> tuple[Recording, Origins]:
+        """Record it; ``notes`` are of what sizes are compared with."""
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
         if self.answers is not None:
             self.answers.asked_by, origins.number = lambda: origins.call, self.answers.number
-        run = lambda: self._call(state, inputs)  # noqa: E731
+
+        def run() -> list[Any]:
+            with nullcontext() if notes is None else Watch(origins.graph, notes):
+                return self._call(state, inputs)
+
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable(), self.answers), origins
 
     def _readable(self) -> dict[int, torch.Tensor]:

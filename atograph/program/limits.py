@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
-from atograph.passes.ir.exported import input_symbols, rebuilt
-from atograph.passes.ir.interface import DynamicSize
+from atograph.passes.errors import UserError
+from atograph.passes.ir.exported import SizeNames, input_symbols, rebuilt, size_names, ways_of
+from atograph.passes.ir.interface import DynamicSize, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
-from atograph.passes.ir.run import ProgramModule
+from atograph.passes.ir.run import ProgramModule, check_ways
 from atograph.passes.torch_private import pytree
 from atograph.values.difference import largest_difference, tolerance
 from atograph.values.resized import resized
 from atograph.values.structures import tensors_of
+
+_ANY = 2**62
 
 _MOST_TRIED = 8
 """Sizes below torch's limit that are tried, and above it."""
@@ -72,7 +77,7 @@ def _narrow(program: Program, exported: ExportedProgram, symbols: Mapping[str, A
             continue
         multiple = size.places[0].multiple
         low = -(-int(limits.lower) // multiple) if limits.lower > 2 else 0  # torch does not hold anybody to two
-        high = int(limits.upper) // multiple if limits.upper < 2**62 else None
+        high = int(limits.upper) // multiple if limits.upper < _ANY else None
         if low > size.least or (high is not None and (size.most is None or high < size.most)):
             yield _Narrow(size, low, high)
 
@@ -102,6 +107,73 @@ def _compute_the_same(program: Program, exported: ExportedProgram, narrow: list[
         if not largest_difference(expected, found) <= tolerance([*expected, *found]):
             return False
     return True
+
+
+def with_checked_sizes(module: nn.Module, exported: ExportedProgram) -> nn.Module:
+    """A module of an exported program that refuses the sizes which this does not take by their names.
+
+    Torch's own check comes after it, for sizes that have none, and knows no ways.
+    """
+    names, ways = size_names(exported), ways_of(exported)
+    if names:
+        spec = exported.call_spec.in_spec
+        inputs = [node.arg.name for node in exported.graph_signature.input_specs if node.kind is InputKind.USER_INPUT]
+        limits = _limits(exported, names)
+
+        def check(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            try:
+                leaves = pytree.tree_leaves((args, kwargs)) if spec is None else spec.flatten_up_to((args, kwargs))
+            except ValueError:
+                return  # of another structure, of which torch tells
+            _check(dict(zip(inputs, leaves, strict=False)), names, limits, ways)
+
+        module.register_forward_pre_hook(check, prepend=True, with_kwargs=True)
+    return module
+
+
+_Limits = Mapping[str, tuple[int, int]]
+
+
+def _limits(exported: ExportedProgram, names: SizeNames) -> _Limits:
+    """Name of a size → the smallest that the program takes, and the largest."""
+    shapes = {n.name: n.meta["val"].shape for n in exported.graph.nodes if n.name in names}
+    limits: dict[str, tuple[int, int]] = {}
+    for name, dims in names.items():
+        for dim, text in dims.items():
+            multiple, size = _told(text)
+            expression = getattr(getattr(shapes[name][dim], "node", None), "expr", None)
+            own = exported.range_constraints.get(expression)
+            if own is not None and size not in limits:
+                low = -(-int(own.lower) // multiple) if own.lower > 2 else 0
+                limits[size] = low, int(own.upper) // multiple if own.upper < _ANY else _ANY
+    return limits
+
+
+def _told(text: str) -> tuple[int, str]:
+    """``32*height`` in its two parts."""
+    multiple, _, name = text.rpartition("*")
+    return int(multiple or 1), name
+
+
+def _check(inputs: Mapping[str, Any], names: SizeNames, limits: _Limits, ways: Ways) -> None:
+    sizes: dict[str, int] = {}
+    for name, dims in names.items():
+        value = inputs.get(name)
+        for dim, text in dims.items():
+            if not isinstance(value, torch.Tensor) or value.dim() <= dim:
+                return
+            multiple, size = _told(text)
+            low, high = limits.get(size, (0, _ANY))
+            count, rest = divmod(value.shape[dim], multiple)
+            if rest or not low <= count <= high:
+                within = f", {size} from {low}" + (f" to {high}" if high < _ANY else "") if low or high < _ANY else ""
+                raise UserError(
+                    f"this slim program takes {name} with {text} for dim {dim}{within}, and was called with "
+                    f"{list(value.shape)}.",
+                    hint="Trace the model with an example of such a size.",
+                )
+            sizes[size] = count
+    check_ways(ways, sizes)
 
 
 def _without_data(program: Program) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.interface import Interface, broken
 from atograph.passes.torch_private import pytree
 from atograph.values.batch_size import batch_of, with_batch
 
@@ -65,4 +65,16 @@ def around(interface: Interface) -> list[dict[str, int]]:
     smaller = {size.name: size.least and max(size.least, size.values[0] * 2 // 3) for size in alone}
     larger = {size.name: min(size.values[0] * 3 // 2 + 1, size.most or 2**62) for size in alone}
     takes_larger = all(max(size.values) > size.values[0] for size in alone)
-    return [smaller, larger] if takes_larger and alone else [smaller] if alone else []
+    chosen = [smaller, larger] if takes_larger and alone else [smaller] if alone else []
+    return [near for sizes in chosen if (near := _taken(interface, sizes)) is not None]
+
+
+def _taken(interface: Interface, sizes: dict[str, int]) -> dict[str, int] | None:
+    """The nearest sizes of which the program's conditions hold; None if there are none near."""
+    limits = {size.name: (size.least, size.most or 2**62) for size in interface.dynamic}
+    for offset in (0, 1, -1, 2, -2, 3, -3, 4, -4):
+        near = {name: size + offset for name, size in sizes.items()}
+        within = all(limits[name][0] <= size <= limits[name][1] for name, size in near.items())
+        if within and broken(interface.ways, near | interface.sums(near)) is None:
+            return near
+    return None

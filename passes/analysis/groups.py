@@ -322,15 +322,18 @@ def _slices(
     """For each axis the slices of named tensors that it has in some of their dims (its zeroing set)."""
     sites = dict.fromkeys(site for each in of_axis.values() for site in each)
     dims = {(node, dim): axes.shape(node)[dim] for node, dim in sites}
-    placed = {site: placements(dim) for site, dim in dims.items()}
-    return {
-        axis: tuple(
-            Slice(parameter=names[node], dim=dim, length=dims[node, dim].size, size=axis.size, **place._asdict())
-            for node, dim in each
-            for place in placed[node, dim][axis]
-        )
-        for axis, each in of_axis.items()
-    }
+    whole = {dim: placements(dim) for dim in dims.values()}  # weight, bias and statistics have the same dim
+    placed = {(node, dim): (names[node], along.size, whole[along]) for (node, dim), along in dims.items()}
+
+    def of(axis: Axis, site: StateDim) -> Iterator[Slice]:
+        name, length, places = placed[site]
+        for offset, outer, stride, inner, positions in places[axis]:
+            yield Slice(
+                parameter=name, dim=site[1], length=length, size=axis.size,
+                offset=offset, outer=outer, stride=stride, inner=inner, positions=positions,
+            )  # fmt: skip
+
+    return {axis: tuple(piece for site in each for piece in of(axis, site)) for axis, each in of_axis.items()}
 
 
 def _listed(groups: Sequence[Group], shown: int = 8) -> str:

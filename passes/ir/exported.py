@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from typing import Any, TypeAlias
 
 import sympy
@@ -17,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_sym
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.fake.factories import Specialised
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.interface import DynamicSize, Interface
+from atograph.passes.ir.interface import Condition, DynamicSize, Formula, Interface, Ways
 from atograph.passes.ir.points import points_of
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.reason import reason_at
@@ -138,6 +139,49 @@ def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize],
     return ""
 
 
+def conditions_of(exported: ExportedProgram, dynamic: Sequence[DynamicSize]) -> tuple[Condition, ...]:
+    """What the code found to be so for the example's sizes, by their names, where it is a comparison of integers."""
+    shapes = _shapes(exported)
+    names = {
+        shapes[place.placeholder][place.dim].node.expr: (place.multiple, size.name)
+        for size in dynamic
+        for place in size.places
+    }
+    found = (_condition(guard, names) for guard in _guards(exported))
+    return tuple(dict.fromkeys(each for each in found if each is not None and not each.always))
+
+
+_RELATIONS = {
+    "Equality": "==", "Unequality": "!=", "StrictLessThan": "<", "LessThan": "<=", "StrictGreaterThan": ">",
+    "GreaterThan": ">=",
+}  # fmt: skip
+_QUOTIENTS = {"FloorDiv": "//", "CleanDiv": "//", "Mod": "%", "PythonMod": "%"}
+
+
+def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | None:
+    sign = _RELATIONS.get(type(guard).__name__)
+    try:
+        return None if sign is None else Condition((sign, *(_formula(side, names) for side in guard.args)), True)
+    except KeyError:  # another function, or the batch
+        return None
+
+
+def _formula(expression: Any, names: Mapping[Any, tuple[int, str]]) -> Formula:
+    """A formula of sympy as one of sizes by name.
+
+    Raises:
+        KeyError: there is something else in it.
+    """
+    if expression.is_Integer:
+        return int(expression)
+    if expression.is_Symbol:
+        multiple, name = names[expression]
+        return name if multiple == 1 else ("*", multiple, name)
+    parts = [_formula(part, names) for part in expression.args]
+    sign = "+" if expression.is_Add else "*" if expression.is_Mul else _QUOTIENTS[type(expression).__name__]
+    return reduce(lambda left, right: (sign, left, right), parts)
+
+
 def _guards(exported: ExportedProgram) -> list[Any]:
     """What the code found to be so for the example's sizes, as sympy says it, where no size depends on the data."""
     values = [leaf for node in exported.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val"))]
@@ -254,7 +298,9 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = with_state(exported, empty, interface.example)
         elif given[0] is not args:
             exported = rebuilt(exported, example_inputs=(args, kwargs))
-        return with_size_names(with_file_names(exported, file_names(program)), names)
+        exported = _within_limits(exported, program)
+        exported = with_size_names(with_file_names(exported, file_names(program)), names)
+        return with_ways(exported, _with_twos(interface))
     assert refused is not None
     raise refused
 
@@ -274,6 +320,25 @@ def _traced(module: ProgramModule, program: Program, inputs: Any) -> ExportedPro
         ) from error
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
+
+
+def _within_limits(exported: ExportedProgram, program: Program) -> ExportedProgram:
+    """The exported program with the limits of the program's sizes, of which torch.export knows nothing."""
+    symbols, ranges = input_symbols(exported, program), dict(exported.range_constraints)
+    for size in program.interface.dynamic:
+        limits, multiple = ranges.get(symbols.get(size.name)), size.places[0].multiple
+        if limits is not None:
+            low = max(limits.lower, size.least * multiple)
+            high = limits.upper if size.most is None else min(limits.upper, size.most * multiple)
+            ranges[symbols[size.name]] = type(limits)(low, high)
+    changed = ranges != dict(exported.range_constraints)
+    return rebuilt(exported, range_constraints=ranges) if changed else exported
+
+
+def _with_twos(interface: Interface) -> Ways:
+    """The ways, with what begins with 2 for a condition: in a file, torch takes any size to begin there."""
+    twos = tuple(Condition(("<=", 2, size.name), True) for size in interface.dynamic if size.least == 2)
+    return tuple((*way, *twos) for way in (interface.ways or ((),))) if twos else interface.ways
 
 
 def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
@@ -297,7 +362,7 @@ def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
-_SIZES, _NAMES = "atograph.sizes", "atograph.names"
+_SIZES, _NAMES, _WAYS = "atograph.sizes", "atograph.names", "atograph.ways"
 
 
 def size_names(exported: ExportedProgram) -> SizeNames:
@@ -309,6 +374,18 @@ def size_names(exported: ExportedProgram) -> SizeNames:
 def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
     """The same program, which knows what sizes of its inputs are called."""
     exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def ways_of(exported: ExportedProgram) -> Ways:
+    """What has to hold of the sizes of a program besides their limits (`Interface.ways`)."""
+    ways: Ways = exported.graph_module.meta.get(_WAYS, ())
+    return ways
+
+
+def with_ways(exported: ExportedProgram, ways: Ways) -> ExportedProgram:
+    """The same program, which knows what has to hold of its sizes."""
+    exported.graph_module.meta[_WAYS] = ways
     return exported
 
 

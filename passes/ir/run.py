@@ -13,7 +13,7 @@ from torch.fx import traceback
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import raising
 from atograph.passes.ir.fake.factories import traced
-from atograph.passes.ir.interface import DynamicSize, Interface
+from atograph.passes.ir.interface import DynamicSize, Interface, Ways, broken, ways_in_words
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
 from atograph.passes.public import public
@@ -189,7 +189,9 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 _check_same(known, "batch", given, node)
             elif captured != given and not is_dynamic(captured):
                 raise _other_shape(node, wanted, value, sizes)
-    for name, total in interface.sums({name: count for name, (count, _where) in known.items()}).items():
+    sizes = {name: count for name, (count, _where) in known.items()}
+    check_ways(interface.ways, sizes)
+    for name, total in interface.sums(sizes).items():
         if name in known and known[name][0] != total:
             count, where = known[name]
             words = next(str(each) for each in interface.dynamic if each.name == name)
@@ -197,6 +199,22 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 f"the program was called with {where} of {name} = {count}, and the other inputs make it {total}.",
                 hint=f"{words}: it was so when the model was traced.",
             )
+
+
+def check_ways(ways: Ways, sizes: Mapping[str, int]) -> None:
+    """Refuse sizes, by name, at which the model's code may go another way than the program.
+
+    Raises:
+        UserError: naming what does not hold.
+    """
+    unmet = broken(ways, sizes)
+    if unmet is not None:
+        at = ", ".join(f"{name} = {sizes[name]}" for name in sorted(unmet.names))
+        raise UserError(
+            f"the program takes sizes of which this holds: {ways_in_words(ways)}; it was called with {at}.",
+            hint="The model's code decides by that, and a program has one way of it: trace it with an example of such "
+            "a size for these.",
+        )
 
 
 def _check_same(known: dict[str, tuple[int, str]], name: str, size: int, node: fx.Node) -> None:

@@ -171,7 +171,7 @@ def test_a_file_that_is_right_at_the_example_alone_is_not_written(
     monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.adaptive_avg_pool2d.default, of_the_example)
     model = of_images(lambda m, x: m.o(F.adaptive_avg_pool2d(m.a(x).relu(), 3))).eval()
     graph = atograph.trace(model, torch.randn(2, 3, 12, 12), dynamic={"x": {2: "height", 3: "width"}})
-    with pytest.raises(UserError, match="right at the example's sizes only"):
+    with pytest.raises(UserError, match=r"the example's sizes only .*mistake in aten.adaptive_avg.*test_any_si"):
         atograph.slim(graph, graph.plan(random=0, keep=0.5)).to_onnx(tmp_path / "slim.onnx")
     assert not (tmp_path / "slim.onnx").exists()
 
@@ -184,3 +184,15 @@ def test_a_size_that_torch_takes_as_a_plain_number_is_refused_with_its_place() -
     with pytest.raises(UserError, match="as a plain number in aten") as refusal:
         slim.program  # noqa: B018
     assert "test_any_size.py" in str(refusal.value.where)
+
+
+def test_such_a_file_is_refused_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_the_example(x: Any, _shifts: Any, _dims: Any) -> Any:
+        return op.Expand(x, op.Constant(value_ints=[1, 11, 1]))
+
+    monkeypatch.setitem(TRANSLATIONS, torch.ops.aten.roll.default, of_the_example)
+    model = of_sequences(lambda m, x: m.o(m.a(x).relu().roll(0, 1)).mean(1))
+    data = [(torch.randn(4, 11, 6), torch.randint(0, 3, (4,)))]
+    with pytest.raises(UserError, match=r"at the example's sizes only .*mistake in aten.roll.*test_any_si"):
+        atograph.compress(model, data, epochs=1, flops=0.6, out=tmp_path / "r", dynamic={"x": {1: "n"}})
+    assert not (tmp_path / "r").exists()
