@@ -71,7 +71,9 @@ class Checks:
         if self.calls_the_same(module):
             return []
         batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
-        if wrong or batch is None or self._program.interface.fixed:
+        interface = self._program.interface
+        unchecked = interface.decided and not interface.checked  # nobody says whether another batch decides the same
+        if wrong or batch is None or interface.fixed or unchecked:
             return wrong
         for larger in (batch + 1, 2 * batch):
             with suppress(DecidesOtherwise):
