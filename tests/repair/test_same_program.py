@@ -74,6 +74,27 @@ def test_what_is_recorded_of_another_module_is_no_such_program(name: str) -> Non
     assert recorded_alike(other, program, ((X,), {})) is None  # with other weights
 
 
+ALIKE = {
+    "pieces": (lambda _m, y: sum(y.chunk(2, 1)), lambda _m, y: sum(y.split([4, 4], -3))),
+    "a run": (lambda _m, y: y[:, -4:], lambda _m, y: y[:, 4:8]),
+    "a shape": (
+        lambda _m, y: y.flatten(2)[..., None],
+        lambda _m, y: y.contiguous().view(y.shape[0], 8, -1).unsqueeze(3),
+    ),
+    "spread": (lambda _m, y: y + y[:, :1].expand(-1, 8, -1, -1), lambda _m, y: y + y[:, 0:1].expand(y.shape)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_arguments_that_say_the_same_are_the_same(name: str) -> None:
+    one, other = (Net(change) for change in ALIKE[name])
+    for model in (one, other):
+        model.out = nn.Conv2d(model.out.in_channels if name in ("a shape", "spread") else 4, 4, 1)
+        torch.nn.init.ones_(model.out.weight), torch.nn.init.zeros_(model.out.bias)
+    program = capture(one.eval(), (X,))
+    assert recorded_alike(other.eval(), program, ((X,), {})) is not None
+
+
 def test_code_that_goes_another_way_with_data_is_seen() -> None:
     """On tensors without data it is the program; with data it multiplies by a share of the old width."""
     slim = slim_of(Net(lambda _m, y: y if is_fake(y) else y * (y.shape[1] / 8)))
