@@ -22,6 +22,7 @@ from atograph.capture.by_values.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import add_check, counting, holding
 from atograph.passes.ir.fake.results import result_of
+from atograph.passes.ir.grouped import in_any_width
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import (
     DataDependentOutputException,
@@ -139,6 +140,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if _READS_DATA in func.tags:
             return self._value(func, args, kwargs)
+        func, args, kwargs = in_any_width(func, args, kwargs)
         if func is _ATEN.index.Tensor:
             args = self._with_places(*args)
         called = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func

@@ -21,7 +21,7 @@ from atograph.onnx.norms import write_norms
 from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
-from atograph.onnx.translations import TRANSLATIONS
+from atograph.onnx.translations import translations
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
@@ -93,7 +93,7 @@ def export_onnx(
                 verbose=False,
                 opset_version=torchs,
                 optimize=False,
-                custom_translation_table=dict(TRANSLATIONS),
+                custom_translation_table=translations(),
             )
         except UserError:
             raise

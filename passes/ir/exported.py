@@ -94,6 +94,8 @@ def _symbols(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int]:
         for place in size.places:
             own = shapes[place.placeholder][place.dim]
             values = Size.of([place.multiple * value for value in size.values])
+            if size.parts and free_symbols(own) and not own.node.expr.is_Symbol:
+                continue  # its parts tell it
             if not free_symbols(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
                 raise NotIntegral(f"the code has decided something by the size {size.name}")
             symbols[own.node.expr] = values
