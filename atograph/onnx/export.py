@@ -85,7 +85,7 @@ def export_onnx(
     """
     check_opset(opset)
     torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
-    with quiet("torch.onnx"), read_once(), told_by_shapes(_recurrent_ops()):
+    with quiet("torch.onnx"), quiet("onnx_ir"), read_once(), told_by_shapes(_recurrent_ops()):
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),

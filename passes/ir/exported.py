@@ -248,8 +248,15 @@ def to_exported(program: Program) -> ExportedProgram:
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
     exported = with_state(exported, empty, interface.example) if without_data else exported
+    exported = _with_ranges_of_symbols(exported)
     exported = with_file_names(exported, file_names(program))
     return with_size_names(exported, _names_of_sizes(exported, interface))
+
+
+def _with_ranges_of_symbols(exported: ExportedProgram) -> ExportedProgram:
+    """Without the ranges of sums, which a program file has no word for: those of their parts say it."""
+    ranges = {size: limits for size, limits in exported.range_constraints.items() if size.is_Symbol}
+    return exported if len(ranges) == len(exported.range_constraints) else rebuilt(exported, range_constraints=ranges)
 
 
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
