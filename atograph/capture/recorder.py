@@ -40,6 +40,10 @@ _READS_DATA = torch.Tag.data_dependent_output
 _SIZE_BY_DATA = torch.Tag.dynamic_output_shape
 
 
+SAME = "same"
+"""Says of a node that it gives what it takes."""
+
+
 class NotTraced(Exception):
     """The model's ops cannot be recorded this way; the text says why."""
 
@@ -154,7 +158,11 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(result, (bool, int, float, complex, str)):
             return result
         name = self._graph._target_to_str(func.overloadpacket.__name__)
-        self._come_from(self._graph.create_node("call_function", called, written_args, written_kwargs, name), result)
+        node = self._graph.create_node("call_function", called, written_args, written_kwargs, name)
+        if func is _ATEN.contiguous.default:
+            node.meta[SAME] = args[0].is_contiguous(**kwargs)
+            result = self._result(_ATEN.alias.default, args, {}) if result is args[0] else result
+        self._come_from(node, result)
         return result
 
     def _value(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.capture.recorder import NotAligned, Recording
+from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
 from atograph.passes.torch_private import pytree
@@ -134,7 +134,10 @@ def difference_at_sizes(
             return at_reader(one, f"more ops are called, or others, from {one.target} on")
         if one.op == "get_attr" and not same_constant(recorded, one, other, node):
             return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
-        if one.op in ("call_function", "output"):
+        if one.meta.get(SAME):
+            if not node.meta[SAME] or twins[node.args[0]] is not copies[one]:
+                return at_reader(one, f"{one.target} is called on another layout")
+        elif one.op in ("call_function", "output"):
             copy = output if one.op == "output" else copies[one]
             pairs = list(_pairs((copy.args, copy.kwargs), (node.args, node.kwargs)))
             for program, there in pairs:

@@ -64,6 +64,7 @@ def export_onnx(
     external_data: bool = False,
     apart: Collection[Pair] = (),
     outputs: Sequence[str] | None = None,
+    only_read: bool = False,
 ) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``), and others it knows of.
 
@@ -79,6 +80,7 @@ def export_onnx(
             file can hold, they are there in any case.
         apart: ops that are kept apart in the file, beside those of `onnx.kept_apart.KNOWN`.
         outputs: names of outputs, for a program that does not tell them any more.
+        only_read: leave out the inputs that nothing reads.
 
     Raises:
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
@@ -113,6 +115,8 @@ def export_onnx(
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
     _rename(model.graph, names_in_files(program))
+    if only_read:
+        model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses() or value.is_graph_output()]
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.clear()  # of the dense signature, and of torch's symbols

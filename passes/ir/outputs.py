@@ -105,6 +105,8 @@ def returning(program: Program, names: Sequence[str]) -> Program:
     output = next(iter(reversed(graph.nodes)))
     output.args = ([*writes.values(), *leaves],)
     dead = graph.eliminate_dead_code()
+    places, kept = paths_of(program.interface.returns), {path: place for place, path in enumerate(paths_of(structure))}
+    pairs = {name: places[place] for name, place in program.interface.state_pairs.items()}
     interface = replace(
         program.interface,
         returns=structure,
@@ -112,6 +114,32 @@ def returning(program: Program, names: Sequence[str]) -> Program:
         outputs=tuple(output.name for output in outputs if output in read),
         left_out={output.name: output.path for output in left_out},
         dead=dead or program.interface.dead,
+        state_pairs={name: kept[path] for name, path in pairs.items() if path not in paths},
+    )
+    return Program.build(graph, interface, program.state, root=program)
+
+
+def without_unread(program: Program) -> Program:
+    """The same program, which ignores the inputs that nothing reads: they may be of any size then.
+
+    Args:
+        program: without facts.
+    """
+    graph, nodes = copy_graph(program.graph)
+    unread = {node.name for node in program.input_nodes() if not node.users}
+    for node in program.input_nodes():
+        if node.name in unread:
+            graph.erase_node(nodes[node])
+    interface = program.interface
+    dynamic = [
+        replace(size, places=tuple(place for place in size.places if place.placeholder not in unread))
+        for size in interface.dynamic
+    ]
+    interface = replace(
+        interface,
+        inputs=tuple(None if name in unread else name for name in interface.inputs),
+        dynamic=tuple(size for size in dynamic if size.places),
+        state_pairs={name: place for name, place in interface.state_pairs.items() if name not in unread},
     )
     return Program.build(graph, interface, program.state, root=program)
 
