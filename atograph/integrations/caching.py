@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -100,14 +101,11 @@ class CachedEncoderDecoder(nn.Module):
             **encoder_inputs: ``input_ids`` or ``input_features``.
         """
         past = [layer["encoder"] for layer in past_key_values]
-        present = self._of_encoder(attention_mask, encoder_inputs) if encoder_inputs else past
-        read = past if past[0]["key"].shape[2] else present
-        own = _keys_and_values([layer["decoder"] for layer in past_key_values])
-        logits = self._decoded(
-            own, _keys_and_values(read), decoder_input_ids, attention_mask,
-            encoded=_of_length(read[0]["key"]), **self._masks(decoder_attention_mask, decoder_input_ids),
-        )  # fmt: skip
-        pairs = zip(_tensors(own), present, strict=True)
+        own, cross = _keys_and_values([layer["decoder"] for layer in past_key_values]), _keys_and_values(past, _read())
+        encoded = self._encoded(attention_mask, encoder_inputs) if encoder_inputs else None
+        masks = self._masks(decoder_attention_mask, decoder_input_ids)
+        logits = self._decoded(own, cross, decoder_input_ids, attention_mask, encoded, **masks)
+        pairs = zip(_tensors(own), past if encoded is None else _tensors(cross), strict=True)
         return {"logits": logits, "present": [{"decoder": new, "encoder": same} for new, same in pairs]}
 
     @torch.no_grad()
@@ -122,41 +120,43 @@ class CachedEncoderDecoder(nn.Module):
         model: Any = self.model
         own, cross = _keys_and_values(), _keys_and_values()
         encoded = torch.zeros(batch, 1, model.config.hidden_size, dtype=model.dtype, device=model.device)
-        self._decoded(own, cross, _token(self.model, batch), encoded=encoded)
+        self._decoded(own, cross, _token(self.model, batch), None, encoded)
         return [
             {"decoder": _zeros(of_own, length), "encoder": _zeros(of_cross, encoder_length)}
             for of_own, of_cross in zip(_tensors(own), _tensors(cross), strict=True)
         ]
 
-    def _of_encoder(self, attention_mask: Tensor | None, inputs: dict[str, Tensor]) -> Cache:
-        """The keys and values that the decoder takes of what the encoder gives: it computes them for its first token."""
+    def _encoded(self, attention_mask: Tensor | None, inputs: dict[str, Tensor]) -> Tensor:
         encoder: Any = self.model.get_encoder()  # type: ignore[operator]
-        encoded = encoder(**inputs, **({} if attention_mask is None else {"attention_mask": attention_mask}))[0]
-        cross = _keys_and_values()
-        self._decoded(_keys_and_values(), cross, _token(self.model, len(encoded)), attention_mask, encoded=encoded)
-        return _tensors(cross)
+        encoded: Tensor = encoder(**inputs, **({} if attention_mask is None else {"attention_mask": attention_mask}))[0]
+        return encoded
 
     def _decoded(
         self,
         own: Any,
         cross: Any,
         tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        encoded: Tensor,
-        **inputs: Tensor,
+        attention_mask: Tensor | None,
+        encoded: Tensor | None,
+        **masks: Tensor,
     ) -> Tensor:
-        """The logits; both caches hold what is new then."""
+        """The logits; both caches hold what is new then. Without ``encoded``, the cross one has all that it needs."""
         from transformers import EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
+        both = EncoderDecoderCache(own, cross)
+        if encoded is None:  # nothing reads more of it than its length
+            keys = cross.layers[0].keys
+            encoded = keys.new_zeros(keys.shape[0], keys.shape[2], 1)
+        else:
+            both.is_updated = {}
         result = self.model(
             decoder_input_ids=tokens,
             attention_mask=attention_mask,
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),  # type: ignore[arg-type]
-            past_key_values=EncoderDecoderCache(own, cross),
+            past_key_values=both,
             use_cache=True,
-            **inputs,
+            **masks,
         )
         logits: Tensor = result.logits
         return logits
@@ -193,9 +193,22 @@ def _cache(model: nn.Module, past: Cache | None = None) -> Any:
     return cache
 
 
-def _keys_and_values(past: Sequence[dict[str, Tensor] | None] = ()) -> Any:
-    """A cache of transformers whose layers all keep their keys and values whole; more layers come as they are asked for."""
+def _keys_and_values(past: Sequence[dict[str, Tensor] | None] = (), layer: Any = None) -> Any:
+    """A cache of transformers whose layers are of one class; more of them come as they are asked for."""
     from transformers.cache_utils import Cache as Layers
+
+    layer = _whole() if layer is None else layer
+    cache: Any = Layers(layer_class_to_replicate=layer)
+    for each in past:
+        cache.layers.append(layer())
+        if each is not None:
+            cache.layers[-1].hold(each["key"], each["value"])
+    return cache
+
+
+@functools.cache
+def _whole() -> Any:
+    """The class of a layer that keeps all keys and values."""
     from transformers.cache_utils import DynamicLayer
 
     class Whole(DynamicLayer):
@@ -211,13 +224,22 @@ def _keys_and_values(past: Sequence[dict[str, Tensor] | None] = ()) -> Any:
             self.keys, self.values = keys, values
             return keys, values
 
-    cache: Any = Layers(layer_class_to_replicate=Whole)
-    for each in past:
-        layer = Whole()
-        if each is not None:
-            layer.hold(each["key"], each["value"])
-        cache.layers.append(layer)
-    return cache
+    return Whole
+
+
+@functools.cache
+def _read() -> Any:
+    """The class of a layer whose past is read where there is some, and that holds what came of the encoder then."""
+
+    class Read(_whole()):  # type: ignore[misc]
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+        ) -> tuple[Tensor, Tensor]:
+            past = (self.keys, self.values)
+            new: tuple[Tensor, ...] = self.hold(key_states, value_states)
+            return past if past[0].shape[2] else new
+
+    return Read
 
 
 def _tensors(cache: Any) -> Cache:
@@ -227,11 +249,6 @@ def _tensors(cache: Any) -> Cache:
 
 def _zeros(layer: dict[str, Tensor], length: int) -> dict[str, Tensor]:
     return {name: value.new_zeros(*value.shape[:2], length, value.shape[3]) for name, value in layer.items()}
-
-
-def _of_length(keys: Tensor) -> Tensor:
-    """What stands for what an encoder gave where its keys and values are there: nothing reads more of it than sizes."""
-    return keys.new_zeros(keys.shape[0], keys.shape[2], 1)
 
 
 def _token(model: Any, batch: int) -> Tensor:

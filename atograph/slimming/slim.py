@@ -231,8 +231,8 @@ class Slim(NotPickled):
                 is written that ONNX Runtime may not be able to run.
 
         Raises:
-            UserError: torch.onnx cannot express the program, or there is no such output; or ONNX Runtime cannot run the file, and nothing is
-                written then.
+            UserError: torch.onnx cannot express the program, or there is no such output; or ONNX Runtime cannot run the
+                file, and nothing is written then.
         """
         from atograph.onnx.export import export_onnx
 

@@ -43,7 +43,7 @@ def failed(error: Exception) -> str:
 
 
 _LIMITS = {
-    "strides should be multiple of 16 bytes": "torch's grouped_mm takes widths of whole multiples of 16 bytes only; the "
+    "strides should be multiple of 16 bytes": "torch's grouped_mm takes widths of multiples of 16 bytes only; the "
     "program takes others, and so do models of transformers with config._experts_implementation = 'batched_mm'"
 }
 """What an op of torch says that does not take every width → what to do."""
