@@ -81,9 +81,12 @@ def capture(
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
             finish = partial(_functional, dead=dead)
-            program = _ended(captured(model, inputs, repeated, wishes, finish), outputs, pairs)
-            for longer in with_lengths(wishes, program):
-                program = _ended(captured(model, inputs, repeated, longer, finish), outputs, pairs)
+            # lengths of state are told by one capture at the example's sizes
+            first = replace(wishes, sizes=()) if pairs else wishes
+            program = _ended(captured(model, inputs, repeated, first, finish), outputs, pairs)
+            others = [*with_lengths(wishes, program)] or ([wishes] if first != wishes else [])
+            for other in others:
+                program = _ended(captured(model, inputs, repeated, other, finish), outputs, pairs)
                 if not program.interface.still:
                     break
         except Unfollowed as reason:
