@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
-from atograph.passes.ir.grouped import GROUPED, of_any_width
+from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 
 op: Any = opset18
 """Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""

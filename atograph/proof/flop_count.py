@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from atograph.passes.ir.grouped import GROUPED, of_any_width
+from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 
 
 def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
