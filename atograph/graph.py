@@ -20,17 +20,22 @@ from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budget import BUDGETS, Budget
 from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.cost.cost import CostModel
+from atograph.passes.cost.share import depth_of
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import ways_in_words
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
 from atograph.passes.ir.state import of_one_length
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
+from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.choose import check_budgets, scores_of
-from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, plan_of, random_plan
+from atograph.passes.plan.from_scores import plan_from_scores
+from atograph.passes.plan.least import fewest
+from atograph.passes.plan.plan import Plan, plan_of
 from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.values.attributes import Attributes, Mark, Value, changed
@@ -199,7 +204,7 @@ class Graph(NotPickled):
         min_units: int = 1,
         couple: Iterable[tuple[str, str] | str] = (),
         trained_only: bool = False,
-        depth: bool = False,
+        depth: bool | float = False,
         drop: Iterable[str] = (),
     ) -> Graph:
         """The same graph where groups stay whole, keep more units, go together or altogether: `inspection.steering`."""
@@ -242,6 +247,7 @@ class Graph(NotPickled):
         return [
             *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
+            *([f"It takes sizes of which this holds: {ways_in_words(interface.ways)}."] if interface.ways else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
             *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
             *(
@@ -275,7 +281,7 @@ class Graph(NotPickled):
         floor: float = 0.05,
         round_to: int | Literal["auto"] | None = None,
         measured: bool = True,
-        depth: bool = False,
+        depth: bool | float = False,
         **budgets: float | None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
@@ -293,7 +299,8 @@ class Graph(NotPickled):
                 ONNX Runtime on this machine. None: what the budgets ask for, else 1.
             measured: see `plan_from_scores`.
             depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
-                branches go (``graph.steered(depth=True)`` for all plans).
+                branches go. A number is the share of what is saved that they give, True is a half
+                (``graph.steered(depth=True)`` for all plans).
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.
 
@@ -301,7 +308,8 @@ class Graph(NotPickled):
             UserError: not exactly one way is given, or the budget or a group is out of reach; or the criterion needs
                 data.
         """
-        graph = self.with_groups(self.groups.emptying()) if depth else self
+        whole = depth_of(depth)
+        graph = self if whole is None else self.with_groups(self.groups.emptying(whole))
         shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
         if sum((bool(shares), random is not None, kept is not None)) != 1:
             listed = ", ".join(f"{name}=" for name in BUDGETS)

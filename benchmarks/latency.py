@@ -9,28 +9,19 @@ its own with a time limit. With ``--json`` a row is written as soon as it is mea
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.below import check_below, write_below
+from benchmarks.by_budget import ByBudget
 from benchmarks.latency_part import BATCHES
-from benchmarks.processes import Processes, ending_as_an_interrupt
-from benchmarks.zoo_rows import Row, Rows, measure_row
+from benchmarks.zoo_rows import Row
 
 BUDGETS = (0.5, 0.3)
 VARIANTS = ("off", "8", "auto", "Torch-Pruning", "Torch-Pruning, rounded")
 MARKER = "<!-- table: python -m benchmarks.latency -->"
 """What stands above this line in a Markdown file is written by hand."""
-
-
-def part_command(part: str, model: str, found: Path) -> Sequence[str]:
-    """Measure a budget of a model with this Python."""
-    return [sys.executable, "-m", "benchmarks.latency_part", part, model, str(found)]
 
 
 def variants_of(row: Row, budget: float, batch: int) -> dict[str, dict[str, Any]]:
@@ -92,59 +83,10 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(["The median share of the ideal speed-up (1 over the budget):", "", *lines])
 
 
-def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="*", metavar="GLOB", help="models whose name matches, for example '*net*'")
-    parser.add_argument("--timeout", type=float, default=1800.0, metavar="S", help="seconds per budget (default: 1800)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, each as soon as it is there")
-    parser.add_argument(
-        "--resume", action="store_true", help="keep the rows of the --json file, measure what is missing"
-    )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and summary there, below its marker")
-    options = parser.parse_args(arguments)
-    if options.resume and options.json is None:
-        parser.error("--resume needs the --json file to resume from")
-    if options.markdown is not None:
-        try:
-            check_below(options.markdown, MARKER)
-        except ValueError as error:
-            parser.error(str(error))
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table, and write what was asked for."""
-    options = options_of(arguments)
-    from benchmarks.latency_models import MODELS
-
-    rows = Rows(options.json, tuple(MODELS))
-    if options.resume:
-        rows.load()
-    chosen = [name for name in MODELS if fnmatchcase(name, options.only)]
-    if not chosen:
-        print(f"no model's name matches '{options.only}'; there are {', '.join(MODELS)}", file=sys.stderr)
-        return 2
-    processes = Processes()
-    ending_as_an_interrupt()
-    try:
-        for name in chosen:
-            for part in rows.missing(name, [f"{budget:g}" for budget in BUDGETS]):
-                print(f"{name} at {part} of its FLOPs ...", file=sys.stderr, flush=True)
-                rows.add(measure_row(name, [part], options.timeout, processes, part_command))
-    except KeyboardInterrupt:
-        print(table(rows.listed))
-        return 130
-    finally:
-        processes.stop()
-    shown = f"{table(rows.listed)}\n\n{summary(rows.listed)}"
-    print(shown)
-    if options.markdown is not None:
-        write_below(options.markdown, MARKER, f"{shown}\n")
-    return 0
+def shown(rows: Sequence[Row]) -> str:
+    """Table and summary."""
+    return f"{table(rows)}\n\n{summary(rows)}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ByBudget("latency", __doc__, MARKER, BUDGETS, shown).run())

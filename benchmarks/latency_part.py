@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,9 @@ BATCHES = (1, 8)
 SECONDS = 20.0
 """Of each measurement in turns."""
 
+Made = tuple[Any, float]
+"""An exported program, and its share of the dense FLOPs."""
+
 _PEER_MEMORY = 17 * 10**9
 """Bytes of address space while Torch-Pruning works: where it asks for more it fails, and the rest is measured still."""
 
@@ -49,46 +52,66 @@ def measure(name: str, share: float, record: Record) -> None:
     torch.set_num_threads(1)
     model, args, kwargs = build(name)
     graph = atograph.trace(model, args, kwargs)
-    variants: dict[str, dict[str, Any]] = {}
+
+    def planned(**how: Any) -> Made:
+        slim = atograph.slim(graph, graph.plan(flops=share, **how))
+        return slim.program, slim.flops / graph.flops
+
     with TemporaryDirectory() as scratch:
-        made: dict[str, OnnxModel] = {}
-
-        def variant(title: str, make: Callable[[], tuple[Any, float]]) -> None:
-            try:
-                with record.stage(title):
-                    program, flops = make()
-                    path = export_onnx(program, Path(scratch) / f"{len(made)}.onnx")
-                    made[title] = OnnxModel(path, program, threads=1)
-                variants[title] = {"flops": flops}
-            except Exception as error:
-                variants[title] = {"error": first_line(root_of(error))}
-            record.add(variants=variants)
-
-        def planned(**how: Any) -> tuple[Any, float]:
-            slim = atograph.slim(graph, graph.plan(flops=share, **how))
-            return slim.program, slim.flops / graph.flops
-
-        variant("dense", lambda: (to_exported(graph.program), 1.0))
-        variant("off", planned)
-        variant("8", lambda: planned(round_to=8))
+        variants = Variants(Path(scratch), record)
+        variants.add("dense", lambda: (to_exported(graph.program), 1.0))
+        variants.add("off", planned)
+        variants.add("8", lambda: planned(round_to=8))
         multiples = {}
         for batch in BATCHES:
             latency = graph.measure_latency(batch=batch)
-            variant(f"auto, batch {batch}", lambda: planned(round_to="auto"))
+            variants.add(f"auto, batch {batch}", lambda: planned(round_to="auto"))
             multiples[str(batch)] = latency.chosen
             record.add(multiples=multiples)
         if installed():
             for title, round_to in (("Torch-Pruning", None), ("Torch-Pruning, rounded", multiples[str(BATCHES[-1])])):
-                variant(title, lambda round_to=round_to: limited_torch_pruning(name, share, round_to))  # type: ignore[misc]
+                variants.add(title, lambda round_to=round_to: limited_torch_pruning(name, share, round_to))  # type: ignore[misc]
         for batch in BATCHES:
-            with record.stage(f"batch {batch}"):
-                shown = [title for title in made if "auto" not in title or title.endswith(f" {batch}")]
-                calls = [(made[t], made[t].feed(*with_batch(args, batch), **with_batch(kwargs, batch))) for t in shown]
-                times = dict(zip(shown, times_in_turns(calls, seconds=SECONDS), strict=True))
-            for title, taken in times.items():
-                ratios = (after / before for before, after in zip(times["dense"], taken, strict=True))
-                variants[title][str(batch)] = median(taken) if title == "dense" else median(ratios)
-            record.add(variants=variants)
+            shown = [title for title in variants.made if "auto" not in title or title.endswith(f" {batch}")]
+            variants.time(shown, batch, args, kwargs)
+
+
+class Variants:
+    """Programs of one model, as ONNX files, and what was found of each: its share of the FLOPs and of the latency.
+
+    Args:
+        folder: where the files go.
+        record: what is found goes there.
+    """
+
+    def __init__(self, folder: Path, record: Record) -> None:
+        self.made: dict[str, OnnxModel] = {}
+        self._folder, self._record = folder, record
+        self._found: dict[str, dict[str, Any]] = {}
+
+    def add(self, title: str, make: Callable[[], Made]) -> None:
+        """Export a program; an error is a finding, too."""
+        try:
+            with self._record.stage(title):
+                program, flops = make()
+                path = export_onnx(program, self._folder / f"{len(self.made)}.onnx")
+                self.made[title] = OnnxModel(path, program, threads=1)
+            self._found[title] = {"flops": flops}
+        except Exception as error:
+            self._found[title] = {"error": first_line(root_of(error))}
+        self._record.add(variants=self._found)
+
+    def time(self, titles: Sequence[str], batch: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Call some of them in turns: the milliseconds of ``dense``, and of each other one the median of its ratio to
+        that."""
+        with self._record.stage(f"batch {batch}"):
+            inputs = with_batch(args, batch), with_batch(kwargs, batch)
+            calls = [(self.made[title], self.made[title].feed(*inputs[0], **inputs[1])) for title in titles]
+            times = dict(zip(titles, times_in_turns(calls, seconds=SECONDS), strict=True))
+        for title, taken in times.items():
+            ratios = (after / before for before, after in zip(times["dense"], taken, strict=True))
+            self._found[title][str(batch)] = median(taken) if title == "dense" else median(ratios)
+        self._record.add(variants=self._found)
 
 
 @contextmanager
@@ -162,8 +185,8 @@ def _pruned(name: str, ratio: float, round_to: int | None) -> tuple[nn.Module, A
     return model, (model, args, kwargs)
 
 
-def main() -> None:
-    """Measure; an error is a finding, too."""
+def run_part(measure: Callable[[str, float, Record], None]) -> None:
+    """Measure the part that the command line names; an error is a finding, too."""
     share, model, path = sys.argv[1:]
     record = Record(Path(path))
     try:
@@ -173,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_part(measure)

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.below import check_below, write_below
 from benchmarks.processes import Processes, ending_as_an_interrupt
 from benchmarks.torch_pruning_peer import INSTALL, installed
+from benchmarks.zoo_part import PARTS
 from benchmarks.zoo_rows import Command, Rows, measure_row, part_command
 from benchmarks.zoo_table import MARKER, markdown
 from benchmarks.zoo_verdict import verdict
@@ -32,6 +33,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--onnx", action="store_true", help="run the slim models in ONNX Runtime, too")
     parser.add_argument("--sizes", action="store_true", help="make lengths, heights and widths dynamic, too")
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, metavar="PART", help=f"only this, repeatable: {', '.join(PARTS)}"
+    )
     parser.add_argument("--compare", choices=["torch-pruning"], help="run a peer on the same models, too")
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="seconds per part (default: 240)")
     parser.add_argument(
@@ -54,7 +58,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--failed needs --resume")
     if options.jobs < 1 or options.timeout <= 0:
         parser.error("--jobs and --timeout are above 0")
-    if options.compare and not installed():
+    if (options.compare or "torch-pruning" in (options.part or ())) and not installed():
         parser.error(f"Torch-Pruning is not installed: {INSTALL}")
     if options.markdown is not None:
         try:
@@ -92,11 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.models import NAMES
 
     asked = {"onnx": options.onnx, "sizes": options.sizes, options.compare: options.compare is not None}
-    parts = ["atograph", "module", *(part for part, wanted in asked.items() if wanted)]
+    parts = options.part or ["atograph", "module", *(part for part, wanted in asked.items() if wanted)]
     rows = Rows(options.json, NAMES)
     if options.resume:
         rows.load()
-    again = {row["model"] for row in rows.listed if verdict(row) != "exact"} if options.failed else set()
+    again = (
+        {row["model"] for row in rows.listed if "atograph" in row and verdict(row) != "exact"}
+        if options.failed
+        else set()
+    )
     chosen = [name for name in NAMES if fnmatchcase(name, options.only)]
     if not chosen:
         print(f"no model's name matches '{options.only}'; there are {', '.join(NAMES)}", file=sys.stderr)

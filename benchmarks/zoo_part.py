@@ -20,6 +20,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 PARTS = {
     "atograph": "benchmarks.zoo_row",
+    "front": "benchmarks.front",
     "module": "benchmarks.zoo_module",
     "onnx": "benchmarks.zoo_onnx",
     "sizes": "benchmarks.zoo_sizes",
@@ -33,12 +34,13 @@ class Record:
 
     Attributes:
         path: the file; None for findings that nobody reads.
-        values: the findings; ``seconds`` holds the stages that ended, ``stage`` names the one under way.
+        values: the findings; ``seconds`` holds the stages that ended, ``cpu`` what they took of the processor,
+            ``stage`` names the one under way.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.values: dict[str, Any] = {"seconds": {}}
+        self.values: dict[str, Any] = {"seconds": {}, "cpu": {}}
 
     def add(self, **values: Any) -> None:
         """Add findings."""
@@ -50,9 +52,10 @@ class Record:
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage; if it fails, ``stage`` goes on naming it."""
         self.add(stage=name)
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         yield
         self.values["seconds"][name] = time.perf_counter() - started
+        self.values["cpu"][name] = time.process_time() - before
         del self.values["stage"]
         self.add()
 

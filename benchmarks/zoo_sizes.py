@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
+from torch.fx.experimental.symbolic_shapes import free_symbols
 
 import atograph
 from atograph.values.resized import around, resized
@@ -17,6 +18,7 @@ from benchmarks.exact import Inputs, as_double, difference, perturb, settle
 from benchmarks.models import build
 from benchmarks.zoo_onnx import in_onnx_runtime
 from benchmarks.zoo_part import Record, first_line, root_of
+from benchmarks.zoo_row import casts
 
 _PATCH = 32
 """What heights and widths are multiples of: the deepest networks halve them five times."""
@@ -28,10 +30,17 @@ def measure(name: str, record: Record) -> None:
     model, inputs = build(name)
     wanted = dynamic_of(inputs)
     record.add(asked=sorted({size for dims in wanted.values() for size in dims.values()}))
-    with record.stage("torch.export"):
-        record.add(dense=_of_torch_export(model, inputs, wanted))
-    if not wanted:
-        return
+    try:
+        if wanted:
+            _ours(name, wanted, record)
+    finally:  # last, for it may take longer than there is time
+        with record.stage("torch.export"):
+            record.add(dense=_of_torch_export(model, inputs, wanted))
+
+
+def _ours(name: str, wanted: dict[str, dict[int, str]], record: Record) -> None:
+    """Slim with these sizes dynamic, at other sizes."""
+    model, inputs = build(name)
     perturb(model)
     settle(model, *inputs)
     with record.stage("trace"):
@@ -40,7 +49,8 @@ def measure(name: str, record: Record) -> None:
     record.add(dynamic=[size.name for size in interface.dynamic], still=dict(interface.still))
     plan = graph.plan(random=0, keep=0.5)
     with record.stage("exact"):
-        record.add(exact=(found := _exact(model, inputs, graph, plan)), largest=max(found.values()))
+        found, inside = _exact(model, inputs, graph, plan)
+        record.add(exact=found, largest=max(found.values()), float32_inside=inside)
     with record.stage("ONNX"):
         try:
             record.add(onnx=(found := _in_onnx_runtime(inputs, graph, plan)), largest_onnx=max(found.values()))
@@ -84,7 +94,7 @@ def _of_torch_export(model: nn.Module, inputs: Inputs, wanted: dict[str, dict[in
         name
         for (name, value), own in zip(_tensors(named), shapes, strict=False)
         for dim in wanted.get(name, ())
-        if isinstance(own.shape[dim], int)
+        if not free_symbols(own.shape[dim])  # a number, which may pose as a symbol
     ]
     return f"it makes constants of sizes of {', '.join(dict.fromkeys(fixed))}" if fixed else ""
 
@@ -99,8 +109,11 @@ def _tensors(named: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in named.items() if isinstance(value, torch.Tensor)]
 
 
-def _exact(model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan) -> dict[str, float]:
-    """The largest relative difference in float64 between masked and slim, at each set of sizes."""
+def _exact(
+    model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan
+) -> tuple[dict[str, float], bool]:
+    """The largest relative difference in float64 between masked and slim, at each set of sizes; and whether the model
+    computes something in a narrower float all the same."""
     wide, (args, kwargs) = copy.deepcopy(model).double(), as_double(inputs)
     anew = atograph.trace(wide, args, kwargs, dynamic=graph.program.interface.asked)
     slim, masked = atograph.slim(anew, plan), atograph.mask(wide, plan)
@@ -109,7 +122,7 @@ def _exact(model: nn.Module, inputs: Inputs, graph: atograph.Graph, plan: atogra
         with torch.no_grad():
             one, other = masked(*own_args, **own_kwargs), slim(*own_args, **own_kwargs)
         found[name] = difference(tensors_of(one), tensors_of(other))
-    return found
+    return found, casts(anew.program)
 
 
 def _in_onnx_runtime(inputs: Inputs, graph: atograph.Graph, plan: atograph.Plan) -> dict[str, float]:

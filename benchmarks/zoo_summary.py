@@ -29,7 +29,8 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers")
 
 def summary(rows: Sequence[Row]) -> str:
     """A paragraph, then the exceptions, model by model."""
-    sentences = [*_exactness(rows), *_coverage(rows), *_speed(rows), *_onnx(rows), *_sizes(rows), *_peer(rows)]
+    whole = [row for row in rows if "atograph" in row]
+    sentences = [*_exactness(whole), *_coverage(whole), *_speed(whole), *_onnx(rows), *_sizes(rows), *_peer(rows)]
     blocks = ["\n".join(sentences)]
     for title, note in _NOTES:
         listed = [f"- {row['model']}: {text}" for row in rows if (text := note(row))]
@@ -75,6 +76,8 @@ def speed_ratio(row: Row) -> float | None:
 
 
 def _exactness(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
     exact = sum(verdict(row) == "exact" for row in rows)
     double, single = _differences(rows, casts=False), _differences(rows, casts=True)
     sentences = [f"{exact} of {len(rows)} exact."]
@@ -95,6 +98,8 @@ def _differences(rows: Sequence[Row], *, casts: bool) -> list[float]:
 
 
 def _coverage(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
     known = [row["atograph"] for row in rows if "unknown" in row.get("atograph", {})]
     reached = sum(reachable(row) for row in rows)
     degenerate = sum(part.get("magnitude", {}).get("degenerate", False) for part in known)
@@ -184,7 +189,7 @@ def _peer_failures(row: Row) -> str:
 
 
 _NOTES: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("Not exact", lambda row: "" if verdict(row) == "exact" else verdict(row)),
+    ("Not exact", lambda row: "" if "atograph" not in row or verdict(row) == "exact" else verdict(row)),
     ("Ops without a rule, and on how many nodes", _without_rule),
     ("Why 0.3 of the FLOPs is not reached", _unreachable),
     ("Why ONNX Runtime has nothing to compare", _onnx_exceptions),

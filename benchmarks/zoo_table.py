@@ -77,8 +77,8 @@ def _ratio(row: Row) -> str:
     return "" if ratio is None else f"{ratio:.1f}"
 
 
+MODEL = Column("model", lambda row: str(row["model"]))
 COLUMNS: tuple[Column, ...] = (
-    Column("model", lambda row: str(row["model"])),
     Column("verdict", verdict),
     _number("nodes", "atograph", "nodes"),
     Column("ops without a rule", lambda row: str(sum(row["atograph"]["unknown"].values()))),
@@ -116,9 +116,9 @@ PEER = (
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns for the parts that some row has."""
-    optional = [("onnx", ONNX), ("sizes", SIZES), ("torch-pruning", PEER)]
-    return [*COLUMNS, *(column for part, more in optional if any(part in row for row in rows) for column in more)]
+    """The model, and the columns for the parts that some row has."""
+    optional = [("atograph", COLUMNS), ("onnx", ONNX), ("sizes", SIZES), ("torch-pruning", PEER)]
+    return [MODEL, *(column for part, more in optional if any(part in row for row in rows) for column in more)]
 
 
 def cell(column: Column, row: Row) -> str:

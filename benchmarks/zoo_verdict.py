@@ -115,13 +115,13 @@ def sizes_of_export(row: Row) -> str:
     part = row["sizes"]
     if not part["asked"]:
         return "nothing to ask for"
-    return part["dense"] or "yes"
+    return part.get("dense", part.get("error", "not measured")) or "yes"
 
 
 def at_any_size(row: Row) -> bool:
     """Whether the slim model has all sizes dynamic that were asked for, and is exact at three of each."""
     part = row["sizes"]
-    exact = EXACT_WITH_CASTS if row.get("atograph", {}).get("float32_inside") else EXACT
+    exact = EXACT_WITH_CASTS if part.get("float32_inside") else EXACT
     return not part.get("still", {"?": ""}) and part.get("largest", 1.0) <= exact
 
 

@@ -24,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that runs them in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     progress_line.LONG = NEVER  # whatever a command prints, a slow machine adds no line to it
     if hasattr(config, "workerinput"):  # one process of many tests
         import warm  # noqa: F401

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from growing import FUNCTIONS, KNOTS, ROWS, Composed, Grown, compositions, networks
+from growing import FUNCTIONS, KNOTS, ROWS, Composed, Grown, Stateful, compositions, networks, streams
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from reached import every, expected, rows_of
@@ -153,6 +153,31 @@ def test_any_size(dynamic: Counter[str], example: tuple[Grown | Composed, tuple[
                 continue
             assert difference(whole, _listed(program(*args))) <= 1e-9, (model, sizes)
             assert difference(reference, _listed(slim(*args))) <= 1e-9, (model, sizes)
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 5, 10))
+@given(streams(), st.integers(0, 2**16), st.booleans())
+def test_state_goes_along(
+    example: tuple[Stateful, tuple[Tensor, ...], tuple[Tensor, ...]], number: int, depth: bool
+) -> None:
+    """Call by call, each with what the call before has left, slim is masked, and so is its state where units stay."""
+    model, inputs, state = example
+    model.double()
+    perturb(model, number)
+    (wide, first), _ = as_double(((inputs, state), {}))
+    graph = atograph.trace(model, (wide, first), state={"1": "state"})
+    plan = graph.plan(random=number, depth=depth)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    (_, cut), _ = slim.cut_state(wide, first)
+    torch.manual_seed(number)
+    with torch.no_grad():
+        for _ in range(4):
+            fresh = tuple(torch.randn_like(x) for x in wide)
+            (reference, first), (found, cut) = masked(fresh, first), slim(fresh, cut)
+            assert difference(_listed(reference), _listed(found)) <= 1e-9, model
+            (_, expected_cut), _ = slim.cut_state(fresh, first)
+            assert difference(expected_cut, cut) <= 1e-9, model
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS][:: 1 if "FUZZ_N" in os.environ else 12])  # all of them: half a minute

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.by_sizes.conditions import may_be_broken
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import AnnotatedCalls
 from atograph.capture.points import Try, dynamic_sizes, sets_of_points, within_limits
@@ -25,11 +26,13 @@ from atograph.passes.ir.exported import (
     NotIntegral,
     Sized,
     called_like,
+    conditions_of,
     decided_otherwise,
     from_exported,
     of_named_parameters,
 )
 from atograph.passes.ir.fake.recurrent import told_by_shapes
+from atograph.passes.ir.interface import Condition
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.torch_private import FakeTensor, pytree
@@ -50,20 +53,22 @@ def exported_at_sizes(model: nn.Module, inputs: Any, wishes: Wishes) -> Program 
         try:
             program = _program(whole, signature, sized=partial(dynamic_sizes, wishes, points))
             Points(program.graph, program.interface.dynamic)
-            return _limited(program, wishes, partial(decided_otherwise, whole, program.interface.dynamic))
+            sized = program.interface.dynamic
+            return _limited(program, wishes, partial(decided_otherwise, whole, sized), conditions_of(whole, sized))
         except Exception:  # whatever an op has against a size, or at which limits of which sizes
             continue
     return None
 
 
-def _limited(program: Program, wishes: Wishes, why_not: Try) -> Program:
-    """The program with the limits that the code's decisions leave."""
-    limited = within_limits(wishes, why_not).sizes
+def _limited(program: Program, wishes: Wishes, why_not: Try, conditions: Sequence[Condition]) -> Program:
+    """The program with the limits that the code's decisions leave, and those of them that have a say within these."""
+    wishes = within_limits(wishes, why_not)
+    limited, way = wishes.sizes, tuple(each for each in conditions if may_be_broken(each, wishes))
     dynamic = tuple(
         replace(size, least=each.least, most=each.most, why=each.why)
         for size, each in zip(program.interface.dynamic, limited, strict=True)
     )
-    program.interface = replace(program.interface, dynamic=dynamic)
+    program.interface = replace(program.interface, dynamic=dynamic, ways=(way,) if way else ())
     return program
 
 

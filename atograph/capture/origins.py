@@ -16,6 +16,7 @@ from torch.fx import traceback
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from atograph.capture.passed_on import passed_on
 from atograph.capture.recorder import NotTraced, Unfollowed
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import pytree
@@ -43,8 +44,9 @@ class Origins(TorchFunctionMode):
     It also stops a model that goes through its samples one by one.
 
     Attributes:
-        read_batch: whether the model's code may have seen how large the batch is: a call to torch gave it a size that
-            depends on it, or ops came from code that cannot be watched (TorchScript).
+        read_batch: whether the model's code may have seen how large the batch is: it has done more with a size that
+            depends on it than to pass it on, or ops came from code that cannot be watched (TorchScript).
+        passes_batch: whether its code has got such a size at all.
         call: the function of torch that runs, or ran last.
         number: makes of what ``Tensor.item`` gives what code gets.
     """
@@ -53,7 +55,7 @@ class Origins(TorchFunctionMode):
         super().__init__()
         self.call: Any = None
         self.number: Callable[[Any], Any] = lambda value: value
-        self.read_batch = False
+        self.read_batch = self.passes_batch = False
         self._graph: fx.Graph
         self._after: fx.Node  # the last node that a watched call recorded
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
@@ -67,6 +69,11 @@ class Origins(TorchFunctionMode):
         """This, for the nodes of a graph, to be entered."""
         self._graph, self._after = graph, _last(graph)
         return self
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that is recorded."""
+        return self._graph
 
     def __enter__(self) -> Origins:
         self._hooks = [
@@ -96,15 +103,22 @@ class Origins(TorchFunctionMode):
         before, self.call = _last(self._graph), func
         result = _ALWAYS_CALLED.get(func, func)(*args, **kwargs)
         unwatched = before is not self._after or _runs_users_code(func, types, args, kwargs)
-        self.read_batch = self.read_batch or unwatched or _tells_batch(func, result)
+        self.read_batch |= unwatched
+        if not self.read_batch and _tells_batch(func, result):
+            told = passed_on(result, self._note_batch)
+            self.read_batch, self.passes_batch = told is None or func is torch.Tensor.__len__, True
+            result = result if self.read_batch else told
         node = self._after = _last(self._graph)
         if node is not before:
-            line, call = _line_of_user(), (call_in_source(func), next(self._numbers))
+            line, call = _stack_trace(), (call_in_source(func), next(self._numbers))
             while node is not before and node.op != "root":
                 node.meta.setdefault("stack_trace", line)
                 node.meta.setdefault("call", call)
                 node = node.prev
         return self.number(result) if func is torch.Tensor.item else result
+
+    def _note_batch(self) -> None:
+        self.read_batch = True
 
     def _enter(self, module: nn.Module, _args: Any) -> None:
         self._mark()
@@ -239,18 +253,30 @@ def issues_calls(file: str) -> bool:
     return not file.startswith(_OURS) and not any(part in file for part in _NOT_THE_USERS)
 
 
-def _line_of_user() -> str:
-    """The innermost line outside torch and atograph, of a file if there is one: nobody can look at generated code."""
-    frame: FrameType | None = sys._getframe(2)
+def line_of_user() -> str:
+    """``file:line`` of the innermost line outside torch and atograph; empty where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    frame = _of_user(frame)
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def _stack_trace() -> str:
+    """The same line as torch writes it."""
+    frame = _of_user(sys._getframe(2))
+    if frame is None:
+        return ""
+    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+
+
+def _of_user(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame outside torch, up to atograph; in a file if there is one, for generated code has no lines."""
     generated: FrameType | None = None
     while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         if not any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
             if not frame.f_code.co_filename.startswith("<"):
-                break
+                return frame
             generated = generated or frame
         frame = frame.f_back
-    if frame is None or frame.f_code.co_filename.startswith(_OURS):
-        frame = generated
-    if frame is None:
-        return ""
-    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+    return generated

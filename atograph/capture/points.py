@@ -191,7 +191,7 @@ def within_limits(wishes: Wishes, why_not: Try) -> Wishes:
         NotAligned: it does so at no limits of one size that go with those of another.
     """
     for ladder in (_up, _down):
-        if any(why_not(_whole(wishes, sizes)) for sizes in _together(wishes, ladder)):
+        if any(why_not(whole(wishes, sizes)) for sizes in _together(wishes, ladder)):
             limited = (_limited(wishes, size, ladder, why_not) for size in wishes.sizes)
             wishes = replace(wishes, sizes=tuple(limited))
     _check_corners(wishes, why_not)
@@ -205,7 +205,7 @@ def _together(wishes: Wishes, ladder: Ladder) -> Iterator[dict[str, int]]:
         yield {name: each[min(step, len(each) - 1)] for name, each in steps.items()}
 
 
-def _whole(wishes: Wishes, sizes: Mapping[str, int]) -> dict[str, int]:
+def whole(wishes: Wishes, sizes: Mapping[str, int]) -> dict[str, int]:
     """Every size, where some are told: the others are the example's, or sums."""
     alone = {size.name: sizes.get(size.name, size.value) for size in wishes.sizes if not size.parts}
     sums = {size.name: sum(alone[part] for part in size.parts) + size.plus for size in wishes.sizes if size.parts}
@@ -233,12 +233,12 @@ def _limited(wishes: Wishes, size: Wanted, ladder: Ladder, why_not: Try) -> Want
     if size.parts:
         return size
     for step in ladder(size):
-        why = why_not(_whole(wishes, {size.name: step}))
+        why = why_not(whole(wishes, {size.name: step}))
         if why:
             bad = step
             while abs(good - bad) > 1:
                 middle = (good + bad) // 2
-                reason = why_not(_whole(wishes, {size.name: middle}))
+                reason = why_not(whole(wishes, {size.name: middle}))
                 good, bad, why = (good, middle, reason) if reason else (middle, bad, why)
             above = bad > size.value
             return replace(size, most=good, why=why) if above else replace(size, least=good, why=why)
@@ -257,7 +257,7 @@ def _check_corners(wishes: Wishes, why_not: Try) -> None:
     if any(size.why for size in alone):
         corners += [low, high]
     for corner in corners:
-        why = why_not(_whole(wishes, corner))
+        why = why_not(whole(wishes, corner))
         if why and not why.startswith(MODEL):
             raise NotAligned(why)
 

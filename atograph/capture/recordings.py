@@ -15,15 +15,14 @@ from atograph.passes.torch_private import pytree
 
 
 def mentions_batch(recorded: Recording) -> bool:
-    """Whether an op got a number that may come from the batch size, or gave a size that does not just follow it.
+    """Whether an op got a number that may come from the batch size and is no multiple of it, or gave such a size.
 
     Code in C++ computes such numbers unseen: half of the samples, for `torch.vsplit`.
     """
     for node in recorded.graph.nodes:
         if node.op == "call_function":
             numbers = [leaf for leaf in pytree.tree_leaves((node.args, node.kwargs)) if type(leaf) is int]
-            sizes = [size for size in _sizes(node.meta["val"]) if size % BATCH]
-            if any(map(may_follow_batch, (*numbers, *sizes))):
+            if any(size % BATCH and may_follow_batch(size) for size in (*numbers, *_sizes(node.meta["val"]))):
                 return True
     return False
 
@@ -129,20 +128,31 @@ def difference_at_sizes(
     rows = list(recorded.graph.nodes), list(other.graph.nodes)
     twins: dict[fx.Node, fx.Node] = {}  # node of the other recording → of the program
     values: dict[fx.Node, Any] = {}  # node of the program → its value at these sizes
-    for one, node in zip(*rows, strict=False):
-        if one.op != node.op or (one.op != "get_attr" and one.target != node.target):
+    whole: dict[fx.Node, fx.Node] = {}  # slice of the program that takes all at these sizes → what it takes it of
+    others = iter(rows[1])
+    node = next(others, None)
+    for one in rows[0]:
+        copy = output if one.op == "output" else copies.get(one)
+        while node is not None and node.target is _ALIAS and one.target is not _ALIAS:
+            twins[node], node = twins[node.args[0]], next(others, None)  # type: ignore[index]
+        if node is None or one.op != node.op or (one.op != "get_attr" and one.target != node.target):
+            if copy is not None and _takes_all(copy, values):  # no slice is called then
+                whole[copy], values[copy] = whole.get(copy.args[0], copy.args[0]), values[copy.args[0]]  # type: ignore
+                continue
             return at_reader(one, f"more ops are called, or others, from {one.target} on")
         if one.op == "get_attr" and not same_constant(recorded, one, other, node):
             return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
         if one.meta.get(SAME):
-            if not node.meta[SAME] or twins[node.args[0]] is not copies[one]:
+            assert copy is not None
+            if not node.meta[SAME] or twins[node.args[0]] is not whole.get(copy, copy):  # type: ignore[index]
                 return at_reader(one, f"{one.target} is called on another layout")
-        elif one.op in ("call_function", "output"):
-            copy = output if one.op == "output" else copies[one]
-            pairs = list(_pairs((copy.args, copy.kwargs), (node.args, node.kwargs)))
-            for program, there in pairs:
+            twins[node], node = whole.get(copy, copy), next(others, None)
+            continue
+        if one.op in ("call_function", "output"):
+            assert copy is not None
+            for program, there in list(_pairs((copy.args, copy.kwargs), (node.args, node.kwargs))):
                 if isinstance(there, fx.Node):
-                    if twins[there] is not program:
+                    if twins[there] is not whole.get(program, program):
                         return at_reader(one, f"{one.target} takes the result of another op")
                 elif not _equal(_value(program, values), there):
                     text = at_reader(one, f"{one.target} takes another number ({there})")
@@ -152,7 +162,22 @@ def difference_at_sizes(
         if one.op != "output":
             twins[node] = copies[one]
             values.setdefault(copies[one], node.meta.get("val"))
-    return "" if len(rows[0]) == len(rows[1]) else "for inputs of another size more ops are called, or fewer"
+        node = next(others, None)
+    return "" if node is None else "for inputs of another size more ops are called, or fewer"
+
+
+_ALIAS = torch.ops.aten.alias.default
+"""What Python calls for a slice that takes all, if anything."""
+
+
+def _takes_all(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Whether a node of the program is a slice that takes all of what it takes some of elsewhere."""
+    if node.target is not torch.ops.aten.slice.Tensor or node.args[0] not in values:
+        return False
+    dim, start, end, step = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
+    size = values[node.args[0]].shape[dim]  # type: ignore[index]
+    first, last = (None if each is None else _value(each, values) for each in (start, end))
+    return step == 1 and not first and (last is None or last >= size)
 
 
 def _pairs(program: Any, there: Any) -> Iterator[tuple[Any, Any]]:

@@ -18,9 +18,10 @@ from torch import nn
 from atograph.capture.any_size import captured
 from atograph.capture.dynamic import wishes_of
 from atograph.capture.lengths import with_lengths
-from atograph.capture.recorder import Unfollowed
+from atograph.capture.recorder import NotTraced, Unfollowed
 from atograph.capture.time_limit import within_limit
-from atograph.passes.errors import UserError
+from atograph.capture.tracing import record_program
+from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import drop_dead_code
@@ -97,6 +98,18 @@ def capture(
             ) from reason
     program.interface = replace(program.interface, asked=asked)
     return program
+
+
+def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program | None:
+    """What `capture` gives with the batch alone dynamic; None where the model cannot be recorded on tensors without
+    data, for any batch, whatever `torch.export` says. Code that only passes the batch on is recorded once."""
+    inputs = repeat_single((args, dict(kwargs)))
+    plain(inputs)
+    with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
+        try:
+            return _functional(record_program(model, *inputs, batch=batch_of(inputs), others=False), dead=False)
+        except (NotTraced, Unfollowed, AtographError):
+            return None
 
 
 def _ended(program: Program, outputs: Sequence[str], pairs: Sequence[str]) -> Program:

@@ -2,16 +2,16 @@
 
 These are the ops that `torch.export` records, before any decomposition, in a fraction of the time, because sizes are
 integers and not symbols (`passes/ir/sizes.py`). If the model's code reads the batch size, small batches and the
-example's are recorded, too. What does not follow the batch, a loop over the samples, or code that looks at values: the
-model is left to `torch.export`.
+example's are recorded, too; one of them where it only passes it on. What does not follow the batch, a loop over the
+samples, or code that looks at values: the model is left to `torch.export`.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
+from atograph.capture.by_sizes.conditions import Notes, Watch, found_in, ways
 from atograph.capture.by_values.answers import Answers
 from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
@@ -28,7 +29,7 @@ from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.interface import Interface
+from atograph.passes.ir.interface import Condition, Interface, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.torch_private import (
@@ -41,6 +42,7 @@ from atograph.passes.torch_private import (
 )
 from atograph.values.batch_size import batch_of, tensors_among
 from atograph.values.eval_mode import unchanged
+from atograph.values.training_flag import readers_of_training
 
 _SMALL = (2, 3)
 """Batches that code which reads the batch size is tried with: one even, one odd, as small as a batch may be."""
@@ -64,6 +66,7 @@ def record_program(
     wishes: Wishes = _NO_WISHES,
     decided_by: Any = None,
     numbers: bool = True,
+    others: bool = True,
 ) -> Program:
     """Record what a model computes.
 
@@ -75,6 +78,7 @@ def record_program(
         wishes: which other sizes are to be dynamic.
         decided_by: arguments, ``(args, kwargs)``, whose values answer where the code looks at some; None: it may not.
         numbers: see `Answers`.
+        others: whether to try a smaller batch where code takes the batch and does nothing but pass it on.
 
     Raises:
         NotTraced: this way does not do for the model; `NotUniform`, if that is because of the batch; `NotAligned`, if
@@ -82,7 +86,7 @@ def record_program(
         Unfollowed: no way does.
     """
     try:
-        return _Trace(model, args, kwargs, batch, decided_by, numbers).program(wishes)
+        return _Trace(model, args, kwargs, batch, decided_by, numbers).program(wishes, others=others)
     except (NotTraced, Unfollowed):
         raise
     except Exception as error:
@@ -120,23 +124,30 @@ class _Trace:
         own = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         self.mode = detect_fake_mode(tensors) or own
         self.returns: pytree.TreeSpec | None = None
+        self._tried: list[dict[str, int]] = []  # sizes at which the same ops are called
+        self.reads_training = False
         self.answers: Answers | None = None
         if decided_by is not None:
             samples = None if batch is None else batch_of(decided_by)
             self.answers = Answers([*self.state.values()], tensors_among(decided_by), samples, numbers=numbers)
 
-    def program(self, wishes: Wishes) -> Program:
+    def program(self, wishes: Wishes, *, others: bool = True) -> Program:
         recorded, origins = self._record(BATCH)
         returns = self.returns
-        if origins.read_batch or mentions_batch(recorded):
-            self._check_other_batches(recorded)
+        if self.batch is not None and (origins.read_batch or mentions_batch(recorded)):
+            self._check_other_batches(recorded, sorted({self.batch, *_SMALL}))
+        elif self.batch is not None and origins.passes_batch and others:
+            self._check_other_batches(recorded, _SMALL[:1])
         signature = inspect.signature(self.model.forward)
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
         rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
         assert returns is not None
+        gone: Ways = ()
         if wishes:
             wishes = self._from_nothing(recorded, wishes)
-            wishes = within_limits(wishes, partial(self._why_not, recorded, rebuilt, wishes, returns))
+            why_not = partial(self._why_not, recorded, rebuilt, wishes, returns)
+            wishes = within_limits(wishes, why_not)
+            gone = self._ways(recorded, shapes, wishes, points, why_not)
         interface = Interface(
             state=rebuilt.state,
             parameters=frozenset(name for name, value in self.state.items() if isinstance(value, nn.Parameter)),
@@ -148,7 +159,9 @@ class _Trace:
             example=pytree.tree_unflatten(self.leaves, self.takes),
             looked_at=self._looked_at(recorded),
             dynamic=dynamic_sizes(wishes, points, rebuilt.inputs),
+            ways=gone,
             decided=() if self.answers is None else self.answers.decisions,
+            reads_training=self.reads_training,
         )
         return Program.build(rebuilt.graph, interface, {**self.state, **rebuilt.constants})
 
@@ -181,11 +194,18 @@ class _Trace:
         raise NotAligned(f"for inputs of another size: {text}") from reason
 
     def _why_not(
-        self, recorded: Recording, rebuilt: Rebuilt, wishes: Wishes, returns: pytree.TreeSpec, sizes: Mapping[str, int]
+        self,
+        recorded: Recording,
+        rebuilt: Rebuilt,
+        wishes: Wishes,
+        returns: pytree.TreeSpec,
+        sizes: Mapping[str, int],
+        notes: Notes | None = None,
     ) -> str:
         """Why what was recorded does not hold at some sizes; empty where it does, or where it cannot be told."""
         try:
-            other = self._record(BATCH, _resized(wishes, {name: (size,) for name, size in sizes.items()}, 0))[0]
+            at = _resized(wishes, {name: (size,) for name, size in sizes.items()}, 0)
+            other = self._record(BATCH, at, notes)[0]
         except (NotTraced, Unfollowed, DataDependentOutputException):
             return ""
         except Exception as error:
@@ -193,7 +213,36 @@ class _Trace:
             return "" if "overflow" in str(error).lower() else f"{MODEL} fails beyond: {type(error).__name__}: {error}"
         if self.returns != returns:
             return "for inputs of another size it returns another structure"
-        return difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
+        difference = difference_at_sizes(recorded, rebuilt.copies, rebuilt.output, other)
+        if not difference:
+            self._tried.append(dict(sizes))
+        return difference
+
+    def _ways(
+        self,
+        recorded: Recording,
+        shapes: Mapping[fx.Node, list[tuple[int, ...]]],
+        wishes: Wishes,
+        points: Mapping[str, tuple[int, ...]],
+        why_not: Callable[..., str],
+    ) -> Ways:
+        """Where the program holds, as far as what the code compares sizes with tells."""
+        nodes = list(recorded.graph.nodes)
+
+        def way_at(sizes: Mapping[str, int]) -> tuple[Condition, ...] | None:
+            notes, before = Notes(), len(self._tried)
+            try:
+                why_not(sizes, notes=notes)
+            except NotAligned:
+                return None
+            finally:
+                notes.closed = True  # what keeps one of these sizes notes nothing any more
+            if len(self._tried) == before:
+                return None
+            return found_in(notes, points, lambda node, dim: shapes[nodes[node]][0][dim])
+
+        at_points = [{name: values[index] for name, values in points.items()} for index in range(POINTS)]
+        return ways(wishes, [*at_points, *self._tried], way_at)
 
     def _from_nothing(self, recorded: Recording, wishes: Wishes) -> Wishes:
         """The same wishes, where sizes that may be 0 are at least 1 if the code does something else without any."""
@@ -213,17 +262,21 @@ class _Trace:
         return replace(wishes, sizes=tuple(replace(size, least=max(size.least, 1)) for size in wishes.sizes))
 
     def run(self) -> None:
-        """Run it, and record nothing."""
-        state, inputs = self._without_data(BATCH)
-        with self.mode, torch.no_grad():
-            self._call(state, inputs)
+        """Run it, and keep nothing of what is recorded."""
+        with torch.no_grad():
+            self._record(BATCH)
 
-    def _record(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[Recording, Origins]:
+    def _record(self, batch: int, sizes: _Sizes = _NO_SIZES, notes: Notes | None = None) -> tuple[Recording, Origins]:
+        """Record it; ``notes`` are of what sizes are compared with."""
         state, inputs = self._without_data(batch, sizes)
         origins = Origins(self.model)
         if self.answers is not None:
             self.answers.asked_by, origins.number = lambda: origins.call, self.answers.number
-        run = lambda: self._call(state, inputs)  # noqa: E731
+
+        def run() -> list[Any]:
+            with nullcontext() if notes is None else Watch(origins.graph, notes):
+                return self._call(state, inputs)
+
         return record(run, [*state, *inputs], self.mode, origins.of, self._readable(), self.answers), origins
 
     def _readable(self) -> dict[int, torch.Tensor]:
@@ -245,14 +298,14 @@ class _Trace:
         read = [names[index] for index in self._readable() if f"input_{index}" in recorded.known.read]
         return {name: self.state[name].detach().clone() for name in read}
 
-    def _check_other_batches(self, recorded: Recording) -> None:
-        """Record for small batches, the example's among them: it must be the same.
+    def _check_other_batches(self, recorded: Recording, batches: Sequence[int]) -> None:
+        """Record for small batches: it must be the same.
 
         Raises:
             NotUniform: naming the first op that is not.
         """
         returns = self.returns
-        for batch in sorted({self.batch, *_SMALL}) if self.batch is not None else ():
+        for batch in batches:
             difference = first_difference(recorded, self._record(batch)[0], batch)
             if difference or self.returns != returns:
                 raise NotUniform(f"for another batch, {difference or 'it returns another structure'}")
@@ -272,8 +325,10 @@ class _Trace:
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
-        with unchanged(self.model), _replaced(self.model, list(self.state.values()), state):
+        replaced = _replaced(self.model, list(self.state.values()), state)
+        with unchanged(self.model), replaced, readers_of_training(self.model) as readers:
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
+        self.reads_training |= bool(readers)
         return results
 
     def _input_names(self, signature: inspect.Signature) -> list[str | None]:

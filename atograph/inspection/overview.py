@@ -20,7 +20,8 @@ from atograph.passes.cost.widths import Widths
 from atograph.passes.ir.polynomial import Polynomial, added, value_at
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of, source_of
-from atograph.passes.plan.plan import Plan, least_kept
+from atograph.passes.plan.least import least_kept
+from atograph.passes.plan.plan import Plan
 from atograph.passes.rules import name_of
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from atograph.inspection.interfaces import Steerable
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.analysis.patterns import stands_for, unknown_name
+from atograph.passes.cost.share import depth_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.reason import Reason
 
@@ -24,7 +25,7 @@ def steer(
     min_units: int = 1,
     couple: Iterable[tuple[str, str] | str] = (),
     trained_only: bool = False,
-    depth: bool = False,
+    depth: bool | float = False,
     drop: Iterable[str] = (),
 ) -> _Graph:
     """A graph in which some groups stay whole, keep more of their units, go together, or go altogether.
@@ -43,7 +44,8 @@ def steer(
             other groups keep theirs.
         trained_only: groups stay whole that hold a parameter which does not require gradients. Where none does at all,
             the model is one for inference, and this says nothing.
-        depth: groups may lose all of their units where the model allows it, so that whole branches go.
+        depth: groups may lose all of their units where the model allows it, so that whole branches go: those whose
+            units score least on average, until they give about half of what a budget saves, or another share of it.
         drop: groups lose all of their units in every plan, where the model allows it and all layers that make them are
             named here: ``blocks.3``, or the name of a group.
 
@@ -65,7 +67,8 @@ def steer(
     groups = groups.frozen(reasons).keeping(min_units)
     dropped = [drop] if isinstance(drop, str) else drop
     groups = groups.dropping(list(dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern))))
-    return graph.with_groups(groups.emptying() if depth else groups)
+    share = depth_of(depth)
+    return graph.with_groups(groups if share is None else groups.emptying(share))
 
 
 def _pair(given: tuple[str, str] | str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from atograph.onnx.norms import write_norms
 from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
-from atograph.onnx.translations import translations
+from atograph.onnx.translations import TRANSLATIONS, translations
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
@@ -131,7 +131,7 @@ def export_onnx(
 def _recurrent_ops() -> list[Any]:
     """The recurrent ops that torch.onnx writes as one; it takes the others apart, step by step."""
     table = onnx_registration.ONNXRegistry.from_torchlib()
-    return [op for op in RECURRENT if table.is_registered(op)]
+    return [op for op in RECURRENT if op in TRANSLATIONS or table.is_registered(op)]
 
 
 def _renamed(dim: int | onnx_ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:

@@ -8,7 +8,9 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from atograph.onnx.per_sample import as_product, follows_the_batch
+from atograph.onnx.per_sample import as_product, caller, follows_the_batch
+from atograph.onnx.pieces import as_slices, in_pieces
+from atograph.onnx.pools import reads_places
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import rebuilt
 from atograph.passes.ir.reason import module_in, source_of
@@ -24,7 +26,7 @@ def expressible(program: ExportedProgram) -> ExportedProgram:
     Raises:
         UserError: there is no such form.
     """
-    if not any(_mixed(node) or _masked(node) or follows_the_batch(node) for node in program.graph.nodes):
+    if not any(_has_another_form(node) for node in program.graph.nodes):
         return program
     graph = deepcopy(program.graph)
     for old, node in zip(program.graph.nodes, graph.nodes, strict=True):
@@ -35,9 +37,17 @@ def expressible(program: ExportedProgram) -> ExportedProgram:
             node.args, node.kwargs = (node.args[0], low, high), {}
         elif _masked(node):
             _laid_out_in_order(node)
+        elif in_pieces(node):
+            as_slices(node, caller(node))
+        elif reads_places(node):
+            raise _reads_places(node)
         elif follows_the_batch(node) and not as_product(node):
             raise _follows_the_batch(node)
     return rebuilt(program, root=fx.GraphModule(program.graph_module, graph), graph=graph)
+
+
+def _has_another_form(node: fx.Node) -> bool:
+    return any(odd(node) for odd in (_mixed, _masked, in_pieces, reads_places, follows_the_batch))
 
 
 def _bounds(node: fx.Node) -> list[object]:
@@ -63,11 +73,23 @@ def _laid_out_in_order(node: fx.Node) -> None:
     node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
 
 
+def _reads_places(node: fx.Node) -> UserError:
+    return UserError(
+        "torch.onnx has nothing to write the places of the largest with, which an adaptive pooling gives beside them.",
+        where=_place(node),
+        hint="Do without return_indices in the model, or without ONNX: --target pt2.",
+    )
+
+
 def _follows_the_batch(node: fx.Node) -> UserError:
     return UserError(
         "ONNX cannot express this convolution with weights per sample: its groups follow the batch, and ONNX's Conv "
         "has a fixed count of groups.",
-        where=", ".join(filter(None, (module_in(node.meta), source_of(node)))),
+        where=_place(node),
         hint="Compute it in the model as F.unfold and torch.matmul, which take any batch, or scale the convolution's "
         "input and output instead of its weight; or do without ONNX: --target pt2.",
     )
+
+
+def _place(node: fx.Node) -> str:
+    return ", ".join(filter(None, (module_in(node.meta), source_of(node))))

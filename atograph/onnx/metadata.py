@@ -8,7 +8,12 @@ from atograph.passes.plan.plan import Plan
 
 
 def metadata(
-    plan: Plan, *, flops: tuple[int, int], params: tuple[int, int], budgets: Mapping[str, float] | None = None
+    plan: Plan,
+    *,
+    flops: tuple[int, int],
+    params: tuple[int, int],
+    budgets: Mapping[str, float] | None = None,
+    limits: str = "",
 ) -> dict[str, str]:
     """The entries, whose keys begin with ``atograph.``
 
@@ -17,6 +22,7 @@ def metadata(
         flops: of the slim and of the dense model.
         params: the same.
         budgets: what was asked for, as shares; None: nobody knows.
+        limits: of the dynamic sizes, in words, which nothing in the file holds anybody to; empty where there are none.
     """
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in (budgets or {}).items())}
     return {
@@ -25,4 +31,5 @@ def metadata(
         "atograph.flops": "{} of {}".format(*flops),
         "atograph.params": "{} of {}".format(*params),
         **(asked if budgets else {}),
+        **({"atograph.limits": limits} if limits else {}),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.passes.torch_private import enable_python_dispatcher
+from atograph.passes.torch_private import enable_python_dispatcher, pytree
 
 _ATEN = torch.ops.aten
 _PLAIN = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
@@ -51,7 +51,7 @@ def as_product(node: fx.Node) -> bool:
     before, after = _pads(node.args[4], kernel[2:], dilation)
     graph = node.graph
     with graph.inserting_before(node):
-        call = _caller(node)
+        call = caller(node)
         samples = shape[0] if isinstance(shape[0], int) else call(_ATEN.sym_size.int, image, 0)
         image = call(_ATEN.view.default, image, [-1, kernel[1], *shape[2:]])  # a sample for each group
         if any((*before, *after)):
@@ -76,9 +76,9 @@ def as_product(node: fx.Node) -> bool:
     return True
 
 
-def _caller(node: fx.Node) -> Callable[..., fx.Node]:
+def caller(node: fx.Node) -> Callable[..., fx.Node]:
     """Add a call to the graph, with its value and what is known of the node that it stands for."""
-    mode = node.meta["val"].fake_mode
+    mode = pytree.tree_leaves(node.meta["val"])[0].fake_mode
 
     def call(op: Any, *args: Any) -> fx.Node:
         added = node.graph.call_function(op, args)

@@ -11,6 +11,8 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
+from atograph.onnx.pools import POOLS
+from atograph.onnx.recurrent import RECURRENT
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 
 op: Any = opset18
@@ -112,6 +114,8 @@ def grouped_product(rows: Any, matrices: Any, ends: Any) -> Any:
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     GROUPED: grouped_product,
+    **POOLS,
+    **RECURRENT,
 }
 """Op → how it is written."""
 

@@ -23,6 +23,7 @@ from atograph.passes.ir.exported import with_state
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.program import pt2_file
+from atograph.program.limits import with_checked_sizes
 from atograph.report.run import NO_REPORT
 from atograph.report.same_run import HINT
 from atograph.spec.example_inputs import Inputs
@@ -65,7 +66,7 @@ def load(folder: str | Path) -> nn.Module:
         module: nn.Module = program.module(check_guards=False)
     except Exception as error:  # torch asserts of a file what no format says
         raise UserError(f"{folder} holds a program that torch makes no module of: {error}.") from error
-    return module
+    return with_checked_sizes(module, program)
 
 
 def load_program(folder: str | Path) -> ExportedProgram:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from zipfile import is_zipfile
 
 import torch
-from pydantic import Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from torch import fx
 from torch.export import ExportedProgram
 
@@ -21,10 +22,13 @@ from atograph.passes.ir.exported import (
     SizeNames,
     names_in_files,
     size_names,
+    ways_of,
     with_file_names,
     with_plain_outputs,
     with_size_names,
+    with_ways,
 )
+from atograph.passes.ir.interface import OPPOSITE, SIGNS, Condition, Formula, Ways
 from atograph.process.quiet import quiet
 from atograph.program.check import load_program_file
 from atograph.program.ops import UnknownOp
@@ -34,6 +38,7 @@ NAME = "slim.pt2"
 _PLAN = "atograph.plan"
 _SIZES = "atograph.sizes"
 _FILE_NAMES = "atograph.names"
+_WAYS = "atograph.ways"
 
 _ORIGIN = ("stack_trace", "from_node", "source_fn_stack", "custom")
 """What nodes carry of where they came from."""
@@ -83,6 +88,66 @@ def _file_names(text: str) -> dict[str, str]:
         raise Unreadable(f"{_FILE_NAMES}: {first_of(error)}") from error
 
 
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,60}$")]
+_Sign = Literal["+", "-", "*", "//", "%", "&", "|", "^", ">>", "<<", "==", "!=", "<", "<=", ">", ">="]
+_DEEPEST = 16
+
+
+class _Condition(BaseModel):
+    """A condition of sizes as the file holds it; its formula in a row: sign, left, right, each a formula or a leaf."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    formula: Annotated[list[_Sign | _Name | Annotated[int, Field(ge=-(2**40), le=2**40)]], Field(max_length=200)]
+    outcome: bool
+    source: Annotated[str, Field(max_length=300)] = ""
+
+    def condition(self) -> Condition:
+        """The same as a condition.
+
+        Raises:
+            Unreadable: it is none.
+        """
+        parts = iter(self.formula)
+        formula = _read_formula(parts, _DEEPEST)
+        if next(parts, None) is not None or not isinstance(formula, tuple) or formula[0] not in OPPOSITE:
+            raise Unreadable(f"{_WAYS}: it holds what is no comparison of sizes")
+        return Condition(formula, self.outcome, self.source)
+
+
+class _Ways(RootModel[Annotated[list[list[_Condition]], Field(max_length=64)]]):
+    """What has to hold of sizes, as the file holds it."""
+
+
+def _read_formula(parts: Iterator[int | str], depth: int) -> Formula:
+    part = next(parts, None)
+    if part is None or depth == 0:
+        raise Unreadable(f"{_WAYS}: it holds a formula that is cut off, or too deep")
+    if part in SIGNS:
+        return str(part), _read_formula(parts, depth - 1), _read_formula(parts, depth - 1)
+    return part
+
+
+def _flat(formula: Formula) -> list[int | str]:
+    return [formula[0], *_flat(formula[1]), *_flat(formula[2])] if isinstance(formula, tuple) else [formula]
+
+
+def _ways(text: str) -> Ways:
+    try:
+        rows = _Ways.model_validate_json(text).root if text else []
+    except ValidationError as error:
+        raise Unreadable(f"{_WAYS}: {first_of(error)}") from error
+    return tuple(tuple(each.condition() for each in row) for row in rows)
+
+
+def _written_ways(ways: Ways) -> str:
+    rows = [
+        [{"formula": _flat(each.formula), "outcome": each.outcome, "source": each.source[:300]} for each in way]
+        for way in ways
+    ]
+    return json.dumps(rows)
+
+
 def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
     """What the file holds, the same for the same program: no path of this machine, no address in its memory.
 
@@ -99,6 +164,8 @@ def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
             extra[_SIZES] = _Names({name: dict(dims) for name, dims in names.items()}).model_dump_json()
         if called := names_in_files(program):
             extra[_FILE_NAMES] = _FileNames(dict(called)).model_dump_json()
+        if ways := ways_of(program):
+            extra[_WAYS] = _written_ways(ways)
         torch.export.save(with_plain_outputs(program), buffer, extra_files=extra)
     return buffer.getbuffer()
 
@@ -129,9 +196,10 @@ def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, st
     try:
         with quiet():
             check_regular(path)
-            program, texts = load_program_file(path, (_PLAN, _SIZES, _FILE_NAMES), flat=flat)
+            program, texts = load_program_file(path, (_PLAN, _SIZES, _FILE_NAMES, _WAYS), flat=flat)
             program = with_file_names(program, _file_names(texts[_FILE_NAMES]))
-            return with_size_names(program, _size_names(texts[_SIZES])), texts[_PLAN]
+            program = with_ways(with_size_names(program, _size_names(texts[_SIZES])), _ways(texts[_WAYS]))
+            return program, texts[_PLAN]
     except NotPlain as error:
         raise refusal(error, path, _NO_PROGRAM, _OWN_CLASSES) from error
     except UnknownOp as error:

@@ -1,6 +1,15 @@
-"""Whether a slim module computes what the slim program does: on the example, at another batch size, in training."""
+"""Whether a slim module computes what the slim program does: on the example, at another batch size, in training.
+
+Where the module calls the very ops of the program (`same_program`), that holds for any batch; then it is run once more
+with real numbers, on a smaller example.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,11 +17,13 @@ from torch import nn
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, failed, told
-from atograph.repair.observe.samples import samples_of
-from atograph.repair.training import Cut, same_in_training
+from atograph.repair.observe.samples import Sample, samples_of
+from atograph.repair.same_program import recorded_alike
+from atograph.repair.training import Cut, same_in_training, same_on_less
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
+from atograph.values.resized import less_of
 from atograph.values.structures import tensors_of
 
 
@@ -21,7 +32,6 @@ class Checks:
 
     Attributes:
         example: what the program was captured with.
-        samples: what it computes on the way there, by the number of the call to torch.
         left_out: the ways to outputs of the module that the program does not return: they are not compared.
         whole: the example as the masked dense module takes it: state has another width there.
         cut: makes what the program returns of the tensors that the dense module does.
@@ -31,23 +41,55 @@ class Checks:
     def __init__(self, program: Program, example: Example, whole: Example | None = None, cut: Cut = list) -> None:
         self._program, self.example = program, example
         self.whole, self.cut = example if whole is None else whole, cut
+        self._alike: Program | None = None  # what was recorded of the last module, if it is the program
         self.left_out = frozenset(program.interface.left_out.values())
-        result, self.samples = samples_of(program, *example)
-        self._expected = tensors_of(result)
-        self.close = tolerance([*self._expected, *program.state.values()])
+        results = [getattr(node, "meta", {}).get("val") for node in program.output_node.args[0]]  # type: ignore[union-attr]
+        self.close = tolerance([
+            *(value for value in results if isinstance(value, torch.Tensor)), *program.state.values(),
+        ])  # fmt: skip
+
+    @cached_property
+    def _sampled(self) -> tuple[list[torch.Tensor], Mapping[int, Sample]]:
+        result, samples = samples_of(self._program, *self.example)
+        return tensors_of(result), samples
+
+    @property
+    def samples(self) -> Mapping[int, Sample]:
+        """What the program computes on the way there, by the number of the call to torch."""
+        return self._sampled[1]
 
     def same(self, module: nn.Module) -> bool:
         """Whether a module computes what the program does for the example."""
-        return not self._problems(module, self.example, self._expected)
+        return not self._problems(module, self.example, self._sampled[0])
 
     def problems(self, module: nn.Module) -> list[Problem]:
         """What a module does not compute as the program: for the example, and for a batch larger by one."""
-        batch, wrong = batch_of(self.example), self._problems(module, self.example, self._expected)
+        if self.calls_the_same(module):
+            return []
+        batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
         if wrong or batch is None or self._program.interface.fixed:
             return wrong
-        other = with_batch(self.example, batch + 1)
+        return self._problems_at(with_batch(self.example, batch + 1), module)
+
+    def calls_the_same(self, module: nn.Module) -> bool:
+        """Whether a module is recorded as the program, and computes what that does at one size."""
+        self._alike = recorded_alike(module, self._program, self.example)
+        return self._alike is not None and self._agrees_on_less(module)
+
+    def _agrees_on_less(self, module: nn.Module) -> bool:
+        """Whether a module computes what the program does, at less than the example's size where both run there."""
+        for less in less_of(self.example):
+            try:
+                if not self._problems_at(less, module):
+                    return True
+            except Exception:  # the program takes no such images
+                continue
+        return not self._problems_at(self.example, module)
+
+    def _problems_at(self, inputs: Example, module: nn.Module) -> list[Problem]:
         with torch.no_grad():
-            return self._problems(module, other, tensors_of(ProgramModule(self._program)(*other[0], **other[1])))
+            expected = tensors_of(_OfAnySize(self._program)(*inputs[0], **inputs[1]))
+        return self._problems(module, inputs, expected)
 
     def _problems(self, module: nn.Module, inputs: Example, expected: list[torch.Tensor]) -> list[Problem]:
         args, kwargs = inputs
@@ -60,11 +102,36 @@ class Checks:
             [] if alike(expected, found, self.close) else [Problem("the module does not compute what the program does")]
         )
 
-    def in_training(self, module: nn.Module, masked: nn.Module) -> tuple[list[Problem], list[str]]:
-        """What a module does not compute in training mode as the masked dense one; and what is to be told of it."""
+    def in_training(self, module: nn.Module, masked: Callable[[], nn.Module]) -> tuple[list[Problem], list[str]]:
+        """What a module does not compute in training mode as the masked dense one; and what is to be told of it.
+
+        Nothing where nobody looks at ``training``. Less than the example does, if both modules run with it and agree.
+
+        Args:
+            module: the module that `problems` or `calls_the_same` has told of.
+            masked: gives the dense module with what the plan drops at zero.
+        """
+        recorded = (self._alike, self._program)
+        if not any(each is None or each.interface.reads_training for each in recorded):
+            return [], []
+        dense = masked()
+        for less in less_of(self.example) if self.whole is self.example else ():
+            with suppress(Exception):  # one of them takes no such images
+                if same_on_less(module, dense, less, self.left_out):
+                    return [], []
         try:
-            same = same_in_training(module, masked, self.example, self.whole, self.cut, self.left_out)
+            same = same_in_training(module, dense, self.example, self.whole, self.cut, self.left_out)
         except Exception as error:  # a second head that only training has stays as it is
             return [], [f"in training mode it fails: {told(error)}"]
         text = "in training mode its code goes another way, and computes something else than the masked model"
         return ([] if same else [Problem(text)]), []
+
+
+class _OfAnySize(ProgramModule):
+    """A program that is tried with inputs of sizes that it was not captured for."""
+
+    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by their placeholders."""
+        names = self._called[0].interface.inputs
+        leaves = self._leaves(args, kwargs)
+        return {name: leaf for name, leaf in zip(names, leaves, strict=True) if name is not None}

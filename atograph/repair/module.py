@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,11 @@ from atograph.capture.origins import CallInSource
 from atograph.passes.errors import AtographError
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.sizes import BATCH
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
 from atograph.repair.calls.corrections import Correction, correct_calls
+from atograph.repair.calls.needs import count_of_layer
 from atograph.repair.calls.search import Call, Found, attributes, joined
 from atograph.repair.checks import Checks
 from atograph.repair.config import fit_config, follow_config
@@ -83,25 +86,28 @@ def slim_module(
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
-    checks = checks_of(dense, slimmed, plan)
+    checks, masked = checks_of(dense, slimmed, plan), cache(masked)
     example, whole = checks.example, checks.whole
-    ways, reference = [Way(Path(), dense, slimmed, example, whole, checks.samples)], masked()
-    repaired = _repaired(model, ways, checks)
-    wrong = [*repaired.wrong, *checks.problems(repaired.module)]
-    if wrong and (alive := with_dead_code(model, dense, plan, whole)) is not None:
-        ways = [Way(Path(), alive.dense, alive.slim, example, whole, checks.samples)]
+    ways = [Way(Path(), dense, slimmed, example, whole, checks)]
+    repaired, wrong = _without_search(model, ways[0]), list[Problem]()
+    if repaired is None or not checks.calls_the_same(repaired.module):
         repaired = _repaired(model, ways, checks)
-        wrong = [*repaired.wrong, *checks.problems(repaired.module)]
+        wrong = _wrong(repaired, checks)
+    if wrong and (alive := with_dead_code(model, dense, plan, whole)) is not None:
+        ways = [Way(Path(), alive.dense, alive.slim, example, whole, checks)]
+        repaired = _repaired(model, ways, checks)
+        wrong = _wrong(repaired, checks)
     for path in paths_of(model, whole) if wrong else ():  # slim code may go the way that only these show
         try:
-            ways.append(way_along(path, reference, dense, plan, example, whole))
+            ways.append(way_along(path, masked(), dense, plan, example, whole))
             repaired = _repaired(model, ways, checks)
         except (NotRepaired, OtherCut, AtographError):
             continue
-        if not repaired.wrong and not checks.problems(repaired.module):
+        wrong = _wrong(repaired, checks)
+        if not wrong:
             break
-    notes = [*_of_left_out(dense), *_checked(repaired, checks, reference, ways[0])]
-    repaired = _along_paths(model, repaired, ways, (dense, plan), checks, reference)
+    notes = [*_of_left_out(dense), *_checked(repaired, wrong, checks, masked, ways[0])]
+    repaired = _along_paths(model, repaired, ways, (dense, plan), checks, masked)
     module = repaired.module
     notes += repair_other_forwards(model, module, example, whole)
     fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
@@ -120,13 +126,19 @@ def _scripted(model: nn.Module) -> list[Problem]:
     return [Problem(f"{name} is a ScriptModule, whose code cannot be changed", name) for name in outer]
 
 
-def _checked(repaired: _Attempt, checks: Checks, masked: nn.Module, way: Way) -> list[str]:
+def _wrong(repaired: _Attempt, checks: Checks) -> list[Problem]:
+    return [*repaired.wrong, *checks.problems(repaired.module)]
+
+
+def _checked(
+    repaired: _Attempt, wrong: list[Problem], checks: Checks, masked: Callable[[], nn.Module], way: Way
+) -> list[str]:
     """What is to be told of a module that computes what the program does, in training as well.
 
     Raises:
-        NotRepaired: it does not.
+        NotRepaired: it does not, for what is ``wrong`` or in training.
     """
-    wrong, notes = [*repaired.wrong, *checks.problems(repaired.module)], list[str]()
+    notes = list[str]()
     if not wrong:
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
@@ -154,7 +166,7 @@ def _along_paths(
     ways: list[Way],
     cut: tuple[Program, Plan],
     checks: Checks,
-    masked: nn.Module,
+    masked: Callable[[], nn.Module],
 ) -> _Attempt:
     """Repair a module again, as often as there is a path of its code on which it is wrong, for that path as well.
 
@@ -162,15 +174,15 @@ def _along_paths(
         NotRepaired: it stays wrong on a path.
     """
     paths = paths_of(model, checks.whole)
-    while wrong := unlike(paths, repaired.module, masked, checks):
+    while wrong := unlike(paths, repaired.module, masked(), checks) if paths else {}:
         done = {each.path for each in ways}
         path = next((path for path in wrong if path not in done), None)
         if path is None:
             raise NotRepaired(*wrong.values())
         try:
-            ways.append(way_along(path, masked, *cut, checks.example, checks.whole))
+            ways.append(way_along(path, masked(), *cut, checks.example, checks.whole))
             repaired = _repaired(model, ways, checks)
-            _checked(repaired, checks, masked, ways[0])
+            _checked(repaired, _wrong(repaired, checks), checks, masked, ways[0])
         except (NotRepaired, OtherCut, AtographError) as reason:
             raise NotRepaired(wrong[path], Problem(str(reason))) from reason
     return repaired
@@ -207,12 +219,44 @@ class _Attempt(NamedTuple):
     doubts: tuple[Problem, ...]
 
 
+def _without_search(model: nn.Module, way: Way) -> _Attempt | None:
+    """A copy of the dense module with its slim tensors and the attributes that hold widths, told without any numbers.
+
+    None where calls have to be made in another way, or where that cannot be told.
+    """
+    needs = [(site, need) for site, each in way.needs(BATCH).items() for need in each if need.changed]
+    if any(need.ops or need.keywords or need.function or need.impossible for _site, need in needs):
+        return None
+    module, programs = _copied(model, [way]), [(way.dense, way.slim)]
+    told = [count_of_layer(module, site, need) for site, need in needs]
+    wishes = way.wishes_as_traced(module) if None in told else [wish for wish in told if wish is not None]
+    if wishes is None:
+        return None
+    kept, words = _cut(module, programs, wishes)
+    return _Attempt(module, (*words.values(), *kept), (), next(iter(kept), ""), (), ())
+
+
+def _copied(model: nn.Module, ways: Sequence[Way]) -> nn.Module:
+    """A copy of the dense module, which shares with it what is to be replaced."""
+    in_the_program = [value for name, value in named_state(model) if name in ways[0].slim.state]
+    return copy_of(model, shared=[*in_the_program, *cut_constants(model, [(way.dense, way.slim) for way in ways])])
+
+
+def _cut(
+    module: nn.Module, programs: Sequence[tuple[Program, Program]], wishes: Sequence[Wish]
+) -> tuple[list[str], dict[str, str]]:
+    """Put slim tensors and numbers into a copy; in words, which tensors it keeps are new, and which attributes."""
+    replace_state(module, programs[0][1])
+    kept = replace_kept(module, programs)
+    words = _set(attributes(wishes))
+    for part in module.modules():
+        correct_widths(part)
+    return kept, words
+
+
 def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt:
     """A copy of the dense module made slim: its tensors, then the attributes that hold widths, then single calls."""
-    slimmed = ways[0].slim
-    programs = [(way.dense, way.slim) for way in ways]
-    in_the_program = [value for name, value in named_state(model) if name in slimmed.state]
-    module = copy_of(model, shared=[*in_the_program, *cut_constants(model, programs)])
+    module, programs = _copied(model, ways), [(way.dense, way.slim) for way in ways]
     calls, lost, wishes, comparisons = [], list[Problem](), list[Wish](), [Comparisons() for _ in ways]
     for way, seen in zip(ways, comparisons, strict=True):
         try:
@@ -222,13 +266,9 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
         calls.append(each)
         wishes += wishes_of(each)
         if missed:
-            wishes += way.wishes_as_traced(module)
+            wishes += way.wishes_as_traced(module) or []
             lost += missed
-    replace_state(module, slimmed)
-    kept = replace_kept(module, programs)
-    words = _set(attributes(wishes))
-    for part in module.modules():
-        correct_widths(part)
+    kept, words = _cut(module, programs, wishes)
 
     def search() -> list[Found]:
         return [

@@ -57,13 +57,47 @@ def same_in_training(
         Exception: whatever the slim module raises, which stands for itself: a second head that only training has.
     """
     try:
-        expected, again = (cut(_outputs(masked, whole, left_out)) for _ in range(2))
+        expected = cut(_outputs(masked, whole, left_out))
     except Exception:
         return True
-    if not alike(expected, again, 0.0):
+    try:
+        if _agrees(module, masked, example, expected, left_out):
+            return True
+    except Exception:
+        if _is_steady(masked, whole, cut, left_out, expected):
+            raise
         return True
+    return not _is_steady(masked, whole, cut, left_out, expected)
+
+
+def same_on_less(module: nn.Module, masked: nn.Module, example: Example, left_out: Collection[OutputPath] = ()) -> bool:
+    """Whether `same_in_training` is true for inputs that are not the example, which both of them run with.
+
+    Raises:
+        Exception: whatever one of them raises.
+    """
+    expected = _outputs(masked, example, left_out)
+    return _agrees(module, masked, example, expected, left_out) or not _is_steady(
+        masked, example, list, left_out, expected
+    )
+
+
+def _agrees(
+    module: nn.Module,
+    masked: nn.Module,
+    example: Example,
+    expected: list[torch.Tensor],
+    left_out: Collection[OutputPath],
+) -> bool:
     close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
     return alike(expected, _outputs(module, example, left_out), close)
+
+
+def _is_steady(
+    masked: nn.Module, whole: Example, cut: Cut, left_out: Collection[OutputPath], expected: list[torch.Tensor]
+) -> bool:
+    """Whether the dense model gives the same once more."""
+    return alike(expected, cut(_outputs(masked, whole, left_out)), 0.0)
 
 
 def _outputs(module: nn.Module, example: Example, left_out: Collection[OutputPath]) -> list[torch.Tensor]:

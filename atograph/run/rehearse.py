@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from atograph.graph import Graph
 from atograph.onnx.export import export_onnx
+from atograph.ort.elsewhere import check_other_sizes
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel, check_runs
 from atograph.passes.errors import UserError
@@ -153,6 +154,8 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
         place.mkdir(exist_ok=True)
         with _at(job.where):
             files = deploy(slimmed, deployed.targets, place)
+        for file in files:
+            check_other_sizes(slimmed.passes_program, file, where=job.where, form=file.target.label)
         given = tuple(job.inputs)
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
         entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []

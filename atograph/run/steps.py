@@ -18,7 +18,8 @@ from atograph.ort.model import OnnxModel
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.choose import check_budgets
-from atograph.passes.plan.plan import Plan, fewest
+from atograph.passes.plan.least import fewest
+from atograph.passes.plan.plan import Plan
 from atograph.process.stages import stage
 from atograph.program.attributes import write_attributes
 from atograph.proof.decisions import check_decisions

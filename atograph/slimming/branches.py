@@ -44,7 +44,7 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
     checks = checks_of(dense, slimmed, plan)
     wrong = checks.problems(module)
     if not wrong:
-        wrong, _notes = checks.in_training(module, masked)
+        wrong, _notes = checks.in_training(module, lambda: masked)
     if wrong:
         raise NotRepaired(*wrong)
     calls = tuple(Problem(text, text.partition(":")[0]) for text in words)

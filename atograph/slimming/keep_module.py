@@ -13,7 +13,7 @@ from atograph.passes.axes.dims import Dim, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of
-from atograph.passes.plan.plan import random_plan
+from atograph.passes.plan.at_random import random_plan
 from atograph.passes.public import public
 from atograph.process.stages import stage
 from atograph.repair import Problem
@@ -75,7 +75,7 @@ def _deeper(graph: Graph, wished: Groups, *, plain: bool) -> Graph:
     dropped = [group.name for group in wished if group.dropped]
     deeper = graph.with_groups(graph.groups.dropping(dropped)) if dropped else graph
     if any(group.least == 0 and not group.dropped for group in wished):
-        deeper = deeper.with_groups(deeper.groups.emptying())
+        deeper = deeper.with_groups(deeper.groups.emptying(wished.depth))
     if deeper is graph:
         return graph
     problems = _problems(slim(deeper, random_plan(deeper.groups, 0, 0.5)), plain=plain)

@@ -23,6 +23,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.passes.rewrite.slim import SlimProgram
 from atograph.process.stages import stage
+from atograph.program.limits import as_wide_as
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
@@ -109,7 +110,7 @@ class Slim(NotPickled):
         """
         program = self.passes_program
         if self._exported is None:
-            self._exported = to_exported(program)
+            self._exported = as_wide_as(program, to_exported(program))
         return self._exported
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -260,8 +261,8 @@ class Slim(NotPickled):
         """What an ONNX file says about where it comes from: the plan, and what was kept of the dense model."""
         from atograph.onnx.metadata import metadata
 
-        dense = self._graph
-        return metadata(self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params))
+        dense, limits = self._graph, self._slimmed.interface.limits
+        return metadata(self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params), limits=limits)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.

@@ -38,19 +38,36 @@ class Blame:
             steps = list(self._before(place, axis))
         return next((sites for step in steps if (sites := self.sites(step, axis))), [])
 
+    def sites_of_all(self, place: ValueDim) -> Iterator[tuple[Axis, list[StateDim]]]:
+        """The same for each axis of a dimension of a value; those that go one way all along are followed as one."""
+        along = self._routes.along(place)
+        while place.node not in self._parameters:
+            operands = self._zero_with(place)
+            steps = [step for operand in operands for step in self._routes.whole_sources(place, operand)]
+            if not operands:
+                return
+            if len(steps) != 1 or steps[0] is None or self._routes.along(steps[0]) is not along:
+                yield from ((axis, self.sites(place, axis)) for axis in along)
+                return
+            place = steps[0]
+        yield from ((axis, [(place.node, place.dim)]) for axis in along)
+
     def _before(self, place: ValueDim, axis: Axis) -> Iterator[ValueDim]:
         """The dimensions of inputs that a dimension of a value is zero with."""
+        for operand in self._zero_with(place):
+            yield from self._routes.sources(place, operand, axis)
+
+    def _zero_with(self, place: ValueDim) -> tuple[Operand, ...]:
+        """The operands of an op that its result is zero with."""
         effect = self._routes.axes.effects.get(place.node)
-        operands: tuple[Operand, ...] = ()
         match effect.flow if effect is not None else None:
             case Keep(operands=(only,), fill=fill) if fill in (None, 0.0):  # another fill is there whatever is zero
-                operands = (only,)
+                return (only,)
             case Map(operands=(only,)) if self._numbers.keeps_zero(place.node, [only.node]):
-                operands = (only,)
+                return (only,)
             case Map(operands=several, absorbing=absorbing):
-                operands = tuple(operand for operand in several if operand.node in absorbing)
-        for operand in operands:
-            yield from self._routes.sources(place, operand, axis)
+                return tuple(operand for operand in several if operand.node in absorbing)
+        return ()
 
     def divisors(self) -> dict[Axis, set[StateDim]]:
         """The parameter slices that must not be zero: learned steps that divide, lengths of weights, what multiplies

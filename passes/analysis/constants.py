@@ -60,7 +60,7 @@ class Interpreter:
             case Keep(operands=operands, fill=fill) as flow:
                 arriving = [each for operand in operands for each in self._arriving(place, operand)]
                 kept = _of_kept(arriving, fill, axes) | self._of_filled(arriving, flow, axes)
-                return {axis: _stored(constant, place) for axis, constant in kept.items()}
+                return kept if _all_zero(kept) else {axis: _stored(each, place) for axis, each in kept.items()}
             case Map(operands=operands, absorbing=absorbing):
                 by_operand = {operand.node: self._arriving(place, operand) for operand in operands}
                 return self._of_map(node, by_operand, absorbing, axes)
@@ -82,8 +82,13 @@ class Interpreter:
 
     def _infinite_before(self, node: fx.Node, axes: list[Axis]) -> Constants:
         """No number, where an op meets what is infinite, along whichever dim: it may turn it into anything."""
-        met = [known for before in node.all_input_nodes for known in self.known.get(before, {}).values()]
-        return {axis: nan for axis in axes if not all(isfinite(known.get(axis, 0.0)) for known in met)}
+        met = [
+            known
+            for before in node.all_input_nodes
+            for known in self.known.get(before, {}).values()
+            if not all(map(isfinite, known.values()))
+        ]
+        return {axis: nan for axis in axes if not all(isfinite(known.get(axis, 0.0)) for known in met)} if met else {}
 
     # -- sums of products ----------------------------------------------------------------------------------------------
 
@@ -102,7 +107,7 @@ class Interpreter:
         zero = set(axes)
         for factors in products:
             links = [known for factor in factors for _brought, known in factor]
-            zero &= {axis for known in links for axis, constant in known.items() if constant == 0.0}
+            zero &= {axis for known in links for axis in (known if _all_zero(known) else _zeros(known))}
         for axis in infinite:
             self._refuse(node, axis)
         return {axis: 0.0 for axis in axes if axis in zero and axis not in infinite}
@@ -161,6 +166,14 @@ class Interpreter:
         self._inference.freeze(dim_of(axis), reason_at(node, INFINITE))
 
 
+def _all_zero(known: Constants) -> bool:
+    return not any(known.values())  # what is not a number is no zero
+
+
+def _zeros(known: Constants) -> list[Axis]:
+    return [axis for axis, constant in known.items() if constant == 0.0]
+
+
 def _stored(constant: float, place: ValueDim) -> float:
     """A constant as an output of a node holds it, which may be an integer."""
     if constant == 0.0 or not isfinite(constant):
@@ -175,6 +188,10 @@ def _of_kept(links: Iterable[_Arrival], fill: float | None, axes: list[Axis]) ->
 
     What is infinite in part is not a number: nothing may take it for finite further on.
     """
+    links = list(links)
+    if len(links) == 1 and fill in (None, 0.0) and _all_zero(links[0][1]):  # most are zero, or unknown
+        ((brought, known),) = links
+        return {axis: 0.0 for axis in axes if axis in known and axis in brought}
     met: dict[Axis, set[float | None]] = {axis: set() for axis in axes}
     for brought, known in links:
         for axis in brought:

@@ -138,7 +138,7 @@ def sides(program: Program, axes: Axes) -> Sides:
         if all(each in fixed for each in node.all_input_nodes if axes.shapes.get(each)):  # sizes do not count
             fixed.add(node)
         read = axes.read_output(node)
-        for operand, link, along in links_of(axes, node, effect.flow):
+        for operand, link, along in links_of(axes, node, effect.flow, fixed):
             before = origins.get(ValueDim(operand.node, read, link.source), {})
             if node in fixed:
                 origins.setdefault(ValueDim(node, link.output, link.target), {}).update(before)
@@ -146,16 +146,21 @@ def sides(program: Program, axes: Axes) -> Sides:
                 for axis in axes_of(along):
                     both.makers.setdefault(axis, {}).update(before)
         for contraction in effect.flow.contractions if isinstance(effect.flow, Affine) else ():
-            for axis in axes_of(axes.resolve(contraction.over)):
-                for site, dim in contraction.sites:
-                    both.readers.setdefault(axis, {}).update(origins.get(ValueDim(site, 0, dim), {}))
+            read_there = [known for site, dim in contraction.sites if (known := origins.get(ValueDim(site, 0, dim)))]
+            for axis in axes_of(axes.resolve(contraction.over)) if read_there else ():
+                for known in read_there:
+                    both.readers.setdefault(axis, {}).update(known)
     return both
 
 
-def links_of(axes: Axes, node: fx.Node, flow: Flow) -> Iterator[tuple[Operand, Link, Dim]]:
-    """Each link of an op's flow, with its operand and the dim that comes along it."""
+def links_of(
+    axes: Axes, node: fx.Node, flow: Flow, only: Collection[fx.Node] | None = None
+) -> Iterator[tuple[Operand, Link, Dim]]:
+    """Each link of an op's flow, with its operand and the dim that comes along it; of ``only`` some operands."""
     read = axes.read_output(node)
     for operand in operands_of(flow):
+        if only is not None and operand.node not in only:
+            continue
         for link in operand.links:
             whole = axes.shape(operand.node, read)[link.source]
             yield operand, link, whole if link.via is None else axes.resolve(link.via)

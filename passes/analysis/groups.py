@@ -116,6 +116,7 @@ class Groups:
         dynamic: what was asked to be dynamic, a text a dim.
         state: what was declared to be state, ``output=input`` each.
         branches: what is left of the program where groups lose all their units.
+        depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
     """
 
     made_by: ClassVar[str] = "find-groups"
@@ -128,6 +129,7 @@ class Groups:
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    depth: float = 0.0
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -165,12 +167,17 @@ class Groups:
         """The same groups, each of which keeps at least so many units."""
         return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
 
-    def emptying(self) -> Groups:
-        """The same groups, of which each may lose all its units where the model allows it (`why_not_without`)."""
-        return replace(self, listed=tuple(
+    def emptying(self, depth: float = 0.0) -> Groups:
+        """The same groups, of which each may lose all its units where the model allows it (`why_not_without`).
+
+        Args:
+            depth: how much of what a budget saves whole branches are to give, 0 to 1.
+        """
+        listed = tuple(
             replace(group, least=0) if group.least <= 1 and self.why_not_without([group.name]) is None else group
             for group in self.listed
-        ))  # fmt: skip
+        )
+        return replace(self, listed=listed, depth=depth)
 
     def dropping(self, names: Collection[str]) -> Groups:
         """The same groups, of which some lose all their units in every plan.
@@ -315,15 +322,18 @@ def _slices(
     """For each axis the slices of named tensors that it has in some of their dims (its zeroing set)."""
     sites = dict.fromkeys(site for each in of_axis.values() for site in each)
     dims = {(node, dim): axes.shape(node)[dim] for node, dim in sites}
-    placed = {site: placements(dim) for site, dim in dims.items()}
-    return {
-        axis: tuple(
-            Slice(parameter=names[node], dim=dim, length=dims[node, dim].size, size=axis.size, **place._asdict())
-            for node, dim in each
-            for place in placed[node, dim][axis]
-        )
-        for axis, each in of_axis.items()
-    }
+    whole = {dim: placements(dim) for dim in dims.values()}  # weight, bias and statistics have the same dim
+    placed = {(node, dim): (names[node], along.size, whole[along]) for (node, dim), along in dims.items()}
+
+    def of(axis: Axis, site: StateDim) -> Iterator[Slice]:
+        name, length, places = placed[site]
+        for offset, outer, stride, inner, positions in places[axis]:
+            yield Slice(
+                parameter=name, dim=site[1], length=length, size=axis.size,
+                offset=offset, outer=outer, stride=stride, inner=inner, positions=positions,
+            )  # fmt: skip
+
+    return {axis: tuple(piece for site in each for piece in of(axis, site)) for axis, each in of_axis.items()}
 
 
 def _listed(groups: Sequence[Group], shown: int = 8) -> str:

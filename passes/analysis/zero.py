@@ -125,8 +125,9 @@ class _Proof:
         while self._late:
             self._interpret_again()
         order = {node: index for index, node in enumerate(self._program.graph.nodes)}
+        places = {site: (order[site[0]], site[1]) for sites in self._zeroed.values() for site in sites}
         sites = {
-            axis: sorted(sites, key=lambda site: (order[site[0]], site[1]))
+            axis: sorted(sites, key=places.__getitem__)
             for axis, sites in self._zeroed.items()
             if self._inference.frozen(axis) is None
         }
@@ -140,18 +141,24 @@ class _Proof:
     def _find_consumers(self) -> dict[Axis, set[StateDim]]:
         consumers: dict[Axis, set[StateDim]] = {}
         for node in self._axes.effects:
-            for contraction, axis in self._routes.contractions(node):
+            for contraction in self._routes.contractions(node):
+                over = self._routes.summed(contraction)
+                for axis in over:
+                    consumers.setdefault(axis, set())
                 for factor, dim in contraction.sites:
-                    consumers.setdefault(axis, set()).update(self._blame.sites(ValueDim(factor, 0, dim), axis))
+                    for axis, sites in self._blame.sites_of_all(ValueDim(factor, 0, dim)):
+                        if axis in over:
+                            consumers[axis].update(sites)
         return consumers
 
     def _zero_producers(self) -> None:
         for node in self._program.graph.nodes:
             if node in self._parameters:
                 for dim, axis in self._free(node):
-                    makes = (node, dim) not in self._consumers.get(axis, ()) or self._is_tied(node, dim, axis)
-                    if makes and (node, dim) not in self._divisors.get(axis, ()):
-                        self._zeroed.setdefault(axis, {})[node, dim] = None
+                    site = (node, dim)
+                    makes = site not in self._consumers.get(axis, ()) or self._is_tied(node, dim, axis)
+                    if makes and site not in self._divisors.get(axis, ()):
+                        self._zeroed.setdefault(axis, {})[site] = None
 
     def _is_tied(self, node: fx.Node, dim: int, axis: Axis) -> bool:
         """Whether a parameter makes the units that it reads elsewhere, as a table of words that is the head, too."""
@@ -166,14 +173,16 @@ class _Proof:
     def _zeros_in(self, parameter: fx.Node) -> dict[tuple[int, int], Constants]:
         """The constants of a parameter: zero where it is zeroed."""
         constants: dict[tuple[int, int], Constants] = {}
-        for dim, axis in self._free(parameter):
-            if (parameter, dim) in self._zeroed.get(axis, ()):
-                constants.setdefault((0, dim), {})[axis] = 0.0
+        for dim, along in enumerate(self._routes.outputs(parameter)[0]):
+            site = (parameter, dim)
+            zero = [a for a in along if site in self._zeroed.get(a, ()) and self._inference.frozen(a) is None]
+            if zero:
+                constants[0, dim] = dict.fromkeys(zero, 0.0)
         return constants
 
     def _interpret(self, node: fx.Node) -> dict[tuple[int, int], Constants]:
-        for contraction, axis in self._routes.contractions(node):
-            if self._inference.frozen(axis) is None:
+        for contraction in self._routes.contractions(node):
+            for axis in self._unmet(contraction):
                 self._require_zero(node, contraction, axis)
         return self._interpreter.interpret(node)
 
@@ -186,6 +195,16 @@ class _Proof:
                 if constants != self._interpreter.known[node]:
                     self._interpreter.known[node] = constants
                     changed.add(node)
+
+    def _unmet(self, contraction: Contraction) -> list[Axis]:
+        """The axes that an op sums over at which more has to be known than that one factor is zero."""
+        free = [axis for axis in self._routes.summed(contraction) if self._inference.frozen(axis) is None]
+        if contraction.any_constant:
+            return free
+        met = [self._interpreter.known.get(factor, {}).get((0, dim), {}) for factor, dim in contraction.sites]
+        if all(all(map(isfinite, constants.values())) for constants in met):
+            return [axis for axis in free if not any(constants.get(axis) == 0.0 for constants in met)]
+        return free
 
     def _require_zero(self, node: fx.Node, contraction: Contraction, axis: Axis) -> None:
         """One of the contracted factors must be zero at the axis: by what flows in, or by its own parameter slices."""

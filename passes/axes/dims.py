@@ -12,6 +12,7 @@ finer expressions; what is bound to what, and what is frozen, an `Inference` kno
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from math import prod
 from typing import Any, TypeAlias
 
@@ -44,12 +45,23 @@ class Dim:
     (None: the dim itself).
     """
 
-    __slots__ = ("_size", "memo", "terms")
+    __slots__ = ("_hash", "_plain", "_size", "memo", "terms")
 
     def __init__(self, terms: tuple[Term, ...]) -> None:
         self.terms = terms
         self.memo: tuple[object, int, Dim | None] | None = None
         self._size: int | None = None
+        self._hash: int | None = None
+        self._plain: tuple[Axis, ...] | None = None
+
+    @property
+    def plain(self) -> tuple[Axis, ...]:
+        """Its axes where it is a sum of axes and nothing else; none where it is not."""
+        if self._plain is None:
+            lone = [term[0] for term in self.terms if len(term) == 1]
+            axes = tuple(factor for factor in lone if type(factor) is Axis)
+            self._plain = axes if len(axes) == len(self.terms) else ()
+        return self._plain
 
     @property
     def size(self) -> int:
@@ -62,7 +74,9 @@ class Dim:
         return isinstance(other, Dim) and self.terms == other.terms
 
     def __hash__(self) -> int:
-        return hash(self.terms)
+        if self._hash is None:
+            self._hash = hash(self.terms)
+        return self._hash
 
     def __repr__(self) -> str:
         return f"Dim(terms={self.terms!r})"
@@ -114,7 +128,7 @@ def term_size(term: Sequence[Factor]) -> int:
 
 def concat(dims: Sequence[Dim]) -> Dim:
     """The concatenation of ``dims``, in order."""
-    return Dim(tuple(term for dim in dims for term in dim.terms))
+    return Dim(tuple(chain.from_iterable(dim.terms for dim in dims)))
 
 
 def product(dims: Sequence[Dim]) -> Dim:
@@ -139,6 +153,9 @@ def _times(term: Term, inner: Dim) -> tuple[Term, ...]:
 
 def axes_of(dim: Dim) -> Iterator[Axis]:
     """The axes of a resolved dim, in order, once per occurrence."""
+    if dim.plain:
+        yield from dim.plain
+        return
     for term in dim.terms:
         for factor in term:
             if isinstance(factor, Axis):

@@ -27,6 +27,7 @@ class Inference:
     def __init__(self) -> None:
         self._bindings = _Bindings()
         self._frozen: dict[Axis, Reason] = {}
+        self._same: dict[tuple[int, int], tuple[Dim, Dim]] = {}
         self._sealed = False
 
     def axis(self, size: int, frozen: Reason | None = None) -> Axis:
@@ -69,6 +70,13 @@ class Inference:
     def resolve(self, dim: Dim) -> Dim:
         """A dim with every bound axis replaced by what it is bound to."""
         return self._bindings.resolve(dim)
+
+    def are_same(self, one: Dim, other: Dim) -> bool:
+        """Whether two dims are the same by now; once they are they stay so."""
+        pair = (id(one), id(other))
+        if pair not in self._same and self.resolve(one) == self.resolve(other):
+            self._same[pair] = (one, other)  # held, so that no other dims get their numbers
+        return pair in self._same
 
     def seal(self) -> Inference:
         """Add nothing from here on; the inference itself."""
@@ -116,7 +124,12 @@ class _Bindings:
             resolved = dim.memo[2] or dim
             if dim.memo[1] == self.count:
                 return resolved
-        if any(self._is_stale(factor) for term in resolved.terms for factor in term):
+        plain = resolved.plain
+        if plain:  # most are one axis, or many
+            stale = not self.bound.keys().isdisjoint(plain)
+        else:
+            stale = any(self._is_stale(factor) for term in resolved.terms for factor in term)
+        if stale:
             resolved = concat([self._resolve_term(term) for term in resolved.terms])
         dim.memo = (self, self.count, None if resolved is dim else resolved)
         return resolved

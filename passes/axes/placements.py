@@ -26,6 +26,11 @@ def placements(dim: Dim) -> dict[Axis, list[Placement]]:
     """Every occurrence of every axis along a resolved dim."""
     placed: dict[Axis, list[Placement]] = {}
     offset = 0
+    for axis in dim.plain:  # of most dims this is all
+        placed.setdefault(axis, []).append(Placement(offset, 1, axis.size, 1))
+        offset += axis.size
+    if dim.plain:
+        return placed
     for term in dim.terms:
         for position, factor in enumerate(term):
             outer, inner = prod(f.size for f in term[:position]), prod(f.size for f in term[position + 1 :])

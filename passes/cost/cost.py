@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,6 @@ from torch import fx
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import product
 from atograph.passes.base import AnalysisPass
 from atograph.passes.cost.memory import Peak
 from atograph.passes.cost.widths import Widths, emptied
@@ -133,7 +133,7 @@ def params_by_node(program: Program, counts: Widths) -> dict[fx.Node, Polynomial
     """The number of elements of each parameter, at any counts."""
     axes, parameters = program.fact(Groups).axes, program.parameter_names()
     nodes = [node for node, name in program.state_nodes() if name in parameters]
-    return dict(zip(nodes, counts(tuple(product(axes.shape(node)) for node in nodes)), strict=True))
+    return {node: prod(counts(axes.shape(node))) for node in nodes}
 
 
 def _soft(kept: Mapping[str, Any]) -> torch.Tensor:

@@ -34,6 +34,27 @@ def share_of(given: object, option: str) -> float:
     return value
 
 
+DEPTH = 0.5
+"""How much of what is saved whole branches give, where nothing else is said."""
+
+
+def depth_of(given: object) -> float | None:
+    """How much of what is saved whole branches are to give: a share, or True for `DEPTH`; None for no branches at all.
+
+    Raises:
+        UserError: it is no share from 0 to 1.
+    """
+    if isinstance(given, bool):
+        return DEPTH if given else None
+    value = number_of(given)
+    if value is None or not 0 <= value <= 1:
+        raise UserError(
+            f"depth={given} is no share from 0 to 1.", hint="It is how much of what is saved goes as whole branches: "
+            f"depth=True is {DEPTH:g}.",
+        )  # fmt: skip
+    return value
+
+
 def number_of(given: object) -> float | None:
     """The number that a value or a text is; None for anything else."""
     if isinstance(given, bool) or not isinstance(given, (Real, str)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from typing import Any, TypeAlias
 
 import sympy
@@ -15,9 +16,12 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_symbols, is_symbolic
 
 from atograph.passes.errors import InternalError, UserError
+from atograph.passes.ir.fake.factories import Specialised
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.interface import DynamicSize, Interface
+from atograph.passes.ir.interface import Condition, DynamicSize, Formula, Interface, Ways
+from atograph.passes.ir.points import points_of
 from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.sizes import BATCH, DATA, Size, values_of
 from atograph.passes.ir.state import file_names
@@ -122,7 +126,7 @@ def _check_decisions(exported: ExportedProgram, symbols: Mapping[Any, int]) -> N
 
 def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize], sizes: Mapping[str, int]) -> str:
     """What the code decides otherwise at some sizes, by name, than a program of it tells; empty if nothing."""
-    shapes = {n.name: n.meta["val"].shape for n in exported.graph.nodes if hasattr(n.meta.get("val"), "shape")}
+    shapes = _shapes(exported)
     numbers = {
         shapes[place.placeholder][place.dim].node.expr: place.multiple * sizes[size.name]
         for size in dynamic
@@ -135,6 +139,49 @@ def decided_otherwise(exported: ExportedProgram, dynamic: Sequence[DynamicSize],
         if not bool(guard.subs({symbol: numbers.get(symbol, BATCH) for symbol in guard.free_symbols})):
             return f"for inputs of another size its code goes another way, because not {guard}"
     return ""
+
+
+def conditions_of(exported: ExportedProgram, dynamic: Sequence[DynamicSize]) -> tuple[Condition, ...]:
+    """What the code found to be so for the example's sizes, by their names, where it is a comparison of integers."""
+    shapes = _shapes(exported)
+    names = {
+        shapes[place.placeholder][place.dim].node.expr: (place.multiple, size.name)
+        for size in dynamic
+        for place in size.places
+    }
+    found = (_condition(guard, names) for guard in _guards(exported))
+    return tuple(dict.fromkeys(each for each in found if each is not None and not each.always))
+
+
+_RELATIONS = {
+    "Equality": "==", "Unequality": "!=", "StrictLessThan": "<", "LessThan": "<=", "StrictGreaterThan": ">",
+    "GreaterThan": ">=",
+}  # fmt: skip
+_QUOTIENTS = {"FloorDiv": "//", "CleanDiv": "//", "Mod": "%", "PythonMod": "%"}
+
+
+def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | None:
+    sign = _RELATIONS.get(type(guard).__name__)
+    try:
+        return None if sign is None else Condition((sign, *(_formula(side, names) for side in guard.args)), True)
+    except KeyError:  # another function, or the batch
+        return None
+
+
+def _formula(expression: Any, names: Mapping[Any, tuple[int, str]]) -> Formula:
+    """A formula of sympy as one of sizes by name.
+
+    Raises:
+        KeyError: there is something else in it.
+    """
+    if expression.is_Integer:
+        return int(expression)
+    if expression.is_Symbol:
+        multiple, name = names[expression]
+        return name if multiple == 1 else ("*", multiple, name)
+    parts = [_formula(part, names) for part in expression.args]
+    sign = "+" if expression.is_Add else "*" if expression.is_Mul else _QUOTIENTS[type(expression).__name__]
+    return reduce(lambda left, right: (sign, left, right), parts)
 
 
 def _guards(exported: ExportedProgram) -> list[Any]:
@@ -241,16 +288,77 @@ def to_exported(program: Program) -> ExportedProgram:
         args, kwargs = _with_stand_ins(module, program)
     signature = of_named_parameters(interface.signature, args, kwargs)
     module.forward = called_like(module.forward, signature)  # type: ignore[method-assign]
-    shapes = _dynamic_shapes(program, (args, kwargs)).dynamic_shapes(module, args, kwargs)
+    refused: UserError | None = None
+    for given in _at_each_point((args, kwargs), interface):
+        exported = _traced(module, program, given)
+        try:
+            names = _names_of_sizes(exported, program)
+        except UserError as error:  # sizes that are the same by chance, in the example, are taken for one
+            refused = refused or error
+            continue
+        if without_data:
+            exported = with_state(exported, empty, interface.example)
+        elif given[0] is not args:
+            exported = rebuilt(exported, example_inputs=(args, kwargs))
+        exported = _with_ranges_of_symbols(_within_limits(exported, program))
+        exported = with_size_names(with_file_names(exported, file_names(program)), names)
+        return with_ways(exported, _with_twos(interface))
+    assert refused is not None
+    raise refused
+
+
+def _traced(module: ProgramModule, program: Program, inputs: Any) -> ExportedProgram:
+    args, kwargs = inputs
+    shapes = _dynamic_shapes(program, inputs).dynamic_shapes(module, args, kwargs)
     try:
         with torch.no_grad(), told_by_shapes():
-            exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Specialised as error:
+        reason = reason_at(error.node, f"torch takes a size as a plain number in {error.node.target}")
+        raise UserError(
+            f"{reason.text}, and torch.export makes a constant of it: neither slim.pt2 nor ONNX could say it.",
+            where=", ".join(filter(None, (reason.module, reason.source))),
+            hint="Leave this size out of dynamic=, or --dynamic; the slim program itself takes any.",
+        ) from error
     except Exception as error:
         raise InternalError(f"torch.export does not accept the program: {error}") from error
-    exported = with_state(exported, empty, interface.example) if without_data else exported
-    exported = _with_ranges_of_symbols(exported)
-    exported = with_file_names(exported, file_names(program))
-    return with_size_names(exported, _names_of_sizes(exported, interface))
+
+
+def _within_limits(exported: ExportedProgram, program: Program) -> ExportedProgram:
+    """The exported program with the limits of the program's sizes, of which torch.export knows nothing."""
+    symbols, ranges = input_symbols(exported, program), dict(exported.range_constraints)
+    for size in program.interface.dynamic:
+        limits, multiple = ranges.get(symbols.get(size.name)), size.places[0].multiple
+        if limits is not None:
+            low = max(limits.lower, size.least * multiple)
+            high = limits.upper if size.most is None else min(limits.upper, size.most * multiple)
+            ranges[symbols[size.name]] = type(limits)(low, high)
+    changed = ranges != dict(exported.range_constraints)
+    return rebuilt(exported, range_constraints=ranges) if changed else exported
+
+
+def _with_twos(interface: Interface) -> Ways:
+    """The ways, with what begins with 2 for a condition: in a file, torch takes any size to begin there."""
+    twos = tuple(Condition(("<=", 2, size.name), True) for size in interface.dynamic if size.least == 2)
+    return tuple((*way, *twos) for way in (interface.ways or ((),))) if twos else interface.ways
+
+
+def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
+    """The inputs of the example, and such of the other sizes that it was recorded at."""
+    yield inputs
+    leaves, structure = pytree.tree_flatten(inputs)
+    for point in range(1, points_of(interface.dynamic)):
+        sizes = {(place.placeholder, place.dim): place.multiple * size.values[point]
+                 for size in interface.dynamic for place in size.places}  # fmt: skip
+        yield pytree.tree_unflatten(
+            [
+                leaf.new_zeros([sizes.get((name, dim), size) for dim, size in enumerate(leaf.shape)])
+                if isinstance(leaf, torch.Tensor)
+                else leaf
+                for name, leaf in zip(interface.inputs, leaves, strict=True)
+            ],
+            structure,
+        )
 
 
 def _with_ranges_of_symbols(exported: ExportedProgram) -> ExportedProgram:
@@ -262,7 +370,7 @@ def _with_ranges_of_symbols(exported: ExportedProgram) -> ExportedProgram:
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
-_SIZES, _NAMES = "atograph.sizes", "atograph.names"
+_SIZES, _NAMES, _WAYS = "atograph.sizes", "atograph.names", "atograph.ways"
 
 
 def size_names(exported: ExportedProgram) -> SizeNames:
@@ -274,6 +382,18 @@ def size_names(exported: ExportedProgram) -> SizeNames:
 def with_size_names(exported: ExportedProgram, names: SizeNames) -> ExportedProgram:
     """The same program, which knows what sizes of its inputs are called."""
     exported.graph_module.meta[_SIZES] = names
+    return exported
+
+
+def ways_of(exported: ExportedProgram) -> Ways:
+    """What has to hold of the sizes of a program besides their limits (`Interface.ways`)."""
+    ways: Ways = exported.graph_module.meta.get(_WAYS, ())
+    return ways
+
+
+def with_ways(exported: ExportedProgram, ways: Ways) -> ExportedProgram:
+    """The same program, which knows what has to hold of its sizes."""
+    exported.graph_module.meta[_WAYS] = ways
     return exported
 
 
@@ -289,29 +409,57 @@ def with_file_names(exported: ExportedProgram, names: Mapping[str, str]) -> Expo
     return exported
 
 
-def _names_of_sizes(exported: ExportedProgram, interface: Interface) -> SizeNames:
+def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     """What the sizes of an exported program's inputs are called.
 
     Raises:
-        UserError: torch.export has made a number of one.
+        UserError: torch.export has made a number of one, or takes two of them for one.
     """
-    signature = exported.graph_signature
-    called = [spec.arg.name for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    name_of = dict(zip(interface.inputs, called, strict=False))
-    shapes = {
-        node.name: node.meta["val"].shape for node in exported.graph.nodes if hasattr(node.meta.get("val"), "shape")
-    }
+    name_of, shapes = _called(exported, program), _shapes(exported)
     names: dict[str, dict[int, str]] = {}
-    for size in interface.dynamic:
+    meant: dict[Any, str] = {}
+    nodes = {node.name: node for node in program.input_nodes()}
+    for place, own in name_of.items():
+        if place is not None and own in shapes and _is_batch(nodes[place]):
+            meant |= dict.fromkeys(free_symbols(shapes[own][0]), "batch")
+    for size in program.interface.dynamic:
         for place in size.places:
             own = name_of[place.placeholder]
-            if not free_symbols(shapes[own][place.dim]):
+            symbols = free_symbols(shapes[own][place.dim])
+            (symbol, *others) = symbols or (None,)
+            other = None if others else meant.setdefault(symbol, size.name)
+            if symbol is None or other not in (None, size.name):
+                what = "makes a constant of" if symbol is None else f"takes for the same as {other}"
                 raise UserError(
-                    f"torch.export makes a constant of the size {size.name} (dim {place.dim} of {own}) here.",
+                    f"torch.export {what} the size {size.name} (dim {place.dim} of {own}) here.",
                     hint="Leave it out of dynamic=, or --dynamic.",
                 )
             names.setdefault(own, {})[place.dim] = size.text(place)
     return names
+
+
+def input_symbols(exported: ExportedProgram, program: Program) -> dict[str, Any]:
+    """Dynamic size → the symbol that torch.export has for it, where it has one for it alone."""
+    name_of, shapes = _called(exported, program), _shapes(exported)
+    places = {size.name: size.places[0] for size in program.interface.dynamic}
+    dims = {name: shapes[name_of[place.placeholder]][place.dim] for name, place in places.items()}
+    return {name: dim.node.expr for name, dim in dims.items() if is_symbolic(dim) and dim.node.expr.is_Symbol}
+
+
+def _called(exported: ExportedProgram, program: Program) -> dict[str | None, str]:
+    """Placeholder of an input → what the exported program calls it."""
+    specs = exported.graph_signature.input_specs
+    called = [spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT]
+    return dict(zip(program.interface.inputs, called, strict=False))
+
+
+def _shapes(exported: ExportedProgram) -> dict[str, Any]:
+    return {n.name: n.meta["val"].shape for n in exported.graph.nodes if hasattr(n.meta.get("val"), "shape")}
+
+
+def _is_batch(node: fx.Node) -> bool:
+    shape = getattr(node.meta.get("val"), "shape", ())
+    return len(shape) > 0 and int(shape[0]) == BATCH
 
 
 def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Signature
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -61,6 +62,126 @@ class DynamicSize:
         return self.name if place.multiple == 1 else f"{place.multiple}*{self.name}"
 
 
+Formula: TypeAlias = "int | str | tuple[str, Formula, Formula]"
+"""A number, the name of a dynamic size, or two formulas with a sign of `SIGNS` before them."""
+
+SIGNS: Mapping[str, Callable[[int, int], int]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "%": operator.mod,
+    "&": operator.and_, "|": operator.or_, "^": operator.xor, ">>": operator.rshift, "<<": operator.lshift,
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+"""What stands between two formulas."""
+
+
+OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+"""Comparison → the one that comes out the other way."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the model's code found to be so of the sizes that it was captured with, and may act upon.
+
+    Attributes:
+        formula: a comparison.
+        outcome: what it was.
+        source: ``file:line`` in the user's code; empty where unknown.
+    """
+
+    formula: Formula
+    outcome: bool
+    source: str = ""
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it comes out the same for other sizes, by name."""
+        try:
+            return bool(_computed(self.formula, sizes)) == self.outcome
+        except (ZeroDivisionError, ValueError):  # the code would fail there, too
+            return False
+
+    @property
+    def always(self) -> bool:
+        """Whether it comes out so whatever the sizes are: both sides are the same sum of them, but for a number."""
+        assert isinstance(self.formula, tuple)
+        _sign, left, right = self.formula
+        sums = _as_sum(left), _as_sum(right)
+        return None not in sums and not {*_without_number(sums[0])} ^ {*_without_number(sums[1])}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The sizes that come into it."""
+        return frozenset(part for part in _parts(self.formula) if isinstance(part, str))
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The numbers in it."""
+        return frozenset(part for part in _parts(self.formula) if isinstance(part, int))
+
+    def __str__(self) -> str:
+        assert isinstance(self.formula, tuple)
+        sign, left, right = self.formula
+        words = _written((sign if self.outcome else OPPOSITE[sign], left, right))
+        return f"{words} ({self.source})" if self.source else words
+
+
+Ways: TypeAlias = tuple[tuple[Condition, ...], ...]
+"""Conditions of which all of one row have to hold; none: nothing has to."""
+
+
+def broken(ways: Ways, sizes: Mapping[str, int]) -> Condition | None:
+    """What does not hold of sizes, by name, of the first of some ways; None where one of the ways holds."""
+    unmet = [next((each for each in way if not each.holds(sizes)), None) for way in ways]
+    return None if not unmet or None in unmet else unmet[0]
+
+
+def ways_in_words(ways: Ways) -> str:
+    """Ways as people write them; empty where there are none."""
+    return "; or ".join(" and ".join(map(str, way)) for way in ways)
+
+
+def _computed(formula: Formula, sizes: Mapping[str, int]) -> int:
+    if isinstance(formula, tuple):
+        sign, left, right = formula
+        return SIGNS[sign](_computed(left, sizes), _computed(right, sizes))
+    return sizes[formula] if isinstance(formula, str) else formula
+
+
+def _as_sum(formula: Formula) -> dict[str, int] | None:
+    """How often each size is in a sum of them, and a number under no name; None for what is no such sum."""
+    if not isinstance(formula, tuple):
+        return {formula: 1} if isinstance(formula, str) else {"": formula}
+    sign, left, right = formula
+    one, other = _as_sum(left), _as_sum(right)
+    if one is None or other is None:
+        return None
+    if sign in "+-":
+        factor = 1 if sign == "+" else -1
+        return {name: one.get(name, 0) + factor * other.get(name, 0) for name in {*one, *other}}
+    number, rest = (one, other) if {*one} == {""} else (other, one)
+    if sign == "*" and {*number} == {""}:
+        return {name: number[""] * times for name, times in rest.items()}
+    return None
+
+
+def _without_number(total: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    return [(name, times) for name, times in (total or {}).items() if name and times]
+
+
+def _parts(formula: Formula) -> Iterator[int | str]:
+    if isinstance(formula, tuple):
+        yield from _parts(formula[1])
+        yield from _parts(formula[2])
+    else:
+        yield formula
+
+
+def _written(formula: Formula) -> str:
+    if not isinstance(formula, tuple):
+        return str(formula)
+    sides = [f"({_written(side)})" if isinstance(side, tuple) and side[0] not in ("*", "%") else _written(side)
+             for side in formula[1:]]  # fmt: skip
+    return f" {formula[0]} ".join(sides)
+
+
 @dataclass(frozen=True)
 class Interface:
     """What a program takes, and what it returns.
@@ -78,11 +199,14 @@ class Interface:
         looked_at: buffer → its value, where the model's code has looked at values: the program holds for these only.
         fixed: why the batch is fixed to the example's size; empty where it is dynamic.
         dynamic: sizes besides the batch that may be others than the example's.
+        ways: what has to hold of sizes besides their limits: all that one of these ways says; elsewhere the model's
+            code may go another way. Nothing has to, where there are none.
         still: name of a size that was to be dynamic → why it is the example's for ever.
         asked: what was asked to be dynamic, a text a dim; to capture the model anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
+        reads_training: whether the model's code looks at ``training`` itself, so that it may go another way there.
         checked: whether the program is to raise where an input or new weights decide otherwise.
         left_out: name of an output that the model returns and the program does not → the way to it (`ir.outputs`).
         state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
@@ -102,11 +226,13 @@ class Interface:
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
     dynamic: tuple[DynamicSize, ...] = ()
+    ways: Ways = ()
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     dead: bool = False
     decided: tuple[Decision, ...] = ()
     checked: bool = True
+    reads_training: bool = field(default=True, compare=False)
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state_pairs: Mapping[str, int] = field(default_factory=dict)
@@ -119,6 +245,12 @@ class Interface:
             for size in self.dynamic
             if size.parts and sizes.keys() >= {*size.parts}
         }
+
+    @property
+    def limits(self) -> str:
+        """The sizes that it takes, in words; empty where it takes any."""
+        limited = [str(size) for size in self.dynamic if size.least > 1 or size.most is not None]
+        return "; ".join([*limited, *([ways_in_words(self.ways)] if self.ways else [])])
 
     @property
     def names(self) -> frozenset[str]:
@@ -136,7 +268,7 @@ class Interface:
 
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
-        names = ("looked_at", "fixed", "still", "asked", "dead", "decided", "checked")
+        names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked", "reads_training")
         return replace(self, **{name: getattr(other, name) for name in names})
 
     def without(self, placeholders: set[str]) -> Interface:

@@ -12,7 +12,8 @@ from torch.fx import traceback
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import raising
-from atograph.passes.ir.interface import DynamicSize, Interface
+from atograph.passes.ir.fake.factories import traced
+from atograph.passes.ir.interface import DynamicSize, Interface, Ways, broken, ways_in_words
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
 from atograph.passes.public import public
@@ -66,7 +67,7 @@ class ProgramModule(nn.Module):
     def _results(self, program: Program, inputs: list[Any]) -> Any:
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
-                return fx.Interpreter(program).run(*inputs)
+                return _Traced(program).run(*inputs)
         called = program if torch.compiler.is_compiling() else self._raising[0]
         try:
             return called(*inputs)
@@ -137,6 +138,18 @@ class ProgramModule(nn.Module):
         return leaves
 
 
+class _Traced(fx.Interpreter):
+    """A program as torch.export is to see it: what it would make constants of sizes for has another form."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function":
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            result = traced(n, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        return super().run_node(n)
+
+
 def _equal(a: Any, b: Any) -> bool:
     """Whether two arguments are the same, not-a-number and arrays included."""
     if a is b or (a != a and b != b) is True:
@@ -170,7 +183,9 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 _check_same(known, "batch", given, node)
             elif captured != given and not is_dynamic(captured):
                 raise _other_shape(node, wanted, value, sizes)
-    for name, total in interface.sums({name: count for name, (count, _where) in known.items()}).items():
+    sizes = {name: count for name, (count, _where) in known.items()}
+    check_ways(interface.ways, sizes)
+    for name, total in interface.sums(sizes).items():
         if name in known and known[name][0] != total:
             count, where = known[name]
             words = next(str(each) for each in interface.dynamic if each.name == name)
@@ -178,6 +193,22 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 f"the program was called with {where} of {name} = {count}, and the other inputs make it {total}.",
                 hint=f"{words}: it was so when the model was traced.",
             )
+
+
+def check_ways(ways: Ways, sizes: Mapping[str, int]) -> None:
+    """Refuse sizes, by name, at which the model's code may go another way than the program.
+
+    Raises:
+        UserError: naming what does not hold.
+    """
+    unmet = broken(ways, sizes)
+    if unmet is not None:
+        at = ", ".join(f"{name} = {sizes[name]}" for name in sorted(unmet.names))
+        raise UserError(
+            f"the program takes sizes of which this holds: {ways_in_words(ways)}; it was called with {at}.",
+            hint="The model's code decides by that, and a program has one way of it: trace it with an example of such "
+            "a size for these.",
+        )
 
 
 def _check_same(known: dict[str, tuple[int, str]], name: str, size: int, node: fx.Node) -> None:

@@ -235,9 +235,21 @@ def verify_pass(each: Pass, given: Given, result: Program, after: str) -> None:
         InternalError: as `verify`.
     """
     culprit = type(each).__module__.partition(".")[0]
-    verify(result, after, culprit)
+    for invariant in INVARIANTS:
+        if not _holds_still(invariant, given, result):
+            _refuse(invariant, invariant(result), after, culprit)
     for change in CHANGES:
         _refuse(change, change(each, given, result), after, culprit)
+
+
+def _holds_still(invariant: Invariant, given: Given, result: Program) -> bool:
+    """Whether what held before a pass holds still: of the graph of an analysis, which `_given_is_left_alone` looks at
+    node by node, and of axes that are the same as before."""
+    if result is not given.program:
+        return False
+    if invariant is _axes_match_shapes:
+        return all(result.facts.get(kind) is given.facts.get(kind) for kind in (Axes, Groups))
+    return invariant is _graph_is_well_formed
 
 
 def verify_promises(each: Pass, given: Program, result: Program, after: str) -> None:

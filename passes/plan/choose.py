@@ -18,7 +18,10 @@ from atograph.passes.criteria.units import Units
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
-from atograph.passes.plan.plan import Plan, fewest, plan_from_scores, random_plan
+from atograph.passes.plan.at_random import random_plan
+from atograph.passes.plan.from_scores import plan_from_scores
+from atograph.passes.plan.least import fewest
+from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from atograph.passes.analysis.groups import Group, Groups
+from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.slices import Slice
-from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.plan.html_table import html_table
 from atograph.passes.public import public
 
 Unit = Annotated[int, Field(ge=0)]
 
-_CLOSE = 0.005
-"""Share of the dense cost within which a plan comes to its budget, where units are small enough."""
-
 HINT = "A plan is the plan.json that `atograph compress` writes."
 """What to do about a file that is none."""
-
-_FEW_GROUPS = 40
-"""In a network of more groups, some block always fits into what is left."""
 
 
 @public("atograph")
@@ -228,188 +218,3 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         state=groups.state,
         carried={group.name: group.state for group in groups.prunable if group.state},
     )
-
-
-def random_plan(groups: Groups, seed: int, keep: float) -> Plan:
-    """A plan that keeps a random share ``keep`` of every prunable group (at least `Group.least`).
-
-    Of groups that may lose all of their units (`Groups.emptying`) it takes as large a share away as a whole.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    kept = {
-        group.name: torch.randperm(group.size, generator=generator)[
-            : max(group.least, 1, round(keep * group.size))
-        ].tolist()
-        for group in groups.prunable
-    }
-    free = [group for group in groups.prunable if group.least == 0]
-    if free:
-        drawn = torch.rand(len(free), generator=generator) >= keep
-        order = torch.randperm(len(free), generator=generator).tolist()
-        chosen = [free[place].name for place in order if drawn[place] or free[place].dropped]
-        for name in groups.gone_together(chosen):
-            kept[name] = []
-    return plan_of(groups, kept)
-
-
-def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
-    """How many units of a group stay at least: `Group.least`, a share ``floor``, one `Group.step` of ``round_to``.
-
-    A group that may lose all of its units keeps as many where another one does instead of it (`fewest`).
-    """
-    step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
-    return min(group.size, step * max(1, ceil(least / step)))
-
-
-def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None) -> dict[str, int]:
-    """The smallest counts that any plan reaches under a floor, and with them the smallest costs.
-
-    Args:
-        groups: of the program.
-        floor: share of each group that stays at least.
-        round_to: widths are multiples of this, or whole (`Group.step`).
-        first: of the groups that may lose all of their units (`Group.least`), in which order they do where not all
-            of them may at once; those that are not among them do not.
-    """
-    free = [group.name for group in groups.prunable if group.least == 0]
-    if first is not None:
-        free = [name for name in first if name in free]
-    empty = groups.gone_together(free)
-    return {group.name: 0 if group.name in empty else least_kept(group, floor, round_to) for group in groups.prunable}
-
-
-def plan_from_scores(
-    groups: Groups,
-    budgets: Budgets,
-    scores: Mapping[str, torch.Tensor],
-    *,
-    floor: float = 0.0,
-    round_to: int = 1,
-) -> Plan:
-    """The plan that keeps the best-scored units over all groups within some budgets.
-
-    Each group's units are ranked by score and taken in blocks (`Group.step` of ``round_to``). One threshold over all
-    blocks is found by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. No
-    cost falls where a count rises, so a block that does not fit once never fits later. Where more than half
-    a percent of the dense cost is left even so, blocks are exchanged.
-
-    Args:
-        groups: the program's groups.
-        budgets: all of them hold.
-        scores: group name → score of each unit, shape ``[size]``; higher stays longer. Missing groups stay whole.
-        floor: share of each group that stays at least.
-        round_to: widths are multiples of this, or whole (`Group.step`).
-
-    Raises:
-        UserError: the budget is out of reach.
-    """
-    ranked, counts, levels = {}, {}, {}
-    means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
-    best = {name: float(score.max()) for name, score in scores.items()}
-    dropped = [group.name for group in groups.prunable if group.dropped]
-    smallest = fewest(groups, floor, round_to, [*dropped, *sorted(best, key=best.__getitem__)])
-    for order, group in enumerate(groups.prunable):
-        if group.dropped or group.name not in scores:
-            counts[group.name] = 0 if group.dropped else group.size
-            continue
-        values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
-        ranked[group.name] = units.tolist()
-        step = group.step(round_to)
-        least = counts[group.name] = smallest[group.name]
-        start = np.arange(least, group.size, step)
-        levels[group.name] = [*start.tolist(), group.size]
-        size = np.minimum(step, group.size - start)
-        means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
-        owners.append(np.full(len(start), order))
-        starts.append(start)
-        sizes.append(size)
-    for what, least in budgets.kept(counts).items():
-        if least > budgets.shares[what]:
-            raise UserError(
-                f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
-                f"reachable is {100 * least:.3g} %, because groups without scores stay whole."
-            )
-    if ranked:
-        best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
-        owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]
-        counts = _fill(counts, [group.name for group in groups.prunable], owner, size, budgets)
-        counts = _exchange(counts, levels, budgets)
-    return plan_of(groups, {name: units[: counts[name]] for name, units in ranked.items()})
-
-
-def _fill(
-    counts: Mapping[str, int],
-    names: Sequence[str],
-    owner: NDArray[np.int64],
-    size: NDArray[np.int64],
-    budgets: Budgets,
-) -> dict[str, int]:
-    """Add blocks in order while they fit the budget; once a block of a group does not, no later one of it will.
-
-    Args:
-        counts: what is kept in any case.
-        names: of the groups.
-        owner, size: of each block, its group as an index of ``names`` and its units; best first.
-        budgets: all of them hold.
-    """
-    taken = np.zeros(len(names), dtype=np.int64)
-
-    def with_next(number: int) -> NDArray[np.int64]:
-        return taken + np.bincount(owner[:number], weights=size[:number], minlength=len(names)).astype(np.int64)
-
-    def fits(number: int) -> bool:
-        more = with_next(number)
-        found = {n: counts[n] + int(m) for n, m in zip(names, more, strict=True) if m}
-        return bool(budgets.used({**counts, **found}) <= 1)
-
-    while len(owner):
-        low, high = 0, 1  # `low` blocks fit, `high` do not; doubling, because mostly few do after the first time
-        while high <= len(owner) and fits(high):
-            low, high = high, 2 * high
-        high = min(high, len(owner) + 1)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        taken = with_next(low)
-        if low == len(owner):
-            break
-        left = owner != owner[low]
-        left[:low] = False
-        owner, size = owner[left], size[left]
-    return {**counts, **{n: counts[n] + int(m) for n, m in zip(names, taken, strict=True) if m}}
-
-
-def _exchange(counts: dict[str, int], levels: Mapping[str, Sequence[int]], budgets: Budgets) -> dict[str, int]:
-    """Give a block of one group for blocks of another while that uses more of the budgets.
-
-    In a network of few groups a block can be a percent of the whole, and what is left of a budget too little for any
-    block. In one of many groups there is always one that fits.
-
-    Args:
-        counts: within the budgets.
-        levels: group → the counts that it can have, increasing.
-        budgets: all of them hold.
-    """
-    share = max(budgets.shares.values())
-    used = budgets.used(counts)
-    while (1 - used) * share > _CLOSE and len(levels) <= _FEW_GROUPS:
-        best, found = used, counts
-        fewer = [counts]  # what an exchange left may have room for a block alone
-        for less in levels:
-            below = [level for level in levels[less] if level < counts[less]]
-            fewer += [{**counts, less: level} for level in below[-1:]]  # one: scores are to decide, and not what fits
-        for start in fewer:
-            for more in levels:
-                for level in levels[more] if start[more] == counts[more] else ():
-                    if level <= counts[more]:
-                        continue
-                    tried = {**start, more: level}
-                    now = budgets.used(tried)
-                    if now > 1:
-                        break
-                    if now > best:
-                        best, found = now, tried
-        if found is counts:
-            break
-        used, counts = best, found
-    return counts

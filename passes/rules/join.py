@@ -27,16 +27,16 @@ _JOINED: dict[Any, tuple[int | None, int]] = {
 def cat(op: Op) -> Effect:
     """Concatenate along a dim."""
     along, least = _JOINED.get(op.node.target, (None, 0))
-    if any(len(op.shape(node)) < least for node in op["tensors"]):
+    each = [(node, op.shape(node)) for node in op["tensors"]]
+    if any(len(shape) < least for _node, shape in each):
         raise Unsupported("joining tensors of so few dimensions")
-    nodes = [node for node in op["tensors"] if op.shape(node) and op.shape(node)[0].size != 0]
-    shapes = [op.shape(node) for node in nodes]
+    nodes = [node for node, shape in each if shape and shape[0].size != 0]
+    shapes = [shape for _node, shape in each if shape and shape[0].size != 0]
     rank = len(shapes[0])
     at = op.axis(rank=rank) if along is None else along
-    for shape in shapes[1:]:
-        for d in range(rank):
-            if d != at:
-                op.unify(shapes[0][d], shape[d])
+    for d in range(rank):
+        for dim in {id(shape[d]): shape[d] for shape in shapes[1:]}.values() if d != at else ():
+            op.unify(shapes[0][d], dim)
     out = tuple(concat([shape[d] for shape in shapes]) if d == at else shapes[0][d] for d in range(rank))
     return Effect((out,), Keep(tuple(op.operand(node) for node in nodes)), joins=True)
 

@@ -210,7 +210,7 @@ class Op:
 
     def unify(self, a: Dim, b: Dim) -> None:
         """Make two dims the same."""
-        if a is not b and self._inference.resolve(a) != self._inference.resolve(b):
+        if a is not b and not self._inference.are_same(a, b):
             unify(self._inference, a, b, self.reason("these widths cannot be aligned unit by unit"))
 
     def freeze(self, dim: Dim, text: str, *, structural: bool = False) -> None:

@@ -489,13 +489,17 @@ def test_places_dealt_to_channels() -> None:
     torch.testing.assert_close(slim(x), model(x), rtol=1e-9, atol=1e-9)
 
 
-def test_a_file_that_is_right_at_the_example_alone_is_not_written(tmp_path: Any) -> None:
-    def forward(m: Any, x: Tensor) -> Tensor:
-        return m.o(F.adaptive_avg_pool2d(torch.relu(m.a(x)), 3))
-
-    model = Net(forward, a=nn.Conv2d(3, 8, 3, padding=1), o=nn.Conv2d(8, 2, 1)).eval()
-    graph = atograph.trace(model, torch.randn(2, 3, 12, 12), dynamic={"x": {2: "height", 3: "width"}})
-    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
-    with pytest.raises(UserError, match=r"right at the example's sizes only|cannot export this program"):
-        slim.to_onnx(tmp_path / "slim.onnx")
-    assert not (tmp_path / "slim.onnx").exists()
+def test_a_table_is_read_to_its_end() -> None:
+    """Of a table that is read as a whole, Python takes no slice."""
+    for end in (lambda m, n: m.table[:n], lambda m, n: m.table[0:n, :], lambda m, n: m.table[-n:]):
+        model = scaled(lambda m, x, end=end: m.o((m.a(x) + end(m, x.shape[1])).relu()))  # type: ignore[misc]
+        model.table = nn.Parameter(torch.randn(40, 8))
+        model.eval().double()
+        graph = atograph.trace(model, torch.randn(2, 11, 6).double(), dynamic={"x": {1: "n"}})
+        (size,) = graph.program.interface.dynamic
+        assert (size.least, size.most) == (1, 40)
+        plan = graph.plan(random=0, keep=0.5)
+        slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+        for length in (1, 39, 40):
+            x = torch.randn(1, length, 6).double()
+            torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)

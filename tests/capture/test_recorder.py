@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,7 +123,13 @@ def test_sizes_at_which_there_is_nothing_to_make_contiguous_take_the_same_progra
         (lambda m, y: y * y.dtype.itemsize if y.device.type == "cpu" else y, False),
         (lambda m, y: y * len(y), True),
         (lambda m, y: y if y.is_contiguous() else y * 2, True),
-        (lambda m, y: y.view(y.size(0), -1), True),
+        (lambda m, y: y.view(y.size(0), -1), False),
+        (lambda m, y: y.view(y.shape[0] * 3, -1).view(3 * len(y.shape) * y.shape[0] // 12, -1), False),
+        (lambda m, y: y * (y.size(0) + 1), True),
+        (lambda m, y: y if y.shape[0] == 2 else y * 2, True),
+        (lambda m, y: y * {2: 3}.get(y.shape[0], 4), True),
+        (lambda m, y: y * np.sqrt(y.shape[0]), True),
+        (lambda m, y: y * (y.size(0) // 2), True),
         (lambda m, y: y * (y.numel() > 5), True),
         (lambda m, y: y * y.is_same_size(torch.ones(2, 8, 6, 6)), True),
         (lambda m, y: scripted(y), True),

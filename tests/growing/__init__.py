@@ -9,5 +9,6 @@ from growing.grow import networks
 from growing.knots import KNOTS
 from growing.network import Grown
 from growing.rows import ROWS
+from growing.stateful import Stateful, streams
 
-__all__ = ["FUNCTIONS", "KNOTS", "ROWS", "Composed", "Grown", "compositions", "networks"]
+__all__ = ["FUNCTIONS", "KNOTS", "ROWS", "Composed", "Grown", "Stateful", "compositions", "networks", "streams"]

@@ -55,7 +55,7 @@ def networks(draw: Draw, most: int = 14, row: tuple[int, str] | None = None) -> 
     grown = Growing([first] * (2 if draw(st.integers(0, 5)) == 0 else 1))
     inputs = tuple(torch.randn(2, *shape) for shape in grown.shapes)
     if row is not None:
-        assert grown.add([0], _widened(draw, first))
+        assert grown.add([0], widened(draw, first))
         function = {**KNOTS[row[0]], **ROWS[row[0]]}[row[1]]
         assert grown.add([grown.last], run(row[1], function, grown.shapes[-1])), row
     named = set() if row is None else {grown.last}
@@ -75,7 +75,7 @@ def networks(draw: Draw, most: int = 14, row: tuple[int, str] | None = None) -> 
     outputs = []
     for index in sorted({*unread[-2:], *named}) or [grown.last]:
         if draw(st.integers(0, 3)):  # a head; without one, what it is stays
-            grown.add([index], _head(grown.shapes[index]))
+            grown.add([index], head(grown.shapes[index]))
             index = grown.last
         outputs.append(index)
     return Grown(grown.parts, grown.steps, outputs).eval(), inputs
@@ -106,7 +106,7 @@ def run(name: str, function: object, shape: Shape) -> Made | None:
     return (step, [tuple(x.shape[1:]) for x in values]) if right else None
 
 
-def _widened(draw: Draw, shape: Shape) -> Made:
+def widened(draw: Draw, shape: Shape) -> Made:
     """A layer that makes as many units as suit every row."""
     width = draw(st.sampled_from([4, 6, 8]))
     if len(shape) == IMAGE:
@@ -114,7 +114,7 @@ def _widened(draw: Draw, shape: Shape) -> Made:
     return nn.Linear(shape[-1], width), [(*shape[:-1], width)]
 
 
-def _head(shape: Shape) -> Made:
+def head(shape: Shape) -> Made:
     if len(shape) == IMAGE:
         return nn.Conv2d(shape[0], 3, 1), [(3, *shape[1:])]
     return nn.Linear(shape[-1], 3), [(*shape[:-1], 3)]

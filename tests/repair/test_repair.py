@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import atograph
-from atograph.passes.plan.plan import random_plan
+from atograph.passes.plan.at_random import random_plan
 from atograph.values.difference import relative_difference
 from benchmarks.exact import perturb
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import atograph
-from atograph.passes.plan.plan import random_plan
+from atograph.passes.plan.at_random import random_plan
 from benchmarks.exact import perturb
 
 Scale = Callable[[Tensor], Tensor]

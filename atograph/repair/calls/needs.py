@@ -15,10 +15,12 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_in, source_of
 from atograph.passes.ir.sizes import at
 from atograph.passes.rewrite.gather_shuffles import ABSORBED
+from atograph.passes.torch_private import ConvNd
 from atograph.repair.calls.composites import COMPOSITES
 from atograph.repair.calls.constants import Constants, held_by, numbers_of
 from atograph.repair.observe.arguments import plain_leaves
 from atograph.repair.observe.call_watch import CallSite
+from atograph.repair.observe.traced_ints import Remembered, Slot, Wish
 
 _ATEN = torch.ops.aten
 _TO_THE_END = 2**63 - 1  # of a slice that nobody gave an end
@@ -80,6 +82,20 @@ def needs_of(dense: Program, slim: Program, batch: int) -> dict[CallSite, list[N
         for meta in _absorbed(nodes, slim_nodes):
             found[_site(meta)].append(Need(meta["call"][1], source_of(nodes[0]), (), ops=_NOTHING))
     return {site: sorted(each, key=lambda need: need.number) for site, each in found.items()}
+
+
+_COUNTS = {ConvNd: "groups", nn.GroupNorm: "num_groups"}
+"""Layers of torch → what in them only their one call reads."""
+
+
+def count_of_layer(model: nn.Module, site: CallSite, need: Need) -> Wish | None:
+    """What the number in a layer of torch has to be that its call takes, where a call differs in nothing else."""
+    part = model.get_submodule(site[0])
+    changed = [(old, new) for old, new in zip(need.old, need.new, strict=True) if old != new]
+    for kind, attribute in _COUNTS.items():
+        if isinstance(part, kind) and len(changed) == 1 and vars(part).get(attribute) == changed[0][0]:
+            return Remembered.in_slot(Slot(site[0], part, (attribute,))), changed[0][1]
+    return None
 
 
 def _site(meta: Mapping[str, Any]) -> CallSite:

@@ -74,6 +74,11 @@ class Remembered(int):
         made.slots, made.formula = slots, formula
         return made
 
+    @classmethod
+    def in_slot(cls, slot: Slot) -> Remembered:
+        """The number that an attribute holds."""
+        return cls.of(slot.read(), frozenset((slot,)), _Read(slot))
+
     @property
     def slot(self) -> Slot | None:
         """The attribute whose value it is, where nothing was computed."""
@@ -209,7 +214,7 @@ def may_hold(value: Any) -> bool:
 
 def _made(value: Any, slot: Slot) -> Any:
     if type(value) is int:
-        return Remembered.of(value, frozenset((slot,)), _Read(slot))
+        return Remembered.in_slot(slot)
     if type(value) in (list, tuple, dict) or _is_named_tuple(value):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         made = {key: _made(item, Slot(slot.owner, slot.holder, (*slot.path, key))) for key, item in items}

@@ -7,7 +7,8 @@ traced run does not get there, so an attribute that only this form reads keeps i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from atograph.repair.observe.problem import Example
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
+from atograph.values.resized import less_of
 from atograph.values.structures import tensors_of
 
 _MOST = 32
@@ -25,11 +27,13 @@ _MOST = 32
 
 @dataclass(frozen=True)
 class _Run:
-    """One call of a module: what it took, and the tensors that it gave."""
+    """One call of a module: what it took, the tensors that it gave, and the forms that its ``forward`` called itself:
+    these are parts of it, which the traced run has shown."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: list[torch.Tensor]
+    called: frozenset[str]
 
 
 def repair_other_forwards(model: nn.Module, module: nn.Module, example: Example, whole: Example) -> tuple[str, ...]:
@@ -46,8 +50,10 @@ def repair_other_forwards(model: nn.Module, module: nn.Module, example: Example,
     """
     if not any(_forms(part) for part in model.modules()):
         return ()
-    before, after, notes = _runs(model, whole), _runs(module, example), list[str]()
-    for name, form in list(_same_forms(model, before)):
+    inputs, before = _dense_runs(model, example, whole)
+    forms, notes = list(_same_forms(model, before)), list[str]()
+    after = _runs(module, inputs) if forms else {}
+    for name, form in forms:
         if name not in after:
             continue
         part = module.get_submodule(name)
@@ -72,23 +78,42 @@ def _forms(module: nn.Module) -> list[str]:
     return [name for name in dir(type(module)) if name.startswith("forward_") and callable(getattr(module, name))]
 
 
+def _dense_runs(model: nn.Module, example: Example, whole: Example) -> tuple[Example, dict[str, _Run]]:
+    """What the slim model is to be run with, and the runs of the dense one with that: less than the example, if so."""
+    for less in less_of(whole) if whole is example else ():
+        with suppress(Exception):  # it takes no such images
+            return less, _runs(model, less)
+    return example, _runs(model, whole)
+
+
 def _runs(model: nn.Module, example: Example) -> dict[str, _Run]:
-    """The first call of each module that has other forms, by its name."""
-    names = {id(part): name for name, part in model.named_modules() if _forms(part)}
+    """The first call of each module that has other forms which it does not call itself, by its name."""
+    parts = {name: part for name, part in model.named_modules() if _forms(part)}
+    names = {id(part): name for name, part in parts.items()}
     runs: dict[str, _Run] = {}
+    called: dict[str, set[str]] = {name: set() for name in parts}
 
     def note(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        if id(part) in names and names[id(part)] not in runs:
-            runs[names[id(part)]] = _Run(args, kwargs, tensors_of(result))
+        if names[id(part)] not in runs:
+            runs[names[id(part)]] = _Run(args, kwargs, tensors_of(result), frozenset(called[names[id(part)]]))
 
-    with eval_mode(model), torch.no_grad():
-        hooks = [part.register_forward_hook(note, with_kwargs=True) for part in model.modules() if id(part) in names]
-        try:
-            model(*example[0], **example[1])
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return runs
+    with eval_mode(model), torch.no_grad(), ExitStack() as undone:
+        for name, part in parts.items():
+            undone.callback(part.register_forward_hook(note, with_kwargs=True).remove)
+            for form in _forms(part):
+                if form not in vars(part):
+                    vars(part)[form] = _noting(getattr(part, form), form, called[name])
+                    undone.callback(vars(part).pop, form)
+        model(*example[0], **example[1])
+    return {name: run for name, run in runs.items() if not run.called.issuperset(_forms(parts[name]))}
+
+
+def _noting(method: Callable[..., Any], form: str, called: set[str]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        called.add(form)
+        return method(*args, **kwargs)
+
+    return noted
 
 
 def _same_forms(model: nn.Module, runs: Mapping[str, _Run]) -> Iterator[tuple[str, str]]:
@@ -96,7 +121,7 @@ def _same_forms(model: nn.Module, runs: Mapping[str, _Run]) -> Iterator[tuple[st
     with eval_mode(model), torch.no_grad():
         for name, run in runs.items():
             part = model.get_submodule(name)
-            yield from ((name, form) for form in _forms(part) if _agrees(part, form, run))
+            yield from ((name, form) for form in _forms(part) if form not in run.called and _agrees(part, form, run))
 
 
 def _agrees(part: nn.Module, form: str, run: _Run) -> bool:

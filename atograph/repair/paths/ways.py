@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from atograph.passes.ir.sizes import BATCH
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
-from atograph.repair.calls.needs import needs_of
+from atograph.repair.calls.needs import Need, needs_of
 from atograph.repair.calls.search import Call, Found, calls_of, corrections
 from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Example, Problem
@@ -30,6 +30,19 @@ class OtherCut(Exception):
     """On this path the plan cannot cut the same parameters."""
 
 
+class Sampled(Protocol):
+    """What has samples of what a program computes, made when they are first asked for."""
+
+    @property
+    def samples(self) -> Mapping[int, Sample]:
+        """By the number of the call."""
+
+
+@dataclass(frozen=True)
+class _Samples:
+    samples: Mapping[int, Sample]
+
+
 @dataclass(frozen=True)
 class Way:
     """A path with what the program is on it.
@@ -39,7 +52,7 @@ class Way:
         dense, slim: the program there, before and after the cut.
         example: what the slim one is run with.
         whole: what the dense one is run with: state has another width there.
-        samples: what the slim program computes at each call.
+        sampled: what has, as ``samples``, what the slim program computes at each call.
     """
 
     path: Path
@@ -47,7 +60,11 @@ class Way:
     slim: Program
     example: Example
     whole: Example
-    samples: Mapping[int, Sample]
+    sampled: Sampled
+
+    def needs(self, batch: int) -> dict[CallSite, list[Need]]:
+        """What calls have to become, as `needs_of`."""
+        return needs_of(self.dense, self.slim, batch)
 
     def run(self, module: nn.Module) -> Any:
         """Call the slim module along the path."""
@@ -63,28 +80,29 @@ class Way:
 
     def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
         """Lay the calls of the dense model beside their needs, as `calls_of`."""
-        return calls_of(
-            model, needs_of(self.dense, self.slim, batch_of(self.example) or 1), self._run_whole, comparisons
-        )
+        return calls_of(model, self.needs(batch_of(self.example) or 1), self._run_whole, comparisons)
 
-    def wishes_as_traced(self, model: nn.Module) -> list[Wish]:
-        """What attributes have to be where code goes another way on tensors without data, as when it was traced."""
+    def wishes_as_traced(self, model: nn.Module) -> list[Wish] | None:
+        """What attributes have to be where code goes another way on tensors without data, as when it was traced.
+
+        None where it does not run like this.
+        """
 
         def run(model: nn.Module) -> None:
             with self.path.on(model):
                 run_without_data(model, *self.whole, batch=batch_of(self.whole))
 
         try:
-            calls, _lost = calls_of(model, needs_of(self.dense, self.slim, BATCH), run, Comparisons())
+            calls, _lost = calls_of(model, self.needs(BATCH), run, Comparisons())
         except Exception:  # what torch.export has captured may not run like this
-            return []
+            return None
         return wishes_of(calls)
 
     def corrections(
         self, module: nn.Module, calls: Mapping[CallSite, list[Call]], close: float, comparisons: Comparisons
     ) -> Found:
         """Which calls of the slim module need a correction, as `search.corrections`."""
-        return corrections(module, calls, self.run, self.samples, close, comparisons)
+        return corrections(module, calls, self.run, self.sampled.samples, close, comparisons)
 
 
 def wishes_of(calls: Mapping[CallSite, list[Call]]) -> list[Wish]:
@@ -114,4 +132,4 @@ def way_along(path: Path, masked: nn.Module, dense: Program, plan: Plan, example
     slim = cut_alike(dense, plan, there)
     if slim is None:
         raise OtherCut("the plan takes units apart that go together there")
-    return Way(path, there, slim, example, whole, samples_of(slim, *example)[1])
+    return Way(path, there, slim, example, whole, _Samples(samples_of(slim, *example)[1]))

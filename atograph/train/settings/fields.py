@@ -18,7 +18,7 @@ from pydantic import (
 )  # fmt: skip
 
 from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
-from atograph.passes.cost.share import number_of, share_of
+from atograph.passes.cost.share import DEPTH, number_of, share_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.method_table import METHODS
@@ -127,6 +127,9 @@ class TrainSettings(BaseModel):
     """Units that every group keeps at least."""
     depth: Annotated[bool, Option()] = False
     """Groups may lose all of their units where the model allows it, whatever the floor is: whole branches go."""
+    depth_share: Annotated[Fraction, Option(metavar="SHARE")] = DEPTH
+    """With depth, about how much of what is saved whole branches give, those first whose units score least; 0.5 unless
+    given."""
     drop: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
     """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
@@ -299,7 +302,7 @@ class TrainSettings(BaseModel):
         """What the user wants of the groups, as `Graph.steered` takes it."""
         return {
             "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
-            "trained_only": not self.prune_frozen, "depth": self.depth, "drop": self.drop,
+            "trained_only": not self.prune_frozen, "depth": self.depth and self.depth_share, "drop": self.drop,
         }  # fmt: skip
 
     @property

@@ -1,0 +1,1 @@
+"""What a model's code decides by sizes that are dynamic."""

@@ -1,0 +1,80 @@
+"""Latency where whole branches go: ``python -m benchmarks.depth [--only GLOB]``.
+
+Known models with random weights, pruned by magnitude to 0.5 and 0.3 of their FLOPs, on one thread of this CPU in ONNX
+Runtime at batches of 1 and 8: without depth, and with whole branches that give a quarter, half and three quarters of
+what is saved. Widths come in multiples of 16 everywhere. All models of a budget are called in turns. Nothing is
+trained, so nothing is said of accuracy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.by_budget import ByBudget
+from benchmarks.depth_part import DEPTHS
+from benchmarks.latency_part import BATCHES
+from benchmarks.zoo_rows import Row
+
+BUDGETS = (0.5, 0.3)
+MARKER = "<!-- table: python -m benchmarks.depth -->"
+"""What stands above this line in a Markdown file is written by hand."""
+
+_TITLES = [f"{depth:g}" for depth in DEPTHS]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each model, budget and batch: latency over the dense one's, and how many groups are empty."""
+    lines = [
+        "| model | FLOPs | batch | dense ms | without | " + " | ".join(f"depth {each}" for each in _TITLES[1:]) + " |",
+        "|---|---|---|---|" + "---|" * len(_TITLES),
+    ]
+    for row, budget, part in _parts(rows):
+        for batch in BATCHES:
+            variants = part.get("variants", {})
+            dense = variants.get("dense", {}).get(str(batch))
+            first = part.get("error", "failed") if dense is None else f"{dense:.2f}"
+            cells = [_cell(variants.get(each), batch, part.get("emptied", {}).get(each, 0)) for each in _TITLES]
+            lines.append(f"| {row['model']} | {budget:g} | {batch} | {first} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _parts(rows: Sequence[Row]) -> list[tuple[Row, float, dict[str, Any]]]:
+    return [(row, budget, row[f"{budget:g}"]) for row in rows for budget in BUDGETS if f"{budget:g}" in row]
+
+
+def _cell(variant: dict[str, Any] | None, batch: int, emptied: int) -> str:
+    if variant is None or str(batch) not in variant:
+        return "" if variant is None else "failed: " + variant.get("error", "no time")[:60].replace("|", "/")
+    return f"{variant[str(batch)]:.3f}" + (f" ({emptied})" if emptied else "")
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The median of what each depth's latency is, over that without, by budget and batch."""
+    lines = []
+    for budget in BUDGETS:
+        for batch in BATCHES:
+            found = [part["variants"] for _row, own, part in _parts(rows) if own == budget and "variants" in part]
+            ratios = {
+                title: [
+                    each[title][str(batch)] / each["0"][str(batch)]
+                    for each in found
+                    if str(batch) in each.get(title, {}) and str(batch) in each.get("0", {})
+                ]
+                for title in _TITLES[1:]
+            }
+            shown = [f"{title}: {median(each):.2f} of {len(each)}" for title, each in ratios.items() if each]
+            if shown:
+                lines.append(f"- {budget:g} of the FLOPs, batch {batch}: {', '.join(shown)}")
+    return "\n".join(["The median of the latency over that without depth:", "", *lines])
+
+
+def shown(rows: Sequence[Row]) -> str:
+    """Table and summary."""
+    return f"{table(rows)}\n\n{summary(rows)}"
+
+
+if __name__ == "__main__":
+    sys.exit(ByBudget("depth", __doc__, MARKER, BUDGETS, shown).run())

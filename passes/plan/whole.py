@@ -1,0 +1,60 @@
+"""Which branches a plan takes away as a whole, before it looks at single units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.budgets.budgets import Budgets
+
+
+def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor]) -> list[str]:
+    """The groups that lose all of their units, so that branches give about `Groups.depth` of what is saved.
+
+    Unit by unit a branch never goes: the best unit of a poor layer is still worth more than the worst of a rich one,
+    and one unit keeps the whole layer running. So branches are compared as wholes (`_least_first`), and the
+    lowest go, each that brings what they save closer to that share.
+
+    Args:
+        groups: the program's groups; `Group.least` is 0 where all units may go.
+        budgets: what is to be saved.
+        scores: group name → score of each unit, shape ``[size]``; groups without scores stay.
+    """
+    if not groups.depth:
+        return []
+    wished = [group.name for group in groups.prunable if group.dropped]
+    gone: list[str] = []
+    saved = _saved(budgets, wished)
+    for name in _least_first(groups, budgets, scores):
+        together = groups.gone_together([*wished, *gone, name])
+        with_it = _saved(budgets, together)
+        closer = abs(with_it - groups.depth) < abs(saved - groups.depth)
+        if name in together and closer and with_it <= 1:
+            gone.append(name)
+            saved = with_it
+    return gone
+
+
+def _least_first(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor]) -> list[str]:
+    """The groups that may go, by the mean score of their units for what their going saves.
+
+    A score is for the cost of a unit. All units together may save more: what only fed them is not computed either. A
+    group of which nothing but the last unit saves anything has a score of zero.
+    """
+    free = [group for group in groups.prunable if group.least == 0 and not group.dropped and group.name in scores]
+    lowest = min((float(scores[group.name].min()) for group in free), default=0.0)
+    found = {}
+    for group in free:
+        whole, units = _saved(budgets, [group.name]), _saved(budgets, [group.name], left=1)
+        if whole > 0:
+            found[group.name] = (float(scores[group.name].double().mean()) - lowest) * units / whole
+    return sorted(found, key=found.__getitem__)
+
+
+def _saved(budgets: Budgets, fewer: Iterable[str], left: int = 0) -> float:
+    """How much of what has to be saved is saved where some groups keep ``left`` units: 1 is all of it, by the budget
+    that they save most of."""
+    kept = budgets.kept(dict.fromkeys(fewer, left))
+    return max((1 - kept[name]) / (1 - share) if share < 1 else 0.0 for name, share in budgets.shares.items())
