@@ -144,8 +144,10 @@ def without_unread(program: Program) -> Program:
         replace(size, places=tuple(place for place in size.places if place.placeholder not in unread))
         for size in interface.dynamic
     ]
+    told = {size.name for size in dynamic if size.places}
     interface = replace(
         interface,
+        ways=tuple(tuple(each for each in way if each.names <= told) for way in interface.ways),
         inputs=tuple(None if name in unread else name for name in interface.inputs),
         dynamic=tuple(size for size in dynamic if size.places),
         state_pairs={name: place for name, place in interface.state_pairs.items() if name not in unread},
