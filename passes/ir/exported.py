@@ -427,7 +427,7 @@ def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
             own = name_of[place.placeholder]
             symbols = free_symbols(shapes[own][place.dim])
             (symbol, *others) = symbols or (None,)
-            other = None if others else meant.setdefault(symbol, size.name)
+            other = None if others or size.parts else meant.setdefault(symbol, size.name)
             if symbol is None or other not in (None, size.name):
                 what = "makes a constant of" if symbol is None else f"takes for the same as {other}"
                 raise UserError(
