@@ -98,6 +98,12 @@ def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     """Run a model as `record_program` does, on tensors without data, and record nothing.
 
     Code may go another way there than on tensors with data: transformers makes every mask then.
+
+    Args:
+        model: in eval mode.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        batch: their batch, which becomes `sizes.BATCH`; None: it stays.
     """
     _Trace(model, args, kwargs, batch).run()
 

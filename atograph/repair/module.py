@@ -90,7 +90,9 @@ def slim_module(
     example, whole = checks.example, checks.whole
     ways = [Way(Path(), dense, slimmed, example, whole, checks)]
     repaired, wrong = _without_search(model, ways[0]), list[Problem]()
-    if repaired is None or not checks.calls_the_same(repaired.module):
+    if repaired is None:
+        repaired = _searched_by_calls(model, ways[0], checks)
+    if repaired is None or repaired.wrong or not checks.calls_the_same(repaired.module):
         repaired = _repaired(model, ways, checks)
         wrong = _wrong(repaired, checks)
     if wrong and (alive := with_dead_code(model, dense, plan, whole)) is not None:
@@ -236,6 +238,19 @@ def _without_search(model: nn.Module, way: Way) -> _Attempt | None:
     return _Attempt(module, (*words.values(), *kept), (), next(iter(kept), ""), (), ())
 
 
+def _searched_by_calls(model: nn.Module, way: Way, checks: Checks) -> _Attempt | None:
+    """A copy of the dense module made slim as `_repaired` does it, by the calls that it makes, whatever they give.
+
+    None where that does not go on tensors without data, or where the calls are others there.
+    """
+    if way.slim.interface.fixed or way.slim.interface.decided or way.slim.interface.left_out:
+        return None
+    try:
+        return _repaired(model, [way], checks, by_calls=True)
+    except NotRepaired:
+        return None
+
+
 def _copied(model: nn.Module, ways: Sequence[Way]) -> nn.Module:
     """A copy of the dense module, which shares with it what is to be replaced."""
     in_the_program = [value for name, value in named_state(model) if name in ways[0].slim.state]
@@ -254,15 +269,27 @@ def _cut(
     return kept, words
 
 
-def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt:
-    """A copy of the dense module made slim: its tensors, then the attributes that hold widths, then single calls."""
+def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks, *, by_calls: bool = False) -> _Attempt:
+    """A copy of the dense module made slim: its tensors, then the attributes that hold widths, then single calls.
+
+    Args:
+        model: the dense module.
+        ways: its paths.
+        checks: what the slim program computes.
+        by_calls: look at the calls alone, of the dense module on tensors without data, and not at what they give.
+
+    Raises:
+        NotRepaired: the dense module does not run again; ``by_calls`` also if it calls something else.
+    """
     module, programs = _copied(model, ways), [(way.dense, way.slim) for way in ways]
     calls, lost, wishes, comparisons = [], list[Problem](), list[Wish](), [Comparisons() for _ in ways]
     for way, seen in zip(ways, comparisons, strict=True):
         try:
-            each, missed = way.calls(module, seen)
+            each, missed = way.calls(module, seen, data=not by_calls)
         except Exception as error:
             raise NotRepaired(Problem(f"it does not run again with the example inputs: {told(error)}")) from error
+        if missed and by_calls:
+            raise NotRepaired(*missed)
         calls.append(each)
         wishes += wishes_of(each)
         if missed:
@@ -272,7 +299,7 @@ def _repaired(model: nn.Module, ways: Sequence[Way], checks: Checks) -> _Attempt
 
     def search() -> list[Found]:
         return [
-            way.corrections(module, known, 10 * checks.close, seen)
+            way.corrections(module, known, 10 * checks.close, seen, sampled=not by_calls)
             for way, known, seen in zip(ways, calls, comparisons, strict=True)
         ]
 

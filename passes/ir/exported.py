@@ -163,7 +163,10 @@ _QUOTIENTS = {"FloorDiv": "//", "CleanDiv": "//", "Mod": "%", "PythonMod": "%"}
 def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | None:
     sign = _RELATIONS.get(type(guard).__name__)
     try:
-        return None if sign is None else Condition((sign, *(_formula(side, names) for side in guard.args)), True)
+        if sign is None:
+            return None
+        left, right = (_formula(side, names) for side in guard.args)
+        return Condition((sign, left, right), True)
     except KeyError:  # another function, or the batch
         return None
 
@@ -348,8 +351,11 @@ def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
     yield inputs
     leaves, structure = pytree.tree_flatten(inputs)
     for point in range(1, points_of(interface.dynamic)):
-        sizes = {(place.placeholder, place.dim): place.multiple * size.values[point]
-                 for size in interface.dynamic for place in size.places}  # fmt: skip
+        sizes: dict[tuple[str | None, int], int] = {
+            (place.placeholder, place.dim): place.multiple * size.values[point]
+            for size in interface.dynamic
+            for place in size.places
+        }
         yield pytree.tree_unflatten(
             [
                 leaf.new_zeros([sizes.get((name, dim), size) for dim, size in enumerate(leaf.shape)])
@@ -419,8 +425,8 @@ def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     names: dict[str, dict[int, str]] = {}
     meant: dict[Any, str] = {}
     nodes = {node.name: node for node in program.input_nodes()}
-    for place, own in name_of.items():
-        if place is not None and own in shapes and _is_batch(nodes[place]):
+    for placeholder, own in name_of.items():
+        if placeholder is not None and own in shapes and _is_batch(nodes[placeholder]):
             meant |= dict.fromkeys(free_symbols(shapes[own][0]), "batch")
     for size in program.interface.dynamic:
         for place in size.places:
@@ -458,8 +464,8 @@ def _shapes(exported: ExportedProgram) -> dict[str, Any]:
 
 
 def _is_batch(node: fx.Node) -> bool:
-    shape = getattr(node.meta.get("val"), "shape", ())
-    return len(shape) > 0 and int(shape[0]) == BATCH
+    shape = list(getattr(node.meta.get("val"), "shape", ()))
+    return bool(shape) and int(shape[0]) == BATCH
 
 
 def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:

@@ -33,7 +33,10 @@ CASES: dict[Any, list[tuple[Any, ...]]] = {
         op: [
             (_t(2, 3), _t(2, 3)), (_t(2, 3), _t(3)), (_t(2, 3), _t()), (_t(2, 3), 2), (_t(2, 3), 2.5),
             (_t(2, 3), _t(2, 3, dtype=torch.float64)), (_t(2, 3, dtype=torch.int64), 2.5), (_t(2, 3), 2j),
-            (_t(2, 3).mT, _t(2, 3).mT), (_t(2, 3), True),
+            (_t(2, 3).mT, _t(2, 3).mT), (_t(2, 3), True), (_t(2, 3, 4, 5), _t(2, 3, 1, 1)), (_t(2, 3, 4), _t(3, 1)),
+            (_t(2, 3, 4, 5), _t(2, 3, 1, 1).to(memory_format=torch.channels_last)),
+            (_t(2, 3, 4, 5).to(memory_format=torch.channels_last), _t(2, 3, 1, 1)),
+            *([(_t(3), _t(2, 3)), (_t(3, 1), _t(1, 4))] if str(op)[-8] != "_" else []),
         ]
         for op in (
             aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor,
@@ -41,6 +44,11 @@ CASES: dict[Any, list[tuple[Any, ...]]] = {
         )
     },
     aten.pow.Tensor_Scalar: [(_t(2, 3), 2), (_t(2, 3), 0.5), (_t(2, 3, dtype=torch.int64), 2)],
+    aten.clamp_min.default: [(_t(2, 3), 0.1), (_t(2, 3).mT, 1), (_t(2, 3, dtype=torch.int64), 0.5)],
+    aten.adaptive_avg_pool2d.default: [
+        (_t(2, 3, 8, 9), [1, 1]), (_t(3, 8, 9), [2, 5]),
+        (_t(2, 3, 8, 9).to(memory_format=torch.channels_last), [1, 2]),
+    ],
     aten.softmax.int: [(_t(2, 3), -1), (_t(2, 3), 0, torch.float64)],
     aten.linear.default: [
         (_t(2, 3), _t(4, 3), _t(4)), (_t(2, 5, 3), _t(4, 3)), (_t(3), _t(4, 3)), (_t(3, 2).mT, _t(4, 3)),
@@ -72,6 +80,10 @@ AT_ONCE: dict[Any, list[tuple[Any, ...]]] = {
     aten.expand.default: [(_t(2, 1), [3, 2, 4]), (_t(2, 1), [2, 4])],
     aten.slice.Tensor: [(_t(2, 6), 1, 1, 9), (_t(2, 6), 1, 0, 6, 2)],
     aten.select.int: [(_t(2, 6), 1, -1)],
+    aten.sum.dim_IntList: [(_t(2, 6, 5), [1]), (_t(2, 6, 5).mT, [0, -1], True), (_t(2, 3, dtype=torch.int32), [0])],
+    aten.alias.default: [(_t(2, 6).mT,)],
+    aten.expand_as.default: [(_t(2, 1), _t(3, 2, 4))],
+    aten.linalg_vector_norm.default: [(_t(2, 6, 5), 2, [1]), (_t(2, 6).mT, 1.0, [0], True)],
     aten.narrow.default: [(_t(2, 6), 1, 2, 3)],
     aten.split.Tensor: [(_t(2, 6), 4, 1)],
     aten.split_with_sizes.default: [(_t(2, 6), [4, 2], 1), (_t(2, 6), [4, 1], 1)],

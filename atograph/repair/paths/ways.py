@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from torch import nn
@@ -78,20 +79,23 @@ class Way:
         with self.path.on(model):
             return model(*args, **kwargs)
 
-    def calls(self, model: nn.Module, comparisons: Comparisons) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
-        """Lay the calls of the dense model beside their needs, as `calls_of`."""
-        return calls_of(model, self.needs(batch_of(self.example) or 1), self._run_whole, comparisons)
+    def calls(
+        self, model: nn.Module, comparisons: Comparisons, *, data: bool = True
+    ) -> tuple[dict[CallSite, list[Call]], list[Problem]]:
+        """Lay the calls of the dense model beside their needs, as `calls_of`; without ``data`` on tensors without."""
+        run = self._run_whole if data else partial(self._run_without_data, batch=None)
+        return calls_of(model, self.needs(batch_of(self.example) or 1), run, comparisons)
+
+    def _run_without_data(self, model: nn.Module, batch: int | None) -> None:
+        with self.path.on(model):
+            run_without_data(model, *self.whole, batch=batch)
 
     def wishes_as_traced(self, model: nn.Module) -> list[Wish] | None:
         """What attributes have to be where code goes another way on tensors without data, as when it was traced.
 
         None where it does not run like this.
         """
-
-        def run(model: nn.Module) -> None:
-            with self.path.on(model):
-                run_without_data(model, *self.whole, batch=batch_of(self.whole))
-
+        run = partial(self._run_without_data, batch=batch_of(self.whole))
         try:
             calls, _lost = calls_of(model, self.needs(BATCH), run, Comparisons())
         except Exception:  # what torch.export has captured may not run like this
@@ -99,10 +103,18 @@ class Way:
         return wishes_of(calls)
 
     def corrections(
-        self, module: nn.Module, calls: Mapping[CallSite, list[Call]], close: float, comparisons: Comparisons
+        self,
+        module: nn.Module,
+        calls: Mapping[CallSite, list[Call]],
+        close: float,
+        comparisons: Comparisons,
+        *,
+        sampled: bool = True,
     ) -> Found:
-        """Which calls of the slim module need a correction, as `search.corrections`."""
-        return corrections(module, calls, self.run, self.sampled.samples, close, comparisons)
+        """Which calls of the slim module need a correction, as `search.corrections`; ``sampled``: what they give is
+        laid beside what the program does."""
+        samples = self.sampled.samples if sampled else {}
+        return corrections(module, calls, self.run, samples, close, comparisons)
 
 
 def wishes_of(calls: Mapping[CallSite, list[Call]]) -> list[Wish]:

@@ -132,6 +132,27 @@ def _elementwise(x: torch.Tensor, y: Any, *options: Any) -> Shape | None:
     return x.shape if same and not options else None
 
 
+def _broadcast(x: torch.Tensor, y: Any, *options: Any) -> Shape | None:
+    """The same where one of the two may be spread, too."""
+    if options or not isinstance(y, torch.Tensor) or x.shape == y.shape:
+        return _elementwise(x, y, *options)
+    if not x.dim() or not y.dim() or any(each.stride() != _contiguous(each.shape) for each in (x, y)):
+        return None  # a number in a tensor, or one that is in another order where sizes are 1
+    rank = max(x.dim(), y.dim())
+    one, other = ((1,) * (rank - each.dim()) + tuple(each.shape) for each in (x, y))
+    pairs = list(zip(one, other, strict=True))
+    return [max(a, b) for a, b in pairs] if all(a == b or 1 in (a, b) for a, b in pairs) and 0 not in one else None
+
+
+def _bounded(x: torch.Tensor, bound: Any) -> Shape | None:
+    return x.shape if isinstance(bound, (int, float)) and x.stride() == _contiguous(x.shape) else None
+
+
+def _pooled(x: torch.Tensor, sizes: Any) -> Shape | None:
+    plain = x.dim() > 2 and x.stride() == _contiguous(x.shape) and all(type(size) is int for size in sizes)
+    return (*x.shape[:-2], *sizes) if plain and len(sizes) == 2 else None
+
+
 def _softmax(x: torch.Tensor, _dim: int, dtype: torch.dtype | None = None) -> Shape | None:
     return x.shape if dtype is None else None
 
@@ -189,10 +210,12 @@ _IN_PLACE = (
 _FORMULAS: dict[Any, Callable[..., Shape | None]] = {
     **{getattr(_ATEN, name).default: _like for name in (*_ACTIVATIONS, "exp", "rsqrt", "sqrt", "neg")},
     **dict.fromkeys(_IN_PLACE, _like),
+    **dict.fromkeys((_ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.div.Tensor), _broadcast),
     **dict.fromkeys((
-        _ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.div.Tensor, _ATEN.pow.Tensor_Scalar,
-        _ATEN.add_.Tensor, _ATEN.sub_.Tensor, _ATEN.mul_.Tensor, _ATEN.div_.Tensor,
+        _ATEN.pow.Tensor_Scalar, _ATEN.add_.Tensor, _ATEN.sub_.Tensor, _ATEN.mul_.Tensor, _ATEN.div_.Tensor,
     ), _elementwise),
+    _ATEN.clamp_min.default: _bounded,
+    _ATEN.adaptive_avg_pool2d.default: _pooled,
     _ATEN.batch_norm.default: _channel_norm,
     _ATEN.instance_norm.default: _channel_norm,
     _ATEN.group_norm.default: _group_norm,
@@ -212,6 +235,7 @@ _AT_ONCE = {
     _ATEN.expand.default, _ATEN.slice.Tensor, _ATEN.select.int, _ATEN.narrow.default, _ATEN.split.Tensor,
     _ATEN.split_with_sizes.default, _ATEN.chunk.default, _ATEN.unbind.int, _ATEN.contiguous.default,
     _ATEN.matmul.default, _ATEN.bmm.default, _ATEN.linear.default, _ATEN.cat.default, _ATEN.mean.dim,
-    _ATEN.softmax.int,
+    _ATEN.softmax.int, _ATEN.sum.dim_IntList, _ATEN.alias.default, _ATEN.expand_as.default,
+    _ATEN.linalg_vector_norm.default,
 }  # fmt: skip
 """Ops whose kernels for tensors without data need nothing but shapes, strides and types."""
