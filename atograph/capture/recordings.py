@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.capture.recorder import NotAligned, Recording
+from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
 from atograph.passes.torch_private import pytree
@@ -134,14 +134,22 @@ def difference_at_sizes(
     for one in rows[0]:
         copy = output if one.op == "output" else copies.get(one)
         while node is not None and node.target is _ALIAS and one.target is not _ALIAS:
-            twins[node], node = twins[node.args[0]], next(others, None)  # type: ignore[index]
+            (aliased,) = node.all_input_nodes
+            twins[node], node = twins[aliased], next(others, None)
         if node is None or one.op != node.op or (one.op != "get_attr" and one.target != node.target):
             if copy is not None and _takes_all(copy, values):  # no slice is called then
-                whole[copy], values[copy] = whole.get(copy.args[0], copy.args[0]), values[copy.args[0]]  # type: ignore
+                taken = copy.all_input_nodes[0]
+                whole[copy], values[copy] = whole.get(taken, taken), values[taken]
                 continue
             return at_reader(one, f"more ops are called, or others, from {one.target} on")
         if one.op == "get_attr" and not same_constant(recorded, one, other, node):
             return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
+        if one.meta.get(SAME):
+            assert copy is not None
+            if not node.meta[SAME] or twins[node.args[0]] is not whole.get(copy, copy):  # type: ignore[index]
+                return at_reader(one, f"{one.target} is called on another layout")
+            twins[node], node = whole.get(copy, copy), next(others, None)
+            continue
         if one.op in ("call_function", "output"):
             assert copy is not None
             for program, there in list(_pairs((copy.args, copy.kwargs), (node.args, node.kwargs))):
@@ -168,10 +176,12 @@ def _takes_all(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
     """Whether a node of the program is a slice that takes all of what it takes some of elsewhere."""
     if node.target is not torch.ops.aten.slice.Tensor or node.args[0] not in values:
         return False
-    dim, start, end, step = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
-    size = values[node.args[0]].shape[dim]  # type: ignore[index]
-    first, last = (None if each is None else _value(each, values) for each in (start, end))
-    return step == 1 and not first and (last is None or last >= size)
+    defaults: list[Any] = [0, None, None, 1]
+    options: list[Any] = [*node.args[1:]]
+    dim, start, end, step = options + defaults[len(options) :]
+    size = int(values[node.all_input_nodes[0]].shape[dim])
+    first, last = (None if each is None else int(_value(each, values)) for each in (start, end))
+    return bool(step == 1 and not first and (last is None or last >= size))
 
 
 def _pairs(program: Any, there: Any) -> Iterator[tuple[Any, Any]]:

@@ -24,12 +24,13 @@ def as_slices(node: fx.Node, call: Callable[..., fx.Node]) -> None:
         node: `in_pieces`.
         call: adds a call before it.
     """
-    x, count, dim = node.args[0], int(node.args[1]), _dim(node)  # type: ignore[call-overload]
+    arguments: list[Any] = list(node.args)
+    x, count, dim = arguments[0], int(arguments[1]), _dim(node)
     with node.graph.inserting_before(node):
         size = call(_ATEN.sym_size.int, x, dim)
         ends = _ENDS[node.target](call, size, count)
         for user in list(node.users):
-            index = int(user.args[1])  # type: ignore[call-overload]
+            index: Any = user.args[1]
             piece = call(_ATEN.slice.Tensor, x, dim, ends[index], ends[index + 1])
             user.replace_all_uses_with(piece)
             node.graph.erase_node(user)

@@ -88,7 +88,7 @@ def _wrong_there(program: Program, sizes: Mapping[str, int], what: str, where: s
 
 def _first_wrong(program: Program, sizes: Mapping[str, int]) -> fx.Node | None:
     """The first node whose value a file computes as something else, or cannot compute; None if there is none."""
-    nodes = [
+    nodes: list[fx.Node] = [
         node
         for node in program.graph.nodes
         if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
@@ -126,6 +126,7 @@ def _wrong(program: Program, nodes: Sequence[fx.Node], sizes: Mapping[str, int])
         except UserError:
             return None
     allowed = tolerance(expected, finest=torch.float32)
-    pairs = enumerate(zip(expected, values, strict=True))
-    same = lambda a, b: a.shape == b.shape and relative_difference(a.to(b.dtype), b) <= allowed  # noqa: E731
-    return next((index for index, (one, other) in pairs if not same(one, other)), len(nodes))
+    for index, (one, other) in enumerate(zip(expected, values, strict=True)):
+        if one.shape != other.shape or not relative_difference(one.to(other.dtype), other) <= allowed:
+            return index
+    return len(nodes)

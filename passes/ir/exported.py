@@ -98,6 +98,8 @@ def _symbols(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int]:
         for place in size.places:
             own = shapes[place.placeholder][place.dim]
             values = Size.of([place.multiple * value for value in size.values])
+            if size.parts and free_symbols(own) and not own.node.expr.is_Symbol:
+                continue  # its parts tell it
             if not free_symbols(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
                 raise NotIntegral(f"the code has decided something by the size {size.name}")
             symbols[own.node.expr] = values
@@ -161,7 +163,10 @@ _QUOTIENTS = {"FloorDiv": "//", "CleanDiv": "//", "Mod": "%", "PythonMod": "%"}
 def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | None:
     sign = _RELATIONS.get(type(guard).__name__)
     try:
-        return None if sign is None else Condition((sign, *(_formula(side, names) for side in guard.args)), True)
+        if sign is None:
+            return None
+        left, right = (_formula(side, names) for side in guard.args)
+        return Condition((sign, left, right), True)
     except KeyError:  # another function, or the batch
         return None
 
@@ -298,7 +303,7 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = with_state(exported, empty, interface.example)
         elif given[0] is not args:
             exported = rebuilt(exported, example_inputs=(args, kwargs))
-        exported = _within_limits(exported, program)
+        exported = _with_ranges_of_symbols(_within_limits(exported, program))
         exported = with_size_names(with_file_names(exported, file_names(program)), names)
         return with_ways(exported, _with_twos(interface))
     assert refused is not None
@@ -346,8 +351,11 @@ def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
     yield inputs
     leaves, structure = pytree.tree_flatten(inputs)
     for point in range(1, points_of(interface.dynamic)):
-        sizes = {(place.placeholder, place.dim): place.multiple * size.values[point]
-                 for size in interface.dynamic for place in size.places}  # fmt: skip
+        sizes: dict[tuple[str | None, int], int] = {
+            (place.placeholder, place.dim): place.multiple * size.values[point]
+            for size in interface.dynamic
+            for place in size.places
+        }
         yield pytree.tree_unflatten(
             [
                 leaf.new_zeros([sizes.get((name, dim), size) for dim, size in enumerate(leaf.shape)])
@@ -357,6 +365,12 @@ def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
             ],
             structure,
         )
+
+
+def _with_ranges_of_symbols(exported: ExportedProgram) -> ExportedProgram:
+    """Without the ranges of sums, which a program file has no word for: those of their parts say it."""
+    ranges = {size: limits for size, limits in exported.range_constraints.items() if size.is_Symbol}
+    return exported if len(ranges) == len(exported.range_constraints) else rebuilt(exported, range_constraints=ranges)
 
 
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
@@ -411,15 +425,15 @@ def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     names: dict[str, dict[int, str]] = {}
     meant: dict[Any, str] = {}
     nodes = {node.name: node for node in program.input_nodes()}
-    for place, own in name_of.items():
-        if place is not None and own in shapes and _is_batch(nodes[place]):
+    for placeholder, own in name_of.items():
+        if placeholder is not None and own in shapes and _is_batch(nodes[placeholder]):
             meant |= dict.fromkeys(free_symbols(shapes[own][0]), "batch")
     for size in program.interface.dynamic:
         for place in size.places:
             own = name_of[place.placeholder]
             symbols = free_symbols(shapes[own][place.dim])
             (symbol, *others) = symbols or (None,)
-            other = None if others else meant.setdefault(symbol, size.name)
+            other = None if others or size.parts else meant.setdefault(symbol, size.name)
             if symbol is None or other not in (None, size.name):
                 what = "makes a constant of" if symbol is None else f"takes for the same as {other}"
                 raise UserError(
@@ -450,8 +464,8 @@ def _shapes(exported: ExportedProgram) -> dict[str, Any]:
 
 
 def _is_batch(node: fx.Node) -> bool:
-    shape = getattr(node.meta.get("val"), "shape", ())
-    return len(shape) > 0 and int(shape[0]) == BATCH
+    shape = list(getattr(node.meta.get("val"), "shape", ()))
+    return bool(shape) and int(shape[0]) == BATCH
 
 
 def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:

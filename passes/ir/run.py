@@ -183,9 +183,9 @@ def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
                 _check_same(known, "batch", given, node)
             elif captured != given and not is_dynamic(captured):
                 raise _other_shape(node, wanted, value, sizes)
-    sizes = {name: count for name, (count, _where) in known.items()}
-    check_ways(interface.ways, sizes)
-    for name, total in interface.sums(sizes).items():
+    counts = {name: count for name, (count, _where) in known.items()}
+    check_ways(interface.ways, counts)
+    for name, total in interface.sums(counts).items():
         if name in known and known[name][0] != total:
             count, where = known[name]
             words = next(str(each) for each in interface.dynamic if each.name == name)

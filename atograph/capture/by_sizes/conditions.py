@@ -215,8 +215,9 @@ def may_be_broken(condition: Condition, wishes: Wishes) -> bool:
 
 def _always(condition: Condition, wishes: Wishes) -> bool:
     """Whether a comparison of a size with a number comes out the same at all sizes within the limits."""
-    _sign, *sides = condition.formula
-    plain = sorted(map(type, sides), key=str) == [int, str]
+    assert isinstance(condition.formula, tuple)
+    _sign, left, right = condition.formula
+    plain = {type(left), type(right)} == {int, str}
     return plain and not may_be_broken(condition, wishes)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from atograph.passes.ir.outputs import OutputPath
 from atograph.repair.checks import Checks
-from atograph.repair.observe.problem import Example, Problem, told
+from atograph.repair.observe.problem import Example, Problem, failed
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, forward_within
 from atograph.values.structures import tensors_of
@@ -66,7 +66,7 @@ def paths_of(model: nn.Module, example: Example) -> list[Path]:
     except TypeError:
         return []
     takes, tokens = set(signature.parameters), arguments.get(_TOKENS)
-    others = [each for each in _ATTENTIONS if each != _chosen(model)] if _chosen(model) else []
+    others = [each for each in _ATTENTIONS if _chosen(model) not in (None, each) and _can_choose(model, each)]
     if not isinstance(tokens, torch.Tensor) or tokens.dim() != 2 or tokens.shape[1] < 4 or _MASK not in takes:
         return [Path(f"with {each} attention", each) for each in others]
     masked, other_masked = ("with padding", _padded), ("without a mask", _unpadded)
@@ -101,7 +101,7 @@ def unlike(
         try:
             results = _outputs(path, module, example, left_out)
         except Exception as error:
-            problems[path] = Problem(f"{path.name}, its forward keeps an old width: {told(error)}")
+            problems[path] = Problem(f"{path.name}, {failed(error)}")
             continue
         close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
         if alike(expected, results, close):
@@ -160,6 +160,15 @@ def _chosen(model: nn.Module) -> str | None:
     """The implementation of attention that a model has, if another one can be chosen."""
     chosen = getattr(getattr(model, "config", None), _CHOSEN, None)
     return chosen if isinstance(chosen, str) and callable(getattr(model, "set_attn_implementation", None)) else None
+
+
+def _can_choose(model: nn.Module, name: str) -> bool:
+    """Whether a model has an implementation of attention: not every one of transformers has each."""
+    try:
+        with _attention(model, name):
+            return True
+    except Exception:  # whatever its code says
+        return False
 
 
 @contextmanager

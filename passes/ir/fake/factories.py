@@ -26,7 +26,7 @@ def _linspace(
     index, last = _counted(steps, dtype, device)
     step = (end - start) / last.clamp(min=1)
     made = torch.where(2 * index <= last, start + index * step, end - (last - index) * step)
-    return made.to(dtype or torch.get_default_dtype())
+    return _of(made, dtype)
 
 
 def _logspace(start: float, end: float, steps: Any, base: float = 10.0, **options: Any) -> Tensor:
@@ -46,20 +46,17 @@ def _window(
     index, last = _counted(length, dtype, device)
     turn = index * (2 * math.pi) / (last + 1 if periodic else last.clamp(min=1))
     waves = [(-1) ** order * term * torch.cos(order * turn) for order, term in enumerate(terms)]
-    made = torch.where(last == 0, torch.ones_like(index), sum(waves[1:], waves[0]))
-    return made.to(dtype or torch.get_default_dtype())
+    return _of(torch.where(last == 0, torch.ones_like(index), sum(waves[1:], waves[0])), dtype)
 
 
 def _fftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
     index, last = _counted(n, dtype, device)
-    return (torch.where(2 * index <= last, index, index - last - 1) / ((last + 1) * d)).to(
-        dtype or torch.get_default_dtype()
-    )
+    return _of(torch.where(2 * index <= last, index, index - last - 1) / ((last + 1) * d), dtype)
 
 
 def _rfftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
     index, _last = _counted(n // 2 + 1, dtype, device)
-    return (index / (n * d)).to(dtype or torch.get_default_dtype())
+    return _of(index / (n * d), dtype)
 
 
 def _affine_grid(theta: Tensor, size: Sequence[Any], align_corners: bool) -> Tensor:
@@ -71,7 +68,12 @@ def _affine_grid(theta: Tensor, size: Sequence[Any], align_corners: bool) -> Ten
         line = (2 * index - last) / (last.clamp(min=1) if align_corners else last + 1)
         lines.append(line.reshape([-1 if other == dim else 1 for other in range(len(image))]).expand(image))
     places = torch.stack([*lines[::-1], torch.ones_like(lines[0])], -1).flatten(0, -2)
-    return (places @ theta.transpose(1, 2)).unflatten(1, tuple(image))
+    moved = places @ theta.transpose(1, 2)
+    return moved.reshape([moved.shape[0], *image, len(image)])
+
+
+def _of(made: Tensor, dtype: Any) -> Tensor:
+    return made.to(dtype or torch.get_default_dtype())
 
 
 def _counted(count: Any, dtype: Any, device: Any) -> tuple[Tensor, Tensor]:
@@ -82,7 +84,7 @@ def _counted(count: Any, dtype: Any, device: Any) -> tuple[Tensor, Tensor]:
 
 
 def _adaptive_average(x: Tensor, output_size: Sequence[Any]) -> Tensor:
-    return torch.nn.functional.adaptive_avg_pool2d(x.unsqueeze(-2), [1, output_size[0]]).squeeze(-2)
+    return torch.nn.functional.adaptive_avg_pool2d(x.unsqueeze(-2), (1, output_size[0])).squeeze(-2)
 
 
 def _adaptive_largest(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, None]:
@@ -94,7 +96,9 @@ def _adaptive_largest(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, No
         end = torch.div((index + 1) * whole + size - 1, size, rounding_mode="floor")
         longest = (whole + size - 1) // size + 1
         places = torch.minimum(start + torch.arange(longest, device=x.device), end - 1)
-        x = x.index_select(dim, places.flatten()).unflatten(dim, (size, longest)).amax(dim + 1)
+        shape = list(x.shape)
+        x = x.index_select(dim, places.flatten()).reshape([*shape[:dim], size, longest, *shape[dim + 1 :]])
+        x = x.amax(dim + 1)
     return x, None
 
 
@@ -113,7 +117,7 @@ def _one_hot(x: Tensor, classes: Any) -> Tensor:
 
 _HANN, _HAMMING, _BLACKMAN = (0.5, 0.5), (0.54, 0.46), (0.42, 0.5, 0.08)
 
-OF_ANY_LENGTH: Mapping[Any, Callable[..., Tensor]] = {
+OF_ANY_LENGTH: Mapping[Any, Callable[..., Any]] = {
     _ATEN.linspace.default: _linspace,
     _ATEN.logspace.default: _logspace,
     _ATEN.affine_grid_generator.default: _affine_grid,
@@ -148,7 +152,7 @@ def traced(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     form, dtype = OF_ANY_LENGTH.get(node.target) if of_sizes else None, kwargs.get("dtype")
     floating = dtype is None or dtype.is_floating_point
     places_read = any(user.args[1] == 1 and user.users for user in node.users if len(user.args) == 2)
-    result = NotImplemented
+    result: Any = NotImplemented
     if form is not None and floating and not (form is _adaptive_largest and places_read):
         result = form(*args, **kwargs)
     if result is NotImplemented and not takes_symbols:
