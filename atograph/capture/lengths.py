@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ def with_lengths(wishes: Wishes, program: Program) -> Iterator[Wishes]:
     """Wishes with the lengths of a program's state that grow, to be tried in order; nothing where none grows.
 
     A dim of another input that is as long in the example as what comes out is taken for that length (a mask over past
-    and new tokens): first all of these, then none.
+    and new tokens): first all of these, then each, then none.
 
     Args:
         wishes: what else is to be dynamic.
@@ -44,9 +44,17 @@ def with_lengths(wishes: Wishes, program: Program) -> Iterator[Wishes]:
         if along:
             parts, plus = (name, *new[:1]), 0 if new else total - length
             following.append(Wanted(_numbered(AFTER, number), total, along, parts=parts, plus=plus))
-    if following:
-        yield replace(wishes, sizes=(*wishes.sizes, *lengths, *following))
+    yield from (replace(wishes, sizes=(*wishes.sizes, *lengths, *along)) for along in _choices(following))
     yield replace(wishes, sizes=(*wishes.sizes, *lengths))
+
+
+def _choices(following: Sequence[Wanted]) -> Iterator[tuple[Wanted, ...]]:
+    """All dims that go along; then, where some may be so long by chance, one of them after the other."""
+    if following:
+        yield tuple(following)
+    most = max((len(size.places) for size in following), default=0)
+    for index in range(most if most > 1 else 0):
+        yield tuple(replace(size, places=size.places[index : index + 1] or size.places[:1]) for size in following)
 
 
 def _of_size(size: int, program: Program) -> Iterator[tuple[int, int, int]]:

@@ -101,7 +101,7 @@ class Origins(TorchFunctionMode):
         if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             raise Unfollowed("it gives a tensor the memory of another one (Tensor.data)")
         before, self.call = _last(self._graph), func
-        result = func(*args, **kwargs)
+        result = _ALWAYS_CALLED.get(func, func)(*args, **kwargs)
         unwatched = before is not self._after or _runs_users_code(func, types, args, kwargs)
         self.read_batch |= unwatched
         if not self.read_batch and _tells_batch(func, result):
@@ -137,6 +137,15 @@ class Origins(TorchFunctionMode):
             node.meta.setdefault("nn_module_stack", stack)
             node = node.prev
         self._seen = last
+
+
+def _contiguous(x: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
+    others = {} if memory_format is torch.contiguous_format else {"memory_format": memory_format}
+    return torch.ops.aten.contiguous.default(x, **others)
+
+
+_ALWAYS_CALLED = {torch.Tensor.contiguous: _contiguous}
+"""Functions that call no op where there is nothing to do: which sizes these are must not change what is recorded."""
 
 
 class AnnotatedCalls(TorchFunctionMode):

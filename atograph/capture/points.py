@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from atograph.capture.dynamic import Wanted, Wishes
-from atograph.capture.recorder import NotAligned, Recording
+from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.capture.recordings import arguments_of, at_reader, same_constant
 from atograph.passes.ir.interface import DynamicSize, Place
 from atograph.passes.ir.sizes import Size
@@ -120,6 +120,8 @@ def aligned(recordings: Sequence[Recording]) -> dict[fx.Node, list[tuple[int, ..
                 one.kwargs = _merged(each_kwargs, twins)
             except _Differs as difference:
                 raise NotAligned(at_reader(one, str(difference))) from difference
+        if SAME in one.meta:
+            one.meta[SAME] = all(node.meta[SAME] for node in nodes)
         shapes[one] = list(_shapes([node.meta.get("val") for node in nodes], one))
     return shapes
 

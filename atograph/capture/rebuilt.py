@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.capture.recorder import NotAligned, NotTraced, Recording
+from atograph.capture.recorder import SAME, NotAligned, NotTraced, Recording
 from atograph.passes.ir.express import Expression, Known, Part, express, follows
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.reason import ORIGIN, reason_at
@@ -119,6 +119,9 @@ class Rebuilt:
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), value)
         if node.op == "output":
             self.output = self.graph.output(args[0])
+            return
+        if node.meta.get(SAME):
+            self.copies[node] = args[0]
             return
         made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from atograph.capture.by_values.answers import Answer, Answers, NoAnswer
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import add_check, counting, holding
+from atograph.passes.ir.fake.grouped import in_any_width
 from atograph.passes.ir.fake.results import result_of
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import (
@@ -37,6 +38,10 @@ from atograph.passes.torch_private import (
 _ATEN = torch.ops.aten
 _READS_DATA = torch.Tag.data_dependent_output
 _SIZE_BY_DATA = torch.Tag.dynamic_output_shape
+
+
+SAME = "same"
+"""Says of a node that it gives what it takes."""
 
 
 class NotTraced(Exception):
@@ -141,6 +146,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if _READS_DATA in func.tags:
             return self._value(func, args, kwargs)
+        func, args, kwargs = in_any_width(func, args, kwargs)
         if func is _ATEN.index.Tensor:
             args = self._with_places(*args)
         called = _ATEN.lift_fresh_copy.default if func is _ATEN.lift_fresh.default else func
@@ -154,7 +160,11 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(result, (bool, int, float, complex, str)):
             return result
         name = self._graph._target_to_str(func.overloadpacket.__name__)
-        self._come_from(self._graph.create_node("call_function", called, written_args, written_kwargs, name), result)
+        node = self._graph.create_node("call_function", called, written_args, written_kwargs, name)
+        if func is _ATEN.contiguous.default:
+            node.meta[SAME] = args[0].is_contiguous(**kwargs)
+            result = self._result(_ATEN.alias.default, args, {}) if result is args[0] else result
+        self._come_from(node, result)
         return result
 
     def _value(self, func: Any, args: Any, kwargs: Any) -> Any:

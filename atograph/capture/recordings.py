@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.capture.recorder import NotAligned, Recording
+from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
 from atograph.passes.torch_private import OpOverload, pytree
@@ -166,6 +166,12 @@ def difference_at_sizes(
             return at_reader(one, f"more ops are called, or others, from {one.target} on")
         if one.op == "get_attr" and not same_constant(recorded, one, other, node):
             return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
+        if one.meta.get(SAME):
+            assert copy is not None
+            if not node.meta[SAME] or twins[node.args[0]] is not whole.get(copy, copy):  # type: ignore[index]
+                return at_reader(one, f"{one.target} is called on another layout")
+            twins[node], node = whole.get(copy, copy), next(others, None)
+            continue
         if one.op in ("call_function", "output"):
             assert copy is not None
             for program, there in list(_pairs(*arguments_of(copy, node))):

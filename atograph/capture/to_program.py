@@ -24,6 +24,7 @@ from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.state import state_outputs, with_state
 from atograph.passes.pipeline.verify import verify
 from atograph.passes.rewrite.functionalize import Functionalize
@@ -81,9 +82,12 @@ def capture(
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
             finish = partial(_functional, dead=dead)
-            program = _ended(captured(model, inputs, repeated, wishes, finish), outputs, pairs)
-            for longer in with_lengths(wishes, program):
-                program = _ended(captured(model, inputs, repeated, longer, finish), outputs, pairs)
+            # lengths of state are told by one capture at the example's sizes
+            first = replace(wishes, sizes=()) if pairs else wishes
+            program = _ended(captured(model, inputs, repeated, first, finish), outputs, pairs)
+            others = [*with_lengths(wishes, program)] or ([wishes] if first != wishes else [])
+            for other in others:
+                program = _ended(captured(model, inputs, repeated, other, finish), outputs, pairs)
                 if not program.interface.still:
                     break
         except Unfollowed as reason:
@@ -121,7 +125,7 @@ def _functional(program: Program, *, dead: bool) -> Program:
     assert isinstance(result, Program)
     if dead:
         result = _with_dead_results(result)
-    elif result.graph.eliminate_dead_code():  # an auxiliary head whose result nobody takes is no part of the program
+    elif drop_dead_code(result.graph):  # an auxiliary head whose result nobody takes is no part of the program
         result = result.rewritten(result.graph, result.state)
         result.interface = replace(result.interface, dead=True)
     verify(result)
@@ -132,7 +136,7 @@ def _with_dead_results(program: Program) -> Program:
     output, nodes = program.output_node, program.graph.nodes
     unused = [n for n in nodes if n.op == "call_function" and not n.users and isinstance(n.meta["val"], torch.Tensor)]
     output.args = ([*output.args[0], *unused],)  # type: ignore[misc]
-    program.graph.eliminate_dead_code()
+    drop_dead_code(program.graph)
     result = program.rewritten(program.graph, program.state)
     results = len(output.args[0]) - len(result.interface.writes)
     result.interface = replace(result.interface, returns=pytree.tree_structure([0] * results))

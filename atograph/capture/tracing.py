@@ -245,8 +245,9 @@ class _Trace:
                 notes.closed = True  # what keeps one of these sizes notes nothing any more
             if len(self._tried) == before:
                 return None
-            return found_in(notes, points, lambda node, dim: shapes[nodes[node]][0][dim])
+            return found_in(notes, alone, lambda node, dim: shapes[nodes[node]][0][dim])
 
+        alone = {size.name: points[size.name] for size in wishes.sizes if not size.parts}  # sums are told by these
         at_points = [{name: values[index] for name, values in points.items()} for index in range(POINTS)]
         return ways(wishes, [*at_points, *self._tried], way_at)
 

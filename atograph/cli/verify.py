@@ -39,7 +39,7 @@ def verify(
         tell_of_missing(run, row.file, console)
     with stage("making the model"):
         model = source.model()
-    entries = verify_run(run, model, seed=seed, real=_real(source), targets=targets)
+    entries = verify_run(run, model, seed=seed, real=_real(source), targets=targets, say=console.say)
     console.table(certificate_table(entries))
     faults = {fault.title: fault for _name, entry in reversed(entries) for fault in entry.faults}
     for fault in faults.values():

@@ -21,7 +21,7 @@ from atograph.onnx.norms import write_norms
 from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
-from atograph.onnx.translations import TRANSLATIONS
+from atograph.onnx.translations import TRANSLATIONS, translations
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
@@ -64,6 +64,7 @@ def export_onnx(
     external_data: bool = False,
     apart: Collection[Pair] = (),
     outputs: Sequence[str] | None = None,
+    only_read: bool = False,
 ) -> Path:
     """Write a program as an ONNX file that takes any batch size (a dimension called ``batch``), and others it knows of.
 
@@ -79,13 +80,14 @@ def export_onnx(
             file can hold, they are there in any case.
         apart: ops that are kept apart in the file, beside those of `onnx.kept_apart.KNOWN`.
         outputs: names of outputs, for a program that does not tell them any more.
+        only_read: leave out the inputs that nothing reads.
 
     Raises:
         UserError: torch.onnx cannot express the program, with its reason; or the file cannot be written.
     """
     check_opset(opset)
     torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
-    with quiet("torch.onnx"), read_once(), told_by_shapes(_recurrent_ops()):
+    with quiet("torch.onnx"), quiet("onnx_ir"), read_once(), told_by_shapes(_recurrent_ops()):
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),
@@ -93,7 +95,7 @@ def export_onnx(
                 verbose=False,
                 opset_version=torchs,
                 optimize=False,
-                custom_translation_table=dict(TRANSLATIONS),
+                custom_translation_table=translations(),
             )
         except UserError:
             raise
@@ -113,6 +115,8 @@ def export_onnx(
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
     _rename(model.graph, names_in_files(program))
+    if only_read:
+        model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses() or value.is_graph_output()]
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
     model.metadata_props.clear()  # of the dense signature, and of torch's symbols

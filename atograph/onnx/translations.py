@@ -13,6 +13,7 @@ from onnxscript import opset18
 
 from atograph.onnx.pools import POOLS
 from atograph.onnx.recurrent import RECURRENT
+from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 
 op: Any = opset18
 """Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
@@ -91,9 +92,35 @@ def _repeated(part: Any, query: Any) -> Any:
     return op.Reshape(copies, op.Concat(*before, _integers(query.shape[-3]), after, axis=0))
 
 
+def grouped_product(rows: Any, matrices: Any, ends: Any) -> Any:
+    """The products of a mixture of experts: each run of rows, of which ``ends`` says the ends, meets its own matrix.
+
+    One product an expert. Rows behind the last run give zeros.
+    """
+    experts, columns = matrices.shape[0], matrices.shape[2]
+    ends = op.Cast(ends, to=ir.DataType.INT64)
+    first, runs = _integers(0), []
+    for expert in range(experts):
+        last = op.Gather(ends, _integers(expert), axis=0)
+        matrix = op.Gather(matrices, op.Constant(value_int=expert), axis=0)
+        runs.append(op.MatMul(op.Slice(rows, first, last, _integers(0)), matrix))
+        first = last
+    behind = op.Sub(op.Shape(rows, start=0, end=1), first)
+    zero = ir.tensor(np.zeros(1, rows.dtype.numpy()))
+    runs.append(op.ConstantOfShape(op.Concat(behind, _integers(columns), axis=0), value=zero))
+    return op.Concat(*runs, axis=0)
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.scaled_dot_product_attention.default: attention,
+    GROUPED: grouped_product,
     **POOLS,
     **RECURRENT,
 }
 """Op → how it is written."""
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The table, with ops of packages that are there."""
+    other = of_any_width()
+    return {**TRANSLATIONS, **({} if other is None else {other: grouped_product})}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -106,6 +108,9 @@ _TAGS: dict[str, set[str]] = {
 
 _LARGEST_POWER = 16
 
+_DEFINED_IN = {"torch.ops.transformers.grouped_mm_fallback.default": "transformers.integrations.moe"}
+"""Op that has a rule → the module of an installed package that defines it."""
+
 
 def check_target(target: str) -> None:
     """Refuse what is no op that a program of a file may call.
@@ -149,6 +154,9 @@ def _op_of(target: str) -> OpOverload | None:
     name = _OP.fullmatch(target)
     if name is None or name[1] == "higher_order":
         return None
+    if target in _DEFINED_IN:
+        with suppress(ImportError):
+            import_module(_DEFINED_IN[target])
     packet = getattr(getattr(torch.ops, name[1], None), name[2], None)
     op = getattr(packet, name[3], None) if isinstance(packet, OpOverloadPacket) else None
     if packet is None:

@@ -13,6 +13,7 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.torch_private import pytree
 from atograph.train.saved.seeding import order_kept, own_randomness
@@ -55,7 +56,7 @@ def _checks_alone(program: Program) -> Program:
     graph, _nodes = copy_graph(program.graph)
     output = next(iter(reversed(graph.nodes)))
     output.args = ([],)
-    graph.eliminate_dead_code()
+    drop_dead_code(graph)
     interface = replace(program.interface, writes=(), returns=pytree.tree_structure([]))
     return Program.build(graph, interface, program.state, root=program)
 

@@ -8,13 +8,18 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
+
 
 def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     """FLOPs of ``run(*args, **kwargs)``, with those of CPU kernels that the counter does not know: attention, LSTM."""
     on_cpu: dict[Any, Callable[..., int]] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
+        GROUPED.overloadpacket: _grouped_flops,
     }
+    if (grouped := of_any_width()) is not None:
+        on_cpu[grouped.overloadpacket] = _grouped_flops
     counter = FlopCounterMode(display=False, custom_mapping=on_cpu)
     counter.mod_tracker = _Everything()  # type: ignore[assignment]
     with torch.no_grad(), counter:
@@ -36,6 +41,11 @@ class _Everything:
 
 def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _grouped_flops(rows: Any, matrices: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+    """Each row meets one matrix."""
+    return int(2 * rows[0] * matrices[1] * matrices[2])
 
 
 def _recurrent_flops(

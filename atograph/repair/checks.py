@@ -17,7 +17,7 @@ from torch import nn
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
-from atograph.repair.observe.problem import Example, Problem, told
+from atograph.repair.observe.problem import Example, Problem, failed, told
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.same_program import recorded_alike
 from atograph.repair.training import Cut, same_in_training, same_on_less
@@ -106,7 +106,7 @@ class Checks:
             try:
                 found = tensors_of(module(*args, **kwargs), self.left_out)
             except Exception as error:
-                return [Problem(f"its forward keeps an old width: {told(error)}")]
+                return [Problem(failed(error))]
         return (
             [] if alike(expected, found, self.close) else [Problem("the module does not compute what the program does")]
         )

@@ -168,6 +168,11 @@ def _metric(job: Job, either: _Either, what: str, notes: list[str]) -> float | N
 def _real_inputs(job: Job, slimmed: Slim, console: Console) -> Inputs:
     """Real inputs, from a validation or a training batch that the program takes; else the example inputs."""
     real = _first_taken(job, slimmed)
+    if slimmed.state and real is job.inputs:
+        console.say(
+            "the batches of data have another form than the inputs of this model with state, so the proof is by the "
+            "example inputs."
+        )
     if not gives_numbers(job.model, real, slimmed.left_out):
         console.warn("the first batch of data gives outputs that are NaN, so the proof is by the example inputs.")
         real = job.inputs

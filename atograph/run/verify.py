@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -47,6 +48,11 @@ from atograph.values.structures import tensors_of
 FRESH_BATCH = 3
 """Samples of the random inputs."""
 
+WITHOUT_REAL = (
+    "real inputs are left out: the batches of data have another form than the inputs of this model with state, so the "
+    "example inputs and random ones are compared."
+)
+
 
 def verify_run(
     folder: str | Path,
@@ -55,6 +61,7 @@ def verify_run(
     seed: int = 0,
     real: Inputs | None = None,
     targets: Sequence[str] | None = None,
+    say: Callable[[str], object] = warnings.warn,
 ) -> list[tuple[str, Comparison]]:
     """Compare the masked dense network, the slim program and its file for each target, on inputs old and new.
 
@@ -67,6 +74,7 @@ def verify_run(
         real: inputs of more batches than the one that the run was traced with; None: there are none.
         targets: by name: their files may be loaded by what may run code in them. None: those of the run
             (`targets_of_run`), whose files may not.
+        say: told of what is left out.
 
     Returns:
         What the inputs are, and what came out for them; whether it holds is for the caller to say.
@@ -76,7 +84,7 @@ def verify_run(
             target may run code that is in it.
     """
     with scratch() as aside:
-        return _verify(Path(folder), aside, model, seed, real, targets)
+        return _verify(Path(folder), aside, model, seed, real, targets, say)
 
 
 def targets_of_run(folder: Path) -> tuple[str, ...]:
@@ -111,7 +119,13 @@ def _deployed(own: ProgramModel, place: Path, aside: Path, names: Sequence[str] 
 
 
 def _verify(
-    place: Path, aside: Path, model: nn.Module, seed: int, real: Inputs | None, targets: Sequence[str] | None
+    place: Path,
+    aside: Path,
+    model: nn.Module,
+    seed: int,
+    real: Inputs | None,
+    targets: Sequence[str] | None,
+    say: Callable[[str], object],
 ) -> list[tuple[str, Comparison]]:
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
@@ -126,7 +140,8 @@ def _verify(
         and plan.state
         and (len(real.args), real.kwargs.keys()) != (len(inputs.args), inputs.kwargs.keys())
     ):
-        real = None  # batches hold no state, and the user's loss makes the first one
+        real = None  # the user's loss makes the first state
+        say(WITHOUT_REAL)
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))

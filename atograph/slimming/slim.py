@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
-from atograph.passes.ir.exported import to_exported
-from atograph.passes.ir.outputs import OutputPath
+from atograph.passes.ir.exported import names_in_files, to_exported, with_file_names
+from atograph.passes.ir.outputs import OutputPath, returning, without_unread
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.values import require_values
@@ -236,6 +236,7 @@ class Slim(NotPickled):
         metadata: Mapping[str, str] | None = None,
         external_data: bool = False,
         apart: Collection[tuple[str, str]] = (),
+        outputs: Sequence[str] = (),
         check: bool = True,
     ) -> Path:
         """Export to ONNX with a dynamic batch, as `onnx.export.export_onnx`, and try the file in ONNX Runtime.
@@ -246,26 +247,35 @@ class Slim(NotPickled):
             metadata: more for the file's ``metadata_props``, beside what `metadata` says.
             external_data: keep the weights in a second file.
             apart: types of ops that ONNX Runtime would fuse to something else, in pairs, kept apart in the file.
+            outputs: names or globs of the outputs that the file returns, with what they need, and takes only the inputs
+                that these read; none: all of them. An encoder and a decoder become two files so.
             check: run the file on the example inputs, as the commands do (`ort.trial.export_tried`); without it a file
                 is written that ONNX Runtime may not be able to run.
 
         Raises:
-            UserError: torch.onnx cannot express the program; or ONNX Runtime cannot run the file, and nothing is
-                written then.
+            UserError: torch.onnx cannot express the program, or there is no such output; or ONNX Runtime cannot run the
+                file, and nothing is written then.
         """
         from atograph.onnx.export import export_onnx
 
         self._require_values("an ONNX file holds the values of the weights")
         own = {**self.metadata, **(metadata or {})}
+        program, exported = self.passes_program, self.program
+        if outputs:
+            program = without_unread(returning(program, outputs))
+            exported = with_file_names(to_exported(program), names_in_files(exported))
 
         def export(file: Path, apart: Collection[tuple[str, str]] = apart) -> Path:
-            return export_onnx(self.program, file, opset=opset, metadata=own, external_data=external_data, apart=apart)
+            return export_onnx(
+                exported, file, opset=opset, metadata=own, external_data=external_data, apart=apart,
+                only_read=bool(outputs),
+            )  # fmt: skip
 
         if not check:
             return export(Path(path))
         from atograph.ort.trial import export_tried
 
-        return export_tried(self.passes_program, self.program, Path(path), export)
+        return export_tried(program, exported, Path(path), export)
 
     @property
     def metadata(self) -> dict[str, str]:

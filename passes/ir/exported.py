@@ -98,6 +98,8 @@ def _symbols(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int]:
         for place in size.places:
             own = shapes[place.placeholder][place.dim]
             values = Size.of([place.multiple * value for value in size.values])
+            if size.parts and free_symbols(own) and not own.node.expr.is_Symbol:
+                continue  # its parts tell it
             if not free_symbols(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
                 raise NotIntegral(f"the code has decided something by the size {size.name}")
             symbols[own.node.expr] = values
@@ -301,7 +303,7 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = with_state(exported, empty, interface.example)
         elif given[0] is not args:
             exported = rebuilt(exported, example_inputs=(args, kwargs))
-        exported = _within_limits(exported, program)
+        exported = _with_ranges_of_symbols(_within_limits(exported, program))
         exported = with_size_names(with_file_names(exported, file_names(program)), names)
         return with_ways(exported, _with_twos(interface))
     assert refused is not None
@@ -365,6 +367,12 @@ def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
         )
 
 
+def _with_ranges_of_symbols(exported: ExportedProgram) -> ExportedProgram:
+    """Without the ranges of sums, which a program file has no word for: those of their parts say it."""
+    ranges = {size: limits for size, limits in exported.range_constraints.items() if size.is_Symbol}
+    return exported if len(ranges) == len(exported.range_constraints) else rebuilt(exported, range_constraints=ranges)
+
+
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
@@ -425,7 +433,7 @@ def _names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
             own = name_of[place.placeholder]
             symbols = free_symbols(shapes[own][place.dim])
             (symbol, *others) = symbols or (None,)
-            other = None if others else meant.setdefault(symbol, size.name)
+            other = None if others or size.parts else meant.setdefault(symbol, size.name)
             if symbol is None or other not in (None, size.name):
                 what = "makes a constant of" if symbol is None else f"takes for the same as {other}"
                 raise UserError(

@@ -13,12 +13,14 @@ from torch import fx
 from atograph.passes.errors import UserError
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.torch_private import TreeSpec, pytree
 
 OutputPath = tuple[str, ...]
 """The keys and positions that lead to a value within a structure: ``("1", "feats")``."""
 
 _LEFT_OUT, _SHOWN = object(), 6
+_SIZE = torch.ops.aten.sym_size.int
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def returning(program: Program, names: Sequence[str]) -> Program:
     writes = {name: nodes[value] for name, value in _still_written(program, paths).items()}
     output = next(iter(reversed(graph.nodes)))
     output.args = ([*writes.values(), *leaves],)
-    dead = graph.eliminate_dead_code()
+    dead = drop_dead_code(graph)
+    places, kept = paths_of(program.interface.returns), {path: place for place, path in enumerate(paths_of(structure))}
+    pairs = {name: places[place] for name, place in program.interface.state_pairs.items()}
     interface = replace(
         program.interface,
         returns=structure,
@@ -112,8 +116,48 @@ def returning(program: Program, names: Sequence[str]) -> Program:
         outputs=tuple(output.name for output in outputs if output in read),
         left_out={output.name: output.path for output in left_out},
         dead=dead or program.interface.dead,
+        state_pairs={name: kept[path] for name, path in pairs.items() if path not in paths},
     )
     return Program.build(graph, interface, program.state, root=program)
+
+
+def without_unread(program: Program) -> Program:
+    """The same program, which ignores the inputs that nothing reads, or nothing but sizes that another one has as well.
+
+    Args:
+        program: without facts.
+    """
+    graph, nodes = copy_graph(program.graph)
+    inputs = [nodes[node] for node in program.input_nodes()]
+    read = [node for node in inputs if any(user.target is not _SIZE for user in node.users)]
+    tells = {size: (node, dim) for node in reversed(read) for dim, size in enumerate(_sizes(node))}
+    for node in inputs:
+        for user in () if node in read else list(node.users):
+            teller = tells.get(_sizes(node)[user.args[1]])  # type: ignore[index]
+            user.args = user.args if teller is None else teller
+    unread = {node.name for node in inputs if not node.users}
+    for node in inputs:
+        if not node.users:
+            graph.erase_node(node)
+    interface = program.interface
+    dynamic = [
+        replace(size, places=tuple(place for place in size.places if place.placeholder not in unread))
+        for size in interface.dynamic
+    ]
+    told = {size.name for size in dynamic if size.places}
+    interface = replace(
+        interface,
+        ways=tuple(tuple(each for each in way if each.names <= told) for way in interface.ways),
+        inputs=tuple(None if name in unread else name for name in interface.inputs),
+        dynamic=tuple(size for size in dynamic if size.places),
+        state_pairs={name: place for name, place in interface.state_pairs.items() if name not in unread},
+    )
+    return Program.build(graph, interface, program.state, root=program)
+
+
+def _sizes(node: fx.Node) -> Sequence[int]:
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, torch.Tensor) else ()
 
 
 def left_out_text(interface: Interface) -> str:

@@ -1,4 +1,4 @@
-"""Which ops of a program draw random numbers when it runs."""
+"""Which ops of a program draw random numbers when it runs; and which do nothing."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def draws(node: fx.Node) -> bool:
         if argument.name in _OFF and _value(node, position, argument) == _OFF[argument.name]:
             return False
     return True
+
+
+def drop_dead_code(graph: fx.Graph) -> bool:
+    """Remove the ops whose results nobody takes, attention without dropout as well, which torch keeps; whether any."""
+    return graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=draws(node)))
 
 
 def _value(node: fx.Node, position: int, argument: Any) -> Any:

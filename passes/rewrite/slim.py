@@ -23,6 +23,7 @@ from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, propagate
+from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.reason import ORIGIN
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
@@ -229,7 +230,7 @@ class _Rewrite:
         self._note_origins()
         if not self.program.interface.checked:
             drop_checks(self.graph)
-        self.graph.eliminate_dead_code()
+        drop_dead_code(self.graph)
         names = self.program.state_names()
         propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs())
         self._check_shapes()

@@ -220,14 +220,22 @@ def _may_view(node: fx.Node) -> list[fx.Node]:
     if _is_undeclared(node):
         return list(node.all_input_nodes)
     if schema is None:  # getitem
-        return [n for n in node.all_input_nodes if node.op == "call_function" and type(n.meta.get("val")) is not int]
-    if not any(result.alias_info is not None for result in schema.returns):
+        return [n for n in node.all_input_nodes if node.op == "call_function" and _may_give_views(n)]
+    if not _may_give_views(node):
         return []
     found: list[fx.Node] = []
     for argument, value in zip(schema.arguments, node.args, strict=False):
         if argument.alias_info is not None:
             found.extend(n for n in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(n, fx.Node))
     return found
+
+
+def _may_give_views(node: fx.Node) -> bool:
+    """Whether its schema says so, or there is none; the two tensors of a ``topk`` are its own."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return type(node.meta.get("val")) is not int
+    return any(result.alias_info is not None for result in schema.returns)
 
 
 def _memory(node: fx.Node, order: dict[fx.Node, int], until: fx.Node) -> set[fx.Node]:

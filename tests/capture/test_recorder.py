@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import atograph
 from atograph.capture.origins import Origins
 from atograph.capture.recorder import NotTraced, Unfollowed, record
+from atograph.capture.to_program import capture
 from atograph.passes.ir.sizes import BATCH
 
 
@@ -48,7 +49,7 @@ SAME_AS_TORCH = {
     "factories": lambda m, y: y + torch.arange(8)[:, None, None] + torch.full_like(y, 2.0) + y.new_ones(1),
     "constants": lambda m, y: y * torch.tensor([2.0]) + float(torch.tensor(3.0)) + m.table[:, None, None],
     "in place": in_place,
-    "aliases": lambda m, y: y.contiguous() + y.to(torch.float32),
+    "aliases": lambda m, y: y.mT.contiguous() + y.to(torch.float32),
     "recurrent": lambda m, y: m.lstm(y.mean(3).mT)[0],
     "another type": lambda m, y: y.double().softmax(1).float(),
     "sizes": lambda m, y: y.reshape(y.shape[0] * y.shape[1], -1).view(-1, 8, y[0].numel() // 8),
@@ -89,6 +90,29 @@ def test_it_records_what_make_fx_records(name: str) -> None:
     wanted = make_fx(call, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(*inputs)
     found = record(lambda: call(*inputs), inputs, mode, Origins(model).of)
     assert described(found.graph) == described(wanted.graph)
+
+
+class Turned(nn.Module):
+    """Where the height or the width is one, what it turns is contiguous, and so is the sum with a table that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        turned = x.transpose(2, 3).contiguous()
+        bias = self.table.permute(2, 0, 1).unsqueeze(0).expand(1, 3, 4, 1)
+        return (torch.where(turned[:, :, :1] > 0, bias, -1.0).contiguous() + x.contiguous().mean()) * turned.sum()
+
+
+def test_sizes_at_which_there_is_nothing_to_make_contiguous_take_the_same_program() -> None:
+    dynamic = {"x": {2: "height", 3: "width"}}
+    program = capture(Turned(), (torch.randn(2, 3, 4, 5),), dynamic=dynamic)
+    assert [(size.name, size.least, size.why) for size in program.interface.dynamic] == [
+        ("height", 1, ""), ("width", 1, ""),
+    ]  # fmt: skip
+    calls = [node for node in program.graph.nodes if node.target is torch.ops.aten.contiguous.default]
+    assert len(calls) == 2  # not that of the input, which never does anything
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import atograph
 from atograph.integrations.caching import Cache, CachedModel
 from atograph.ort.model import OnnxModel
 from atograph.values.eval_mode import eval_mode
+from benchmarks.decoding_models import Prompt, build, by_torch, prompt_of
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -21,9 +22,9 @@ TINY = {
 }  # fmt: skip
 
 
-def decoder(kind: str) -> CachedModel:
+def decoder(kind: str, **more: Any) -> CachedModel:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **TINY))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **TINY, **more))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -57,7 +58,8 @@ def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: st
     if whole:
         forms.append(OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program))
         assert slim.module is not None, slim.why_no_module
-        assert [each.name for each in forms[-1].inputs[2:]] == ["past_key_values.0.key", "past_key_values.0.value"]
+        forms.append(atograph.load(slim.save(tmp_path / "saved")))
+        assert [each.name for each in forms[1].inputs[2:]] == ["past_key_values.0.key", "past_key_values.0.value"]
     assert [list(each["key"].shape[1::2]) for each in slim.cut_state(**inputs)[1]["past_key_values"]] == [[1, 4]]
     for length in (4, 7):
         ids, mask = torch.randint(0, 60, (2, length)), torch.ones(2, length, dtype=torch.long)
@@ -67,3 +69,39 @@ def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: st
         with eval_mode(masked), torch.no_grad():
             expected = decoded(masked, ids, mask, model.cache(2))
             assert all(torch.equal(expected, decoded(form, ids, mask, own)) for form in forms)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "mistral", "gpt2"])
+def test_a_window_and_padding_change_nothing(kind: str) -> None:
+    """Greedy tokens after a padded prompt are those of the model with its own cache, whose window goes along."""
+    model = decoder(kind, **({} if kind == "gpt2" else {"sliding_window": 4}))
+    ids, mask = torch.randint(1, 60, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        expected = by_torch(model.model, Prompt(ids, mask, {}), 5)[0]
+        alone = by_torch(model.model, Prompt(ids[:1, 3:], mask[:1, 3:], {}), 5)[0]
+        tokens = decoded(model, ids, mask, model.cache(2), 5)
+    assert torch.equal(tokens, expected) and torch.equal(tokens[:1], alone)
+
+
+def test_a_layer_that_keeps_something_else_is_refused() -> None:
+    config = AutoConfig.for_model("lfm2", **TINY, layer_types=["conv"])
+    model = CachedModel(AutoModelForCausalLM.from_config(config))
+    with pytest.raises(atograph.UserError, match=r"layer 0 of this Lfm2ForCausalLM keeps more .* LinearAttentionLayer"):
+        model.cache(2)
+
+
+@pytest.mark.parametrize("name", ["T5", "Whisper", "BART"])
+def test_an_encoder_decoder_is_the_whole_model_at_first_and_goes_on_alone(name: str) -> None:
+    model: Any = build(name)
+    prompt = prompt_of(model, (2, 4))
+    ids, mask, cache, encoder, tokens = prompt.ids, prompt.mask, model.cache(2), dict(prompt.encoder), []
+    with torch.no_grad():
+        expected = by_torch(model.model, prompt, 4)[0]
+        for _step in range(4):
+            result = model(ids, mask, cache, **encoder)
+            cache, ids = result["present"], result["logits"][:, -1:].argmax(-1)
+            mask = torch.cat([mask, mask.new_ones(2, 1)], 1)
+            encoder.pop("input_ids", None), encoder.pop("input_features", None)
+            tokens.append(ids)
+    assert torch.equal(torch.cat(tokens, 1), expected)

@@ -121,3 +121,45 @@ def test_what_is_only_read_is_no_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functionalize, "_by_torch", None)
     model, x = Residual(), torch.randn(2, 3, 4)
     torch.testing.assert_close(ProgramModule(capture(model, (x,)))(x), model(x))
+
+
+def of_topk(x: Tensor) -> Tensor:
+    values, places = x.topk(2, -1)
+    values /= values.sum(-1, keepdim=True)
+    places.add_(1)
+    return values * places
+
+
+def of_sort(x: Tensor) -> Tensor:
+    values, places = x.sort(-1)
+    places.clamp_(max=2)
+    return values + places
+
+
+def of_parts(x: Tensor) -> Tensor:
+    """What splits a tensor gives views of it."""
+    y = x * 2
+    one, _other = y.split([1, 3], -1)
+    one.relu_()
+    return y + one
+
+
+class Call(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(("function", "alone"), [(of_topk, True), (of_sort, True), (of_parts, False)])
+def test_one_of_several_results_is_no_view_unless_its_op_says_so(
+    function: Callable[[Tensor], Tensor], alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, by_torch = list[object](), functionalize._by_torch
+    monkeypatch.setattr(functionalize, "_by_torch", lambda program: (asked.append(program), by_torch(program))[1])
+    program = capture(Call(function), (torch.randn(2, 4),))
+    assert bool(asked) is not alone
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(ProgramModule(program)(x), function(x))

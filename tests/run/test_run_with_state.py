@@ -42,13 +42,14 @@ def test_the_folder_of_a_run_remembers_its_state(tmp_path: Path) -> None:
     spec.write_text(SPEC)
     given = ("--flops", "0.5", "--epochs", "2", "--out", run, "--state", "next=memory")
     code, output = command("compress", spec, *given)
-    assert code == 0 and "NOT" not in output, output
+    assert code == 0 and "NOT" not in output and "so the proof is by the example inputs" in output, output
     assert json.loads((run / "plan.json").read_text())["state"] == ["next=memory"]
     assert max(entry["steps"] for entry in json.loads((run / "report.json").read_text())["certificate"]) == 8
     inputs = [entry.name for entry in atograph.load(run).graph.find_nodes(op="placeholder")]
     assert any("memory" in name for name in inputs)
     code, output = command("verify", run, "--trust-spec")
     assert code == 0 and output.count("steps") == 2 and "NOT" not in output, output
+    assert "real inputs are left out" in output
     spec.write_text(SPEC + '\nstate = {"next": "memory"}\n')
     code, output = command("inspect", spec)
     assert code == 0 and "State: next → memory." in output, output

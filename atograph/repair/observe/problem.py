@@ -33,3 +33,17 @@ class Problem:
 def told(error: Exception) -> str:
     """Kind and first line of an error that a module's code raised."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def failed(error: Exception) -> str:
+    """Why a slim module's forward raises an error, as far as that can be told."""
+    text = told(error)
+    reason = next((meaning for sign, meaning in _LIMITS.items() if sign in text), "")
+    return f"{reason}: {text}" if reason else f"its forward keeps an old width: {text}"
+
+
+_LIMITS = {
+    "strides should be multiple of 16 bytes": "torch's grouped_mm takes widths of multiples of 16 bytes only; the "
+    "program takes others, and so do models of transformers with config._experts_implementation = 'batched_mm'"
+}
+"""What an op of torch says that does not take every width → what to do."""

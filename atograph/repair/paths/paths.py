@@ -18,7 +18,7 @@ from torch import nn
 
 from atograph.passes.ir.outputs import OutputPath
 from atograph.repair.checks import Checks
-from atograph.repair.observe.problem import Example, Problem, told
+from atograph.repair.observe.problem import Example, Problem, failed
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, forward_within
 from atograph.values.structures import tensors_of
@@ -101,7 +101,7 @@ def unlike(
         try:
             results = _outputs(path, module, example, left_out)
         except Exception as error:
-            problems[path] = Problem(f"{path.name}, its forward keeps an old width: {told(error)}")
+            problems[path] = Problem(f"{path.name}, {failed(error)}")
             continue
         close = tolerance([*expected, *masked.parameters()], finest=torch.float32)
         if alike(expected, results, close):

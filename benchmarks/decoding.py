@@ -1,0 +1,136 @@
+"""Decoding with a slim cache in ONNX Runtime: ``python -m benchmarks.decoding [--only GLOB] [--markdown FILE]``.
+
+Tiny models of transformers with random weights, of which a random half of every group goes, KV heads and head dims
+included. The slim program with its cache as state is written to ONNX: one file for a decoder, which reads the prompt
+and goes on; two for an encoder-decoder. Three prompts of different lengths go together, padded on the left. The tokens
+of greedy decoding in ONNX Runtime are held against those of the masked model in torch, which has a cache of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+import atograph
+from benchmarks.below import check_below, write_below
+
+STEPS = 32
+MARKER = "<!-- table: python -m benchmarks.decoding -->"
+"""What stands above this line in a Markdown file is written by hand."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found for a model.
+
+    Attributes:
+        model: its name.
+        groups: those that the plan cuts, of those that may be cut.
+        cache: heads × width of the keys of each layer, dense and slim, where they differ.
+        prompts: their lengths.
+        equal: tokens that are the masked model's.
+        tokens: all.
+        difference: the largest of the logits, relative to the largest logit.
+        files: their names.
+    """
+
+    model: str
+    groups: str
+    cache: str
+    prompts: tuple[int, ...]
+    equal: int
+    tokens: int
+    difference: float
+    files: str
+
+
+def measure(name: str, steps: int = STEPS) -> Row:
+    """Slim a model, and decode with it.
+
+    Raises:
+        AssertionError: nothing of its cache was cut.
+    """
+    from benchmarks.decoding_models import PROMPTS, Files, build, by_torch, prompt_of, traced
+
+    model = build(name)
+    graph, inputs = traced(model)
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    dense, small = (_cache(each["past_key_values"]) for each in (inputs, slim.cut_state(**inputs)[1]))
+    assert all(one != other for one, other in zip(dense, small, strict=True)), "the cache was not cut"
+    prompt = prompt_of(model)
+    masked: Any = atograph.mask(model, slim.plan)
+    tokens, logits = by_torch(masked.model, prompt, steps)
+    with TemporaryDirectory() as folder:
+        files = Files(slim, Path(folder), bool(prompt.encoder))
+        slim_tokens, slim_logits = files.decoded(model.cache(len(prompt.ids)), prompt, steps)
+        names = ", ".join(path.name for path in files.paths)
+    prunable = [group for group in graph.groups if group.frozen is None]
+    cut = [group for group in prunable if not slim.plan.mask(group.name).all()]
+    return Row(
+        model=name, groups=f"{len(cut)} of {len(prunable)}",
+        cache=", ".join(dict.fromkeys(f"{one} → {other}" for one, other in zip(dense, small, strict=True))),
+        prompts=PROMPTS, equal=int((tokens == slim_tokens).sum()), tokens=tokens.numel(),
+        difference=float((logits - slim_logits).abs().max() / logits.abs().max()), files=names,
+    )  # fmt: skip
+
+
+def _cache(value: Any) -> list[str]:
+    """Heads × width of each tensor of keys in a cache."""
+    if isinstance(value, torch.Tensor):
+        return [f"{value.shape[1]}×{value.shape[3]}"]
+    items = value.values() if isinstance(value, dict) else value
+    return [text for each in items for text in _cache(each)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a model."""
+    lines = [
+        "| model | groups cut | KV heads × width | prompts | tokens equal | logits differ by | files |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        prompts = ", ".join(map(str, row.prompts))
+        lines.append(
+            f"| {row.model} | {row.groups} | {row.cache} | {prompts} | {row.equal} of {row.tokens} | "
+            f"{row.difference:.1e} | {row.files} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write what was asked for."""
+    from benchmarks.decoding_models import MODELS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decoding", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="*", metavar="GLOB", help="models whose name matches")
+    parser.add_argument("--tokens", type=int, default=STEPS, metavar="N", help=f"tokens to decode (default: {STEPS})")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, below its marker")
+    options = parser.parse_args(arguments)
+    if options.markdown is not None:
+        try:
+            check_below(options.markdown, MARKER)
+        except ValueError as error:
+            parser.error(str(error))
+    rows = []
+    for name in MODELS:
+        if fnmatchcase(name, options.only):
+            rows.append(measure(name, options.tokens))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    print(f"\n{table(rows)}")
+    if options.markdown is not None:
+        write_below(options.markdown, MARKER, table(rows))
+    return 0 if all(row.equal == row.tokens for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
