@@ -139,9 +139,10 @@ def with_batch_elsewhere(wishes: Wishes, inputs: Any, batch: int | None) -> Iter
         leaf: each.shape for leaf, each in enumerate(pytree.tree_leaves(inputs)) if isinstance(each, torch.Tensor)
     }
     first = [leaf for leaf, shape in shapes.items() if shape and shape[0] == batch]
-    later = {leaf: tuple(shape).index(batch, 1) for leaf, shape in shapes.items() if batch in shape[1:]}
-    for elsewhere in (later.keys() - first, later.keys() - first[:1]):  # as many layers as samples may be there
-        dims = dict.fromkeys(first, 0) | {leaf: later[leaf] for leaf in sorted(elsewhere)}
+    alone = {leaf: tuple(shape).index(batch) for leaf, shape in shapes.items() if batch in shape and leaf not in first}
+    doubtful = {leaf: 1 for leaf in first[1:] if shapes[leaf][1:2] == (batch,)}  # as many layers as samples, perhaps
+    for elsewhere in (alone, {**alone, **doubtful}):
+        dims = {**dict.fromkeys(first, 0), **elsewhere}
         others = [size for size in wishes.sizes if not any(dims.get(leaf) == dim for leaf, dim, _n in size.places)]
         names = [size.name for size in wishes.sizes if size not in others]
         size = Wanted((names or ["batch"])[0], batch, tuple((leaf, dim, 1) for leaf, dim in dims.items()))
