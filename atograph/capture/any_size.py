@@ -27,7 +27,7 @@ from atograph.values.batch_size import batch_of
 from atograph.values.difference import largest_difference
 from atograph.values.eval_mode import unchanged
 from atograph.values.resized import resized
-from atograph.values.structures import tensors_of
+from atograph.values.structures import copied, tensors_of
 
 _COARSER = (2, 4, 8)
 """What sizes may be multiples of where not all of them get the same ops."""
@@ -170,9 +170,10 @@ def _gives_the_same(program: Program, model: nn.Module, inputs: Any) -> bool:
     values = program.state.values()
     if any(random_ops(program)) or any(value.is_meta or isinstance(value, FakeTensor) for value in values):
         return True
-    args, kwargs = inputs
+    args, kwargs = copied(inputs)
     with unchanged(model):
         own = tensors_of(model(*args, **kwargs))
+    args, kwargs = copied(inputs)
     given = tensors_of(ProgramModule(program)(*args, **kwargs))
     return [each.shape for each in own] == [each.shape for each in given] and largest_difference(own, given) < _ROUNDING
 

@@ -25,7 +25,7 @@ from atograph.values.batch_size import batch_sizes, with_batch
 from atograph.values.difference import TOLERANCES, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
 from atograph.values.resized import around, resized
-from atograph.values.structures import tensors_of
+from atograph.values.structures import copied, tensors_of
 
 TOLERANCE = TOLERANCES[torch.float32]
 """Largest relative difference between float32 programs that sum in another order."""
@@ -156,7 +156,8 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
         lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf,
         tuple(inputs),
     )
-    args, kwargs = started = slim.state.started(double)
+    started = slim.state.started(double)
+    args, kwargs = copied(started)
     wide = copy_of(masked).double()
     with eval_mode(wide), torch.no_grad():
         try:
@@ -165,8 +166,8 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
             return None
         difference = None
         forms: tuple[Callable[[], Slim], ...] = (lambda: slim, lambda: _anew(wide, slim, Inputs(*started)))
-        args, kwargs = slim.state.inputs(started)
         for form in forms:
+            args, kwargs = copied(slim.state.inputs(started))
             try:
                 tried = form()
                 found = tensors_of(tried.double()(*args, **kwargs))

@@ -18,7 +18,7 @@ from atograph.targets.base import Target
 from atograph.targets.deployed import Deployed, dense_file, export, load
 from atograph.values.difference import differences, largest_difference, tolerance
 from atograph.values.eval_mode import eval_mode
-from atograph.values.structures import tensors_of
+from atograph.values.structures import copied, tensors_of
 
 
 class Forms:
@@ -56,7 +56,7 @@ class Forms:
 
     def decides_otherwise(self) -> bool:
         """Whether the model's code goes another way with these inputs than with the example."""
-        args, kwargs = self.dense_inputs
+        args, kwargs = copied(self.dense_inputs)
         with torch.no_grad():
             return self.slim.decides_otherwise(self._masked, *args, **kwargs)
 
@@ -81,7 +81,7 @@ class Forms:
 
     def compared(self, batch: int, sizes: Mapping[str, int]) -> Comparison:
         """Call all other forms, and compare."""
-        args, kwargs = self._inputs
+        args, kwargs = copied(self._inputs)
         reference = self.masked
         with torch.no_grad():
             self.outputs = tensors_of(self.slim(*args, **kwargs))
@@ -100,7 +100,7 @@ class Forms:
         )
 
     def _called(self, model: nn.Module, inputs: Any) -> list[torch.Tensor]:
-        args, kwargs = inputs
+        args, kwargs = copied(inputs)
         with eval_mode(model), torch.no_grad():
             return tensors_of(model(*args, **kwargs), self.slim.left_out)
 
@@ -114,7 +114,7 @@ class Forms:
         """
         target = file.target
         allowed = allowed if target.tolerance is None else target.tolerance
-        args, kwargs = self._file_inputs[target.name]
+        args, kwargs = copied(self._file_inputs[target.name])
         values = self._others[target.name] = tensors_of(file(*args, **kwargs))
         difference, fault = largest_difference(self.outputs, values), None
         if excused and not difference <= allowed and _same_shapes(self.outputs, values):
@@ -157,7 +157,7 @@ class Forms:
         program = self.slim.dense_program()
         with stage(f"comparing the dense model with {target.title}"), scratch() as aside:
             path = export(target, program, dense_file(target, aside))
-            args, kwargs = self.dense_inputs
+            args, kwargs = copied(self.dense_inputs)
             return self.slim.state.outputs(tensors_of(load(target, path, program)(*args, **kwargs)))
 
 

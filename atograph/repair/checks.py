@@ -25,7 +25,7 @@ from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode
 from atograph.values.resized import less_of
-from atograph.values.structures import tensors_of
+from atograph.values.structures import copied, tensors_of
 
 
 class Checks:
@@ -51,7 +51,7 @@ class Checks:
 
     @cached_property
     def _sampled(self) -> tuple[list[torch.Tensor], Mapping[int, Sample]]:
-        result, samples = samples_of(self._program, *self.example)
+        result, samples = samples_of(self._program, *copied(self.example))
         return tensors_of(result), samples
 
     @property
@@ -96,12 +96,13 @@ class Checks:
         return not self._problems_at(self.example, module)
 
     def _problems_at(self, inputs: Example, module: nn.Module) -> list[Problem]:
+        args, kwargs = copied(inputs)
         with torch.no_grad():
-            expected = tensors_of(_OfAnySize(self._program)(*inputs[0], **inputs[1]))
+            expected = tensors_of(_OfAnySize(self._program)(*args, **kwargs))
         return self._problems(module, inputs, expected)
 
     def _problems(self, module: nn.Module, inputs: Example, expected: list[torch.Tensor]) -> list[Problem]:
-        args, kwargs = inputs
+        args, kwargs = copied(inputs)
         with eval_mode(module), torch.no_grad():
             try:
                 found = tensors_of(module(*args, **kwargs), self.left_out)

@@ -27,6 +27,13 @@ def plain(value: Any) -> Any:
     return pytree.tree_map(_converted, value)
 
 
+def copied(inputs: Any) -> Any:
+    """The same arguments with tensors of their own: a model may change its inputs in place, a cache say."""
+    memory: dict[int, torch.Tensor] = {}
+    copy = lambda leaf: memory.setdefault(id(leaf), leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
+    return pytree.tree_map(copy, inputs)
+
+
 def tensors_of(value: Any, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
     """The tensors of an output of any structure, in order, but for those that are left out of it (`ir.outputs`)."""
     return [leaf for leaf in pytree.tree_leaves(without(plain(value), left_out)) if isinstance(leaf, torch.Tensor)]

@@ -70,8 +70,17 @@ def carried(program: Program) -> dict[fx.Node, fx.Node]:
 
 
 def carried_places(program: Program) -> set[int]:
-    """Where among all that the graph returns, what it writes included, state stands."""
-    return {len(program.interface.writes) + place for place in program.interface.state_pairs.values()}
+    """Where among all that the graph returns, what it writes included, state stands.
+
+    A state that a call changes in place, and returns as well, is there twice.
+    """
+    writes, pairs, results = program.interface.writes, program.interface.state_pairs, program.output_node.args[0]
+    in_place = {
+        index
+        for index, name in enumerate(writes)
+        if name in pairs and results[index] is _result(program, pairs[name])  # type: ignore[index]
+    }
+    return in_place | {len(writes) + place for place in pairs.values()}
 
 
 def state_among_outputs(program: Program) -> dict[int, str]:

@@ -25,6 +25,7 @@ from atograph.repair.observe.traced_ints import Wish
 from atograph.repair.paths.dead_code import cut_alike, with_state_of
 from atograph.repair.paths.paths import Path
 from atograph.values.batch_size import batch_of
+from atograph.values.structures import copied
 
 
 class OtherCut(Exception):
@@ -75,7 +76,7 @@ class Way:
         return self._call(model, self.whole)
 
     def _call(self, model: nn.Module, example: Example) -> Any:
-        args, kwargs = example
+        args, kwargs = copied(example)
         with self.path.on(model):
             return model(*args, **kwargs)
 
