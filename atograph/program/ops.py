@@ -66,6 +66,9 @@ _WITHOUT_RULE = re.compile(
 _NEVER = re.compile(r"_?embedding_bag|special_\w*polynomial\w*")
 """Ops that have a rule, and trust their indices, or count to any number that they are given."""
 
+_IN_PLACE = (torch.ops.aten.detach_.default, torch.ops.aten.copy_.default)
+"""The ops that change a tensor which a program may call: by ``copy_`` one changes a buffer or an input, a cache say."""
+
 _ALLOWED: set[str] = set()
 """Ops that the user trusts."""
 
@@ -168,8 +171,8 @@ def _is_known(op: OpOverload) -> bool:
     library, _, name = op._schema.name.partition("::")
     if str(op) in _ALLOWED or str(op) == "torchvision.nms.default":
         return True
-    if op._schema.is_mutable and op is not torch.ops.aten.detach_.default:
-        return False
+    if op._schema.is_mutable:
+        return op in _IN_PLACE
     if library == "aten":
         if _NEVER.fullmatch(name):
             return False

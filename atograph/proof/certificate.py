@@ -77,8 +77,9 @@ def _failure(entry: Comparison, targets: Mapping[str, Target]) -> InternalError:
 
 def gives_numbers(model: nn.Module, inputs: Inputs, left_out: Collection[OutputPath] = ()) -> bool:
     """Whether no output for these inputs is NaN, of those that are not left out."""
+    args, kwargs = copied(tuple(inputs))
     with eval_mode(model), torch.no_grad(), within_limit(model, "a call of the model"):
-        values = tensors_of(model(*inputs.args, **inputs.kwargs), left_out)
+        values = tensors_of(model(*args, **kwargs), left_out)
         return not any(bool(torch.isnan(value).any()) for value in values)
 
 

@@ -23,7 +23,7 @@ from atograph.spec.example_inputs import Inputs
 from atograph.train.saved.seeding import order_kept, random_state
 from atograph.values.difference import TOLERANCES, relative_difference
 from atograph.values.eval_mode import eval_mode
-from atograph.values.structures import tensors_of
+from atograph.values.structures import copied, tensors_of
 
 TOLERANCE, REPEATED = TOLERANCES[torch.float32], 1e-5
 """Largest relative difference between the model and its program in float32, and between two runs of the model."""
@@ -111,8 +111,9 @@ def listed(names: list[str]) -> str:
 
 
 def _outputs(model: nn.Module, inputs: Inputs, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
+    args, kwargs = copied(tuple(inputs))
     with within_limit(model, "a call of the model"):
-        return [value.clone() for value in tensors_of(model(*inputs.args, **inputs.kwargs), left_out)]
+        return [value.clone() for value in tensors_of(model(*args, **kwargs), left_out)]
 
 
 def _difference(references: list[torch.Tensor], others: list[torch.Tensor]) -> float:
