@@ -243,9 +243,12 @@ class Graph(NotPickled):
         """What one should know of the program, a sentence each."""
         interface = self.program.interface
         fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
+        besides = "Dynamic besides the batch"
+        if interface.batch is not None:
+            fixed, besides = "", "Dynamic"
         left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
         return [
-            *([f"Dynamic besides the batch: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
+            *([f"{besides}: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
             *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
             *([f"It takes sizes of which this holds: {ways_in_words(interface.ways)}."] if interface.ways else []),
             *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from atograph.capture.dynamic import Wishes
+from atograph.capture.dynamic import Wishes, with_batch_elsewhere
 from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
-from atograph.passes.ir.interface import DynamicSize
+from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.run import ProgramModule
@@ -54,11 +54,34 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
         Unfollowed: it cannot be followed by any means.
     """
     program = _captured(model, inputs, repeated, wishes, finish)
+    if program.interface.fixed and wishes.batch:
+        program = _with_batch_elsewhere(model, inputs, wishes, finish) or program
     asked_from_one = {size.name for size in wishes.sizes if size.least == 1}
     for size in program.interface.dynamic:
         if size.least == 2 and size.name in asked_from_one:
             _try_one(program, size, model, repeated)
     return program
+
+
+def _with_batch_elsewhere(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish) -> Program | None:
+    """The program of a model whose batch is a size like others, since it is not first in every input; None if none."""
+    for tried in with_batch_elsewhere(wishes, inputs, batch_of(inputs)):
+        try:
+            try:
+                program = finish(_recorded(model, inputs, tried))
+            except NotAligned as reason:
+                program = _at_other_sizes(model, inputs, tried, finish, str(reason))
+            except LooksAtValues:
+                decided = _decided(model, inputs, inputs, tried, finish)
+                if decided is None:
+                    continue
+                program = decided
+        except (NotTraced, AtographError):
+            continue
+        if tried.sizes[0].name in {size.name for size in program.interface.dynamic}:
+            program.interface = replace(program.interface, fixed=A_SIZE_LIKE_OTHERS)
+            return program
+    return None
 
 
 def _try_one(program: Program, size: DynamicSize, model: nn.Module, inputs: Any) -> None:
@@ -157,7 +180,7 @@ def _gives_the_same(program: Program, model: nn.Module, inputs: Any) -> bool:
 def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish, reason: str) -> Program:
     """The program of a model that does something else at other sizes, with what torch.export can have, with multiples
     of the sizes, or with some of them."""
-    program = exported_at_sizes(model, inputs, wishes)
+    program = exported_at_sizes(model, inputs, wishes) if wishes.batch else None
     if program is not None:
         return finish(program)
     for tried in _lesser(model, inputs, wishes):
@@ -166,7 +189,7 @@ def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finis
         except NotAligned:
             continue
         return finish(_still(program, wishes, reason))
-    return finish(_still(_recorded(model, inputs, Wishes()), wishes, reason))
+    return finish(_still(_recorded(model, inputs, replace(wishes, sizes=())), wishes, reason))
 
 
 def _lesser(model: nn.Module, inputs: Any, wishes: Wishes) -> Iterator[Wishes]:
@@ -195,12 +218,10 @@ def _recorded(
         NotTraced: as `record_program`.
     """
     args, kwargs = inputs
-    if wishes.batch:
-        return record_program(
-            model, args, kwargs, batch=batch_of(inputs), wishes=wishes, decided_by=decided_by, numbers=numbers
-        )
-    program = record_program(model, args, kwargs, batch=None, decided_by=decided_by, numbers=numbers)
-    program.interface = replace(program.interface, fixed="this was asked for")
+    batch = batch_of(inputs) if wishes.batch else None
+    program = record_program(model, args, kwargs, batch=batch, wishes=wishes, decided_by=decided_by, numbers=numbers)
+    if not wishes.batch and not wishes:
+        program.interface = replace(program.interface, fixed="this was asked for")
     return program
 
 

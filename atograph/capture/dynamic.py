@@ -122,6 +122,33 @@ def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, b
     return Wishes(tuple(size.wanted() for size in sizes.values()))
 
 
+def with_batch_elsewhere(wishes: Wishes, inputs: Any, batch: int | None) -> Iterator[Wishes]:
+    """Wishes in which the batch is a size like others, to be tried in order where it is not first in every input.
+
+    A recurrent layer takes its state as [layers, batch, width], say. A dim that is as long as the batch is taken for
+    it; what the model does with inputs of five such sizes tells whether it is. Nothing if there is no such dim.
+
+    Args:
+        wishes: what else is to be dynamic; a size that is the batch gives it its name.
+        inputs: ``(args, kwargs)``.
+        batch: as long as the first dim of the first tensor.
+    """
+    if batch is None or batch < 2 or not wishes.batch:
+        return
+    shapes = {
+        leaf: each.shape for leaf, each in enumerate(pytree.tree_leaves(inputs)) if isinstance(each, torch.Tensor)
+    }
+    first = [leaf for leaf, shape in shapes.items() if shape and shape[0] == batch]
+    later = {leaf: tuple(shape).index(batch, 1) for leaf, shape in shapes.items() if batch in shape[1:]}
+    for elsewhere in (later.keys() - first, later.keys() - first[:1]):  # as many layers as samples may be there
+        dims = dict.fromkeys(first, 0) | {leaf: later[leaf] for leaf in sorted(elsewhere)}
+        others = [size for size in wishes.sizes if not any(dims.get(leaf) == dim for leaf, dim, _n in size.places)]
+        names = [size.name for size in wishes.sizes if size not in others]
+        size = Wanted((names or ["batch"])[0], batch, tuple((leaf, dim, 1) for leaf, dim in dims.items()))
+        if elsewhere:
+            yield Wishes((size, *others), batch=False)
+
+
 @dataclass
 class _Size:
     """All dims of one name."""

@@ -11,7 +11,7 @@ from torch import fx
 
 from atograph.capture.dynamic import Wanted, Wishes
 from atograph.capture.recorder import SAME, NotAligned, Recording
-from atograph.capture.recordings import at_reader, same_constant
+from atograph.capture.recordings import arguments_of, at_reader, same_constant
 from atograph.passes.ir.interface import DynamicSize, Place
 from atograph.passes.ir.sizes import Size
 
@@ -115,8 +115,9 @@ def aligned(recordings: Sequence[Recording]) -> dict[fx.Node, list[tuple[int, ..
                     raise NotAligned(at_reader(_reader(one), "its code makes a table by itself that is another one"))
         if one.op in ("call_function", "output"):
             try:
-                one.args = _merged([node.args for node in nodes], twins)
-                one.kwargs = _merged([node.kwargs for node in nodes], twins)
+                each_args, each_kwargs = zip(*arguments_of(*nodes), strict=True)
+                one.args = _merged(each_args, twins)
+                one.kwargs = _merged(each_kwargs, twins)
             except _Differs as difference:
                 raise NotAligned(at_reader(one, str(difference))) from difference
         if SAME in one.meta:

@@ -129,6 +129,8 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         self._graph = self.recording.graph
         self._mode = mode
         self._nodes: Any = WeakTensorKeyDictionary()
+        if answers is not None:
+            answers.node_of = self._nodes
 
     def add_input(self, name: str, tensor: torch.Tensor) -> None:
         self._come_from(self._graph.placeholder(name), tensor)
@@ -174,7 +176,8 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             if self._answers is None:
                 return func(*args, **kwargs)
         try:
-            answer = self._answers.to(func, written_args, written_kwargs, self._graph, self.recording.constants)
+            constants = self.recording.constants
+            answer = self._answers.to(func, written_args, written_kwargs, self._graph, constants, read=args[0])
         except NoAnswer as reason:
             raise NotTraced(str(reason)) from reason
         if answer.decision is not None:

@@ -11,7 +11,7 @@ from torch import fx
 from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
-from atograph.passes.torch_private import pytree
+from atograph.passes.torch_private import OpOverload, pytree
 
 
 def mentions_batch(recorded: Recording) -> bool:
@@ -64,7 +64,7 @@ class _Comparison:
             return f"{two.target} stands where {one.target} did"
         if one.op == "get_attr" and not same_constant(self._recorded, one, self._other, two):
             return "a constant is another one"
-        if not self._follows((one.args, one.kwargs), (two.args, two.kwargs)):
+        if not self._follows(*arguments_of(one, two)):
             return f"what {one.target} takes does not follow the batch"
         if _described(one.meta.get("val"), self._batch) != _described(two.meta.get("val")):
             return f"what {one.target} gives does not follow the batch"
@@ -102,6 +102,28 @@ def _described(value: Any, batch: int | None = None) -> list[Any]:
     return [
         (list(map(size, leaf.shape)), leaf.dtype, leaf.device) if isinstance(leaf, torch.Tensor) else size(leaf)
         for leaf in pytree.tree_leaves(value)
+    ]
+
+
+def arguments_of(*nodes: fx.Node) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What some calls of one op take, each as many arguments as the others: torch leaves out what is the default.
+
+    ``tril(x)`` beside ``tril(x, 3)`` is ``tril(x, 0)``.
+    """
+    given = [(node.args, node.kwargs) for node in nodes]
+    longest = max(len(args) for args, _kwargs in given)
+    if all(len(args) == longest and kwargs.keys() == given[0][1].keys() for args, kwargs in given):
+        return given
+    if not isinstance(nodes[0].target, OpOverload) or len({node.target for node in nodes}) > 1:
+        return given
+    defaults = {each.name: each.default_value for each in nodes[0].target._schema.arguments}
+    names = {name for _args, kwargs in given for name in kwargs}
+    return [
+        (
+            (*args, *list(defaults.values())[len(args) : longest]),
+            {name: kwargs.get(name, defaults[name]) for name in sorted(names)},
+        )
+        for args, kwargs in given
     ]
 
 
@@ -152,7 +174,7 @@ def difference_at_sizes(
             continue
         if one.op in ("call_function", "output"):
             assert copy is not None
-            for program, there in list(_pairs((copy.args, copy.kwargs), (node.args, node.kwargs))):
+            for program, there in list(_pairs(*arguments_of(copy, node))):
                 if isinstance(there, fx.Node):
                     if twins[there] is not whole.get(program, program):
                         return at_reader(one, f"{one.target} takes the result of another op")

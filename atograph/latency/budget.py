@@ -73,7 +73,7 @@ def latencies_of(
     from atograph.latency.predictor import MeasuredLatency
     from atograph.values.batch_size import batch_sizes
 
-    if program.interface.fixed:
+    if program.interface.fixed and program.interface.batch is None:
         (batch,) = batch_sizes(program.interface.example, program)
     runtime = OrtRuntime(program, batch=batch, threads=threads) if alone else None
     return MeasuredLatency(program, runtime, batch=batch, threads=threads, record=record)

@@ -11,7 +11,6 @@ from atograph.passes.errors import UserError
 from atograph.process.child_process import ChildError
 from atograph.report.run import Latency
 from atograph.spec.example_inputs import Inputs
-from atograph.values.batch_size import with_batch
 from atograph.values.user_code import one_line
 
 
@@ -22,12 +21,12 @@ def measure_latency(
 
     Args:
         dense, slim: the two files.
-        inputs: real ones, for the dense model; repeated or cut to ``batch`` samples.
+        inputs: real ones, for the dense model, of ``batch`` samples.
         cut: the same for the slim one: state is narrower there.
         batch: samples per call.
         seconds: time to spend, warm-up aside; at least five calls of each are made.
     """
-    calls = [(dense, *with_batch(tuple(inputs), batch)), (slim, *with_batch(tuple(cut), batch))]
+    calls = [(dense, *inputs), (slim, *cut)]
     taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model, args, kwargs in calls], seconds=seconds)
     quartiles = [statistics.quantiles(times, n=4) for times in taken]
     return Latency(

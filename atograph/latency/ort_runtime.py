@@ -94,7 +94,7 @@ class OrtRuntime:
     def _feed(self, model: OnnxModel) -> dict[str, object]:
         example = self._program.interface.example
         assert example is not None
-        args, kwargs = with_batch(pytree.tree_map(_on_cpu, example), self._batch)
+        args, kwargs = with_batch(pytree.tree_map(_on_cpu, example), self._batch, self._program.interface)
         return model.feed(*args, **kwargs)
 
 

@@ -101,13 +101,15 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     *smaller, own = batch_sizes(inputs, slim.passes_program)
     calls = [*((size, {}) for size in smaller), *((own, sizes) for sizes in around(interface)), (own, {})]
     for batch, sizes in calls:
-        form = Forms(masked, revived, slim, files, with_batch(resized(given, interface, sizes), batch))
+        form = Forms(masked, revived, slim, files, with_batch(resized(given, interface, sizes), batch, interface))
         try:
             form.call_masked()
         except Exception:
             if batch == own and not sizes:
                 raise
             continue  # statistics of a single sample, say: no size for this model
+        if (batch != own or sizes) and not interface.checked and form.decides_otherwise():
+            continue
         try:
             entries.append(form.compared(batch, sizes))
         except DecidesOtherwise:

@@ -54,6 +54,12 @@ class Forms:
         """Call the masked network, before the others."""
         self._dense_outputs = self._called(self._masked, self.dense_inputs)
 
+    def decides_otherwise(self) -> bool:
+        """Whether the model's code goes another way with these inputs than with the example."""
+        args, kwargs = self.dense_inputs
+        with torch.no_grad():
+            return self.slim.decides_otherwise(self._masked, *args, **kwargs)
+
     def go_on(self) -> bool:
         """Go to the next call, with the state that the last one has returned, and call the masked network; whether it,
         and the program, take that state."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.repair.observe.problem import Example, Problem, failed, told
@@ -63,13 +64,21 @@ class Checks:
         return not self._problems(module, self.example, self._sampled[0])
 
     def problems(self, module: nn.Module) -> list[Problem]:
-        """What a module does not compute as the program: for the example, and for a batch larger by one."""
+        """What a module does not compute as the program: for the example, and for a batch larger by one.
+
+        Where that makes code decide otherwise, for a batch of each sample twice, which has the same means.
+        """
         if self.calls_the_same(module):
             return []
         batch, wrong = batch_of(self.example), self._problems(module, self.example, self._sampled[0])
-        if wrong or batch is None or self._program.interface.fixed:
+        interface = self._program.interface
+        unchecked = interface.decided and not interface.checked  # nobody says whether another batch decides the same
+        if wrong or batch is None or interface.fixed or unchecked:
             return wrong
-        return self._problems_at(with_batch(self.example, batch + 1), module)
+        for larger in (batch + 1, 2 * batch):
+            with suppress(DecidesOtherwise):
+                return self._problems_at(with_batch(self.example, larger), module)
+        return []
 
     def calls_the_same(self, module: nn.Module) -> bool:
         """Whether a module is recorded as the program, and computes what that does at one size."""

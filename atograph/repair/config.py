@@ -50,8 +50,9 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
     if not isinstance(kind, type) or not isinstance(old, kind) or not isinstance(own, kind):
         return "it is made without a configuration"
     shapes = shapes_of(module)
-    nearest = list(_nearest(type(dense), old, _candidates(dense, shapes, old), shapes))
-    for fields in nearest:
+    nearest: dict[str, int] | None = None
+    for fields in _nearest(type(dense), old, _candidates(dense, shapes, old), shapes):
+        nearest = fields if nearest is None else nearest
         if _distance(type(dense), old, fields, shapes):
             continue
         try:
@@ -62,7 +63,7 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
         fresh.to(next(module.parameters())).train(module.training)
         if _agree(dense, module, fresh) and same(fresh):
             return Fit(fields, fresh)
-    return _misfit(type(dense), old, nearest[0], shapes)
+    return _misfit(type(dense), old, nearest or {}, shapes)
 
 
 def _agree(dense: nn.Module, module: nn.Module, fresh: nn.Module) -> bool:

@@ -19,8 +19,12 @@ _ATEN = torch.ops.aten
 _RESHAPES = {
     _ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default, _ATEN.flatten.using_ints,
     _ATEN.unflatten.int, _ATEN.unsqueeze.default, _ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims,
+    _ATEN.expand.default,
 }  # fmt: skip
 """What they take and the shape of what they give say everything; the rewrite turns one into another."""
+
+_SPLITS = {_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default, _ATEN.split.sizes}
+"""How large the pieces are says which they are."""
 
 _SAME = {_ATEN.contiguous.default, _ATEN.clone.default, _ATEN.alias.default, _ATEN.detach.default}
 """They give the values that they take: to be contiguous already is a matter of widths."""
@@ -98,6 +102,11 @@ def _key(node: fx.Node, nodes: Mapping[fx.Node, int]) -> Any:
         return "alone", id(node)
     if node.target in _RESHAPES:
         return "reshape", _plain(node.args[0], nodes), tuple(map(int, node.meta["val"].shape))
+    if node.target in _SPLITS:
+        x, dim = node.args[0], int(_argument(node, "dim", 0)) % len(_shape(node.args[0]))
+        return "pieces", _plain(x, nodes), dim, tuple(int(piece.shape[dim]) for piece in node.meta["val"])
+    if node.target is _ATEN.slice.Tensor:
+        return "slice", *_sliced(node, nodes)
     given = [_plain(value, nodes) for value in node.args]
     named = {name: _plain(value, nodes) for name, value in node.kwargs.items()}
     if isinstance(node.target, OpOverload):
@@ -105,6 +114,28 @@ def _key(node: fx.Node, nodes: Mapping[fx.Node, int]) -> Any:
         rest = [named.get(each.name, _plain(each.default_value, nodes)) for each in arguments[len(given) :]]
         return node.target, *given, *rest
     return node.target, *given, *named.items()
+
+
+def _sliced(node: fx.Node, nodes: Mapping[fx.Node, int]) -> tuple[Any, ...]:
+    """What a slice takes, from where, and how much: an end may be beyond, or counted from there."""
+    x, shape = node.args[0], _shape(node.args[0])
+    dim = int(_argument(node, "dim", 0)) % len(shape)
+    start, step = _plain(_argument(node, "start", None) or 0, nodes), _plain(_argument(node, "step", 1), nodes)
+    if start[1] < 0:
+        start = ("size", max(start[1] + int(shape[dim]), 0))
+    return _plain(x, nodes), dim, start, step, int(node.meta["val"].shape[dim])
+
+
+def _shape(x: Any) -> torch.Size:
+    shape: torch.Size = x.meta["val"].shape
+    return shape
+
+
+def _argument(node: fx.Node, name: str, default: Any) -> Any:
+    """An argument of an op, by its name."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    place = names.index(name)
+    return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
 
 
 def _plain(value: Any, nodes: Mapping[fx.Node, int]) -> Any:

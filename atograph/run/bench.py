@@ -22,6 +22,7 @@ from atograph.program.load import example_of, load_run, whole_example_of
 from atograph.program.model import ProgramModel
 from atograph.report.bench import Bench, LayerPair
 from atograph.report.same_run import check_same_plan, check_takes
+from atograph.spec.example_inputs import Inputs
 from atograph.values.batch_size import batch_sizes, with_batch
 
 
@@ -60,23 +61,24 @@ def bench_run(
         ).for_plan(plan)
         plan.check(graph.groups)
         check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, slim_path.name: made_by})
-        if graph.program.interface.fixed:
+        interface = graph.program.interface
+        if interface.fixed and interface.batch is None:
             batches = batch_sizes(inputs, graph.program)
         with stage("exporting the dense model"):
             dense_program = to_exported(graph.program)
             dense_path = export_onnx(dense_program, aside / "dense.onnx")
+        of_batch = lambda size: [Inputs(*with_batch(tuple(each), size, interface)) for each in (inputs, cut)]  # noqa: E731
         with stage("measuring"):
             latencies = []
             for count in threads:
                 dense = OnnxModel(dense_path, dense_program, threads=count)
                 slim = OnnxModel(slim_path, program, threads=count)
                 latencies += [
-                    measure_latency(dense, slim, inputs, cut, batch=size, seconds=seconds) for size in batches
+                    measure_latency(dense, slim, *of_batch(size), batch=size, seconds=seconds) for size in batches
                 ]
-            args, kwargs = with_batch(tuple(inputs), batches[0])
-            before = profile(dense_path, dense.feed(*args, **kwargs), threads=threads[0])
-            args, kwargs = with_batch(tuple(cut), batches[0])
-            after = profile(slim_path, slim.feed(*args, **kwargs), threads=threads[0])
+            whole, narrow = of_batch(batches[0])
+            before = profile(dense_path, dense.feed(*whole.args, **whole.kwargs), threads=threads[0])
+            after = profile(slim_path, slim.feed(*narrow.args, **narrow.kwargs), threads=threads[0])
     share = float(graph.cost.flops(plan.counts)) / graph.flops
     changed = [count for name, count in plan.counts.items() if count < plan.sizes[name]]
     return Bench(share, latencies, _side_by_side(before, after, share), gcd(*changed))

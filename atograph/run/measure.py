@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
@@ -42,12 +42,15 @@ _LOOKED_AT = 8
 def check_cost(graph: Graph, inputs: Inputs) -> None:
     """The cost model must be right before anyone trains by it."""
     with reproducible(graph.program):
-        _check_flops("dense", graph.flops, ProgramModule(graph.program).cpu(), inputs, graph.program)
+        _check_flops("dense", graph.flops, graph.program, inputs)
 
 
-def _check_flops(which: str, predicted: int, form: Callable[..., Any], inputs: Inputs, program: Program) -> None:
-    args, kwargs = with_batch(tuple(inputs), batch_sizes(tuple(inputs), program)[0])
-    counted = count_flops(form, *args, **kwargs)
+def _check_flops(which: str, predicted: int, program: Program, inputs: Inputs) -> None:
+    form = ProgramModule(program, checked=False)  # a single sample may decide otherwise, and costs the same
+    if program.interface.batch is None:  # else it costs what the example does
+        inputs = Inputs(*with_batch(tuple(inputs), batch_sizes(tuple(inputs), program)[0]))
+    args, kwargs = inputs
+    counted = count_flops(form if which == "slim" else form.cpu(), *args, **kwargs)
     if counted != predicted:
         raise InternalError(
             f"the cost model says {predicted:,} FLOPs for the {which} program, flop_counter counts {counted:,}."
@@ -72,7 +75,7 @@ def measure(outcome: Outcome, console: Console) -> Report:
         certificate = certify(job.model, slimmed, outcome.deployed, inputs)
         difference = exactness(job.model, slimmed, inputs)
         cut = Inputs(*slimmed.state.inputs(tuple(inputs)))
-        _check_flops("slim", slimmed.flops, slimmed, cut, slimmed.passes_program)
+        _check_flops("slim", slimmed.flops, slimmed.passes_program, cut)
     with stage("measuring"):
         notes = list[str]()
         by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
@@ -89,10 +92,16 @@ def measure(outcome: Outcome, console: Console) -> Report:
 def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], inputs: Inputs) -> list[Latency]:
     sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
     timed = graph.latency.record if graph.latency is not None else None
-    if timed is not None and not graph.program.interface.fixed:
+    if timed is not None and (not graph.program.interface.fixed or graph.program.interface.batch is not None):
         sizes = sorted({*sizes, timed.batch})
     cut = Inputs(*slimmed.state.inputs(tuple(inputs)))
-    return [measure_latency(*models, inputs, cut, batch=size) for size in sizes]
+    interface = graph.program.interface
+    return [
+        measure_latency(
+            *models, *(Inputs(*with_batch(tuple(each), size, interface)) for each in (inputs, cut)), batch=size
+        )
+        for size in sizes
+    ]
 
 
 @dataclass(slots=True)  # with slots: what a module holds in any other way is put back after it was looked at

@@ -158,8 +158,9 @@ def _verify(
     slimmed = slim(graph, plan)
     _check_program(own, slimmed, place)
     fresh = _like(inputs, seed)
-    if not graph.program.interface.fixed:
-        fresh = Inputs(*with_batch(fresh, FRESH_BATCH))
+    interface = graph.program.interface
+    if not interface.fixed or interface.batch is not None:
+        fresh = Inputs(*with_batch(fresh, FRESH_BATCH, interface))
     cases = {"example inputs": inputs, "random inputs": fresh, **({} if real is None else {"real inputs": real})}
     with stage("proving"):
         return [

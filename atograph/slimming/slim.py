@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
+from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.exported import names_in_files, to_exported, with_file_names
 from atograph.passes.ir.outputs import OutputPath, returning, without_unread
 from atograph.passes.ir.program import Program
@@ -138,6 +139,26 @@ class Slim(NotPickled):
         except UserError as error:
             return error.message
         return ""
+
+    def decides_otherwise(self, masked: nn.Module, *args: Any, **kwargs: Any) -> bool:
+        """Whether the model decides otherwise by these inputs than by the example, with the weights of its masked form.
+
+        Known where the program has no checks, too.
+        """
+        program = self._graph.program
+        if not program.interface.decided:
+            return False
+        weights = masked.state_dict(keep_vars=True)
+        own = program.rewritten(
+            program.graph, {name: weights.get(name, value) for name, value in program.state.items()}
+        )
+        try:
+            ProgramModule(own, checked=True)(*args, **kwargs)
+        except DecidesOtherwise:
+            return True
+        except UserError:
+            return False
+        return False
 
     def as_module(self) -> nn.Module:
         """The slim program as a module that runs it; its train() and eval() change nothing."""

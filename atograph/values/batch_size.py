@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.torch_private import pytree
 
@@ -21,22 +22,37 @@ def batch_of(inputs: Any) -> int | None:
     return next((int(t.shape[0]) for t in tensors_among(inputs) if t.dim()), None)
 
 
-def with_batch(inputs: Any, size: int) -> Any:
-    """The same inputs with another batch size, by repeating or dropping samples."""
+def with_batch(inputs: Any, size: int, interface: Interface | None = None) -> Any:
+    """The same inputs with another batch size, by repeating or dropping samples.
+
+    Args:
+        inputs: of the structure that the program takes.
+        size: so many samples.
+        interface: of the program, which knows where the batch is not the first dim; None: it is.
+    """
     batch = batch_of(inputs)
-
-    def resize(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or not leaf.dim() or leaf.shape[0] != batch:
-            return leaf
-        return leaf[torch.arange(size, device=leaf.device) % leaf.shape[0]]
-
-    return pytree.tree_map(resize, inputs)
+    leaves, structure = pytree.tree_flatten(inputs)
+    dims = {
+        position: 0
+        for position, leaf in enumerate(leaves)
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == batch
+    }
+    if interface is not None and interface.batch is not None:
+        dims = {interface.inputs.index(place.placeholder): place.dim for place in interface.batch.places}
+    for position, dim in dims.items():
+        leaf = leaves[position]
+        leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+    return pytree.tree_unflatten(leaves, structure)
 
 
 def batch_sizes(inputs: Any, program: Program) -> list[int]:
     """What a program can be tried at with some inputs: a batch of one and theirs, or theirs alone where it is fixed."""
-    own = batch_of(inputs) or 1
-    return [own] if program.interface.fixed else sorted({1, own})
+    own, interface = batch_of(inputs) or 1, program.interface
+    if interface.batch is not None:
+        place = interface.batch.places[0]
+        own = int(pytree.tree_leaves(inputs)[interface.inputs.index(place.placeholder)].shape[place.dim])
+        return sorted({interface.batch.least, own})
+    return [own] if interface.fixed else sorted({1, own})
 
 
 def repeat_single(inputs: Any) -> Any:

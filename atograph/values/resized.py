@@ -61,7 +61,7 @@ def around(interface: Interface) -> list[dict[str, int]]:
 
     Larger ones are left out where the program was recorded at none.
     """
-    alone = [size for size in interface.dynamic if not size.parts]
+    alone = [size for size in interface.dynamic if not size.parts and size is not interface.batch]
     smaller = {size.name: size.least and max(size.least, size.values[0] * 2 // 3) for size in alone}
     larger = {size.name: min(size.values[0] * 3 // 2 + 1, size.most or 2**62) for size in alone}
     takes_larger = all(max(size.values) > size.values[0] for size in alone)

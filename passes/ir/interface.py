@@ -13,6 +13,9 @@ from torch import Tensor
 from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
+A_SIZE_LIKE_OTHERS = "it is a size like others"
+"""Why no first dim is the batch where one of the dynamic sizes is: it does not come first in every input."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -237,6 +240,11 @@ class Interface:
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state_pairs: Mapping[str, int] = field(default_factory=dict)
     state_texts: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> DynamicSize | None:
+        """The dynamic size that is the batch, where that is not the first dim of every input."""
+        return self.dynamic[0] if self.fixed == A_SIZE_LIKE_OTHERS else None
 
     def sums(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """The dynamic sizes that are sums of others, from the values of these, as far as they are there."""

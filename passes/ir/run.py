@@ -25,12 +25,18 @@ class ProgramModule(nn.Module):
     """A program with the inputs and outputs of the user's model, and its tensors under the user's names.
 
     ``train()`` and ``eval()`` change nothing; ``to()`` moves the tensors, which are the program's own until then.
+
+    Args:
+        program: what to run.
+        checked: whether it raises where the inputs decide otherwise than the example did; as the program says, unless
+            given.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, checked: bool | None = None) -> None:
         super().__init__()
+        checked = program.interface.checked if checked is None else checked
         self._called = (program,)  # in a tuple: no submodule, whose tensors would be the program's placeholders
-        self._raising = (raising(program, checked=program.interface.checked),)
+        self._raising = (raising(program, checked=checked),)
         for name in program.interface.state.values():
             _register(self, name, program.state[name], trained=name in program.interface.parameters)
 

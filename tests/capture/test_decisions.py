@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 import atograph
 from atograph.passes.errors import UserError
+from atograph.proof.certificate import certify
+from atograph.run.measure import check_cost
+from atograph.spec.example_inputs import Inputs
 
 
 class Net(nn.Module):
@@ -103,7 +106,7 @@ DECIDED: dict[Callable[[Net, Tensor, Tensor], Tensor], str] = {
     a_length_of_a_mask: "int((x > 0).sum(1).max()) is 6",
     a_number_cut_off: "int(x.max()) is 3",
     compared_as_a_number: "1 < most <= 1e3 is True",
-    computed_with_and_compared: "h * most is 4.0",
+    computed_with_and_compared: "most > 1 is True",
     counted_with: "range(count) is 6",
     equal_tensors: "torch.equal(x, x * 0) is False",
     close_tensors: "torch.allclose(x, x * 0, atol=0.1) is False",
@@ -273,3 +276,48 @@ def test_a_number_that_is_only_computed_with_decides_nothing() -> None:
     masked, slim = atograph.mask(model, plan), atograph.slim(graph, plan)
     for other in (x, x[:1] * 3):
         assert torch.allclose(masked(other), slim(other), rtol=1e-9, atol=1e-12)
+
+
+COMPUTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": lambda h, x: h * x.abs().mean().item(),
+    "number first": lambda h, x: x.max().item() - h,
+    "quotient": lambda h, x: h / (x.std().item() + 1e-6),
+    "number over tensor": lambda h, x: x.max().item() / (h + 1),
+    "inverse": lambda h, x: h * (1.0 / x.max().item()),
+    "two numbers": lambda h, x: (h - x.min().item()) / (x.max().item() - x.min().item()),
+    "whole number": lambda h, x: h * x.argmax().item(),
+    "number without dims": lambda h, x: h * (x.mean() * x.max().item()),
+    "function": lambda h, x: torch.add(h, x.mean().item()),
+    "in place": lambda h, x: h.mul_(x.max().item()),
+}
+
+
+@pytest.mark.parametrize("computed", COMPUTED)
+def test_a_number_that_is_computed_with_stays_open_beside_a_decision(computed: str) -> None:
+    model = perturbed(lambda _net, h, x: COMPUTED[computed](h / 2 if x.max() > 1 else h, x))
+    x = example()
+    graph = atograph.trace(model, x)
+    assert [each.looked_at for each in graph.program.interface.decided] == ["x.max() > 1"]
+    plan = graph.plan(random=0, keep=0.5)
+    masked, slim = atograph.mask(model, plan), atograph.slim(graph, plan)
+    assert slim.module is not None, slim.why_no_module
+    for other in (x, x * 3 - 0.5, x[:2]):
+        torch.testing.assert_close(slim(other), masked(other), rtol=1e-9, atol=1e-12)
+
+
+def by_means(_net: Net, h: Tensor, x: Tensor) -> Tensor:
+    """What the whole batch decides may be otherwise for a part of it."""
+    return torch.add(h, x.mean().item(), alpha=2) if x.mean() > 0.5 else h - x.sum()
+
+
+def test_a_batch_of_another_size_that_decides_otherwise_proves_nothing_against_it() -> None:
+    x = example()
+    x[0] /= 10  # the first sample alone decides otherwise
+    model, inputs = perturbed(by_means), Inputs((x,), {})
+    for checks in ("keep", "drop"):
+        graph = atograph.trace(model, x, checks=checks)
+        slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+        assert slim.module is not None, slim.why_no_module
+        check_cost(graph, inputs)
+        entries = certify(atograph.mask(model, slim.plan), slim, [], inputs)
+        assert [entry.batch for entry in entries] == [4]

@@ -203,6 +203,7 @@ CASES: list[tuple[Callable[[], Any], list[str], str]] = [
         nothing, [f"compress net.py --flops 0.5 {option}" for option in ("--latency-batch 8", "--latency-table x")],
         "says how latency is measured, and neither latency nor round_to=auto asks for it.",
     ),
+    (nothing, ["compress net.py --flops 0.5 --depth-share 0.8"], "and depth is off: give --depth, too."),
     # what ONNX has no op for is known before the training
     (nothing, ["compress eigen.py --flops 0.5 --epochs 1 --out out/eigen"], "nothing to write aten._linalg_eigh with."),
     (nothing, ["compress eigen.py --flops 0.5 --epochs 1 --opset 21 --out wider --force"], "nothing to write aten"),

@@ -52,17 +52,19 @@ class Answers:
 
     Attributes:
         asked_by: tells which function of torch looks at a value.
+        node_of: gives the node of a tensor in the recording that is under way.
     """
 
     def __init__(
         self, state: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], batch: int | None, *, numbers: bool
     ) -> None:
         self._numbers = numbers
-        self._read: fx.Node | None = None
+        self._read: torch.Tensor | None = None
         copied = [each if isinstance(each, nn.Parameter) else each.detach().clone() for each in (*state, *inputs)]
         self._values = {f"input_{index}": value for index, value in enumerate(copied)}
         self._weights = {f"input_{index}" for index in range(len(state))}
         self.asked_by: Callable[[], Any] = lambda: None
+        self.node_of: Mapping[Any, fx.Node] = {}
         self._batch = batch
         self._first: fx.Graph | None = None
         self._known: KnownValues
@@ -82,6 +84,7 @@ class Answers:
         graph: fx.Graph,
         constants: Mapping[str, torch.Tensor],
         what: str = "",
+        read: torch.Tensor | None = None,
     ) -> Answer:
         """What an op gives that a recording asks for.
 
@@ -91,6 +94,7 @@ class Answers:
             graph: of the recording, as it is so far.
             constants: of the recording.
             what: of the expression at the place is decided, in words.
+            read: the tensor that the op looks at.
 
         Raises:
             NoAnswer: chance decides, or the code looks at something else than in the first recording.
@@ -114,7 +118,7 @@ class Answers:
             answer = self._answered(
                 op, value, (args, kwargs), listed=not later or type(value) not in (int, float), what=what
             )
-        self._read = args[0] if later and type(answer.value) in (int, float) else None
+        self._read = read if later and type(answer.value) in (int, float) else None
         return answer
 
     def example(self, op: Any, args: Any, kwargs: Any) -> torch.Tensor:
@@ -134,8 +138,9 @@ class Answers:
         read, self._read = self._read, None
         return value if read is None else Number(value, read, self)
 
-    def decide(self, read: fx.Node, op: Any, other: Any, value: Any) -> Any:
+    def decide(self, number: torch.Tensor, op: Any, other: Any, value: Any) -> Any:
         """Take down what code makes of a number: a comparison, or (without ``op``) all of it."""
+        read = self.node_of[number]
         graph, asked = read.graph, (op, other)
         answer = self._repeated(asked, graph) if graph is not self._first else self._answered(asked, value, read)
         if answer.decision is not None:
@@ -168,9 +173,18 @@ class Answers:
 
 
 class Number:
-    """A number of the example. Compared with a plain one, the outcome is decided; anything else takes it as it is."""
+    """A number of the example.
 
-    def __init__(self, value: float, read: fx.Node, decides: Answers) -> None:
+    Compared with a plain one, the outcome is decided. Computed with, it is computed anew for each input. Anything else
+    takes it as it is, which decides all of it.
+
+    Args:
+        value: for the example.
+        read: the tensor of one element that holds it.
+        decides: takes down what is decided.
+    """
+
+    def __init__(self, value: float, read: torch.Tensor, decides: Answers) -> None:
         self._value, self._read, self._decides = value, read, decides
 
     @property  # type: ignore[misc]
@@ -179,8 +193,11 @@ class Number:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").strip("_") in _COMPUTES and len(args) == 2 and not kwargs:
+            args = [_as_operand(each, args[1 - place]) for place, each in enumerate(args)]
         plain = lambda leaf: leaf._plain() if type(leaf) is Number else leaf  # noqa: E731
-        args, kwargs = pytree.tree_map(plain, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map(plain, (tuple(args), kwargs))
         return func(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -194,9 +211,40 @@ class Number:
             return op(self._plain(), other._plain() if type(other) is Number else other)
         return self._decides.decide(self._read, op, other, op(self._value, other))
 
+    def _computed(self, op: Callable[[Any, Any], Any], other: Any) -> Any:
+        """The result as Python computes it: in 64 bits."""
+        value, read = (other._value, other._wide()) if type(other) is Number else (other, other)
+        if type(self._value) is float or type(value) is float:
+            return Number(op(self._value, value), op(self._wide(), read), self._decides)
+        return op(self._plain(), other._plain() if type(other) is Number else other)
+
+    def _wide(self) -> torch.Tensor:
+        return self._read.reshape(()).to(torch.float64)
+
+
+def _as_operand(value: Any, other: Any) -> Any:
+    """What stands for a number beside a tensor: one of no dims, where the type of the result is the same with it."""
+    if type(value) is not Number or not isinstance(other, torch.Tensor) or not other.is_floating_point():
+        return value
+    single = value._read.reshape(()) if value._read.dim() else value._read
+    return single if other.dim() else single.to(other.dtype)
+
+
+_COMPUTES = ("add", "radd", "sub", "rsub", "mul", "rmul", "div", "rdiv", "truediv", "true_divide")
+"""Functions of torch of a tensor and a number that take a tensor for the number."""
+
 
 def _comparison(op: Callable[[Any, Any], Any]) -> Any:
     return lambda self, other: self._compared(op, other)
+
+
+def _computation(op: Callable[[Any, Any], Any], *, turned: bool) -> Any:
+    def method(self: Number, other: Any) -> Any:
+        if isinstance(other, torch.Tensor) or not isinstance(other, (int, float)):
+            return NotImplemented
+        return self._computed((lambda a, b: op(b, a)) if turned else op, other)
+
+    return method
 
 
 def _on_plain(name: str) -> Any:
@@ -209,11 +257,13 @@ def _on_plain(name: str) -> Any:
 
 for _op in (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne):
     setattr(Number, f"__{_op.__name__}__", _comparison(_op))
+for _op in (operator.add, operator.sub, operator.mul, operator.truediv):
+    setattr(Number, f"__{_op.__name__}__", _computation(_op, turned=False))
+    setattr(Number, f"__r{_op.__name__}__", _computation(_op, turned=True))
 for _name in (
-    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod",
-    "divmod", "rdivmod", "pow", "rpow", "neg", "pos", "abs", "round", "trunc", "floor", "ceil", "int", "float",
-    "bool", "hash", "repr", "str", "format", "and", "rand", "or", "ror", "xor", "rxor", "lshift", "rlshift", "rshift",
-    "rrshift", "invert",
+    "floordiv", "rfloordiv", "mod", "rmod", "divmod", "rdivmod", "pow", "rpow", "neg", "pos", "abs", "round", "trunc",
+    "floor", "ceil", "int", "float", "bool", "hash", "repr", "str", "format", "and", "rand", "or", "ror", "xor", "rxor",
+    "lshift", "rlshift", "rshift", "rrshift", "invert",
 ):  # fmt: skip
     setattr(Number, f"__{_name}__", _on_plain(f"__{_name}__"))
 

@@ -360,7 +360,11 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _of_use(self) -> TrainSettings:
-        """What says how latency is measured is of no use where none is."""
+        """What says how latency is measured is of no use where none is; nor is a share of branches where none goes."""
+        if self.depth_share != DEPTH and not self.depth:
+            raise ValueError(
+                "depth_share says how much whole branches are to give, and depth is off: give --depth, too"
+            )
         about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
