@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,18 @@ def _names_of_symbols(graph: onnx_ir.Graph, inputs: Sequence[str], sizes: SizeNa
             symbol = value.shape[dim] if value.shape is not None else None
             if isinstance(symbol, onnx_ir.SymbolicDim) and symbol.value:
                 names.setdefault(symbol.value, text)
+    of_inputs = [symbol for symbol in _symbols(graph.inputs) if symbol not in names]
     inside = [value for node in graph.all_nodes() for value in node.outputs]
-    values = [*graph.inputs, *graph.initializers.values(), *inside]
-    symbols = [dim.value for value in values for dim in value.shape or () if not isinstance(dim, int) and dim.value]
-    batch = next((symbol for symbol in symbols if symbol.isidentifier() and symbol not in names), None)
-    return names if batch is None else {**names, batch: "batch"}
+    others = (symbol for symbol in _symbols([*graph.initializers.values(), *inside]) if symbol not in names)
+    return names | dict.fromkeys(of_inputs or [*islice(others, 1)], "batch")  # torch may have a symbol for each input
+
+
+def _symbols(values: Iterable[onnx_ir.Value]) -> Iterator[str]:
+    """Symbols of torch that stand for a size by themselves."""
+    for value in values:
+        for dim in value.shape or ():
+            if not isinstance(dim, int) and dim.value and dim.value.isidentifier():
+                yield dim.value
 
 
 def _inexpressible(error: Exception) -> UserError:

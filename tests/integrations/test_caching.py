@@ -59,6 +59,7 @@ def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: st
         forms.append(OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program))
         assert slim.module is not None, slim.why_no_module
         forms.append(atograph.load(slim.save(tmp_path / "saved")))
+        assert {each.shape[0] for each in forms[1].inputs} == {"batch"}
         assert [each.name for each in forms[1].inputs[2:]] == ["past_key_values.0.key", "past_key_values.0.value"]
     assert [list(each["key"].shape[1::2]) for each in slim.cut_state(**inputs)[1]["past_key_values"]] == [[1, 4]]
     for length in (4, 7):
