@@ -52,7 +52,7 @@ class Row:
     files: str
 
 
-def measure(name: str, steps: int = STEPS) -> Row:
+def measure(name: str, steps: int = STEPS, layers: int = 2) -> Row:
     """Slim a model, and decode with it.
 
     Raises:
@@ -60,7 +60,7 @@ def measure(name: str, steps: int = STEPS) -> Row:
     """
     from benchmarks.decoding_models import PROMPTS, Files, build, by_torch, prompt_of, traced
 
-    model = build(name)
+    model = build(name, layers)
     graph, inputs = traced(model)
     slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
     dense, small = (_cache(each["past_key_values"]) for each in (inputs, slim.cut_state(**inputs)[1]))

@@ -21,37 +21,54 @@ VOCABULARY, FRAMES = 96, 24
 PROMPTS = (2, 5, 9)
 """Tokens of the three prompts, which go together, padded on the left."""
 
-_TINY = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+_TINY: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCABULARY,
 }  # fmt: skip
-_BOTH_SIDES = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+_BOTH_SIDES: dict[str, Any] = {
+    "d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
     "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1,
     "eos_token_id": 2, "decoder_start_token_id": 1,
 }  # fmt: skip
 
 
-def _decoder(kind: str, **more: Any) -> Callable[[], nn.Module]:
-    return lambda: hf.AutoModelForCausalLM.from_config(hf.AutoConfig.for_model(kind, **{**_TINY, **more}))
+Build = Callable[[int], nn.Module]
 
 
-MODELS: Mapping[str, Callable[[], nn.Module]] = {
+def _decoder(kind: str, **more: Any) -> Build:
+    def build(layers: int) -> nn.Module:
+        config = hf.AutoConfig.for_model(kind, **_TINY, num_hidden_layers=layers, **more)
+        model: nn.Module = hf.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        return model
+
+    return build
+
+
+def _both_sides(kind: Any, config: Any, **more: Any) -> Build:
+    return lambda layers: kind(config(**_BOTH_SIDES, encoder_layers=layers, decoder_layers=layers, **more))
+
+
+def _t5(layers: int) -> nn.Module:
+    return hf.T5ForConditionalGeneration(
+        hf.T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=layers, num_heads=4, vocab_size=VOCABULARY)
+    )
+
+
+MODELS: Mapping[str, Build] = {
     "Llama": _decoder("llama"),
     "Qwen3": _decoder("qwen3"),
     "Gemma": _decoder("gemma"),
     "Gemma 3": _decoder("gemma3_text", sliding_window=6),
     "Mixtral": _decoder("mixtral", num_local_experts=4, num_experts_per_tok=2),
     "GPT-2": _decoder("gpt2", bos_token_id=1, eos_token_id=2),
-    "Whisper": lambda: hf.WhisperForConditionalGeneration(
-        hf.WhisperConfig(**_BOTH_SIDES, num_mel_bins=8, max_source_positions=FRAMES // 2, max_target_positions=64)
+    "Whisper": _both_sides(
+        hf.WhisperForConditionalGeneration, hf.WhisperConfig, num_mel_bins=8, max_source_positions=FRAMES // 2,
+        max_target_positions=64,
     ),
-    "T5": lambda: hf.T5ForConditionalGeneration(
-        hf.T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=VOCABULARY)
-    ),
-    "BART": lambda: hf.BartForConditionalGeneration(hf.BartConfig(**_BOTH_SIDES, max_position_embeddings=64)),
-}
-"""Name → the model with random weights."""
+    "T5": _t5,
+    "BART": _both_sides(hf.BartForConditionalGeneration, hf.BartConfig, max_position_embeddings=64),
+}  # fmt: skip
+"""Name → what gives the model with random weights, of some number of layers."""
 
 Decoded = tuple[Tensor, Tensor]
 """Tokens [batch, steps], and the logits that each was taken from."""
@@ -72,10 +89,10 @@ class Prompt:
     encoder: Mapping[str, Tensor]
 
 
-def build(name: str) -> CachedModel | CachedEncoderDecoder:
+def build(name: str, layers: int = 2) -> CachedModel | CachedEncoderDecoder:
     """A model with weights that are no initial ones."""
     torch.manual_seed(0)
-    model = MODELS[name]()
+    model = MODELS[name](layers)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -127,7 +144,8 @@ def by_torch(model: nn.Module, prompt: Prompt, steps: int) -> Decoded:
     prefix = "decoder_" if prompt.encoder else ""
     ids_name, mask_name, positions = (f"{prefix}{name}" for name in ("input_ids", "attention_mask", "position_ids"))
     counted = positions in inspect.signature(model.forward).parameters
-    ids, mask, cache, tokens, logits = prompt.ids, prompt.mask, None, [], []
+    ids, mask, cache = prompt.ids, prompt.mask, None
+    tokens, logits = list[Tensor](), list[Tensor]()
     with eval_mode(model), torch.no_grad():
         for _step in range(steps):
             named = {ids_name: ids, mask_name: mask}
@@ -158,7 +176,8 @@ class Files:
     def decoded(self, empty: Any, prompt: Prompt, steps: int) -> Decoded:
         """Greedy decoding in ONNX Runtime, from an empty cache of the dense model."""
         prefix = "decoder_" if prompt.encoder else ""
-        ids, mask, tokens, logits = prompt.ids, prompt.mask, [], []
+        ids, mask = prompt.ids, prompt.mask
+        tokens, logits = list[Tensor](), list[Tensor]()
         ids_name, mask_name = f"{prefix}input_ids", f"{prefix}attention_mask"
         inputs = {ids_name: ids, mask_name: mask, "past_key_values": empty, **prompt.encoder}
         state = _named("past_key_values", self._slim.cut_state(**inputs)[1]["past_key_values"])

@@ -121,7 +121,7 @@ class Rebuilt:
             self.output = self.graph.output(args[0])
             return
         if node.meta.get(SAME):
-            self.copies[node] = args[0]
+            self.copies[node] = value(node.args[0])
             return
         made = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
         made.meta = {key: node.meta[key] for key in ("val", *ORIGIN) if key in node.meta}

@@ -168,7 +168,7 @@ def difference_at_sizes(
             return at_reader(next(iter(one.users), one), "its code makes a table by itself that is another one")
         if one.meta.get(SAME):
             assert copy is not None
-            if not node.meta[SAME] or twins[node.args[0]] is not whole.get(copy, copy):  # type: ignore[index]
+            if not node.meta[SAME] or twins[node.args[0]] is not whole.get(copy, copy):
                 return at_reader(one, f"{one.target} is called on another layout")
             twins[node], node = whole.get(copy, copy), next(others, None)
             continue

@@ -153,7 +153,7 @@ class CachedEncoderDecoder(nn.Module):
         result = self.model(
             decoder_input_ids=tokens,
             attention_mask=attention_mask,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),  # type: ignore[arg-type]
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             past_key_values=both,
             use_cache=True,
             **masks,
@@ -211,7 +211,7 @@ def _whole() -> Any:
     """The class of a layer that keeps all keys and values."""
     from transformers.cache_utils import DynamicLayer
 
-    class Whole(DynamicLayer):
+    class Whole(DynamicLayer):  # type: ignore[no-untyped-call]
         """It begins with what comes first, and not with a tensor of one dim without elements."""
 
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ def _read() -> Any:
         ) -> tuple[Tensor, Tensor]:
             past = (self.keys, self.values)
             new: tuple[Tensor, ...] = self.hold(key_states, value_states)
-            return past if past[0].shape[2] else new
+            return past if past[0].shape[2] else new  # type: ignore[return-value]
 
     return Read
 

@@ -27,7 +27,7 @@ def in_any_width(op: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, 
     names = ("self", "mat2", "offs", "bias", "out_dtype")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     rows, matrices, ends = (given.get(name) for name in names[:3])
-    if ends is None or any(given.get(name) is not None for name in names[3:]):
+    if rows is None or matrices is None or ends is None or any(given.get(name) is not None for name in names[3:]):
         return op, args, kwargs
     if rows.dim() != 2 or matrices.dim() != 3:
         return op, args, kwargs
