@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 import atograph
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from benchmarks.latency_models import build
 from benchmarks.latency_part import BATCHES, Made, Variants, run_part
 from benchmarks.zoo_part import Record

@@ -23,7 +23,7 @@ import atograph
 from atograph.latency.measure import times_in_turns
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.proof.flop_count import count_flops
 from atograph.values.batch_size import with_batch
 from benchmarks.latency_models import build

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 import atograph
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.structures import tensors_of

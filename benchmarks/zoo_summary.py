@@ -30,7 +30,8 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers")
 def summary(rows: Sequence[Row]) -> str:
     """A paragraph, then the exceptions, model by model."""
     whole = [row for row in rows if "atograph" in row]
-    sentences = [*_exactness(whole), *_coverage(whole), *_speed(whole), *_onnx(rows), *_sizes(rows), *_peer(rows)]
+    first = [] if rows and not whole else [*_exactness(whole), *_coverage(whole), *_speed(whole)]
+    sentences = [*first, *_onnx(rows), *_sizes(rows), *_peer(rows)]
     blocks = ["\n".join(sentences)]
     for title, note in _NOTES:
         listed = [f"- {row['model']}: {text}" for row in rows if (text := note(row))]
@@ -76,8 +77,6 @@ def speed_ratio(row: Row) -> float | None:
 
 
 def _exactness(rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return []
     exact = sum(verdict(row) == "exact" for row in rows)
     double, single = _differences(rows, casts=False), _differences(rows, casts=True)
     sentences = [f"{exact} of {len(rows)} exact."]
@@ -98,8 +97,6 @@ def _differences(rows: Sequence[Row], *, casts: bool) -> list[float]:
 
 
 def _coverage(rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return []
     known = [row["atograph"] for row in rows if "unknown" in row.get("atograph", {})]
     reached = sum(reachable(row) for row in rows)
     degenerate = sum(part.get("magnitude", {}).get("degenerate", False) for part in known)

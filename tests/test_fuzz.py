@@ -25,7 +25,7 @@ from atograph.inspection import overview
 from atograph.inspection.chain import causes
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.plan import Plan

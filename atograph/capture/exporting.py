@@ -22,15 +22,9 @@ from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import AnnotatedCalls
 from atograph.capture.points import Try, dynamic_sizes, sets_of_points, within_limits
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import (
-    NotIntegral,
-    Sized,
-    called_like,
-    conditions_of,
-    decided_otherwise,
-    from_exported,
-    of_named_parameters,
-)
+from atograph.passes.ir.exported.from_exported import Sized, from_exported
+from atograph.passes.ir.exported.signatures import called_like, of_named_parameters
+from atograph.passes.ir.exported.symbols import NotIntegral, conditions_of, decided_otherwise
 from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.interface import Condition
 from atograph.passes.ir.points import Points

@@ -16,7 +16,7 @@ from atograph.latency.profile import kernel_times
 from atograph.latency.table import Times, small_model_times, split_time
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
 from atograph.passes.pipeline.pipeline import Pipeline

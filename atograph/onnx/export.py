@@ -24,7 +24,7 @@ from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations import TRANSLATIONS, translations
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import SizeNames, names_in_files, size_names
+from atograph.passes.ir.exported.notes import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
 from atograph.passes.torch_private import onnx_registration
 from atograph.process.quiet import quiet

@@ -10,7 +10,7 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 
-from atograph.passes.ir.exported import rebuilt
+from atograph.passes.ir.exported.edits import rebuilt
 from atograph.passes.ir.outputs import names_of, paths_of
 from atograph.passes.torch_private import pytree
 

@@ -14,7 +14,7 @@ from atograph.files.writing import scratch
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import module_of, source_of

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from atograph.files.durable import weights_beside
 from atograph.onnx.names import with_constants
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import names_in_files
+from atograph.passes.ir.exported.notes import names_in_files
 from atograph.passes.torch_private import pytree
 from atograph.process.child_process import SECONDS, Child, ChildDied, ChildError
 from atograph.values.user_code import one_line

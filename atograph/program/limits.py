@@ -12,7 +12,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import SizeNames, input_symbols, rebuilt, size_names, ways_of
+from atograph.passes.ir.exported.edits import rebuilt
+from atograph.passes.ir.exported.notes import SizeNames, input_symbols, size_names, ways_of
 from atograph.passes.ir.interface import DynamicSize, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops

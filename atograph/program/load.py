@@ -19,7 +19,7 @@ from atograph.files.mismatch import misfits
 from atograph.files.reading import read_as
 from atograph.files.run_folder import check_folder
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import with_state
+from atograph.passes.ir.exported.edits import with_state
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.program import pt2_file

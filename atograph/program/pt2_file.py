@@ -18,13 +18,13 @@ from torch.export import ExportedProgram
 from atograph.files.pickled import NotPlain
 from atograph.files.reading import Unreadable, check_regular, first_of, refusal
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import (
+from atograph.passes.ir.exported.edits import with_plain_outputs
+from atograph.passes.ir.exported.notes import (
     SizeNames,
     names_in_files,
     size_names,
     ways_of,
     with_file_names,
-    with_plain_outputs,
     with_size_names,
     with_ways,
 )

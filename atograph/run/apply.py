@@ -21,7 +21,7 @@ from atograph.files.writing import writing
 from atograph.graph import Graph
 from atograph.passes.axes.dims import Indices
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public

@@ -15,7 +15,7 @@ from atograph.latency.measure import measure_latency
 from atograph.latency.profile import Layer, profile
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.process.stages import stage
 from atograph.program import pt2_file
 from atograph.program.load import example_of, load_run, whole_example_of

@@ -22,7 +22,7 @@ from atograph.ort.elsewhere import check_other_sizes
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel, check_runs
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.run import ProgramModule
 from atograph.process.stages import stage
 from atograph.proof.certificate import compare, gives_numbers

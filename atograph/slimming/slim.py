@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
-from atograph.passes.ir.exported import names_in_files, to_exported, with_file_names
+from atograph.passes.ir.exported.notes import names_in_files, with_file_names
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.outputs import OutputPath, returning, without_unread
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule

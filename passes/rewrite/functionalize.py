@@ -12,7 +12,8 @@ from torch import fx
 
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import from_exported, to_exported
+from atograph.passes.ir.exported.from_exported import from_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, run

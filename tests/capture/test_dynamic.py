@@ -348,7 +348,7 @@ def test_the_text_names_the_sizes() -> None:
 def test_names_are_in_the_program_file(tmp_path: Any) -> None:
     graph = atograph.trace(pair(), torch.randn(2, 6, 4), dynamic={"input": {1: "length"}})
     atograph.slim(graph, graph.plan(flops=0.5)).save(tmp_path)
-    from atograph.passes.ir.exported import size_names
+    from atograph.passes.ir.exported.notes import size_names
     from atograph.program.load import load_program
 
     assert size_names(load_program(tmp_path)) == {"input": {1: "length"}}

@@ -20,7 +20,7 @@ import atograph
 from atograph.onnx.export import export_onnx
 from atograph.onnx.opsets import check_opset, newest_opset, to_newer, to_older
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.values.difference import relative_difference
 
 Call = Callable[..., torch.Tensor]

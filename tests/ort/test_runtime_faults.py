@@ -23,7 +23,7 @@ from atograph.ort import faults
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel
 from atograph.passes.errors import InternalError
-from atograph.passes.ir.exported import to_exported
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.proof.certificate import certify
 from atograph.slimming.masking import zero_
 from atograph.spec.example_inputs import Inputs

@@ -19,7 +19,7 @@ import atograph
 from atograph.capture.to_program import capture
 from atograph.graph import Graph
 from atograph.passes.analysis.slices import Slice
-from atograph.passes.ir.exported import from_exported
+from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
