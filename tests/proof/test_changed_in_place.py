@@ -1,4 +1,4 @@
-"""Models that change their inputs in place: each form of a network gets inputs of its own, and a file of one is read."""
+"""Models that change their inputs in place: each form of a network gets its own, and the file of one is read."""
 
 from __future__ import annotations
 
