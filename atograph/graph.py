@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from atograph.capture.model_state import ModelState
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
-from atograph.capture.weightless import capture_weightless, current_state, is_weightless
+from atograph.capture.weightless import capture_weightless, is_weightless
+from atograph.inspection.notes import notes_of
 from atograph.passes.analysis.couple_groups import pairs_of, write_pairs
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budget import BUDGETS, Budget
@@ -24,22 +26,18 @@ from atograph.passes.cost.share import depth_of
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
-from atograph.passes.ir.interface import ways_in_words
-from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.reason import Reason
-from atograph.passes.ir.state import of_one_length
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.choose import check_budgets, scores_of
-from atograph.passes.plan.from_scores import plan_from_scores
+from atograph.passes.plan.from_scores import check_scores, plan_from_scores
 from atograph.passes.plan.least import fewest
 from atograph.passes.plan.plan import Plan, plan_of
 from atograph.passes.public import public
 from atograph.process.stages import stage
-from atograph.values.attributes import Attributes, Mark, Value, changed
-from atograph.values.batches import describe, to_device
+from atograph.values.attributes import Mark, Value
+from atograph.values.batches import to_device
 from atograph.values.dynamic_sizes import Dynamic
 from atograph.values.not_pickled import NotPickled
 from atograph.values.state_texts import State
@@ -61,7 +59,6 @@ class Graph(NotPickled):
         groups: one `Group` per axis of the parameters.
         cost: FLOPs and parameters at any counts of kept units.
         model: the module that was traced, untouched; None if there was none.
-        marks: what the model's attributes held when it was traced: the program has it as constants.
     """
 
     instead = (
@@ -81,8 +78,7 @@ class Graph(NotPickled):
         self.groups: Groups = program.fact(Groups) if groups is None else groups
         self.cost: CostModel = program.fact(CostModel)
         self._budgets: dict[str, Budget] = {}
-        self.marks: Mapping[str, Mark] = {}
-        self.marks = {name: Mark.of(value) for name, value in self._attributes()} if marks is None else marks
+        self._held = ModelState(model, program, marks)
 
     def up_to_date(self) -> Graph:
         """The graph of the model as it is now: traced again where values in its attributes have changed.
@@ -110,14 +106,7 @@ class Graph(NotPickled):
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
-        return changed(self.marks, dict(self._attributes()))
-
-    def _attributes(self) -> Iterator[tuple[str, Value]]:
-        """Every number, for a program does not tell which it holds; of plain tensors those that are its constants."""
-        held = {tensor.data_ptr() for tensor in self.program.constants().values()}
-        for name, value in Attributes(self.model).values().items() if self.model is not None else ():
-            if not isinstance(value, torch.Tensor) or value.data_ptr() in held or name in self.marks:
-                yield name, value
+        return self._held.changed_attributes()
 
     def read_weights(self) -> None:
         """Take the model's weights and buffers as they are now; moving a model to another device replaces buffers.
@@ -125,25 +114,7 @@ class Graph(NotPickled):
         Raises:
             UserError: the model holds other layers than when it was traced.
         """
-        if self.model is None:
-            return
-        current, interface = current_state(self.model), self.program.interface
-        for node, name in self.program.state_nodes():
-            if name in interface.parameters | interface.buffers:
-                before, now = node.meta["val"], current.get(name)
-                if now is None or now.shape != before.shape or now.dtype != before.dtype:
-                    raise UserError(
-                        f"the model has changed since it was traced: {name} was {describe(before)}, and is "
-                        f"{'gone' if now is None else describe(now)}.",
-                        hint="Trace it again.",
-                    )
-        for name, value in interface.looked_at.items():
-            if not torch.equal(current[name].to(value.device), value):
-                raise UserError(
-                    f"the model's code looks at the values of {name}, and these have changed since it was traced.",
-                    hint="Trace it again: the code may take another way now.",
-                )
-        self.program.state.update((name, current[name]) for name in self.program.state if name in current)
+        self._held.read_weights()
 
     @property
     def prunable(self) -> tuple[Group, ...]:
@@ -156,7 +127,7 @@ class Graph(NotPickled):
 
     def with_groups(self, groups: Groups) -> Graph:
         """The same graph with wishes of the user's own about its groups (`Groups.frozen`, `Groups.keeping`)."""
-        return Graph(self.program, self.model, groups, self.marks)
+        return Graph(self.program, self.model, groups, self._held.marks)
 
     def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
         """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
@@ -178,7 +149,7 @@ class Graph(NotPickled):
         fresh = self.program.rewritten(self.program.graph, self.program.state)
         coupling = f"couple-groups{{pairs={write_pairs(listed)}}}"
         pipeline = Pipeline.parse(f"infer-axes,find-groups,{coupling},estimate-cost")
-        return Graph(pipeline.run(fresh), self.model, marks=self.marks)
+        return Graph(pipeline.run(fresh), self.model, marks=self._held.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
         """The same graph with the outputs left out, the dynamic sizes, the state and the coupled groups of a plan.
@@ -241,28 +212,7 @@ class Graph(NotPickled):
     @property
     def notes(self) -> list[str]:
         """What one should know of the program, a sentence each."""
-        interface = self.program.interface
-        fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(self.program)))
-        besides = "Dynamic besides the batch"
-        if interface.batch is not None:
-            fixed, besides = "", "Dynamic"
-        left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(self.program)
-        return [
-            *([f"{besides}: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
-            *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
-            *([f"It takes sizes of which this holds: {ways_in_words(interface.ways)}."] if interface.ways else []),
-            *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
-            *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
-            *(
-                [f"A call returns {', '.join(lengths)} in another size than it takes, and takes this one only."]
-                if lengths
-                else []
-            ),
-            *([f"Left out of what it returns: {left_out}."] if left_out else []),
-            *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
-            *(each.note for each in interface.decided),
-            *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
-        ]
+        return notes_of(self.program)
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -378,9 +328,7 @@ class Graph(NotPickled):
         Raises:
             UserError: the budget is out of reach, or the scores are not one number for each unit of prunable groups.
         """
-        if not isinstance(scores, Mapping):
-            raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
-        _check_scores(scores, self.groups)
+        check_scores(scores, self.groups)
         limits = self.budgets(flops=flops, **budgets)
 
         def choose(multiple: int) -> Plan:
@@ -453,18 +401,6 @@ class Graph(NotPickled):
         from atograph.inspection.drawing import to_networkx
 
         return to_networkx(overview(self))
-
-
-def _check_scores(scores: Mapping[str, torch.Tensor], groups: Groups) -> None:
-    for name, given in scores.items():
-        group = groups[name]
-        if group.frozen is not None:
-            raise UserError(f"group {name} cannot be pruned, so it takes no scores: {group.frozen}.")
-        if not isinstance(given, torch.Tensor) or tuple(given.shape) != (group.size,):
-            what = list(given.shape) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
-            raise UserError(f"the scores of group {name} are a tensor of the shape [{group.size}], not {what}.")
-        if bool(given.isnan().any()):
-            raise UserError(f"the scores of group {name} are not numbers everywhere.")
 
 
 @public("atograph")

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from atograph.capture.dynamic import Wishes, with_batch_elsewhere
+from atograph.capture.by_sizes.dynamic import Wishes, with_batch_elsewhere
 from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program

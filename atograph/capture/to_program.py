@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from atograph.capture.any_size import captured
-from atograph.capture.dynamic import wishes_of
-from atograph.capture.lengths import with_lengths
+from atograph.capture.by_sizes.dynamic import wishes_of
+from atograph.capture.by_sizes.lengths import with_lengths
 from atograph.capture.recorder import NotTraced, Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.capture.tracing import record_program

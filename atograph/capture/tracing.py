@@ -21,10 +21,10 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from atograph.capture.by_sizes.conditions import Notes, Watch, found_in, ways
+from atograph.capture.by_sizes.dynamic import Wishes
+from atograph.capture.by_sizes.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits
 from atograph.capture.by_values.answers import Answers
-from atograph.capture.dynamic import Wishes
 from atograph.capture.origins import Origins
-from atograph.capture.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits
 from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch

@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
+from atograph.capture.model_state import current_state
 from atograph.capture.to_program import capture
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
@@ -80,12 +81,6 @@ def capture_weightless(
         program.state[name] = values.get(name, _meta(value) if isinstance(value, FakeTensor) else value)
     program.interface = replace(program.interface, example=repeat_single((args, dict(kwargs))))
     return program
-
-
-def current_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer of a module as it is now, under each of its names."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
 
 
 @contextmanager

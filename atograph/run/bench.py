@@ -67,7 +67,10 @@ def bench_run(
         with stage("exporting the dense model"):
             dense_program = to_exported(graph.program)
             dense_path = export_onnx(dense_program, aside / "dense.onnx")
-        of_batch = lambda size: [Inputs(*with_batch(tuple(each), size, interface)) for each in (inputs, cut)]  # noqa: E731
+
+        def of_batch(size: int) -> list[Inputs]:
+            return [Inputs(*with_batch(tuple(each), size, interface)) for each in (inputs, cut)]
+
         with stage("measuring"):
             latencies = []
             for count in threads:

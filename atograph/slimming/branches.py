@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from atograph.capture.weightless import current_state
+from atograph.capture.model_state import current_state
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from atograph.capture.weightless import current_state
+from atograph.capture.model_state import current_state
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan

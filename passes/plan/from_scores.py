@@ -22,6 +22,25 @@ _FEW_GROUPS = 40
 """In a network of more groups, some block always fits into what is left."""
 
 
+def check_scores(scores: object, groups: Groups) -> None:
+    """Refuse scores that are not one number for each unit of prunable groups.
+
+    Raises:
+        UserError: saying of which group, and why.
+    """
+    if not isinstance(scores, Mapping):
+        raise UserError(f"scores map names of groups to tensors; this is a {type(scores).__name__}.")
+    for name, given in scores.items():
+        group = groups[name]
+        if group.frozen is not None:
+            raise UserError(f"group {name} cannot be pruned, so it takes no scores: {group.frozen}.")
+        if not isinstance(given, torch.Tensor) or tuple(given.shape) != (group.size,):
+            what = list(given.shape) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+            raise UserError(f"the scores of group {name} are a tensor of the shape [{group.size}], not {what}.")
+        if bool(given.isnan().any()):
+            raise UserError(f"the scores of group {name} are not numbers everywhere.")
+
+
 def plan_from_scores(
     groups: Groups,
     budgets: Budgets,

@@ -1,1 +1,1 @@
-"""What a model's code decides by sizes that are dynamic."""
+"""Sizes of inputs that are dynamic: asked for, recorded at several points, and what code decides by them."""

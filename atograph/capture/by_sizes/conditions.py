@@ -15,9 +15,9 @@ import torch
 from torch import fx
 from torch.overrides import TorchFunctionMode
 
-from atograph.capture.dynamic import Wishes
+from atograph.capture.by_sizes.dynamic import Wishes
+from atograph.capture.by_sizes.points import whole
 from atograph.capture.origins import line_of_user
-from atograph.capture.points import whole
 from atograph.passes.ir.express import Expression, Known, Part, express
 from atograph.passes.ir.interface import SIGNS, Condition, Formula, Ways
 from atograph.passes.ir.sizes import BATCH, Size, is_dynamic

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
-from atograph.capture.dynamic import Wanted, Wishes
+from atograph.capture.by_sizes.dynamic import Wanted, Wishes
 from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.capture.recordings import arguments_of, at_reader, same_constant
 from atograph.passes.ir.interface import DynamicSize, Place

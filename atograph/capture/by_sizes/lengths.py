@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from atograph.capture.dynamic import Wanted, Wishes
+from atograph.capture.by_sizes.dynamic import Wanted, Wishes
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.state import carried
 

@@ -1,0 +1,35 @@
+"""What one should know of a program: its dynamic sizes and their limits, state, outputs, decisions."""
+
+from __future__ import annotations
+
+from atograph.passes.ir.interface import ways_in_words
+from atograph.passes.ir.outputs import left_out_text
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.randomness import random_ops
+from atograph.passes.ir.state import of_one_length
+
+
+def notes_of(program: Program) -> list[str]:
+    """A sentence each."""
+    interface = program.interface
+    fixed, drawn = interface.fixed, list(dict.fromkeys(random_ops(program)))
+    besides = "Dynamic besides the batch"
+    if interface.batch is not None:
+        fixed, besides = "", "Dynamic"
+    left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(program)
+    return [
+        *([f"{besides}: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
+        *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
+        *([f"It takes sizes of which this holds: {ways_in_words(interface.ways)}."] if interface.ways else []),
+        *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
+        *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
+        *(
+            [f"A call returns {', '.join(lengths)} in another size than it takes, and takes this one only."]
+            if lengths
+            else []
+        ),
+        *([f"Left out of what it returns: {left_out}."] if left_out else []),
+        *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
+        *(each.note for each in interface.decided),
+        *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
+    ]
