@@ -442,6 +442,8 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
+    if checks not in ("keep", "drop"):
+        raise UserError(f"checks is 'keep' or 'drop', not {checks!r}.")
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise UserError(
             f"keyword inputs are a dict, not {kind_of(kwargs)}.",

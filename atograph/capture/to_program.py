@@ -36,6 +36,9 @@ from atograph.values.state_texts import State, state_texts
 from atograph.values.structures import plain, plain_outputs
 from atograph.values.user_code import line_of_user
 
+_BATCH = "batch"
+"""What files call the first dim of the inputs."""
+
 
 def capture(
     model: nn.Module,
@@ -96,6 +99,11 @@ def capture(
                 f"what the model computes cannot be followed: {reason}{f' (at {at})' if at else ''}.",
                 hint="Let the code make new tensors with ops: torch.clone, torch.randn_like, and so on.",
             ) from reason
+    if not program.interface.fixed and any(size.name == _BATCH for size in program.interface.dynamic):
+        raise UserError(
+            f"dynamic calls a size {_BATCH!r}, which is what the first dim of the inputs is called.",
+            hint="Give it another name.",
+        )
     program.interface = replace(program.interface, asked=asked)
     return program
 

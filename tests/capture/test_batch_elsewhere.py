@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import atograph
+from atograph.passes.errors import UserError
 from atograph.proof.certificate import STEPS, certify
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.deployed import export, load
@@ -145,3 +146,13 @@ def test_an_argument_that_is_the_default_at_one_size_is_no_limit() -> None:
     for length in (0, 1, 9):
         cut = slim.cut_state(x, past(length))[0]
         torch.testing.assert_close(slim(*cut)[0], masked(x, past(length))[0], rtol=1e-9, atol=1e-12)
+
+
+def test_the_name_of_the_batch_is_no_name_of_another_size() -> None:
+    with pytest.raises(UserError, match="dynamic calls a size 'batch', which is what the first dim of the inputs is"):
+        atograph.trace(nn.Conv1d(3, 8, 3).eval(), torch.randn(2, 3, 9), dynamic={"input": {2: "batch"}})
+
+
+def test_other_words_for_checks_are_refused() -> None:
+    with pytest.raises(UserError, match="checks is 'keep' or 'drop', not 'no'"):
+        atograph.trace(nn.Linear(3, 8), torch.randn(2, 3), checks="no")  # type: ignore[arg-type]
