@@ -20,7 +20,7 @@ from atograph.passes.ir.reason import module_of
 from atograph.passes.torch_private import ConvNd
 from atograph.repair.observe.problem import Example
 from atograph.repair.tensors import correct_widths, named_state, replace_state
-from atograph.values.eval_mode import eval_mode
+from atograph.values.eval_mode import eval_mode, same_buffers
 
 Sizes = tuple[int, ...]
 
@@ -259,7 +259,7 @@ def _shapes(
 
     handles = [layer.register_forward_hook(seen(name)) for name, layer in layers.items()]
     try:
-        with eval_mode(module), torch.no_grad():
+        with eval_mode(module), same_buffers(module), torch.no_grad():
             module(*example[0], **example[1])
             return dict(shapes)  # afterwards all that hooks hold is as it was
     finally:

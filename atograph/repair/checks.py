@@ -23,7 +23,7 @@ from atograph.repair.same_program import recorded_alike
 from atograph.repair.training import Cut, same_in_training, same_on_less
 from atograph.values.batch_size import batch_of, with_batch
 from atograph.values.difference import alike, tolerance
-from atograph.values.eval_mode import eval_mode
+from atograph.values.eval_mode import eval_mode, same_buffers
 from atograph.values.resized import less_of
 from atograph.values.structures import copied, tensors_of
 
@@ -103,7 +103,7 @@ class Checks:
 
     def _problems(self, module: nn.Module, inputs: Example, expected: list[torch.Tensor]) -> list[Problem]:
         args, kwargs = copied(inputs)
-        with eval_mode(module), torch.no_grad():
+        with eval_mode(module), same_buffers(module), torch.no_grad():
             try:
                 found = tensors_of(module(*args, **kwargs), self.left_out)
             except Exception as error:

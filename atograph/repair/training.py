@@ -18,7 +18,7 @@ from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.torch_private import DropoutNd, NormBase
 from atograph.repair.observe.problem import Example
 from atograph.values.difference import alike, tolerance
-from atograph.values.eval_mode import eval_mode
+from atograph.values.eval_mode import eval_mode, same_buffers
 from atograph.values.structures import copied, tensors_of
 
 Cut: TypeAlias = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
@@ -108,7 +108,7 @@ def _is_steady(
 
 def _outputs(module: nn.Module, example: Example, left_out: Collection[OutputPath]) -> list[torch.Tensor]:
     args, kwargs = copied(example)
-    with eval_mode(module), torch.no_grad(), _training(module), _NoDropout():
+    with eval_mode(module), same_buffers(module), torch.no_grad(), _training(module), _NoDropout():
         return tensors_of(module(*args, **kwargs), left_out)
 
 

@@ -11,7 +11,7 @@ from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
@@ -97,11 +97,28 @@ def uncompiled() -> Iterator[None]:
 @contextmanager
 def _same_values(model: nn.Module) -> Iterator[None]:
     """Undo what modules do to their tensors when they change mode (some merge weights for evaluation)."""
-    own = {
-        id(tensor): tensor
+    modules = (
+        module
         for module in model.modules()
         if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
-        for tensor in (*module.parameters(), *module.buffers())
+    )
+    with _held(tensor for module in modules for tensor in (*module.parameters(), *module.buffers())):
+        yield
+
+
+@contextmanager
+def same_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what a run writes into the model's buffers in place: `unchanged` puts back which tensors there are."""
+    with _held(model.buffers()):
+        yield
+
+
+@contextmanager
+def _held(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Afterwards tensors have the values that they had before."""
+    own = {
+        id(tensor): tensor
+        for tensor in tensors
         if not is_lazy(tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
     }
     before = [(tensor, tensor.detach().clone()) for tensor in own.values()]

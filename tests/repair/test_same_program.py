@@ -130,3 +130,28 @@ def test_less_is_smaller_images_then_one_sample() -> None:
     sizes = [args[0].shape for args, _kwargs in less_of(((X,), {}))]
     assert sizes == [(2, 3, 32, 32), (1, 3, 80, 72)]
     assert [kwargs["ids"].shape for _args, kwargs in less_of(((), {"ids": torch.zeros(1, 5).long()}))] == []
+
+
+class Counting(nn.Module):
+    """Counts its calls in place, in a buffer: in eval mode as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.register_buffer("trained", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.trained += 1
+        return self.head((self.conv(x) + 0.01 * self.trained).relu().mean((2, 3)))
+
+
+def test_trying_the_module_leaves_no_trace_in_its_buffers() -> None:
+    torch.manual_seed(0)
+    model, x = Counting(), torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(model, x)
+    model.train()
+    for _ in range(3):
+        model(x)
+    slim = atograph.slim(graph, graph.plan(random=0))
+    assert slim.module is not None and slim.module.trained == 3 == model.trained

@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from atograph.capture.origins import CallInSource, call_in_source
-from atograph.values.eval_mode import eval_mode
+from atograph.values.eval_mode import eval_mode, same_buffers
 
 CallSite = tuple[str, CallInSource]
 """A module by name, and a place in the code that its ``forward`` runs."""
@@ -35,7 +35,13 @@ def run_watched(model: nn.Module, run: Callable[[], Any], handler: Handler, left
         handler: makes its calls.
         left: is told what modules give.
     """
-    with eval_mode(model), torch.no_grad(), _modules_entered(model, left) as stack, _Watching(stack, handler):
+    with (
+        eval_mode(model),
+        same_buffers(model),
+        torch.no_grad(),
+        _modules_entered(model, left) as stack,
+        _Watching(stack, handler),
+    ):
         return run()
 
 

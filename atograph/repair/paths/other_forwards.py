@@ -17,7 +17,7 @@ from torch import nn
 
 from atograph.repair.observe.problem import Example
 from atograph.values.difference import alike, tolerance
-from atograph.values.eval_mode import eval_mode
+from atograph.values.eval_mode import eval_mode, same_buffers
 from atograph.values.resized import less_of
 from atograph.values.structures import tensors_of
 
@@ -97,7 +97,7 @@ def _runs(model: nn.Module, example: Example) -> dict[str, _Run]:
         if names[id(part)] not in runs:
             runs[names[id(part)]] = _Run(args, kwargs, tensors_of(result), frozenset(called[names[id(part)]]))
 
-    with eval_mode(model), torch.no_grad(), ExitStack() as undone:
+    with eval_mode(model), same_buffers(model), torch.no_grad(), ExitStack() as undone:
         for name, part in parts.items():
             undone.callback(part.register_forward_hook(note, with_kwargs=True).remove)
             for form in _forms(part):
@@ -118,7 +118,7 @@ def _noting(method: Callable[..., Any], form: str, called: set[str]) -> Callable
 
 def _same_forms(model: nn.Module, runs: Mapping[str, _Run]) -> Iterator[tuple[str, str]]:
     """Modules by name, with each other form of their ``forward`` that gives the same."""
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), same_buffers(model), torch.no_grad():
         for name, run in runs.items():
             part = model.get_submodule(name)
             yield from ((name, form) for form in _forms(part) if form not in run.called and _agrees(part, form, run))
@@ -134,7 +134,7 @@ def _agrees(part: nn.Module, form: str, run: _Run) -> bool:
 
 def _fitting(form: str, dense: nn.Module, part: nn.Module, run: _Run) -> dict[str, int] | None:
     """The attributes to set so that another form of a module's ``forward`` gives the same; None if there are none."""
-    with eval_mode(part), torch.no_grad():  # afterwards it holds what it held before
+    with eval_mode(part), same_buffers(part), torch.no_grad():  # afterwards it holds what it held before
         if _agrees(part, form, run):
             return {}
         for values in _candidates(dense, part):

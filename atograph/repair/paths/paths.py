@@ -20,7 +20,7 @@ from atograph.passes.ir.outputs import OutputPath
 from atograph.repair.checks import Checks
 from atograph.repair.observe.problem import Example, Problem, failed
 from atograph.values.difference import alike, tolerance
-from atograph.values.eval_mode import eval_mode, forward_within
+from atograph.values.eval_mode import eval_mode, forward_within, same_buffers
 from atograph.values.structures import tensors_of
 
 _ATTENTIONS = ("eager", "sdpa")
@@ -113,7 +113,7 @@ def unlike(
 
 def _outputs(path: Path, model: nn.Module, example: Example, left_out: Collection[OutputPath]) -> list[torch.Tensor]:
     args, kwargs = example
-    with eval_mode(model), torch.no_grad(), path.on(model):
+    with eval_mode(model), same_buffers(model), torch.no_grad(), path.on(model):
         returned = model(*args, **kwargs)
         each = [returned] if path.call is None else returned
         return [tensor for one in each for tensor in tensors_of(one, left_out)]
