@@ -23,14 +23,15 @@ class ByBudget:
         about: what ``--help`` says.
         marker: the line of a Markdown file below which table and summary are written.
         budgets: shares of the FLOPs.
-        shown: table and summary of some rows.
+        table, summary: of some rows, as Markdown.
     """
 
     name: str
     about: str
     marker: str
     budgets: Sequence[float]
-    shown: Callable[[Sequence[Row]], str]
+    table: Callable[[Sequence[Row]], str]
+    summary: Callable[[Sequence[Row]], str]
 
     def options(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Read the command line, and refuse what would fail only after hours."""
@@ -82,6 +83,10 @@ class ByBudget:
         if options.markdown is not None:
             write_below(options.markdown, self.marker, f"{self.shown(rows.listed)}\n")
         return 0
+
+    def shown(self, rows: Sequence[Row]) -> str:
+        """Table and summary."""
+        return f"{self.table(rows)}\n\n{self.summary(rows)}"
 
     def _part(self, part: str, model: str, found: Path) -> Sequence[str]:
         return [sys.executable, "-m", f"benchmarks.{self.name}_part", part, model, str(found)]

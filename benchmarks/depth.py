@@ -71,10 +71,5 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(["The median of the latency over that without depth:", "", *lines])
 
 
-def shown(rows: Sequence[Row]) -> str:
-    """Table and summary."""
-    return f"{table(rows)}\n\n{summary(rows)}"
-
-
 if __name__ == "__main__":
-    sys.exit(ByBudget("depth", __doc__, MARKER, BUDGETS, shown).run())
+    sys.exit(ByBudget("depth", __doc__, MARKER, BUDGETS, table, summary).run())

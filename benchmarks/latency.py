@@ -83,10 +83,5 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(["The median share of the ideal speed-up (1 over the budget):", "", *lines])
 
 
-def shown(rows: Sequence[Row]) -> str:
-    """Table and summary."""
-    return f"{table(rows)}\n\n{summary(rows)}"
-
-
 if __name__ == "__main__":
-    sys.exit(ByBudget("latency", __doc__, MARKER, BUDGETS, shown).run())
+    sys.exit(ByBudget("latency", __doc__, MARKER, BUDGETS, table, summary).run())

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import fx
 from torch.export import ExportedProgram
 from torch.export.pt2_archive import PT2ArchiveReader
 
@@ -106,10 +107,21 @@ def load_program_file(
     model = canonical_program(parse_json(_text(reader, sizes, _MODEL)), flat=flat)
     artifact = SerializedArtifact(model, weights, constants, inputs)  # type: ignore[arg-type]  # unpickled ones will do
     program = deserialize(artifact)
+    _check_writes(program)
     there = [extra for extra in extras if f"extra/{extra}" in sizes]
     return program, dict.fromkeys(extras, "") | {
         extra: _text(reader, sizes, f"extra/{extra}").decode() for extra in there
     }
+
+
+def _check_writes(program: ExportedProgram) -> None:
+    """Refuse a program that changes anything but whole buffers and inputs, as models do that it may come from."""
+    signature = program.graph_signature
+    own = {*signature.inputs_to_buffers, *signature.user_inputs}
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+            if node.target is torch.ops.aten.copy_.default and str(node.args[0]) not in own:
+                raise Unreadable("it writes into something else than its buffers and inputs")
 
 
 def _check_members(path: Path, names: list[str]) -> None:

@@ -67,7 +67,7 @@ _NEVER = re.compile(r"_?embedding_bag|special_\w*polynomial\w*")
 """Ops that have a rule, and trust their indices, or count to any number that they are given."""
 
 _IN_PLACE = (torch.ops.aten.detach_.default, torch.ops.aten.copy_.default)
-"""The ops that change a tensor which a program may call: by ``copy_`` one changes a buffer or an input, a cache say."""
+"""The ops that a program may call though they change a tensor; ``copy_`` writes a buffer or an input, a cache say."""
 
 _ALLOWED: set[str] = set()
 """Ops that the user trusts."""

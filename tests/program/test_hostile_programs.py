@@ -317,3 +317,36 @@ def test_bytes_that_have_changed(name: str, made: Path, tmp_path: Path) -> None:
             assert "\n" not in str(error)
 
     check()
+
+
+class Remembering(nn.Module):
+    """Writes into a buffer; a program of it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.register_buffer("last", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        self.last.copy_(y.mean(0).detach())
+        return self.b(y + self.last)
+
+
+@pytest.mark.parametrize("where", ["a value", "a parameter"])
+def test_a_file_that_writes_elsewhere(where: str, tmp_path: Path) -> None:
+    graph = atograph.trace(Remembering().eval(), torch.randn(2, 5))
+    atograph.slim(graph, graph.plan(random=0)).save(tmp_path)
+    atograph.load(tmp_path)
+    path = tmp_path / "slim.pt2"
+
+    def change(graph: dict[str, Any]) -> None:
+        (write,) = [node for node in graph["nodes"] if node["target"].endswith("copy_.default")]
+        names = [
+            name for name in graph["tensor_values"] if name.startswith("p_" if where == "a parameter" else "linear")
+        ]
+        write["inputs"][0]["arg"]["as_tensor"]["name"] = names[0]
+
+    path.write_bytes(program(change)(path))
+    with pytest.raises(atograph.UserError, match="writes into something else than its buffers and inputs"):
+        atograph.load(tmp_path)

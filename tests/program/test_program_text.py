@@ -403,7 +403,8 @@ def test_what_a_file_may_call() -> None:
         check_target(f"torch.ops.aten.{name}")
 
 
-def test_no_op_of_a_file_writes_or_reads_what_is_not_its_own() -> None:
+def test_no_op_of_a_file_writes_or_reads_what_it_was_not_given() -> None:
+    """``copy_`` writes into what it is given: a buffer, or an input that the model changes as well."""
     for op in listed():
         assert not op._schema.is_mutable or op in (torch.ops.aten.detach_.default, torch.ops.aten.copy_.default), op
         assert not any("Storage" in str(argument.type) for argument in op._schema.arguments), op
