@@ -141,8 +141,8 @@ def test_summary_of_nothing() -> None:
 
 
 DEPTH = {
-    "may_go": 4, "emptied": 2, "difference": 1e-12, "moved": 0.5, "alive": 0.5, "predicted": 7, "counted": 7, "kept": 0.5,
-    "slim": True, "why_not": "",
+    "may_go": 4, "emptied": 2, "difference": 1e-12, "moved": 0.5, "alive": 0.5, "predicted": 7, "counted": 7,
+    "kept": 0.5, "slim": True, "why_not": "",
 }  # fmt: skip
 
 
