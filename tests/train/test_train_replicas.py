@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,22 +49,20 @@ def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
         assert loss == pytest.approx(loss_two, rel=1e-4) and (metric, flops) == (pytest.approx(metric_two), flops_two)
 
 
-def test_the_command_in_two_processes(tmp_path: Path) -> None:
-    """One folder, one closing table; two batches of 32 are one of 64."""
-    out = tmp_path / "run"
-    command = ("compress", str(ROOT / "examples/digits.py"), "--flops", "0.5", "--epochs", "3", "--out", "run")
-    done = completed(tmp_path, *command, processes=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("written to") == done.stdout.count("certificate") == 1
-    report = json.loads((out / "report.json").read_text())
+def test_the_command_in_two_processes(uninterrupted: Path) -> None:
+    """One folder, one closing table."""
+    printed = (uninterrupted.parent / "printed").read_text()
+    assert printed.count("written to") == printed.count("certificate") == 1
+    report = json.loads((uninterrupted / "report.json").read_text())
     assert report["budgets"][0]["reached"] <= 0.5 and report["float64"] < 1e-9
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert {path.name for path in uninterrupted.parent.iterdir()} - {"__pycache__"} == {"net.py", "printed", "run"}
 
 
 def test_a_mistake_in_two_processes_ends_both(tmp_path: Path) -> None:
-    command = ("compress", str(ROOT / "examples/digits.py"), "--flops", "0.0001", "--out", "run")
-    done = completed(tmp_path, *command, processes=2)
-    assert done.returncode != 0 and "is out of reach" in done.stderr and not any(tmp_path.iterdir())
+    (tmp_path / "net.py").write_text(dedent(KILLED))
+    done = completed(tmp_path, "compress", "net.py", "--flops", "0.0001", "--out", "run", processes=2)
+    assert done.returncode != 0 and "is out of reach" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"net.py"}
 
 
 class Two:
@@ -177,15 +176,28 @@ KILLED = """
 """
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose second process was killed while the controller learns."""
+    folder = tmp_path_factory.mktemp("killed")
+    kill(folder, 9)
+    return folder
+
+
+def kill(folder: Path, step: int) -> None:
+    (folder / "net.py").write_text(dedent(KILLED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KILL_AT", str(step))
+        assert compressed(folder).returncode != 0
+
+
 @pytest.mark.parametrize("killed_at", [9, 22], ids=["the controller learns", "the slim module is trained"])
-def test_killed_and_resumed_in_two_processes(
-    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Path
-) -> None:
+def test_killed_and_resumed_in_two_processes(killed_at: int, killed: Path, tmp_path: Path, uninterrupted: Path) -> None:
     """Each process goes on with its own generators, batches set aside, and batch-norm statistics."""
-    (tmp_path / "net.py").write_text(dedent(KILLED))
-    monkeypatch.setenv("KILL_AT", str(killed_at))
-    assert compressed(tmp_path).returncode != 0
-    monkeypatch.delenv("KILL_AT")
+    if killed_at == 9:
+        shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    else:
+        kill(tmp_path, killed_at)
     done = compressed(tmp_path, "--resume")
     assert done.returncode == 0, done.stderr
     for name in ("slim.onnx", "slim.safetensors", "plan.json"):
@@ -195,11 +207,8 @@ def test_killed_and_resumed_in_two_processes(
         assert row | {"seconds": 0} == expected | {"seconds": 0}
 
 
-def test_a_checkpoint_of_two_processes_is_not_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "net.py").write_text(dedent(KILLED))
-    monkeypatch.setenv("KILL_AT", "9")
-    assert compressed(tmp_path).returncode != 0
-    monkeypatch.delenv("KILL_AT")
+def test_a_checkpoint_of_two_processes_is_not_for_one(tmp_path: Path, killed: Path) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     done = compressed(tmp_path, "--resume", processes=1)
     assert done.returncode == 2
     assert "it was one of 2 processes, and now there are 1. Resume with what the run was started with" in done.stderr
@@ -207,10 +216,12 @@ def test_a_checkpoint_of_two_processes_is_not_for_one(tmp_path: Path, monkeypatc
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, beside what was printed."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "net.py").write_text(dedent(KILLED))
     done = compressed(folder)
     assert done.returncode == 0, done.stderr
+    (folder / "printed").write_text(done.stdout)
     return folder / "run"
 
 
