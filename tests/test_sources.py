@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from parsed import parsed
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "atograph").rglob("*.py"), *(ROOT / "passes").rglob("*.py")])
@@ -51,7 +52,7 @@ def found_in(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_code_comes_from_a_file(path: Path) -> None:
-    for what, node in found_in(ast.parse(path.read_text(encoding="utf-8"))):
+    for what, node in found_in(parsed(path)):
         assert (str(path.relative_to(ROOT)), what) in ALLOWED, f"line {node.lineno}: {what}"  # type: ignore[attr-defined]
         if what == "torch.load":
             assert isinstance(node, ast.Call)
@@ -59,11 +60,7 @@ def test_no_code_comes_from_a_file(path: Path) -> None:
 
 
 def test_what_is_allowed_is_there() -> None:
-    found = {
-        (str(path.relative_to(ROOT)), what)
-        for path in SOURCES
-        for what, _node in found_in(ast.parse(path.read_text(encoding="utf-8")))
-    }
+    found = {(str(path.relative_to(ROOT)), what) for path in SOURCES for what, _node in found_in(parsed(path))}
     assert found == set(ALLOWED)
 
 
@@ -87,6 +84,6 @@ def test_json_of_others_is_read_by_one_reader() -> None:
         )
     }
     for path in SOURCES:
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        nodes = ast.walk(parsed(path))
         if any(isinstance(node, ast.Call) and name_of(node.func) in ("json.load", "json.loads") for node in nodes):
             assert str(path.relative_to(ROOT)) in own
