@@ -57,9 +57,9 @@ def tell_errors(kind: type, what: str, calls: Iterable[str]) -> None:
             setattr(kind, call, telling)
 
 
-def _telling(method: Callable[..., Any], what: str) -> Callable[..., Any]:
+def _telling(method: Callable[..., object], what: str) -> Callable[..., Any]:
     @wraps(method)
-    def call(self: object, *args: Any, **kwargs: Any) -> Any:
+    def call(self: object, *args: object, **kwargs: object) -> Any:
         try:
             return method(self, *args, **kwargs)
         except AtographError:

@@ -108,7 +108,7 @@ def looks_at_values(refusal: BaseException) -> bool:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wishes: Wishes = _NO_WISHES
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any], wishes: Wishes = _NO_WISHES
 ) -> ExportedProgram:
     dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     batch = batch_of((args, kwargs))
@@ -129,7 +129,7 @@ def _export(
 
 
 @contextmanager
-def _named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+def _named_arguments(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> Iterator[None]:
     """Within it, ``forward`` has a name for each argument: torch.export loses shapes in ``*args`` and ``**kwargs``."""
     own, forward = vars(model).get("forward"), model.forward
     model.forward = called_like(forward, of_named_parameters(inspect.signature(forward), args, kwargs))
@@ -160,7 +160,7 @@ def _own_failure(model: nn.Module, inputs: Any) -> Exception | None:
     return None
 
 
-def _of_a_dict(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     """What a dict among the positional inputs is, which may have been meant as keywords."""
     given = args[-1] if args and not kwargs else None
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):

@@ -81,7 +81,7 @@ class KnownValues:
         self.read.update(*(self._sources[node] for node in nodes))
         return result
 
-    def behind(self, value: Any) -> frozenset[str]:
+    def behind(self, value: object) -> frozenset[str]:
         """The placeholders that arguments written with nodes are computed from."""
         return frozenset().union(*(self._sources[node] for node in _nodes(value)))
 
@@ -162,7 +162,7 @@ class KnownValues:
             Unknown: it holds a number that follows the batch, which is not given.
         """
 
-        def real(leaf: Any) -> Any:
+        def real(leaf: object) -> Any:
             if isinstance(leaf, fx.Node):
                 return self._values[leaf]
             return self._number(leaf) if type(leaf) is int else leaf
@@ -176,7 +176,7 @@ class KnownValues:
             raise Unknown
         return at(number, self._batch)
 
-    def _elements(self, value: Any) -> int:
+    def _elements(self, value: object) -> int:
         tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
         return sum(prod(map(self._number, tensor.shape)) for tensor in tensors)
 
@@ -185,7 +185,7 @@ class Unknown(Exception):
     """A value depends on the inputs, on weights, or on chance."""
 
 
-def _nodes(value: Any) -> Iterator[fx.Node]:
+def _nodes(value: object) -> Iterator[fx.Node]:
     return (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, fx.Node))
 
 
@@ -206,5 +206,5 @@ def _is_deterministic(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded not in tags and "empty" not in name
 
 
-def _storage(value: Any) -> int:
+def _storage(value: object) -> int:
     return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) and not value.is_sparse else 0

@@ -91,7 +91,7 @@ class Origins(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._calls += 1
         self._items += func is torch.Tensor.__getitem__ and type(args[1]) is int and _length(args[0]) > _MANY
@@ -120,11 +120,11 @@ class Origins(TorchFunctionMode):
     def _note_batch(self) -> None:
         self.read_batch = True
 
-    def _enter(self, module: nn.Module, _args: Any) -> None:
+    def _enter(self, module: nn.Module, _args: object) -> None:
         self._mark()
         self._stack.append((self._names.get(id(module), ""), type(module)))
 
-    def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
+    def _leave(self, _module: nn.Module, _args: object, _result: object) -> None:
         self._mark()
         self._stack.pop()
 
@@ -158,7 +158,7 @@ class AnnotatedCalls(TorchFunctionMode):
         super().__init__()
         self._numbers = count()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         call = (call_in_source(func), next(self._numbers))
         with traceback.preserve_node_meta(), traceback.annotate({_CALL: call}):
             return func(*args, **(kwargs or {}))
@@ -185,7 +185,7 @@ def _pieces(tensor: torch.Tensor, split_size_or_sections: Any = 1, dim: int = 0,
     return _length(tensor, dim) // max(1, size) if type(size) is int else len(size)
 
 
-def _chunks(_tensor: torch.Tensor, chunks: Any = 1, *_rest: Any, **_other: Any) -> int:
+def _chunks(_tensor: torch.Tensor, chunks: object = 1, *_rest: object, **_other: object) -> int:
     return chunks if type(chunks) is int else 1
 
 
@@ -198,7 +198,7 @@ _TAKES_APART: dict[Any, Callable[..., int]] = {
 """Functions that give many tensors → how many."""
 
 
-def _runs_users_code(func: Any, types: Any, args: Any, kwargs: Any) -> bool:
+def _runs_users_code(func: object, types: Any, args: Any, kwargs: Any) -> bool:
     """Whether a call runs Python code that is not torch's, in which nothing is watched."""
     given = (*args, *kwargs.values())
     return (
@@ -208,7 +208,7 @@ def _runs_users_code(func: Any, types: Any, args: Any, kwargs: Any) -> bool:
     )
 
 
-def _tells_batch(func: Any, result: Any) -> bool:
+def _tells_batch(func: object, result: object) -> bool:
     """Whether the result of a call to torch may say how large the batch is."""
     if result is None or isinstance(result, (torch.Tensor, torch.dtype, torch.device)):
         return False
@@ -231,7 +231,7 @@ def _last(graph: fx.Graph) -> fx.Node:
     return graph._root.prev
 
 
-def call_in_source(func: Any) -> CallInSource:
+def call_in_source(func: object) -> CallInSource:
     """The place of the call to torch that a `TorchFunctionMode` is handling.
 
     It is in the user's code, or in that of one of torch's own layers.

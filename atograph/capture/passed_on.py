@@ -59,25 +59,25 @@ class PassedOn(int):
         exact = type(other) is int and other and not int.__floordiv__(self, BATCH) % other
         return self._with(int.__floordiv__(self, other), other) if exact else self._noted("__floordiv__", other)
 
-    def __mod__(self, other: Any) -> Any:
+    def __mod__(self, other: object) -> Any:
         exact = type(other) is int and other and not int.__floordiv__(self, BATCH) % other
         return 0 if exact else self._noted("__mod__", other)
 
-    def __eq__(self, other: Any) -> Any:
+    def __eq__(self, other: object) -> Any:
         return int.__eq__(self, other) if isinstance(other, PassedOn) else self._noted("__eq__", other)
 
-    def __ne__(self, other: Any) -> Any:
+    def __ne__(self, other: object) -> Any:
         return int.__ne__(self, other) if isinstance(other, PassedOn) else self._noted("__ne__", other)
 
     def __hash__(self) -> int:
         self.note()
         return int.__hash__(self)
 
-    def _noted(self, method: str, *args: Any) -> Any:
+    def _noted(self, method: str, *args: object) -> Any:
         self.note()
         return getattr(int, method)(self, *args)
 
-    def __array__(self, *_options: Any) -> Any:
+    def __array__(self, *_options: object) -> Any:
         self.note()
         return numpy.asarray(int.__int__(self))
 
@@ -97,7 +97,7 @@ for _name in (
     setattr(PassedOn, f"__{_name}__", _noting(f"__{_name}__"))
 
 
-def passed_on(result: Any, note: Callable[[], None]) -> Any:
+def passed_on(result: object, note: Callable[[], None]) -> Any:
     """What a call to torch has told code, with multiples of the batch that say what becomes of them.
 
     None where it tells of the batch in another way.

@@ -92,7 +92,7 @@ def record(
     function: Callable[[], list[Any]],
     inputs: list[torch.Tensor],
     mode: FakeTensorMode,
-    watched: Callable[[fx.Graph], AbstractContextManager[Any]],
+    watched: Callable[[fx.Graph], AbstractContextManager[object]],
     buffers: Mapping[int, torch.Tensor] | None = None,
     answers: Answers | None = None,
 ) -> Recording:
@@ -184,7 +184,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check(written_args, written_kwargs, answer)
         return answer.value
 
-    def _check(self, args: Any, kwargs: Any, answer: Answer) -> None:
+    def _check(self, args: object, kwargs: object, answer: Answer) -> None:
         """Record what raises where another input gives another answer."""
         with torch._C._DisablePythonDispatcher():
             holds = holding(self._graph, answer.op, args, kwargs, answer.value)
@@ -203,7 +203,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise
             return self._of_answered_size(self._answers, func, self._written(args), self._written(kwargs))
 
-    def _of_answered_size(self, answers: Answers, func: Any, args: Any, kwargs: Any) -> Any:
+    def _of_answered_size(self, answers: Answers, func: object, args: object, kwargs: object) -> Any:
         """The result of an op whose shape values decide, in the shape that it has for the example."""
         tensors = [leaf.meta["val"] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if any(is_dynamic(size) for tensor in tensors for size in tensor.shape):
@@ -222,7 +222,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check((count,), {}, answer)
         return self._mode.from_tensor(value)
 
-    def _known_result(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _known_result(self, func: object, args: object, kwargs: object) -> Any:
         """The result of an op whose shape depends on values, if these are known: another constant."""
         try:
             result = self.recording.known.call(func, args, kwargs)
@@ -274,7 +274,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             raise Unfollowed("it draws random numbers from a torch.Generator of its own")
         return value
 
-    def _come_from(self, node: fx.Node, result: Any) -> None:
+    def _come_from(self, node: fx.Node, result: object) -> None:
         node.meta["val"] = result
         if isinstance(result, torch.Tensor):
             self._nodes[result] = node

@@ -57,7 +57,7 @@ def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterat
         return
     end: float | None = None
 
-    def limited(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def limited(forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal end
         end = end or time.monotonic() + seconds
         with _interrupted_at(end):

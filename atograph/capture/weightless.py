@@ -62,8 +62,8 @@ def is_weightless(model: nn.Module) -> bool:
 
 def capture_weightless(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str] = (),
@@ -84,7 +84,7 @@ def capture_weightless(
 
 
 @contextmanager
-def _stand_ins(model: nn.Module, inputs: Any) -> Iterator[Any]:
+def _stand_ins(model: nn.Module, inputs: object) -> Iterator[Any]:
     """The inputs as fake tensors; meanwhile the model's meta tensors are fake tensors on the inputs' device."""
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), export=True)
     real = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and not leaf.is_meta]

@@ -116,7 +116,7 @@ class MeasuredLatency:
         """The table's share of the dense latency for a plan, without correction."""
         return self.predicted_at(plan.counts)
 
-    def predicted_at(self, counts: Mapping[str, Any]) -> float:
+    def predicted_at(self, counts: Mapping[str, object]) -> float:
         """The same at some counts of kept units."""
         assert self._table is not None, "table() comes first"
         return float(self._table(counts)) / self.record.dense

@@ -90,7 +90,7 @@ def caller(node: fx.Node) -> Callable[..., fx.Node]:
     return call
 
 
-def _quotient(size: Any, groups: Any) -> int | None:
+def _quotient(size: object, groups: Any) -> int | None:
     """How many output channels a group has; None where that is no number."""
     count = groups.meta["val"]
     if not isinstance(size, torch.SymInt) or not isinstance(count, torch.SymInt):
@@ -104,7 +104,7 @@ def _each(value: Any, rank: int) -> list[int]:
     return values * rank if len(values) == 1 else values
 
 
-def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
+def _pads(padding: object, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
     """How much is added before and after each dimension."""
     if padding == "same":
         whole = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]

@@ -196,7 +196,7 @@ def _check_arguments(op: OpOverload, inputs: list[Mapping[str, Any]]) -> None:
             raise Unreadable(f"{op} does not get its {name} in it")
 
 
-def _fits(tag: str, value: Mapping[str, Any], kind: str) -> bool:
+def _fits(tag: str, value: Mapping[str, object], kind: str) -> bool:
     while kind.startswith("Optional["):
         if tag == "as_none":
             return True

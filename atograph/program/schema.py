@@ -48,7 +48,7 @@ _MOST_DIMS = 64
 """As many as a tensor of torch may have."""
 
 
-def canonical_program(value: Any, *, flat: bool = False) -> bytes:
+def canonical_program(value: object, *, flat: bool = False) -> bytes:
     """JSON of the same program, of which every part was looked at.
 
     Args:
@@ -97,7 +97,7 @@ class _Reader:
             **dict.fromkeys(_TENSORS, _tensor_name),
         }
 
-    def dataclass(self, kind: type, value: Any, depth: int) -> dict[str, Any]:
+    def dataclass(self, kind: type, value: object, depth: int) -> dict[str, Any]:
         """An object with the fields of a dataclass."""
         if not isinstance(value, dict) or depth == 0:
             raise Unreadable(f"there is no {kind.__name__} where there is to be one in it")
@@ -121,13 +121,13 @@ class _Reader:
             check_call(copy)
         return copy
 
-    def _union(self, kind: type, value: Any, depth: int) -> dict[str, Any]:
+    def _union(self, kind: type, value: object, depth: int) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _fields(kind):
             raise Unreadable(f"there is no {kind.__name__} where there is to be one in it")
         ((tag, content),) = value.items()
         return {tag: self._value(_fields(kind)[tag][0], content, (kind, tag), depth - 1)}
 
-    def _value(self, hint: Any, value: Any, field: tuple[type, str], depth: int) -> Any:
+    def _value(self, hint: object, value: object, field: tuple[type, str], depth: int) -> Any:
         origin, parts = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
             (inner,) = (part for part in parts if part is not type(None))
@@ -177,7 +177,7 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _is_number(hint: Any, value: Any) -> bool:
+def _is_number(hint: object, value: object) -> bool:
     if hint is bool:
         return isinstance(value, bool)
     if isinstance(value, bool):

@@ -57,7 +57,7 @@ def _leaves(value: str) -> int:
     return count
 
 
-def _container(spec: Any, depth: int) -> dict[str, Any]:
+def _container(spec: object, depth: int) -> dict[str, Any]:
     if not isinstance(spec, dict) or spec.keys() != {"type", "context", "children_spec"} or depth == 0:
         raise Unreadable("the structure of its inputs or outputs cannot be read")
     kind, context, children = spec["type"], spec["context"], spec["children_spec"]
@@ -77,7 +77,7 @@ def _registered() -> Mapping[str, Any]:
     return pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
 
 
-def _imports(context: Any) -> bool:
+def _imports(context: object) -> bool:
     if isinstance(context, str):
         try:
             return not isinstance(inside := parse_json(context), str) and _imports(inside)

@@ -61,7 +61,7 @@ def _checks_alone(program: Program) -> Program:
     return Program.build(graph, interface, program.state, root=program)
 
 
-def _calls(model: nn.Module, task: Task, batch: Any) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _calls(model: nn.Module, task: Task, batch: object) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
     """What the loss of a batch calls the model with; nothing where it rejects the batch, which the training tells."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     hook = model.register_forward_pre_hook(lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)

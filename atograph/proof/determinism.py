@@ -148,7 +148,7 @@ def _token(value: Any) -> tuple[Any, ...]:
     return (value, *value) if type(value) in (list, set) else (value,)
 
 
-def _same(token: tuple[Any, ...], before: tuple[Any, ...] | None) -> bool:
+def _same(token: tuple[object, ...], before: tuple[object, ...] | None) -> bool:
     if before is None or len(token) != len(before):
         return False
     return all(one is other or (type(one) is int and one == other) for one, other in zip(token, before, strict=True))

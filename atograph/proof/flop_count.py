@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 
 
-def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+def count_flops(run: Callable[..., object], *args: object, **kwargs: object) -> int:
     """FLOPs of ``run(*args, **kwargs)``, with those of CPU kernels that the counter does not know: attention, LSTM."""
     on_cpu: dict[Any, Callable[..., int]] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
@@ -39,17 +39,19 @@ class _Everything:
         pass
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+def _attention_flops(
+    query: object, key: object, value: object, *_args: object, out_shape: object = None, **_kwargs: object
+) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
-def _grouped_flops(rows: Any, matrices: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+def _grouped_flops(rows: Any, matrices: Any, *_args: object, out_shape: object = None, **_kwargs: object) -> int:
     """Each row meets one matrix."""
     return int(2 * rows[0] * matrices[1] * matrices[2])
 
 
 def _recurrent_flops(
-    sequence: Any, from_input: Any, from_hidden: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any
+    sequence: Any, from_input: Any, from_hidden: Any, *_args: object, out_shape: object = None, **_kwargs: object
 ) -> int:
     """Of one layer and direction: (inputs + hidden) × gates at each step of each sequence."""
     steps, batch, inputs = sequence

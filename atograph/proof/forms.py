@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +34,7 @@ class Forms:
     """
 
     def __init__(
-        self, masked: nn.Module, revived: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Any
+        self, masked: nn.Module, revived: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: object
     ) -> None:
         self.slim, self._masked, self._revived, self._files = slim, masked, revived, files
         self.dense_inputs = self._revived_inputs = slim.state.started(inputs)
@@ -99,7 +98,7 @@ class Forms:
             moved=largest(reference, self.slim.state.outputs(self._others[""])),
         )
 
-    def _called(self, model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    def _called(self, model: nn.Module, inputs: object) -> list[torch.Tensor]:
         args, kwargs = copied(inputs)
         with eval_mode(model), torch.no_grad():
             return tensors_of(model(*args, **kwargs), self.slim.left_out)

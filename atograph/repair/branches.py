@@ -51,7 +51,7 @@ class Left(nn.Module):
         self.register_parameter("bias", bias)
         self._empty = like.new_empty(0)
 
-    def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
         """The same for each input of one shape."""
         shape = list(x.shape)
         shape[self.dim] = self.size
@@ -94,7 +94,7 @@ class Fixed(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(self, *_args: object, **_kwargs: object) -> torch.Tensor:
         """Always the same."""
         return self.zeros
 
@@ -116,7 +116,7 @@ class LeftStates(nn.Module):
     def flatten_parameters(self) -> None:
         """There are none."""
 
-    def forward(self, x: torch.Tensor, *_states: Any) -> tuple[torch.Tensor, Any]:
+    def forward(self, x: torch.Tensor, *_states: object) -> tuple[torch.Tensor, Any]:
         """The same for each input of one shape."""
         batch = x.shape[0 if self.batch_first else 1 : 1 if self.batch_first else 2] if x.dim() == 3 else ()
         state = x.new_zeros(self.states, *batch, self.hidden_size)
@@ -146,7 +146,7 @@ class Untrained(nn.Module):
 class Through(nn.Module):
     """In the place of a layer whose output nothing comes of: it gives its input."""
 
-    def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
         """The input."""
         return x
 
@@ -250,7 +250,7 @@ def _shapes(
     shapes: dict[str, tuple[torch.Size | None, torch.Tensor]] = {}
 
     def seen(name: str) -> Any:
-        def hook(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def hook(_layer: nn.Module, args: tuple[object, ...], output: object) -> None:
             given = args[0].shape if args and isinstance(args[0], torch.Tensor) else None
             if isinstance(output, torch.Tensor):
                 shapes[name] = (given, output)

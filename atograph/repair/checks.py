@@ -142,7 +142,7 @@ class Checks:
 class _OfAnySize(ProgramModule):
     """A program that is tried with inputs of sizes that it was not captured for."""
 
-    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def inputs_of(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call by their placeholders."""
         names = self._called[0].interface.inputs
         leaves = self._leaves(args, kwargs)

@@ -100,7 +100,7 @@ def follow_config(dense: nn.Module, module: nn.Module, fit: Fit) -> tuple[str, .
     return tuple(words)
 
 
-def _integers(value: Any) -> bool:
+def _integers(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return bool(value) and all(map(_integers, value))
     return type(value) is int
@@ -111,7 +111,7 @@ def shapes_of(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _misfit(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int], shapes: Shapes) -> str:
+def _misfit(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> str:
     """Why a model that is made from the nearest configuration is another one."""
     theirs = _shapes_with(kind, config, fields) or {}
     unlike = [name for name in shapes if shapes[name] != theirs.get(name)]
@@ -125,7 +125,7 @@ def _misfit(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, 
 
 
 def _nearest(
-    kind: Callable[[Any], nn.Module], config: Any, candidates: Mapping[str, list[int]], shapes: Shapes
+    kind: Callable[[Any], nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> Iterator[dict[str, int]]:
     """Fields for a model near these shapes. Half of the heads may look like half of each, so there are several."""
     first = _fitting(kind, config, candidates, shapes)
@@ -135,7 +135,7 @@ def _nearest(
         yield _fitting(kind, config, others, shapes)
 
 
-def _candidates(dense: nn.Module, shapes: Shapes, config: Any) -> dict[str, list[int]]:
+def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, list[int]]:
     """Field → the numbers that it may have become, likely ones first: as a width, or as a factor of one, did."""
     became: dict[int, Counter[int]] = defaultdict(Counter)
     for name, tensor in dense.state_dict().items():
@@ -154,7 +154,7 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: Any) -> dict[str, list
 
 
 def _fitting(
-    kind: Callable[[Any], nn.Module], config: Any, candidates: Mapping[str, list[int]], shapes: Shapes
+    kind: Callable[[Any], nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> dict[str, int]:
     """The fields for a model near these shapes, by exchanging one after the other while that brings it nearer."""
     known: dict[tuple[tuple[str, int], ...], float] = {}
@@ -183,13 +183,13 @@ def _fitting(
     return min(ends, key=distance)
 
 
-def _distance(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int], shapes: Shapes) -> float:
+def _distance(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> float:
     """How many tensors of a model with these fields have another shape."""
     theirs = _shapes_with(kind, config, fields)
     return inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in {**theirs, **shapes})
 
 
-def _shapes_with(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int]) -> Shapes | None:
+def _shapes_with(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
     try:
         with torch.device("meta"):
             return shapes_of(_made(kind, config, fields))
@@ -197,7 +197,7 @@ def _shapes_with(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[
         return None
 
 
-def _made(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int]) -> nn.Module:
+def _made(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
     changed = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(changed, name, value)

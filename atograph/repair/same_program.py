@@ -131,14 +131,14 @@ def _shape(x: Any) -> torch.Size:
     return shape
 
 
-def _argument(node: fx.Node, name: str, default: Any) -> Any:
+def _argument(node: fx.Node, name: str, default: object) -> Any:
     """An argument of an op, by its name."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     place = names.index(name)
     return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
 
 
-def _plain(value: Any, nodes: Mapping[fx.Node, int]) -> Any:
+def _plain(value: object, nodes: Mapping[fx.Node, int]) -> Any:
     """A value that can be a key; of a size that a node computes its value at the example's sizes, for any batch."""
     if isinstance(value, fx.Node):
         size = value.meta.get("val")

@@ -131,7 +131,7 @@ class _Either(nn.Module):
         """What computes in the form's place."""
         return "slim module" if self._slimmed.module is not None else "masked module"
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         try:
             own_args, own_kwargs = self._slimmed.cut_state(*args, **kwargs)
             why = self._slimmed.why_not(*own_args, **own_kwargs)

@@ -63,7 +63,7 @@ class AsMade:
                 changed[name] = like(old, value)
         return changed
 
-    def _check(self, program: Program, attributes: Mapping[str, Any]) -> None:
+    def _check(self, program: Program, attributes: Mapping[str, object]) -> None:
         """Run module and program on the example inputs."""
         example = program.interface.example
         assert example is not None  # the module was checked with it
@@ -132,7 +132,7 @@ def _code(part: nn.Module) -> Iterator[tuple[str, Any]]:
     yield "hooks", (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(each, _PLAIN) for each in value))
 
 

@@ -55,7 +55,7 @@ def library_model(target: Target, *, offline: bool = False) -> tuple[ModuleType,
     return found, name.rstrip("/").rpartition("/")[2].removesuffix(".json")
 
 
-def _module(text: str, model: Callable[[], Any], example_inputs: Callable[[], Any]) -> ModuleType:
+def _module(text: str, model: Callable[[], object], example_inputs: Callable[[], object]) -> ModuleType:
     module = ModuleType(text)
     vars(module).update(model=model, example_inputs=example_inputs)
     return module
@@ -145,7 +145,7 @@ def _tokens(config: Any) -> dict[str, Any]:
     return {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
 
 
-def _image(config: Any) -> dict[str, Any]:
+def _image(config: object) -> dict[str, Any]:
     side = getattr(config, "image_size", 224)
     sides = (side, side) if isinstance(side, int) else tuple(side)
     return {"pixel_values": _noise(getattr(config, "num_channels", 3), *sides)}

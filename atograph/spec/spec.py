@@ -252,7 +252,7 @@ class Spec:
         _check_callable(function, name, self.where)
 
         @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
+        def guarded(*args: object, **kwargs: object) -> Any:
             with user_code(f"calling {name}()", self.where):
                 return function(*args, **kwargs)
 
@@ -363,7 +363,7 @@ def _check_callable(function: object, name: str, where: str) -> None:
         )
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def _signature(function: Callable[..., object]) -> inspect.Signature:
     try:
         return inspect.signature(function)
     except ValueError:  # some functions written in C have none

@@ -33,7 +33,7 @@ class Hook:
 
     flops_share = 1.0
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         calls = ("pruned", "epoch_start", "before_step", "after_step", "finish", "sync", "state", "load")
         tell_errors(cls, "hook", calls)
@@ -45,7 +45,7 @@ class Hook:
     def epoch_start(self, t: float) -> None:
         """An epoch begins at fraction ``t`` of the training."""
 
-    def before_step(self, t: float, batch: Any) -> None:
+    def before_step(self, t: float, batch: object) -> None:
         """A step is about to be made on ``batch`` (on the device)."""
 
     def after_step(self, t: float, lr: float) -> None:

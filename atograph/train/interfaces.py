@@ -19,14 +19,14 @@ from atograph.train.task import Task
 class Cost(Protocol):
     """FLOPs as a function of how many units stay."""
 
-    def flops(self, kept: Mapping[str, Any]) -> Any:
+    def flops(self, kept: Mapping[str, object]) -> Any:
         """Total FLOPs at ``kept`` units per group (a number or a 0-dim tensor; missing: all)."""
 
 
 class Budgets(Protocol):
     """What a plan may cost."""
 
-    def used(self, counts: Mapping[str, Any], /) -> Any:
+    def used(self, counts: Mapping[str, object], /) -> Any:
         """How much of the tightest budget some counts of kept units use: within all of them up to 1."""
 
     def check_gradients(self) -> None:
@@ -51,7 +51,7 @@ class Training(Protocol):
     def train_on(self, model: nn.Module) -> None:
         """Let them train another one, on the device already."""
 
-    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+    def evaluate(self, data: Iterable[object] | None) -> float | None:
         """The metric of the model over ``data``; None without data, or where it makes no sense."""
 
     @property

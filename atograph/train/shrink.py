@@ -293,7 +293,7 @@ def _check_elementwise(
 
 def _stepped(
     optimizer: torch.optim.Optimizer,
-    group: Mapping[str, Any],
+    group: Mapping[str, object],
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     state: Mapping[Tensor, dict[str, Any]],
@@ -313,5 +313,5 @@ def _stepped(
     return [copied.detach() for copied in copies]
 
 
-def _cloned(value: Any) -> Any:
+def _cloned(value: object) -> Any:
     return value.clone() if isinstance(value, Tensor) else value

@@ -61,7 +61,7 @@ class Attributes:
         """The same, to be compared later."""
         return {name: Mark.of(value) for name, value in self.values().items()}
 
-    def put(self, values: Mapping[str, Any]) -> None:
+    def put(self, values: Mapping[str, object]) -> None:
         """Write values where there are some of the same kind and shape; other names are left out."""
         for name, value in values.items():
             holder, key = self._places.get(name, ({}, None))
@@ -103,7 +103,7 @@ def _places(model: nn.Module) -> Iterator[tuple[str, tuple[Any, Any]]]:
             yield from _within(f"{path}.{key}" if path else key, vars(module), key, _DEPTH)
 
 
-def _within(name: str, holder: Any, key: Any, depth: int) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _within(name: str, holder: object, key: object, depth: int) -> Iterator[tuple[str, tuple[Any, Any]]]:
     value = _get(holder, key)
     if _is_value(value):
         yield name, (holder, key)

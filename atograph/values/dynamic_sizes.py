@@ -40,7 +40,7 @@ def texts_of(dynamic: Dynamic) -> tuple[str, ...]:
     return tuple(text for name, spoken in dynamic.items() for text in _texts_within(spoken, str(name)))
 
 
-def _texts_within(spoken: Any, where: str) -> Iterator[str]:
+def _texts_within(spoken: object, where: str) -> Iterator[str]:
     if spoken is None:
         return
     if isinstance(spoken, (list, tuple)):
@@ -56,13 +56,13 @@ def _texts_within(spoken: Any, where: str) -> Iterator[str]:
             yield f"{where}:{key}={_text_of(meant)}"
 
 
-def _is_static(meant: Any) -> bool:
+def _is_static(meant: object) -> bool:
     from torch.export import Dim  # where it is asked for: a command line needs no torch to say what it takes
 
     return meant is None or meant is Dim.STATIC or (isinstance(meant, int) and not isinstance(meant, bool))
 
 
-def _text_of(meant: Any) -> str:
+def _text_of(meant: object) -> str:
     """A dim in words."""
     from torch.export import Dim
 

@@ -50,13 +50,13 @@ def eval_mode(model: nn.Module, *, files: bool = True) -> Iterator[None]:
 
 @contextmanager
 def forward_within(
-    model: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+    model: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], object]
 ) -> Iterator[None]:
     """Within it, the model's ``forward`` is ``around(forward, args, kwargs)``."""
     forward, own = model.forward, "forward" in vars(model)
 
     @wraps(forward)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
+    def replaced(*args: object, **kwargs: object) -> Any:
         return around(forward, args, kwargs)
 
     model.forward = replaced
@@ -162,7 +162,7 @@ def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
     return copied
 
 
-def _rebind(copied: nn.Module, memo: Mapping[int, Any]) -> None:
+def _rebind(copied: nn.Module, memo: Mapping[int, object]) -> None:
     """Let functions that modules hold, as hooks or attributes, mean the copy: `copy.deepcopy` leaves closures alone."""
     for module in copied.modules():
         holders = [vars(module), *(held for name, held in vars(module).items() if name.endswith("hooks"))]
@@ -172,7 +172,7 @@ def _rebind(copied: nn.Module, memo: Mapping[int, Any]) -> None:
                     holder[key] = _bound_to(value, memo)
 
 
-def _bound_to(function: FunctionType, memo: Mapping[int, Any]) -> FunctionType:
+def _bound_to(function: FunctionType, memo: Mapping[int, object]) -> FunctionType:
     """A function with copies in the place of what its closure holds, where there are copies."""
     before = [_content(cell) for cell in function.__closure__ or ()]
     after = [memo.get(id(each), each) for each in before]
@@ -196,7 +196,7 @@ def _content(cell: CellType) -> Any:
         return cell
 
 
-def _scripted_functions(value: Any) -> list[Any]:
+def _scripted_functions(value: object) -> list[Any]:
     """The scripted functions that a model's modules hold; they cannot be copied, and hold nothing that changes."""
     held = (
         [each for module in value.modules() for each in vars(module).values()]

@@ -15,7 +15,7 @@ _STRIDE = 32
 """Of the coarsest feature maps that are usual."""
 
 
-def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
+def resized(inputs: object, interface: Interface, sizes: Mapping[str, int]) -> Any:
     """The same inputs with other dynamic sizes, by repeating what there is from the beginning, or by dropping the rest.
 
     Args:
@@ -39,7 +39,7 @@ def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
     return pytree.tree_unflatten(leaves, structure)
 
 
-def less_of(inputs: Any) -> Iterator[Any]:
+def less_of(inputs: object) -> Iterator[Any]:
     """The same inputs with less in them, for a run that is to be short: images of about a quarter of their height and
     width, which not every model takes, and one sample."""
     leaves, structure = pytree.tree_flatten(inputs)

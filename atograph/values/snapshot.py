@@ -108,7 +108,7 @@ class _Found:
             elif kind not in _LEAVES:
                 self.collect(item, depth - 1)
 
-    def _inside(self, value: Any) -> Any:
+    def _inside(self, value: object) -> Any:
         """What an object that is no container holds its state in, if that is one."""
         if isinstance(value, _CLOSED):
             return None
@@ -130,7 +130,7 @@ def _content(cell: CellType) -> Any:
         return None
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> Any:
     return _CONTAINERS[type(value)](value)
 
 

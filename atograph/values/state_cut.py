@@ -35,7 +35,7 @@ class StateCut:
         """Whether the program has state."""
         return bool(self._outputs)
 
-    def inputs(self, inputs: Any) -> Any:
+    def inputs(self, inputs: object) -> Any:
         """Inputs of the slim program, from those of the dense network.
 
         Raises:
@@ -45,7 +45,7 @@ class StateCut:
             return inputs
         return on_state(inputs, self._names, lambda name, leaf: cut(leaf, self._masks.get(name, {})))
 
-    def started(self, inputs: Any) -> Any:
+    def started(self, inputs: object) -> Any:
         """Inputs of the dense network whose state is zero where units go: what the proof asks of the first state."""
         if not self:
             return inputs
@@ -58,7 +58,7 @@ class StateCut:
             for position, tensor in enumerate(tensors)
         ]
 
-    def following(self, inputs: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    def following(self, inputs: object, tensors: Sequence[torch.Tensor]) -> Any:
         """The inputs of the next call: the same, with the state that a call has returned.
 
         What is as long as the state and what is new (a mask) goes on with what it ends with.
@@ -95,7 +95,7 @@ def masks_of(plan: Plan) -> dict[str, dict[int, _Mask]]:
     return masks
 
 
-def on_state(inputs: Any, names: Sequence[str | None], change: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
+def on_state(inputs: object, names: Sequence[str | None], change: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
     """Inputs in which tensors are changed by their names; ``names``: of each leaf."""
     leaves, structure = pytree.tree_flatten(inputs)
     if len(leaves) != len(names):
@@ -132,7 +132,7 @@ def widened(tensor: torch.Tensor, masks: dict[int, _Mask]) -> torch.Tensor:
     return tensor
 
 
-def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: Any) -> Any:
+def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: object) -> Any:
     """Inputs of the dense network, from those of a slim program; ``names``: of each leaf."""
     masks = masks_of(plan)
     return on_state(inputs, names, lambda name, leaf: widened(leaf, masks.get(name, {}))) if masks else inputs

@@ -43,5 +43,5 @@ class _Flag:
             self._readers.append(module)
         return module.__dict__["training"]
 
-    def __set__(self, module: nn.Module, value: Any) -> None:
+    def __set__(self, module: nn.Module, value: object) -> None:
         module.__dict__["training"] = value

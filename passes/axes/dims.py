@@ -164,7 +164,7 @@ def axes_of(dim: Dim) -> Iterator[Axis]:
                 yield from axes_of(factor.source if isinstance(factor, Permuted) else factor)
 
 
-def evaluate(dim: Dim, count: Callable[[Axis], Any], total: Callable[[list[Any]], Any] = sum) -> Any:
+def evaluate(dim: Dim, count: Callable[[Axis], object], total: Callable[[list[Any]], object] = sum) -> Any:
     """The dim's size when axis ``a`` has ``count(a)`` units: an int, a float or a differentiable tensor.
 
     Args:

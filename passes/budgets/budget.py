@@ -43,7 +43,7 @@ class Budget(abc.ABC):
     measured: ClassVar[bool] = False
     closing: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         tell_errors(cls, "budget", ("cost", "reached", "predicted", "settle"))
 
@@ -51,7 +51,7 @@ class Budget(abc.ABC):
         self.program = program
 
     @abc.abstractmethod
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Mapping[str, object]) -> Any:
         """The cost when group ``g`` keeps ``counts[g]`` units, and all of them where it is not mentioned.
 
         It must not fall where a count rises: plans are chosen by adding units while they fit.
@@ -63,7 +63,7 @@ class Budget(abc.ABC):
             A number of the same kind, 0 or more; 0 for the dense program means that there is nothing to reduce.
         """
 
-    def reached(self, counts: Mapping[str, Any], timed: Mapping[int, float]) -> float:
+    def reached(self, counts: Mapping[str, object], timed: Mapping[int, float]) -> float:
         """The share of the dense program's cost that a finished plan is left with.
 
         Args:
@@ -72,7 +72,7 @@ class Budget(abc.ABC):
         """
         return float(self.cost(counts)) / float(self.cost({}))
 
-    def predicted(self, counts: Mapping[str, Any]) -> float | None:
+    def predicted(self, counts: Mapping[str, object]) -> float | None:
         """Of a budget that is measured, the share that was predicted; None for all others."""
         return None
 

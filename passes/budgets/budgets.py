@@ -64,11 +64,11 @@ class Budgets:
                 raise UserError(f"this model has no {name} to reduce.")
         return cls(given, {name: rows[name] for name in given}, dense)
 
-    def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def kept(self, counts: Mapping[str, object] | None = None) -> dict[str, Any]:
         """For each budget the share of the dense cost that some counts keep; of the kind of the counts."""
         return {name: row.cost(counts or {}) / self.dense[name] for name, row in self.rows.items()}
 
-    def used(self, counts: Mapping[str, Any] | None = None) -> Any:
+    def used(self, counts: Mapping[str, object] | None = None) -> Any:
         """How much of the tightest budget some counts use: they are within all of them up to 1."""
         parts = [kept / self.shares[name] for name, kept in self.kept(counts).items()]
         if any(isinstance(part, torch.Tensor) for part in parts):

@@ -18,7 +18,7 @@ class Bytes(Budget):
     priced = False
     closing = "activations at their peak"
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Mapping[str, object]) -> Any:
         """Bytes."""
         from atograph.passes.cost.cost import CostModel
 

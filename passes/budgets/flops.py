@@ -17,7 +17,7 @@ class Flops(Budget):
     per_unit = 2.0
     help = "Share of the dense FLOPs to keep: 0.3, or 30%."
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Mapping[str, object]) -> Any:
         """Of all products."""
         from atograph.passes.cost.cost import CostModel
 

@@ -16,7 +16,7 @@ class Params(Budget):
     unit = "parameters"
     help = "Share of the dense parameters to keep."
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Mapping[str, object]) -> Any:
         """Elements of all parameters."""
         from atograph.passes.cost.cost import CostModel
 

@@ -63,7 +63,7 @@ class Cost:
             self._of_rests[names] = self._compile(part for node, part in self.parts.items() if runs(node))
         return self._of_rests[names]
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Mapping[str, object]) -> Any:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         names = emptied(kept)
         monomials, coefficients = self._without(names) if names else self._compiled
@@ -88,15 +88,15 @@ class CostModel:
     _params: Cost
     _bytes: Peak
 
-    def flops(self, kept: Mapping[str, Any] | None = None) -> Any:
+    def flops(self, kept: Mapping[str, object] | None = None) -> Any:
         """Total FLOPs (two per multiply-add) for a batch of one."""
         return self._flops(kept or {})
 
-    def params(self, kept: Mapping[str, Any] | None = None) -> Any:
+    def params(self, kept: Mapping[str, object] | None = None) -> Any:
         """Number of parameters."""
         return self._params(kept or {})
 
-    def bytes(self, kept: Mapping[str, Any] | None = None) -> Any:
+    def bytes(self, kept: Mapping[str, object] | None = None) -> Any:
         """Peak memory of the activations for a batch of one, in bytes (`memory.Peak`)."""
         found = self._bytes(kept or {})
         if isinstance(found, torch.Tensor):
@@ -136,5 +136,5 @@ def params_by_node(program: Program, counts: Widths) -> dict[fx.Node, Polynomial
     return {node: prod(counts(axes.shape(node))) for node in nodes}
 
 
-def _soft(kept: Mapping[str, Any]) -> torch.Tensor:
+def _soft(kept: Mapping[str, object]) -> torch.Tensor:
     return next(count for count in kept.values() if isinstance(count, torch.Tensor))

@@ -55,7 +55,7 @@ class Interpolated:
     def __init__(self, tables: Sequence[Table], sizes: Mapping[str, int], groups: Groups | None = None) -> None:
         self._tables, self._sizes, self._groups = tables, sizes, groups
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Mapping[str, object]) -> Any:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         products = self._grid.monomials(kept)
         if isinstance(products, torch.Tensor):

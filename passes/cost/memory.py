@@ -45,7 +45,7 @@ class Peak:
         self._program, self._groups, self._counts, self._sizes = program, groups, counts, sizes
         self._of_rests: dict[frozenset[str], tuple[Monomials, Any, Any, Any, Any]] = {}
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Mapping[str, object]) -> Any:
         """Bytes when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         names = emptied(kept)
         if names not in self._of_rests:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def unit_prices(used: Iterable[Callable[[Mapping[str, Any]], Any]], sizes: Mapping[str, int]) -> dict[str, float]:
+def unit_prices(used: Iterable[Callable[[Mapping[str, Any]], object]], sizes: Mapping[str, int]) -> dict[str, float]:
     """Group → what one of its units costs in the dense model, over the mean of all groups; a thousandth at least.
 
     Args:

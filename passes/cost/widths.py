@@ -45,6 +45,6 @@ class Widths:
         return self._variable.get(axis) or self.size(axis.size)
 
 
-def emptied(kept: Mapping[str, Any]) -> frozenset[str]:
+def emptied(kept: Mapping[str, object]) -> frozenset[str]:
     """The groups that keep no unit."""
     return frozenset(name for name, count in kept.items() if not isinstance(count, torch.Tensor) and count == 0)

@@ -45,7 +45,7 @@ class Criterion(abc.ABC):
     adds_up: ClassVar[bool] = False
     least: ClassVar[float] = 1e-3
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         tell_errors(cls, "criterion", ("importance", "observe", "state", "load"))
 
@@ -90,7 +90,7 @@ class Criterion(abc.ABC):
         """What a checkpoint holds of it."""
         return self.seen.state()
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, object]) -> None:
         """Go on from such a state."""
         self.seen.load(state)
 

@@ -35,7 +35,9 @@ class Reads:
         self._reads = {node: list(_reads_of(program, node)) for node in program.graph.nodes}
 
     @torch.no_grad()
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], tell: Callable[[Mapping[str, Tensor]], None]) -> None:
+    def run(
+        self, args: tuple[object, ...], kwargs: dict[str, Any], tell: Callable[[Mapping[str, Tensor]], None]
+    ) -> None:
         """Run the program on one call's arguments.
 
         Args:

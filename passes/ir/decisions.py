@@ -56,7 +56,7 @@ def is_check(node: fx.Node) -> bool:
     return node.target is CHECK
 
 
-def holding(graph: fx.Graph, func: Any, args: Any, kwargs: Any, value: Any) -> fx.Node | None:
+def holding(graph: fx.Graph, func: object, args: Any, kwargs: Any, value: Any) -> fx.Node | None:
     """Add nodes that say whether an op that looks at values gives the same again; None for an op that is not known.
 
     Args:
@@ -86,7 +86,7 @@ class _Adding:
         return node
 
 
-def counting(graph: fx.Graph, func: Any, args: Any, kwargs: Any) -> fx.Node | None:
+def counting(graph: fx.Graph, func: object, args: Any, kwargs: Any) -> fx.Node | None:
     """Add nodes that count what decides the size of an op's result; None for an op that is not known."""
     if kwargs.keys() - {"dim"}:
         return None
@@ -121,26 +121,28 @@ def comparing(graph: fx.Graph, read: fx.Node, op: Any, other: float, outcome: bo
     return node if outcome else add(_ATEN.logical_not.default, node)
 
 
-def _same_number(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+def _same_number(add: _Adding, value: object, read: fx.Node) -> fx.Node:
     return add(_ATEN.isnan.default, read) if value != value else add(_ATEN.eq.Scalar, read, value)
 
 
-def _same_integer(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+def _same_integer(add: _Adding, value: object, read: fx.Node) -> fx.Node:
     number = add(_ATEN.trunc.default, read) if read.meta["val"].is_floating_point() else read
     return add(_ATEN.eq.Scalar, number, value)
 
 
-def _same_truth(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+def _same_truth(add: _Adding, value: object, read: fx.Node) -> fx.Node:
     return add(_ATEN.ne.Scalar if value else _ATEN.eq.Scalar, read, 0)
 
 
-def _same_equality(add: _Adding, value: Any, one: fx.Node, two: fx.Node) -> fx.Node:
+def _same_equality(add: _Adding, value: object, one: fx.Node, two: fx.Node) -> fx.Node:
     if value:
         return add(_ATEN.all.default, add(_ATEN.eq.Tensor, one, two))
     return add(_ATEN.any.default, add(_ATEN.ne.Tensor, one, two))
 
 
-def _same_closeness(add: _Adding, value: Any, one: fx.Node, two: fx.Node, *limits: Any, **named: Any) -> fx.Node:
+def _same_closeness(
+    add: _Adding, value: object, one: fx.Node, two: fx.Node, *limits: object, **named: object
+) -> fx.Node:
     options = dict(zip(("rtol", "atol", "equal_nan"), limits, strict=False)) | named
     near = [options.get(name, default) for name, default in (("rtol", 1e-5), ("atol", 1e-8), ("equal_nan", False))]
     close = add(_ATEN.all.default, add(_ATEN.isclose.default, one, two, *near))

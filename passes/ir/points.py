@@ -67,7 +67,7 @@ def points_of(dynamic: Sequence[DynamicSize]) -> int:
     return len(dynamic[0].values) if dynamic else 1
 
 
-def _tensor(value: Any, output: int) -> torch.Tensor:
+def _tensor(value: object, output: int) -> torch.Tensor:
     tensor = value[output] if isinstance(value, (tuple, list)) else value
     assert isinstance(tensor, torch.Tensor)
     return tensor

@@ -121,7 +121,7 @@ class Monomials:
         padded = [[*each, *[len(position)] * (most - len(each))] for each in factors]
         return np.array(padded, dtype=np.int64).reshape(len(factors), most)
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Mapping[str, object]) -> Any:
         """All products: an array, or a float64 tensor where a count is one."""
 
         def count(name: str) -> Any:

@@ -63,7 +63,7 @@ def _read(where: str, text: str, annotation: Any, readers: Readers) -> Any:
     raise UserError(f"{where} takes a value of type {names}, not '{text}'.")
 
 
-def _is_union(kind: Any) -> bool:
+def _is_union(kind: object) -> bool:
     return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
 
 

@@ -69,7 +69,7 @@ class _Printer:
     def _kind(self, name: str) -> str:
         return "param" if name in self.parameters else "buffer"
 
-    def _value(self, value: Any) -> str:
+    def _value(self, value: object) -> str:
         if isinstance(value, fx.Node):
             return self.names[value]
         if isinstance(value, (tuple, list)):
@@ -82,7 +82,7 @@ class _Printer:
             return f"({', '.join(self._tensor(node, v, i) for i, v in enumerate(value))})"
         return self._tensor(node, value, 0)
 
-    def _tensor(self, node: fx.Node, value: Any, output: int) -> str:
+    def _tensor(self, node: fx.Node, value: object, output: int) -> str:
         if not isinstance(value, torch.Tensor):
             return self.points.text(self.points.size(node)) if type(value) is int else str(value)
         shape: Any = self.axes.shape(node, output) if self.axes is not None and self.axes.shapes.get(node) else ()

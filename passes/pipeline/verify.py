@@ -262,7 +262,7 @@ def verify_promises(each: Pass, given: Program, result: Program, after: str) -> 
     _refuse(_promises_are_kept, each.broken(given, result), after, culprit)
 
 
-def _refuse(invariant: Callable[..., Any], broken: Iterator[str], after: str, culprit: str) -> None:
+def _refuse(invariant: Callable[..., object], broken: Iterator[str], after: str, culprit: str) -> None:
     first = next(broken, None)
     if first is not None:
         rule = (invariant.__doc__ or "").strip().rstrip(".")
@@ -282,7 +282,7 @@ def _results(program: Program) -> list[fx.Node]:
     return [node for node in results if isinstance(node, fx.Node)] if isinstance(results, (tuple, list)) else []
 
 
-def _tensors(value: Any) -> list[torch.Tensor | None]:
+def _tensors(value: object) -> list[torch.Tensor | None]:
     values = value if isinstance(value, (tuple, list)) else [value]
     return [v if isinstance(v, torch.Tensor) else None for v in values]
 

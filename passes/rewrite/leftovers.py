@@ -44,7 +44,7 @@ class Leftovers:
         rest: Rest,
         graph: fx.Graph,
         nodes: dict[fx.Node, fx.Node],
-        size: Callable[[Dim], Any],
+        size: Callable[[Dim], object],
         constant: Callable[[torch.Tensor, str], fx.Node],
     ) -> None:
         self._axes, self._rest, self._graph, self._nodes = axes, rest, graph, nodes

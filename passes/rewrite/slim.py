@@ -314,7 +314,7 @@ class _Rewrite:
             return
         _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
 
-    def _is_stale(self, argument: Any, dim: Dim) -> bool:
+    def _is_stale(self, argument: object, dim: Dim) -> bool:
         """Whether an argument, copied from the old graph, is not the size that the dim has now."""
         return argument != -1 and (self.kept.shrinks(dim) or argument in self._shrunk)
 

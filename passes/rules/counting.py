@@ -16,7 +16,7 @@ from atograph.passes.torch_private import tree_map
 def flops_of(node: fx.Node) -> int:
     """What `torch.utils.flop_counter` counts for a node and a batch of one; 0 where the node cannot run on its own."""
 
-    def value(argument: Any) -> Any:
+    def value(argument: object) -> Any:
         if not isinstance(argument, fx.Node):
             return at(argument) if type(argument) is int else argument
         if argument.op == "get_attr":  # the body of a higher-order op
@@ -33,7 +33,7 @@ def flops_of(node: fx.Node) -> int:
     return int(counter.get_total_flops())
 
 
-def _of_one_sample(value: Any) -> Any:
+def _of_one_sample(value: object) -> Any:
     if isinstance(value, torch.Tensor):
         shape, strides = ([at(size) for size in sizes] for sizes in (value.shape, value.stride()))
         made = torch.empty_strided(shape, strides, dtype=value.dtype, device=value.device)

@@ -50,7 +50,7 @@ def _order(
     return tuple(None if size == 1 else size - 2 for size in target(probe, *others, **dict(kwargs)).shape)
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 

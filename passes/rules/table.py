@@ -83,7 +83,7 @@ class Lowering(Protocol):
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
         """A new constant of the program, called ``name`` with a number."""
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def call(self, target: object, *args: object, **kwargs: object) -> fx.Node:
         """A new op node; old nodes among its arguments are mapped."""
 
     def unchanged(self) -> fx.Node:
@@ -122,7 +122,7 @@ class Op:
         target = self.node.target
         return target._schema.name.partition("::")[2] if isinstance(target, OpOverload) else name_of(target)
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """The argument called ``name``, or the default where the op has no such argument, or it is None."""
         value = self._args.get(name)
         return default if value is None else value
@@ -264,7 +264,7 @@ _TABLE: dict[Any, Rule] = {}
 
 
 @public("atograph.passes")
-def rule(*targets: Any) -> Callable[[Rule], Rule]:
+def rule(*targets: object) -> Callable[[Rule], Rule]:
     """Register a rule for op overloads (``torch.ops.aten.relu.default``) or Python functions that stand in graphs.
 
     An op of a library that need not be there is given by name: ``"library.op.overload"``.
@@ -297,7 +297,7 @@ def _load_entry_points() -> None:
             ) from error
 
 
-def rule_for(target: Any) -> Rule | None:
+def rule_for(target: object) -> Rule | None:
     """The rule of an op: its row in the table, or the general one of pointwise ops; None if there is none."""
     _load_entry_points()
     for key in (target, str(target)):
@@ -325,7 +325,7 @@ def frozen_effect(op: Op, text: str) -> Effect:
     return Effect(outs, Unknown(), flops=(lambda _at: flops) if flops else None)
 
 
-def name_of(target: Any) -> str:
+def name_of(target: object) -> str:
     """An op's name as people know it: ``aten.relu.default``, ``getitem``; never an address."""
     return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))
 

@@ -74,7 +74,7 @@ class Watched(int):
 def _between(sign: str, *, turned: bool = False) -> Callable[[Watched, Any], Any]:
     compute = SIGNS[sign]
 
-    def apply(self: Watched, other: Any) -> Any:
+    def apply(self: Watched, other: object) -> Any:
         if not isinstance(other, int):
             return NotImplemented
         sides, values = [self, other], [int(self), int(other)]
@@ -117,7 +117,7 @@ class Watch(TorchFunctionMode):
         self._kept: list[Any] = []
         self._seen: fx.Node = graph._root
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensor = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if tensor is None:
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
             self._note_chunk(tensor, result, *args[1:], **(kwargs or {}))
         return result
 
-    def _note_chunk(self, tensor: torch.Tensor, result: Sequence[Any], chunks: int, dim: int = 0) -> None:
+    def _note_chunk(self, tensor: torch.Tensor, result: Sequence[object], chunks: int, dim: int = 0) -> None:
         """At some sizes there are fewer."""
         size = self._size(tensor, dim % tensor.dim(), tensor.shape[dim])
         length = (size + (chunks - 1)) // chunks

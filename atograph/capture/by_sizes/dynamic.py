@@ -84,7 +84,7 @@ class Wishes:
         return replace(self, sizes=tuple(size.coarser(factor) for size in self.sizes))
 
 
-def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, batch: int | None) -> Wishes:
+def wishes_of(texts: Sequence[str], inputs: object, signature: inspect.Signature, batch: int | None) -> Wishes:
     """What texts ask for of some example inputs.
 
     Args:
@@ -122,7 +122,7 @@ def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, b
     return Wishes(tuple(size.wanted() for size in sizes.values()))
 
 
-def with_batch_elsewhere(wishes: Wishes, inputs: Any, batch: int | None) -> Iterator[Wishes]:
+def with_batch_elsewhere(wishes: Wishes, inputs: object, batch: int | None) -> Iterator[Wishes]:
     """Wishes in which the batch is a size like others, to be tried in order where it is not first in every input.
 
     A recurrent layer takes its state as [layers, batch, width], say. A dim that is as long as the batch is taken for
@@ -204,7 +204,7 @@ def _places(structure: pytree.TreeSpec, signature: inspect.Signature) -> dict[st
     return {where: leaf for name, value in named.items() for where, leaf in _leaves(value, name)}
 
 
-def _leaves(value: Any, where: str) -> Iterator[tuple[str, int]]:
+def _leaves(value: object, where: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, int):
         yield where, value
     elif isinstance(value, (Mapping, list, tuple)):

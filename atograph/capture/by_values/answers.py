@@ -78,9 +78,9 @@ class Answers:
 
     def to(
         self,
-        op: Any,
-        args: Any,
-        kwargs: Any,
+        op: object,
+        args: object,
+        kwargs: object,
         graph: fx.Graph,
         constants: Mapping[str, torch.Tensor],
         what: str = "",
@@ -121,7 +121,7 @@ class Answers:
         self._read = read if later and type(answer.value) in (int, float) else None
         return answer
 
-    def example(self, op: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    def example(self, op: object, args: object, kwargs: object) -> torch.Tensor:
         """What an op gives for the example.
 
         Raises:
@@ -161,7 +161,7 @@ class Answers:
         self._log.append(Answer(op, place, value, decision if listed and not place.only_raises else None))
         return self._log[-1]
 
-    def _repeated(self, op: Any, graph: fx.Graph) -> Answer:
+    def _repeated(self, op: object, graph: fx.Graph) -> Answer:
         op = torch.Tensor.__int__ if op is _ITEM and self.asked_by() in _INTEGRAL else op
         before, index = self._again or (None, 0)
         index = index if before is graph else 0
@@ -192,7 +192,7 @@ class Number:
         return type(self._value)
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "").strip("_") in _COMPUTES and len(args) == 2 and not kwargs:
             args = [_as_operand(each, args[1 - place]) for place, each in enumerate(args)]
@@ -206,12 +206,12 @@ class Number:
     def _plain(self) -> float:
         return self._decides.decide(self._read, None, None, self._value)  # type: ignore[no-any-return]
 
-    def _compared(self, op: Callable[[Any, Any], Any], other: Any) -> Any:
+    def _compared(self, op: Callable[[Any, Any], object], other: object) -> Any:
         if type(other) not in (int, float):
             return op(self._plain(), other._plain() if type(other) is Number else other)
         return self._decides.decide(self._read, op, other, op(self._value, other))
 
-    def _computed(self, op: Callable[[Any, Any], Any], other: Any) -> Any:
+    def _computed(self, op: Callable[[Any, Any], Any], other: object) -> Any:
         """The result as Python computes it: in 64 bits."""
         value, read = (other._value, other._wide()) if type(other) is Number else (other, other)
         if type(self._value) is float or type(value) is float:
@@ -222,7 +222,7 @@ class Number:
         return self._read.reshape(()).to(torch.float64)
 
 
-def _as_operand(value: Any, other: Any) -> Any:
+def _as_operand(value: object, other: object) -> Any:
     """What stands for a number beside a tensor: one of no dims, where the type of the result is the same with it."""
     if type(value) is not Number or not isinstance(other, torch.Tensor) or not other.is_floating_point():
         return value
@@ -234,12 +234,12 @@ _COMPUTES = ("add", "radd", "sub", "rsub", "mul", "rmul", "div", "rdiv", "truedi
 """Functions of torch of a tensor and a number that take a tensor for the number."""
 
 
-def _comparison(op: Callable[[Any, Any], Any]) -> Any:
+def _comparison(op: Callable[[Any, Any], object]) -> Any:
     return lambda self, other: self._compared(op, other)
 
 
-def _computation(op: Callable[[Any, Any], Any], *, turned: bool) -> Any:
-    def method(self: Number, other: Any) -> Any:
+def _computation(op: Callable[[Any, Any], object], *, turned: bool) -> Any:
+    def method(self: Number, other: object) -> Any:
         if isinstance(other, torch.Tensor) or not isinstance(other, (int, float)):
             return NotImplemented
         return self._computed((lambda a, b: op(b, a)) if turned else op, other)
@@ -248,7 +248,7 @@ def _computation(op: Callable[[Any, Any], Any], *, turned: bool) -> Any:
 
 
 def _on_plain(name: str) -> Any:
-    def method(self: Number, *args: Any) -> Any:
+    def method(self: Number, *args: object) -> Any:
         plain = [each._plain() if type(each) is Number else each for each in args]
         return getattr(self._plain(), name)(*plain)
 

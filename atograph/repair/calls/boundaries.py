@@ -44,13 +44,13 @@ class Boundaries:
         self.returned.clear()
         self._makers = WeakTensorKeyDictionary()
 
-    def note(self, site: CallSite, run: int, result: Any) -> None:
+    def note(self, site: CallSite, run: int, result: object) -> None:
         """A call was made."""
         if isinstance(result, torch.Tensor):
             self._makers[result] = site, run, self.times[site, run]
         self.times[site, run] += 1
 
-    def left(self, module: str, run: int, result: Any) -> None:
+    def left(self, module: str, run: int, result: object) -> None:
         """A module has run."""
         self.returned[module, run] = [self._makers.get(tensor) for tensor in tensors_of(result)]
 
@@ -89,7 +89,7 @@ class OtherWays:
         """Something is odd in a run that goes another way."""
         self._odd[site[0], run].append(problem)
 
-    def left(self, module: str, run: int, result: Any) -> None:
+    def left(self, module: str, run: int, result: object) -> None:
         """A module has run: nothing is odd if it gives back what the slim program computes."""
         makers = self._dense.returned.get((module, run), [])
         tensors = tensors_of(result)

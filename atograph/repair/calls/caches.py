@@ -46,7 +46,7 @@ class UsedCaches:
             self.caches = [cache for cache, info in zip(known, before, strict=True) if cache.cache_info() != info]
 
 
-def _holders(*values: Any) -> list[Any]:
+def _holders(*values: object) -> list[Any]:
     """What holds any of these, objects that the process froze among them."""
     if gc.get_freeze_count() == 0:
         return gc.get_referrers(*values)
@@ -77,7 +77,7 @@ def passed_by(caches: Sequence[Any]) -> Iterator[None]:
 
 def _beside(cache: _Cache[Any]) -> Callable[..., Any]:
     @functools.wraps(cache)
-    def beside(*args: Any, **kwargs: Any) -> Any:
+    def beside(*args: object, **kwargs: object) -> Any:
         anew = any(type(leaf) is Remembered for leaf in leaves((args, kwargs)))
         return cache.__wrapped__(*args, **kwargs) if anew else cache(*args, **kwargs)
 
@@ -101,12 +101,12 @@ class _Place(NamedTuple):
         """The function."""
         return self.stands.__func__ if isinstance(self.stands, (staticmethod, classmethod)) else self.stands
 
-    def wrap(self, function: Any) -> Any:
+    def wrap(self, function: object) -> Any:
         """Another function as it has to stand there."""
         return type(self.stands)(function) if self.cache is not self.stands else function
 
 
-def _places(caches: Sequence[Any]) -> list[_Place]:
+def _places(caches: Sequence[object]) -> list[_Place]:
     if not caches:
         return []
     own, holders = {id(cache) for cache in caches}, _holders(*caches)

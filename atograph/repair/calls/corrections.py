@@ -109,7 +109,7 @@ class Correction:
             args, kwargs = with_tensors((args, kwargs), lambda given: self._constant(next(numbers), given))
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
-    def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def needless(self, func: object, args: object, kwargs: object) -> bool:
         """Whether the call as it stands does the same: ``x.chunk(2)`` halves any width.
 
         Both are tried on other numbers, because those that the call has may be zeros, and on negative ones, because a
@@ -117,7 +117,7 @@ class Correction:
         """
         return all(self._does_nothing(func, args, kwargs, sign) for sign in (1, -1))
 
-    def _does_nothing(self, func: Any, args: Any, kwargs: Any, sign: int) -> bool:
+    def _does_nothing(self, func: object, args: object, kwargs: object, sign: int) -> bool:
         outcomes = []
         for correction in (Correction(), self):
             tried = {tensor: _probe(tensor, sign) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
@@ -147,11 +147,11 @@ class Correction:
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
 
 
-def _narrowed(value: Any, dtype: torch.dtype) -> Any:
+def _narrowed(value: object, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def _named(func: Any, result: Any) -> Any:
+def _named(func: object, result: object) -> Any:
     """Several results under the names that a function of torch gives them (``values`` and ``indices``)."""
     kind = getattr(torch.return_types, getattr(func, "__name__", ""), None)
     return kind(result) if kind is not None and type(result) is tuple else result
@@ -165,7 +165,7 @@ def _probe(tensor: torch.Tensor, sign: int) -> torch.Tensor:
     return torch.empty_like(tensor).copy_(numbers.to(tensor.dtype).view(tensor.shape))
 
 
-def _change(value: Any) -> str:
+def _change(value: object) -> str:
     return str(value) if isinstance(value, Scaled) else f" = {value}"
 
 
@@ -184,24 +184,24 @@ def is_corrected(module: nn.Module) -> bool:
     return isinstance(vars(module).get("forward"), _Forward)
 
 
-def _no_fast_path(_module: nn.Module, _args: Any) -> None:
+def _no_fast_path(_module: nn.Module, _args: object) -> None:
     """torch's transformer layers run as one op in eval mode, with the widths as they were, unless there are hooks."""
 
 
 class _Forward:
     """The ``forward`` of a module with corrected calls; it is copied and pickled with the module."""
 
-    def __init__(self, module: nn.Module, calls: Corrections, own: Callable[..., Any] | None) -> None:
+    def __init__(self, module: nn.Module, calls: Corrections, own: Callable[..., object] | None) -> None:
         self.module, self.calls = module, calls
         self.__wrapped__ = MethodType(type(module).forward, module) if own is None else own
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         run = self._run
         if "torch._dynamo" in sys.modules:  # in compiled code, calls to torch have no place: this part stays as it is
             run = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
         return run(*args, **kwargs)
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, *args: object, **kwargs: object) -> Any:
         with _Correcting(self.calls) as correcting:
             result = self.__wrapped__(*args, **kwargs)
         if correcting.other or (not correcting.made and not self.module.training):
@@ -255,7 +255,7 @@ class _Correcting(TorchFunctionMode):
         """See above."""
         return any(1 < len(each) != self.made[place] > 0 for place, each in self._calls.items())
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", str(func)) in self._names and (place := call_in_source(func)) in self._calls:
             each, time = self._calls[place], self.made[place]
             self.made[place] += 1

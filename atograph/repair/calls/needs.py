@@ -195,7 +195,7 @@ def _defaults(node: fx.Node) -> dict[str, Any]:
     return {} if schema is None else {argument.name: argument.default_value for argument in schema.arguments}
 
 
-def _sizes(values: Iterable[Any], batch: int) -> tuple[Any, ...]:
+def _sizes(values: Iterable[object], batch: int) -> tuple[Any, ...]:
     return tuple(at(value, batch) if type(value) is int and value != _TO_THE_END else value for value in values)
 
 

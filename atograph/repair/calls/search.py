@@ -110,7 +110,7 @@ def calls_of(
         boundaries.note(site, entered, result)
         return result
 
-    def watched(call: Callable[[nn.Module], Any]) -> None:
+    def watched(call: Callable[[nn.Module], object]) -> None:
         found.clear()
         boundaries.clear()
         run_watched(model, partial(call, model), note, boundaries.left)
@@ -144,7 +144,7 @@ def calls_of(
     return calls, list(dict.fromkeys(lost))
 
 
-def _numbers(given: Sequence[Any], need: Need) -> dict[int, int]:
+def _numbers(given: Sequence[object], need: Need) -> dict[int, int]:
     """Which of a call's arguments is which of the recorded op's: in the same order, by value."""
     if need.constant:
         return positions(given, need.old)
@@ -153,7 +153,7 @@ def _numbers(given: Sequence[Any], need: Need) -> dict[int, int]:
     return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> Any:
     known = number_of(value)
     return (0.0, repr(value)) if known is None else (float(known), "")
 
@@ -293,7 +293,7 @@ def _where(site: CallSite, need: Need) -> str:
     return f"{need.line}{f' ({module})' if module else ''}: {place[-1]}"
 
 
-def _correction(call: Call, args: Any, kwargs: Any) -> tuple[Correction, str]:
+def _correction(call: Call, args: object, kwargs: Any) -> tuple[Correction, str]:
     """What a call of the slim module needs; and in words why that may not do."""
     need, given = call.need, plain_leaves((args, kwargs))
     if need.impossible:

@@ -26,7 +26,7 @@ Left = Callable[[str, int, Any], None]
 """Takes the name of a module that has run, which run that was, and what it gave."""
 
 
-def run_watched(model: nn.Module, run: Callable[[], Any], handler: Handler, left: Left | None = None) -> Any:
+def run_watched(model: nn.Module, run: Callable[[], object], handler: Handler, left: Left | None = None) -> Any:
     """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``.
 
     Args:
@@ -60,12 +60,12 @@ def _modules_entered(model: nn.Module, left: Left | None) -> Iterator[list[tuple
     stack: list[tuple[str, int]] = []
     runs: Counter[str] = Counter()
 
-    def enter(module: nn.Module, _args: Any) -> None:
+    def enter(module: nn.Module, _args: object) -> None:
         name = names.get(id(module), "")
         runs[name] += 1
         stack.append((name, runs[name]))
 
-    def leave(_module: nn.Module, _args: Any, result: Any) -> None:
+    def leave(_module: nn.Module, _args: object, result: object) -> None:
         (name, run), error = stack.pop(), sys.exc_info()[1]
         if error is not None and not hasattr(error, _WHERE):
             setattr(error, _WHERE, name)
@@ -85,6 +85,6 @@ class _Watching(TorchFunctionMode):
         super().__init__()
         self._stack, self._handler = stack, handler
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: object, types: object, args: object = (), kwargs: object = None) -> Any:
         module, run = self._stack[-1] if self._stack else ("", 0)
         return self._handler((module, call_in_source(func)), run, func, args, kwargs or {})

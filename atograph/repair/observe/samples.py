@@ -65,7 +65,7 @@ class Sample:
         return float(relative.nan_to_num(float("inf")).max())
 
 
-def samples_of(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[int, Sample]]:
+def samples_of(program: Program, args: tuple[object, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[int, Sample]]:
     """Run a program.
 
     Returns:

@@ -108,8 +108,8 @@ def _runs(model: nn.Module, example: Example) -> dict[str, _Run]:
     return {name: run for name, run in runs.items() if not run.called.issuperset(_forms(parts[name]))}
 
 
-def _noting(method: Callable[..., Any], form: str, called: set[str]) -> Callable[..., Any]:
-    def noted(*args: Any, **kwargs: Any) -> Any:
+def _noting(method: Callable[..., object], form: str, called: set[str]) -> Callable[..., Any]:
+    def noted(*args: object, **kwargs: object) -> Any:
         called.add(form)
         return method(*args, **kwargs)
 

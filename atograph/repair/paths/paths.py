@@ -137,11 +137,11 @@ def _mask_of(tokens: torch.Tensor) -> torch.Tensor:
     return ((position < 1) | (position > tokens.shape[1] // 3)).long().expand(tokens.shape)
 
 
-def _padded(forward: Callable[..., Any], arguments: Arguments) -> list[Any]:
+def _padded(forward: Callable[..., object], arguments: Arguments) -> list[Any]:
     return [forward(**{**arguments, _MASK: _mask_of(arguments[_TOKENS])})]
 
 
-def _unpadded(forward: Callable[..., Any], arguments: Arguments) -> list[Any]:
+def _unpadded(forward: Callable[..., object], arguments: Arguments) -> list[Any]:
     return [forward(**{name: value for name, value in arguments.items() if name != _MASK})]
 
 

@@ -41,7 +41,7 @@ class Pool:
         """Go on from such a state."""
         self.batches, self.offered, self.taken = state["batches"], state["offered"], state["taken"]
 
-    def offer(self, batch: Any) -> None:
+    def offer(self, batch: object) -> None:
         """A batch of the warm-up passes by; copy it if its turn has come."""
         if self.closed or len(self.batches) >= self.settings.controller_batches:
             return
@@ -51,7 +51,7 @@ class Pool:
             self.batches.append(keep_copy(batch))
         self.offered += 1
 
-    def take(self, otherwise: Any) -> Any:
+    def take(self, otherwise: object) -> Any:
         """The next batch, on the device; ``otherwise`` where none was set aside."""
         if not self.batches:
             return otherwise

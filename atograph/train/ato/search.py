@@ -85,7 +85,7 @@ class MaskSearch(Generic[P]):
         """Rate of the controller's last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, batch: Any, done: float = 0.0) -> None:
+    def step(self, batch: object, done: float = 0.0) -> None:
         """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3).
 
         With several budgets, F and target are those of the one that is exceeded most.
@@ -198,6 +198,6 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: object) -> Tensor:
         """Task loss of one batch."""
         return self.task.checked_loss(self.model, batch)

@@ -51,7 +51,7 @@ class GradientWatch:
             handle.remove()
         self._handles.clear()
 
-    def _observing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+    def _observing(self, closure: Callable[[], object]) -> Callable[[], Any]:
         @wraps(closure)
         def observed() -> Any:
             loss = closure()

@@ -23,7 +23,7 @@ STATE = ("update", "compute", "reset")
 class DatasetMetric(Protocol):
     """A metric over all of the data, such as a mean IoU; those of torchmetrics are some."""
 
-    def update(self, outputs: Any, targets: Any, /) -> object:
+    def update(self, outputs: object, targets: object, /) -> object:
         """Take in one batch: the logits and the targets, as the default loss reads them.
 
         Where the parameters are called ``model`` and ``batch``, it is given these, and calls the model itself.
@@ -36,7 +36,7 @@ class DatasetMetric(Protocol):
         """Forget what was taken in."""
 
 
-def is_dataset_metric(metric: Any) -> TypeGuard[DatasetMetric]:
+def is_dataset_metric(metric: object) -> TypeGuard[DatasetMetric]:
     """Whether a metric is an object with a state, or a class of such objects."""
     return all(callable(getattr(metric, name, None)) for name in STATE)
 
@@ -48,7 +48,7 @@ class MeanOverBatches:
         self._metric = metric
         self._total, self._count = 0.0, 0
 
-    def add(self, model: nn.Module, batch: Any) -> None:
+    def add(self, model: nn.Module, batch: object) -> None:
         """Take in one batch, on the model's device."""
         value = self._metric(model, batch)
         if value is not None:
@@ -77,7 +77,7 @@ class OverDataset:
         self._takes_model = list(inspect.signature(metric.update).parameters)[:2] == ["model", "batch"]
         metric.reset()
 
-    def add(self, model: nn.Module, batch: Any) -> None:
+    def add(self, model: nn.Module, batch: object) -> None:
         """Take in one batch, on the model's device.
 
         Raises:

@@ -36,7 +36,7 @@ class Method(abc.ABC):
     settings: ClassVar[type[TrainSettings]] = TrainSettings
     presets: ClassVar[Mapping[str, Any]] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         tell_errors(cls, "method", ("hook",))
 

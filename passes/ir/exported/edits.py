@@ -29,7 +29,7 @@ def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
     return rebuilt(exported, module_call_graph=calls)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -42,7 +42,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: Any) -> ExportedProgram:
+def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: object) -> ExportedProgram:
     """The same program with other tensors in the place of some of its own, and other example inputs."""
     return rebuilt(
         exported,
@@ -52,7 +52,7 @@ def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], exa
     )
 
 
-def rebuilt(exported: ExportedProgram, **changed: Any) -> ExportedProgram:
+def rebuilt(exported: ExportedProgram, **changed: object) -> ExportedProgram:
     """The same program with some of what its constructor takes changed."""
     same = {
         "root": exported.graph_module,

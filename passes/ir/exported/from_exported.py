@@ -113,7 +113,7 @@ def _make_concrete(graph: fx.Graph, symbols: Mapping[Any, int]) -> None:
         kind = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(size)]
         return kind(found)
 
-    def value(old: Any) -> Any:
+    def value(old: object) -> Any:
         if not isinstance(old, torch.Tensor):
             return number(old) if isinstance(old, (torch.SymInt, torch.SymFloat, torch.SymBool)) else old
         sizes = [number(n) for n in old.shape]

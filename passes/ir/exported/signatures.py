@@ -18,7 +18,7 @@ def called_like(forward: Any, signature: inspect.Signature) -> Any:
 
 
 def of_named_parameters(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    signature: inspect.Signature, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> inspect.Signature:
     """A signature that takes just these arguments, where the given one takes any (``*args``, ``**kwargs``)."""
     kinds = [parameter.kind for parameter in signature.parameters.values()]

@@ -99,7 +99,7 @@ def _with_twos(interface: Interface) -> Ways:
     return tuple((*way, *twos) for way in (interface.ways or ((),))) if twos else interface.ways
 
 
-def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
+def _at_each_point(inputs: object, interface: Interface) -> Iterator[Any]:
     """The inputs of the example, and such of the other sizes that it was recorded at."""
     yield inputs
     leaves, structure = pytree.tree_flatten(inputs)
@@ -135,7 +135,7 @@ def _unregister_constants(module: ProgramModule, program: Program) -> None:
         setattr(holder, leaf, value)
 
 
-def _dynamic_shapes(program: Program, inputs: Any) -> Any:
+def _dynamic_shapes(program: Program, inputs: object) -> Any:
     nodes = {node.name: node for node in program.input_nodes()}
     dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     places = {(place.placeholder, place.dim) for size in program.interface.dynamic for place in size.places}

@@ -21,7 +21,7 @@ _WIDE = (torch.float32, torch.float64)
 
 
 def _linspace(
-    start: float, end: float, steps: Any, *, dtype: Any = None, device: Any = None, **_options: Any
+    start: float, end: float, steps: object, *, dtype: object = None, device: object = None, **_options: object
 ) -> Tensor:
     index, last = _counted(steps, dtype, device)
     step = (end - start) / last.clamp(min=1)
@@ -29,18 +29,18 @@ def _linspace(
     return _of(made, dtype)
 
 
-def _logspace(start: float, end: float, steps: Any, base: float = 10.0, **options: Any) -> Tensor:
+def _logspace(start: float, end: float, steps: object, base: float = 10.0, **options: object) -> Tensor:
     return torch.pow(base, _linspace(start, end, steps, **options))
 
 
 def _window(
     terms: Sequence[float],
-    length: Any,
+    length: object,
     periodic: bool = True,
     *,
-    dtype: Any = None,
-    device: Any = None,
-    **_options: Any,
+    dtype: object = None,
+    device: object = None,
+    **_options: object,
 ) -> Tensor:
     """A sum of cosines, whose first term is constant; a window of one place is 1."""
     index, last = _counted(length, dtype, device)
@@ -49,12 +49,12 @@ def _window(
     return _of(torch.where(last == 0, torch.ones_like(index), sum(waves[1:], waves[0])), dtype)
 
 
-def _fftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
+def _fftfreq(n: object, d: float = 1.0, *, dtype: object = None, device: object = None, **_options: object) -> Tensor:
     index, last = _counted(n, dtype, device)
     return _of(torch.where(2 * index <= last, index, index - last - 1) / ((last + 1) * d), dtype)
 
 
-def _rfftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
+def _rfftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: object) -> Tensor:
     index, _last = _counted(n // 2 + 1, dtype, device)
     return _of(index / (n * d), dtype)
 
@@ -102,7 +102,9 @@ def _adaptive_largest(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, No
     return x, None
 
 
-def _over_the_whole(of: Callable[..., Tensor], x: Tensor, kernel: Sequence[Any], *options: Any, **named: Any) -> Any:
+def _over_the_whole(
+    of: Callable[..., Tensor], x: Tensor, kernel: Sequence[object], *options: object, **named: object
+) -> Any:
     """A pool whose window is as large as the image: one place is left of each dim, whatever the stride is."""
     dims = list(range(-len(kernel), 0))
     plain = all(option in ([], [0] * len(kernel), list(kernel), False, True, None) for option in options[:2])
@@ -174,9 +176,9 @@ def _plain_numbers(op: OpOverload) -> frozenset[str]:
     return frozenset(re.findall(r"\bint(?:\[\d*\])?\??(?:\[\d*\])? (\w+)", str(op._schema)))
 
 
-def _named(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _named(op: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> list[tuple[str, Any]]:
     return [*zip((argument.name for argument in op._schema.arguments), args, strict=False), *kwargs.items()]
 
 
-def _is_symbolic(value: Any) -> bool:
+def _is_symbolic(value: object) -> bool:
     return any(isinstance(leaf, torch.SymInt) for leaf in pytree.tree_leaves(value))

@@ -19,7 +19,7 @@ def of_any_width() -> Any:
     return getattr(packet, "default", None)
 
 
-def in_any_width(op: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def in_any_width(op: object, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """A call as the op of any width takes it, where it is one of torch's that this can say."""
     other = of_any_width() if op is GROUPED else None
     if other is None:
