@@ -7,7 +7,7 @@ without data run through the model, and a table says which node each of them com
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_autocast_cache
+from torch.fx.node import Argument
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from atograph.capture.by_values.answers import Answer, Answers, NoAnswer
@@ -184,7 +185,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check(written_args, written_kwargs, answer)
         return answer.value
 
-    def _check(self, args: object, kwargs: object, answer: Answer) -> None:
+    def _check(self, args: Sequence[Argument], kwargs: Mapping[str, Argument], answer: Answer) -> None:
         """Record what raises where another input gives another answer."""
         with torch._C._DisablePythonDispatcher():
             holds = holding(self._graph, answer.op, args, kwargs, answer.value)
@@ -203,7 +204,9 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise
             return self._of_answered_size(self._answers, func, self._written(args), self._written(kwargs))
 
-    def _of_answered_size(self, answers: Answers, func: object, args: object, kwargs: object) -> Any:
+    def _of_answered_size(
+        self, answers: Answers, func: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]
+    ) -> Any:
         """The result of an op whose shape values decide, in the shape that it has for the example."""
         tensors = [leaf.meta["val"] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if any(is_dynamic(size) for tensor in tensors for size in tensor.shape):

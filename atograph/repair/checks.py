@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
@@ -142,7 +141,7 @@ class Checks:
 class _OfAnySize(ProgramModule):
     """A program that is tried with inputs of sizes that it was not captured for."""
 
-    def inputs_of(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def inputs_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
         """The arguments of a call by their placeholders."""
         names = self._called[0].interface.inputs
         leaves = self._leaves(args, kwargs)

@@ -86,7 +86,7 @@ class Criterion(abc.ABC):
         """Whether what has to be observed has been."""
         return self.observes() is None or self.seen.mean is not None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return self.seen.state()
 
@@ -124,7 +124,7 @@ class RunningMean:
         mixed = self.mean.lerp(values, 1 / self.counts.clamp(1, self.memory))
         self.mean = torch.where(known, torch.where(self.mean.isnan(), values, mixed), self.mean)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return {"mean": self.mean, "counts": self.counts}
 

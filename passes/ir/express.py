@@ -66,7 +66,7 @@ def follows(size: int, known: Collection[int]) -> bool:
     return all(part is not None for part in parts)
 
 
-def build(part: Part, of: Callable[[int], object]) -> Any:
+def build(part: Part, of: Callable[[int], Any]) -> Any:
     """An expression carried out on anything that adds, multiplies and divides; ``of`` gives what a known size is."""
     if isinstance(part, Expression):
         return part.function(build(part.left, of), build(part.right, of))

@@ -73,7 +73,7 @@ def outputs_of(program: Program) -> list[Output]:
     return [*map(Output, tensors, names_of(tensors, (node.name for node in program.input_nodes())))]
 
 
-def without(value: object, left_out: Collection[OutputPath]) -> Any:
+def without(value: object, left_out: Collection[OutputPath]) -> object:
     """What a model returns, with None for what is left out of it; a container of nothing else is None, too."""
     if not left_out:
         return value
@@ -174,7 +174,7 @@ def _is_left_out(value: object) -> bool:
     return bool(leaves) and all(leaf is _LEFT_OUT for leaf in leaves)
 
 
-def _kept(value: object) -> Any:
+def _kept(value: object) -> object:
     return None if _is_left_out(value) else value
 
 
@@ -233,7 +233,7 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
-def _leaves(value: object) -> Iterator[tuple[OutputPath, Any]]:
+def _leaves(value: object) -> Iterator[tuple[OutputPath, object]]:
     for path, leaf in pytree.tree_flatten_with_path(value)[0]:
         yield tuple(map(_text, path)), leaf
 

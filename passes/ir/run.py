@@ -57,7 +57,7 @@ class ProgramModule(nn.Module):
             values[placeholder].copy_(value)
         return pytree.tree_unflatten(results[written:], interface.returns)
 
-    def inputs_of(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def inputs_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
         """The arguments of a call by their placeholders.
 
         Raises:
@@ -70,7 +70,7 @@ class ProgramModule(nn.Module):
             _check_sizes({node: values[node.name] for node in program.input_nodes()}, interface)
         return values
 
-    def _results(self, program: Program, inputs: list[Any]) -> Any:
+    def _results(self, program: Program, inputs: list[torch.Tensor]) -> Any:
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 return _Traced(program).run(*inputs)
@@ -87,7 +87,7 @@ class ProgramModule(nn.Module):
                 "module is cast to: for another type, cast the model and trace that.",
             ) from error
 
-    def _of_other_types(self, program: Program, inputs: list[Any]) -> list[str]:
+    def _of_other_types(self, program: Program, inputs: list[torch.Tensor]) -> list[str]:
         """In words, the inputs that are of another type than when it was captured, or than its tensors were cast to."""
         cast = {program.state[name].dtype: _lookup(self, name).dtype for name in program.interface.state.values()}
         placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
@@ -99,7 +99,7 @@ class ProgramModule(nn.Module):
         ]
         return [f"{name} of {_word(a)}, and was called with {_word(b)}" for name, a, b in types if a != b]
 
-    def _leaves(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> list[Any]:
+    def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Any]:
         interface = self._called[0].interface
         leaves, structure = pytree.tree_flatten((args, kwargs))
         if structure == interface.takes:

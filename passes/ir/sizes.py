@@ -178,7 +178,7 @@ def may_follow_batch(number: int) -> bool:
     return BATCH // 64 < abs(number) < sys.maxsize
 
 
-def substitute(size: int, value: Callable[[int], object]) -> Any:
+def substitute(size: int, value: Callable[[int], Any]) -> Any:
     """The size with ``value(prime)`` for each prime; anything with ``+`` and ``*`` may come out."""
     total: Any = None
     for primes, coefficient in polynomial(size).items():

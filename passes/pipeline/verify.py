@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
@@ -25,6 +26,8 @@ from atograph.passes.torch_private import DataDependentOutputException, DynamicO
 
 Invariant: TypeAlias = Callable[[Program], Iterator[str]]
 
+_Call: TypeAlias = tuple[fx.Node, Target, tuple[Argument, ...], Mapping[str, Argument]]
+
 
 @dataclass(frozen=True)
 class Given:
@@ -38,7 +41,7 @@ class Given:
     """
 
     program: Program
-    nodes: tuple[tuple[fx.Node, Any, Any, Any], ...]
+    nodes: tuple[_Call, ...]
     state: dict[str, tuple[torch.Tensor, int]]
     facts: Mapping[type, Any]
 
@@ -269,7 +272,7 @@ def _refuse(invariant: Callable[..., object], broken: Iterator[str], after: str,
         raise InternalError(f"after {after}: {first} (invariant: {rule}).", culprit)
 
 
-def _nodes(program: Program) -> tuple[tuple[fx.Node, Any, Any, Any], ...]:
+def _nodes(program: Program) -> tuple[_Call, ...]:
     return tuple((node, node.target, node.args, node.kwargs) for node in program.graph.nodes)
 
 

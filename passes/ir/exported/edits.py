@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -29,7 +28,7 @@ def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
     return rebuilt(exported, module_call_graph=calls)
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

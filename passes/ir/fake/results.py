@@ -16,7 +16,7 @@ import torch
 from atograph.passes.ir.fake import meta_kernels  # noqa: F401  (torch's fake tensor mode asks them)
 from atograph.passes.ir.fake.recurrent import RECURRENT
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.torch_private import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+from atograph.passes.torch_private import FakeTensor, FakeTensorMode, OpOverload, in_kernel_invocation_manager
 
 _ATEN = torch.ops.aten
 Shape = Sequence[int]
@@ -81,7 +81,7 @@ def _tensors(args: Sequence[object]) -> list[Any]:
     return [value for value in (*listed, *args) if isinstance(value, torch.Tensor)]
 
 
-def _fake(result: object, mode: FakeTensorMode, device: torch.device) -> Any:
+def _fake(result: object, mode: FakeTensorMode, device: torch.device) -> object:
     """What a kernel gave, as tensors of a mode; a kernel that gave its own input back gave one already."""
     if isinstance(result, (tuple, list)):
         return type(result)(_fake(item, mode, device) for item in result)
@@ -148,7 +148,7 @@ def _bounded(x: torch.Tensor, bound: object) -> Shape | None:
     return x.shape if isinstance(bound, (int, float)) and x.stride() == _contiguous(x.shape) else None
 
 
-def _pooled(x: torch.Tensor, sizes: Any) -> Shape | None:
+def _pooled(x: torch.Tensor, sizes: Shape) -> Shape | None:
     plain = x.dim() > 2 and x.stride() == _contiguous(x.shape) and all(type(size) is int for size in sizes)
     return (*x.shape[:-2], *sizes) if plain and len(sizes) == 2 else None
 
@@ -207,7 +207,7 @@ _IN_PLACE = (
     *(getattr(_ATEN, f"{name}_").default for name in _ACTIVATIONS),
     _ATEN.add_.Tensor, _ATEN.sub_.Tensor, _ATEN.mul_.Tensor, _ATEN.div_.Tensor,
 )  # fmt: skip
-_FORMULAS: dict[Any, Callable[..., Shape | None]] = {
+_FORMULAS: dict[OpOverload, Callable[..., Shape | None]] = {
     **{getattr(_ATEN, name).default: _like for name in (*_ACTIVATIONS, "exp", "rsqrt", "sqrt", "neg")},
     **dict.fromkeys(_IN_PLACE, _like),
     **dict.fromkeys((_ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.div.Tensor), _broadcast),
