@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.passes.ir.randomness import draws
 from atograph.passes.ir.sizes import at, is_dynamic, may_follow_batch
@@ -59,7 +60,7 @@ class KnownValues:
     ) -> None:
         self._whole = whole
         self._constants, self._buffers, self._batch = constants, buffers, batch
-        self._values: dict[fx.Node, Any] = {}
+        self._values: dict[fx.Node, object] = {}
         self._sources: dict[fx.Node, frozenset[str]] = {}
         self._read_up_to = graph._root
         self._lasting: set[int] = set()  # storages of buffers and constants, which hold more than this run
@@ -85,7 +86,7 @@ class KnownValues:
         """The placeholders that arguments written with nodes are computed from."""
         return frozenset().union(*(self._sources[node] for node in _nodes(value)))
 
-    def values(self) -> dict[fx.Node, Any]:
+    def values(self) -> dict[fx.Node, object]:
         """What is known of the whole graph, as it is in the end: node → tensor, or tensors."""
         with disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
             self._read_on()
@@ -115,7 +116,7 @@ class KnownValues:
         self._values[node] = node.target(*self._real(args), **self._real(node.kwargs))  # type: ignore[operator]
         self._sources[node] = frozenset().union(*(self._sources[each] for each in nodes))
 
-    def _without_models(self, node: fx.Node) -> tuple[Any, ...]:
+    def _without_models(self, node: fx.Node) -> tuple[Argument, ...]:
         """The arguments of a node, with an empty tensor for one that only tells a type."""
         target = str(node.target).removeprefix("aten.")
         model = _MODELS.get(target) or _MODELS.get(target.partition(".")[0])

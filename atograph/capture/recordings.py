@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
@@ -92,7 +93,7 @@ class _Comparison:
         return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
-def _described(value: object, batch: int | None = None) -> list[Any]:
+def _described(value: object, batch: int | None = None) -> list[object]:
     """Sizes, types and devices of the tensors in a value, and its numbers; what follows the batch as for ``batch``."""
 
     def size(number: Any) -> Any:
@@ -105,7 +106,7 @@ def _described(value: object, batch: int | None = None) -> list[Any]:
     ]
 
 
-def arguments_of(*nodes: fx.Node) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def arguments_of(*nodes: fx.Node) -> list[tuple[tuple[Argument, ...], dict[str, Argument]]]:
     """What some calls of one op take, each as many arguments as the others: torch leaves out what is the default.
 
     ``tril(x)`` beside ``tril(x, 3)`` is ``tril(x, 0)``.
@@ -198,8 +199,8 @@ def _takes_all(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
     """Whether a node of the program is a slice that takes all of what it takes some of elsewhere."""
     if node.target is not torch.ops.aten.slice.Tensor or node.args[0] not in values:
         return False
-    defaults: list[Any] = [0, None, None, 1]
-    options: list[Any] = [*node.args[1:]]
+    defaults: list[Argument] = [0, None, None, 1]
+    options: list[Argument] = [*node.args[1:]]
     dim, start, end, step = options + defaults[len(options) :]
     size = int(values[node.all_input_nodes[0]].shape[dim])
     first, last = (None if each is None else int(_value(each, values)) for each in (start, end))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import fx, nn
@@ -29,7 +29,7 @@ from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.interface import Condition, Interface, Ways
+from atograph.passes.ir.interface import Condition, Example, Interface, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.torch_private import (
@@ -60,11 +60,11 @@ _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 def record_program(
     model: nn.Module,
     args: tuple[object, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, object],
     *,
     batch: int | None,
     wishes: Wishes = _NO_WISHES,
-    decided_by: object = None,
+    decided_by: Example | None = None,
     numbers: bool = True,
     others: bool = True,
 ) -> Program:
@@ -94,7 +94,9 @@ def record_program(
         raise (LooksAtValues if looks else NotTraced)(f"{type(error).__name__}: {error}") from error
 
 
-def run_without_data(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any], *, batch: int | None) -> None:
+def run_without_data(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, batch: int | None
+) -> None:
     """Run a model as `record_program` does, on tensors without data, and record nothing.
 
     Code may go another way there than on tensors with data: transformers makes every mask then.
@@ -113,9 +115,9 @@ class _Trace:
         self,
         model: nn.Module,
         args: tuple[object, ...],
-        kwargs: dict[str, Any],
+        kwargs: dict[str, object],
         batch: int | None,
-        decided_by: object = None,
+        decided_by: Example | None = None,
         numbers: bool = True,
     ) -> None:
         self.model, self.batch = model, batch
@@ -280,7 +282,7 @@ class _Trace:
         if self.answers is not None:
             self.answers.asked_by, origins.number = lambda: origins.call, self.answers.number
 
-        def run() -> list[Any]:
+        def run() -> Sequence[object]:
             with nullcontext() if notes is None else Watch(origins.graph, notes):
                 return self._call(state, inputs)
 
@@ -327,7 +329,7 @@ class _Trace:
         ]
         return state, [_empty(self.mode, value, each) for (_leaf, value), each in zip(tensors, changed, strict=True)]
 
-    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> Sequence[object]:
         following = iter(inputs)
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)

@@ -115,6 +115,7 @@ def _wrong(program: Program, nodes: Sequence[fx.Node], sizes: Mapping[str, int])
     part = program.rewritten(graph, program.state)
     structure = pytree.tree_structure([0] * len(nodes))
     part.interface = replace(part.interface, returns=structure, writes=(), state_pairs={}, outputs=(), left_out={})
+    assert program.interface.example is not None
     args, kwargs = resized(program.interface.example, program.interface, sizes)
     with scratch() as aside, torch.no_grad():
         exported = to_exported(part)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import sympy
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.edits import rebuilt
@@ -83,7 +84,7 @@ def _narrow(program: Program, exported: ExportedProgram, symbols: Mapping[str, o
             yield _Narrow(size, low, high)
 
 
-def _range(limits: Any, size: DynamicSize) -> Any:
+def _range(limits: ValueRanges[sympy.Expr], size: DynamicSize) -> ValueRanges[sympy.Expr]:
     multiple, any_size = size.places[0].multiple, type(limits).unknown_int()
     return type(limits)(size.least * multiple, any_size.upper if size.most is None else size.most * multiple)
 
@@ -94,6 +95,7 @@ def _compute_the_same(program: Program, exported: ExportedProgram, narrow: list[
         calls.append({each.size.name: each.sizes()[0] for each in narrow if each.sizes()})
     own, other = ProgramModule(program), exported.module(check_guards=False)
     for sizes in calls:
+        assert program.interface.example is not None
         args, kwargs = resized(program.interface.example, program.interface, sizes)
         try:
             with torch.no_grad():
@@ -121,7 +123,7 @@ def with_checked_sizes(module: nn.Module, exported: ExportedProgram) -> nn.Modul
         inputs = [node.arg.name for node in exported.graph_signature.input_specs if node.kind is InputKind.USER_INPUT]
         limits = _limits(exported, names)
 
-        def check(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
+        def check(_module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
             try:
                 leaves = pytree.tree_leaves((args, kwargs)) if spec is None else spec.flatten_up_to((args, kwargs))
             except ValueError:

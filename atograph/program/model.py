@@ -102,7 +102,7 @@ class ProgramModel(nn.Module):
         spec = self.program.call_spec.out_spec
         return leaves if spec is None else pytree.tree_unflatten(leaves, spec)
 
-    def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Any]:
+    def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
         given = (args, dict(kwargs))
         spec = self.program.call_spec.in_spec
         try:  # by the names of keywords, whatever their order is

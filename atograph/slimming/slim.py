@@ -16,6 +16,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.exported.notes import names_in_files, with_file_names
 from atograph.passes.ir.exported.to_exported import to_exported
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import OutputPath, returning, without_unread
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
@@ -74,7 +75,7 @@ class Slim(NotPickled):
         """How the dense network's state, in inputs and outputs, becomes this one's."""
         return StateCut(self.plan, self._slimmed)
 
-    def cut_state(self, *args: object, **kwargs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def cut_state(self, *args: object, **kwargs: object) -> Example:
         """Arguments of the dense network as this program takes them: what is state in them without the units that went.
 
         The program computes what the masked network does as long as the first state is zero at these units, as an empty
@@ -83,7 +84,7 @@ class Slim(NotPickled):
         Raises:
             UserError: they are not of the structure that the model was traced with.
         """
-        inputs: tuple[tuple[Any, ...], dict[str, Any]] = self.state.inputs((args, kwargs))
+        inputs: Example = self.state.inputs((args, kwargs))
         return inputs
 
     def dense_program(self) -> ExportedProgram:

@@ -45,7 +45,7 @@ class Hook:
     def epoch_start(self, t: float) -> None:
         """An epoch begins at fraction ``t`` of the training."""
 
-    def before_step(self, t: float, batch: object) -> None:
+    def before_step(self, t: float, batch: Any) -> None:
         """A step is about to be made on ``batch`` (on the device)."""
 
     def after_step(self, t: float, lr: float) -> None:

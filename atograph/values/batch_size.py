@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.torch_private import pytree
+
+V = TypeVar("V")
+"""A structure of tensors and other values: what comes back has the same."""
 
 
 def tensors_among(inputs: object) -> list[torch.Tensor]:
@@ -22,7 +25,7 @@ def batch_of(inputs: object) -> int | None:
     return next((int(t.shape[0]) for t in tensors_among(inputs) if t.dim()), None)
 
 
-def with_batch(inputs: object, size: int, interface: Interface | None = None) -> Any:
+def with_batch(inputs: V, size: int, interface: Interface | None = None) -> V:
     """The same inputs with another batch size, by repeating or dropping samples.
 
     Args:
@@ -42,7 +45,8 @@ def with_batch(inputs: object, size: int, interface: Interface | None = None) ->
     for position, dim in dims.items():
         leaf = leaves[position]
         leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
-    return pytree.tree_unflatten(leaves, structure)
+    result: V = pytree.tree_unflatten(leaves, structure)
+    return result
 
 
 def batch_sizes(inputs: object, program: Program) -> list[int]:
@@ -55,6 +59,6 @@ def batch_sizes(inputs: object, program: Program) -> list[int]:
     return [own] if interface.fixed else sorted({1, own})
 
 
-def repeat_single(inputs: object) -> Any:
+def repeat_single(inputs: V) -> V:
     """A batch of one sample made two; anything else as it is."""
     return with_batch(inputs, 2) if batch_of(inputs) == 1 else inputs

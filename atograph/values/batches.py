@@ -43,7 +43,7 @@ def to_device(batch: object, device: torch.device) -> Any:
     return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def keep_copy(batch: object) -> Any:
+def keep_copy(batch: object) -> object:
     """A copy in main memory that outlives a loader which reuses its buffers."""
     return map_tensors(batch, lambda tensor: tensor.detach().to("cpu", copy=True))
 

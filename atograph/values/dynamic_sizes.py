@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from atograph.passes.errors import UserError
 
-Dynamic: TypeAlias = Mapping[str, Any] | Sequence[Any] | bool | None
+Dynamic: TypeAlias = Mapping[str, object] | Sequence[object] | bool | None
 """What people write: names by argument and dim (``{"x": {2: "32*height", 3: "32*width"}}``), `torch.export`'s
 ``dynamic_shapes``, or texts (``["x:2=32*height"]``). False: no size is dynamic, the batch included. None: the batch."""
 

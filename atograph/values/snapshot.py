@@ -91,7 +91,7 @@ class _Found:
 
     containers: dict[int, Any]
     empty: list[Any]
-    caches: dict[int, _Cache[Any]]
+    caches: dict[int, _Cache[object]]
 
     def collect(self, value: Any, depth: int) -> None:
         """Find what can be reached from a value; an object's own attributes are a container, too."""
@@ -123,7 +123,7 @@ class _Found:
         return held if type(held) is dict else None
 
 
-def _content(cell: CellType) -> Any:
+def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # nothing is in it yet

@@ -67,14 +67,14 @@ class Watched(int):
     def __divmod__(self, other: int) -> tuple[int, int]:
         return self // other, self % other
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
 
 
-def _between(sign: str, *, turned: bool = False) -> Callable[[Watched, Any], Any]:
+def _between(sign: str, *, turned: bool = False) -> Callable[[Watched, object], object]:
     compute = SIGNS[sign]
 
-    def apply(self: Watched, other: object) -> Any:
+    def apply(self: Watched, other: object) -> object:
         if not isinstance(other, int):
             return NotImplemented
         sides, values = [self, other], [int(self), int(other)]
@@ -114,7 +114,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._graph, self._notes = graph, notes
         self._numbers: dict[int, int] = {}
-        self._kept: list[Any] = []
+        self._kept: list[object] = []
         self._seen: fx.Node = graph._root
 
     def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:

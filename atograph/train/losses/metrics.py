@@ -23,7 +23,7 @@ STATE = ("update", "compute", "reset")
 class DatasetMetric(Protocol):
     """A metric over all of the data, such as a mean IoU; those of torchmetrics are some."""
 
-    def update(self, outputs: object, targets: object, /) -> object:
+    def update(self, outputs: Any, targets: Any, /) -> object:
         """Take in one batch: the logits and the targets, as the default loss reads them.
 
         Where the parameters are called ``model`` and ``batch``, it is given these, and calls the model itself.
