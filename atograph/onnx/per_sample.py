@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
-from atograph.passes.torch_private import enable_python_dispatcher, pytree
+from atograph.passes.torch_private import OpOverload, enable_python_dispatcher, pytree
 
 _ATEN = torch.ops.aten
 _PLAIN = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
 _PADDED = (_ATEN.conv1d.padding, _ATEN.conv2d.padding, _ATEN.conv3d.padding)
 _GENERAL = _ATEN.convolution.default
 
-GROUPS: dict[Any, int] = {
+GROUPS: dict[Target, int] = {
     **dict.fromkeys((*_PLAIN, *_PADDED), 6),
     **dict.fromkeys((_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input), 6),
     _GENERAL: 8,
@@ -80,7 +81,7 @@ def caller(node: fx.Node) -> Callable[..., fx.Node]:
     """Add a call to the graph, with its value and what is known of the node that it stands for."""
     mode = pytree.tree_leaves(node.meta["val"])[0].fake_mode
 
-    def call(op: Any, *args: Any) -> fx.Node:
+    def call(op: OpOverload, *args: Argument) -> fx.Node:
         added = node.graph.call_function(op, args)
         with mode, enable_python_dispatcher():
             value = op(*fx.map_arg(args, lambda each: each.meta["val"]))

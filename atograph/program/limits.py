@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import sympy
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.edits import rebuilt
@@ -84,7 +83,7 @@ def _narrow(program: Program, exported: ExportedProgram, symbols: Mapping[str, o
             yield _Narrow(size, low, high)
 
 
-def _range(limits: ValueRanges[sympy.Expr], size: DynamicSize) -> ValueRanges[sympy.Expr]:
+def _range(limits: Any, size: DynamicSize) -> Any:
     multiple, any_size = size.places[0].multiple, type(limits).unknown_int()
     return type(limits)(size.least * multiple, any_size.upper if size.most is None else size.most * multiple)
 
