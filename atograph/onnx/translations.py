@@ -14,6 +14,7 @@ from atograph.onnx.pools import POOLS
 from atograph.onnx.recurrent import RECURRENT
 from atograph.onnx.symbolic import Value, integers, op
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
+from atograph.passes.torch_private import OpOverload
 
 
 def attention(
@@ -104,7 +105,7 @@ def grouped_product(rows: Value, matrices: Value, ends: Value) -> Value:
     return op.Concat(*runs, axis=0)
 
 
-TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+TRANSLATIONS: Mapping[OpOverload, Callable[..., object]] = {
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     GROUPED: grouped_product,
     **POOLS,
@@ -116,4 +117,5 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table, with ops of packages that are there."""
     other = of_any_width()
-    return {**TRANSLATIONS, **({} if other is None else {other: grouped_product})}
+    table: dict[Callable[..., Any], Callable[..., Any]] = dict(TRANSLATIONS.items())
+    return table if other is None else {**table, other: grouped_product}

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from atograph.passes.ir.decisions import DecidesOtherwise
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
-from atograph.repair.observe.problem import Example, Problem, failed, told
+from atograph.repair.observe.problem import Problem, failed, told
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.same_program import recorded_alike
 from atograph.repair.training import Cut, same_in_training, same_on_less

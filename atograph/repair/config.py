@@ -10,7 +10,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ def shapes_of(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _misfit(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> str:
+def _misfit(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> str:
     """Why a model that is made from the nearest configuration is another one."""
     theirs = _shapes_with(kind, config, fields) or {}
     unlike = [name for name in shapes if shapes[name] != theirs.get(name)]
@@ -125,7 +125,7 @@ def _misfit(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[st
 
 
 def _nearest(
-    kind: Callable[[Any], nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
+    kind: type[nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> Iterator[dict[str, int]]:
     """Fields for a model near these shapes. Half of the heads may look like half of each, so there are several."""
     first = _fitting(kind, config, candidates, shapes)
@@ -154,7 +154,7 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, l
 
 
 def _fitting(
-    kind: Callable[[Any], nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
+    kind: type[nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> dict[str, int]:
     """The fields for a model near these shapes, by exchanging one after the other while that brings it nearer."""
     known: dict[tuple[tuple[str, int], ...], float] = {}
@@ -183,13 +183,13 @@ def _fitting(
     return min(ends, key=distance)
 
 
-def _distance(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> float:
+def _distance(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> float:
     """How many tensors of a model with these fields have another shape."""
     theirs = _shapes_with(kind, config, fields)
     return inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in {**theirs, **shapes})
 
 
-def _shapes_with(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
+def _shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
     try:
         with torch.device("meta"):
             return shapes_of(_made(kind, config, fields))
@@ -197,7 +197,7 @@ def _shapes_with(kind: Callable[[Any], nn.Module], config: object, fields: Mappi
         return None
 
 
-def _made(kind: Callable[[Any], nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
+def _made(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
     changed = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(changed, name, value)

@@ -7,9 +7,8 @@ then not those of the dense model, and what the module gives back has to tell wh
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -36,7 +35,7 @@ class Boundaries:
 
     times: Counter[tuple[CallSite, int]] = field(default_factory=Counter)
     returned: dict[Run, list[Time | None]] = field(default_factory=dict)
-    _makers: Any = field(default_factory=WeakTensorKeyDictionary)
+    _makers: MutableMapping[torch.Tensor, Time] = field(default_factory=WeakTensorKeyDictionary)
 
     def clear(self) -> None:
         """Begin again."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,14 +18,14 @@ from atograph.values.eval_mode import eval_mode, same_buffers
 CallSite = tuple[str, CallInSource]
 """A module by name, and a place in the code that its ``forward`` runs."""
 
-Handler = Callable[[CallSite, int, Any, Any, Any], Any]
+Handler = Callable[[CallSite, int, Callable[..., object], Sequence[object], Mapping[str, object]], object]
 """Takes site, function, args and kwargs of a call, and makes it; second, which run of the module this is."""
 
-Left = Callable[[str, int, Any], None]
+Left = Callable[[str, int, object], None]
 """Takes the name of a module that has run, which run that was, and what it gave."""
 
 
-def run_watched(model: nn.Module, run: Callable[[], object], handler: Handler, left: Left | None = None) -> Any:
+def run_watched(model: nn.Module, run: Callable[[], object], handler: Handler, left: Left | None = None) -> object:
     """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``.
 
     Args:
@@ -85,6 +84,12 @@ class _Watching(TorchFunctionMode):
         super().__init__()
         self._stack, self._handler = stack, handler
 
-    def __torch_function__(self, func: object, types: object, args: object = (), kwargs: object = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         module, run = self._stack[-1] if self._stack else ("", 0)
         return self._handler((module, call_in_source(func)), run, func, args, kwargs or {})

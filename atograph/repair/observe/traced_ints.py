@@ -28,7 +28,7 @@ class Slot:
     """
 
     owner: str
-    holder: Any
+    holder: object
     path: tuple[Any, ...]
 
     def __hash__(self) -> int:
@@ -65,7 +65,7 @@ class Remembered(int):
     """
 
     slots: frozenset[Slot]
-    formula: Callable[[Mapping[Slot, int]], Any]
+    formula: Callable[[Mapping[Slot, int]], object]
 
     @classmethod
     def of(cls, value: int, slots: frozenset[Slot], formula: Callable[[Mapping[Slot, int]], object]) -> Remembered:
@@ -87,7 +87,7 @@ class Remembered(int):
     def __deepcopy__(self, memo: object) -> int:
         return int(self)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
 
 
@@ -103,8 +103,8 @@ class _Read:
         return values[self.slot]
 
 
-def _arithmetic(function: Callable[[Any, Any], object], *, reflected: bool) -> Callable[[Remembered, Any], Any]:
-    def method(self: Remembered, other: object) -> Any:
+def _arithmetic(function: Callable[..., object], *, reflected: bool) -> Callable[[Remembered, object], object]:
+    def method(self: Remembered, other: object) -> object:
         if not isinstance(other, int):
             return NotImplemented
         a, b = (other, self) if reflected else (self, other)
@@ -131,8 +131,8 @@ def watching_comparisons(watcher: _Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def _comparison(*, equal: bool) -> Callable[[Remembered, Any], Any]:
-    def method(self: Remembered, other: object) -> Any:
+def _comparison(*, equal: bool) -> Callable[[Remembered, object], object]:
+    def method(self: Remembered, other: object) -> object:
         same = int.__eq__(self, other)
         watcher = _watcher.get()
         if same is not NotImplemented and watcher is not None and type(other) is int:
@@ -170,7 +170,7 @@ def _hash(self: Remembered) -> int:
 Remembered.__hash__ = _hash  # type: ignore[method-assign, assignment]
 
 
-def _value(term: object, values: Mapping[Slot, int]) -> Any:
+def _value(term: object, values: Mapping[Slot, int]) -> object:
     return term.formula(values) if isinstance(term, Remembered) else term
 
 
@@ -183,7 +183,7 @@ for _name in ("add", "sub", "mul", "floordiv", "mod", "pow", "truediv"):
 def remembering(model: nn.Module) -> Iterator[None]:
     """Within it, the integers that a model's modules hold are `Remembered`, also in tuples, lists and dicts, and in
     the attributes of an object that a module holds."""
-    replaced: list[tuple[Any, str, Any]] = []
+    replaced: list[tuple[object, str, object]] = []
     seen: set[int] = set()
     for name, module in model.named_modules():
         for holder in (module, *filter(may_hold, vars(module).values())):
