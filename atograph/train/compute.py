@@ -40,7 +40,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def autocast(settings: TrainSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+def autocast(settings: TrainSettings, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """Makes the context that the forward passes of a training run in.
 
     Raises:
@@ -101,7 +101,7 @@ class Compute:
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return self.scaler.state_dict()
 

@@ -271,7 +271,7 @@ class Fit:
         self._save_if(due=not last)
         self.progress.epoch(row)
 
-    def _steps(self) -> Iterator[tuple[int, list[Any]]]:
+    def _steps(self) -> Iterator[tuple[int, list[object]]]:
         """The batches of each step of the epoch, numbered; what a resumed run has seen is drawn again and dropped."""
         position, data, size = self.position, self.task.train_data, self.settings.accumulate
         if not position.step and not position.begun:
@@ -445,7 +445,7 @@ def _class_of(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _in_groups(data: Iterable[object], size: int) -> Iterator[list[Any]]:
+def _in_groups(data: Iterable[object], size: int) -> Iterator[list[object]]:
     batches = iter(data)
     while group := list(islice(batches, size)):
         yield group

@@ -62,7 +62,7 @@ class Hook:
     def sync(self) -> None:
         """The dense model is about to be read: it has to hold the weights as they are now."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, object]:
         """What a checkpoint holds of it."""
         return {}
 

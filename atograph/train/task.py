@@ -59,7 +59,7 @@ class Task:
             self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
-        self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def within(self, around: Callable[[], AbstractContextManager[object]]) -> Task:
         """The same task, with losses computed within the context that ``around()`` makes.
@@ -70,7 +70,7 @@ class Task:
         task._around = around
         return task
 
-    def on(self, part_of: Callable[[Iterable[Any], bool], Iterable[object]]) -> Task:
+    def on(self, part_of: Callable[[Iterable[object], bool], Iterable[object]]) -> Task:
         """The same task on a part of its data; a data set's own metric sees all of it.
 
         What a part is says `train.processes.replicas.Replicas.part_of`.
@@ -89,7 +89,7 @@ class Task:
         except TypeError:  # no __len__, or a DataLoader over a dataset without one
             return None
 
-    def first_batch(self) -> Any:
+    def first_batch(self) -> object:
         """The first training batch; the data order of the training is as if it had not been asked for.
 
         Raises:
@@ -100,7 +100,7 @@ class Task:
                 return batch
         raise UserError("the training data has no batches.", where="train_data")
 
-    def some_batches(self, count: int) -> list[Any]:
+    def some_batches(self, count: int) -> list[object]:
         """Copies of the first training batches, in main memory; the data order of the training stays what it was."""
         with order_kept(self.train_data):
             return [keep_copy(batch) for batch in islice(self.train_data, count)]
@@ -145,7 +145,7 @@ class Task:
                 running.totals()
         return batch_size(batch)
 
-    def check_loss(self, model: nn.Module, device: torch.device) -> Any:
+    def check_loss(self, model: nn.Module, device: torch.device) -> object:
         """Try the loss alone on the first batch, as `check` does; give that batch.
 
         Raises:
@@ -224,7 +224,7 @@ def name_of_metric(metric: object) -> str:
     return name if name.isidentifier() else "metric"
 
 
-def reiterable(data: Iterable[object], name: str) -> Iterable[Any]:
+def reiterable(data: Iterable[object], name: str) -> Iterable[object]:
     """The data, if it can be iterated more than once.
 
     Raises:

@@ -86,7 +86,7 @@ class Criterion(abc.ABC):
         """Whether what has to be observed has been."""
         return self.observes() is None or self.seen.mean is not None
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> Mapping[str, object]:
         """What a checkpoint holds of it."""
         return self.seen.state()
 

@@ -66,7 +66,7 @@ class Pruner(Pruning[P]):
             for optimizer in fit.optimizers:
                 self.watch.watch(optimizer)
         self.steps = 0
-        self.at_hand: list[Any] = []  # the batch of this step, where no others are known
+        self.at_hand: list[object] = []  # the batch of this step, where no others are known
         self.shrunk: Shrunk | None = None
 
     @property
@@ -74,7 +74,7 @@ class Pruner(Pruning[P]):
         """Of the controller, in this epoch."""
         return self.search.losses
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return {name: getattr(self, name) for name in _SAVED} | {
             "method": [self.settings.method, self.settings.prior],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from atograph.passes.criteria.ranking import plan_scores
 from atograph.passes.criteria.reads import Reads
 from atograph.passes.criteria.units import Group
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
 from atograph.train.ato.masks import UnitMap
@@ -100,7 +101,7 @@ class _Activations:
 
     @torch.no_grad()
     def __call__(self, criterion: Criterion, batch: object) -> None:
-        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        calls: list[Example] = []
         hook = self.model.register_forward_pre_hook(
             lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
         )

@@ -9,7 +9,6 @@ else its first tensor; auxiliary heads take no part.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ LABELS = ("labels", "label", "targets", "target")
 OWN_LOSS = "define loss(model, batch) for it."
 
 
-def named(output: object, name: str) -> Any:
+def named(output: object, name: str) -> object:
     """``output[name]`` or ``output.name``, None without it."""
     return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
@@ -44,7 +43,7 @@ def logits_of(output: object) -> Tensor:
     return first
 
 
-def split(batch: object) -> tuple[Any, Tensor | None]:
+def split(batch: object) -> tuple[object, Tensor | None]:
     """Take a batch apart into the model's inputs and the targets (None: there are none to be seen)."""
     if isinstance(batch, Mapping):
         return batch, next((batch[name] for name in LABELS if isinstance(batch.get(name), Tensor)), None)
@@ -54,7 +53,7 @@ def split(batch: object) -> tuple[Any, Tensor | None]:
     return batch, None
 
 
-def call(model: nn.Module, inputs: object) -> Any:
+def call(model: nn.Module, inputs: object) -> object:
     """``model(**inputs)`` of a dict, ``model(*inputs)`` of a list or tuple, ``model(inputs)`` of the rest."""
     if isinstance(inputs, Mapping):
         return model(**inputs)

@@ -29,7 +29,7 @@ class DatasetMetric(Protocol):
         Where the parameters are called ``model`` and ``batch``, it is given these, and calls the model itself.
         """
 
-    def compute(self) -> Any:
+    def compute(self) -> object:
         """One number for what was taken in since `reset`; None where there is none."""
 
     def reset(self) -> object:

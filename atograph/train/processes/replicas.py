@@ -66,7 +66,7 @@ class Replicas(Protocol):
     def share_of(self, examples: int) -> float:
         """What this process's mean over so many examples weighs in the mean over all processes; 1 for equal parts."""
 
-    def part_of(self, data: Iterable[object], even: bool) -> Iterable[Any]:
+    def part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
         """This process's part of each batch.
 
         Args:
@@ -113,7 +113,7 @@ class Alone:
         """All of it."""
         return 1.0
 
-    def part_of(self, data: Iterable[object], even: bool) -> Iterable[Any]:
+    def part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
         """All of it."""
         return data
 
@@ -192,7 +192,7 @@ class Several:
         """After one message."""
         return examples * self.count / self.total(float(examples))
 
-    def part_of(self, data: Iterable[object], even: bool) -> Iterable[Any]:
+    def part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
         """Of a DataLoader each process loads its own part only; of anything else all do, and each takes its part.
 
         Raises:
@@ -252,7 +252,7 @@ class _InOrderOfFirst:
     def __init__(self, data: Iterable[object], replicas: Several) -> None:
         self.data, self._replicas = data, replicas
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         held = [each for each in held_generators(self.data) if isinstance(each, torch.Generator)]
         for generator in (torch.default_generator, *held):
             state = generator.get_state()
@@ -276,7 +276,7 @@ class _Parts(_InOrderOfFirst):
         super().__init__(data, replicas)
         self._even = even
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         rank, count = self._replicas.rank, self._replicas.count
         for batch in super().__iter__():
             size = batch_size(batch)
@@ -293,7 +293,7 @@ def _counted(batch_sampler: object) -> bool:
     return isinstance(getattr(batch_sampler, "batch_size", None), int)
 
 
-def _with_batches(loader: DataLoader[Any], batch_sampler: Any) -> DataLoader[Any]:
+def _with_batches(loader: DataLoader[object], batch_sampler: Iterable[list[int]]) -> DataLoader[object]:
     """The same loader with other batches."""
     workers: dict[str, Any] = {}
     if loader.num_workers:

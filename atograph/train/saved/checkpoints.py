@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atograph.files.checkpoint import check_header
 from atograph.files.durable import digest, is_one_s_own, sync, sync_folder
-from atograph.files.reading import REPORT, check_regular, first_of, parse_json, read_bytes, refusal
+from atograph.files.reading import REPORT, Json, check_regular, first_of, parse_json, read_bytes, refusal
 from atograph.files.writing import make_folders, reason_of, remove_folders
 from atograph.passes.errors import UserError
 
@@ -158,9 +158,9 @@ def newest(folder: Path) -> tuple[int, int] | None:
     return int(epoch), int(step)
 
 
-def as_json(identity: Mapping[str, object]) -> dict[str, Any]:
+def as_json(identity: Mapping[str, object]) -> dict[str, Json]:
     """The values as they are read back from JSON: lists for tuples."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    plain: dict[str, Json] = json.loads(json.dumps(dict(identity)))
     return plain
 
 
@@ -191,8 +191,9 @@ def not_one_s_own(path: Path) -> UserError:
     )
 
 
-def _state_of(path: Path) -> Any:
-    return parse_json(read_bytes(path), finite=False, most=REPORT.elements)
+def _state_of(path: Path) -> Json:
+    state: Json = parse_json(read_bytes(path), finite=False, most=REPORT.elements)
+    return state
 
 
 def _check_size(path: Path) -> None:
@@ -222,7 +223,7 @@ def can_hold(value: object) -> bool:
     return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
 
-def pack(value: object) -> tuple[Any, dict[str, Tensor]]:
+def pack(value: object) -> tuple[Json, dict[str, Tensor]]:
     """A state as JSON values, and its tensors in main memory by name.
 
     Raises:
@@ -232,12 +233,12 @@ def pack(value: object) -> tuple[Any, dict[str, Tensor]]:
     return _packed(value, tensors), tensors
 
 
-def unpack(packed: object, tensors: Mapping[str, Tensor]) -> Any:
+def unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
     """What `pack` took apart."""
     return _unpacked(packed, tensors.__getitem__)
 
 
-def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
+def _packed(value: object, tensors: dict[str, Tensor]) -> Json:
     """A state as JSON values, its tensors taken out."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
@@ -258,7 +259,7 @@ def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _unpacked(value: object, tensor: Any) -> Any:
+def _unpacked(value: object, tensor: Callable[[str], Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, inside),) = value.items()

@@ -43,7 +43,7 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
         yield
 
 
-def random_state(data: object, held: list[Any] | None = None) -> dict[str, Any]:
+def random_state(data: object, held: list[object] | None = None) -> dict[str, Any]:
     """The state of every generator that a training run can draw from, those of its loader included.
 
     Args:
@@ -87,7 +87,7 @@ def order_kept(data: object) -> Iterator[None]:
         set_random_state(before, data)
 
 
-def _state(generator: object) -> Any:
+def _state(generator: object) -> object:
     """The state of a generator of torch, of `random`, or of numpy, as a checkpoint can hold it."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
@@ -127,9 +127,9 @@ def _is_generator(value: object) -> bool:
     return isinstance(value, tuple(kinds))
 
 
-def held_generators(data: object) -> list[Any]:
+def held_generators(data: object) -> list[object]:
     """The generators that a loader holds: in its attributes, those of its samplers and its data set, in closures."""
-    found: dict[int, Any] = {}
+    found: dict[int, object] = {}
     seen: set[int] = set()
 
     def look(value: object, depth: int) -> None:
@@ -139,7 +139,7 @@ def held_generators(data: object) -> list[Any]:
         if depth == 0 or id(value) in seen or isinstance(value, (torch.Tensor, torch.nn.Module, type, ModuleType)):
             return
         seen.add(id(value))
-        inside: list[Any] = list(getattr(value, "__dict__", {}).values())
+        inside: list[object] = list(getattr(value, "__dict__", {}).values())
         if isinstance(value, (list, tuple, dict)) and len(value) <= _FEW:
             inside += value.values() if isinstance(value, dict) else value
         for cell in getattr(value, "__closure__", None) or ():
