@@ -20,6 +20,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 PARTS = {
     "atograph": "benchmarks.zoo_row",
+    "depth": "benchmarks.zoo_depth",
     "front": "benchmarks.front",
     "module": "benchmarks.zoo_module",
     "onnx": "benchmarks.zoo_onnx",

@@ -56,7 +56,7 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
         if _distance(type(dense), old, fields, shapes):
             continue
         try:
-            fresh = _made(type(dense), old, fields)
+            fresh = made_with(type(dense), old, fields)
             fresh.load_state_dict(module.state_dict())
         except Exception:  # tensors that only code makes, or that no configuration makes twice the same
             continue
@@ -72,7 +72,7 @@ def _agree(dense: nn.Module, module: nn.Module, fresh: nn.Module) -> bool:
     theirs = dict(fresh.named_modules())
     return all(
         value == new
-        for (name, part), before in zip(module.named_modules(), dense.modules(), strict=True)
+        for name, part, before in in_both(module, dense)
         for attribute, value in vars(part).items()
         for new in [vars(theirs[name]).get(attribute, value) if name in theirs else value]
         if (type(value) is int and value != vars(before).get(attribute, value)) or type(value) is float
@@ -88,7 +88,7 @@ def follow_config(dense: nn.Module, module: nn.Module, fit: Fit) -> tuple[str, .
     old, own = getattr(dense, "config", None), getattr(module, "config", None)
     words = []
     fresh = dict(fit.fresh.named_modules())
-    for (name, part), before in zip(module.named_modules(), dense.modules(), strict=True):
+    for name, part, before in in_both(module, dense):
         for attribute, value in vars(fresh[name]).items() if type(fresh.get(name)) is type(part) else ():
             now = vars(part).get(attribute)
             if _integers(value) and value != now and now == vars(before).get(attribute):
@@ -106,6 +106,12 @@ def _integers(value: object) -> bool:
     return type(value) is int
 
 
+def in_both(module: nn.Module, dense: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """The parts that a slim module has of the dense one: name, part, and what it was."""
+    parts = dict(dense.named_modules())
+    return ((name, part, parts[name]) for name, part in module.named_modules() if name in parts)
+
+
 def shapes_of(module: nn.Module) -> Shapes:
     """Of all tensors that a model saves."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -113,7 +119,7 @@ def shapes_of(module: nn.Module) -> Shapes:
 
 def _misfit(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> str:
     """Why a model that is made from the nearest configuration is another one."""
-    theirs = _shapes_with(kind, config, fields) or {}
+    theirs = shapes_with(kind, config, fields) or {}
     unlike = [name for name in shapes if shapes[name] != theirs.get(name)]
     if not unlike:
         return "with these widths in its configuration, a model computes something else"
@@ -185,19 +191,21 @@ def _fitting(
 
 def _distance(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> float:
     """How many tensors of a model with these fields have another shape."""
-    theirs = _shapes_with(kind, config, fields)
+    theirs = shapes_with(kind, config, fields)
     return inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in {**theirs, **shapes})
 
 
-def _shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
+def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
+    """The shapes of a model that is made from a configuration with other numbers; None if it cannot be made."""
     try:
         with torch.device("meta"):
-            return shapes_of(_made(kind, config, fields))
+            return shapes_of(made_with(kind, config, fields))
     except Exception:  # numbers that do not go together
         return None
 
 
-def _made(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
+def made_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
+    """A fresh model that is made from a configuration with other numbers."""
     changed = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(changed, name, value)

@@ -1,20 +1,29 @@
 """A slim model that no configuration describes is not saved as if one did.
 
 ``from_pretrained`` of transformers and its like makes a model from the configuration that ``save_pretrained`` wrote.
-Where that says other widths, or computes something else at these widths, ``save_pretrained`` refuses instead.
+Where that says other widths, or computes something else at these widths, ``save_pretrained`` refuses instead. Layers
+that compute nothing are not saved.
 """
 
 from __future__ import annotations
 
+import copy
+import re
+from collections.abc import Mapping
 from typing import NoReturn
 
+import torch
 from torch import nn
 
 from atograph.passes.errors import UserError
 from atograph.repair.calls.corrections import is_corrected
-from atograph.repair.config import shapes_of
+from atograph.repair.config import in_both, made_with, shapes_of
 
-_NAMES = ("save_pretrained", "push_to_hub")
+SAVING = ("save_pretrained", "push_to_hub")
+"""The methods that write a model with its configuration."""
+
+Gone = Mapping[str, tuple[int, ...]]
+"""Path of a list of layers → which of them compute nothing."""
 
 
 class Refusal:
@@ -40,6 +49,40 @@ class Refusal:
         )
 
 
+class SavedShorter:
+    """Stands in their place where layers of a slim module compute nothing; copied and pickled with it.
+
+    Args:
+        module: the slim module.
+        name: which of the two.
+        config: of what is saved.
+        gone: the layers that are not.
+    """
+
+    def __init__(self, module: nn.Module, name: str, config: object, gone: Gone) -> None:
+        self._module, self._name, self.config, self.gone = module, name, config, gone
+
+    def __call__(self, *args: object, state_dict: Mapping[str, torch.Tensor] | None = None, **kwargs: object) -> object:
+        """As transformers' own method, of a model without the layers that are gone."""
+        state = self._module.state_dict() if state_dict is None else state_dict
+        shorter = made_with(type(self._module), self.config, {})
+        shorter.load_state_dict({new: state[name] for name in state if (new := renamed(name, self.gone))})
+        shorter.to(next(self._module.parameters()))
+        if hasattr(self._module, "generation_config"):
+            shorter.generation_config = copy.deepcopy(self._module.generation_config)
+        return getattr(shorter, self._name)(*args, **kwargs)
+
+
+def renamed(name: str, gone: Gone) -> str:
+    """The name of a weight once layers are gone; empty if it goes with one of them."""
+    for path, places in gone.items():
+        if match := re.match(rf"{re.escape(path)}\.(\d+)(?=\.)", name):
+            place = int(match[1])
+            before = sum(each < place for each in places)
+            return "" if place in places else f"{path}.{place - before}{name[match.end() :]}"
+    return name
+
+
 def refuse_saving(dense: nn.Module, module: nn.Module, why: str) -> None:
     """Have ``save_pretrained`` refuse, in a slim module and in its parts that have one.
 
@@ -48,8 +91,8 @@ def refuse_saving(dense: nn.Module, module: nn.Module, why: str) -> None:
         module: the slim module.
         why: why no configuration describes it.
     """
-    for (name, part), before in zip(module.named_modules(), dense.modules(), strict=True):
-        saving = [each for each in _NAMES if callable(getattr(type(part), each, None))]
+    for name, part, before in in_both(module, dense):
+        saving = [each for each in SAVING if callable(getattr(type(part), each, None))]
         if saving and (shapes_of(part) != shapes_of(before) or any(is_corrected(each) for each in part.modules())):
             refusal = Refusal(type(part).__name__ + (f" ({name})" if name else ""), why)
             vars(part).update(dict.fromkeys(saving, refusal))
@@ -58,12 +101,12 @@ def refuse_saving(dense: nn.Module, module: nn.Module, why: str) -> None:
 def allow_saving(module: nn.Module) -> None:
     """Let it save again what a configuration describes: a module that was made slim twice."""
     for part in module.modules():
-        for name in _NAMES:
-            if isinstance(vars(part).get(name), Refusal):
+        for name in SAVING:
+            if isinstance(vars(part).get(name), (Refusal, SavedShorter)):
                 del vars(part)[name]
 
 
 def why_unsaved(module: nn.Module) -> str:
     """Why ``save_pretrained`` refuses a slim module; empty where it does not, or where there is none."""
-    refusal = next((vars(part)[name] for part in module.modules() for name in _NAMES if name in vars(part)), None)
+    refusal = next((vars(part)[name] for part in module.modules() for name in SAVING if name in vars(part)), None)
     return refusal.why if isinstance(refusal, Refusal) else ""

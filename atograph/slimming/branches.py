@@ -11,8 +11,8 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import Kept, slimmed_by
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.repair.branches import take_out_branches
+from atograph.repair.fewer_layers import save_without_layers
 from atograph.repair.module import checks_of
-from atograph.repair.saving import refuse_saving
 from atograph.slimming.masking import mask
 
 
@@ -36,8 +36,6 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
     narrow = slimmed_by(dense, Kept.by(one, dense), {**dense.state, **current_state(masked)})
     repaired = slim_module(model, dense, narrow, one, lambda: masked)
     module = repaired.module
-    names = ", ".join(plan.emptied)
-    refuse_saving(model, module, f"branches are gone with all units of {names}, which none says")
     words, left = take_out_branches(module, dense, slimmed, [groups[name].axis for name in plan.emptied])
     if left:
         raise NotRepaired(Problem(f"{left[0]} stays, though its branch is gone", left[0].rpartition(".")[0]))
@@ -47,5 +45,6 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
         wrong, _notes = checks.in_training(module, lambda: masked)
     if wrong:
         raise NotRepaired(*wrong)
+    saved = save_without_layers(model, module, slimmed.state.keys(), checks.same, ", ".join(plan.emptied))
     calls = tuple(Problem(text, text.partition(":")[0]) for text in words)
-    return Repaired(module, repaired.attributes, (*calls, *repaired.calls), repaired.notes)
+    return Repaired(module, (*repaired.attributes, *saved), (*calls, *repaired.calls), repaired.notes)
