@@ -21,7 +21,7 @@ from atograph.onnx.norms import write_norms
 from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
-from atograph.onnx.translations import TRANSLATIONS, translations
+from atograph.onnx.translations.table import TRANSLATIONS, translations
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.notes import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from atograph.onnx.symbolic import Value, integers, op
+from atograph.onnx.translations.symbolic import Value, integers, op
 from atograph.passes.torch_private import OpOverload
 
 

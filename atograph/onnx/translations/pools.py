@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from atograph.onnx.symbolic import Value, integers, op
+from atograph.onnx.translations.symbolic import Value, integers, op
 from atograph.passes.torch_private import OpOverload
 
 _ATEN = torch.ops.aten

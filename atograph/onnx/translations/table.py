@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from atograph.onnx.pools import POOLS
-from atograph.onnx.recurrent import RECURRENT
-from atograph.onnx.symbolic import Value, integers, op
+from atograph.onnx.translations.pools import POOLS
+from atograph.onnx.translations.recurrent import RECURRENT
+from atograph.onnx.translations.symbolic import Value, integers, op
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 from atograph.passes.torch_private import OpOverload
 
