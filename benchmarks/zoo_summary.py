@@ -13,6 +13,7 @@ from benchmarks.zoo_verdict import (
     EXACT_WITH_CASTS,
     PLANS,
     at_any_size,
+    depth_verdict,
     in_onnx_at_any_size,
     onnx_agrees,
     onnx_excused,
@@ -31,7 +32,7 @@ def summary(rows: Sequence[Row]) -> str:
     """A paragraph, then the exceptions, model by model."""
     whole = [row for row in rows if "atograph" in row]
     first = [] if rows and not whole else [*_exactness(whole), *_coverage(whole), *_speed(whole)]
-    sentences = [*first, *_onnx(rows), *_sizes(rows), *_peer(rows)]
+    sentences = [*first, *_onnx(rows), *_sizes(rows), *_depth(rows), *_peer(rows)]
     blocks = ["\n".join(sentences)]
     for title, note in _NOTES:
         listed = [f"- {row['model']}: {text}" for row in rows if (text := note(row))]
@@ -50,6 +51,27 @@ def _sizes(rows: Sequence[Row]) -> list[str]:
         f"{sum(map(at_any_size, taken))} come out slim with it and exact at three sizes, "
         f"{sum(map(in_onnx_at_any_size, taken))} in ONNX Runtime, too."
     ]
+
+
+def _depth(rows: Sequence[Row]) -> list[str]:
+    measured = [row for row in rows if "depth" in row]
+    if not measured:
+        return []
+    emptied = [row for row in measured if row["depth"].get("emptied")]
+    exact = sum(depth_verdict(row) == "exact" for row in emptied)
+    slim = sum(bool(row["depth"].get("slim")) for row in emptied)
+    nothing = sum(depth_verdict(row) == "nothing may go" for row in measured)
+    return [
+        f"Of {len(measured)} models {nothing} have no branch that may go. Without a random half of the branches that "
+        f"may go, {exact} of the {len(emptied)} others are exact, and the module comes back on {slim}."
+    ]
+
+
+def _depth_note(row: Row) -> str:
+    part = row.get("depth", {})
+    if "depth" not in row or depth_verdict(row) == "nothing may go" or part.get("slim"):
+        return ""
+    return str(part.get("why_not") or part.get("error") or depth_verdict(row))
 
 
 def _size_note(row: Row) -> str:
@@ -192,6 +214,7 @@ _NOTES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Why ONNX Runtime has nothing to compare", _onnx_exceptions),
     ("Why not at any size", _size_note),
     ("Why there is no slim module", _no_module),
+    ("Why there is no module without the branches", _depth_note),
     ("Why Torch-Pruning fails", _peer_failures),
 )
 

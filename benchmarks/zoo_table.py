@@ -14,7 +14,7 @@ from rich.text import Text
 
 from benchmarks.zoo_rows import Row
 from benchmarks.zoo_summary import seconds_to_program, speed_ratio, summary
-from benchmarks.zoo_verdict import onnx_verdict, peer_verdict, reachable, sizes_of_export, verdict
+from benchmarks.zoo_verdict import depth_verdict, onnx_verdict, peer_verdict, reachable, sizes_of_export, verdict
 
 MARKER = "<!-- table: python -m benchmarks.zoo -->"
 """What stands above this line in a Markdown file is written by hand."""
@@ -108,6 +108,15 @@ SIZES = (
     _number("largest difference at three sizes", "sizes", "largest", form=".1e"),
     _number("in ONNX Runtime", "sizes", "largest_onnx", form=".1e"),
 )
+DEPTH = (
+    _number("may go", "depth", "may_go"),
+    _number("gone", "depth", "emptied"),
+    Column("without them", lambda row: depth_verdict(row) if "depth" in row else ""),
+    _number("difference", "depth", "difference", form=".1e"),
+    _number("moved", "depth", "moved", form=".1e"),
+    _number("FLOPs kept", "depth", "kept", form=".1%"),
+    _yes("module", "depth", "slim"),
+)
 PEER = (
     Column("Torch-Pruning", peer_verdict),
     _number("its s", "torch-pruning", "total", form=".2f"),
@@ -117,7 +126,7 @@ PEER = (
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The model, and the columns for the parts that some row has."""
-    optional = [("atograph", COLUMNS), ("onnx", ONNX), ("sizes", SIZES), ("torch-pruning", PEER)]
+    optional = [("atograph", COLUMNS), ("onnx", ONNX), ("sizes", SIZES), ("depth", DEPTH), ("torch-pruning", PEER)]
     return [MODEL, *(column for part, more in optional if any(part in row for row in rows) for column in more)]
 
 

@@ -48,7 +48,7 @@ def _problems(plan: Row | None, allowed: float) -> list[str]:
         return ["not measured"]
     if "refused" in plan:
         return []  # how much can go is another question; the table lists these with their reasons
-    if "error" in plan:
+    if "error" in plan and "difference" not in plan:
         return [plan["error"]]
     found = []
     if not plan["difference"] <= allowed:
@@ -60,6 +60,16 @@ def _problems(plan: Row | None, allowed: float) -> list[str]:
     if plan["predicted"] != plan["counted"]:
         found.append(f"FLOPs predicted {plan['predicted']:,}, counted {plan['counted']:,}")
     return found
+
+
+def depth_verdict(row: Row) -> str:
+    """``exact`` without whole branches, ``nothing may go``, or what failed."""
+    part = row.get("depth", {})
+    if "error" in part and "difference" not in part:
+        return f"{part['stage']}: {part['error']}" if "stage" in part else str(part["error"])
+    if not part.get("emptied"):
+        return "nothing may go" if not part.get("may_go") else "nothing went"
+    return "; ".join(_problems(part, limit(part))) or "exact"
 
 
 def reachable(row: Row) -> bool:

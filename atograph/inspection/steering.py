@@ -66,7 +66,8 @@ def steer(
         reasons |= dict(_untrained(graph))
     groups = groups.frozen(reasons).keeping(min_units)
     dropped = [drop] if isinstance(drop, str) else drop
-    groups = groups.dropping(list(dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern))))
+    going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
+    groups = groups.dropping(list(going))
     share = depth_of(depth)
     return graph.with_groups(groups if share is None else groups.emptying(share))
 
@@ -94,25 +95,41 @@ def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
         yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
 
 
-def _dropped(groups: Groups, pattern: str) -> list[str]:
-    """The groups that a pattern stands for and that may lose all of their units."""
+def _dropped(groups: Groups, pattern: str, patterns: Sequence[str]) -> list[str]:
+    """The groups that a pattern stands for, alone or with others, and that may lose all of their units."""
     _require_match(groups, pattern)
     name = groups.aliases.get(pattern, pattern)
     named = [
         group
         for group in groups
-        if group.name == name or (group.makers and all(stands_for(pattern, each) for each, _dim in group.makers))
+        if group.name == name or (_makes(group, [pattern]) and all(_makes(group, patterns).values()))
     ]
     possible = [group.name for group in named if groups.why_not_without([group.name]) is None]
     if possible:
         return possible
     why = "; ".join(f"{group.name}: {groups.why_not_without([group.name])}" for group in named[:3])
+    why = why or _shared(groups, pattern, patterns)
     others = [group.name for group in groups if groups.why_not_without([group.name]) is None]
     listed = ", ".join(f"{each} ({_makers(groups[each])})" for each in others[:8]) + ", ..." * (len(others) > 8)
     raise UserError(
         f"'{pattern}' names nothing that may go altogether{f' ({why})' if why else ''}.",
         hint=f"What may: {listed}." if others else "In this model no group may lose all of its units.",
     )
+
+
+def _makes(group: Group, patterns: Sequence[str]) -> dict[str, bool]:
+    """What makes a group's units, and whether patterns stand for it; nothing where they stand for none of it."""
+    makers = {each: any(stands_for(pattern, each) for pattern in patterns) for each, _dim in group.makers}
+    return makers if any(makers.values()) else {}
+
+
+def _shared(groups: Groups, pattern: str, patterns: Sequence[str]) -> str:
+    """What else makes the units of the first group that only partly is what a pattern stands for."""
+    for group in groups:
+        if _makes(group, [pattern]):
+            others = [each for each, stands in _makes(group, patterns).items() if not stands]
+            return f"{group.name} is {', '.join(sorted(others)[:3])} as well, which nothing names"
+    return ""
 
 
 def _makers(group: Group) -> str:

@@ -21,7 +21,15 @@ from benchmarks.processes import Processes, Stopped
 from benchmarks.zoo_part import Record, first_line
 from benchmarks.zoo_rows import Row, Rows, measure_row
 from benchmarks.zoo_summary import summary
-from benchmarks.zoo_verdict import onnx_excused, onnx_verdict, peer_verdict, reachable, verdict, why_unreachable
+from benchmarks.zoo_verdict import (
+    depth_verdict,
+    onnx_excused,
+    onnx_verdict,
+    peer_verdict,
+    reachable,
+    verdict,
+    why_unreachable,
+)
 
 
 def plan(**changes: Any) -> Row:
@@ -130,6 +138,44 @@ def test_table_and_summary() -> None:
 
 def test_summary_of_nothing() -> None:
     assert summary([]).startswith("0 of 0 exact.")
+
+
+DEPTH = {
+    "may_go": 4, "emptied": 2, "difference": 1e-12, "moved": 0.5, "alive": 0.5, "predicted": 7, "counted": 7,
+    "kept": 0.5, "slim": True, "why_not": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "exact"),
+        ({"difference": 1e-8}, "differs by 1.0e-08"),
+        ({"difference": 1e-8, "float32_inside": True}, "exact"),
+        ({"counted": 8}, "FLOPs predicted 7, counted 8"),
+        ({"moved": 0.0}, "moved the output by 0.0e+00 only"),
+        ({"error": "no answer within 240 s", "stage": "module"}, "exact"),
+        ({"emptied": 0}, "nothing went"),
+    ],
+    ids=str,
+)
+def test_without_branches(changes: dict[str, Any], expected: str) -> None:
+    assert depth_verdict({"model": "one", "depth": DEPTH | changes}) == expected
+
+
+def test_without_branches_in_words() -> None:
+    rows: list[Row] = [
+        {"model": "one", "depth": DEPTH},
+        {"model": "two", "depth": DEPTH | {"slim": False, "why_not": "its code"}},
+        {"model": "three", "depth": {"may_go": 0}},
+        {"model": "four", "depth": {"error": "ValueError: no", "stage": "proof", "may_go": 2, "emptied": 1}},
+    ]
+    assert depth_verdict(rows[2]) == "nothing may go"
+    assert depth_verdict(rows[3]) == "proof: ValueError: no"
+    text = zoo_table.markdown(rows)
+    assert "Of 4 models 1 have no branch that may go." in text
+    assert "2 of the 3 others are exact, and the module comes back on 1." in text
+    assert "- two: its code" in text
 
 
 def test_markdown_keeps_what_stands_above_its_marker(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from emptied import CASES, Case
+from torch import nn
 
 import atograph
 from atograph.ort.model import OnnxModel
@@ -120,6 +121,29 @@ def test_dropped_layers_go_in_every_plan() -> None:
     plans = [dropped.plan(0.9), dropped.plan(random=0), dropped.plan(kept={}), dropped.plan(0.9, depth=True)]
     assert all(set(plan.emptied) == {"g3", "g4", "g5"} for plan in plans)
     assert graph.steered(drop="mid").plan(kept={}).emptied == ["g5"]
+
+
+def test_layers_that_are_coupled_are_dropped_together() -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8)) for _ in range(2)]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks, self.head = nn.Linear(4, 8), nn.ModuleList(blocks), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x = x + block(x)
+            return self.head(x)
+
+    graph = atograph.trace(Net().eval(), torch.randn(2, 4)).steered(couple=["blocks.0.0=blocks.1.0"])
+    (name,) = (group.name for group in graph.groups if ("blocks.1.0.weight", 0) in group.makers)
+    for drop in (["blocks"], ["blocks.0", "blocks.1"], [name]):
+        assert graph.steered(drop=drop).plan(kept={}).emptied == [name]
+    with pytest.raises(UserError, match=r"is blocks\.1\.0\.bias, blocks\.1\.0\.weight as well, which nothing names"):
+        graph.steered(drop=["blocks.0"])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
             hint = f"Perhaps {', '.join(near)}? " if near else ""
             raise UserError(f"there is no training setting {place!r}.", hint=f"{hint}{LISTED}") from error
         if first["type"] == "value_error":
-            message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about)
+            message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about).rstrip(".")
             raise UserError(
                 f"training setting {place}: {message}." if place else f"training settings: {message}."
             ) from error
@@ -91,7 +91,8 @@ def _example(kind: type[TrainSettings], name: str, expected: str) -> str | None:
     if isinstance(default, tuple):
         return f'In Python: {name}=["stem"].'
     if default is None:
-        default = expected.split(" ")[-1].strip("'") if "'" in expected else 10 if "whole" in expected else 0.1
+        number = 0.1 if "float" in str(kind.model_fields[name].annotation) else 10
+        default = expected.split(" ")[-1].strip("'") if "'" in expected else number
     text = str(default).lower() if isinstance(default, bool) else str(default)
     return f"An example: --set {name}={text}, in Python {name}={default!r}."
 
