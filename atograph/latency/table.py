@@ -16,7 +16,7 @@ from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +37,8 @@ from atograph.process.stages import Stage
 
 if TYPE_CHECKING:
     from atograph.ort.worker import Feed
+
+    pass
 
 _SHARES: Mapping[int, Sequence[float]] = {
     1: (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1),
@@ -61,7 +63,7 @@ _LARGEST = 250_000_000
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
 
-Times = Callable[[bytes, Feed], Mapping[tuple[str, str], Sequence[float]]]
+Times: TypeAlias = "Callable[[bytes, Feed], Mapping[tuple[str, str], Sequence[float]]]"
 """Runs a small model: (name, op) of each kernel → milliseconds of each call."""
 
 
