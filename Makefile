@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # whole files as far as it can, which share what they have made.
 JOBS ?= 2
 PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
+# Bytecode is kept, even where the shell says otherwise: each of some hundred processes would compile the same modules.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: demo test coverage fuzz zoo docs dist lint types lock format clean
 
@@ -17,12 +19,12 @@ demo: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/atograph compress examples/digits.py --flops 0.3 --epochs 40 --round-to 2 --baseline --force
 
 test: $(VENV)/.installed-for-tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # The same tests, and which lines and branches they reach; less than 95 % of passes/ or 90 % of the whole is a failure.
 coverage: $(VENV)/.installed-for-tests
 	rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=
+	$(PYTEST) $(PYTEST_ARGS) --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
 	$(BIN)/coverage report --include='passes/*' --format=total --fail-under=95
 
@@ -30,7 +32,7 @@ coverage: $(VENV)/.installed-for-tests
 N ?= 10000
 SEED ?= 0
 fuzz: $(VENV)/.installed-for-tests
-	OMP_NUM_THREADS=1 FUZZ_N=$(N) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/test_fuzz.py
+	FUZZ_N=$(N) FUZZ_SEED=$(SEED) $(PYTEST) tests/test_fuzz.py
 
 # Hours. For less, or to go on where a run was interrupted: make zoo ZOO_ARGS="--only 'hf:*'", ZOO_ARGS="... --resume".
 ZOO_ARGS ?= --onnx --compare torch-pruning --json build/zoo.json --markdown docs/coverage.md

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch._export.serde.union import _Union as SchemaUnion
     from torch._guards import detect_fake_mode
     from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+    from torch._subclasses import fake_impls
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
         FakeTensorMode,
         in_kernel_invocation_manager,
     )
+    from torch.export import exported_program
     from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
     from torch.jit._trace import TopLevelTracedModule
     from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
     from torch.nn.modules.batchnorm import _NormBase as NormBase
     from torch.nn.modules.conv import _ConvNd as ConvNd
     from torch.nn.modules.dropout import _DropoutNd as DropoutNd
+    from torch.onnx._internal.exporter import _decomp as onnx_decompositions
     from torch.onnx._internal.exporter import _registration as onnx_registration
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
@@ -62,8 +65,11 @@ __all__ = [
     "disable_current_modes",
     "enable_python_dispatcher",
     "export_utils",
+    "exported_program",
+    "fake_impls",
     "in_kernel_invocation_manager",
     "is_functorch_wrapped_tensor",
+    "onnx_decompositions",
     "onnx_registration",
     "pytree",
     "schema",
@@ -73,6 +79,9 @@ __all__ = [
 
 _MODULES = {
     "export_utils": "torch._export.utils",
+    "exported_program": "torch.export.exported_program",
+    "fake_impls": "torch._subclasses.fake_impls",
+    "onnx_decompositions": "torch.onnx._internal.exporter._decomp",
     "onnx_registration": "torch.onnx._internal.exporter._registration",
     "pytree": "torch.utils._pytree",
     "schema": "torch._export.serde.schema",

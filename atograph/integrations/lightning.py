@@ -60,7 +60,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
 
     def __init__(
         self,
-        example_inputs: Any = None,
+        example_inputs: object = None,
         *,
         loss: Loss | None = None,
         monitor: str | None = None,
@@ -85,7 +85,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         """What prunes; None before the first batch."""
         return None if self._pruning is None else self._pruning.ato
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: object) -> None:
         """Refuse what it cannot do."""
         if sum(isinstance(each, AutoTrainOnceCallback) for each in trainer.callbacks) > 1:
             raise UserError(
@@ -95,7 +95,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         _check(trainer, pl_module)
         self._pruning = self.slim = self._best.epoch = None
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: object, batch_idx: int) -> None:
         """Before the first of the batches of a step, let the mask go on."""
         if self._begun:
             return
@@ -107,11 +107,13 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             _forget_best(trainer)
         self._begun = True
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: object, pl_module: object, optimizer: Any) -> None:
         """Take note of the step's rate: after the step a scheduler changes it."""
         self._lr = float(optimizer.param_groups[0]["lr"])
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: object, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """After the step, shrink what is masked."""
         if self._pruning is not None and trainer.global_step > self._pruning.ato.done:
             self._pruning.after_step(self._lr)
@@ -128,12 +130,12 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         metric = float(trainer.callback_metrics[self._monitor])
         self._best.offer(trainer.global_step, metric, weights, values_of(pl_module))
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: object, pl_module: object) -> None:
         """Make the slim model, while all of it is on one device."""
         if self._pruning is not None:
             self._finish(trainer, pl_module, self._pruning)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: object, pl_module: object) -> None:
         """The same, where the checkpoint was of the end and no batch came."""
         if self._pruning is None and self._saved is not None:
             self._finish(trainer, pl_module, self._start(trainer, pl_module, None))
@@ -154,7 +156,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         """Called by the trainer, before there is anything to load it into."""
         self._saved = state_dict
 
-    def _start(self, trainer: Any, module: Any, batch: Any) -> Pruning:
+    def _start(self, trainer: Any, module: Any, batch: object) -> Pruning:
         saved, step, self._saved = self._saved, trainer.global_step, None
         if step and not saved:
             raise UserError(
@@ -182,14 +184,14 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         self._pruning, self._begun = pruning, False
         return pruning
 
-    def _finish(self, trainer: Any, module: Any, pruning: Pruning) -> None:
+    def _finish(self, trainer: object, module: Any, pruning: Pruning) -> None:
         if self._best.epoch is not None:
             set_weights(module, self._best.epoch.weights)
             Attributes(module).put(self._best.epoch.attributes)
         with _trainer_of(module, None, then=trainer):
             self.slim = pruning.finish()
 
-    def _example(self, module: Any, batch: Any) -> Any:
+    def _example(self, module: Any, batch: object) -> Any:
         if self._inputs is not None:
             return self._inputs
         own = module.example_input_array

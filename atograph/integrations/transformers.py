@@ -61,12 +61,12 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
 
     def __init__(
         self,
-        example_inputs: Any = None,
+        example_inputs: object = None,
         *,
         loss: Loss | None = None,
         on_swap: OnSwap | None = None,
         resume_from: str | Path | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         self._batches_at_most = settings_of(settings).controller_batches
         self.slim: Slim | None = None
@@ -82,7 +82,7 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         """What prunes; None before the training."""
         return None if self._pruning is None else self._pruning.ato
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: object, **kwargs: Any) -> None:
         """Trace the model, set batches aside, and go on from the checkpoint that the Trainer resumes from."""
         _check(args, state)
         model: nn.Module = kwargs["model"]
@@ -103,7 +103,7 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         if state.global_step:
             self._load(self._pruning, args, state, _sum(model))
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: object, **kwargs: object) -> None:
         """Let the mask go on."""
         assert self._pruning is not None
         ato = self._pruning.ato
@@ -114,18 +114,18 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         if not settled:  # what was the best so far is another network than the one that comes out
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, args: object, state: object, control: object, **kwargs: Any) -> None:
         """Shrink what is masked, at the rate that a scheduler has not yet changed."""
         assert self._pruning is not None
         self._pruning.after_step(float(kwargs["optimizer"].param_groups[0]["lr"]))
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: object, **kwargs: Any) -> None:
         """Put a state of its own into the checkpoint."""
         assert self._pruning is not None
         own = self._pruning.state() | {"weights": _sum(kwargs["model"])}
         Checkpoints(_own_folder(args, state) / _FOLDER, {}, 0.0).save(0, state.global_step, own)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: Any) -> None:
         """Make the slim model."""
         assert self._pruning is not None
         with _as_written(kwargs["model"]):

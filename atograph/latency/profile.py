@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import onnx
 
@@ -42,7 +41,7 @@ class Layer:
         return f"{self.name} ({self.op})" if self.name else f"all {self.op}"
 
 
-def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int = 30) -> list[Layer]:
+def profile(path: Path, feed: Mapping[str, object], *, threads: int = 1, calls: int = 30) -> list[Layer]:
     """Profile an ONNX file.
 
     Args:
@@ -64,7 +63,7 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
 
 
 def kernel_times(
-    model: str | bytes, feed: Mapping[str, Any], *, threads: int = 1, calls: int = 30, seconds: float = inf
+    model: str | bytes, feed: Mapping[str, object], *, threads: int = 1, calls: int = 30, seconds: float = inf
 ) -> dict[tuple[str, str], list[float]]:
     """What ONNX Runtime's profiler says of each kernel.
 

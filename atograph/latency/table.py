@@ -217,11 +217,11 @@ class LayerGrid:
         """
         tables = [self._table(part, record) for part in self._parts]
         if any(self._unknown.terms):  # what of the products has no table
-            more = record.products - Interpolated(tables, self._sizes)({})
+            more = record.products - float(Interpolated(tables, self._sizes)({}))
             tables.append(_in_proportion(self._unknown, max(0.0, more), self._at_dense))
         if any(self._written.terms):
             tables.append(_in_proportion(self._written, record.rest, self._at_dense))
-        scale = record.dense / max(Interpolated(tables, self._sizes)({}), 1e-9)
+        scale = record.dense / max(float(Interpolated(tables, self._sizes)({})), 1e-9)
         scaled = [replace(each, values=each.values * scale) for each in tables]
         return Interpolated(scaled, self._sizes, self._groups)
 

@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache, lru_cache, partial
+from types import ModuleType
 from typing import Any
 
-from atograph.passes.torch_private import export_utils, onnx_registration
+import torch
+
+from atograph.passes.torch_private import (
+    export_utils,
+    exported_program,
+    fake_impls,
+    onnx_decompositions,
+    onnx_registration,
+)
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Within it, ``torch.onnx.export`` starts from a copy of the table that was read before, half of a small export.
+    """Within it, ``torch.onnx.export`` starts from copies of tables that were made before, most of a small export.
 
-    torch.export's table is that of all composite ops, made anew for each namespace of ops, fifty times a file.
+    They are its table of translations, that of decompositions, and torch.export's of composite ops, which it makes anew
+    for each namespace of ops, fifty times a file, and installs kernel by kernel, six thousand of them.
     """
     registry: Any = onnx_registration.ONNXRegistry
     own = vars(registry)["from_torchlib"]
     registry.from_torchlib = staticmethod(
         lambda **options: _copied(_table(own, registry, _with_torchvision(), **options))
     )
-    tables: Any = export_utils
-    composite = getattr(tables, "_materialize_cpp_cia_ops", None)
-    if composite is not None:
-        tables._materialize_cpp_cia_ops = cache(composite)
+    try:
+        with ExitStack() as stack:
+            for module, name, quick in (
+                (export_utils, "_materialize_cpp_cia_ops", cache),
+                (onnx_decompositions, "create_onnx_friendly_decomposition_table", partial(partial, _decompositions)),
+                (exported_program, "_override_composite_implicit_decomp", partial(partial, _overridden)),
+            ):
+                stack.enter_context(_in_place_of(module, name, quick))
+            yield
+    finally:
+        registry.from_torchlib = own
+
+
+@contextmanager
+def _in_place_of(module: ModuleType, name: str, quick: Callable[[Any], Any]) -> Iterator[None]:
+    """Put something quicker, made from it, in place of a function, where this torch has it."""
+    own = getattr(module, name, None)
+    if own is None:
+        yield
+        return
+    setattr(module, name, quick(own))
     try:
         yield
     finally:
-        registry.from_torchlib = own
-        if composite is not None:
-            tables._materialize_cpp_cia_ops = composite
+        setattr(module, name, own)
 
 
 @lru_cache(maxsize=4)
@@ -50,3 +75,45 @@ def _copied(table: Any) -> Any:
     vars(copied).update(vars(table))
     copied.functions = {target: list(functions) for target, functions in table.functions.items()}
     return copied
+
+
+def _decompositions(read: Any, translated: set[Any]) -> dict[Any, Any]:
+    return dict(_read_decompositions(read, frozenset(translated), tuple(torch.ops._dir)))
+
+
+@lru_cache(maxsize=4)
+def _read_decompositions(read: Any, translated: frozenset[Any], _namespaces: tuple[str, ...]) -> Any:
+    return read(translated)
+
+
+_INSTALLED: dict[tuple[Any, Any], tuple[dict[Any, Any], dict[Any, Any], Any]] = {}
+"""Composite op and what it becomes → its kernels before, its kernels then, and its rule for fake tensors then."""
+
+
+@contextmanager
+def _overridden(install: Any, composite: Mapping[Any, Any]) -> Iterator[None]:
+    """Composite ops with other kernels within it: those that were installed before, as they were found then."""
+    rules: dict[Any, Any] = fake_impls.op_implementations_dict
+    before = {op: dict(op.py_kernels) for op in composite}
+    known = {op: _INSTALLED.get((op, kernel)) for op, kernel in composite.items() if op not in rules}
+    same = {op: entry for op, entry in known.items() if entry is not None and entry[0] == before[op]}
+    with install({op: kernel for op, kernel in composite.items() if op not in same}):
+        for op, kernel in composite.items():
+            if op in same:
+                _, kernels, rule = same[op]
+                _put(op, kernels)
+                rules[op] = rule
+            elif op in rules:
+                _INSTALLED[op, kernel] = before[op], dict(op.py_kernels), rules[op]
+        try:
+            yield
+        finally:
+            for op in same:
+                _put(op, before[op])
+                rules.pop(op, None)
+
+
+def _put(op: Any, kernels: Mapping[Any, Any]) -> None:
+    op.py_kernels.clear()
+    op.py_kernels.update(kernels)
+    op._dispatch_cache.clear()

@@ -12,7 +12,7 @@ from atograph.spec.example_inputs import inputs_of_batch
 _HINT = "Calibrate with data of the kind that the run was made with: its own file, or --spec."
 
 
-def calibration_batches(model: OnnxModel, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+def calibration_batches(model: OnnxModel, batches: Iterable[object]) -> Iterator[dict[str, Any]]:
     """The inputs in training batches as ONNX Runtime takes them: arrays by name.
 
     Raises:

@@ -119,7 +119,7 @@ class OnnxModel(nn.Module):
             self._load()
         return self.number
 
-    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def feed(self, *args: object, **kwargs: object) -> dict[str, Any]:
         """The inputs as ONNX Runtime takes them: arrays by name."""
         try:  # by the names of keywords, whatever their order is
             leaves = self._program.call_spec.in_spec.flatten_up_to((args, kwargs))
@@ -132,7 +132,7 @@ class OnnxModel(nn.Module):
             if name in taken
         }
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the file."""
         values = self.run(self.feed(*args, **kwargs))
         return with_constants(self._program, [torch.from_numpy(value) for value in values])

@@ -63,7 +63,7 @@ def close(number: int) -> None:
     _sessions.pop(number, None)
 
 
-def run(number: int, feed: Mapping[str, Any]) -> list[Any]:
+def run(number: int, feed: Mapping[str, object]) -> list[Any]:
     """The outputs of a session."""
     return list(_sessions[number].run(None, dict(feed)))
 
@@ -113,7 +113,7 @@ class _Reader:
 
 
 def kernel_times(
-    model: str | bytes, feed: Mapping[str, Any], threads: int, calls: int, seconds: float
+    model: str | bytes, feed: Mapping[str, object], threads: int, calls: int, seconds: float
 ) -> list[tuple[str, str, list[float]]]:
     """`latency.profile.kernel_times`: name, op and milliseconds of each kernel."""
     with TemporaryDirectory(prefix="atograph-") as place:

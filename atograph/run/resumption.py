@@ -85,7 +85,7 @@ def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[s
     return as_json(own)
 
 
-def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, Any]) -> Checkpoints:
+def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, object]) -> Checkpoints:
     """The checkpoints of one training of a run: ``baseline`` or ``training``; ``own`` is its identity."""
     return Checkpoints(checkpoints_beside(out) / part, own, settings.checkpoint_seconds)
 

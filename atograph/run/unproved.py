@@ -126,7 +126,7 @@ def _write_weights(outcome: Outcome, place: Path) -> None:
     write_attributes(outcome.prepared.graph.changed_attributes(), place)
 
 
-def _written(path: Path, write: Callable[[], Any]) -> bool:
+def _written(path: Path, write: Callable[[], object]) -> bool:
     try:
         write()
     except Exception:  # what went wrong may go wrong again here, and the rest is worth keeping

@@ -32,7 +32,7 @@ class Deployed:
     target: Target
     run: Callable[..., Any]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """What the file computes.
 
         Raises:

@@ -267,7 +267,7 @@ def test_another_model_does_not_go_on(tmp_path: Path) -> None:
                 raise RuntimeError("later")
             yield from batches(1, 3)
     """)
-    arguments = ["--flops", "0.4", "--epochs", "3", "--set", "checkpoint_seconds=0", "--out", "run"]
+    arguments = ["--flops", "0.4", "--epochs", "3", "--set", "checkpoint_seconds=0", "--out", "run", "--target", "pt2"]
     assert run(tmp_path, *arguments, spec=dedent(SPEC) + fails).returncode == 2
     other = run(tmp_path, *arguments, "--resume", spec=dedent(SPEC).replace("nn.ReLU()", "nn.GELU()"))
     assert other.returncode == 2 and "of another run: the digest of the captured program was" in other.stderr
