@@ -38,8 +38,6 @@ from atograph.process.stages import Stage
 if TYPE_CHECKING:
     from atograph.ort.worker import Feed
 
-    pass
-
 _SHARES: Mapping[int, Sequence[float]] = {
     1: (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1),
     2: (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1),

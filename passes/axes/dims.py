@@ -170,7 +170,7 @@ def axes_of(dim: Dim) -> Iterator[Axis]:
                 yield from axes_of(factor.source if isinstance(factor, Permuted) else factor)
 
 
-def evaluate(dim: Dim, count: Callable[[Axis], S], total: Callable[[list[S]], S]) -> S:
+def evaluate(dim: Dim, count: Callable[[Axis], S], total: Callable[[list[S]], S] = sum) -> S:
     """The dim's size when axis ``a`` has ``count(a)`` units: an integer, or a polynomial.
 
     Args:

@@ -67,9 +67,7 @@ class SlimProgram(RewritePass):
             before, after = given.state[name], result.state.get(name)
             if after is None:
                 continue
-            sizes = [
-                evaluate(dim, lambda axis: axis.size - dropped.get(axis, 0), sum) for dim in groups.axes.shape(node)
-            ]
+            sizes = [evaluate(dim, lambda axis: axis.size - dropped.get(axis, 0)) for dim in groups.axes.shape(node)]
             if list(after.shape) != sizes:
                 yield f"{name} has the shape {tuple(after.shape)}, and the plan leaves {tuple(sizes)}"
             elif after.shape == before.shape and after is not before:
@@ -130,7 +128,7 @@ class Kept:
 
     def size(self, dim: Dim) -> int:
         """The dim's new size."""
-        return evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size, sum)
+        return evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
 
     def indices(self, dim: Dim) -> Indices:
         """The indices along the dim that stay."""
