@@ -163,7 +163,7 @@ class AnnotatedCalls(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., object],
-        types: object,
+        types: Sequence[type],
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
@@ -206,7 +206,9 @@ _TAKES_APART: dict[Callable[..., object], Callable[..., int]] = {
 """Functions that give many tensors → how many."""
 
 
-def _runs_users_code(func: object, types: Iterable[type], args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+def _runs_users_code(
+    func: Callable[..., object], types: Iterable[type], args: Sequence[object], kwargs: Mapping[str, object]
+) -> bool:
     """Whether a call runs Python code that is not torch's, in which nothing is watched."""
     given = (*args, *kwargs.values())
     return (
@@ -216,7 +218,7 @@ def _runs_users_code(func: object, types: Iterable[type], args: Sequence[object]
     )
 
 
-def _tells_batch(func: object, result: object) -> bool:
+def _tells_batch(func: Callable[..., object], result: object) -> bool:
     """Whether the result of a call to torch may say how large the batch is."""
     if result is None or isinstance(result, (torch.Tensor, torch.dtype, torch.device)):
         return False
@@ -239,7 +241,7 @@ def _last(graph: fx.Graph) -> fx.Node:
     return graph._root.prev
 
 
-def call_in_source(func: object) -> CallInSource:
+def call_in_source(func: Callable[..., object]) -> CallInSource:
     """The place of the call to torch that a `TorchFunctionMode` is handling.
 
     It is in the user's code, or in that of one of torch's own layers.

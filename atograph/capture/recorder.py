@@ -225,7 +225,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check((count,), {}, answer)
         return self._mode.from_tensor(value)
 
-    def _known_result(self, func: object, args: object, kwargs: object) -> object:
+    def _known_result(self, func: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> object:
         """The result of an op whose shape depends on values, if these are known: another constant."""
         try:
             result = self.recording.known.call(func, args, kwargs)

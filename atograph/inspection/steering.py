@@ -65,7 +65,7 @@ def steer(
     if trained_only:
         reasons |= dict(_untrained(graph))
     groups = groups.frozen(reasons).keeping(min_units)
-    dropped = [drop] if isinstance(drop, str) else drop
+    dropped = [drop] if isinstance(drop, str) else list(drop)
     going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
     groups = groups.dropping(list(going))
     share = depth_of(depth)

@@ -41,7 +41,7 @@ class _Everything:
 
 
 def _attention_flops(
-    query: object, key: object, value: object, *_args: object, out_shape: object = None, **_kwargs: object
+    query: torch.Size, key: torch.Size, value: torch.Size, *_args: object, out_shape: object = None, **_kwargs: object
 ) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 

@@ -126,7 +126,7 @@ def _training(module: nn.Module) -> Iterator[None]:
 
 
 class _NoDropout(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _DROPOUTS:
             return args[0] if args else kwargs["input"]

@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from math import prod
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atograph.passes.ir.polynomial import Polynomial
+if TYPE_CHECKING:
+    from atograph.passes.ir.polynomial import Polynomial
 
-S = TypeVar("S", int, Polynomial | int)
+S = TypeVar("S", int, "Polynomial | int")
 """A size, as it is counted: an integer, or a polynomial."""
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -170,7 +171,7 @@ def axes_of(dim: Dim) -> Iterator[Axis]:
 
 
 def evaluate(dim: Dim, count: Callable[[Axis], S], total: Callable[[list[S]], S]) -> S:
-    """The dim's size when axis ``a`` has ``count(a)`` units: an int, a float or a differentiable tensor.
+    """The dim's size when axis ``a`` has ``count(a)`` units: an integer, or a polynomial.
 
     Args:
         dim: a resolved dim.

@@ -117,7 +117,7 @@ class Watch(TorchFunctionMode):
         self._kept: list[object] = []
         self._seen: fx.Node = graph._root
 
-    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensor = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if tensor is None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
 from atograph.capture.by_values.raises import Reading, reading
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import Decision, add_check, comparing, holding
-from atograph.passes.torch_private import disable_current_modes, pytree
+from atograph.passes.torch_private import OpOverload, disable_current_modes, pytree
 
 _ITEM = torch.ops.aten.item.default
 _INTEGRAL = (torch.Tensor.__int__, torch.Tensor.__index__)
@@ -78,9 +79,9 @@ class Answers:
 
     def to(
         self,
-        op: object,
-        args: object,
-        kwargs: object,
+        op: Callable[..., object],
+        args: Sequence[Argument],
+        kwargs: Mapping[str, Argument],
         graph: fx.Graph,
         constants: Mapping[str, torch.Tensor],
         what: str = "",
@@ -121,7 +122,7 @@ class Answers:
         self._read = read if later and type(answer.value) in (int, float) else None
         return answer
 
-    def example(self, op: object, args: object, kwargs: object) -> torch.Tensor:
+    def example(self, op: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> torch.Tensor:
         """What an op gives for the example.
 
         Raises:
@@ -194,7 +195,7 @@ class Number:
         return type(self._value)
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "").strip("_") in _COMPUTES and len(args) == 2 and not kwargs:
             args = [_as_operand(each, args[1 - place]) for place, each in enumerate(args)]

@@ -87,7 +87,7 @@ class _Watching(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., object],
-        types: object,
+        types: Sequence[type],
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
