@@ -179,7 +179,7 @@ def difference_at_sizes(
                 if isinstance(there, fx.Node):
                     if twins[there] is not whole.get(program, program):
                         return at_reader(one, f"{one.target} takes the result of another op")
-                elif not _equal(_value(program, values), there):
+                elif not _equal(_value(program, values), there, of_program=isinstance(program, fx.Node)):
                     text = at_reader(one, f"{one.target} takes another number ({there})")
                     if isinstance(program, fx.Node) and _divides(program, values):
                         raise NotAligned(text)
@@ -234,7 +234,10 @@ def _divides(program: fx.Node, values: Mapping[fx.Node, object]) -> bool:
     return "floordiv" in str(program.target) or any(_divides(node, values) for node in program.all_input_nodes)
 
 
-def _equal(ours: object, theirs: object) -> bool:
+def _equal(ours: object, theirs: object, *, of_program: bool) -> bool:
+    """Whether two numbers are the same; a size that the program computes stands for a float as well."""
+    if of_program and type(ours) is int and type(theirs) is float:
+        return ours == theirs
     return type(ours) is type(theirs) and bool(ours == theirs or ours != ours)
 
 
