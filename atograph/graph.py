@@ -226,7 +226,7 @@ class Graph(NotPickled):
         flops: float | None = None,
         *,
         by: str | type[Criterion] = "magnitude",
-        data: Iterable[Any] | None = None,
+        data: Iterable[object] | None = None,
         loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
         random: int | None = None,
         keep: float = 0.5,
@@ -280,7 +280,7 @@ class Graph(NotPickled):
         self,
         by: str | type[Criterion] = "magnitude",
         *,
-        data: Iterable[Any] | None = None,
+        data: Iterable[object] | None = None,
         loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
         **budgets: float | None,
     ) -> dict[str, torch.Tensor]:
@@ -406,8 +406,8 @@ class Graph(NotPickled):
 @public("atograph")
 def trace(
     model: nn.Module,
-    args: Any = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: object = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str | int] | str | int | None = None,

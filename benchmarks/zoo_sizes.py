@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -96,7 +97,40 @@ def _of_torch_export(model: nn.Module, inputs: Inputs, wanted: dict[str, dict[in
         for dim in wanted.get(name, ())
         if not free_symbols(own.shape[dim])  # a number, which may pose as a symbol
     ]
-    return f"it makes constants of sizes of {', '.join(dict.fromkeys(fixed))}" if fixed else ""
+    if fixed:
+        return f"it makes constants of sizes of {', '.join(dict.fromkeys(fixed))}"
+    return _at_other_sizes(program.module(), inputs, wanted)
+
+
+def _at_other_sizes(module: nn.Module, inputs: Inputs, wanted: dict[str, dict[int, str]]) -> str:
+    """Empty if a module runs with inputs of another size than the example's; else why it does not.
+
+    A size may pose as dynamic and be limited to what the model rounds to the example's.
+    """
+    why = ""
+    for change in (lambda n: n + 1, lambda n: 2 * n, lambda n: max(1, n // 2), lambda n: max(1, n - 1)):
+        args, kwargs = (_other_size(part, wanted, change) for part in inputs)
+        try:
+            with torch.no_grad():
+                module(*args, **kwargs)
+        except Exception as error:
+            why = why or first_line(root_of(error))
+        else:
+            return ""
+    return f"it takes sizes that are the example's only: {why}"
+
+
+def _other_size(named: Any, wanted: dict[str, dict[int, str]], change: Callable[[int], int]) -> Any:
+    """Arguments with the sizes that are dynamic changed, in the multiples that they are of; values are repeated."""
+    items = named.items() if isinstance(named, dict) else ((str(place), value) for place, value in enumerate(named))
+    changed = {}
+    for name, value in items:
+        for dim, text in wanted.get(name, {}).items():
+            multiple = int(text.partition("*")[0]) if "*" in text else 1
+            size = multiple * change(value.shape[dim] // multiple)
+            value = value.index_select(dim, torch.arange(size) % value.shape[dim])
+        changed[name] = value
+    return changed if isinstance(named, dict) else tuple(changed.values())
 
 
 def _inputs(program: ExportedProgram) -> list[int]:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import isfunction
 from traceback import walk_tb
-from typing import Any
+from typing import TypeVar
 from weakref import WeakSet
 
 from atograph.passes.errors import AtographError, UserError
 
-_TELLING = WeakSet[Callable[..., Any]]()
+T = TypeVar("T")
+
+_TELLING = WeakSet[Callable[..., object]]()
 """Methods that tell already: a subclass inherits them."""
 
 
@@ -57,9 +59,9 @@ def tell_errors(kind: type, what: str, calls: Iterable[str]) -> None:
             setattr(kind, call, telling)
 
 
-def _telling(method: Callable[..., Any], what: str) -> Callable[..., Any]:
+def _telling(method: Callable[..., T], what: str) -> Callable[..., T]:
     @wraps(method)
-    def call(self: object, *args: Any, **kwargs: Any) -> Any:
+    def call(self: object, *args: object, **kwargs: object) -> T:
         try:
             return method(self, *args, **kwargs)
         except AtographError:

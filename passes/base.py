@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
@@ -60,7 +60,7 @@ class AnalysisPass(Pass):
     """A pass that leaves its result among the program's facts and changes nothing else."""
 
     @abc.abstractmethod
-    def analyse(self, program: Program) -> Any:
+    def analyse(self, program: Program) -> object:
         """The result; kept as ``program.facts[type(result)]``."""
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:

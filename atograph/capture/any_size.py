@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import replace
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import fx, nn
 
@@ -17,7 +17,7 @@ from atograph.capture.exporting import exported, exported_at_sizes, looks_at_val
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
-from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize
+from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.run import ProgramModule
@@ -39,7 +39,7 @@ Finish: TypeAlias = Callable[[Program], Program]
 """What makes a program functional."""
 
 
-def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finish: Finish) -> Program:
+def captured(model: nn.Module, inputs: Example, repeated: Example, wishes: Wishes, finish: Finish) -> Program:
     """The program of a model, which says of each size that was to be dynamic whether it is, or why not.
 
     Args:
@@ -63,7 +63,7 @@ def captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
     return program
 
 
-def _with_batch_elsewhere(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish) -> Program | None:
+def _with_batch_elsewhere(model: nn.Module, inputs: Example, wishes: Wishes, finish: Finish) -> Program | None:
     """The program of a model whose batch is a size like others, since it is not first in every input; None if none."""
     for tried in with_batch_elsewhere(wishes, inputs, batch_of(inputs)):
         try:
@@ -84,7 +84,7 @@ def _with_batch_elsewhere(model: nn.Module, inputs: Any, wishes: Wishes, finish:
     return None
 
 
-def _try_one(program: Program, size: DynamicSize, model: nn.Module, inputs: Any) -> None:
+def _try_one(program: Program, size: DynamicSize, model: nn.Module, inputs: Example) -> None:
     """Let a size begin with 1 where the model calls other ops there, and the program gives the same all the same.
 
     A decoder makes no mask for a single token, say.
@@ -105,7 +105,7 @@ def _try_one(program: Program, size: DynamicSize, model: nn.Module, inputs: Any)
     program.interface = interface
 
 
-def _captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finish: Finish) -> Program:
+def _captured(model: nn.Module, inputs: Example, repeated: Example, wishes: Wishes, finish: Finish) -> Program:
     try:
         return finish(_recorded(model, repeated, wishes))
     except NotAligned as reason:
@@ -132,7 +132,7 @@ def _captured(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, fini
         return program
 
 
-def _exported(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, reason: Exception) -> Program:
+def _exported(model: nn.Module, inputs: Example, repeated: Example, wishes: Wishes, reason: Exception) -> Program:
     """The program of torch.export, at as many sizes as it can have."""
     uniform = wishes.batch and not isinstance(reason, NotUniform)
     program = exported_at_sizes(model, repeated, wishes) if wishes and uniform else None
@@ -141,7 +141,7 @@ def _exported(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, reas
     return program
 
 
-def _decided(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finish: Finish) -> Program | None:
+def _decided(model: nn.Module, inputs: Example, repeated: Example, wishes: Wishes, finish: Finish) -> Program | None:
     """The program of a model that looks at values, for those that decide as the example's; None if there is none.
 
     The batch is the example's where the code looks at each sample.
@@ -165,7 +165,7 @@ def _decided(model: nn.Module, inputs: Any, repeated: Any, wishes: Wishes, finis
     return None
 
 
-def _gives_the_same(program: Program, model: nn.Module, inputs: Any) -> bool:
+def _gives_the_same(program: Program, model: nn.Module, inputs: Example) -> bool:
     """Whether a program gives for the example what the model gives; nobody knows of chance, and without weights."""
     values = program.state.values()
     if any(random_ops(program)) or any(value.is_meta or isinstance(value, FakeTensor) for value in values):
@@ -178,7 +178,7 @@ def _gives_the_same(program: Program, model: nn.Module, inputs: Any) -> bool:
     return [each.shape for each in own] == [each.shape for each in given] and largest_difference(own, given) < _ROUNDING
 
 
-def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finish, reason: str) -> Program:
+def _at_other_sizes(model: nn.Module, inputs: Example, wishes: Wishes, finish: Finish, reason: str) -> Program:
     """The program of a model that does something else at other sizes, with what torch.export can have, with multiples
     of the sizes, or with some of them."""
     program = exported_at_sizes(model, inputs, wishes) if wishes.batch else None
@@ -193,7 +193,7 @@ def _at_other_sizes(model: nn.Module, inputs: Any, wishes: Wishes, finish: Finis
     return finish(_still(_recorded(model, inputs, replace(wishes, sizes=())), wishes, reason))
 
 
-def _lesser(model: nn.Module, inputs: Any, wishes: Wishes) -> Iterator[Wishes]:
+def _lesser(model: nn.Module, inputs: Example, wishes: Wishes) -> Iterator[Wishes]:
     """Multiples of the sizes, and those of them that can be dynamic alone."""
     coarser = [each for factor in _COARSER if (each := wishes.coarser(factor)) is not None]
     yield from coarser
@@ -202,7 +202,7 @@ def _lesser(model: nn.Module, inputs: Any, wishes: Wishes) -> Iterator[Wishes]:
         yield wishes.only({name for name in names if _is_recorded(model, inputs, wishes.only({name}))})
 
 
-def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:
+def _is_recorded(model: nn.Module, inputs: Example, wishes: Wishes) -> bool:
     try:
         _recorded(model, inputs, wishes)
     except NotAligned:
@@ -211,7 +211,7 @@ def _is_recorded(model: nn.Module, inputs: Any, wishes: Wishes) -> bool:
 
 
 def _recorded(
-    model: nn.Module, inputs: Any, wishes: Wishes, decided_by: Any = None, *, numbers: bool = True
+    model: nn.Module, inputs: Example, wishes: Wishes, decided_by: Example | None = None, *, numbers: bool = True
 ) -> Program:
     """The program that `tracing` records; ``decided_by`` are the inputs that answer where code looks at values.
 

@@ -26,7 +26,7 @@ from atograph.passes.ir.exported.from_exported import Sized, from_exported
 from atograph.passes.ir.exported.signatures import called_like, of_named_parameters
 from atograph.passes.ir.exported.symbols import NotIntegral, conditions_of, decided_otherwise
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.interface import Condition
+from atograph.passes.ir.interface import Condition, Example
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.torch_private import FakeTensor, pytree
@@ -36,7 +36,7 @@ from atograph.values.user_code import line_of_user
 _NO_WISHES = Wishes()
 
 
-def exported_at_sizes(model: nn.Module, inputs: Any, wishes: Wishes) -> Program | None:
+def exported_at_sizes(model: nn.Module, inputs: Example, wishes: Wishes) -> Program | None:
     """The program of torch.export with a dynamic batch and other dynamic sizes; None if it cannot be had."""
     try:
         whole = _export(model, inputs[0], inputs[1], wishes)
@@ -66,7 +66,7 @@ def _limited(program: Program, wishes: Wishes, why_not: Try, conditions: Sequenc
     return program
 
 
-def exported(model: nn.Module, inputs: Any, repeated: Any, *, dynamic: bool) -> Program:
+def exported(model: nn.Module, inputs: Example, repeated: Example, *, dynamic: bool) -> Program:
     """The program of torch.export with a dynamic batch, if it can be had and is asked for.
 
     Args:
@@ -108,11 +108,11 @@ def looks_at_values(refusal: BaseException) -> bool:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wishes: Wishes = _NO_WISHES
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], wishes: Wishes = _NO_WISHES
 ) -> ExportedProgram:
     dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     batch = batch_of((args, kwargs))
-    dims: dict[int, dict[int, Any]] = {}
+    dims: dict[int, dict[int, object]] = {}
     leaves = pytree.tree_leaves((args, kwargs))
     for tensor in tensors_among((args, kwargs)):
         if tensor.dim() and tensor.shape[0] == batch:
@@ -129,7 +129,7 @@ def _export(
 
 
 @contextmanager
-def _named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+def _named_arguments(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Iterator[None]:
     """Within it, ``forward`` has a name for each argument: torch.export loses shapes in ``*args`` and ``**kwargs``."""
     own, forward = vars(model).get("forward"), model.forward
     model.forward = called_like(forward, of_named_parameters(inspect.signature(forward), args, kwargs))
@@ -148,7 +148,7 @@ def _program(exported: ExportedProgram, signature: inspect.Signature, sized: Siz
     return program
 
 
-def _own_failure(model: nn.Module, inputs: Any) -> Exception | None:
+def _own_failure(model: nn.Module, inputs: Example) -> Exception | None:
     """What the model raises when it simply runs, where it has weights to run with."""
     state = (*model.parameters(), *model.buffers(), *tensors_among(inputs))
     if any(is_lazy(value) or value.is_meta or isinstance(value, FakeTensor) for value in state):
@@ -160,7 +160,7 @@ def _own_failure(model: nn.Module, inputs: Any) -> Exception | None:
     return None
 
 
-def _of_a_dict(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     """What a dict among the positional inputs is, which may have been meant as keywords."""
     given = args[-1] if args and not kwargs else None
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
@@ -171,7 +171,7 @@ def _of_a_dict(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     return f"A dict among the positional inputs is one argument; keywords are the third: {form}. "
 
 
-def _refused(error: Exception, own: Exception | None, inputs: Any) -> UserError:
+def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:
     error = error if own is None else own
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = (lines[0] if lines else "no reason given").rstrip(".")

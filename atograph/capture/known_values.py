@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.passes.ir.randomness import draws
 from atograph.passes.ir.sizes import at, is_dynamic, may_follow_batch
@@ -59,7 +60,7 @@ class KnownValues:
     ) -> None:
         self._whole = whole
         self._constants, self._buffers, self._batch = constants, buffers, batch
-        self._values: dict[fx.Node, Any] = {}
+        self._values: dict[fx.Node, object] = {}
         self._sources: dict[fx.Node, frozenset[str]] = {}
         self._read_up_to = graph._root
         self._lasting: set[int] = set()  # storages of buffers and constants, which hold more than this run
@@ -81,11 +82,11 @@ class KnownValues:
         self.read.update(*(self._sources[node] for node in nodes))
         return result
 
-    def behind(self, value: Any) -> frozenset[str]:
+    def behind(self, value: object) -> frozenset[str]:
         """The placeholders that arguments written with nodes are computed from."""
         return frozenset().union(*(self._sources[node] for node in _nodes(value)))
 
-    def values(self) -> dict[fx.Node, Any]:
+    def values(self) -> dict[fx.Node, object]:
         """What is known of the whole graph, as it is in the end: node → tensor, or tensors."""
         with disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
             self._read_on()
@@ -115,7 +116,7 @@ class KnownValues:
         self._values[node] = node.target(*self._real(args), **self._real(node.kwargs))  # type: ignore[operator]
         self._sources[node] = frozenset().union(*(self._sources[each] for each in nodes))
 
-    def _without_models(self, node: fx.Node) -> tuple[Any, ...]:
+    def _without_models(self, node: fx.Node) -> tuple[Argument, ...]:
         """The arguments of a node, with an empty tensor for one that only tells a type."""
         target = str(node.target).removeprefix("aten.")
         model = _MODELS.get(target) or _MODELS.get(target.partition(".")[0])
@@ -162,7 +163,7 @@ class KnownValues:
             Unknown: it holds a number that follows the batch, which is not given.
         """
 
-        def real(leaf: Any) -> Any:
+        def real(leaf: object) -> Any:
             if isinstance(leaf, fx.Node):
                 return self._values[leaf]
             return self._number(leaf) if type(leaf) is int else leaf
@@ -176,7 +177,7 @@ class KnownValues:
             raise Unknown
         return at(number, self._batch)
 
-    def _elements(self, value: Any) -> int:
+    def _elements(self, value: object) -> int:
         tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
         return sum(prod(map(self._number, tensor.shape)) for tensor in tensors)
 
@@ -185,7 +186,7 @@ class Unknown(Exception):
     """A value depends on the inputs, on weights, or on chance."""
 
 
-def _nodes(value: Any) -> Iterator[fx.Node]:
+def _nodes(value: object) -> Iterator[fx.Node]:
     return (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, fx.Node))
 
 
@@ -206,5 +207,5 @@ def _is_deterministic(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded not in tags and "empty" not in name
 
 
-def _storage(value: Any) -> int:
+def _storage(value: object) -> int:
     return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) and not value.is_sparse else 0

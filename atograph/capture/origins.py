@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.fx import traceback
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from atograph.capture.passed_on import passed_on
 from atograph.capture.recorder import NotTraced, Unfollowed
@@ -53,15 +54,15 @@ class Origins(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.call: Any = None
-        self.number: Callable[[Any], Any] = lambda value: value
+        self.call: Callable[..., object] | None = None
+        self.number: Callable[[float], object] = lambda value: value
         self.read_batch = self.passes_batch = False
         self._graph: fx.Graph
         self._after: fx.Node  # the last node that a watched call recorded
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._stack: list[tuple[str, type]] = []
         self._seen: fx.Node | None = None  # the last node whose module is known
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self._calls = self._items = 0
         self._numbers = count()
 
@@ -91,7 +92,7 @@ class Origins(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._calls += 1
         self._items += func is torch.Tensor.__getitem__ and type(args[1]) is int and _length(args[0]) > _MANY
@@ -120,11 +121,11 @@ class Origins(TorchFunctionMode):
     def _note_batch(self) -> None:
         self.read_batch = True
 
-    def _enter(self, module: nn.Module, _args: Any) -> None:
+    def _enter(self, module: nn.Module, _args: object) -> None:
         self._mark()
         self._stack.append((self._names.get(id(module), ""), type(module)))
 
-    def _leave(self, _module: nn.Module, _args: Any, _result: Any) -> None:
+    def _leave(self, _module: nn.Module, _args: object, _result: object) -> None:
         self._mark()
         self._stack.pop()
 
@@ -139,9 +140,10 @@ class Origins(TorchFunctionMode):
         self._seen = last
 
 
-def _contiguous(x: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
+def _contiguous(x: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
     others = {} if memory_format is torch.contiguous_format else {"memory_format": memory_format}
-    return torch.ops.aten.contiguous.default(x, **others)
+    result: torch.Tensor = torch.ops.aten.contiguous.default(x, **others)
+    return result
 
 
 _ALWAYS_CALLED = {torch.Tensor.contiguous: _contiguous}
@@ -158,7 +160,13 @@ class AnnotatedCalls(TorchFunctionMode):
         super().__init__()
         self._numbers = count()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         call = (call_in_source(func), next(self._numbers))
         with traceback.preserve_node_meta(), traceback.annotate({_CALL: call}):
             return func(*args, **(kwargs or {}))
@@ -185,11 +193,11 @@ def _pieces(tensor: torch.Tensor, split_size_or_sections: Any = 1, dim: int = 0,
     return _length(tensor, dim) // max(1, size) if type(size) is int else len(size)
 
 
-def _chunks(_tensor: torch.Tensor, chunks: Any = 1, *_rest: Any, **_other: Any) -> int:
+def _chunks(_tensor: torch.Tensor, chunks: object = 1, *_rest: object, **_other: object) -> int:
     return chunks if type(chunks) is int else 1
 
 
-_TAKES_APART: dict[Any, Callable[..., int]] = {
+_TAKES_APART: dict[Callable[..., object], Callable[..., int]] = {
     torch.Tensor.__iter__: _length, torch.Tensor.unbind: _length, torch.unbind: _length,
     torch.Tensor.split: _pieces, torch.split: _pieces,
     torch.Tensor.chunk: _chunks, torch.chunk: _chunks,
@@ -198,7 +206,9 @@ _TAKES_APART: dict[Any, Callable[..., int]] = {
 """Functions that give many tensors → how many."""
 
 
-def _runs_users_code(func: Any, types: Any, args: Any, kwargs: Any) -> bool:
+def _runs_users_code(
+    func: Callable[..., object], types: Iterable[type], args: Sequence[object], kwargs: Mapping[str, object]
+) -> bool:
     """Whether a call runs Python code that is not torch's, in which nothing is watched."""
     given = (*args, *kwargs.values())
     return (
@@ -208,7 +218,7 @@ def _runs_users_code(func: Any, types: Any, args: Any, kwargs: Any) -> bool:
     )
 
 
-def _tells_batch(func: Any, result: Any) -> bool:
+def _tells_batch(func: Callable[..., object], result: object) -> bool:
     """Whether the result of a call to torch may say how large the batch is."""
     if result is None or isinstance(result, (torch.Tensor, torch.dtype, torch.device)):
         return False
@@ -231,7 +241,7 @@ def _last(graph: fx.Graph) -> fx.Node:
     return graph._root.prev
 
 
-def call_in_source(func: Any) -> CallInSource:
+def call_in_source(func: Callable[..., object]) -> CallInSource:
     """The place of the call to torch that a `TorchFunctionMode` is handling.
 
     It is in the user's code, or in that of one of torch's own layers.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 
 from atograph.passes.ir.sizes import BATCH, is_dynamic
 
@@ -27,65 +28,65 @@ class PassedOn(int):
         made.note = note
         return made
 
-    def _with(self, value: Any, other: Any) -> Any:
+    def _with(self, value: int, other: int) -> int:
         """A result that is the same multiple for any batch, if it is one."""
         if value is NotImplemented or not isinstance(other, int) or value % BATCH:
             self.note()
             return value
         return PassedOn.of(value, self.note) if value else 0
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: int) -> int:
         return self._with(int.__add__(self, other), other)
 
-    def __radd__(self, other: Any) -> Any:
+    def __radd__(self, other: int) -> int:
         return self._with(int.__radd__(self, other), other)
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: int) -> int:
         return self._with(int.__sub__(self, other), other)
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: int) -> int:
         return self._with(int.__rsub__(self, other), other)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: int) -> int:
         return self._with(int.__mul__(self, other), other)
 
-    def __rmul__(self, other: Any) -> Any:
+    def __rmul__(self, other: int) -> int:
         return self._with(int.__rmul__(self, other), other)
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> int:
         return self._with(int.__neg__(self), 0)
 
-    def __floordiv__(self, other: Any) -> Any:
+    def __floordiv__(self, other: int) -> int:
         exact = type(other) is int and other and not int.__floordiv__(self, BATCH) % other
         return self._with(int.__floordiv__(self, other), other) if exact else self._noted("__floordiv__", other)
 
-    def __mod__(self, other: Any) -> Any:
+    def __mod__(self, other: int) -> int:
         exact = type(other) is int and other and not int.__floordiv__(self, BATCH) % other
         return 0 if exact else self._noted("__mod__", other)
 
-    def __eq__(self, other: Any) -> Any:
+    def __eq__(self, other: object) -> bool:
         return int.__eq__(self, other) if isinstance(other, PassedOn) else self._noted("__eq__", other)
 
-    def __ne__(self, other: Any) -> Any:
+    def __ne__(self, other: object) -> bool:
         return int.__ne__(self, other) if isinstance(other, PassedOn) else self._noted("__ne__", other)
 
     def __hash__(self) -> int:
         self.note()
         return int.__hash__(self)
 
-    def _noted(self, method: str, *args: Any) -> Any:
+    def _noted(self, method: str, *args: object) -> Any:
         self.note()
         return getattr(int, method)(self, *args)
 
-    def __array__(self, *_options: Any) -> Any:
+    def __array__(self, *_options: object) -> NDArray[numpy.int64]:
         self.note()
         return numpy.asarray(int.__int__(self))
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (self._noted("__int__"),)
 
 
-def _noting(name: str) -> Callable[..., Any]:
+def _noting(name: str) -> Callable[..., object]:
     return lambda self, *args: self._noted(name, *args)
 
 
@@ -97,7 +98,7 @@ for _name in (
     setattr(PassedOn, f"__{_name}__", _noting(f"__{_name}__"))
 
 
-def passed_on(result: Any, note: Callable[[], None]) -> Any:
+def passed_on(result: object, note: Callable[[], None]) -> PassedOn | torch.Size | None:
     """What a call to torch has told code, with multiples of the batch that say what becomes of them.
 
     None where it tells of the batch in another way.

@@ -109,7 +109,7 @@ class Rebuilt:
         if node.op == "call_function" and not runs_alone(node):
             raise NotTraced(f"it calls {node.target}")
 
-        def value(argument: Any) -> Any:
+        def value(argument: object) -> Any:
             if isinstance(argument, fx.Node):
                 return self.copies[argument]
             if isinstance(argument, Size) or (type(argument) is int and argument and argument % BATCH == 0):

@@ -7,7 +7,7 @@ without data run through the model, and a table says which node each of them com
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_autocast_cache
+from torch.fx.node import Argument
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from atograph.capture.by_values.answers import Answer, Answers, NoAnswer
@@ -83,16 +84,16 @@ class Recording:
         """The values that depend on no input, and not on the batch."""
         return KnownValues(self.graph, self.constants, self.buffers)
 
-    def known_at(self, batch: int) -> dict[fx.Node, Any]:
+    def known_at(self, batch: int) -> dict[fx.Node, object]:
         """The values that depend on no input, for a batch of some size."""
         return KnownValues(self.graph, self.constants, self.buffers, batch).values()
 
 
 def record(
-    function: Callable[[], list[Any]],
+    function: Callable[[], Sequence[object]],
     inputs: list[torch.Tensor],
     mode: FakeTensorMode,
-    watched: Callable[[fx.Graph], AbstractContextManager[Any]],
+    watched: Callable[[fx.Graph], AbstractContextManager[object]],
     buffers: Mapping[int, torch.Tensor] | None = None,
     answers: Answers | None = None,
 ) -> Recording:
@@ -128,14 +129,14 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording, self._answers = Recording(), answers
         self._graph = self.recording.graph
         self._mode = mode
-        self._nodes: Any = WeakTensorKeyDictionary()
+        self._nodes: MutableMapping[torch.Tensor, fx.Node] = WeakTensorKeyDictionary()
         if answers is not None:
             answers.node_of = self._nodes
 
     def add_input(self, name: str, tensor: torch.Tensor) -> None:
         self._come_from(self._graph.placeholder(name), tensor)
 
-    def finish(self, results: list[Any]) -> None:
+    def finish(self, results: Sequence[object]) -> None:
         self._graph.output(self._written(results))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -184,7 +185,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check(written_args, written_kwargs, answer)
         return answer.value
 
-    def _check(self, args: Any, kwargs: Any, answer: Answer) -> None:
+    def _check(self, args: Sequence[Argument], kwargs: Mapping[str, Argument], answer: Answer) -> None:
         """Record what raises where another input gives another answer."""
         with torch._C._DisablePythonDispatcher():
             holds = holding(self._graph, answer.op, args, kwargs, answer.value)
@@ -192,7 +193,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             raise NotTraced(f"it looks at values by {answer.op}")
         add_check(self._graph, holds, str(answer.decision))
 
-    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _result(self, func: OpOverload, args: Sequence[object], kwargs: dict[str, object]) -> object:
         try:
             with torch._C._DisablePythonDispatcher():
                 return result_of(func, args, kwargs)
@@ -203,7 +204,9 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise
             return self._of_answered_size(self._answers, func, self._written(args), self._written(kwargs))
 
-    def _of_answered_size(self, answers: Answers, func: Any, args: Any, kwargs: Any) -> Any:
+    def _of_answered_size(
+        self, answers: Answers, func: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]
+    ) -> torch.Tensor:
         """The result of an op whose shape values decide, in the shape that it has for the example."""
         tensors = [leaf.meta["val"] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, fx.Node)]
         if any(is_dynamic(size) for tensor in tensors for size in tensor.shape):
@@ -222,7 +225,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check((count,), {}, answer)
         return self._mode.from_tensor(value)
 
-    def _known_result(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _known_result(self, func: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> object:
         """The result of an op whose shape depends on values, if these are known: another constant."""
         try:
             result = self.recording.known.call(func, args, kwargs)
@@ -230,7 +233,9 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         return pytree.tree_map_only(torch.Tensor, self._constant_like, result)
 
-    def _with_places(self, x: torch.Tensor, indices: list[torch.Tensor | None]) -> tuple[Any, ...]:
+    def _with_places(
+        self, x: torch.Tensor, indices: list[torch.Tensor | None]
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
         """The arguments of an index, with numbers for a mask that is known: so many elements whatever the input is."""
         places: list[torch.Tensor | None] = []
         for index in indices:
@@ -250,7 +255,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         self._come_from(node, fake)
         return fake
 
-    def _written_in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _written_in_place(self, func: OpOverload, args: Sequence[object], kwargs: dict[str, object]) -> torch.Tensor:
         target = args[0] if args and isinstance(args[0], torch.Tensor) else None
         before = target if target is None else (target.shape, target.stride())
         with torch._C._DisablePythonDispatcher():
@@ -274,7 +279,7 @@ class _Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             raise Unfollowed("it draws random numbers from a torch.Generator of its own")
         return value
 
-    def _come_from(self, node: fx.Node, result: Any) -> None:
+    def _come_from(self, node: fx.Node, result: object) -> None:
         node.meta["val"] = result
         if isinstance(result, torch.Tensor):
             self._nodes[result] = node
@@ -301,12 +306,12 @@ def _places(mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @cache
-def _writes(func: Any) -> bool:
+def _writes(func: OpOverload) -> bool:
     """Whether an op writes into one of its inputs."""
     return bool(func._schema.is_mutable)
 
 
 @cache
-def _makes(func: Any) -> bool:
+def _makes(func: OpOverload) -> bool:
     """Whether an op makes a tensor from options (torch.arange); torch wraps that anew if anyone else holds it."""
     return any(argument.name == "pin_memory" for argument in func._schema.arguments)

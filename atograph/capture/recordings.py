@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.capture.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
@@ -27,7 +28,7 @@ def mentions_batch(recorded: Recording) -> bool:
     return False
 
 
-def _sizes(value: Any) -> Iterator[int]:
+def _sizes(value: object) -> Iterator[int]:
     if isinstance(value, torch.Tensor):
         yield from value.shape
     elif isinstance(value, (tuple, list)):
@@ -85,14 +86,14 @@ class _Comparison:
             return bool(substitute(one, lambda _prime: self._batch) == two)
         return bool(one == two) or one != one
 
-    def _same_value(self, one: fx.Node, two: Any) -> bool:
+    def _same_value(self, one: fx.Node, two: object) -> bool:
         if one not in self._values or two not in self._others:
             return False
         pairs = zip(pytree.tree_leaves(self._values[one]), pytree.tree_leaves(self._others[two]), strict=True)
         return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
-def _described(value: Any, batch: int | None = None) -> list[Any]:
+def _described(value: object, batch: int | None = None) -> list[object]:
     """Sizes, types and devices of the tensors in a value, and its numbers; what follows the batch as for ``batch``."""
 
     def size(number: Any) -> Any:
@@ -105,7 +106,7 @@ def _described(value: Any, batch: int | None = None) -> list[Any]:
     ]
 
 
-def arguments_of(*nodes: fx.Node) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def arguments_of(*nodes: fx.Node) -> list[tuple[tuple[Argument, ...], dict[str, Argument]]]:
     """What some calls of one op take, each as many arguments as the others: torch leaves out what is the default.
 
     ``tril(x)`` beside ``tril(x, 3)`` is ``tril(x, 0)``.
@@ -178,7 +179,7 @@ def difference_at_sizes(
                 if isinstance(there, fx.Node):
                     if twins[there] is not whole.get(program, program):
                         return at_reader(one, f"{one.target} takes the result of another op")
-                elif not _equal(_value(program, values), there):
+                elif not _equal(_value(program, values), there, of_program=isinstance(program, fx.Node)):
                     text = at_reader(one, f"{one.target} takes another number ({there})")
                     if isinstance(program, fx.Node) and _divides(program, values):
                         raise NotAligned(text)
@@ -198,15 +199,15 @@ def _takes_all(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
     """Whether a node of the program is a slice that takes all of what it takes some of elsewhere."""
     if node.target is not torch.ops.aten.slice.Tensor or node.args[0] not in values:
         return False
-    defaults: list[Any] = [0, None, None, 1]
-    options: list[Any] = [*node.args[1:]]
+    defaults: list[Argument] = [0, None, None, 1]
+    options: list[Argument] = [*node.args[1:]]
     dim, start, end, step = options + defaults[len(options) :]
     size = int(values[node.all_input_nodes[0]].shape[dim])
     first, last = (None if each is None else int(_value(each, values)) for each in (start, end))
     return bool(step == 1 and not first and (last is None or last >= size))
 
 
-def _pairs(program: Any, there: Any) -> Iterator[tuple[Any, Any]]:
+def _pairs(program: object, there: object) -> Iterator[tuple[Any, Any]]:
     is_leaf = lambda item: isinstance(item, (fx.Node, slice))  # noqa: E731
     ours, structure = pytree.tree_flatten(program, is_leaf=is_leaf)
     theirs, other = pytree.tree_flatten(there, is_leaf=is_leaf)
@@ -227,13 +228,16 @@ def _value(program: Any, values: Mapping[fx.Node, Any]) -> Any:
     return program.target(*(_value(each, values) for each in program.args))  # type: ignore[operator]
 
 
-def _divides(program: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+def _divides(program: fx.Node, values: Mapping[fx.Node, object]) -> bool:
     if program in values or program.target is torch.ops.aten.sym_size.int:
         return False
     return "floordiv" in str(program.target) or any(_divides(node, values) for node in program.all_input_nodes)
 
 
-def _equal(ours: Any, theirs: Any) -> bool:
+def _equal(ours: object, theirs: object, *, of_program: bool) -> bool:
+    """Whether two numbers are the same; a size that the program computes stands for a float as well."""
+    if of_program and type(ours) is int and type(theirs) is float:
+        return ours == theirs
     return type(ours) is type(theirs) and bool(ours == theirs or ours != ours)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 from torch import nn
 
@@ -57,7 +56,7 @@ def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterat
         return
     end: float | None = None
 
-    def limited(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def limited(forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         nonlocal end
         end = end or time.monotonic() + seconds
         with _interrupted_at(end):

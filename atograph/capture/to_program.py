@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -42,8 +41,8 @@ _BATCH = "batch"
 
 def capture(
     model: nn.Module,
-    args: tuple[Any, ...] = (),
-    kwargs: Mapping[str, Any] | None = None,
+    args: tuple[object, ...] = (),
+    kwargs: Mapping[str, object] | None = None,
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str] = (),
@@ -108,7 +107,7 @@ def capture(
     return program
 
 
-def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program | None:
+def recorded(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Program | None:
     """What `capture` gives with the batch alone dynamic; None where the model cannot be recorded on tensors without
     data, for any batch, whatever `torch.export` says. Code that only passes the batch on is recorded once."""
     inputs = repeat_single((args, dict(kwargs)))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import fx, nn
@@ -29,7 +29,7 @@ from atograph.capture.rebuilt import Rebuilt
 from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
 from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.interface import Condition, Interface, Ways
+from atograph.passes.ir.interface import Condition, Example, Interface, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.torch_private import (
@@ -59,12 +59,12 @@ _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer, FakeTensor)
 
 def record_program(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
     *,
     batch: int | None,
     wishes: Wishes = _NO_WISHES,
-    decided_by: Any = None,
+    decided_by: Example | None = None,
     numbers: bool = True,
     others: bool = True,
 ) -> Program:
@@ -94,7 +94,9 @@ def record_program(
         raise (LooksAtValues if looks else NotTraced)(f"{type(error).__name__}: {error}") from error
 
 
-def run_without_data(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, batch: int | None) -> None:
+def run_without_data(
+    model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, batch: int | None
+) -> None:
     """Run a model as `record_program` does, on tensors without data, and record nothing.
 
     Code may go another way there than on tensors with data: transformers makes every mask then.
@@ -112,10 +114,10 @@ class _Trace:
     def __init__(
         self,
         model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         batch: int | None,
-        decided_by: Any = None,
+        decided_by: Example | None = None,
         numbers: bool = True,
     ) -> None:
         self.model, self.batch = model, batch
@@ -280,7 +282,7 @@ class _Trace:
         if self.answers is not None:
             self.answers.asked_by, origins.number = lambda: origins.call, self.answers.number
 
-        def run() -> list[Any]:
+        def run() -> Sequence[object]:
             with nullcontext() if notes is None else Watch(origins.graph, notes):
                 return self._call(state, inputs)
 
@@ -327,7 +329,7 @@ class _Trace:
         ]
         return state, [_empty(self.mode, value, each) for (_leaf, value), each in zip(tensors, changed, strict=True)]
 
-    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[Any]:
+    def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> Sequence[object]:
         following = iter(inputs)
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
@@ -380,7 +382,7 @@ def _strides_like(value: torch.Tensor, shape: tuple[int, ...]) -> list[int] | No
     return strides
 
 
-def _paths(arguments: Mapping[str, Any], signature: inspect.Signature) -> Iterator[tuple[str, list[int]]]:
+def _paths(arguments: Mapping[str, object], signature: inspect.Signature) -> Iterator[tuple[str, list[int]]]:
     """A name for each leaf, a list of its number, made of the keys on the way to it."""
     for name, value in arguments.items():
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
@@ -389,7 +391,7 @@ def _paths(arguments: Mapping[str, Any], signature: inspect.Signature) -> Iterat
             yield from _paths_within(name, value)
 
 
-def _paths_within(name: str, value: Any) -> Iterator[tuple[str, list[int]]]:
+def _paths_within(name: str, value: object) -> Iterator[tuple[str, list[int]]]:
     is_leaf = lambda item: isinstance(item, list) and len(item) == 1 and type(item[0]) is int  # noqa: E731
     for keys, leaf in pytree.tree_flatten_with_path(value, is_leaf=is_leaf)[0]:
         parts = [name, *(re.sub(r"\W+", "_", pytree.keystr((key,))).strip("_") for key in keys)]
@@ -418,7 +420,7 @@ def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]
                 raise NotTraced(f"its code puts another tensor in the place of {name}")
 
 
-def _remade(made: torch.Tensor, after: Any) -> bool:
+def _remade(made: torch.Tensor, after: object) -> bool:
     """Whether a tensor is still there after a call, or a table of another size, made because it was needed."""
     if after is made or isinstance(made, nn.Parameter):
         return after is made

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from atograph.capture.model_state import current_state
 from atograph.capture.to_program import capture
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, FakeTensorMode, pytree
@@ -62,8 +62,8 @@ def is_weightless(model: nn.Module) -> bool:
 
 def capture_weightless(
     model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
     *,
     dynamic: Dynamic = None,
     outputs: Sequence[str] = (),
@@ -84,7 +84,7 @@ def capture_weightless(
 
 
 @contextmanager
-def _stand_ins(model: nn.Module, inputs: Any) -> Iterator[Any]:
+def _stand_ins(model: nn.Module, inputs: Example) -> Iterator[Example]:
     """The inputs as fake tensors; meanwhile the model's meta tensors are fake tensors on the inputs' device."""
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), export=True)
     real = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and not leaf.is_meta]

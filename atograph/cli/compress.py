@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.cost.share import share_of
@@ -23,7 +23,7 @@ def compress(
     resume: bool,
     data: Path | None,
     init: Path | None,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     assignments: Sequence[str],
     baseline: bool,
     opset: int | None,
@@ -66,7 +66,7 @@ def compress(
     console.say(f"written to {folder}")
 
 
-def train_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> TrainSettings:
+def train_settings(given: Mapping[str, object], assignments: Sequence[str]) -> TrainSettings:
     """The training's settings from the options that were given (not None) and from ``KEY=VALUE`` texts."""
     from atograph.train.settings import settings_of
 

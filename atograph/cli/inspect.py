@@ -31,7 +31,7 @@ def inspect(
     plan: Path | None,
     out: Path | None,
     data: Path | None,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     console: Console,
 ) -> None:
     """Trace the model and show its groups, one of them, or why a parameter stays."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,7 +26,7 @@ def opt(
     print_after_all: bool,
     out: Path | None,
     data: Path | None,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     console: Console,
 ) -> None:
     """Print the program after the pipeline, or after each of its passes."""

@@ -30,7 +30,7 @@ def takes_settings(*names: str, budgets: bool = False) -> Callable[[Callable[...
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
-        def run(**values: Any) -> None:
+        def run(**values: object) -> None:
             given = {option.name: values.pop(option.name) for option in options}
             command(settings={name: value for name, value in given.items() if value is not None}, **values)
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -29,6 +29,9 @@ PLAN = Limit(128 * 2**20, 10_000_000)
 """Plans, which list units; and programs."""
 
 _LONGEST = 200
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""A value of JSON."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -156,7 +159,7 @@ def refusal(reason: object, path: Path, complaint: str, hint: str | None = None)
     return UserError(f"{complaint}: {said.rstrip('.')}.", where=str(path), hint=hint)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

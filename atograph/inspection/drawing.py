@@ -68,7 +68,7 @@ def graphml(shown: Overview) -> str:
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: object) -> Any:
     """A text with each character that XML has not as ``\\u001b``, so that names stay apart; else what it is."""
     return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", value) if isinstance(value, str) else value
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import colorsys
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import fx
 
+from atograph.files.reading import Json
 from atograph.inspection.interfaces import Traced
 from atograph.inspection.overview import Overview, source_op_of
 from atograph.passes.analysis.groups import Group
@@ -48,7 +48,7 @@ def groups_json(graph: Traced, shown: Overview) -> str:
     return json.dumps({shown.name: {"name": "groups", "results": results, **sums}}, ensure_ascii=False) + "\n"
 
 
-def _node(node: fx.Node, names: Mapping[str, str], axes: Axes, by_axis: Mapping[Axis, Group]) -> dict[str, Any]:
+def _node(node: fx.Node, names: Mapping[str, str], axes: Axes, by_axis: Mapping[Axis, Group]) -> dict[str, Json]:
     label, module = _label(node, names)
     attributes = {f"dim {dim}": _described(group) for dim, group in _groups(node, axes, by_axis)}
     if node.op == "call_function" and (source := source_of(node)):

@@ -11,7 +11,6 @@ from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -48,7 +47,7 @@ def page(shown: Overview, report: Report | None = None) -> str:
     )
 
 
-def _group(group: GroupView) -> dict[str, Any]:
+def _group(group: GroupView) -> dict[str, object]:
     """A group, with what `text` would say of its members."""
     (row,) = rows([group])
     found = group.model_dump(mode="json", exclude={"members", "slices", "joins"})
@@ -57,7 +56,7 @@ def _group(group: GroupView) -> dict[str, Any]:
     return found
 
 
-def _members(group: GroupView) -> Iterator[dict[str, Any]]:
+def _members(group: GroupView) -> Iterator[dict[str, object]]:
     zero: dict[tuple[str, int], list[str]] = {}
     for part in group.slices:
         zero.setdefault((part.parameter, part.dim), []).append(units_at(part))

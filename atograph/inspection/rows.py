@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from atograph.inspection.names import fold, pattern_of
 from atograph.inspection.overview import GroupView, Why
@@ -66,8 +66,8 @@ def rows(groups: Iterable[GroupView], *, folded: bool = True, order: Order = "mo
         folded: repeated blocks as one row.
         order: see `Order`.
     """
-    alike: dict[Any, list[GroupView]] = {}
-    seen: Counter[Any] = Counter()
+    alike: dict[object, list[GroupView]] = {}
+    seen: Counter[object] = Counter()
     for group in groups:
         own = frozenset((each.parameter, each.dim) for each in group.members)
         seen[own] += 1  # heads and their width, say, stand in the same dimensions, and are no blocks
@@ -83,13 +83,13 @@ def rows(groups: Iterable[GroupView], *, folded: bool = True, order: Order = "mo
     return sorted(made, key=keys[order], reverse=True)
 
 
-def _kind(group: GroupView) -> Any:
+def _kind(group: GroupView) -> object:
     """What groups of repeated blocks have in common."""
     members = tuple((*_pattern(each.parameter), each.dim, each.role) for each in group.members)
     return group.units, group.least, _kind_of_reason(group.why), members
 
 
-def _kind_of_reason(why: Why | None) -> Any:
+def _kind_of_reason(why: Why | None) -> object:
     return why and (why.text, pattern_of(why.module)[0], why.source, why.wish)
 
 

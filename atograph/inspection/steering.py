@@ -65,7 +65,7 @@ def steer(
     if trained_only:
         reasons |= dict(_untrained(graph))
     groups = groups.frozen(reasons).keeping(min_units)
-    dropped = [drop] if isinstance(drop, str) else drop
+    dropped = [drop] if isinstance(drop, str) else list(drop)
     going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
     groups = groups.dropping(list(going))
     share = depth_of(depth)
@@ -124,9 +124,9 @@ def _makes(group: Group, patterns: Sequence[str]) -> dict[str, bool]:
 
 
 def _shared(groups: Groups, pattern: str, patterns: Sequence[str]) -> str:
-    """What else makes the units of the first group that only partly is what a pattern stands for."""
+    """What else makes the units of the first group that may go and only partly is what a pattern stands for."""
     for group in groups:
-        if _makes(group, [pattern]):
+        if _makes(group, [pattern]) and groups.why_not_without([group.name]) is None:
             others = [each for each, stands in _makes(group, patterns).items() if not stands]
             return f"{group.name} is {', '.join(sorted(others)[:3])} as well, which nothing names"
     return ""

@@ -56,7 +56,7 @@ def required(extra: str, *names: str) -> ModuleType:
     )
 
 
-def check_example(example_inputs: Any) -> None:
+def check_example(example_inputs: object) -> None:
     """Refuse what no model can be called with, when the callback is made.
 
     Raises:
@@ -71,7 +71,7 @@ def check_example(example_inputs: Any) -> None:
         raise UserError(error.message, where=error.where, hint=hint) from error
 
 
-def check_batch(model: nn.Module, inputs: Any) -> None:
+def check_batch(model: nn.Module, inputs: object) -> None:
     """Call a model with the inputs that were found in the first batch.
 
     Raises:
@@ -107,7 +107,7 @@ class Pruning:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Any,
+        inputs: object,
         optimizer: torch.optim.Optimizer,
         *,
         steps: int,
@@ -127,7 +127,7 @@ class Pruning:
 
         self._held, self._inputs, self._on_swap = Held, inputs, on_swap
 
-    def before_step(self, batch: Any) -> None:
+    def before_step(self, batch: object) -> None:
         """Before each step of the optimiser, with a batch of it on the device."""
         self.ato.controller_step(self._held((batch,)))
 

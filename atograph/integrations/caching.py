@@ -36,7 +36,7 @@ class CachedModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Cache, **others: Any) -> Any:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Cache, **others: object) -> Any:
         """The logits, and the cache with what is new; ``others`` are arguments of the model."""
         if "position_ids" in inspect.signature(self.model.forward).parameters:
             others.setdefault("position_ids", _positions(attention_mask, input_ids))
@@ -133,7 +133,7 @@ class CachedEncoderDecoder(nn.Module):
 
     def _decoded(
         self,
-        own: Any,
+        own: object,
         cross: Any,
         tokens: Tensor,
         attention_mask: Tensor | None,
@@ -214,7 +214,9 @@ def _whole() -> Any:
     class Whole(DynamicLayer):  # type: ignore[no-untyped-call]
         """It begins with what comes first, and not with a tensor of one dim without elements."""
 
-        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+        ) -> tuple[Tensor, Tensor]:
             if self.is_initialized:
                 return super().update(key_states, value_states, *args, **kwargs)
             return self.hold(key_states, value_states)
@@ -233,7 +235,7 @@ def _read() -> Any:
 
     class Read(_whole()):  # type: ignore[misc]
         def update(
-            self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+            self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
         ) -> tuple[Tensor, Tensor]:
             past = (self.keys, self.values)
             new: tuple[Tensor, ...] = self.hold(key_states, value_states)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from atograph.train.saved.weights import set_weights, weights_of
 from atograph.train.settings import settings_of
 from atograph.values.attributes import Attributes, values_of
 from atograph.values.batches import to_device
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 _Callback: Any = required("lightning", "lightning.pytorch", "pytorch_lightning").Callback
 
@@ -60,7 +63,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
 
     def __init__(
         self,
-        example_inputs: Any = None,
+        example_inputs: object = None,
         *,
         loss: Loss | None = None,
         monitor: str | None = None,
@@ -85,7 +88,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         """What prunes; None before the first batch."""
         return None if self._pruning is None else self._pruning.ato
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
         """Refuse what it cannot do."""
         if sum(isinstance(each, AutoTrainOnceCallback) for each in trainer.callbacks) > 1:
             raise UserError(
@@ -95,7 +98,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         _check(trainer, pl_module)
         self._pruning = self.slim = self._best.epoch = None
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Before the first of the batches of a step, let the mask go on."""
         if self._begun:
             return
@@ -107,17 +110,21 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             _forget_best(trainer)
         self._begun = True
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         """Take note of the step's rate: after the step a scheduler changes it."""
         self._lr = float(optimizer.param_groups[0]["lr"])
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """After the step, shrink what is masked."""
         if self._pruning is not None and trainer.global_step > self._pruning.ato.done:
             self._pruning.after_step(self._lr)
             self._begun = False
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if they are the best ones since everything masked is zero."""
         if self._monitor is None or self._pruning is None or not self._pruning.ato.settled or trainer.sanity_checking:
             return
@@ -128,12 +135,12 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         metric = float(trainer.callback_metrics[self._monitor])
         self._best.offer(trainer.global_step, metric, weights, values_of(pl_module))
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the slim model, while all of it is on one device."""
         if self._pruning is not None:
             self._finish(trainer, pl_module, self._pruning)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same, where the checkpoint was of the end and no batch came."""
         if self._pruning is None and self._saved is not None:
             self._finish(trainer, pl_module, self._start(trainer, pl_module, None))
@@ -154,7 +161,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         """Called by the trainer, before there is anything to load it into."""
         self._saved = state_dict
 
-    def _start(self, trainer: Any, module: Any, batch: Any) -> Pruning:
+    def _start(self, trainer: Trainer, module: LightningModule, batch: object) -> Pruning:
         saved, step, self._saved = self._saved, trainer.global_step, None
         if step and not saved:
             raise UserError(
@@ -163,7 +170,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             )
         example = saved["inputs"] if batch is None and saved else self._example(module, batch)
         inputs = to_device(example, module.device)
-        steps = trainer.estimated_stepping_batches
+        steps = int(trainer.estimated_stepping_batches)
         with _trainer_of(module, None, then=trainer):
             if self._inputs is None and module.example_input_array is None:
                 check_batch(module, inputs)
@@ -182,14 +189,14 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         self._pruning, self._begun = pruning, False
         return pruning
 
-    def _finish(self, trainer: Any, module: Any, pruning: Pruning) -> None:
+    def _finish(self, trainer: Trainer, module: LightningModule, pruning: Pruning) -> None:
         if self._best.epoch is not None:
             set_weights(module, self._best.epoch.weights)
             Attributes(module).put(self._best.epoch.attributes)
         with _trainer_of(module, None, then=trainer):
             self.slim = pruning.finish()
 
-    def _example(self, module: Any, batch: Any) -> Any:
+    def _example(self, module: LightningModule, batch: object) -> Any:
         if self._inputs is not None:
             return self._inputs
         own = module.example_input_array
@@ -203,7 +210,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             ) from error
         return inputs.kwargs or inputs.args
 
-    def _loss_of(self, trainer: Any) -> Loss:
+    def _loss_of(self, trainer: Trainer) -> Loss:
         """The loss of a batch and its number, as a training step computes it."""
 
         def loss(module: Any, numbered: Any) -> Tensor:
@@ -234,7 +241,7 @@ def _forget_best(trainer: Any) -> None:
             each.best_model_path, each.best_model_score, each.current_score = "", None, None
 
 
-def _check(trainer: Any, module: Any) -> None:
+def _check(trainer: Trainer, module: LightningModule) -> None:
     """Refuse a training that the callback cannot follow."""
     if not module.automatic_optimization:  # several optimisers are possible only then
         raise UserError(
@@ -281,7 +288,7 @@ def _takes(step: Any) -> int:
 
 
 @contextmanager
-def _trainer_of(module: Any, trainer: Any, *, then: Any) -> Iterator[None]:
+def _trainer_of(module: LightningModule, trainer: Trainer | None, *, then: Trainer | None) -> Iterator[None]:
     """Within it the module has another trainer, or none: what looks at all that a module holds stops there."""
     module.trainer = trainer
     try:
@@ -291,7 +298,7 @@ def _trainer_of(module: Any, trainer: Any, *, then: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _unnoticed(module: Any) -> Iterator[None]:
+def _unnoticed(module: LightningModule) -> Iterator[None]:
     """Within it nothing is logged; afterwards metrics have the values that they had before."""
     names = ("log", "log_dict")
     states = [getattr(metric, "metric_state", None) or {} for metric in module.modules()]

@@ -76,12 +76,12 @@ class AutoTrainOnce:
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: Any,
+        example_inputs: object,
         *,
         steps: int,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         on_swap: OnSwap | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         if not isinstance(steps, int) or steps < 1:
             raise UserError(f"a loop makes one step or more, not {steps!r}.")
@@ -287,6 +287,6 @@ class _Loop:
         if self._taking_over is not None:
             self._taking_over.check()
 
-    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+    def evaluate(self, data: Iterable[object] | None) -> float | None:
         """A loop of one's own measures by itself."""
         return None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.saved.seeding import random_state, set_random_state
 from atograph.train.settings import settings_of
 from atograph.values.batches import keep_copy, to_device
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 _TrainerCallback: Any = required("transformers", "transformers").TrainerCallback
 
@@ -61,12 +64,12 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
 
     def __init__(
         self,
-        example_inputs: Any = None,
+        example_inputs: object = None,
         *,
         loss: Loss | None = None,
         on_swap: OnSwap | None = None,
         resume_from: str | Path | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         self._batches_at_most = settings_of(settings).controller_batches
         self.slim: Slim | None = None
@@ -75,14 +78,16 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         self._on_swap = on_swap
         self._resume_from = resume_from
         self._pruning: Pruning | None = None
-        self._batches: list[Any] = []
+        self._batches: list[object] = []
 
     @property
     def ato(self) -> AutoTrainOnce | None:
         """What prunes; None before the training."""
         return None if self._pruning is None else self._pruning.ato
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Trace the model, set batches aside, and go on from the checkpoint that the Trainer resumes from."""
         _check(args, state)
         model: nn.Module = kwargs["model"]
@@ -103,7 +108,9 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         if state.global_step:
             self._load(self._pruning, args, state, _sum(model))
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Let the mask go on."""
         assert self._pruning is not None
         ato = self._pruning.ato
@@ -114,24 +121,28 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         if not settled:  # what was the best so far is another network than the one that comes out
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Shrink what is masked, at the rate that a scheduler has not yet changed."""
         assert self._pruning is not None
         self._pruning.after_step(float(kwargs["optimizer"].param_groups[0]["lr"]))
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put a state of its own into the checkpoint."""
         assert self._pruning is not None
         own = self._pruning.state() | {"weights": _sum(kwargs["model"])}
         Checkpoints(_own_folder(args, state) / _FOLDER, {}, 0.0).save(0, state.global_step, own)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Make the slim model."""
         assert self._pruning is not None
         with _as_written(kwargs["model"]):
             self.slim = self._pruning.finish()
 
-    def _load(self, pruning: Pruning, args: Any, state: Any, weights: float) -> None:
+    def _load(self, pruning: Pruning, args: TrainingArguments, state: TrainerState, weights: float) -> None:
         """A callback is not told where the Trainer resumes from."""
         own = _own_folder(args, state)
         for folder in [self._resume_from] if self._resume_from else [args.resume_from_checkpoint or own, own]:
@@ -159,8 +170,8 @@ def _as_written(model: nn.Module) -> Iterator[None]:
             own["forward"] = replaced
 
 
-def _own_folder(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+def _own_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def _sum(model: nn.Module) -> float:
@@ -168,7 +179,7 @@ def _sum(model: nn.Module) -> float:
     return float(sum(parameter.detach().cpu().double().abs().sum() for parameter in model.parameters()))
 
 
-def _check(args: Any, state: Any) -> None:
+def _check(args: TrainingArguments, state: TrainerState) -> None:
     """Refuse a training that the callback cannot follow."""
     one = "Train on one device; with CUDA_VISIBLE_DEVICES=0 the Trainer sees one GPU."
     refused = (
@@ -182,7 +193,7 @@ def _check(args: Any, state: Any) -> None:
             raise UserError(f"the callback cannot prune with {what}.", where="the Trainer", hint=hint)
 
 
-def _first(loader: Any, count: int) -> list[Any]:
+def _first(loader: DataLoader[object], count: int) -> list[object]:
     """The first batches, in main memory, read by another loader: the Trainer's goes on as if nobody had asked.
 
     Raises:
@@ -192,7 +203,7 @@ def _first(loader: Any, count: int) -> list[Any]:
     batching: dict[str, Any] = {"batch_sampler": loader.batch_sampler}
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         batching = {"batch_size": loader.batch_size}
-    mine: DataLoader[Any] = DataLoader(loader.dataset, collate_fn=loader.collate_fn, **batching)
+    mine: DataLoader[object] = DataLoader(loader.dataset, collate_fn=loader.collate_fn, **batching)
     batches = [keep_copy(batch) for batch in islice(mine, count)]
     set_random_state(before, loader)
     if not batches:
@@ -200,7 +211,7 @@ def _first(loader: Any, count: int) -> list[Any]:
     return batches
 
 
-def _without_labels(batch: Any, args: Any) -> Any:
+def _without_labels(batch: object, args: TrainingArguments) -> dict[str, object]:
     if not isinstance(batch, Mapping):
         kind = "tensor" if isinstance(batch, torch.Tensor) else type(batch).__name__
         raise UserError(

@@ -10,6 +10,7 @@ from atograph.passes.budgets.budget import Budget
 if TYPE_CHECKING:
     from atograph.latency.predictor import MeasuredLatency
     from atograph.latency.table import LatencyRecord
+    from atograph.passes.ir.polynomial import Counts, Number
     from atograph.passes.ir.program import Program
 
 
@@ -33,19 +34,19 @@ class Latency(Budget):
         super().__init__(program)
         self.latencies = latencies or latencies_of(program)
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Counts) -> Number:
         """By the table, which is measured if there is none yet."""
         self.latencies.table()
         return self.latencies.cost(counts)
 
-    def reached(self, counts: Mapping[str, Any], timed: Mapping[int, float]) -> float:
+    def reached(self, counts: Counts, timed: Mapping[int, float]) -> float:
         """As it was measured at the budget's number of samples per call."""
         batch = self.latencies.record.batch
         if batch in timed:
             return timed[batch]
         return next(iter(timed.values()), self.predicted(counts))
 
-    def predicted(self, counts: Mapping[str, Any]) -> float:
+    def predicted(self, counts: Counts) -> float:
         """By the table, before anything was corrected."""
         return self.latencies.predicted_at(counts)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import fx
+from torch.fx.node import Target
 
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import ONE, Shape, product
@@ -22,6 +24,9 @@ from atograph.passes.cost.widths import Widths
 from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import DATA
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 aten = torch.ops.aten
 
@@ -103,7 +108,7 @@ def _nodes(
     return Nodes(node, own[0], own[1])
 
 
-def model_of(pieces: Sequence[Nodes]) -> tuple[bytes, dict[str, Any]]:
+def model_of(pieces: Sequence[Nodes]) -> tuple[bytes, Feed]:
     """An ONNX model in which pieces stand side by side, serialised, and inputs to feed it with."""
     inputs = {name: shape for piece in pieces for name, shape in piece.inputs.items()}
     weights = {name: shape for piece in pieces for name, shape in piece.weights.items()}
@@ -118,7 +123,7 @@ def model_of(pieces: Sequence[Nodes]) -> tuple[bytes, dict[str, Any]]:
     return model.SerializeToString(), {name: _values(shape) for name, shape in inputs.items()}
 
 
-def _values(shape: tuple[int, ...]) -> Any:
+def _values(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.full(shape, 0.01, dtype=np.float32)  # any but zeros: what is multiplied takes the same time
 
 
@@ -253,7 +258,7 @@ def scores_of(node: fx.Node, axes: Axes) -> Shape | None:
     return (*q[:-1], k[-2] if len(k) > 1 else ONE)
 
 
-_FORMS: dict[Any, Callable[[_View], list[Layer] | None]] = {
+_FORMS: dict[Target, Callable[[_View], list[Layer] | None]] = {
     **dict.fromkeys(
         [
             aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atograph.ort.model import OnnxModel, runtime_child
 from atograph.passes.errors import UserError
@@ -12,6 +12,9 @@ from atograph.process.child_process import ChildError
 from atograph.report.run import Latency
 from atograph.spec.example_inputs import Inputs
 from atograph.values.user_code import one_line
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 
 def measure_latency(
@@ -39,7 +42,7 @@ def measure_latency(
     )
 
 
-def times_in_turns(calls: Sequence[tuple[OnnxModel, dict[str, Any]]], *, seconds: float) -> list[list[float]]:
+def times_in_turns(calls: Sequence[tuple[OnnxModel, Feed]], *, seconds: float) -> list[list[float]]:
     """Milliseconds of each call of several files, one after the other and then all again.
 
     Args:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,6 +25,9 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import SlimProgram
 from atograph.passes.torch_private import pytree
 from atograph.values.batch_size import with_batch
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 _SECONDS = 1.5
 """Of measuring for each model; five calls of each in any case."""
@@ -91,7 +95,7 @@ class OrtRuntime:
             exported = to_exported(on_cpu)
             return OnnxModel(export_onnx(exported, path), exported, threads=self._threads)
 
-    def _feed(self, model: OnnxModel) -> dict[str, object]:
+    def _feed(self, model: OnnxModel) -> Feed:
         example = self._program.interface.example
         assert example is not None
         args, kwargs = with_batch(pytree.tree_map(_on_cpu, example), self._batch, self._program.interface)

@@ -7,17 +7,18 @@ chosen again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from math import log
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from atograph.latency.table import LatencyRecord, LayerGrid, Rounded, Times
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.cost.cost import CostModel
 from atograph.passes.cost.interpolated import Interpolated
 from atograph.passes.errors import UserError
+from atograph.passes.ir.polynomial import Counts, Number
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan, fingerprint
 from atograph.process.stages import stage
@@ -106,7 +107,7 @@ class MeasuredLatency:
             self._save()
         self._table = grid.cost(record)
 
-    def cost(self, kept: Any) -> Any:
+    def cost(self, kept: Counts) -> Number:
         """Milliseconds per call by the table, corrected; a number of the same kind as the counts."""
         assert self._table is not None, "table() comes first"
         share = self._table(kept) / self.record.dense
@@ -116,7 +117,7 @@ class MeasuredLatency:
         """The table's share of the dense latency for a plan, without correction."""
         return self.predicted_at(plan.counts)
 
-    def predicted_at(self, counts: Mapping[str, Any]) -> float:
+    def predicted_at(self, counts: Counts) -> float:
         """The same at some counts of kept units."""
         assert self._table is not None, "table() comes first"
         return float(self._table(counts)) / self.record.dense

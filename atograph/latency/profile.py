@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -16,6 +15,9 @@ from atograph.ort.model import runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import SECONDS, ChildError
 from atograph.values.user_code import one_line
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -42,7 +44,7 @@ class Layer:
         return f"{self.name} ({self.op})" if self.name else f"all {self.op}"
 
 
-def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int = 30) -> list[Layer]:
+def profile(path: Path, feed: Feed, *, threads: int = 1, calls: int = 30) -> list[Layer]:
     """Profile an ONNX file.
 
     Args:
@@ -64,7 +66,7 @@ def profile(path: Path, feed: Mapping[str, Any], *, threads: int = 1, calls: int
 
 
 def kernel_times(
-    model: str | bytes, feed: Mapping[str, Any], *, threads: int = 1, calls: int = 30, seconds: float = inf
+    model: str | bytes, feed: Feed, *, threads: int = 1, calls: int = 30, seconds: float = inf
 ) -> dict[tuple[str, str], list[float]]:
     """What ONNX Runtime's profiler says of each kernel.
 

@@ -16,7 +16,7 @@ from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,13 +27,16 @@ from atograph.files.writing import replacing
 from atograph.latency.layer_models import Layer, layers_of, model_of, scores_of, size_of
 from atograph.latency.profile import kernel_times
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.cost.interpolated import Interpolated, Table
+from atograph.passes.cost.interpolated import Interpolated, Table, Values
 from atograph.passes.cost.widths import Widths
 from atograph.passes.errors import UserError
 from atograph.passes.ir.polynomial import Polynomial, value_at
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import fingerprint
 from atograph.process.stages import Stage
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 _SHARES: Mapping[int, Sequence[float]] = {
     1: (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1),
@@ -58,7 +61,7 @@ _LARGEST = 250_000_000
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
 
-Times = Callable[[bytes, Mapping[str, Any]], Mapping[tuple[str, str], Sequence[float]]]
+Times: TypeAlias = "Callable[[bytes, Feed], Mapping[tuple[str, str], Sequence[float]]]"
 """Runs a small model: (name, op) of each kernel → milliseconds of each call."""
 
 
@@ -217,11 +220,11 @@ class LayerGrid:
         """
         tables = [self._table(part, record) for part in self._parts]
         if any(self._unknown.terms):  # what of the products has no table
-            more = record.products - Interpolated(tables, self._sizes)({})
+            more = record.products - float(Interpolated(tables, self._sizes)({}))
             tables.append(_in_proportion(self._unknown, max(0.0, more), self._at_dense))
         if any(self._written.terms):
             tables.append(_in_proportion(self._written, record.rest, self._at_dense))
-        scale = record.dense / max(Interpolated(tables, self._sizes)({}), 1e-9)
+        scale = record.dense / max(float(Interpolated(tables, self._sizes)({})), 1e-9)
         scaled = [replace(each, values=each.values * scale) for each in tables]
         return Interpolated(scaled, self._sizes, self._groups)
 
@@ -240,7 +243,7 @@ class LayerGrid:
         return Table(widths, tuple(points), grid, part.node)
 
 
-def _from_zero(grid: Any, points: tuple[float, ...], axis: int) -> tuple[Any, tuple[float, ...]]:
+def _from_zero(grid: Values, points: tuple[float, ...], axis: int) -> tuple[Values, tuple[float, ...]]:
     """One point more, a width of zero: on the line through the first two, and no less than nothing."""
     first = grid.take(0, axis)
     second = grid.take(1, axis) if len(points) > 1 else 2 * first

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir
@@ -22,11 +21,11 @@ from atograph.onnx.norms import write_norms
 from atograph.onnx.opsets import TORCHS_NEWEST, TORCHS_OLDEST, check_opset, to_newer, to_older
 from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
-from atograph.onnx.translations import TRANSLATIONS, translations
+from atograph.onnx.translations.table import TRANSLATIONS, translations
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.notes import SizeNames, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
-from atograph.passes.torch_private import onnx_registration
+from atograph.passes.torch_private import OpOverload, onnx_registration
 from atograph.process.quiet import quiet
 
 _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
@@ -129,7 +128,7 @@ def export_onnx(
     return path
 
 
-def _recurrent_ops() -> list[Any]:
+def _recurrent_ops() -> list[OpOverload]:
     """The recurrent ops that torch.onnx writes as one; it takes the others apart, step by step."""
     table = onnx_registration.ONNXRegistry.from_torchlib()
     return [op for op in RECURRENT if op in TRANSLATIONS or table.is_registered(op)]

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from atograph.onnx.per_sample import as_product, caller, follows_the_batch
 from atograph.onnx.pieces import as_slices, in_pieces
-from atograph.onnx.pools import reads_places
+from atograph.onnx.translations.pools import reads_places
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.edits import rebuilt
 from atograph.passes.ir.reason import module_in, source_of

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
-from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind, OutputSpec
 
 from atograph.passes.ir.exported.edits import rebuilt
 from atograph.passes.ir.outputs import names_of, paths_of
@@ -36,7 +36,7 @@ def output_names(program: ExportedProgram) -> list[str]:
     return names_of(tensors, input_names(program))
 
 
-def _returned(program: ExportedProgram) -> list[Any]:
+def _returned(program: ExportedProgram) -> list[OutputSpec]:
     return [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
 
 
@@ -71,7 +71,7 @@ def _returning(count: int, entry: ModuleCallEntry) -> ModuleCallEntry:
     return replace(entry, signature=replace(entry.signature, out_spec=pytree.tree_structure((0,) * count), outputs=[]))
 
 
-def with_constants(program: ExportedProgram, tensors: list[Any]) -> Any:
+def with_constants(program: ExportedProgram, tensors: Sequence[object]) -> object:
     """What the program returns, from the tensors among it."""
     found = iter(tensors)
     leaves = [spec.arg.value if isinstance(spec.arg, ConstantArgument) else next(found) for spec in _returned(program)]

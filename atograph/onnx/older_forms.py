@@ -25,7 +25,7 @@ class Op:
         """One of its inputs; None where it has none there."""
         return self.node.inputs[place] if place < len(self.node.inputs) else None
 
-    def get(self, name: str, default: Any) -> Any:
+    def get(self, name: str, default: object) -> Any:
         """The value of an attribute."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.value

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnxscript import optimizer
 
 _ONE_AND_ZERO = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
@@ -39,7 +40,7 @@ def optimise(program: Any) -> None:
     program.optimize()
 
 
-def _scalar(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
+def _scalar(value: ir.Value | None) -> NDArray[np.generic] | None:
     if value is None or value.const_value is None or len(value.const_value.shape):
         return None
     number = value.const_value.numpy()

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
-from atograph.passes.torch_private import enable_python_dispatcher, pytree
+from atograph.passes.torch_private import OpOverload, enable_python_dispatcher, pytree
 
 _ATEN = torch.ops.aten
 _PLAIN = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
 _PADDED = (_ATEN.conv1d.padding, _ATEN.conv2d.padding, _ATEN.conv3d.padding)
 _GENERAL = _ATEN.convolution.default
 
-GROUPS: dict[Any, int] = {
+GROUPS: dict[Target, int] = {
     **dict.fromkeys((*_PLAIN, *_PADDED), 6),
     **dict.fromkeys((_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input), 6),
     _GENERAL: 8,
@@ -80,7 +81,7 @@ def caller(node: fx.Node) -> Callable[..., fx.Node]:
     """Add a call to the graph, with its value and what is known of the node that it stands for."""
     mode = pytree.tree_leaves(node.meta["val"])[0].fake_mode
 
-    def call(op: Any, *args: Any) -> fx.Node:
+    def call(op: OpOverload, *args: Argument) -> fx.Node:
         added = node.graph.call_function(op, args)
         with mode, enable_python_dispatcher():
             value = op(*fx.map_arg(args, lambda each: each.meta["val"]))
@@ -90,7 +91,7 @@ def caller(node: fx.Node) -> Callable[..., fx.Node]:
     return call
 
 
-def _quotient(size: Any, groups: Any) -> int | None:
+def _quotient(size: object, groups: Any) -> int | None:
     """How many output channels a group has; None where that is no number."""
     count = groups.meta["val"]
     if not isinstance(size, torch.SymInt) or not isinstance(count, torch.SymInt):
@@ -104,7 +105,7 @@ def _each(value: Any, rank: int) -> list[int]:
     return values * rank if len(values) == 1 else values
 
 
-def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
+def _pads(padding: object, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
     """How much is added before and after each dimension."""
     if padding == "same":
         whole = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]

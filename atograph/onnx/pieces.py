@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
 _ATEN = torch.ops.aten
 
@@ -37,15 +38,15 @@ def as_slices(node: fx.Node, call: Callable[..., fx.Node]) -> None:
     node.graph.erase_node(node)
 
 
-def _of_one_length(call: Callable[..., fx.Node], size: fx.Node, count: int) -> list[Any]:
+def _of_one_length(call: Callable[..., fx.Node], size: fx.Node, count: int) -> list[int | fx.Node]:
     """Where pieces of one length begin and end, the last one shorter; at some sizes there are fewer."""
     length = _rounded_up(call, size, count)
     return [0, length, *(call(operator.mul, length, index) for index in range(2, count + 1))]
 
 
-def _as_long_as_can_be(call: Callable[..., fx.Node], size: fx.Node, count: int) -> list[Any]:
+def _as_long_as_can_be(call: Callable[..., fx.Node], size: fx.Node, count: int) -> list[int | fx.Node]:
     """Where pieces begin and end of which the first are longer by one."""
-    ends: list[Any] = [0]
+    ends: list[int | fx.Node] = [0]
     for index in range(count):
         rest = call(operator.sub, size, index) if index else size
         ends.append(call(operator.add, _rounded_up(call, rest, count), ends[-1]))
@@ -61,7 +62,7 @@ def _dim(node: fx.Node) -> int:
     return int(dim) % node.args[0].meta["val"].dim()  # type: ignore[union-attr, no-any-return]
 
 
-_ENDS: dict[Any, Callable[[Callable[..., fx.Node], fx.Node, int], list[Any]]] = {
+_ENDS: dict[Target, Callable[[Callable[..., fx.Node], fx.Node, int], list[int | fx.Node]]] = {
     _ATEN.chunk.default: _of_one_length,
     _ATEN.tensor_split.sections: _as_long_as_can_be,
 }

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from atograph.ort.model import FileInput, OnnxModel
 from atograph.passes.errors import UserError
 from atograph.spec.example_inputs import inputs_of_batch
 
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
+
 _HINT = "Calibrate with data of the kind that the run was made with: its own file, or --spec."
 
 
-def calibration_batches(model: OnnxModel, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+def calibration_batches(model: OnnxModel, batches: Iterable[object]) -> Iterator[Feed]:
     """The inputs in training batches as ONNX Runtime takes them: arrays by name.
 
     Raises:
@@ -37,7 +43,7 @@ def calibration_batches(model: OnnxModel, batches: Iterable[Any]) -> Iterator[di
         yield feed
 
 
-def _fits(given: Any, value: FileInput) -> bool:
+def _fits(given: NDArray[np.generic], value: FileInput) -> bool:
     sizes = zip(value.shape, given.shape, strict=False)
     return (
         given.dtype.name == value.type

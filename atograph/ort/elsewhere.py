@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import fx
@@ -31,7 +30,7 @@ _FAR = 10
 HINT = "Trace the model with this size fixed: without it in dynamic=, or with dynamic=False for all of them."
 
 
-def check_other_sizes(program: Program, file: Callable[..., Any], *, where: str, form: str = "ONNX") -> None:
+def check_other_sizes(program: Program, file: Callable[..., object], *, where: str, form: str = "ONNX") -> None:
     """Run a file at sizes below and above the example's, where some are dynamic.
 
     Args:
@@ -66,7 +65,7 @@ def check_other_sizes(program: Program, file: Callable[..., Any], *, where: str,
             raise _wrong_there(program, sizes, "it computes something else than the program", where, form)
 
 
-def _on_the_cpu(run: Callable[..., Any], inputs: Any) -> list[torch.Tensor]:
+def _on_the_cpu(run: Callable[..., object], inputs: object) -> list[torch.Tensor]:
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach(), inputs)
     return [each.detach().cpu() for each in tensors_of(run(*args, **kwargs))]
 
@@ -116,6 +115,7 @@ def _wrong(program: Program, nodes: Sequence[fx.Node], sizes: Mapping[str, int])
     part = program.rewritten(graph, program.state)
     structure = pytree.tree_structure([0] * len(nodes))
     part.interface = replace(part.interface, returns=structure, writes=(), state_pairs={}, outputs=(), left_out={})
+    assert program.interface.example is not None
     args, kwargs = resized(program.interface.example, program.interface, sizes)
     with scratch() as aside, torch.no_grad():
         exported = to_exported(part)

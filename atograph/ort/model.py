@@ -6,9 +6,11 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -19,6 +21,9 @@ from atograph.passes.ir.exported.notes import names_in_files
 from atograph.passes.torch_private import pytree
 from atograph.process.child_process import SECONDS, Child, ChildDied, ChildError
 from atograph.values.user_code import one_line
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 AGAIN = "The ONNX file of a run is made again by `atograph export`."
 
@@ -119,7 +124,7 @@ class OnnxModel(nn.Module):
             self._load()
         return self.number
 
-    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def feed(self, *args: object, **kwargs: object) -> Feed:
         """The inputs as ONNX Runtime takes them: arrays by name."""
         try:  # by the names of keywords, whatever their order is
             leaves = self._program.call_spec.in_spec.flatten_up_to((args, kwargs))
@@ -132,12 +137,12 @@ class OnnxModel(nn.Module):
             if name in taken
         }
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the file."""
         values = self.run(self.feed(*args, **kwargs))
         return with_constants(self._program, [torch.from_numpy(value) for value in values])
 
-    def run(self, feed: dict[str, Any]) -> list[Any]:
+    def run(self, feed: Feed) -> list[NDArray[np.generic]]:
         """The outputs as arrays.
 
         Raises:
@@ -145,7 +150,7 @@ class OnnxModel(nn.Module):
         """
         number = self.ready()
         try:
-            values: list[Any] = self.child.call("run", number, feed, seconds=self.seconds)
+            values: list[NDArray[np.generic]] = self.child.call("run", number, feed, seconds=self.seconds)
         except ChildError as error:
             died = isinstance(error, ChildDied)
             raise UserError(

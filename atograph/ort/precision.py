@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir
@@ -19,6 +19,9 @@ from atograph.ort.model import runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import ChildError
 from atograph.process.quiet import quiet
+
+if TYPE_CHECKING:
+    from atograph.ort.worker import Feed
 
 _LARGEST = 2**31 - 2**20
 """What one protobuf file can hold, with room for the graph."""
@@ -71,7 +74,7 @@ def _with_float16(source: Path, target: Path, kept: Collection[str]) -> Path:
     return _save(onnx_ir.from_proto(model), target, outside=large or model.ByteSize() > _LARGEST)
 
 
-def to_int8(source: Path, target: Path, batches: Iterable[dict[str, Any]]) -> Path:
+def to_int8(source: Path, target: Path, batches: Iterable[Feed]) -> Path:
     """The same model with weights (per channel) and activations in int8, by static quantisation in the QDQ format.
 
     Source: `onnxruntime.quantization`; int8 for both and QDQ are what its manual advises for a start.

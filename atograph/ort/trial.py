@@ -84,5 +84,5 @@ def _difference(program: Program, exported: ExportedProgram, file: Path, export:
     return checked(file, exported, export, lambda *_args, **_kwargs: expected, inputs).difference
 
 
-def _on_the_cpu(value: Any) -> Any:
+def _on_the_cpu(value: object) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), value)

@@ -9,17 +9,22 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 
 _WARM_UP = 3
 
-_sessions: dict[int, Any] = {}
+Feed: TypeAlias = Mapping[str, NDArray[np.generic]]
+"""What a session takes: arrays by the names of its inputs."""
+
+_sessions: dict[int, onnxruntime.InferenceSession] = {}
 
 
-def load(path: str, threads: int = 0, disabled: Sequence[str] = (), plain: bool = False) -> dict[str, Any]:
+def load(path: str, threads: int = 0, disabled: Sequence[str] = (), plain: bool = False) -> dict[str, object]:
     """Check and load a file.
 
     Args:
@@ -45,7 +50,7 @@ def load(path: str, threads: int = 0, disabled: Sequence[str] = (), plain: bool 
     }
 
 
-def _options(threads: int, plain: bool = False) -> Any:
+def _options(threads: int, plain: bool = False) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what it refuses is raised, too
@@ -54,7 +59,7 @@ def _options(threads: int, plain: bool = False) -> Any:
     return options
 
 
-def _value(value: Any) -> dict[str, Any]:
+def _value(value: onnxruntime.NodeArg) -> dict[str, object]:
     return {"name": value.name, "type": str(value.type), "shape": list(value.shape)}
 
 
@@ -63,12 +68,12 @@ def close(number: int) -> None:
     _sessions.pop(number, None)
 
 
-def run(number: int, feed: Mapping[str, Any]) -> list[Any]:
+def run(number: int, feed: Feed) -> list[NDArray[np.generic]]:
     """The outputs of a session."""
     return list(_sessions[number].run(None, dict(feed)))
 
 
-def times_in_turns(calls: Sequence[tuple[int, dict[str, Any]]], seconds: float) -> list[list[float]]:
+def times_in_turns(calls: Sequence[tuple[int, Feed]], seconds: float) -> list[list[float]]:
     """`latency.measure.times_in_turns` of sessions by number."""
     runs = [(_sessions[number], feed) for number, feed in calls]
     for session, feed in [*runs] * _WARM_UP:
@@ -83,7 +88,7 @@ def times_in_turns(calls: Sequence[tuple[int, dict[str, Any]]], seconds: float) 
     return taken
 
 
-def quantise(source: str, prepared: str, target: str, batches: Sequence[dict[str, Any]], large: bool) -> None:
+def quantise(source: str, prepared: str, target: str, batches: Sequence[Feed], large: bool) -> None:
     """`ort.precision.to_int8`: by way of a second file, with weights outside if they are large."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -104,16 +109,16 @@ def quantise(source: str, prepared: str, target: str, batches: Sequence[dict[str
 class _Reader:
     """The quantiser's `CalibrationDataReader`."""
 
-    def __init__(self, batches: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, batches: Sequence[Feed]) -> None:
         self._left = iter(batches)
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> Feed | None:
         """The next batch; None after the last."""
         return next(self._left, None)
 
 
 def kernel_times(
-    model: str | bytes, feed: Mapping[str, Any], threads: int, calls: int, seconds: float
+    model: str | bytes, feed: Feed, threads: int, calls: int, seconds: float
 ) -> list[tuple[str, str, list[float]]]:
     """`latency.profile.kernel_times`: name, op and milliseconds of each kernel."""
     with TemporaryDirectory(prefix="atograph-") as place:

@@ -22,6 +22,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atograph.process.memory import free_memory
 
@@ -84,7 +85,7 @@ class Child:
         """Whether it can be called: by the process that started it, until it has ended."""
         return self._owner == os.getpid() and self._process.poll() is None
 
-    def call(self, function: str, *args: Any, seconds: float = SECONDS) -> Any:
+    def call(self, function: str, *args: object, seconds: float = SECONDS) -> Any:
         """Run a function of the module there.
 
         Args:
@@ -183,12 +184,12 @@ def _close(stream: IO[bytes]) -> None:
         stream.close()
 
 
-def _send(stream: IO[bytes] | None, value: Any) -> None:
+def _send(stream: IO[bytes] | None, value: object) -> None:
     """Write a value: the length of a header, the header as JSON, the bytes of arrays."""
     assert stream is not None
-    arrays: list[np.ndarray[Any, Any]] = []
+    arrays: list[NDArray[np.generic]] = []
 
-    def plain(part: Any) -> Any:
+    def plain(part: object) -> object:
         if isinstance(part, np.generic):
             part = np.asarray(part)
         if isinstance(part, (np.ndarray, bytes)):
@@ -217,7 +218,7 @@ def _receive(stream: IO[bytes] | None) -> Any:
     assert stream is not None
     header = _exactly(stream, int.from_bytes(_exactly(stream, 8), "little"))
 
-    def built(part: Any) -> Any:
+    def built(part: object) -> object:
         if isinstance(part, list):
             return [built(inner) for inner in part]
         if not isinstance(part, dict):
@@ -256,7 +257,7 @@ def serve(module: str, memory: str) -> None:
         _send(replies, _answer(getattr(functions, name), args))
 
 
-def _answer(function: Callable[..., Any], args: list[Any]) -> list[Any]:
+def _answer(function: Callable[..., object], args: list[object]) -> list[object]:
     try:
         return ["result", function(*args)]
     except Exception as error:

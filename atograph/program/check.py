@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -189,7 +189,7 @@ def _storage(reader: PT2ArchiveReader, record: str, stored: int, meta: _Meta) ->
     return flat.to(device)
 
 
-def _inputs(content: bytes) -> tuple[Any, ...] | None:
+def _inputs(content: bytes) -> tuple[object, ...] | None:
     """The example inputs."""
     if not content:
         return None

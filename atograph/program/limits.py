@@ -71,7 +71,7 @@ def as_wide_as(program: Program, exported: ExportedProgram) -> ExportedProgram:
     return wider if _compute_the_same(program, wider, narrow) else exported
 
 
-def _narrow(program: Program, exported: ExportedProgram, symbols: Mapping[str, Any]) -> Iterator[_Narrow]:
+def _narrow(program: Program, exported: ExportedProgram, symbols: Mapping[str, object]) -> Iterator[_Narrow]:
     for size in program.interface.dynamic:
         limits = exported.range_constraints.get(symbols.get(size.name))
         if size.parts or limits is None:
@@ -94,6 +94,7 @@ def _compute_the_same(program: Program, exported: ExportedProgram, narrow: list[
         calls.append({each.size.name: each.sizes()[0] for each in narrow if each.sizes()})
     own, other = ProgramModule(program), exported.module(check_guards=False)
     for sizes in calls:
+        assert program.interface.example is not None
         args, kwargs = resized(program.interface.example, program.interface, sizes)
         try:
             with torch.no_grad():
@@ -121,7 +122,7 @@ def with_checked_sizes(module: nn.Module, exported: ExportedProgram) -> nn.Modul
         inputs = [node.arg.name for node in exported.graph_signature.input_specs if node.kind is InputKind.USER_INPUT]
         limits = _limits(exported, names)
 
-        def check(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def check(_module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
             try:
                 leaves = pytree.tree_leaves((args, kwargs)) if spec is None else spec.flatten_up_to((args, kwargs))
             except ValueError:
@@ -156,7 +157,7 @@ def _told(text: str) -> tuple[int, str]:
     return int(multiple or 1), name
 
 
-def _check(inputs: Mapping[str, Any], names: SizeNames, limits: _Limits, ways: Ways) -> None:
+def _check(inputs: Mapping[str, object], names: SizeNames, limits: _Limits, ways: Ways) -> None:
     sizes: dict[str, int] = {}
     for name, dims in names.items():
         value = inputs.get(name)

@@ -159,7 +159,7 @@ def whole_example_of(program: ExportedProgram, plan: Plan, folder: Path) -> Inpu
     """
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     names = [None if isinstance(spec.arg, ConstantArgument) else spec.arg.name for spec in specs]
-    return Inputs(*widened_inputs(plan, names, tuple(example_of(program, folder))))
+    return Inputs(*widened_inputs(plan, names, example_of(program, folder).example))
 
 
 def _no_program(folder: Path) -> UserError:

@@ -78,7 +78,7 @@ class ProgramModel(nn.Module):
         size = sum(value.nbytes for value in program.state_dict.values())
         self.seconds = child_process.SECONDS + _SECONDS_PER_BYTE * size
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the program.
 
         Raises:
@@ -102,7 +102,7 @@ class ProgramModel(nn.Module):
         spec = self.program.call_spec.out_spec
         return leaves if spec is None else pytree.tree_unflatten(leaves, spec)
 
-    def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
         given = (args, dict(kwargs))
         spec = self.program.call_spec.in_spec
         try:  # by the names of keywords, whatever their order is

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
-from atograph.files.reading import Unreadable
+from atograph.files.reading import Json, Unreadable
 from atograph.passes.public import public
 from atograph.passes.rules import rule_for
 from atograph.passes.torch_private import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -131,6 +131,13 @@ def check_target(target: str) -> None:
     raise UnknownOp(f"{_shown(target)} is no op of a network that atograph knows")
 
 
+class _Input(TypedDict):
+    """An argument of a call in a file: its name in the schema, and its kind with its value."""
+
+    name: str
+    arg: dict[str, Json]
+
+
 def check_call(node: Mapping[str, Any]) -> None:
     """Refuse a call whose arguments are not of the kinds that the op takes.
 
@@ -181,7 +188,7 @@ def _is_known(op: OpOverload) -> bool:
     return rule_for(op) is not None
 
 
-def _check_arguments(op: OpOverload, inputs: list[Mapping[str, Any]]) -> None:
+def _check_arguments(op: OpOverload, inputs: list[_Input]) -> None:
     arguments = {argument.name: argument for argument in op._schema.arguments}
     values = {each["name"]: each["arg"] for each in inputs}
     if len(values) < len(inputs):
@@ -196,7 +203,7 @@ def _check_arguments(op: OpOverload, inputs: list[Mapping[str, Any]]) -> None:
             raise Unreadable(f"{op} does not get its {name} in it")
 
 
-def _fits(tag: str, value: Mapping[str, Any], kind: str) -> bool:
+def _fits(tag: str, value: Mapping[str, object], kind: str) -> bool:
     while kind.startswith("Optional["):
         if tag == "as_none":
             return True
@@ -206,7 +213,7 @@ def _fits(tag: str, value: Mapping[str, Any], kind: str) -> bool:
     return tag in _TAGS.get(kind, ()) or (value[tag] == [] and kind.startswith("List["))
 
 
-def _check_numbers(target: str, inputs: list[Mapping[str, Any]]) -> None:
+def _check_numbers(target: str, inputs: list[_Input]) -> None:
     """Arithmetic on sizes: numbers only, and no power that no memory holds."""
     allowed = {*_NUMBER, "as_sym_ints", "as_ints"}
     tags = [next(iter(each["arg"])) for each in inputs]
@@ -214,7 +221,7 @@ def _check_numbers(target: str, inputs: list[Mapping[str, Any]]) -> None:
         raise Unreadable(f"{_shown(target)} is called on what is no number")
     if target == "_operator.pow":
         exponent = inputs[1]["arg"].get("as_int") if len(inputs) == 2 else None
-        if exponent is None or not 0 <= exponent <= _LARGEST_POWER:
+        if not isinstance(exponent, int) or not 0 <= exponent <= _LARGEST_POWER:
             raise Unreadable("a size in it is raised to a power that no size has")
 
 

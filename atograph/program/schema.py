@@ -14,11 +14,11 @@ import typing
 from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
-from typing import Any
+from typing import TypeGuard
 
 import torch
 
-from atograph.files.reading import Unreadable
+from atograph.files.reading import Json, Unreadable
 from atograph.passes.torch_private import SchemaUnion, schema
 from atograph.program.ops import check_call, check_target
 from atograph.program.size_text import NoSize, canonical_size, is_symbol
@@ -48,7 +48,7 @@ _MOST_DIMS = 64
 """As many as a tensor of torch may have."""
 
 
-def canonical_program(value: Any, *, flat: bool = False) -> bytes:
+def canonical_program(value: object, *, flat: bool = False) -> bytes:
     """JSON of the same program, of which every part was looked at.
 
     Args:
@@ -97,7 +97,7 @@ class _Reader:
             **dict.fromkeys(_TENSORS, _tensor_name),
         }
 
-    def dataclass(self, kind: type, value: Any, depth: int) -> dict[str, Any]:
+    def dataclass(self, kind: type, value: object, depth: int) -> dict[str, Json]:
         """An object with the fields of a dataclass."""
         if not isinstance(value, dict) or depth == 0:
             raise Unreadable(f"there is no {kind.__name__} where there is to be one in it")
@@ -105,7 +105,7 @@ class _Reader:
         for name in value:
             if name not in fields:
                 raise Unreadable(f"a {kind.__name__} of torch has no {quoted(name)}")
-        copy: dict[str, Any] = {}
+        copy: dict[str, Json] = {}
         for name, (hint, required) in fields.items():
             if (kind.__name__, name) in self._left_out:
                 copy[name] = self._left_out[kind.__name__, name]
@@ -121,13 +121,13 @@ class _Reader:
             check_call(copy)
         return copy
 
-    def _union(self, kind: type, value: Any, depth: int) -> dict[str, Any]:
+    def _union(self, kind: type, value: object, depth: int) -> dict[str, Json]:
         if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _fields(kind):
             raise Unreadable(f"there is no {kind.__name__} where there is to be one in it")
         ((tag, content),) = value.items()
         return {tag: self._value(_fields(kind)[tag][0], content, (kind, tag), depth - 1)}
 
-    def _value(self, hint: Any, value: Any, field: tuple[type, str], depth: int) -> Any:
+    def _value(self, hint: object, value: object, field: tuple[type, str], depth: int) -> Json:
         origin, parts = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
             (inner,) = (part for part in parts if part is not type(None))
@@ -144,11 +144,11 @@ class _Reader:
             return self.dataclass(typing.cast(type, hint), value, depth)
         if hint is str and isinstance(value, str):
             return self._text(value, field)
-        if _is_number(hint, value):
+        if _is_number(value, hint):
             return value
         raise Unreadable(f"the {field[1]} of a {field[0].__name__} in it is of another type")
 
-    def _text(self, value: Any, field: tuple[type, str]) -> str:
+    def _text(self, value: str, field: tuple[type, str]) -> str:
         check = self._texts.get((field[0].__name__, field[1]))
         if check is None:
             raise Unreadable(f"atograph writes no {field[1]} of a {field[0].__name__} into it")
@@ -167,7 +167,7 @@ class _Reader:
 
 
 @cache
-def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
+def _fields(kind: type) -> dict[str, tuple[object, bool]]:
     """Name → type, and whether it has to be there."""
     hints = typing.get_type_hints(kind, globalns=vars(schema))
     missing = dataclasses.MISSING
@@ -177,7 +177,7 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _is_number(hint: Any, value: Any) -> bool:
+def _is_number(value: object, hint: object) -> TypeGuard[float]:
     if hint is bool:
         return isinstance(value, bool)
     if isinstance(value, bool):
@@ -229,7 +229,7 @@ _TENSORS = (
     ("ParameterMutationSpec", "parameter_name"),
 )  # fmt: skip
 
-_LEFT_OUT: dict[tuple[str, str], Any] = {
+_LEFT_OUT: dict[tuple[str, str], Json] = {
     ("ExportedProgram", "opset_version"): {},
     ("ExportedProgram", "torch_version"): "",
     ("ExportedProgram", "guards_code"): [],
@@ -239,4 +239,4 @@ _LEFT_OUT: dict[tuple[str, str], Any] = {
 }
 """What is not read, and what torch gets in its place."""
 
-_LEFT_OUT_IF_FLAT: dict[tuple[str, str], Any] = {("ModuleCallSignature", "forward_arg_names"): None}
+_LEFT_OUT_IF_FLAT: dict[tuple[str, str], Json] = {("ModuleCallSignature", "forward_arg_names"): None}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
-from atograph.files.reading import Unreadable, parse_json
+from atograph.files.reading import Json, Unreadable, parse_json
 from atograph.passes.torch_private import pytree, schema
 
 DEEPEST = 100
@@ -57,7 +56,7 @@ def _leaves(value: str) -> int:
     return count
 
 
-def _container(spec: Any, depth: int) -> dict[str, Any]:
+def _container(spec: object, depth: int) -> dict[str, Json]:
     if not isinstance(spec, dict) or spec.keys() != {"type", "context", "children_spec"} or depth == 0:
         raise Unreadable("the structure of its inputs or outputs cannot be read")
     kind, context, children = spec["type"], spec["context"], spec["children_spec"]
@@ -73,11 +72,11 @@ def _container(spec: Any, depth: int) -> dict[str, Any]:
     return {"type": kind, "context": context, "children_spec": [_container(each, depth - 1) for each in children]}
 
 
-def _registered() -> Mapping[str, Any]:
+def _registered() -> Mapping[str, object]:
     return pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
 
 
-def _imports(context: Any) -> bool:
+def _imports(context: object) -> bool:
     if isinstance(context, str):
         try:
             return not isinstance(inside := parse_json(context), str) and _imports(inside)

@@ -21,7 +21,7 @@ _programs: dict[int, ExportedProgram] = {}
 """The last one that was called, by the number that its caller gave it."""
 
 
-def run(number: int, source: Mapping[str, Any], leaves: Sequence[Any]) -> list[Any]:
+def run(number: int, source: Mapping[str, object], leaves: Sequence[object]) -> list[object]:
     """What a program returns, flat.
 
     Args:
@@ -68,7 +68,7 @@ def _program(number: int, source: Mapping[str, Any]) -> ExportedProgram:
     return _programs[number]
 
 
-def packed(leaf: Any) -> Any:
+def packed(leaf: object) -> object:
     """A tensor as bytes, whatever its type; other plain values as they are.
 
     Raises:
@@ -87,7 +87,7 @@ def packed(leaf: Any) -> Any:
     raise TypeError(f"a {type(leaf).__name__} is no input of a program in another process")
 
 
-def unpacked(leaf: Any) -> Any:
+def unpacked(leaf: object) -> object:
     """What `packed` made it of."""
     if not isinstance(leaf, dict):
         return leaf

@@ -77,7 +77,7 @@ def _failure(entry: Comparison, targets: Mapping[str, Target]) -> InternalError:
 
 def gives_numbers(model: nn.Module, inputs: Inputs, left_out: Collection[OutputPath] = ()) -> bool:
     """Whether no output for these inputs is NaN, of those that are not left out."""
-    args, kwargs = copied(tuple(inputs))
+    args, kwargs = copied(inputs.example)
     with eval_mode(model), torch.no_grad(), within_limit(model, "a call of the model"):
         values = tensors_of(model(*args, **kwargs), left_out)
         return not any(bool(torch.isnan(value).any()) for value in values)
@@ -98,7 +98,7 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     """
     revived = _revived(masked, slim.plan)
     entries = []
-    interface, given = slim.passes_program.interface, tuple(inputs)
+    interface, given = slim.passes_program.interface, inputs.example
     *smaller, own = batch_sizes(inputs, slim.passes_program)
     calls = [*((size, {}) for size in smaller), *((own, sizes) for sizes in around(interface)), (own, {})]
     for batch, sizes in calls:
@@ -155,7 +155,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
     """
     double = pytree.tree_map(
         lambda leaf: leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf,
-        tuple(inputs),
+        inputs.example,
     )
     started = slim.state.started(double)
     args, kwargs = copied(started)

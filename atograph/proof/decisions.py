@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import nn
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.run import ProgramModule
@@ -61,9 +61,9 @@ def _checks_alone(program: Program) -> Program:
     return Program.build(graph, interface, program.state, root=program)
 
 
-def _calls(model: nn.Module, task: Task, batch: Any) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _calls(model: nn.Module, task: Task, batch: object) -> Iterable[Example]:
     """What the loss of a batch calls the model with; nothing where it rejects the batch, which the training tells."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[Example] = []
     hook = model.register_forward_pre_hook(lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
     try:
         task.checked_loss(model, batch)

@@ -7,7 +7,7 @@ run; a proof about such a model would say nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def _cause(program: Program, changed: list[str]) -> str:
     return "; ".join(causes) or "it may read a clock or a file"
 
 
-def _drawn(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def _drawn(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The generators that have moved on."""
     found = ["the state of Python's random"] if before["python"] != after["python"] else []
     if "numpy" in before:  # the name of the generator, its numbers, and where it is among them
@@ -111,7 +111,7 @@ def listed(names: list[str]) -> str:
 
 
 def _outputs(model: nn.Module, inputs: Inputs, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
-    args, kwargs = copied(tuple(inputs))
+    args, kwargs = copied(inputs.example)
     with within_limit(model, "a call of the model"):
         return [value.clone() for value in tensors_of(model(*args, **kwargs), left_out)]
 
@@ -123,7 +123,7 @@ def _difference(references: list[torch.Tensor], others: list[torch.Tensor]) -> f
     return max((relative_difference(one, other) for one, other in pairs), default=0.0)
 
 
-def _held(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _held(model: nn.Module) -> Iterator[tuple[str, tuple[object, ...]]]:
     """What the modules, and the files that define them, hold: a token for each name that changes with it."""
     files = {}
     for path, module in model.named_modules():
@@ -140,7 +140,7 @@ def _held(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield f"{own}.{name}", _token(value)
 
 
-def _token(value: Any) -> tuple[Any, ...]:
+def _token(value: Any) -> tuple[object, ...]:
     if isinstance(value, torch.Tensor):
         return (value, 0 if value.is_inference() else value._version)
     if type(value) is dict:
@@ -148,7 +148,7 @@ def _token(value: Any) -> tuple[Any, ...]:
     return (value, *value) if type(value) in (list, set) else (value,)
 
 
-def _same(token: tuple[Any, ...], before: tuple[Any, ...] | None) -> bool:
+def _same(token: tuple[object, ...], before: tuple[object, ...] | None) -> bool:
     if before is None or len(token) != len(before):
         return False
     return all(one is other or (type(one) is int and one == other) for one, other in zip(token, before, strict=True))

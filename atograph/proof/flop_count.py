@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
+from atograph.passes.torch_private import OpOverloadPacket
 
 
-def count_flops(run: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+def count_flops(run: Callable[..., object], *args: object, **kwargs: object) -> int:
     """FLOPs of ``run(*args, **kwargs)``, with those of CPU kernels that the counter does not know: attention, LSTM."""
-    on_cpu: dict[Any, Callable[..., int]] = {
+    on_cpu: dict[OpOverloadPacket, Callable[..., int]] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
         GROUPED.overloadpacket: _grouped_flops,
@@ -39,17 +40,26 @@ class _Everything:
         pass
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_args: object, out_shape: object = None, **_kwargs: object
+) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
-def _grouped_flops(rows: Any, matrices: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+def _grouped_flops(
+    rows: torch.Size, matrices: torch.Size, *_args: object, out_shape: object = None, **_kwargs: object
+) -> int:
     """Each row meets one matrix."""
     return int(2 * rows[0] * matrices[1] * matrices[2])
 
 
 def _recurrent_flops(
-    sequence: Any, from_input: Any, from_hidden: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any
+    sequence: torch.Size,
+    from_input: torch.Size,
+    from_hidden: torch.Size,
+    *_args: object,
+    out_shape: object = None,
+    **_kwargs: object,
 ) -> int:
     """Of one layer and direction: (inputs + hidden) × gates at each step of each sequence."""
     steps, batch, inputs = sequence

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import nn
 
 from atograph.files.writing import scratch
 from atograph.passes.errors import InternalError
+from atograph.passes.ir.interface import Example
 from atograph.process.stages import stage
 from atograph.report.run import Comparison, InTarget, RuntimeFault
 from atograph.slimming.slim import Slim
@@ -35,7 +35,7 @@ class Forms:
     """
 
     def __init__(
-        self, masked: nn.Module, revived: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Any
+        self, masked: nn.Module, revived: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Example
     ) -> None:
         self.slim, self._masked, self._revived, self._files = slim, masked, revived, files
         self.dense_inputs = self._revived_inputs = slim.state.started(inputs)
@@ -99,7 +99,7 @@ class Forms:
             moved=largest(reference, self.slim.state.outputs(self._others[""])),
         )
 
-    def _called(self, model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    def _called(self, model: nn.Module, inputs: Example) -> list[torch.Tensor]:
         args, kwargs = copied(inputs)
         with eval_mode(model), torch.no_grad():
             return tensors_of(model(*args, **kwargs), self.slim.left_out)

@@ -7,18 +7,18 @@ such a unit stands beside others in a layer that stays (`cat`), they give nothin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Collection, Mapping
+from typing import Self
 
 import torch
 from torch import nn
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Axis, axes_of
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_of
 from atograph.passes.torch_private import ConvNd
-from atograph.repair.observe.problem import Example
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.values.eval_mode import eval_mode, same_buffers
 
@@ -51,7 +51,7 @@ class Left(nn.Module):
         self.register_parameter("bias", bias)
         self._empty = like.new_empty(0)
 
-    def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
         """The same for each input of one shape."""
         shape = list(x.shape)
         shape[self.dim] = self.size
@@ -68,7 +68,7 @@ class Left(nn.Module):
         """Nothing; code asks for its type."""
         return self._empty
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         self._empty = fn(self._empty)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -89,12 +89,12 @@ class Fixed(nn.Module):
         super().__init__()
         self.zeros = zeros
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         self.zeros = fn(self.zeros)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(self, *_args: object, **_kwargs: object) -> torch.Tensor:
         """Always the same."""
         return self.zeros
 
@@ -116,7 +116,9 @@ class LeftStates(nn.Module):
     def flatten_parameters(self) -> None:
         """There are none."""
 
-    def forward(self, x: torch.Tensor, *_states: Any) -> tuple[torch.Tensor, Any]:
+    def forward(
+        self, x: torch.Tensor, *_states: object
+    ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """The same for each input of one shape."""
         batch = x.shape[0 if self.batch_first else 1 : 1 if self.batch_first else 2] if x.dim() == 3 else ()
         state = x.new_zeros(self.states, *batch, self.hidden_size)
@@ -135,7 +137,7 @@ class Untrained(nn.Module):
         super().__init__()
         self._layer, self.names = (layer,), names  # in a tuple: no part of this one
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         (layer,) = self._layer
         for name in self.names:
             setattr(layer, name, fn(getattr(layer, name)))
@@ -146,7 +148,7 @@ class Untrained(nn.Module):
 class Through(nn.Module):
     """In the place of a layer whose output nothing comes of: it gives its input."""
 
-    def forward(self, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
         """The input."""
         return x
 
@@ -249,8 +251,8 @@ def _shapes(
     assert example is not None
     shapes: dict[str, tuple[torch.Size | None, torch.Tensor]] = {}
 
-    def seen(name: str) -> Any:
-        def hook(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def seen(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def hook(_layer: nn.Module, args: tuple[object, ...], output: object) -> None:
             given = args[0].shape if args and isinstance(args[0], torch.Tensor) else None
             if isinstance(output, torch.Tensor):
                 shapes[name] = (given, output)

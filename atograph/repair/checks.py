@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
 
 from atograph.passes.ir.decisions import DecidesOtherwise
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
-from atograph.repair.observe.problem import Example, Problem, failed, told
+from atograph.repair.observe.problem import Problem, failed, told
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.same_program import recorded_alike
 from atograph.repair.training import Cut, same_in_training, same_on_less
@@ -142,7 +142,7 @@ class Checks:
 class _OfAnySize(ProgramModule):
     """A program that is tried with inputs of sizes that it was not captured for."""
 
-    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def inputs_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
         """The arguments of a call by their placeholders."""
         names = self._called[0].interface.inputs
         leaves = self._leaves(args, kwargs)

@@ -10,7 +10,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -100,7 +100,7 @@ def follow_config(dense: nn.Module, module: nn.Module, fit: Fit) -> tuple[str, .
     return tuple(words)
 
 
-def _integers(value: Any) -> bool:
+def _integers(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return bool(value) and all(map(_integers, value))
     return type(value) is int
@@ -117,7 +117,7 @@ def shapes_of(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _misfit(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int], shapes: Shapes) -> str:
+def _misfit(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> str:
     """Why a model that is made from the nearest configuration is another one."""
     theirs = shapes_with(kind, config, fields) or {}
     unlike = [name for name in shapes if shapes[name] != theirs.get(name)]
@@ -131,7 +131,7 @@ def _misfit(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, 
 
 
 def _nearest(
-    kind: Callable[[Any], nn.Module], config: Any, candidates: Mapping[str, list[int]], shapes: Shapes
+    kind: type[nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> Iterator[dict[str, int]]:
     """Fields for a model near these shapes. Half of the heads may look like half of each, so there are several."""
     first = _fitting(kind, config, candidates, shapes)
@@ -141,7 +141,7 @@ def _nearest(
         yield _fitting(kind, config, others, shapes)
 
 
-def _candidates(dense: nn.Module, shapes: Shapes, config: Any) -> dict[str, list[int]]:
+def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, list[int]]:
     """Field → the numbers that it may have become, likely ones first: as a width, or as a factor of one, did."""
     became: dict[int, Counter[int]] = defaultdict(Counter)
     for name, tensor in dense.state_dict().items():
@@ -160,7 +160,7 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: Any) -> dict[str, list
 
 
 def _fitting(
-    kind: Callable[[Any], nn.Module], config: Any, candidates: Mapping[str, list[int]], shapes: Shapes
+    kind: type[nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
 ) -> dict[str, int]:
     """The fields for a model near these shapes, by exchanging one after the other while that brings it nearer."""
     known: dict[tuple[tuple[str, int], ...], float] = {}
@@ -189,13 +189,13 @@ def _fitting(
     return min(ends, key=distance)
 
 
-def _distance(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int], shapes: Shapes) -> float:
+def _distance(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> float:
     """How many tensors of a model with these fields have another shape."""
     theirs = shapes_with(kind, config, fields)
     return inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in {**theirs, **shapes})
 
 
-def shapes_with(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int]) -> Shapes | None:
+def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
     """The shapes of a model that is made from a configuration with other numbers; None if it cannot be made."""
     try:
         with torch.device("meta"):
@@ -204,7 +204,7 @@ def shapes_with(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[s
         return None
 
 
-def made_with(kind: Callable[[Any], nn.Module], config: Any, fields: Mapping[str, int]) -> nn.Module:
+def made_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
     """A fresh model that is made from a configuration with other numbers."""
     changed = copy.deepcopy(config)
     for name, value in fields.items():

@@ -50,7 +50,7 @@ def save_without_layers(
 
 def _fit(
     dense: nn.Module, module: nn.Module, gone: Gone, same: Callable[[nn.Module], bool]
-) -> tuple[tuple[str, ...], Any, dict[str, int]] | str:
+) -> tuple[tuple[str, ...], object, dict[str, int]] | str:
     """The configuration of a model without layers, with what was set in the others; or why there is none."""
     config = _shorter_config(dense, gone)
     if config is None:
@@ -80,7 +80,7 @@ def _is_gone(layer: nn.Module, path: str, held: Collection[str]) -> bool:
     return bool(names) and not any(name in held for name in names)
 
 
-def _shorter_config(dense: nn.Module, gone: Gone) -> Any | None:
+def _shorter_config(dense: nn.Module, gone: Gone) -> object:
     """The dense model's configuration with as many layers as are left; None where no field of it counts them.
 
     Fields that list something for each layer (``layer_types``) lose the entries of those that are gone.
@@ -96,13 +96,13 @@ def _shorter_config(dense: nn.Module, gone: Gone) -> Any | None:
     return config
 
 
-def _fields(config: Any, count: int) -> Iterator[str]:
+def _fields(config: object, count: int) -> Iterator[str]:
     """The fields that may count the layers, those first whose names say so."""
     fields = [name for name, value in vars(config).items() if type(value) is int and value == count] if config else []
     return iter(sorted(fields, key=lambda name: "layers" not in name))
 
 
-def _with_count(config: Any, field: str, count: int, places: Collection[int]) -> Any:
+def _with_count(config: object, field: str, count: int, places: Collection[int]) -> object:
     changed = copy.deepcopy(config)
     for name, value in vars(config).items():
         if isinstance(value, (list, tuple)) and len(value) == count and "layer" in name:
@@ -111,7 +111,7 @@ def _with_count(config: Any, field: str, count: int, places: Collection[int]) ->
     return changed
 
 
-def _layers(dense: nn.Module, config: Any, path: str) -> list[str]:
+def _layers(dense: nn.Module, config: object, path: str) -> list[str]:
     """The layers of one list in a model that is made from a configuration."""
     shapes = shapes_with(type(dense), config, {}) or {}
     found = (re.match(rf"{re.escape(path)}\.\d+(?=\.)", name) for name in shapes)
@@ -128,7 +128,8 @@ def _without(model: nn.Module, gone: Gone, config: Any) -> nn.Module:
             part._modules[name] = _shallow(part.get_submodule(name))
             part = part.get_submodule(name)
         layers = part.get_submodule(last)
-        part._modules[last] = nn.ModuleList(layer for place, layer in enumerate(layers) if place not in places)  # type: ignore[arg-type]
+        assert isinstance(layers, nn.ModuleList)
+        part._modules[last] = nn.ModuleList(layer for place, layer in enumerate(layers) if place not in places)
     return shorter
 
 
@@ -138,7 +139,7 @@ def _shallow(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _counts(dense: nn.Module, config: Any) -> str:
+def _counts(dense: nn.Module, config: object) -> str:
     """The numbers of layers that a configuration says otherwise than the dense model's."""
     before = vars(dense.config)
     return ", ".join(

@@ -7,7 +7,6 @@ has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +42,7 @@ def kept_tensors(model: nn.Module) -> list[tuple[Slot, torch.Tensor]]:
     return [(slot, tensor) for slot, tensor in kept if id(tensor) not in own]
 
 
-def _within(value: Any, slot: Slot) -> Iterator[tuple[Slot, torch.Tensor]]:
+def _within(value: object, slot: Slot) -> Iterator[tuple[Slot, torch.Tensor]]:
     if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
         yield slot, value
     if isinstance(value, (list, tuple, dict)):

@@ -12,6 +12,7 @@ from torch import nn
 
 from atograph.capture.origins import CallInSource
 from atograph.passes.errors import AtographError
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
@@ -24,7 +25,7 @@ from atograph.repair.checks import Checks
 from atograph.repair.config import fit_config, follow_config
 from atograph.repair.kept_tensors import cut_constants, old_widths, replace_kept
 from atograph.repair.observe.call_watch import CallSite
-from atograph.repair.observe.problem import Example, Problem, told
+from atograph.repair.observe.problem import Problem, told
 from atograph.repair.observe.traced_ints import Slot, Wish
 from atograph.repair.paths.dead_code import with_dead_code
 from atograph.repair.paths.other_forwards import repair_other_forwards

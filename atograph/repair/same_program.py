@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 
 from atograph.capture.to_program import recorded
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import draws
 from atograph.passes.torch_private import FakeTensor, OpOverload
-from atograph.repair.observe.problem import Example
 
 _ATEN = torch.ops.aten
 _RESHAPES = {
@@ -54,10 +54,10 @@ class _Numbers:
     """Numbers for the values of programs, the same for values that are computed alike of the same things."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Any, int] = {}
+        self._numbers: dict[object, int] = {}
         self._tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
 
-    def of(self, program: Program) -> Any:
+    def of(self, program: Program) -> object:
         """What a program returns and writes, by number."""
         interface, nodes = program.interface, dict[fx.Node, int]()
         places = {name: index for index, name in enumerate(interface.inputs) if name is not None}
@@ -65,7 +65,7 @@ class _Numbers:
             if node.op == "output":
                 return [interface.state.get(name, name) for name in interface.writes], _plain(node.args[0], nodes)
             if node.op == "placeholder" and node.name in places:
-                key: Any = ("input", places[node.name])
+                key: object = ("input", places[node.name])
             elif node.op == "placeholder":
                 key = self._state(program, interface.state[node.name])
             elif node.target in _SAME:
@@ -76,7 +76,7 @@ class _Numbers:
             nodes[node] = self._numbers.setdefault(key, len(self._numbers))
         raise AssertionError("a program returns something")
 
-    def _state(self, program: Program, name: str) -> Any:
+    def _state(self, program: Program, name: str) -> tuple[str, str, int]:
         """A parameter's or buffer's name with its value; of a constant its value alone."""
         interface, value = program.interface, program.state[name]
         own = name if name in interface.parameters | interface.buffers else ""
@@ -96,7 +96,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return alike and torch.equal(one, other)
 
 
-def _key(node: fx.Node, nodes: Mapping[fx.Node, int]) -> Any:
+def _key(node: fx.Node, nodes: Mapping[fx.Node, int]) -> tuple[object, ...]:
     """What tells a value from others; an op that draws, and the body of a higher-order op, are like nothing else."""
     if node.op != "call_function" or draws(node):
         return "alone", id(node)
@@ -116,7 +116,7 @@ def _key(node: fx.Node, nodes: Mapping[fx.Node, int]) -> Any:
     return node.target, *given, *named.items()
 
 
-def _sliced(node: fx.Node, nodes: Mapping[fx.Node, int]) -> tuple[Any, ...]:
+def _sliced(node: fx.Node, nodes: Mapping[fx.Node, int]) -> tuple[object, ...]:
     """What a slice takes, from where, and how much: an end may be beyond, or counted from there."""
     x, shape = node.args[0], _shape(node.args[0])
     dim = int(_argument(node, "dim", 0)) % len(shape)
@@ -131,14 +131,14 @@ def _shape(x: Any) -> torch.Size:
     return shape
 
 
-def _argument(node: fx.Node, name: str, default: Any) -> Any:
+def _argument(node: fx.Node, name: str, default: object) -> Any:
     """An argument of an op, by its name."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     place = names.index(name)
     return node.args[place] if place < len(node.args) else node.kwargs.get(name, default)
 
 
-def _plain(value: Any, nodes: Mapping[fx.Node, int]) -> Any:
+def _plain(value: object, nodes: Mapping[fx.Node, int]) -> Any:
     """A value that can be a key; of a size that a node computes its value at the example's sizes, for any batch."""
     if isinstance(value, fx.Node):
         size = value.meta.get("val")

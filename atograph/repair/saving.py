@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -59,10 +59,10 @@ class SavedShorter:
         gone: the layers that are not.
     """
 
-    def __init__(self, module: nn.Module, name: str, config: Any, gone: Gone) -> None:
+    def __init__(self, module: nn.Module, name: str, config: object, gone: Gone) -> None:
         self._module, self._name, self.config, self.gone = module, name, config, gone
 
-    def __call__(self, *args: Any, state_dict: Mapping[str, torch.Tensor] | None = None, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, state_dict: Mapping[str, torch.Tensor] | None = None, **kwargs: object) -> object:
         """As transformers' own method, of a model without the layers that are gone."""
         state = self._module.state_dict() if state_dict is None else state_dict
         shorter = made_with(type(self._module), self.config, {})

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.torch_private import DropoutNd, NormBase
-from atograph.repair.observe.problem import Example
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, same_buffers
 from atograph.values.structures import copied, tensors_of
@@ -126,7 +126,7 @@ def _training(module: nn.Module) -> Iterator[None]:
 
 
 class _NoDropout(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _DROPOUTS:
             return args[0] if args else kwargs["input"]

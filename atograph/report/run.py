@@ -155,7 +155,7 @@ class Comparison(_Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _by_target(cls, data: Any) -> Any:
+    def _by_target(cls, data: object) -> Any:
         """Reports of runs that had ONNX Runtime alone say ``slim_onnx`` and ``runtime``; later ones repeat them."""
         if not isinstance(data, Mapping):
             return data

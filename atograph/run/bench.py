@@ -69,7 +69,7 @@ def bench_run(
             dense_path = export_onnx(dense_program, aside / "dense.onnx")
 
         def of_batch(size: int) -> list[Inputs]:
-            return [Inputs(*with_batch(tuple(each), size, interface)) for each in (inputs, cut)]
+            return [Inputs(*with_batch(each.example, size, interface)) for each in (inputs, cut)]
 
         with stage("measuring"):
             latencies = []

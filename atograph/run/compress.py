@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 @public("atograph")
 def compress(
     model: nn.Module,
-    train_data: Iterable[Any] | None = None,
+    train_data: Iterable[object] | None = None,
     *,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     flops: float | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
@@ -59,7 +59,7 @@ def compress(
     targets: Sequence[str] | None = None,
     tensorboard: str | Path | None = None,
     quiet: bool = True,
-    **settings: Any,
+    **settings: object,
 ) -> Result:
     """Train a model to a budget, make it physically smaller, and prove that nothing changed.
 

@@ -186,10 +186,10 @@ def _difference(slim: ProgramModel, file: Callable[..., object]) -> float | None
     if example is None:
         return None
     fixed = not any(str(symbol).startswith("s") for symbol in slim.program.range_constraints)
-    batch = batch_of(tuple(example)) or 1
+    batch = batch_of(example.example) or 1
     apart = [0.0]
     for size in {batch} if fixed else {1, batch}:
-        inputs = Inputs(*with_batch(tuple(example), size))
+        inputs = Inputs(*with_batch(example.example, size))
         ours, theirs = (tensors_of(form(*inputs.args, **inputs.kwargs)) for form in (slim, file))
         apart.append(largest_difference(ours, theirs))
     return max(apart)

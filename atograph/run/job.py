@@ -48,7 +48,7 @@ class Job:
     def at_its_batch(self) -> Job:
         """The same with example inputs of the batch that the settings ask for."""
         batch = self.settings.batch
-        return self if batch is None else replace(self, inputs=Inputs(*with_batch(tuple(self.inputs), batch)))
+        return self if batch is None else replace(self, inputs=Inputs(*with_batch(self.inputs.example, batch)))
 
     def make_targets(self) -> list[Target]:
         """The targets of the run.

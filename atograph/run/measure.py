@@ -48,7 +48,7 @@ def check_cost(graph: Graph, inputs: Inputs) -> None:
 def _check_flops(which: str, predicted: int, program: Program, inputs: Inputs) -> None:
     form = ProgramModule(program, checked=False)  # a single sample may decide otherwise, and costs the same
     if program.interface.batch is None:  # else it costs what the example does
-        inputs = Inputs(*with_batch(tuple(inputs), batch_sizes(tuple(inputs), program)[0]))
+        inputs = Inputs(*with_batch(inputs.example, batch_sizes(inputs.example, program)[0]))
     args, kwargs = inputs
     counted = count_flops(form if which == "slim" else form.cpu(), *args, **kwargs)
     if counted != predicted:
@@ -74,7 +74,7 @@ def measure(outcome: Outcome, console: Console) -> Report:
         inputs = _real_inputs(job, slimmed, console)
         certificate = certify(job.model, slimmed, outcome.deployed, inputs)
         difference = exactness(job.model, slimmed, inputs)
-        cut = Inputs(*slimmed.state.inputs(tuple(inputs)))
+        cut = Inputs(*slimmed.state.inputs(inputs.example))
         _check_flops("slim", slimmed.flops, slimmed.passes_program, cut)
     with stage("measuring"):
         notes = list[str]()
@@ -90,15 +90,15 @@ def measure(outcome: Outcome, console: Console) -> Report:
 
 
 def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], inputs: Inputs) -> list[Latency]:
-    sizes = batch_sizes(tuple(inputs), slimmed.passes_program)
+    sizes = batch_sizes(inputs.example, slimmed.passes_program)
     timed = graph.latency.record if graph.latency is not None else None
     if timed is not None and (not graph.program.interface.fixed or graph.program.interface.batch is not None):
         sizes = sorted({*sizes, timed.batch})
-    cut = Inputs(*slimmed.state.inputs(tuple(inputs)))
+    cut = Inputs(*slimmed.state.inputs(inputs.example))
     interface = graph.program.interface
     return [
         measure_latency(
-            *models, *(Inputs(*with_batch(tuple(each), size, interface)) for each in (inputs, cut)), batch=size
+            *models, *(Inputs(*with_batch(each.example, size, interface)) for each in (inputs, cut)), batch=size
         )
         for size in sizes
     ]
@@ -131,7 +131,7 @@ class _Either(nn.Module):
         """What computes in the form's place."""
         return "slim module" if self._slimmed.module is not None else "masked module"
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         try:
             own_args, own_kwargs = self._slimmed.cut_state(*args, **kwargs)
             why = self._slimmed.why_not(*own_args, **own_kwargs)
@@ -176,7 +176,7 @@ def _real_inputs(job: Job, slimmed: Slim, console: Console) -> Inputs:
     if not gives_numbers(job.model, real, slimmed.left_out):
         console.warn("the first batch of data gives outputs that are NaN, so the proof is by the example inputs.")
         real = job.inputs
-    given = tuple(real)
+    given = real.example
     return Inputs(*(given if slimmed.passes_program.interface.fixed else repeat_single(given)))
 
 
@@ -196,7 +196,7 @@ def _first_taken(job: Job, slimmed: Slim) -> Inputs:
 def _takes(slimmed: Slim, inputs: Inputs) -> bool:
     """Whether a slim program takes what the dense model is called with."""
     try:
-        args, kwargs = slimmed.state.inputs(tuple(inputs))
+        args, kwargs = slimmed.state.inputs(inputs.example)
     except UserError:
         return False
     return not slimmed.why_not(*args, **kwargs)

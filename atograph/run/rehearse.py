@@ -156,7 +156,7 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
             files = deploy(slimmed, deployed.targets, place)
         for file in files:
             check_other_sizes(slimmed.passes_program, file, where=job.where, form=file.target.label)
-        given = tuple(job.inputs)
+        given = job.inputs.example
         inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
         entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []
     if why_no_module:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from atograph.graph import Graph
 from atograph.ort.model import size_on_disk
@@ -44,7 +43,7 @@ class Unproved:
     """Why a run is not proved, and what a run that goes on is compared with (`run.resumption.identity`)."""
 
     why: str = ""
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, object] = field(default_factory=dict)
 
 
 def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = None) -> Report:

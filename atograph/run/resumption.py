@@ -7,9 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from atograph.files.durable import digest, is_one_s_own
+from atograph.files.reading import Json
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.pipeline.text import format_program
@@ -76,7 +76,7 @@ def again(*, from_python: bool) -> str:
     return "the same call with resume=True" if from_python else "the same command with --resume"
 
 
-def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[str, Any]:
+def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[str, Json]:
     """What must be the same for a run to go on, name → JSON value; ``init`` holds its initial weights, if any."""
     own = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
     own["the digest of the model's groups"] = fingerprint(graph.groups)
@@ -85,7 +85,7 @@ def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[s
     return as_json(own)
 
 
-def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, Any]) -> Checkpoints:
+def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, object]) -> Checkpoints:
     """The checkpoints of one training of a run: ``baseline`` or ``training``; ``own`` is its identity."""
     return Checkpoints(checkpoints_beside(out) / part, own, settings.checkpoint_seconds)
 

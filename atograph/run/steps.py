@@ -256,7 +256,7 @@ def _export(outcome: Outcome, deployed: Deployment, folder: Path) -> None:
     budgets = outcome.prepared.settings.budgets
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in budgets.items())}
     outcome.deployed = deploy(
-        slimmed, deployed.targets, folder, asked, amended_for=Inputs(*slimmed.state.inputs(tuple(job.inputs)))
+        slimmed, deployed.targets, folder, asked, amended_for=Inputs(*slimmed.state.inputs(job.inputs.example))
     )
     loaded = next((file.run for file in outcome.deployed if isinstance(file.run, OnnxModel)), None)
     if dense is not None and loaded is not None:

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
@@ -107,7 +106,7 @@ def _write(outcome: Outcome, why: str, place: Path, out: Path) -> list[str]:
         said = {"format": FORMAT, "name": job.name, "not_proved": why}
         (place / "report.json").write_text(json.dumps(said), encoding="utf-8")
 
-    pieces: dict[str, Callable[[], Any]] = {"report.json": report}
+    pieces: dict[str, Callable[[], object]] = {"report.json": report}
     pieces["log.csv"] = lambda: write_log(place / "log.csv", trained.history)
     if slimmed is not None:
         pieces["slim.pt2"] = lambda: slimmed.save(place)
@@ -126,7 +125,7 @@ def _write_weights(outcome: Outcome, place: Path) -> None:
     write_attributes(outcome.prepared.graph.changed_attributes(), place)
 
 
-def _written(path: Path, write: Callable[[], Any]) -> bool:
+def _written(path: Path, write: Callable[[], object]) -> bool:
     try:
         write()
     except Exception:  # what went wrong may go wrong again here, and the rest is worth keeping

@@ -239,5 +239,5 @@ def _like(inputs: Inputs, seed: int) -> Inputs:
         chosen = torch.randint(leaf.numel(), (leaf.numel(),), generator=random)
         return leaf.flatten()[chosen].reshape(leaf.shape)
 
-    args, kwargs = pytree.tree_map(fresh, tuple(inputs))
+    args, kwargs = pytree.tree_map(fresh, inputs.example)
     return Inputs(args, kwargs)

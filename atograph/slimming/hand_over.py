@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ class AsMade:
                 changed[name] = like(old, value)
         return changed
 
-    def _check(self, program: Program, attributes: Mapping[str, Any]) -> None:
+    def _check(self, program: Program, attributes: Mapping[str, object]) -> None:
         """Run module and program on the example inputs."""
         example = program.interface.example
         assert example is not None  # the module was checked with it
@@ -111,7 +110,7 @@ def _parts(module: nn.Module) -> dict[str, type]:
     return {name: type(part) for name, part in module.named_modules(remove_duplicate=False)}
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
+def _attributes(module: nn.Module) -> dict[str, object]:
     """Numbers and text that its parts hold, but for the mode that they are in; and code of others that runs in them."""
     return {
         f"{name}.{key}" if name else key: value
@@ -120,19 +119,19 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _plain(part: nn.Module) -> Iterator[tuple[str, Any]]:
+def _plain(part: nn.Module) -> Iterator[tuple[str, object]]:
     for key, value in vars(part).items():
         if key != "training" and not key.startswith("_") and _is_plain(value):
             yield key, value
 
 
-def _code(part: nn.Module) -> Iterator[tuple[str, Any]]:
+def _code(part: nn.Module) -> Iterator[tuple[str, object]]:
     """Hooks, and a ``forward`` of the part's own: what comes of them only a run tells."""
     yield "forward", vars(part).get("forward")
     yield "hooks", (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(each, _PLAIN) for each in value))
 
 

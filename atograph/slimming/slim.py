@@ -16,6 +16,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.exported.notes import names_in_files, with_file_names
 from atograph.passes.ir.exported.to_exported import to_exported
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import OutputPath, returning, without_unread
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
@@ -74,7 +75,7 @@ class Slim(NotPickled):
         """How the dense network's state, in inputs and outputs, becomes this one's."""
         return StateCut(self.plan, self._slimmed)
 
-    def cut_state(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def cut_state(self, *args: object, **kwargs: object) -> Example:
         """Arguments of the dense network as this program takes them: what is state in them without the units that went.
 
         The program computes what the masked network does as long as the first state is zero at these units, as an empty
@@ -83,7 +84,7 @@ class Slim(NotPickled):
         Raises:
             UserError: they are not of the structure that the model was traced with.
         """
-        inputs: tuple[tuple[Any, ...], dict[str, Any]] = self.state.inputs((args, kwargs))
+        inputs: Example = self.state.inputs((args, kwargs))
         return inputs
 
     def dense_program(self) -> ExportedProgram:
@@ -115,7 +116,7 @@ class Slim(NotPickled):
             self._exported = as_wide_as(program, to_exported(program))
         return self._exported
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Run the slim program on inputs like those of the model.
 
         Raises:
@@ -130,7 +131,7 @@ class Slim(NotPickled):
             self._callable = ProgramModule(program)
         return self._callable
 
-    def why_not(self, *args: Any, **kwargs: Any) -> str:
+    def why_not(self, *args: object, **kwargs: object) -> str:
         """Why the program cannot take these inputs: they are not of the structure or the sizes that it was traced with.
 
         Empty where it can.
@@ -141,7 +142,7 @@ class Slim(NotPickled):
             return error.message
         return ""
 
-    def decides_otherwise(self, masked: nn.Module, *args: Any, **kwargs: Any) -> bool:
+    def decides_otherwise(self, masked: nn.Module, *args: object, **kwargs: object) -> bool:
         """Whether the model decides otherwise by these inputs than by the example, with the weights of its masked form.
 
         Known where the program has no checks, too.
@@ -326,7 +327,7 @@ class _Runner(nn.Module):
         super().__init__()
         self._model = model
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         return self._model(*args, **kwargs)
 
 

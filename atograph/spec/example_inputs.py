@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from atograph.passes.errors import UserError
 from atograph.values.user_code import kind_of, line_of_user, one_line
@@ -11,14 +11,21 @@ from atograph.values.user_code import kind_of, line_of_user, one_line
 if TYPE_CHECKING:
     from torch import nn
 
+    from atograph.passes.ir.interface import Example
+
 _HINT = "Define example_inputs() returning a tensor, a tuple (positional) or a dict (keywords)."
 
 
 class Inputs(NamedTuple):
     """Arguments of one call, ``model(*args, **kwargs)``; tensors have the batch as their first dim."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+
+    @property
+    def example(self) -> Example:
+        """The same as a plain tuple, which is how a program holds them."""
+        return self.args, self.kwargs
 
     def __str__(self) -> str:
         from atograph.values.batches import describe

@@ -11,11 +11,15 @@ from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atograph.passes.errors import UserError
 from atograph.spec.lookup import Target
 from atograph.values.user_code import one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 EXAMPLES = 2
 """Samples of example inputs."""
@@ -55,7 +59,7 @@ def library_model(target: Target, *, offline: bool = False) -> tuple[ModuleType,
     return found, name.rstrip("/").rpartition("/")[2].removesuffix(".json")
 
 
-def _module(text: str, model: Callable[[], Any], example_inputs: Callable[[], Any]) -> ModuleType:
+def _module(text: str, model: Callable[[], object], example_inputs: Callable[[], object]) -> ModuleType:
     module = ModuleType(text)
     vars(module).update(model=model, example_inputs=example_inputs)
     return module
@@ -104,8 +108,8 @@ def _transformers(name: str, text: str, offline: bool) -> ModuleType:
     config.use_cache = False  # what is kept for a next token is no part of the network
     kind = _named_class(getattr(config, "architectures", None))
 
-    def model() -> Any:
-        make: Callable[[Any], Any] = transformers.AutoModel.from_config if kind is None else kind
+    def model() -> nn.Module:
+        make: Callable[[PreTrainedConfig], nn.Module] = transformers.AutoModel.from_config if kind is None else kind
         return make(config)
 
     main = "input_ids" if kind is None else kind.main_input_name
@@ -122,7 +126,7 @@ def _transformers(name: str, text: str, offline: bool) -> ModuleType:
     return made
 
 
-def _named_class(names: object) -> Any:
+def _named_class(names: object) -> type[PreTrainedModel] | None:
     """The model that a configuration names; None where it names none, or something else of transformers."""
     import transformers
 
@@ -131,13 +135,13 @@ def _named_class(names: object) -> Any:
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
-def _noise(*shape: int) -> Any:
+def _noise(*shape: int) -> Tensor:
     import torch
 
     return torch.randn(EXAMPLES, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _tokens(config: Any) -> dict[str, Any]:
+def _tokens(config: PreTrainedConfig) -> dict[str, Tensor]:
     import torch
 
     words = config.get_text_config().vocab_size
@@ -145,7 +149,7 @@ def _tokens(config: Any) -> dict[str, Any]:
     return {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
 
 
-def _image(config: Any) -> dict[str, Any]:
+def _image(config: PreTrainedConfig) -> dict[str, Tensor]:
     side = getattr(config, "image_size", 224)
     sides = (side, side) if isinstance(side, int) else tuple(side)
     return {"pixel_values": _noise(getattr(config, "num_channels", 3), *sides)}
@@ -154,7 +158,7 @@ def _image(config: Any) -> dict[str, Any]:
 _LENGTHS = {"decoder_input_ids": "target"}
 """What the length of an input is called where it is not that of a sequence."""
 
-_INPUTS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+_INPUTS: Mapping[str, Callable[[PreTrainedConfig], dict[str, Tensor]]] = {
     "input_ids": _tokens,
     "pixel_values": _image,
     "input_values": lambda _config: {"input_values": _noise(16_000)},

@@ -44,9 +44,9 @@ class Batches:
                 hint="Return an iterable of batches: a DataLoader, a list, or yield them.",
             )
         self._once = iter(made) is made
-        self._made: Iterable[Any] | None = made
+        self._made: Iterable[object] | None = made
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         """Every batch of one pass, as the user's object gives it."""
         made, spec = self._made, self._spec
         if made is None:
@@ -73,11 +73,11 @@ class Batches:
         return len(self._made)  # type: ignore[arg-type]
 
     @property
-    def made(self) -> Any:
+    def made(self) -> Iterable[object] | None:
         """What the user's function returned, where that can be read again and again: a DataLoader, say."""
         return None if self._once else self._made
 
-    def first(self) -> Any:
+    def first(self) -> object:
         """The first batch of a pass of its own."""
         for batch in self:
             return batch
@@ -252,7 +252,7 @@ class Spec:
         _check_callable(function, name, self.where)
 
         @functools.wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
+        def guarded(*args: object, **kwargs: object) -> object:
             with user_code(f"calling {name}()", self.where):
                 return function(*args, **kwargs)
 
@@ -363,7 +363,7 @@ def _check_callable(function: object, name: str, where: str) -> None:
         )
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def _signature(function: Callable[..., object]) -> inspect.Signature:
     try:
         return inspect.signature(function)
     except ValueError:  # some functions written in C have none

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -49,7 +49,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def load(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+    def load(self, path: Path, program: ExportedProgram) -> Callable[..., object]:
         """What runs a file that this process has written, on the arguments of the model's ``forward``.
 
         Args:
@@ -60,7 +60,7 @@ class Target(ABC):
             It gives the tensors that the program gives, on the CPU, in any structure in the same order.
         """
 
-    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., object]:
         """The same for a file that anyone may have written; ``plan`` of the result is the digest that the file tells.
 
         Who overrides this says that nothing in the file can run code. Else ``atograph verify`` loads such files only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch.export import ExportedProgram
@@ -26,10 +26,10 @@ class Pt2(Target):
         """As in the folder of every run."""
         path.write_bytes(pt2_file.program_bytes(program, metadata.get("atograph.plan", "")))
 
-    def load(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+    def load(self, path: Path, program: ExportedProgram) -> Callable[..., object]:
         """By torch's own loader, which trusts its file: this process has written it."""
         return torch.export.load(path).module()
 
-    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+    def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., object]:
         """By atograph's reader, which trusts nothing, in a process of its own."""
         return ProgramModel(path.parent, program)

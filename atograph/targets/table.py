@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 from atograph.passes.errors import UserError
 from atograph.passes.registry import Registry
@@ -52,7 +51,7 @@ def classes_of(names: Iterable[str]) -> list[type[Target]]:
     return rows
 
 
-def targets_of(names: Iterable[str], options: Mapping[str, Any] | None = None) -> list[Target]:
+def targets_of(names: Iterable[str], options: Mapping[str, object] | None = None) -> list[Target]:
     """Some targets, each with those of the options that it has.
 
     Args:

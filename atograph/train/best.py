@@ -58,7 +58,7 @@ class BestEpoch:
         """Whether ``done`` epochs are enough."""
         return self._patience is not None and self.epoch is not None and done - self.epoch.number >= self._patience
 
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> dict[str, object] | None:
         """What a checkpoint holds of it."""
         return None if self.epoch is None else dict(vars(self.epoch))
 

@@ -40,7 +40,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def autocast(settings: TrainSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+def autocast(settings: TrainSettings, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """Makes the context that the forward passes of a training run in.
 
     Raises:
@@ -77,7 +77,7 @@ class Compute:
         compiled: nn.Module = torch.compile(module)  # type: ignore[assignment]
         return compiled
 
-    def gradients(self, called: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[Any]) -> Tensor:
+    def gradients(self, called: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[object]) -> Tensor:
         """Gradients of the mean loss over some batches, and that mean; where it is not finite there are none.
 
         Raises:
@@ -101,7 +101,7 @@ class Compute:
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return self.scaler.state_dict()
 
@@ -110,7 +110,7 @@ class Compute:
         if state:
             self.scaler.load_state_dict(state)
 
-    def _loss(self, called: nn.Module, batch: Any) -> Tensor:
+    def _loss(self, called: nn.Module, batch: object) -> Tensor:
         if not self.settings.compile:
             return self.task.loss_to_train(called, batch)
         try:

@@ -204,7 +204,7 @@ class Fit:
         """From now on the steps train ``model``, on the device already."""
         self.model, self._called = model, self.compute.prepare(model)
 
-    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+    def evaluate(self, data: Iterable[object] | None) -> float | None:
         """The metric over ``data``, of all processes together; None without data or where it makes no sense."""
         replicas = self.replicas
         buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() and not overlaps(buffer)]
@@ -271,7 +271,7 @@ class Fit:
         self._save_if(due=not last)
         self.progress.epoch(row)
 
-    def _steps(self) -> Iterator[tuple[int, list[Any]]]:
+    def _steps(self) -> Iterator[tuple[int, list[object]]]:
         """The batches of each step of the epoch, numbered; what a resumed run has seen is drawn again and dropped."""
         position, data, size = self.position, self.task.train_data, self.settings.accumulate
         if not position.step and not position.begun:
@@ -391,7 +391,7 @@ class Fit:
         held = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return [parameter.detach() for parameter in held if parameter not in own]
 
-    def _gradients(self, batches: Sequence[Any], epoch: int, step: int) -> float:
+    def _gradients(self, batches: Sequence[object], epoch: int, step: int) -> float:
         """Gradients of a step, and its loss.
 
         Raises:
@@ -445,7 +445,7 @@ def _class_of(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _in_groups(data: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _in_groups(data: Iterable[object], size: int) -> Iterator[list[object]]:
     batches = iter(data)
     while group := list(islice(batches, size)):
         yield group

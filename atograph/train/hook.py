@@ -33,7 +33,7 @@ class Hook:
 
     flops_share = 1.0
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         calls = ("pruned", "epoch_start", "before_step", "after_step", "finish", "sync", "state", "load")
         tell_errors(cls, "hook", calls)
@@ -62,7 +62,7 @@ class Hook:
     def sync(self) -> None:
         """The dense model is about to be read: it has to hold the weights as they are now."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, object]:
         """What a checkpoint holds of it."""
         return {}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from atograph.passes.criteria.units import Group
+from atograph.passes.ir.polynomial import Counts, Number
 from atograph.passes.ir.program import Program
 from atograph.train.processes.replicas import Replicas
 from atograph.train.schedule import Clock
@@ -19,14 +20,14 @@ from atograph.train.task import Task
 class Cost(Protocol):
     """FLOPs as a function of how many units stay."""
 
-    def flops(self, kept: Mapping[str, Any]) -> Any:
+    def flops(self, kept: Counts) -> Number:
         """Total FLOPs at ``kept`` units per group (a number or a 0-dim tensor; missing: all)."""
 
 
 class Budgets(Protocol):
     """What a plan may cost."""
 
-    def used(self, counts: Mapping[str, Any], /) -> Any:
+    def used(self, counts: Counts, /) -> Number:
         """How much of the tightest budget some counts of kept units use: within all of them up to 1."""
 
     def check_gradients(self) -> None:
@@ -51,7 +52,7 @@ class Training(Protocol):
     def train_on(self, model: nn.Module) -> None:
         """Let them train another one, on the device already."""
 
-    def evaluate(self, data: Iterable[Any] | None) -> float | None:
+    def evaluate(self, data: Iterable[object] | None) -> float | None:
         """The metric of the model over ``data``; None without data, or where it makes no sense."""
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -146,7 +147,7 @@ def _on(cuts: Cuts, device: torch.device) -> Cuts:
     return [None if cut is None else cut.to(device) for cut in cuts]
 
 
-def where(tensor: Tensor, cuts: Cuts) -> tuple[Any, ...]:
+def where(tensor: Tensor, cuts: Cuts) -> tuple[Tensor | EllipsisType, ...]:
     """The index that takes what stays of a tensor: one open mesh over the dimensions that are cut."""
     cut = [dim for dim, kept in enumerate(cuts) if kept is not None]
     if not cut:
@@ -220,7 +221,7 @@ def _check_attributes(optimizer: torch.optim.Optimizer) -> None:
 
 def _slim_state(
     optimizer: torch.optim.Optimizer, pairs: Mapping[Tensor, tuple[Tensor, Cuts]]
-) -> dict[Tensor, dict[str, Any]]:
+) -> dict[Tensor, dict[str, object]]:
     """What an optimiser remembers of what stays of the dense parameters, by the slim ones.
 
     Raises:
@@ -229,7 +230,7 @@ def _slim_state(
     if any(isinstance(value, torch.optim.Optimizer) for value in vars(optimizer).values()):
         raise CannotShrink(f"{type(optimizer).__name__} steps by another optimiser, which cannot be tried alone")
     _check_attributes(optimizer)
-    state: dict[Tensor, dict[str, Any]] = {}
+    state: dict[Tensor, dict[str, object]] = {}
     for old, entries in optimizer.state.items():
         new, cuts = pairs.get(old, (old, ()))
         for key, value in entries.items():
@@ -247,7 +248,7 @@ def _slim_state(
 def _move(
     optimizer: torch.optim.Optimizer,
     pairs: Mapping[Tensor, tuple[Tensor, Cuts]],
-    state: Mapping[Tensor, dict[str, Any]],
+    state: Mapping[Tensor, dict[str, object]],
 ) -> None:
     """Let an optimiser train the slim parameters, with this state."""
     for group in optimizer.param_groups:
@@ -260,7 +261,7 @@ def _check_elementwise(
     optimizer: torch.optim.Optimizer,
     group: Mapping[str, Any],
     pairs: Mapping[Tensor, tuple[Tensor, Cuts]],
-    state: Mapping[Tensor, dict[str, Any]],
+    state: Mapping[Tensor, dict[str, object]],
 ) -> None:
     """Step with copies of a group's parameters, dense and slim, by the same random gradients.
 
@@ -293,10 +294,10 @@ def _check_elementwise(
 
 def _stepped(
     optimizer: torch.optim.Optimizer,
-    group: Mapping[str, Any],
+    group: Mapping[str, object],
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    state: Mapping[Tensor, dict[str, Any]],
+    state: Mapping[Tensor, dict[str, object]],
 ) -> list[Tensor]:
     """What one step of an optimiser makes of copies of some parameters; nothing else notices."""
     copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
@@ -313,5 +314,5 @@ def _stepped(
     return [copied.detach() for copied in copies]
 
 
-def _cloned(value: Any) -> Any:
+def _cloned(value: object) -> object:
     return value.clone() if isinstance(value, Tensor) else value

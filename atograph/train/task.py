@@ -43,8 +43,8 @@ class Task:
 
     def __init__(
         self,
-        train_data: Iterable[Any],
-        val_data: Iterable[Any] | None = None,
+        train_data: Iterable[object],
+        val_data: Iterable[object] | None = None,
         *,
         loss: Loss | None = None,
         metric: Metric | DatasetMetric | type[DatasetMetric] | None = None,
@@ -59,9 +59,9 @@ class Task:
             self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
-        self._around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._around: Callable[[], AbstractContextManager[object]] = nullcontext
 
-    def within(self, around: Callable[[], AbstractContextManager[Any]]) -> Task:
+    def within(self, around: Callable[[], AbstractContextManager[object]]) -> Task:
         """The same task, with losses computed within the context that ``around()`` makes.
 
         Metrics are not: they are those of the network as it is exported.
@@ -70,7 +70,7 @@ class Task:
         task._around = around
         return task
 
-    def on(self, part_of: Callable[[Iterable[Any], bool], Iterable[Any]]) -> Task:
+    def on(self, part_of: Callable[[Iterable[object], bool], Iterable[object]]) -> Task:
         """The same task on a part of its data; a data set's own metric sees all of it.
 
         What a part is says `train.processes.replicas.Replicas.part_of`.
@@ -89,7 +89,7 @@ class Task:
         except TypeError:  # no __len__, or a DataLoader over a dataset without one
             return None
 
-    def first_batch(self) -> Any:
+    def first_batch(self) -> object:
         """The first training batch; the data order of the training is as if it had not been asked for.
 
         Raises:
@@ -100,12 +100,12 @@ class Task:
                 return batch
         raise UserError("the training data has no batches.", where="train_data")
 
-    def some_batches(self, count: int) -> list[Any]:
+    def some_batches(self, count: int) -> list[object]:
         """Copies of the first training batches, in main memory; the data order of the training stays what it was."""
         with order_kept(self.train_data):
             return [keep_copy(batch) for batch in islice(self.train_data, count)]
 
-    def checked_loss(self, model: nn.Module, batch: Any) -> Tensor:
+    def checked_loss(self, model: nn.Module, batch: object) -> Tensor:
         """The loss of one batch.
 
         Raises:
@@ -117,7 +117,7 @@ class Task:
             raise UserError(f"loss(model, batch) must return a scalar tensor, got {describe(loss)}.")
         return loss.reshape(())
 
-    def loss_to_train(self, model: nn.Module, batch: Any) -> Tensor:
+    def loss_to_train(self, model: nn.Module, batch: object) -> Tensor:
         """The same, with a gradient.
 
         Raises:
@@ -145,7 +145,7 @@ class Task:
                 running.totals()
         return batch_size(batch)
 
-    def check_loss(self, model: nn.Module, device: torch.device) -> Any:
+    def check_loss(self, model: nn.Module, device: torch.device) -> object:
         """Try the loss alone on the first batch, as `check` does; give that batch.
 
         Raises:
@@ -156,12 +156,12 @@ class Task:
             self.checked_loss(model, to_device(batch, device))
         return batch
 
-    def evaluate(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> float | None:
+    def evaluate(self, model: nn.Module, data: Iterable[object] | None, device: torch.device) -> float | None:
         """The metric of ``data``: a mean weighted by batch size, or an object's own; None without data or a metric."""
         total, count = self.totals(model, data, device)
         return total / count if count else None
 
-    def totals(self, model: nn.Module, data: Iterable[Any] | None, device: torch.device) -> tuple[float, int]:
+    def totals(self, model: nn.Module, data: Iterable[object] | None, device: torch.device) -> tuple[float, int]:
         """The sum of the metric over all examples of ``data`` that have one, and their number (1 of a data set's own).
 
         In eval mode, without gradients; the random state of the training is left as it was. What the metric and the
@@ -185,7 +185,7 @@ class Task:
 
 
 @contextmanager
-def _first(batch: Any, model: nn.Module) -> Iterator[None]:
+def _first(batch: object, model: nn.Module) -> Iterator[None]:
     """Try a model on the first batch: in eval mode, without gradients, and nothing is drawn for the training."""
     named = naming("the model or the loss", "the first batch", batch, where="train_data")
     with named, torch.no_grad(), own_randomness(), eval_mode(model):
@@ -193,7 +193,7 @@ def _first(batch: Any, model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def naming(who: str, which: str, batch: Any, *, where: str) -> Iterator[None]:
+def naming(who: str, which: str, batch: object, *, where: str) -> Iterator[None]:
     """Run the user's code on a batch; what it raises becomes a `UserError` that tells the batch and the place."""
     try:
         yield
@@ -210,7 +210,7 @@ def naming(who: str, which: str, batch: Any, *, where: str) -> Iterator[None]:
         ) from error
 
 
-def name_of_metric(metric: Any) -> str:
+def name_of_metric(metric: object) -> str:
     """What a metric is called: ``top-1`` for the default one, else the name of the function or of its class.
 
     >>> name_of_metric(mean_iou), name_of_metric(lambda model, batch: 0.5)
@@ -224,7 +224,7 @@ def name_of_metric(metric: Any) -> str:
     return name if name.isidentifier() else "metric"
 
 
-def reiterable(data: Iterable[Any], name: str) -> Iterable[Any]:
+def reiterable(data: Iterable[object], name: str) -> Iterable[object]:
     """The data, if it can be iterated more than once.
 
     Raises:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 Value: TypeAlias = bool | int | float | Tensor
 """Tensors: neither parameters nor buffers, and not computed with gradients."""
+
+_Holder: TypeAlias = dict[Any, Any] | list[Any]
+_Place: TypeAlias = tuple[_Holder, Any]
+"""A dict or a list, and the key or index of a value in it."""
 
 _TORCHS = {*vars(nn.Module())}
 _DEPTH = 3
@@ -61,7 +65,7 @@ class Attributes:
         """The same, to be compared later."""
         return {name: Mark.of(value) for name, value in self.values().items()}
 
-    def put(self, values: Mapping[str, Any]) -> None:
+    def put(self, values: Mapping[str, object]) -> None:
         """Write values where there are some of the same kind and shape; other names are left out."""
         for name, value in values.items():
             holder, key = self._places.get(name, ({}, None))
@@ -97,13 +101,13 @@ def numbers_in(values: Mapping[str, Value]) -> dict[str, bool | int | float]:
     return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _places(model: nn.Module) -> Iterator[tuple[str, _Place]]:
     for path, module in model.named_modules():
         for key in vars(module).keys() - _TORCHS:
             yield from _within(f"{path}.{key}" if path else key, vars(module), key, _DEPTH)
 
 
-def _within(name: str, holder: Any, key: Any, depth: int) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _within(name: str, holder: _Holder, key: str | int, depth: int) -> Iterator[tuple[str, _Place]]:
     value = _get(holder, key)
     if _is_value(value):
         yield name, (holder, key)
@@ -115,14 +119,14 @@ def _within(name: str, holder: Any, key: Any, depth: int) -> Iterator[tuple[str,
             yield from _within(f"{name}.{index}", value, index, depth - 1)
 
 
-def _get(holder: Any, key: Any) -> Any:
+def _get(holder: _Holder, key: Any) -> object:
     try:
         return holder[key]
     except (KeyError, IndexError):
         return None
 
 
-def _is_value(value: object) -> bool:
+def _is_value(value: object) -> TypeGuard[Value]:
     if type(value) is Tensor:  # no parameter, and none without data or of another package's kind
         return not value.requires_grad and value.layout == torch.strided
     return type(value) in (bool, int, float)

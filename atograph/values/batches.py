@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def map_tensors(batch: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(batch: object, fn: Callable[[Tensor], Tensor]) -> Any:
     """The same nesting of dicts, lists, tuples and named tuples with ``fn`` applied to each tensor.
 
     A mapping of another type than dict (a tokenizer's output, say) comes back as a dict. Anything else is
@@ -26,7 +26,7 @@ def map_tensors(batch: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     return batch
 
 
-def tensors(batch: Any) -> Iterator[Tensor]:
+def tensors(batch: object) -> Iterator[Tensor]:
     """Every tensor of a batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
@@ -38,22 +38,22 @@ def tensors(batch: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: object, device: torch.device) -> Any:
     """The batch with its tensors on ``device``."""
     return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def keep_copy(batch: Any) -> Any:
+def keep_copy(batch: object) -> object:
     """A copy in main memory that outlives a loader which reuses its buffers."""
     return map_tensors(batch, lambda tensor: tensor.detach().to("cpu", copy=True))
 
 
-def batch_size(batch: Any) -> int:
+def batch_size(batch: object) -> int:
     """Length of the first tensor that has a dimension, 1 without one."""
     return next((tensor.shape[0] for tensor in tensors(batch) if tensor.ndim), 1)
 
 
-def describe(batch: Any) -> str:
+def describe(batch: object) -> str:
     """One line such as ``(float32[64, 1, 28, 28], int64[64])`` for messages."""
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"

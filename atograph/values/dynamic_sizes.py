@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from atograph.passes.errors import UserError
 
-Dynamic: TypeAlias = Mapping[str, Any] | Sequence[Any] | bool | None
+Dynamic: TypeAlias = Mapping[str, object] | Sequence[object] | bool | None
 """What people write: names by argument and dim (``{"x": {2: "32*height", 3: "32*width"}}``), `torch.export`'s
 ``dynamic_shapes``, or texts (``["x:2=32*height"]``). False: no size is dynamic, the batch included. None: the batch."""
 
@@ -40,7 +40,7 @@ def texts_of(dynamic: Dynamic) -> tuple[str, ...]:
     return tuple(text for name, spoken in dynamic.items() for text in _texts_within(spoken, str(name)))
 
 
-def _texts_within(spoken: Any, where: str) -> Iterator[str]:
+def _texts_within(spoken: object, where: str) -> Iterator[str]:
     if spoken is None:
         return
     if isinstance(spoken, (list, tuple)):
@@ -56,13 +56,13 @@ def _texts_within(spoken: Any, where: str) -> Iterator[str]:
             yield f"{where}:{key}={_text_of(meant)}"
 
 
-def _is_static(meant: Any) -> bool:
+def _is_static(meant: object) -> bool:
     from torch.export import Dim  # where it is asked for: a command line needs no torch to say what it takes
 
     return meant is None or meant is Dim.STATIC or (isinstance(meant, int) and not isinstance(meant, bool))
 
 
-def _text_of(meant: Any) -> str:
+def _text_of(meant: object) -> str:
     """A dim in words."""
     from torch.export import Dim
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from types import CellType, FunctionType
@@ -50,13 +50,13 @@ def eval_mode(model: nn.Module, *, files: bool = True) -> Iterator[None]:
 
 @contextmanager
 def forward_within(
-    model: nn.Module, around: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+    model: nn.Module, around: Callable[[Callable[..., object], tuple[object, ...], dict[str, object]], object]
 ) -> Iterator[None]:
     """Within it, the model's ``forward`` is ``around(forward, args, kwargs)``."""
     forward, own = model.forward, "forward" in vars(model)
 
     @wraps(forward)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
+    def replaced(*args: object, **kwargs: object) -> object:
         return around(forward, args, kwargs)
 
     model.forward = replaced
@@ -139,8 +139,12 @@ class _CopyingResults(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
             tensor, memo = args
             return copy.deepcopy(tensor.detach(), memo)  # by way of the memo, views of one storage stay so
@@ -154,7 +158,7 @@ def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
         value: left as it is.
         shared: tensors that are not copied.
     """
-    memo: dict[int, Any] = {id(each): each for each in (*shared, *_scripted_functions(value))}
+    memo: dict[int, object] = {id(each): each for each in (*shared, *_scripted_functions(value))}
     with _CopyingResults():
         copied = copy.deepcopy(value, memo)
     if isinstance(copied, nn.Module):
@@ -162,7 +166,7 @@ def deep_copy(value: V, shared: Iterable[torch.Tensor] = ()) -> V:
     return copied
 
 
-def _rebind(copied: nn.Module, memo: Mapping[int, Any]) -> None:
+def _rebind(copied: nn.Module, memo: Mapping[int, object]) -> None:
     """Let functions that modules hold, as hooks or attributes, mean the copy: `copy.deepcopy` leaves closures alone."""
     for module in copied.modules():
         holders = [vars(module), *(held for name, held in vars(module).items() if name.endswith("hooks"))]
@@ -172,7 +176,7 @@ def _rebind(copied: nn.Module, memo: Mapping[int, Any]) -> None:
                     holder[key] = _bound_to(value, memo)
 
 
-def _bound_to(function: FunctionType, memo: Mapping[int, Any]) -> FunctionType:
+def _bound_to(function: FunctionType, memo: Mapping[int, object]) -> FunctionType:
     """A function with copies in the place of what its closure holds, where there are copies."""
     before = [_content(cell) for cell in function.__closure__ or ()]
     after = [memo.get(id(each), each) for each in before]
@@ -189,14 +193,14 @@ def _bound_to(function: FunctionType, memo: Mapping[int, Any]) -> FunctionType:
     return bound
 
 
-def _content(cell: CellType) -> Any:
+def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # nothing was put there yet
         return cell
 
 
-def _scripted_functions(value: Any) -> list[Any]:
+def _scripted_functions(value: object) -> list[object]:
     """The scripted functions that a model's modules hold; they cannot be copied, and hold nothing that changes."""
     held = (
         [each for module in value.modules() for each in vars(module).values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, ClassVar, Self, SupportsIndex
+from typing import ClassVar, NoReturn, Self, SupportsIndex
 
 from atograph.passes.errors import UserError
 
@@ -14,7 +14,7 @@ class NotPickled:
     instead: ClassVar[str]
     """What to do in its place."""
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise UserError(f"a {type(self).__name__} cannot be pickled: it holds a program.", hint=self.instead)
 
     def __copy__(self) -> Self:
@@ -22,7 +22,7 @@ class NotPickled:
         vars(new).update(vars(self))
         return new
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         vars(new).update(deepcopy(vars(self), memo))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -11,11 +11,14 @@ from atograph.passes.ir.interface import Interface, broken
 from atograph.passes.torch_private import pytree
 from atograph.values.batch_size import batch_of, with_batch
 
+V = TypeVar("V")
+"""A structure of tensors and other values: what comes back has the same."""
+
 _STRIDE = 32
 """Of the coarsest feature maps that are usual."""
 
 
-def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
+def resized(inputs: V, interface: Interface, sizes: Mapping[str, int]) -> V:
     """The same inputs with other dynamic sizes, by repeating what there is from the beginning, or by dropping the rest.
 
     Args:
@@ -36,10 +39,11 @@ def resized(inputs: Any, interface: Interface, sizes: Mapping[str, int]) -> Any:
             if placeholder == name:
                 leaf = leaves[position]
                 leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
-    return pytree.tree_unflatten(leaves, structure)
+    result: V = pytree.tree_unflatten(leaves, structure)
+    return result
 
 
-def less_of(inputs: Any) -> Iterator[Any]:
+def less_of(inputs: V) -> Iterator[V]:
     """The same inputs with less in them, for a run that is to be short: images of about a quarter of their height and
     width, which not every model takes, and one sample."""
     leaves, structure = pytree.tree_flatten(inputs)

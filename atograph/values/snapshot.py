@@ -91,7 +91,7 @@ class _Found:
 
     containers: dict[int, Any]
     empty: list[Any]
-    caches: dict[int, _Cache[Any]]
+    caches: dict[int, _Cache[object]]
 
     def collect(self, value: Any, depth: int) -> None:
         """Find what can be reached from a value; an object's own attributes are a container, too."""
@@ -108,7 +108,7 @@ class _Found:
             elif kind not in _LEAVES:
                 self.collect(item, depth - 1)
 
-    def _inside(self, value: Any) -> Any:
+    def _inside(self, value: object) -> Any:
         """What an object that is no container holds its state in, if that is one."""
         if isinstance(value, _CLOSED):
             return None
@@ -123,14 +123,14 @@ class _Found:
         return held if type(held) is dict else None
 
 
-def _content(cell: CellType) -> Any:
+def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # nothing is in it yet
         return None
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> Any:
     return _CONTAINERS[type(value)](value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +13,9 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.state import state_among_outputs
 from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
+
+V = TypeVar("V")
+"""A structure of tensors and other values: what comes back has the same."""
 
 _Mask = torch.Tensor
 """bool: which indices along a dim stay."""
@@ -35,7 +38,7 @@ class StateCut:
         """Whether the program has state."""
         return bool(self._outputs)
 
-    def inputs(self, inputs: Any) -> Any:
+    def inputs(self, inputs: V) -> V:
         """Inputs of the slim program, from those of the dense network.
 
         Raises:
@@ -45,7 +48,7 @@ class StateCut:
             return inputs
         return on_state(inputs, self._names, lambda name, leaf: cut(leaf, self._masks.get(name, {})))
 
-    def started(self, inputs: Any) -> Any:
+    def started(self, inputs: V) -> V:
         """Inputs of the dense network whose state is zero where units go: what the proof asks of the first state."""
         if not self:
             return inputs
@@ -58,7 +61,7 @@ class StateCut:
             for position, tensor in enumerate(tensors)
         ]
 
-    def following(self, inputs: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    def following(self, inputs: V, tensors: Sequence[torch.Tensor]) -> V:
         """The inputs of the next call: the same, with the state that a call has returned.
 
         What is as long as the state and what is new (a mask) goes on with what it ends with.
@@ -95,7 +98,7 @@ def masks_of(plan: Plan) -> dict[str, dict[int, _Mask]]:
     return masks
 
 
-def on_state(inputs: Any, names: Sequence[str | None], change: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
+def on_state(inputs: V, names: Sequence[str | None], change: Callable[[str, torch.Tensor], torch.Tensor]) -> V:
     """Inputs in which tensors are changed by their names; ``names``: of each leaf."""
     leaves, structure = pytree.tree_flatten(inputs)
     if len(leaves) != len(names):
@@ -104,7 +107,8 @@ def on_state(inputs: Any, names: Sequence[str | None], change: Callable[[str, to
         change(name, leaf) if name is not None and isinstance(leaf, torch.Tensor) else leaf
         for name, leaf in zip(names, leaves, strict=True)
     ]
-    return pytree.tree_unflatten(changed, structure)
+    result: V = pytree.tree_unflatten(changed, structure)
+    return result
 
 
 def cut(tensor: torch.Tensor, masks: dict[int, _Mask]) -> torch.Tensor:
@@ -132,7 +136,7 @@ def widened(tensor: torch.Tensor, masks: dict[int, _Mask]) -> torch.Tensor:
     return tensor
 
 
-def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: Any) -> Any:
+def widened_inputs(plan: Plan, names: Sequence[str | None], inputs: V) -> V:
     """Inputs of the dense network, from those of a slim program; ``names``: of each leaf."""
     masks = masks_of(plan)
     return on_state(inputs, names, lambda name, leaf: widened(leaf, masks.get(name, {}))) if masks else inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,10 +14,12 @@ from atograph.passes.ir.outputs import OutputPath, without
 from atograph.passes.torch_private import pytree
 from atograph.values.eval_mode import forward_within
 
+V = TypeVar("V")
+
 _PLAIN = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, bool, int, float, complex, str, bytes, type(None))
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """``value`` in containers that torch.export can return.
 
     A dataclass is registered (`torch.export.register_dataclass`) and stays what it is. An object of any other class
@@ -27,19 +29,20 @@ def plain(value: Any) -> Any:
     return pytree.tree_map(_converted, value)
 
 
-def copied(inputs: Any) -> Any:
+def copied(inputs: V) -> V:
     """The same arguments with tensors of their own: a model may change its inputs in place, a cache say."""
     memory: dict[int, torch.Tensor] = {}
     copy = lambda leaf: memory.setdefault(id(leaf), leaf.clone()) if isinstance(leaf, torch.Tensor) else leaf  # noqa: E731
-    return pytree.tree_map(copy, inputs)
+    result: V = pytree.tree_map(copy, inputs)
+    return result
 
 
-def tensors_of(value: Any, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
+def tensors_of(value: object, left_out: Collection[OutputPath] = ()) -> list[torch.Tensor]:
     """The tensors of an output of any structure, in order, but for those that are left out of it (`ir.outputs`)."""
     return [leaf for leaf in pytree.tree_leaves(without(plain(value), left_out)) if isinstance(leaf, torch.Tensor)]
 
 
-def _converted(leaf: Any) -> Any:
+def _converted(leaf: object) -> object:
     if isinstance(leaf, (*_PLAIN, type)) or not _holds_tensors(leaf):
         return leaf
     if dataclasses.is_dataclass(leaf):
@@ -48,7 +51,7 @@ def _converted(leaf: Any) -> Any:
     return {name: plain(item) for name, item in vars(leaf).items() if _holds_tensors(item)}
 
 
-def _holds_tensors(value: Any, depth: int = 8) -> bool:
+def _holds_tensors(value: object, depth: int = 8) -> bool:
     """Whether there is a tensor in a value, or in the attributes of the objects in it."""
     leaves = pytree.tree_leaves(value)
     if any(isinstance(leaf, torch.Tensor) for leaf in leaves):

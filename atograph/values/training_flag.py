@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -36,12 +35,12 @@ class _Flag:
     def __init__(self, readers: list[nn.Module]) -> None:
         self._readers = readers
 
-    def __get__(self, module: nn.Module | None, kind: type) -> Any:
+    def __get__(self, module: nn.Module | None, kind: type) -> object:
         if module is None or "training" not in module.__dict__:
             raise AttributeError("training")
         if not isinstance(module, (NormBase, DropoutNd)):
             self._readers.append(module)
         return module.__dict__["training"]
 
-    def __set__(self, module: nn.Module, value: Any) -> None:
+    def __set__(self, module: nn.Module, value: object) -> None:
         module.__dict__["training"] = value

@@ -88,7 +88,7 @@ class Branches:
 
     def vanishes(self, dim: Dim, axes: Collection[Axis]) -> bool:
         """Whether no index of a dim is left without some axes."""
-        left: int = evaluate(self.axes.resolve(dim), lambda axis: int(axis not in axes))
+        left = evaluate(self.axes.resolve(dim), lambda axis: int(axis not in axes))
         return left == 0
 
     @cached_property

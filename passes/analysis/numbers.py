@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import isfinite, isnan
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.infinities import infinities
@@ -24,7 +24,7 @@ class Numbers:
 
     def __init__(self, program: Program, axes: Axes) -> None:
         self._zero_at_zero: dict[fx.Node, bool] = {}
-        self._infinite: dict[tuple[Any, str], bool] = {}
+        self._infinite: dict[tuple[Target, str], bool] = {}
         self._infinities = infinities(program, axes, self.evaluate)
 
     def evaluate(self, node: fx.Node, numbers: Mapping[fx.Node, float]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -53,13 +53,13 @@ class Slice(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_positions(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialise(self)
+    def _without_positions(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = serialise(self)
         if self.positions is None:  # nearly always
             del fields["positions"]
         return fields
 
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
         for name, value in super().__repr_args__():
             if name != "positions" or value is not None:  # the fingerprint of a plan is made of this
                 yield name, value

@@ -14,10 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from atograph.passes.ir.polynomial import Polynomial
+
+S = TypeVar("S", int, "Polynomial | int")
+"""A size, as it is counted: an integer, or a polynomial."""
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -164,8 +170,8 @@ def axes_of(dim: Dim) -> Iterator[Axis]:
                 yield from axes_of(factor.source if isinstance(factor, Permuted) else factor)
 
 
-def evaluate(dim: Dim, count: Callable[[Axis], Any], total: Callable[[list[Any]], Any] = sum) -> Any:
-    """The dim's size when axis ``a`` has ``count(a)`` units: an int, a float or a differentiable tensor.
+def evaluate(dim: Dim, count: Callable[[Axis], S], total: Callable[[list[S]], S] = sum) -> S:
+    """The dim's size when axis ``a`` has ``count(a)`` units: an integer, or a polynomial.
 
     Args:
         dim: a resolved dim.
@@ -173,7 +179,7 @@ def evaluate(dim: Dim, count: Callable[[Axis], Any], total: Callable[[list[Any]]
         total: adds up a list of such sizes.
     """
 
-    def of(factor: Factor) -> Any:
+    def of(factor: Factor) -> S:
         inner = factor.source if isinstance(factor, Permuted) else factor
         return count(inner) if isinstance(inner, Axis) else evaluate(inner, count, total)
 

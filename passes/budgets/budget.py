@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from atograph.passes.authors import tell_errors
 from atograph.passes.public import public
 from atograph.passes.registry import Registry
 
 if TYPE_CHECKING:
+    from atograph.passes.ir.polynomial import Counts, Number
     from atograph.passes.ir.program import Program
 
 Plan = TypeVar("Plan")
@@ -43,7 +44,7 @@ class Budget(abc.ABC):
     measured: ClassVar[bool] = False
     closing: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         tell_errors(cls, "budget", ("cost", "reached", "predicted", "settle"))
 
@@ -51,7 +52,7 @@ class Budget(abc.ABC):
         self.program = program
 
     @abc.abstractmethod
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Counts) -> Number:
         """The cost when group ``g`` keeps ``counts[g]`` units, and all of them where it is not mentioned.
 
         It must not fall where a count rises: plans are chosen by adding units while they fit.
@@ -63,7 +64,7 @@ class Budget(abc.ABC):
             A number of the same kind, 0 or more; 0 for the dense program means that there is nothing to reduce.
         """
 
-    def reached(self, counts: Mapping[str, Any], timed: Mapping[int, float]) -> float:
+    def reached(self, counts: Counts, timed: Mapping[int, float]) -> float:
         """The share of the dense program's cost that a finished plan is left with.
 
         Args:
@@ -72,7 +73,7 @@ class Budget(abc.ABC):
         """
         return float(self.cost(counts)) / float(self.cost({}))
 
-    def predicted(self, counts: Mapping[str, Any]) -> float | None:
+    def predicted(self, counts: Counts) -> float | None:
         """Of a budget that is measured, the share that was predicted; None for all others."""
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, overload
 
 import torch
 
@@ -15,6 +15,7 @@ from atograph.passes.budgets.budget import BUDGETS, Budget, Plan, rounding_of
 from atograph.passes.budgets.check import check_cost, check_gradient
 from atograph.passes.cost.share import share_of
 from atograph.passes.errors import UserError
+from atograph.passes.ir.polynomial import Counts, Number
 from atograph.passes.ir.program import Program
 
 
@@ -58,17 +59,22 @@ class Budgets:
                 if foreign(type(row)):  # tests hold ours to it
                     check_cost(row, program.fact(Groups).prunable)
                 rows[name] = row
-        dense = {name: rows[name].cost({}) for name in given}
+        costs = {name: rows[name].cost({}) for name in given}
+        dense = {name: cost.item() if isinstance(cost, torch.Tensor) else cost for name, cost in costs.items()}
         for name, total in dense.items():
             if not total:
                 raise UserError(f"this model has no {name} to reduce.")
         return cls(given, {name: rows[name] for name in given}, dense)
 
-    def kept(self, counts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    @overload
+    def kept(self, counts: Mapping[str, float] | None = None) -> Mapping[str, float]: ...
+    @overload
+    def kept(self, counts: Counts) -> Mapping[str, Number]: ...
+    def kept(self, counts: Counts | None = None) -> Mapping[str, Number]:
         """For each budget the share of the dense cost that some counts keep; of the kind of the counts."""
         return {name: row.cost(counts or {}) / self.dense[name] for name, row in self.rows.items()}
 
-    def used(self, counts: Mapping[str, Any] | None = None) -> Any:
+    def used(self, counts: Counts | None = None) -> Number:
         """How much of the tightest budget some counts use: they are within all of them up to 1."""
         parts = [kept / self.shares[name] for name, kept in self.kept(counts).items()]
         if any(isinstance(part, torch.Tensor) for part in parts):
@@ -80,7 +86,7 @@ class Budgets:
         for row in self.rows.values():
             check_gradient(row, row.program.fact(Groups).prunable)
 
-    def priced(self) -> list[Callable[[Mapping[str, Any]], Any]]:
+    def priced(self) -> list[Callable[[Counts], Number]]:
         """For each budget in which units have prices, how much of it some counts use (`passes.cost.prices`)."""
         return [replace(self, rows={name: row}).used for name, row in self.rows.items() if row.priced]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atograph.passes.budgets.budget import Budget
+
+if TYPE_CHECKING:
+    from atograph.passes.ir.polynomial import Counts, Number
 
 
 class Bytes(Budget):
@@ -18,7 +20,7 @@ class Bytes(Budget):
     priced = False
     closing = "activations at their peak"
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Counts) -> Number:
         """Bytes."""
         from atograph.passes.cost.cost import CostModel
 

@@ -13,8 +13,6 @@ from atograph.passes.authors import place_of
 from atograph.passes.budgets.budget import Budget
 from atograph.passes.errors import UserError
 
-Counts = Mapping[str, int]
-
 _SLACK = 1e-6
 """Of the dense cost: a fall of less is rounding."""
 
@@ -64,7 +62,7 @@ def check_gradient(row: Budget, groups: Sequence[Group]) -> None:
         )
 
 
-def _rising(groups: Sequence[Group]) -> Iterator[list[Counts]]:
+def _rising(groups: Sequence[Group]) -> Iterator[list[Mapping[str, int]]]:
     """Counts that rise, up to all units."""
     for group in groups:
         yield [{group.name: count} for count in sorted({1, max(1, group.size // 2), group.size})]
@@ -73,7 +71,7 @@ def _rising(groups: Sequence[Group]) -> Iterator[list[Counts]]:
         yield [{group.name: max(1, int(share * group.size)) for group in groups} for share in shares]
 
 
-def _number(row: Budget, counts: Counts) -> float:
+def _number(row: Budget, counts: Mapping[str, int]) -> float:
     cost: object = row.cost(counts)
     try:
         number = float(cost)  # type: ignore[arg-type]
@@ -84,7 +82,7 @@ def _number(row: Budget, counts: Counts) -> float:
     return number
 
 
-def _with(counts: Counts) -> str:
+def _with(counts: Mapping[str, int]) -> str:
     """``with 3 units of g0``."""
     listed = [f"{count:,} of {name}" for name, count in list(counts.items())[:3]]
     more = f" and {len(counts) - 3} more groups" if len(counts) > 3 else ""

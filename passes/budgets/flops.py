@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atograph.passes.budgets.budget import Budget
+
+if TYPE_CHECKING:
+    from atograph.passes.ir.polynomial import Counts, Number
 
 
 class Flops(Budget):
@@ -17,7 +19,7 @@ class Flops(Budget):
     per_unit = 2.0
     help = "Share of the dense FLOPs to keep: 0.3, or 30%."
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Counts) -> Number:
         """Of all products."""
         from atograph.passes.cost.cost import CostModel
 

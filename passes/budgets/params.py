@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atograph.passes.budgets.budget import Budget
+
+if TYPE_CHECKING:
+    from atograph.passes.ir.polynomial import Counts, Number
 
 
 class Params(Budget):
@@ -16,7 +18,7 @@ class Params(Budget):
     unit = "parameters"
     help = "Share of the dense parameters to keep."
 
-    def cost(self, counts: Mapping[str, Any]) -> Any:
+    def cost(self, counts: Counts) -> Number:
         """Elements of all parameters."""
         from atograph.passes.cost.cost import CostModel
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from atograph.passes.analysis.groups import Groups
@@ -22,9 +23,12 @@ from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.base import AnalysisPass
 from atograph.passes.cost.memory import Peak
 from atograph.passes.cost.widths import Widths, emptied
-from atograph.passes.ir.polynomial import Monomials, Polynomial, added
+from atograph.passes.ir.polynomial import Counts, Monomials, Number, Polynomial, added
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
+
+_Sum: TypeAlias = tuple[Monomials, NDArray[np.int64]]
+"""Products of counts, with the coefficient of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +48,18 @@ class Cost:
     groups: Groups
 
     @cached_property
-    def _compiled(self) -> tuple[Monomials, np.ndarray[Any, Any]]:
+    def _compiled(self) -> _Sum:
         return self._compile(self.parts.values())
 
     @cached_property
-    def _of_rests(self) -> dict[frozenset[str], tuple[Monomials, np.ndarray[Any, Any]]]:
+    def _of_rests(self) -> dict[frozenset[str], _Sum]:
         return {}
 
-    def _compile(self, parts: Iterable[Polynomial | int]) -> tuple[Monomials, np.ndarray[Any, Any]]:
+    def _compile(self, parts: Iterable[Polynomial | int]) -> _Sum:
         terms = added(parts).terms
         return Monomials(list(terms), self.sizes), np.array(list(terms.values()), dtype=np.int64)
 
-    def _without(self, names: frozenset[str]) -> tuple[Monomials, np.ndarray[Any, Any]]:
+    def _without(self, names: frozenset[str]) -> _Sum:
         """The same of what is left without all units of some groups."""
         if names not in self._of_rests:
             rest = self.groups.branches.without([self.groups[name].axis for name in names])
@@ -63,7 +67,7 @@ class Cost:
             self._of_rests[names] = self._compile(part for node, part in self.parts.items() if runs(node))
         return self._of_rests[names]
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Counts) -> Number:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         names = emptied(kept)
         monomials, coefficients = self._without(names) if names else self._compiled
@@ -71,7 +75,8 @@ class Cost:
         if isinstance(products, torch.Tensor):
             weights = torch.as_tensor(coefficients, dtype=products.dtype, device=products.device)
             return (weights * products).sum().to(_soft(kept).dtype)
-        return (coefficients * products).sum().item()
+        total: int = (coefficients * products).sum().item()
+        return total
 
 
 @public("atograph.passes")
@@ -88,15 +93,15 @@ class CostModel:
     _params: Cost
     _bytes: Peak
 
-    def flops(self, kept: Mapping[str, Any] | None = None) -> Any:
+    def flops(self, kept: Counts | None = None) -> Number:
         """Total FLOPs (two per multiply-add) for a batch of one."""
         return self._flops(kept or {})
 
-    def params(self, kept: Mapping[str, Any] | None = None) -> Any:
+    def params(self, kept: Counts | None = None) -> Number:
         """Number of parameters."""
         return self._params(kept or {})
 
-    def bytes(self, kept: Mapping[str, Any] | None = None) -> Any:
+    def bytes(self, kept: Counts | None = None) -> Number:
         """Peak memory of the activations for a batch of one, in bytes (`memory.Peak`)."""
         found = self._bytes(kept or {})
         if isinstance(found, torch.Tensor):
@@ -136,5 +141,5 @@ def params_by_node(program: Program, counts: Widths) -> dict[fx.Node, Polynomial
     return {node: prod(counts(axes.shape(node))) for node in nodes}
 
 
-def _soft(kept: Mapping[str, Any]) -> torch.Tensor:
+def _soft(kept: Counts) -> torch.Tensor:
     return next(count for count in kept.values() if isinstance(count, torch.Tensor))

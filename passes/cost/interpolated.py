@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import fx
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.cost.widths import emptied
-from atograph.passes.ir.polynomial import Monomials, Polynomial
+from atograph.passes.ir.polynomial import Counts, Monomials, Number, Polynomial
 
-Values = NDArray[np.float64]
+Values: TypeAlias = NDArray[np.float64]
+_Indices: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Interpolated:
     def __init__(self, tables: Sequence[Table], sizes: Mapping[str, int], groups: Groups | None = None) -> None:
         self._tables, self._sizes, self._groups = tables, sizes, groups
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Counts) -> Number:
         """The cost when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         products = self._grid.monomials(kept)
         if isinstance(products, torch.Tensor):
@@ -137,11 +138,11 @@ class _Grid:
     strides of a table's widths among them, and its start."""
 
     monomials: Monomials
-    rows: Any
-    coefficients: Any
-    offsets: Any
-    corners: Any
-    parts: tuple[Any, Any, Any, Any, Any]
+    rows: _Indices
+    coefficients: Values
+    offsets: _Indices
+    corners: _Indices
+    parts: tuple[Values, _Indices, Values, _Indices, _Indices]
 
 
 def rising(values: Values) -> Values:

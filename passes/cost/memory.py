@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from atograph.passes.analysis.branches import Rest
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Shape
 from atograph.passes.cost.widths import emptied
-from atograph.passes.ir.polynomial import Monomials, Polynomial
+from atograph.passes.ir.polynomial import Counts, Monomials, Number, Polynomial
 from atograph.passes.ir.program import Program
+
+_Indices: TypeAlias = NDArray[np.int64]
+_Compiled: TypeAlias = tuple[Monomials, _Indices, _Indices, _Indices, _Indices]
 
 
 class Peak:
@@ -43,9 +47,9 @@ class Peak:
         sizes: Mapping[str, int],
     ) -> None:
         self._program, self._groups, self._counts, self._sizes = program, groups, counts, sizes
-        self._of_rests: dict[frozenset[str], tuple[Monomials, Any, Any, Any, Any]] = {}
+        self._of_rests: dict[frozenset[str], _Compiled] = {}
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Counts) -> Number:
         """Bytes when group ``g`` keeps ``kept[g]`` units, and all of them where it is not mentioned."""
         names = emptied(kept)
         if names not in self._of_rests:
@@ -60,9 +64,10 @@ class Peak:
             changes = pieces[torch.as_tensor(events, device=device)] * torch.as_tensor(signs, device=device)
             return changes.cumsum(0).max() if len(events) else products.new_zeros(())
         memory = np.bincount(rows, weights=coefficients * products)
-        return np.cumsum(memory[events] * signs).max(initial=0).item()
+        peak: float = np.cumsum(memory[events] * signs).max(initial=0).item()
+        return peak
 
-    def _compile(self, without: frozenset[str]) -> tuple[Monomials, Any, Any, Any, Any]:
+    def _compile(self, without: frozenset[str]) -> _Compiled:
         """Monomials with row (which memory) and coefficient of each, and the order in which memory comes and goes.
 
         Args:

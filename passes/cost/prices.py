@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from atograph.passes.ir.polynomial import Counts, Number
 
-def unit_prices(used: Iterable[Callable[[Mapping[str, Any]], Any]], sizes: Mapping[str, int]) -> dict[str, float]:
+
+def unit_prices(used: Iterable[Callable[[Counts], Number]], sizes: Mapping[str, int]) -> dict[str, float]:
     """Group → what one of its units costs in the dense model, over the mean of all groups; a thousandth at least.
 
     Args:

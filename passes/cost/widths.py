@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Axis, Dim, Shape, evaluate
-from atograph.passes.ir.polynomial import Polynomial, added
+from atograph.passes.ir.polynomial import Counts, Polynomial, added
 from atograph.passes.ir.sizes import at
 
 
@@ -28,9 +25,9 @@ class Widths:
         self.sizes = {group.name: group.size for group in groups.prunable}
         self._variable = {group.axis: Polynomial({(group.name,): 1}) for group in groups.prunable}
         self._axes, self._batch = groups.axes, batch
-        self._known: dict[Dim, Any] = {}  # a dim passes through many ops
+        self._known: dict[Dim, Polynomial | int] = {}  # a dim passes through many ops
 
-    def __call__(self, shape: Shape) -> tuple[Any, ...]:
+    def __call__(self, shape: Shape) -> tuple[Polynomial | int, ...]:
         """The size of each dim of a shape."""
         for dim in shape:
             if dim not in self._known:
@@ -41,10 +38,10 @@ class Widths:
         """A captured size that no group is a part of, for this batch."""
         return at(captured, self._batch)
 
-    def _count(self, axis: Axis) -> Any:
+    def _count(self, axis: Axis) -> Polynomial | int:
         return self._variable.get(axis) or self.size(axis.size)
 
 
-def emptied(kept: Mapping[str, Any]) -> frozenset[str]:
+def emptied(kept: Counts) -> frozenset[str]:
     """The groups that keep no unit."""
     return frozenset(name for name, count in kept.items() if not isinstance(count, torch.Tensor) and count == 0)

@@ -45,7 +45,7 @@ class Criterion(abc.ABC):
     adds_up: ClassVar[bool] = False
     least: ClassVar[float] = 1e-3
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         tell_errors(cls, "criterion", ("importance", "observe", "state", "load"))
 
@@ -86,11 +86,11 @@ class Criterion(abc.ABC):
         """Whether what has to be observed has been."""
         return self.observes() is None or self.seen.mean is not None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, object]:
         """What a checkpoint holds of it."""
         return self.seen.state()
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, object]) -> None:
         """Go on from such a state."""
         self.seen.load(state)
 
@@ -124,7 +124,7 @@ class RunningMean:
         mixed = self.mean.lerp(values, 1 / self.counts.clamp(1, self.memory))
         self.mean = torch.where(known, torch.where(self.mean.isnan(), values, mixed), self.mean)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return {"mean": self.mean, "counts": self.counts}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -35,7 +35,9 @@ class Reads:
         self._reads = {node: list(_reads_of(program, node)) for node in program.graph.nodes}
 
     @torch.no_grad()
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], tell: Callable[[Mapping[str, Tensor]], None]) -> None:
+    def run(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object], tell: Callable[[Mapping[str, Tensor]], None]
+    ) -> None:
         """Run the program on one call's arguments.
 
         Args:
@@ -93,7 +95,7 @@ class _Reading(fx.Interpreter):
         super().__init__(program)
         self._reads, self._tell = reads, tell
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         """Run one node."""
         for read in self._reads[n]:
             value = self.env[read.source]

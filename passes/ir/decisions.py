@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.propagate import run
@@ -56,7 +57,9 @@ def is_check(node: fx.Node) -> bool:
     return node.target is CHECK
 
 
-def holding(graph: fx.Graph, func: Any, args: Any, kwargs: Any, value: Any) -> fx.Node | None:
+def holding(
+    graph: fx.Graph, func: Target, args: Sequence[Argument], kwargs: Mapping[str, Argument], value: object
+) -> fx.Node | None:
     """Add nodes that say whether an op that looks at values gives the same again; None for an op that is not known.
 
     Args:
@@ -80,13 +83,13 @@ class _Adding:
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
 
-    def __call__(self, op: Any, *args: Any) -> fx.Node:
+    def __call__(self, op: Callable[..., object], *args: Argument) -> fx.Node:
         node: fx.Node = self._graph.call_function(op, args)
         node.meta["val"] = run(node)
         return node
 
 
-def counting(graph: fx.Graph, func: Any, args: Any, kwargs: Any) -> fx.Node | None:
+def counting(graph: fx.Graph, func: Target, args: Sequence[Any], kwargs: Mapping[str, Argument]) -> fx.Node | None:
     """Add nodes that count what decides the size of an op's result; None for an op that is not known."""
     if kwargs.keys() - {"dim"}:
         return None
@@ -104,7 +107,7 @@ def counting(graph: fx.Graph, func: Any, args: Any, kwargs: Any) -> fx.Node | No
     return None
 
 
-def comparing(graph: fx.Graph, read: fx.Node, op: Any, other: float, outcome: bool) -> fx.Node:
+def comparing(graph: fx.Graph, read: fx.Node, op: Callable[..., object], other: float, outcome: bool) -> fx.Node:
     """Add nodes that say whether a number compares with another one as it did; as Python does it, in 64 bits.
 
     Args:
@@ -121,33 +124,35 @@ def comparing(graph: fx.Graph, read: fx.Node, op: Any, other: float, outcome: bo
     return node if outcome else add(_ATEN.logical_not.default, node)
 
 
-def _same_number(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+def _same_number(add: _Adding, value: Argument, read: fx.Node) -> fx.Node:
     return add(_ATEN.isnan.default, read) if value != value else add(_ATEN.eq.Scalar, read, value)
 
 
-def _same_integer(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+def _same_integer(add: _Adding, value: Argument, read: fx.Node) -> fx.Node:
     number = add(_ATEN.trunc.default, read) if read.meta["val"].is_floating_point() else read
     return add(_ATEN.eq.Scalar, number, value)
 
 
-def _same_truth(add: _Adding, value: Any, read: fx.Node) -> fx.Node:
+def _same_truth(add: _Adding, value: object, read: fx.Node) -> fx.Node:
     return add(_ATEN.ne.Scalar if value else _ATEN.eq.Scalar, read, 0)
 
 
-def _same_equality(add: _Adding, value: Any, one: fx.Node, two: fx.Node) -> fx.Node:
+def _same_equality(add: _Adding, value: object, one: fx.Node, two: fx.Node) -> fx.Node:
     if value:
         return add(_ATEN.all.default, add(_ATEN.eq.Tensor, one, two))
     return add(_ATEN.any.default, add(_ATEN.ne.Tensor, one, two))
 
 
-def _same_closeness(add: _Adding, value: Any, one: fx.Node, two: fx.Node, *limits: Any, **named: Any) -> fx.Node:
+def _same_closeness(
+    add: _Adding, value: object, one: fx.Node, two: fx.Node, *limits: Argument, **named: Argument
+) -> fx.Node:
     options = dict(zip(("rtol", "atol", "equal_nan"), limits, strict=False)) | named
     near = [options.get(name, default) for name, default in (("rtol", 1e-5), ("atol", 1e-8), ("equal_nan", False))]
     close = add(_ATEN.all.default, add(_ATEN.isclose.default, one, two, *near))
     return close if value else add(_ATEN.logical_not.default, close)
 
 
-_HOLDING: dict[Any, Callable[..., fx.Node]] = {
+_HOLDING: dict[Target, Callable[..., fx.Node]] = {
     _ATEN.item.default: _same_number,
     _ATEN._local_scalar_dense.default: _same_number,
     torch.Tensor.__int__: _same_integer,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from math import gcd
 from typing import Any, NamedTuple, TypeAlias
 
-from atograph.passes.ir.sizes import Size, polynomial
+from atograph.passes.ir.sizes import Size, polynomial, values_of
 
 _DEEPEST = 3
 """Factors that are looked for within each other."""
@@ -122,11 +122,18 @@ def _affine(size: Size, base: Size, _known: Collection[int], _deepest: int) -> P
 
 
 def _product(size: Size, base: Size, known: Collection[int], deepest: int) -> Part | None:
-    """``base × rest``."""
-    if not deepest or any(own == 0 or total % own for total, own in zip(size.values, base.values, strict=True)):
-        return None
-    rest = _express(size // base, known, deepest - 1, floors=False)
-    return None if rest is None else _times(Known(base), rest)
+    """``base × rest``, or ``base / unit × rest`` where all that the base may be are multiples of the unit."""
+    unit = gcd(*base.values)
+    for divisor in dict.fromkeys((1, unit)) if deepest else ():
+        factor = base // divisor
+        if any(
+            own == 0 or total % own for total, own in zip(size.values, values_of(factor, len(size.values)), strict=True)
+        ):
+            continue
+        rest = _express(size // factor, known, deepest - 1, floors=False)
+        if rest is not None:
+            return _times(_over(Known(base), divisor), rest)
+    return None
 
 
 def _sum(size: Size, base: Size, known: Collection[int], deepest: int) -> Part | None:

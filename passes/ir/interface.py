@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Signature
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -126,6 +126,9 @@ class Condition:
         return f"{words} ({self.source})" if self.source else words
 
 
+Example: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
+"""What a model is called with, by position and by name: tensors, structures of them, and what is no tensor."""
+
 Ways: TypeAlias = tuple[tuple[Condition, ...], ...]
 """Conditions of which all of one row have to hold; none: nothing has to."""
 
@@ -225,7 +228,7 @@ class Interface:
     returns: TreeSpec
     signature: Signature
     writes: tuple[str, ...] = ()
-    example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, compare=False, repr=False)
+    example: Example | None = field(default=None, compare=False, repr=False)
     looked_at: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     fixed: str = ""
     dynamic: tuple[DynamicSize, ...] = ()

@@ -73,7 +73,7 @@ def outputs_of(program: Program) -> list[Output]:
     return [*map(Output, tensors, names_of(tensors, (node.name for node in program.input_nodes())))]
 
 
-def without(value: Any, left_out: Collection[OutputPath]) -> Any:
+def without(value: object, left_out: Collection[OutputPath]) -> object:
     """What a model returns, with None for what is left out of it; a container of nothing else is None, too."""
     if not left_out:
         return value
@@ -169,12 +169,12 @@ def left_out_text(interface: Interface) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _is_left_out(value: Any) -> bool:
+def _is_left_out(value: object) -> bool:
     leaves = pytree.tree_leaves(value)
     return bool(leaves) and all(leaf is _LEFT_OUT for leaf in leaves)
 
 
-def _kept(value: Any) -> Any:
+def _kept(value: object) -> object:
     return None if _is_left_out(value) else value
 
 
@@ -193,7 +193,7 @@ def _still_written(program: Program, left_out: Collection[OutputPath]) -> dict[s
         kept = more
 
 
-def _behind(values: Iterable[Any]) -> set[str]:
+def _behind(values: Iterable[object]) -> set[str]:
     """The names of all nodes that some values are computed from."""
     found: set[fx.Node] = set()
     left = [value for value in values if isinstance(value, fx.Node)]
@@ -229,16 +229,16 @@ def _returned(program: Program) -> Iterator[tuple[OutputPath, Any]]:
     return zip(paths_of(program.interface.returns), values[len(program.interface.writes) :], strict=True)
 
 
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: object) -> bool:
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
-def _leaves(value: Any) -> Iterator[tuple[OutputPath, Any]]:
+def _leaves(value: object) -> Iterator[tuple[OutputPath, object]]:
     for path, leaf in pytree.tree_flatten_with_path(value)[0]:
         yield tuple(map(_text, path)), leaf
 
 
-def _text(key: Any) -> str:
+def _text(key: object) -> str:
     for attribute in ("key", "idx", "name"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))

@@ -67,15 +67,16 @@ def points_of(dynamic: Sequence[DynamicSize]) -> int:
     return len(dynamic[0].values) if dynamic else 1
 
 
-def _tensor(value: Any, output: int) -> torch.Tensor:
+def _tensor(value: object, output: int) -> torch.Tensor:
     tensor = value[output] if isinstance(value, (tuple, list)) else value
     assert isinstance(tensor, torch.Tensor)
     return tensor
 
 
-def _values_at(graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int) -> dict[fx.Node, Any]:
+def _values_at(graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int) -> dict[fx.Node, object]:
     """What each node that is another one at a point gives there."""
-    mode, other = mode_of(graph), {}
+    mode = mode_of(graph)
+    other: dict[fx.Node, object] = {}
     resized: dict[str, dict[int, int]] = {}
     for size in dynamic:
         for place in size.places:
@@ -91,7 +92,7 @@ def _values_at(graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int) -> d
     return other
 
 
-def _value_at(node: fx.Node, other: dict[fx.Node, Any]) -> Any:
+def _value_at(node: fx.Node, other: dict[fx.Node, object]) -> object:
     if node.target is torch.ops.aten._assert_scalar.default:
         return node.meta.get("val")
     if not runs_alone(node):

@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Number: TypeAlias = float | torch.Tensor
+"""A count of units or a cost: an integer, a float, or a 0-dim tensor in which costs are differentiable."""
+
+Counts: TypeAlias = Mapping[str, Number]
+"""Group → how many of its units are kept; all of them where it is not mentioned."""
+
+N = TypeVar("N", int, Number)
 
 
 class Polynomial:
@@ -84,7 +93,7 @@ def above_one(size: Polynomial | int) -> Polynomial | int:
     return Polynomial({(AboveOne(factors),): 1})
 
 
-def _count_of(name: str, count: Callable[[str], Any]) -> Any:
+def _count_of(name: str, count: Callable[[str], N]) -> N | int:
     """The value of one factor of a product of counts."""
     if not isinstance(name, AboveOne):
         return count(name)
@@ -113,7 +122,7 @@ class Monomials:
         return sorted({name for factors in self._factors for name in factors})
 
     @cached_property
-    def _positions(self) -> np.ndarray[Any, Any]:
+    def _positions(self) -> NDArray[np.int64]:
         """For each product the positions of its factors among the names; one past the end stands for 1."""
         position = {name: index for index, name in enumerate(self._names)}
         factors = [[position[name] for name in each] for each in self._factors]
@@ -121,16 +130,17 @@ class Monomials:
         padded = [[*each, *[len(position)] * (most - len(each))] for each in factors]
         return np.array(padded, dtype=np.int64).reshape(len(factors), most)
 
-    def __call__(self, kept: Mapping[str, Any]) -> Any:
+    def __call__(self, kept: Counts) -> NDArray[Any] | torch.Tensor:
         """All products: an array, or a float64 tensor where a count is one."""
 
-        def count(name: str) -> Any:
+        def count(name: str) -> Number:
             return kept.get(name, self._defaults[name])
 
         counts = [*(_count_of(name, count) for name in self._names), 1]
         soft = [count for count in counts if isinstance(count, torch.Tensor)]
         if not soft:
-            return np.array(counts)[self._positions].prod(axis=1)
+            products: NDArray[Any] = np.array(counts)[self._positions].prod(axis=1)
+            return products
         device, precise = soft[0].device, torch.float64
         vector = torch.stack([torch.as_tensor(n, dtype=precise, device=device).reshape(()) for n in counts])
         return vector[torch.as_tensor(self._positions, device=device)].prod(dim=1)

@@ -34,7 +34,11 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
 
     @classmethod
     def build(
-        cls, graph: fx.Graph, interface: Interface, state: Mapping[str, torch.Tensor], root: Any = None
+        cls,
+        graph: fx.Graph,
+        interface: Interface,
+        state: Mapping[str, torch.Tensor],
+        root: torch.nn.Module | None = None,
     ) -> Program:
         """A program of its own, without the state that no node reads (an auxiliary head).
 

@@ -70,7 +70,7 @@ def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argume
     return result_of(node.target, args, kwargs)
 
 
-def _masked(node: fx.Node) -> Any:
+def _masked(node: fx.Node) -> torch.Tensor:
     """What masks choose, as many as they chose before: numbers stand in for a mask, one for each of its dims."""
     x, masks = node.args[:2]
     at = next(d for d, mask in enumerate(masks) if mask is not None)  # type: ignore[arg-type]
@@ -78,7 +78,8 @@ def _masked(node: fx.Node) -> Any:
     rank = masks[at].meta["val"].dim()  # type: ignore[index, union-attr]
     value = x.meta["val"]  # type: ignore[union-attr]
     numbers = empty(value.fake_mode, (count,), torch.int64, value.device)
-    return torch.ops.aten.index.Tensor(value, [*[None] * at, *[numbers] * rank])
+    masked: torch.Tensor = torch.ops.aten.index.Tensor(value, [*[None] * at, *[numbers] * rank])
+    return masked
 
 
 def runs_alone(node: fx.Node) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_of, source_of
@@ -39,7 +39,7 @@ def drop_dead_code(graph: fx.Graph) -> bool:
     return graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=draws(node)))
 
 
-def _value(node: fx.Node, position: int, argument: Any) -> Any:
+def _value(node: fx.Node, position: int, argument: torch.Argument) -> Argument:
     if position < len(node.args):
         return node.args[position]
     return node.kwargs.get(argument.name, argument.default_value)

@@ -40,7 +40,7 @@ class ProgramModule(nn.Module):
         for name in program.interface.state.values():
             _register(self, name, program.state[name], trained=name in program.interface.parameters)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """Run the program.
 
         Raises:
@@ -57,7 +57,7 @@ class ProgramModule(nn.Module):
             values[placeholder].copy_(value)
         return pytree.tree_unflatten(results[written:], interface.returns)
 
-    def inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def inputs_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
         """The arguments of a call by their placeholders.
 
         Raises:
@@ -70,7 +70,7 @@ class ProgramModule(nn.Module):
             _check_sizes({node: values[node.name] for node in program.input_nodes()}, interface)
         return values
 
-    def _results(self, program: Program, inputs: list[Any]) -> Any:
+    def _results(self, program: Program, inputs: list[torch.Tensor]) -> Any:
         if torch.compiler.is_exporting():  # node by node, so that each knows where it came from
             with traceback.preserve_node_meta():
                 return _Traced(program).run(*inputs)
@@ -87,7 +87,7 @@ class ProgramModule(nn.Module):
                 "module is cast to: for another type, cast the model and trace that.",
             ) from error
 
-    def _of_other_types(self, program: Program, inputs: list[Any]) -> list[str]:
+    def _of_other_types(self, program: Program, inputs: list[torch.Tensor]) -> list[str]:
         """In words, the inputs that are of another type than when it was captured, or than its tensors were cast to."""
         cast = {program.state[name].dtype: _lookup(self, name).dtype for name in program.interface.state.values()}
         placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
@@ -99,7 +99,7 @@ class ProgramModule(nn.Module):
         ]
         return [f"{name} of {_word(a)}, and was called with {_word(b)}" for name, a, b in types if a != b]
 
-    def _leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Any]:
         interface = self._called[0].interface
         leaves, structure = pytree.tree_flatten((args, kwargs))
         if structure == interface.takes:
@@ -156,7 +156,7 @@ class _Traced(fx.Interpreter):
         return super().run_node(n)
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     """Whether two arguments are the same, not-a-number and arrays included."""
     if a is b or (a != a and b != b) is True:
         return True
@@ -164,7 +164,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(equal.all() if hasattr(equal, "all") else equal)
 
 
-def _check_sizes(inputs: Mapping[fx.Node, Any], interface: Interface) -> None:
+def _check_sizes(inputs: Mapping[fx.Node, object], interface: Interface) -> None:
     """A size that was fixed at capture is not checked by any op, and another one would give something else."""
     known: dict[str, tuple[int, str]] = {}
     for node, value in inputs.items():

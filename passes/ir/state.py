@@ -145,11 +145,12 @@ def _inputs(name: str, program: Program) -> list[fx.Node]:
 
 def _check(output: Output, result: fx.Node, node: fx.Node) -> None:
     made, taken = result.meta["val"], node.meta["val"]
-    if made.dim() != taken.dim() or made.dtype != taken.dtype:
+    other_dims = [dim for dim, sizes in enumerate(zip(made.shape, taken.shape, strict=False)) if sizes[0] != sizes[1]]
+    if made.dim() != taken.dim() or made.dtype != taken.dtype or len(other_dims) > 1:
         raise UserError(
             f"the output {output.name} is {_described(made)}, and the input {node.name}, which it is to become, "
             f"{_described(taken)}.",
-            hint="State goes in as it has come out: of the same type, with the same dims.",
+            hint="State goes in as it has come out: of the same type and shape. It may grow along one dim.",
         )
 
 

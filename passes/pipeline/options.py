@@ -13,7 +13,7 @@ from atograph.passes.base import Pass
 from atograph.passes.errors import UserError
 from atograph.passes.pipeline.registry import PASSES
 
-Readers: TypeAlias = Mapping[type, Callable[[str], Any]]
+Readers: TypeAlias = Mapping[type, Callable[[str], object]]
 """How to read options that are not numbers, booleans or strings (a plan from the file that the text names)."""
 
 
@@ -40,12 +40,12 @@ def read_pass(name: str, options: str, readers: Readers) -> Pass:
     return kind(**values)
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[object]) -> object:
     """What a field is where nothing is said; ``MISSING`` where something has to be said."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _read(where: str, text: str, annotation: Any, readers: Readers) -> Any:
+def _read(where: str, text: str, annotation: Any, readers: Readers) -> object:
     kinds = [annotation]
     if _is_union(annotation):
         kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
@@ -63,7 +63,7 @@ def _read(where: str, text: str, annotation: Any, readers: Readers) -> Any:
     raise UserError(f"{where} takes a value of type {names}, not '{text}'.")
 
 
-def _is_union(kind: Any) -> bool:
+def _is_union(kind: object) -> bool:
     return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import count
-from typing import Any
 
 import torch
 from torch import fx
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Axis, Dim, Factor, Permuted, axes_of
+from atograph.passes.axes.dims import Axis, Dim, Factor, Permuted, Shape, axes_of
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
@@ -69,7 +68,7 @@ class _Printer:
     def _kind(self, name: str) -> str:
         return "param" if name in self.parameters else "buffer"
 
-    def _value(self, value: Any) -> str:
+    def _value(self, value: object) -> str:
         if isinstance(value, fx.Node):
             return self.names[value]
         if isinstance(value, (tuple, list)):
@@ -82,10 +81,10 @@ class _Printer:
             return f"({', '.join(self._tensor(node, v, i) for i, v in enumerate(value))})"
         return self._tensor(node, value, 0)
 
-    def _tensor(self, node: fx.Node, value: Any, output: int) -> str:
+    def _tensor(self, node: fx.Node, value: object, output: int) -> str:
         if not isinstance(value, torch.Tensor):
             return self.points.text(self.points.size(node)) if type(value) is int else str(value)
-        shape: Any = self.axes.shape(node, output) if self.axes is not None and self.axes.shapes.get(node) else ()
+        shape: Shape = self.axes.shape(node, output) if self.axes is not None and self.axes.shapes.get(node) else ()
         sizes = map(self.points.text, self.points.shape(node, output))
         dims = [
             f"{self._dim(dim)}={size}" if self._has_group(dim) else size

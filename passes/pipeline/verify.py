@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
@@ -25,6 +26,8 @@ from atograph.passes.torch_private import DataDependentOutputException, DynamicO
 
 Invariant: TypeAlias = Callable[[Program], Iterator[str]]
 
+_Call: TypeAlias = tuple[fx.Node, Target, tuple[Argument, ...], Mapping[str, Argument]]
+
 
 @dataclass(frozen=True)
 class Given:
@@ -38,7 +41,7 @@ class Given:
     """
 
     program: Program
-    nodes: tuple[tuple[fx.Node, Any, Any, Any], ...]
+    nodes: tuple[_Call, ...]
     state: dict[str, tuple[torch.Tensor, int]]
     facts: Mapping[type, Any]
 
@@ -262,14 +265,14 @@ def verify_promises(each: Pass, given: Program, result: Program, after: str) -> 
     _refuse(_promises_are_kept, each.broken(given, result), after, culprit)
 
 
-def _refuse(invariant: Callable[..., Any], broken: Iterator[str], after: str, culprit: str) -> None:
+def _refuse(invariant: Callable[..., object], broken: Iterator[str], after: str, culprit: str) -> None:
     first = next(broken, None)
     if first is not None:
         rule = (invariant.__doc__ or "").strip().rstrip(".")
         raise InternalError(f"after {after}: {first} (invariant: {rule}).", culprit)
 
 
-def _nodes(program: Program) -> tuple[tuple[fx.Node, Any, Any, Any], ...]:
+def _nodes(program: Program) -> tuple[_Call, ...]:
     return tuple((node, node.target, node.args, node.kwargs) for node in program.graph.nodes)
 
 
@@ -282,7 +285,7 @@ def _results(program: Program) -> list[fx.Node]:
     return [node for node in results if isinstance(node, fx.Node)] if isinstance(results, (tuple, list)) else []
 
 
-def _tensors(value: Any) -> list[torch.Tensor | None]:
+def _tensors(value: object) -> list[torch.Tensor | None]:
     values = value if isinstance(value, (tuple, list)) else [value]
     return [v if isinstance(v, torch.Tensor) else None for v in values]
 

@@ -88,11 +88,11 @@ def plan_from_scores(
         owners.append(np.full(len(start), order))
         starts.append(start)
         sizes.append(size)
-    for what, least in budgets.kept(counts).items():
-        if least > budgets.shares[what]:
+    for what, smallest_share in budgets.kept(counts).items():
+        if smallest_share > budgets.shares[what]:
             raise UserError(
                 f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
-                f"reachable is {100 * least:.3g} %, because groups without scores stay whole."
+                f"reachable is {100 * smallest_share:.3g} %, because groups without scores stay whole."
             )
     if ranked:
         best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))

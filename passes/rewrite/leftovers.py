@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.passes.analysis.branches import Rest
 from atograph.passes.analysis.infer_axes import Axes
@@ -53,7 +54,7 @@ class Leftovers:
         self._narrow: dict[
             fx.Node, tuple[bool, ...]
         ] = {}  # of each dim of a thin value: is it 1 where it should not be
-        self._zeros: dict[tuple[Any, ...], fx.Node] = {}
+        self._zeros: dict[tuple[object, ...], fx.Node] = {}
 
     def lay(self, node: fx.Node, copy: Callable[[Mapping[fx.Node, fx.Node]], fx.Node]) -> bool:
         """Give a node its place in the new graph, if it is gone, a constant, or takes something thin as it is.
@@ -207,7 +208,7 @@ class Leftovers:
         ]
         self._nodes[node] = self._call(node, aten.expand.default, self._thin[node], sizes)
 
-    def _call(self, origin: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def _call(self, origin: fx.Node, target: Any, *args: Argument, **kwargs: Argument) -> fx.Node:
         new = self._graph.call_function(target, args, kwargs)
         new.meta = {key: value for key, value in origin.meta.items() if key in ORIGIN}
         return new

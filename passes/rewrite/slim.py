@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.passes.analysis.branches import Branches
 from atograph.passes.analysis.groups import Groups
@@ -20,6 +21,7 @@ from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import drop_checks
 from atograph.passes.ir.express import build, express, follows
 from atograph.passes.ir.fake.tensors import empty
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, propagate
@@ -126,8 +128,7 @@ class Kept:
 
     def size(self, dim: Dim) -> int:
         """The dim's new size."""
-        size: int = evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
-        return size
+        return evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
 
     def indices(self, dim: Dim) -> Indices:
         """The indices along the dim that stay."""
@@ -185,7 +186,7 @@ class _Lowering:
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
         return self._rewrite.constant(value, name)
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def call(self, target: Any, *args: Argument, **kwargs: Argument) -> fx.Node:
         nodes = self._rewrite.nodes
         mapped = fx.map_arg((args, kwargs), lambda n: nodes.get(n, n))
         made = self._rewrite.graph.call_function(target, *mapped)
@@ -248,7 +249,7 @@ class _Rewrite:
                 inputs[node.name] = empty(mode, sizes, value.dtype, value.device)
         return inputs
 
-    def _example(self) -> Any:
+    def _example(self) -> Example | None:
         """The example inputs, state without the units that go."""
         interface = self.program.interface
         shapes = {node.name: self.axes.shape(node) for node in carried(self.program)}
@@ -259,7 +260,8 @@ class _Rewrite:
             self.kept.slice(leaf, shapes[name]) if name in shapes else leaf
             for name, leaf in zip(interface.inputs, leaves, strict=True)
         ]
-        return pytree.tree_unflatten(cut, structure)
+        example: Example = pytree.tree_unflatten(cut, structure)
+        return example
 
     def _note_origins(self) -> None:
         """Note at each node of the new graph the names of the old ones whose value it gives now."""
@@ -306,7 +308,7 @@ class _Rewrite:
         each = [dims] if isinstance(dims, Dim) else list(dims)
         old = _argument(copied, slot)
         before_each = old if isinstance(old, (list, tuple)) else [old]
-        new: Any = [
+        new: list[Argument] = [
             self.printed(self.kept.size(dim), copied) if dim is not None and self._is_stale(before, dim) else before
             for before, dim in zip(before_each, each, strict=True)
         ]
@@ -314,11 +316,11 @@ class _Rewrite:
             return
         _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
 
-    def _is_stale(self, argument: Any, dim: Dim) -> bool:
+    def _is_stale(self, argument: object, dim: Dim) -> bool:
         """Whether an argument, copied from the old graph, is not the size that the dim has now."""
         return argument != -1 and (self.kept.shrinks(dim) or argument in self._shrunk)
 
-    def printed(self, size: int, before: fx.Node | None = None) -> Any:
+    def printed(self, size: int, before: fx.Node | None = None) -> int | fx.Node:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
@@ -326,7 +328,8 @@ class _Rewrite:
         if part is None:
             raise InternalError(f"no sizes of the program tell the size {size!r}.")
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
-            return build(part, lambda known: fx.Proxy(self._symbol(known))).node
+            result: fx.Node = build(part, lambda known: fx.Proxy(self._symbol(known))).node
+        return result
 
     def _note_sizes(self, node: fx.Node, new: fx.Node) -> None:
         """Remember what a node of the new graph tells: numbers, and sizes that are others at other points."""
@@ -386,7 +389,7 @@ def _argument(node: fx.Node, slot: Slot) -> Any:
     return node.args[slot] if isinstance(slot, int) else node.kwargs.get(slot)
 
 
-def _set_argument(node: fx.Node, slot: Slot, value: Any) -> None:
+def _set_argument(node: fx.Node, slot: Slot, value: Argument) -> None:
     node.meta.pop("val", None)  # to be derived anew, whatever its inputs are
     if isinstance(slot, int):
         node.update_arg(slot, value)

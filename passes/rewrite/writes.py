@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, run
@@ -69,7 +70,7 @@ _UNDECLARED = {
 }  # fmt: skip
 
 # how a value goes back into what it is a view of: (emit, the view's node, the whole before, the part) → the whole after
-_PUT_BACK: dict[Any, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
+_PUT_BACK: dict[Target, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.slice.Tensor: lambda emit, view, whole, part: emit(aten.slice_scatter.default, whole, part, *view.args[1:]),
     aten.select.int: lambda emit, view, whole, part: emit(aten.select_scatter.default, whole, part, *view.args[1:]),
     aten.view.default: lambda emit, view, whole, part: emit(aten.view_as.default, part, whole),
@@ -179,7 +180,7 @@ class _Replay:
         else:
             self.now[node] = copy_node(self.graph, node, {**self.now, whole: self.now[whole]})
 
-    def _emit_like(self, origin: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def _emit_like(self, origin: fx.Node, target: Any, *args: Argument, **kwargs: Argument) -> fx.Node:
         """A new op where an old one stood; old nodes among its arguments stand for what they hold now."""
         made = self.graph.call_function(target, *fx.map_arg((args, kwargs), lambda n: self.now.get(n, n)))
         made.meta = {key: value for key, value in origin.meta.items() if key in ORIGIN}
@@ -188,19 +189,19 @@ class _Replay:
         return made
 
 
-def _functional(target: Any) -> Any:
+def _functional(target: Any) -> OpOverload | None:
     """``aten.relu_.default`` → ``aten.relu.default``; None where there is no such op with the same arguments."""
     namespace, name = target._schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     if not name.endswith("_") or packet is None:
         return None
-    overload = getattr(packet, target._overloadname, None)
+    overload: OpOverload | None = getattr(packet, target._overloadname, None)
     if overload is None or _argument_types(overload) != _argument_types(target):
         return None
     return overload
 
 
-def _argument_types(overload: Any) -> list[str]:
+def _argument_types(overload: OpOverload) -> list[str]:
     return [str(argument.type) for argument in overload._schema.arguments]
 
 

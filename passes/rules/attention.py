@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
 from atograph.passes.axes.dims import Dim, Shape, product
 from atograph.passes.axes.flow import Affine, Contraction, Operand
-from atograph.passes.ir.polynomial import above_one
+from atograph.passes.ir.polynomial import Polynomial, above_one
 from atograph.passes.rules.einsum import spelt_out
 from atograph.passes.rules.pointwise import broadcast, right_aligned
-from atograph.passes.rules.table import Effect, Lowering, Op, Unsupported, rule
+from atograph.passes.rules.table import Count, Effect, Lowering, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
@@ -52,7 +50,13 @@ def scaled_dot_product_attention(op: Op) -> Effect:
     )
 
 
-def _two_products(heads: Any, queries: Any, keys: Any, width: Any, value_width: Any) -> Any:
+def _two_products(
+    heads: Polynomial | int,
+    queries: Polynomial | int,
+    keys: Polynomial | int,
+    width: Polynomial | int,
+    value_width: Polynomial | int,
+) -> Polynomial | int:
     """FLOPs of q kᵀ and of the product with v (`torch.utils.flop_counter.sdpa_flop_count`)."""
     return 2 * heads * queries * keys * (width + value_width)
 
@@ -105,7 +109,7 @@ def einsum(op: Op) -> Effect:
     ]
     results, summed = product([dims[letter] for letter in output]), product([dims[letter] for letter in shared])
 
-    def flops(at: Any) -> Any:
+    def flops(at: Count) -> Polynomial | int:
         rows, inner = at((results, summed))
         return 2 * rows * inner * above_one(inner)
 

@@ -78,7 +78,7 @@ def _mean_of(node: fx.Node, x: fx.Node, points: Points) -> Centred | None:
     return Centred(x, dims, count)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -90,7 +90,7 @@ def reduced_dims(node: fx.Node) -> frozenset[int]:
     return frozenset(int(d) % rank for d in listed) or frozenset(range(rank))
 
 
-def squares(op: Op, base: Any) -> Effect | None:
+def squares(op: Op, base: object) -> Effect | None:
     """The effect of ``base``² where these are squares of deviations that are only summed; None where they are not."""
     return _summed(op, base, 0.0)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,7 +14,7 @@ from atograph.passes.torch_private import tree_map
 def flops_of(node: fx.Node) -> int:
     """What `torch.utils.flop_counter` counts for a node and a batch of one; 0 where the node cannot run on its own."""
 
-    def value(argument: Any) -> Any:
+    def value(argument: object) -> object:
         if not isinstance(argument, fx.Node):
             return at(argument) if type(argument) is int else argument
         if argument.op == "get_attr":  # the body of a higher-order op
@@ -33,7 +31,7 @@ def flops_of(node: fx.Node) -> int:
     return int(counter.get_total_flops())
 
 
-def _of_one_sample(value: Any) -> Any:
+def _of_one_sample(value: object) -> object:
     if isinstance(value, torch.Tensor):
         shape, strides = ([at(size) for size in sizes] for sizes in (value.shape, value.stride()))
         made = torch.empty_strided(shape, strides, dtype=value.dtype, device=value.device)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch.fx.node import Target
 
 from atograph.passes.axes.dims import Dim, concat
 from atograph.passes.axes.flow import Constant, Flow, Keep, Unknown
@@ -13,11 +12,11 @@ from atograph.passes.rules.table import Effect, Op, rule
 aten = torch.ops.aten
 
 # what a tensor holds everywhere, for each kind of op; None: that is an argument
-_FILLS: dict[Any, float | None] = {
+_FILLS: dict[Target, float | None] = {
     aten.zeros.default: 0.0, aten.new_zeros.default: 0.0, aten.ones.default: 1.0, aten.new_ones.default: 1.0,
     aten.full.default: None, aten.new_full.default: None,
 }  # fmt: skip
-_FILLS_LIKE: dict[Any, float | None] = {
+_FILLS_LIKE: dict[Target, float | None] = {
     aten.zeros_like.default: 0.0, aten.ones_like.default: 1.0, aten.full_like.default: None,
 }  # fmt: skip
 

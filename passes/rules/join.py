@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
 from atograph.passes.axes.dims import ONE, Dim, concat
 from atograph.passes.axes.flow import Keep, Link
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 # dim and rank that an op without a dim argument joins along, from this rank on
-_JOINED: dict[Any, tuple[int | None, int]] = {
+_JOINED: dict[Target, tuple[int | None, int]] = {
     aten.hstack.default: (1, 2), aten.vstack.default: (0, 2), aten.column_stack.default: (1, 2),
     aten.dstack.default: (2, 3),
 }  # fmt: skip
@@ -113,7 +113,7 @@ def unbind(op: Op) -> Effect:
 
 
 # the dim that an op without a dim argument splits; hsplit: that of the columns, the only one of a vector
-_SPLIT: dict[Any, int] = {
+_SPLIT: dict[Target, int] = {
     aten.vsplit.int: 0, aten.vsplit.array: 0, aten.hsplit.int: 1, aten.hsplit.array: 1,
     aten.dsplit.int: 2, aten.dsplit.array: 2,
 }  # fmt: skip

@@ -7,20 +7,21 @@ sigmoid(0)·tanh(0), a GRU mixes with tanh(0), a plain cell is f(0). So the hidd
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
 from atograph.passes.axes.dims import Dim, Shape, concat, product
 from atograph.passes.axes.flow import Affine, Contraction, Link, Operand
-from atograph.passes.rules.table import Effect, Op, Unsupported, rule
+from atograph.passes.ir.polynomial import Polynomial
+from atograph.passes.rules.table import Count, Effect, Op, Unsupported, rule
 
 aten = torch.ops.aten
 
 # layers and cells with the number of gates of a unit
-_LAYERS: dict[Any, int] = {aten.lstm.input: 4, aten.gru.input: 3, aten.rnn_tanh.input: 1, aten.rnn_relu.input: 1}
-_CELLS: dict[Any, int] = {
+_LAYERS: dict[Target, int] = {aten.lstm.input: 4, aten.gru.input: 3, aten.rnn_tanh.input: 1, aten.rnn_relu.input: 1}
+_CELLS: dict[Target, int] = {
     aten.lstm_cell.default: 4, aten.gru_cell.default: 3, aten.rnn_tanh_cell.default: 1, aten.rnn_relu_cell.default: 1,
 }  # fmt: skip
 
@@ -63,7 +64,7 @@ def recurrent(op: Op) -> Effect:
     products = _zero_when(op, op["params"], states, targets)
     steps = product(x[:-1])
 
-    def flops(at: Any) -> Any:
+    def flops(at: Count) -> Polynomial | int:
         rows, size = at((steps, hidden))
         return sum(2 * rows * gates * size * (width + size) for width in at(tuple(widths)))
 
@@ -91,7 +92,7 @@ def cell(op: Op) -> Effect:
     )
     rows = product(x[:-1])
 
-    def flops(at: Any) -> Any:
+    def flops(at: Count) -> Polynomial | int:
         n, width, size = at((rows, x[-1], hidden))
         return 2 * n * gates * size * (width + size)
 

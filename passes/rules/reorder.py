@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from atograph.passes.axes.dims import ONE
 from atograph.passes.axes.flow import Keep
@@ -43,14 +43,17 @@ def order_of(node: fx.Node) -> tuple[int | None, ...]:
 
 @cache
 def _order(
-    target: Callable[..., Any], rank: int, others: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]
+    target: Callable[..., torch.Tensor],
+    rank: int,
+    others: tuple[Argument, ...],
+    kwargs: tuple[tuple[str, Argument], ...],
 ) -> tuple[int | None, ...]:
     """Run on a tensor that has another size in each dim, the op itself tells where each dim goes."""
     probe = torch.empty([*range(2, 2 + rank)], device="meta")
     return tuple(None if size == 1 else size - 2 for size in target(probe, *others, **dict(kwargs)).shape)
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: Argument) -> Argument:
     return tuple(value) if isinstance(value, list) else value
 
 

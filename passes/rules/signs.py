@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -54,7 +54,7 @@ def never(node: fx.Node, *, negative: bool) -> bool:
     return not (signs.negative if negative else signs.positive)
 
 
-def _signs(value: Any, depth: int) -> Signs:
+def _signs(value: object, depth: int) -> Signs:
     """What is known of a tensor or a number, by the ops that made it, as far back as ``depth`` ops."""
     if isinstance(value, (int, float)):
         return Signs(value < 0, value > 0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch.fx.node import Target
 
 from atograph.passes.axes.dims import Dim, product
 from atograph.passes.axes.flow import Keep, Link, Operand, Unknown
@@ -13,7 +12,7 @@ from atograph.passes.rules.table import Effect, Op, rule
 aten = torch.ops.aten
 
 # the trailing dims that pooling and interpolation run over; what pools takes the values of one tensor
-_SPATIAL: dict[Any, int] = {
+_SPATIAL: dict[Target, int] = {
     **dict.fromkeys((
         aten.max_pool1d.default, aten.max_pool1d_with_indices.default, aten.avg_pool1d.default,
         aten.adaptive_avg_pool1d.default, aten.adaptive_max_pool1d.default, aten.upsample_nearest1d.vec,

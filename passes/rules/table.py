@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, Target
 
 from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, dim_of
 from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
@@ -23,13 +24,14 @@ from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.points import Points
+from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.reason import Reason, reason_at
 from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
 
-Count: TypeAlias = Callable[[Shape], tuple[Any, ...]]
+Count: TypeAlias = Callable[[Shape], tuple[Polynomial | int, ...]]
 """Evaluates a shape at some counts of kept units."""
 
 
@@ -54,7 +56,7 @@ class Effect:
     flow: Flow
     sizes: Mapping[str, Dim | Sequence[Dim | None]] = field(default_factory=dict)
     positions: Mapping[str, Dim] = field(default_factory=dict)
-    flops: Callable[[Count], Any] | None = None
+    flops: Callable[[Count], Polynomial | int] | None = None
     lower: Callable[[Lowering], fx.Node] | None = None
     left: tuple[Operand, ...] | None = None
     joins: bool = False
@@ -83,7 +85,7 @@ class Lowering(Protocol):
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
         """A new constant of the program, called ``name`` with a number."""
 
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def call(self, target: Target, *args: Argument, **kwargs: Argument) -> fx.Node:
         """A new op node; old nodes among its arguments are mapped."""
 
     def unchanged(self) -> fx.Node:
@@ -122,7 +124,7 @@ class Op:
         target = self.node.target
         return target._schema.name.partition("::")[2] if isinstance(target, OpOverload) else name_of(target)
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """The argument called ``name``, or the default where the op has no such argument, or it is None."""
         value = self._args.get(name)
         return default if value is None else value
@@ -260,11 +262,14 @@ _SAME_VALUE = (
 
 Rule: TypeAlias = Callable[[Op], Effect]
 
-_TABLE: dict[Any, Rule] = {}
+Key: TypeAlias = Callable[..., object] | str | torch.Tag
+"""An op overload, a Python function that stands in graphs, the name of an op, or a tag of many."""
+
+_TABLE: dict[Key, Rule] = {}
 
 
 @public("atograph.passes")
-def rule(*targets: Any) -> Callable[[Rule], Rule]:
+def rule(*targets: Key) -> Callable[[Rule], Rule]:
     """Register a rule for op overloads (``torch.ops.aten.relu.default``) or Python functions that stand in graphs.
 
     An op of a library that need not be there is given by name: ``"library.op.overload"``.
@@ -297,7 +302,7 @@ def _load_entry_points() -> None:
             ) from error
 
 
-def rule_for(target: Any) -> Rule | None:
+def rule_for(target: Target) -> Rule | None:
     """The rule of an op: its row in the table, or the general one of pointwise ops; None if there is none."""
     _load_entry_points()
     for key in (target, str(target)):
@@ -308,7 +313,7 @@ def rule_for(target: Any) -> Rule | None:
     return None
 
 
-def targets() -> list[Any]:
+def targets() -> list[Key]:
     """Every op that has a row of its own, in the order of the table."""
     _load_entry_points()
     return list(_TABLE)
@@ -325,7 +330,7 @@ def frozen_effect(op: Op, text: str) -> Effect:
     return Effect(outs, Unknown(), flops=(lambda _at: flops) if flops else None)
 
 
-def name_of(target: Any) -> str:
+def name_of(target: object) -> str:
     """An op's name as people know it: ``aten.relu.default``, ``getitem``; never an address."""
     return str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", str(target))
 

@@ -56,6 +56,23 @@ def flattened() -> nn.Module:
     return Net(forward, a=nn.Conv2d(3, 8, 3, padding=1), l=nn.Linear(8, 12), o=nn.Linear(12, 3))
 
 
+def flattened_at_half_the_size() -> nn.Module:
+    """What is reshaped is as long as a product of halves of the sizes that are asked for."""
+    net = flattened()
+    net.a = nn.Conv2d(3, 8, 3, 2, padding=1)
+    return net
+
+
+def divided_by_its_length() -> nn.Module:
+    """A size as a float."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        places = (torch.arange(x.shape[1], dtype=m.e.weight.dtype) + 0.5) / float(x.shape[1])
+        return m.o(torch.relu(m.l(m.e(x)) * places[:, None]).cumsum(1) * float(2 * x.shape[1] - 1))
+
+    return Net(forward, e=nn.Embedding(40, 12), l=nn.Linear(12, 16), o=nn.Linear(16, 3))
+
+
 def channels_times_places() -> nn.Module:
     def forward(m: Any, x: Tensor) -> Tensor:
         y = torch.relu(m.a(x)).flatten(1)
@@ -190,7 +207,10 @@ class Case:
 IMAGES = (torch.randn(2, 3, 16, 20), (torch.randn(1, 3, 8, 12), torch.randn(3, 3, 40, 16), torch.randn(2, 3, 4, 4)))
 TEXTS = (tokens(2, 11), (tokens(1, 2), tokens(3, 7), tokens(2, 10), tokens(1, 1)))
 CASES = [
-    *(Case(make, HEIGHT_AND_WIDTH, *IMAGES) for make in (downsampling, flattened, channels_times_places, windows)),
+    *(
+        Case(make, HEIGHT_AND_WIDTH, *IMAGES)
+        for make in (downsampling, flattened, flattened_at_half_the_size, channels_times_places, windows)
+    ),
     Case(rolled_windows, {"x": {2: "height", 3: "width"}}, *IMAGES),
     Case(two_convolutions, {"input": {2: "height", 3: "width"}}, IMAGES[0], IMAGES[1][:2]),
     *(
@@ -201,6 +221,7 @@ CASES = [
             relative_positions,
             recurrent,
             a_class_token,
+            divided_by_its_length,
         )
     ),
     *(Case(make, SEQUENCE, TEXTS[0], TEXTS[1][:3]) for make in (halves_of_a_sequence, a_table_of_positions)),
@@ -235,7 +256,7 @@ def jitter(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.make in (windows, a_class_token, recurrent)],
+    "case", [case for case in CASES if case.make in (windows, a_class_token, recurrent, divided_by_its_length)],
     ids=lambda case: case.make.__name__,
 )  # fmt: skip
 def test_in_onnx_runtime(case: Case, tmp_path: Any) -> None:
@@ -503,3 +524,26 @@ def test_a_table_is_read_to_its_end() -> None:
         for length in (1, 39, 40):
             x = torch.randn(1, length, 6).double()
             torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [10, 12, 7])
+def test_a_table_that_is_resized_unless_it_fits(length: int) -> None:
+    """It fits at one of the sizes that are tried first; that is a condition then, and no reason to fix the size."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        n, table = x.shape[1], m.table
+        if n != table.shape[2]:
+            table = F.interpolate(table, size=n, mode="linear")
+        return m.o((m.a(x) + table.transpose(1, 2)).relu())
+
+    model = scaled(forward)
+    model.table = nn.Parameter(torch.randn(1, 8, length))
+    graph = atograph.trace(model.eval().double(), torch.randn(2, 11, 6).double(), dynamic={"x": {1: "n"}})
+    assert not graph.program.interface.still
+    plan = graph.plan(random=0, keep=0.5)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    for other in (3, 11, 30):
+        x = torch.randn(1, other, 6).double()
+        torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
+    assert f"n != {length}" in str(graph)
+    assert f"n = {length}" in slim.why_not(torch.randn(1, length, 6).double())

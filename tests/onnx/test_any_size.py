@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atograph
-from atograph.onnx.pools import op
-from atograph.onnx.translations import TRANSLATIONS
+from atograph.onnx.translations.pools import op
+from atograph.onnx.translations.table import TRANSLATIONS
 from atograph.passes.errors import UserError
 
 

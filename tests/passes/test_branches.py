@@ -140,7 +140,7 @@ def test_layers_that_are_coupled_are_dropped_together() -> None:
 
     graph = atograph.trace(Net().eval(), torch.randn(2, 4)).steered(couple=["blocks.0.0=blocks.1.0"])
     (name,) = (group.name for group in graph.groups if ("blocks.1.0.weight", 0) in group.makers)
-    for drop in (["blocks"], ["blocks.0", "blocks.1"], [name]):
+    for drop in (["blocks"], ["blocks.0", "blocks.1"], [name], iter(["blocks.0", "blocks.1"])):
         assert graph.steered(drop=drop).plan(kept={}).emptied == [name]
     with pytest.raises(UserError, match=r"is blocks\.1\.0\.bias, blocks\.1\.0\.weight as well, which nothing names"):
         graph.steered(drop=["blocks.0"])

@@ -13,6 +13,7 @@ from atograph.passes.ir.express import build, express, follows, text_of
 from atograph.passes.ir.sizes import BATCH, Size, Undecided, common_divisor, is_dynamic, values_of
 
 HEIGHT, WIDTH = Size([32, 31, 33, 51, 22]), Size([32, 33, 34, 55, 21])
+ROWS, COLUMNS = 32 * HEIGHT, 32 * WIDTH
 NAMES = {HEIGHT: "height", WIDTH: "width", BATCH: "s0"}
 
 numbers = st.integers(1, 60)
@@ -77,6 +78,14 @@ def test_expressions(size: int, text: str) -> None:
     assert part is not None
     assert text_of(part, NAMES.__getitem__) == text
     assert build(part, lambda known: known) == size
+
+
+def test_a_product_of_parts_of_what_comes_in_multiples() -> None:
+    names = {ROWS: "rows", COLUMNS: "columns"}
+    for a, b in ((32, 32), (16, 8), (8, 32), (1, 4)):
+        size = ROWS // a * (COLUMNS // b)
+        assert follows(size, names)
+        assert build(express(size, names), lambda known: known) == size  # type: ignore[arg-type]
 
 
 @given(a=st.integers(1, 9), b=st.integers(-9, 9), c=st.integers(1, 9))

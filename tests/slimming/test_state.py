@@ -335,3 +335,9 @@ def test_what_is_no_state_is_refused_by_name(what: str) -> None:
     state, text = REFUSED[what]
     with pytest.raises(UserError, match=text):
         atograph.trace(model, (torch.randn(2, 5), torch.zeros(2, 8)), state=state)
+
+
+def test_state_grows_along_one_dim_at_most() -> None:
+    model = nn.Conv2d(3, 3, 3, stride=2).eval()
+    with pytest.raises(UserError, match=r"\[s0, 3, 3, 3\].*\[s0, 3, 8, 8\].*grow along one dim"):
+        atograph.trace(model, torch.randn(2, 3, 8, 8), state={"output": "input"})

@@ -67,14 +67,14 @@ class Watched(int):
     def __divmod__(self, other: int) -> tuple[int, int]:
         return self // other, self % other
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
 
 
-def _between(sign: str, *, turned: bool = False) -> Callable[[Watched, Any], Any]:
+def _between(sign: str, *, turned: bool = False) -> Callable[[Watched, object], object]:
     compute = SIGNS[sign]
 
-    def apply(self: Watched, other: Any) -> Any:
+    def apply(self: Watched, other: object) -> object:
         if not isinstance(other, int):
             return NotImplemented
         sides, values = [self, other], [int(self), int(other)]
@@ -114,10 +114,10 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._graph, self._notes = graph, notes
         self._numbers: dict[int, int] = {}
-        self._kept: list[Any] = []
+        self._kept: list[object] = []
         self._seen: fx.Node = graph._root
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensor = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if tensor is None:
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
             self._note_chunk(tensor, result, *args[1:], **(kwargs or {}))
         return result
 
-    def _note_chunk(self, tensor: torch.Tensor, result: Sequence[Any], chunks: int, dim: int = 0) -> None:
+    def _note_chunk(self, tensor: torch.Tensor, result: Sequence[object], chunks: int, dim: int = 0) -> None:
         """At some sizes there are fewer."""
         size = self._size(tensor, dim % tensor.dim(), tensor.shape[dim])
         length = (size + (chunks - 1)) // chunks

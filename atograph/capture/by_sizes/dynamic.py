@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import Example
 from atograph.passes.torch_private import pytree
 from atograph.values.dynamic_sizes import FORM, STATIC, UNNAMED
 
@@ -84,7 +84,7 @@ class Wishes:
         return replace(self, sizes=tuple(size.coarser(factor) for size in self.sizes))
 
 
-def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, batch: int | None) -> Wishes:
+def wishes_of(texts: Sequence[str], inputs: Example, signature: inspect.Signature, batch: int | None) -> Wishes:
     """What texts ask for of some example inputs.
 
     Args:
@@ -122,7 +122,7 @@ def wishes_of(texts: Sequence[str], inputs: Any, signature: inspect.Signature, b
     return Wishes(tuple(size.wanted() for size in sizes.values()))
 
 
-def with_batch_elsewhere(wishes: Wishes, inputs: Any, batch: int | None) -> Iterator[Wishes]:
+def with_batch_elsewhere(wishes: Wishes, inputs: Example, batch: int | None) -> Iterator[Wishes]:
     """Wishes in which the batch is a size like others, to be tried in order where it is not first in every input.
 
     A recurrent layer takes its state as [layers, batch, width], say. A dim that is as long as the batch is taken for
@@ -193,7 +193,7 @@ class _Size:
 def _places(structure: pytree.TreeSpec, signature: inspect.Signature) -> dict[str, int]:
     """What each leaf of the arguments is called → its number; positional arguments by their positions as well."""
     args, kwargs = pytree.tree_unflatten(range(structure.num_leaves), structure)
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
@@ -204,7 +204,7 @@ def _places(structure: pytree.TreeSpec, signature: inspect.Signature) -> dict[st
     return {where: leaf for name, value in named.items() for where, leaf in _leaves(value, name)}
 
 
-def _leaves(value: Any, where: str) -> Iterator[tuple[str, int]]:
+def _leaves(value: object, where: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, int):
         yield where, value
     elif isinstance(value, (Mapping, list, tuple)):

@@ -20,12 +20,12 @@ POINTS = 5
 
 
 def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Values for each dynamic size at some points, the example's first: around it, and then below it.
+    """Values for each dynamic size at some points, the example's first: around it, elsewhere, and then below it.
 
     Even and odd ones, neighbours and distant ones are among them, so that no two laws for a size look the same there,
     and no two sizes change alike.
     """
-    for offsets in (_around, _below):
+    for offsets in (_around, _elsewhere, _below):
         sets: dict[str, tuple[int, ...]] = {}
         for index, size in enumerate(wishes.sizes):
             if size.parts:
@@ -47,6 +47,13 @@ def _around(index: int, value: int) -> list[list[int]]:
     """For each other point its distance to the example, the best one first."""
     near = [[-1, 1], [1, 2], [2, -1], [-2, 1], [1, -2], [3, 2]][index % 6]
     far = [value // 2 + 3 + 2 * index, -(value // 3) - index]
+    return [[distance, *range(1, 12)] for distance in (*near, *far)]
+
+
+def _elsewhere(index: int, value: int) -> list[list[int]]:
+    """Others around it, for code that does something else at one of those: where a table has just that length, say."""
+    near = [[-2, 2], [2, 1], [1, 3], [3, -1], [-1, 2], [-3, -2]][index % 6]
+    far = [value // 2 + 6 + 2 * index, -(value // 5) - index]
     return [[distance, *range(1, 12)] for distance in (*near, *far)]
 
 
@@ -115,9 +122,10 @@ def aligned(recordings: Sequence[Recording]) -> dict[fx.Node, list[tuple[int, ..
                     raise NotAligned(at_reader(_reader(one), "its code makes a table by itself that is another one"))
         if one.op in ("call_function", "output"):
             try:
+                floats = _of_floats(one)
                 each_args, each_kwargs = zip(*arguments_of(*nodes), strict=True)
-                one.args = _merged(each_args, twins)
-                one.kwargs = _merged(each_kwargs, twins)
+                one.args = _merged(each_args, twins, floats)
+                one.kwargs = _merged(each_kwargs, twins, floats)
             except _Differs as difference:
                 raise NotAligned(at_reader(one, str(difference))) from difference
         if SAME in one.meta:
@@ -130,7 +138,13 @@ class _Differs(Exception):
     """Two arguments are not the same but for sizes."""
 
 
-def _merged(values: Sequence[Any], twins: Sequence[dict[fx.Node, fx.Node]]) -> Any:
+def _of_floats(node: fx.Node) -> bool:
+    """Whether an op computes with floating-point tensors only, so that an integer does as well as the same float."""
+    tensors = [each.meta.get("val") for each in node.all_input_nodes]
+    return bool(tensors) and all(isinstance(each, torch.Tensor) and each.is_floating_point() for each in tensors)
+
+
+def _merged(values: Sequence[Any], twins: Sequence[dict[fx.Node, fx.Node]], floats: bool) -> Any:
     one = values[0]
     if isinstance(one, fx.Node):
         pairs = zip(values, twins, strict=True)
@@ -142,14 +156,18 @@ def _merged(values: Sequence[Any], twins: Sequence[dict[fx.Node, fx.Node]]) -> A
     if isinstance(one, (tuple, list)):
         if len({len(value) for value in values}) != 1:
             raise _Differs("it takes more or fewer values")
-        return type(one)(_merged(items, twins) for items in zip(*values, strict=True))
+        return type(one)(_merged(items, twins, floats) for items in zip(*values, strict=True))
     if isinstance(one, dict):
-        return {key: _merged([value[key] for value in values], twins) for key in one}
+        return {key: _merged([value[key] for value in values], twins, floats) for key in one}
     if isinstance(one, slice):
-        return slice(*(_merged([getattr(v, part) for v in values], twins) for part in ("start", "stop", "step")))
+        return slice(
+            *(_merged([getattr(v, part) for v in values], twins, floats) for part in ("start", "stop", "step"))
+        )
     if type(one) is int:
         return Size.of(values)
     if any(value != one and value == value for value in values):
+        if floats and type(one) is float and all(value.is_integer() for value in values):
+            return Size.of(list(map(int, values)))  # float(height)
         raise _Differs(f"it takes the number {one}, which is another one there")
     return one
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
 from atograph.capture.by_values.raises import Reading, reading
 from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import Decision, add_check, comparing, holding
-from atograph.passes.torch_private import disable_current_modes, pytree
+from atograph.passes.torch_private import OpOverload, disable_current_modes, pytree
 
 _ITEM = torch.ops.aten.item.default
 _INTEGRAL = (torch.Tensor.__int__, torch.Tensor.__index__)
@@ -36,7 +37,7 @@ class Answer:
 
     op: Any
     place: Reading
-    value: Any
+    value: float
     decision: Decision | None
 
 
@@ -63,8 +64,8 @@ class Answers:
         copied = [each if isinstance(each, nn.Parameter) else each.detach().clone() for each in (*state, *inputs)]
         self._values = {f"input_{index}": value for index, value in enumerate(copied)}
         self._weights = {f"input_{index}" for index in range(len(state))}
-        self.asked_by: Callable[[], Any] = lambda: None
-        self.node_of: Mapping[Any, fx.Node] = {}
+        self.asked_by: Callable[[], object] = lambda: None
+        self.node_of: Mapping[torch.Tensor, fx.Node] = {}
         self._batch = batch
         self._first: fx.Graph | None = None
         self._known: KnownValues
@@ -78,9 +79,9 @@ class Answers:
 
     def to(
         self,
-        op: Any,
-        args: Any,
-        kwargs: Any,
+        op: Callable[..., object],
+        args: Sequence[Argument],
+        kwargs: Mapping[str, Argument],
         graph: fx.Graph,
         constants: Mapping[str, torch.Tensor],
         what: str = "",
@@ -121,7 +122,7 @@ class Answers:
         self._read = read if later and type(answer.value) in (int, float) else None
         return answer
 
-    def example(self, op: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    def example(self, op: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> torch.Tensor:
         """What an op gives for the example.
 
         Raises:
@@ -133,27 +134,29 @@ class Answers:
             raise NoAnswer("the example does not tell how large a result is") from unknown
         return result
 
-    def number(self, value: Any) -> Any:
+    def number(self, value: float) -> float | Number:
         """What ``Tensor.item`` is to give, after it was answered."""
         read, self._read = self._read, None
         return value if read is None else Number(value, read, self)
 
-    def decide(self, number: torch.Tensor, op: Any, other: Any, value: Any) -> Any:
+    def decide(
+        self, number: torch.Tensor, op: Callable[..., object] | None, other: float | None, value: float
+    ) -> float:
         """Take down what code makes of a number: a comparison, or (without ``op``) all of it."""
         read = self.node_of[number]
         graph, asked = read.graph, (op, other)
         answer = self._repeated(asked, graph) if graph is not self._first else self._answered(asked, value, read)
         if answer.decision is not None:
             with disable_current_modes(), torch._C._DisablePythonDispatcher():
-                if op is None:
+                if op is None or other is None:
                     holds = holding(graph, _ITEM, (read,), {}, value)
                 else:
-                    holds = comparing(graph, read, op, other, value)
+                    holds = comparing(graph, read, op, other, bool(value))
             assert holds is not None
             add_check(graph, holds, str(answer.decision))
         return answer.value
 
-    def _answered(self, op: Any, value: Any, written: Any, *, listed: bool = True, what: str = "") -> Answer:
+    def _answered(self, op: object, value: float, written: object, *, listed: bool = True, what: str = "") -> Answer:
         place = reading()
         decision = Decision(
             what + (place.text or str(op)), value, place.source, bool(self._known.behind(written) & self._weights)
@@ -161,7 +164,7 @@ class Answers:
         self._log.append(Answer(op, place, value, decision if listed and not place.only_raises else None))
         return self._log[-1]
 
-    def _repeated(self, op: Any, graph: fx.Graph) -> Answer:
+    def _repeated(self, op: object, graph: fx.Graph) -> Answer:
         op = torch.Tensor.__int__ if op is _ITEM and self.asked_by() in _INTEGRAL else op
         before, index = self._again or (None, 0)
         index = index if before is graph else 0
@@ -192,7 +195,7 @@ class Number:
         return type(self._value)
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "").strip("_") in _COMPUTES and len(args) == 2 and not kwargs:
             args = [_as_operand(each, args[1 - place]) for place, each in enumerate(args)]
@@ -204,14 +207,14 @@ class Number:
         return getattr(self._plain(), name)
 
     def _plain(self) -> float:
-        return self._decides.decide(self._read, None, None, self._value)  # type: ignore[no-any-return]
+        return self._decides.decide(self._read, None, None, self._value)
 
-    def _compared(self, op: Callable[[Any, Any], Any], other: Any) -> Any:
+    def _compared(self, op: Callable[..., bool], other: Any) -> float:
         if type(other) not in (int, float):
             return op(self._plain(), other._plain() if type(other) is Number else other)
         return self._decides.decide(self._read, op, other, op(self._value, other))
 
-    def _computed(self, op: Callable[[Any, Any], Any], other: Any) -> Any:
+    def _computed(self, op: Callable[..., Any], other: object) -> Any:
         """The result as Python computes it: in 64 bits."""
         value, read = (other._value, other._wide()) if type(other) is Number else (other, other)
         if type(self._value) is float or type(value) is float:
@@ -222,7 +225,7 @@ class Number:
         return self._read.reshape(()).to(torch.float64)
 
 
-def _as_operand(value: Any, other: Any) -> Any:
+def _as_operand(value: object, other: object) -> object:
     """What stands for a number beside a tensor: one of no dims, where the type of the result is the same with it."""
     if type(value) is not Number or not isinstance(other, torch.Tensor) or not other.is_floating_point():
         return value
@@ -234,12 +237,12 @@ _COMPUTES = ("add", "radd", "sub", "rsub", "mul", "rmul", "div", "rdiv", "truedi
 """Functions of torch of a tensor and a number that take a tensor for the number."""
 
 
-def _comparison(op: Callable[[Any, Any], Any]) -> Any:
+def _comparison(op: Callable[..., bool]) -> Callable[[Number, object], object]:
     return lambda self, other: self._compared(op, other)
 
 
-def _computation(op: Callable[[Any, Any], Any], *, turned: bool) -> Any:
-    def method(self: Number, other: Any) -> Any:
+def _computation(op: Callable[..., object], *, turned: bool) -> Callable[[Number, object], object]:
+    def method(self: Number, other: object) -> object:
         if isinstance(other, torch.Tensor) or not isinstance(other, (int, float)):
             return NotImplemented
         return self._computed((lambda a, b: op(b, a)) if turned else op, other)
@@ -247,8 +250,8 @@ def _computation(op: Callable[[Any, Any], Any], *, turned: bool) -> Any:
     return method
 
 
-def _on_plain(name: str) -> Any:
-    def method(self: Number, *args: Any) -> Any:
+def _on_plain(name: str) -> Callable[..., object]:
+    def method(self: Number, *args: object) -> object:
         plain = [each._plain() if type(each) is Number else each for each in args]
         return getattr(self._plain(), name)(*plain)
 

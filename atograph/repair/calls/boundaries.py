@@ -7,9 +7,8 @@ then not those of the dense model, and what the module gives back has to tell wh
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -36,7 +35,7 @@ class Boundaries:
 
     times: Counter[tuple[CallSite, int]] = field(default_factory=Counter)
     returned: dict[Run, list[Time | None]] = field(default_factory=dict)
-    _makers: Any = field(default_factory=WeakTensorKeyDictionary)
+    _makers: MutableMapping[torch.Tensor, Time] = field(default_factory=WeakTensorKeyDictionary)
 
     def clear(self) -> None:
         """Begin again."""
@@ -44,13 +43,13 @@ class Boundaries:
         self.returned.clear()
         self._makers = WeakTensorKeyDictionary()
 
-    def note(self, site: CallSite, run: int, result: Any) -> None:
+    def note(self, site: CallSite, run: int, result: object) -> None:
         """A call was made."""
         if isinstance(result, torch.Tensor):
             self._makers[result] = site, run, self.times[site, run]
         self.times[site, run] += 1
 
-    def left(self, module: str, run: int, result: Any) -> None:
+    def left(self, module: str, run: int, result: object) -> None:
         """A module has run."""
         self.returned[module, run] = [self._makers.get(tensor) for tensor in tensors_of(result)]
 
@@ -89,7 +88,7 @@ class OtherWays:
         """Something is odd in a run that goes another way."""
         self._odd[site[0], run].append(problem)
 
-    def left(self, module: str, run: int, result: Any) -> None:
+    def left(self, module: str, run: int, result: object) -> None:
         """A module has run: nothing is odd if it gives back what the slim program computes."""
         makers = self._dense.returned.get((module, run), [])
         tensors = tensors_of(result)

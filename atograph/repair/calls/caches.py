@@ -33,9 +33,9 @@ class UsedCaches:
     """
 
     def __init__(self) -> None:
-        self.caches: list[Any] = []
+        self.caches: list[_Cache[object]] = []
 
-    def noted(self, run: Run, model: nn.Module) -> Any:
+    def noted(self, run: Run, model: nn.Module) -> object:
         """Call a model, and note them."""
         instances = _holders(_Cache)  # in C: faster than looking at each object here
         known = [value for value in instances if type(value) is _Cache and _may_give_sizes(value)]
@@ -46,7 +46,7 @@ class UsedCaches:
             self.caches = [cache for cache, info in zip(known, before, strict=True) if cache.cache_info() != info]
 
 
-def _holders(*values: Any) -> list[Any]:
+def _holders(*values: object) -> list[Any]:
     """What holds any of these, objects that the process froze among them."""
     if gc.get_freeze_count() == 0:
         return gc.get_referrers(*values)
@@ -57,12 +57,12 @@ def _holders(*values: Any) -> list[Any]:
         gc.freeze()
 
 
-def _may_give_sizes(cache: _Cache[Any]) -> bool:
+def _may_give_sizes(cache: _Cache[object]) -> bool:
     return str(getattr(cache.__wrapped__, "__module__", None) or "").split(".")[0] not in _OTHERS
 
 
 @contextmanager
-def passed_by(caches: Sequence[Any]) -> Iterator[None]:
+def passed_by(caches: Sequence[_Cache[object]]) -> Iterator[None]:
     """Within it, what these functions are asked for with remembered integers they compute anew, and do not keep."""
     places = _places(caches)
     beside = {id(cache): _beside(cache) for cache in caches}
@@ -75,9 +75,9 @@ def passed_by(caches: Sequence[Any]) -> Iterator[None]:
             place.put(place.stands)
 
 
-def _beside(cache: _Cache[Any]) -> Callable[..., Any]:
+def _beside(cache: _Cache[object]) -> Callable[..., object]:
     @functools.wraps(cache)
-    def beside(*args: Any, **kwargs: Any) -> Any:
+    def beside(*args: object, **kwargs: object) -> object:
         anew = any(type(leaf) is Remembered for leaf in leaves((args, kwargs)))
         return cache.__wrapped__(*args, **kwargs) if anew else cache(*args, **kwargs)
 
@@ -93,20 +93,20 @@ class _Place(NamedTuple):
         stands: what stands there: the function, or that in a `staticmethod`.
     """
 
-    put: Callable[[Any], None]
+    put: Callable[[object], None]
     stands: Any
 
     @property
-    def cache(self) -> Any:
+    def cache(self) -> object:
         """The function."""
         return self.stands.__func__ if isinstance(self.stands, (staticmethod, classmethod)) else self.stands
 
-    def wrap(self, function: Any) -> Any:
+    def wrap(self, function: object) -> object:
         """Another function as it has to stand there."""
         return type(self.stands)(function) if self.cache is not self.stands else function
 
 
-def _places(caches: Sequence[Any]) -> list[_Place]:
+def _places(caches: Sequence[object]) -> list[_Place]:
     if not caches:
         return []
     own, holders = {id(cache) for cache in caches}, _holders(*caches)

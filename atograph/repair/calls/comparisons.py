@@ -10,8 +10,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import _lru_cache_wrapper
 from types import FrameType
-from typing import Any
 
 from atograph.capture.origins import issues_calls
 from atograph.repair.calls.boundaries import Boundaries
@@ -33,7 +33,7 @@ class Comparisons:
 
     def __init__(self) -> None:
         self.possible = True
-        self.caches: Sequence[Any] = ()
+        self.caches: Sequence[_lru_cache_wrapper[object]] = ()
         self.boundaries = Boundaries()
         self.wishes: list[Wish] = []
         self._dense: dict[tuple[Key, int], tuple[int, bool]] = {}

@@ -29,7 +29,7 @@ class Composite(NamedTuple):
 
     old: tuple[int, ...]
     new: tuple[int, ...]
-    function: Callable[..., Any] | None
+    function: Callable[..., object] | None
     keywords: dict[str, Any]
     impossible: str = ""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import fx
@@ -23,7 +22,7 @@ Constants = Mapping[fx.Node, torch.Tensor]
 """The placeholders of a program's constants with their values."""
 
 
-def number_of(value: Any) -> int | float | None:
+def number_of(value: object) -> int | float | None:
     """A number of Python's for one of Python's, of NumPy's, or one that is remembered; None for all else."""
     if isinstance(value, (bool, torch.SymInt, torch.SymFloat)) or not isinstance(value, Real):
         return None
@@ -40,7 +39,7 @@ def numbers_of(nodes: Sequence[fx.Node], constants: Constants) -> tuple[int | fl
     return tuple(value.flatten().tolist())
 
 
-def positions(given: Sequence[Any], recorded: Sequence[int | float]) -> dict[int, int]:
+def positions(given: Sequence[object], recorded: Sequence[int | float]) -> dict[int, int]:
     """Which arguments of a call that makes a tensor are which of its numbers: the first ones, in order.
 
     Some are rounded to the tensor's type; another number is the batch that the model was traced with.

@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import isclose
-from types import FrameType, MethodType
+from types import CodeType, FrameType, MethodType
 from typing import Any
 
 import torch
@@ -64,10 +64,10 @@ class Correction:
         tensors: number of an argument that is a tensor → a constant in its place.
     """
 
-    arguments: Mapping[int, Any] = field(default_factory=dict)
+    arguments: Mapping[int, object] = field(default_factory=dict)
     keywords: Mapping[str, Any] = field(default_factory=dict)
     ops: fx.GraphModule | None = None
-    function: Callable[..., Any] | None = None
+    function: Callable[..., object] | None = None
     tensors: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
@@ -78,7 +78,7 @@ class Correction:
         return hash(repr(self._key))
 
     @property
-    def _key(self) -> Any:
+    def _key(self) -> tuple[object, ...]:
         tensors = {number: value.tolist() for number, value in self.tensors.items()}
         ops = None if self.ops is None else self.ops.code
         return dict(self.arguments), dict(self.keywords), ops, self.function, tensors
@@ -94,7 +94,7 @@ class Correction:
         others = self.keywords or self.function or self.tensors or self.ops is not None
         return not others and all(type(value) is int for value in values)
 
-    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def __call__(self, func: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         """Call ``func``, or do what takes its place."""
         if self.ops is not None:
             tensors = list(dict.fromkeys(tensor_leaves((args, kwargs))))
@@ -109,7 +109,7 @@ class Correction:
             args, kwargs = with_tensors((args, kwargs), lambda given: self._constant(next(numbers), given))
         return (self.function or func)(*args, **{**kwargs, **self.keywords})
 
-    def needless(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def needless(self, func: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
         """Whether the call as it stands does the same: ``x.chunk(2)`` halves any width.
 
         Both are tried on other numbers, because those that the call has may be zeros, and on negative ones, because a
@@ -117,7 +117,9 @@ class Correction:
         """
         return all(self._does_nothing(func, args, kwargs, sign) for sign in (1, -1))
 
-    def _does_nothing(self, func: Any, args: Any, kwargs: Any, sign: int) -> bool:
+    def _does_nothing(
+        self, func: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], sign: int
+    ) -> bool:
         outcomes = []
         for correction in (Correction(), self):
             tried = {tensor: _probe(tensor, sign) for tensor in dict.fromkeys(tensor_leaves((args, kwargs)))}
@@ -135,7 +137,7 @@ class Correction:
     def _constant(self, number: int, given: torch.Tensor) -> torch.Tensor:
         return self.tensors[number].to(given.device) if number in self.tensors else given
 
-    def _changed(self, number: int, given: Any) -> Any:
+    def _changed(self, number: int, given: Any) -> object:
         value = self.arguments.get(number, given)
         return value(given) if isinstance(value, Scaled) else value
 
@@ -147,11 +149,11 @@ class Correction:
         return ", ".join([*changes, *(f"{name}={value:.6g}" for name, value in self.keywords.items())])
 
 
-def _narrowed(value: Any, dtype: torch.dtype) -> Any:
+def _narrowed(value: object, dtype: torch.dtype) -> object:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def _named(func: Any, result: Any) -> Any:
+def _named(func: object, result: object) -> object:
     """Several results under the names that a function of torch gives them (``values`` and ``indices``)."""
     kind = getattr(torch.return_types, getattr(func, "__name__", ""), None)
     return kind(result) if kind is not None and type(result) is tuple else result
@@ -165,7 +167,7 @@ def _probe(tensor: torch.Tensor, sign: int) -> torch.Tensor:
     return torch.empty_like(tensor).copy_(numbers.to(tensor.dtype).view(tensor.shape))
 
 
-def _change(value: Any) -> str:
+def _change(value: object) -> str:
     return str(value) if isinstance(value, Scaled) else f" = {value}"
 
 
@@ -184,24 +186,24 @@ def is_corrected(module: nn.Module) -> bool:
     return isinstance(vars(module).get("forward"), _Forward)
 
 
-def _no_fast_path(_module: nn.Module, _args: Any) -> None:
+def _no_fast_path(_module: nn.Module, _args: object) -> None:
     """torch's transformer layers run as one op in eval mode, with the widths as they were, unless there are hooks."""
 
 
 class _Forward:
     """The ``forward`` of a module with corrected calls; it is copied and pickled with the module."""
 
-    def __init__(self, module: nn.Module, calls: Corrections, own: Callable[..., Any] | None) -> None:
+    def __init__(self, module: nn.Module, calls: Corrections, own: Callable[..., object] | None) -> None:
         self.module, self.calls = module, calls
         self.__wrapped__ = MethodType(type(module).forward, module) if own is None else own
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         run = self._run
         if "torch._dynamo" in sys.modules:  # in compiled code, calls to torch have no place: this part stays as it is
             run = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
         return run(*args, **kwargs)
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, *args: object, **kwargs: object) -> object:
         with _Correcting(self.calls) as correcting:
             result = self.__wrapped__(*args, **kwargs)
         if correcting.other or (not correcting.made and not self.module.training):
@@ -213,7 +215,7 @@ class _Forward:
         return result
 
     @property
-    def __code__(self) -> Any:  # torch.export looks at it
+    def __code__(self) -> CodeType:  # torch.export looks at it
         return self.__wrapped__.__code__
 
 
@@ -255,7 +257,13 @@ class _Correcting(TorchFunctionMode):
         """See above."""
         return any(1 < len(each) != self.made[place] > 0 for place, each in self._calls.items())
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if getattr(func, "__name__", str(func)) in self._names and (place := call_in_source(func)) in self._calls:
             each, time = self._calls[place], self.made[place]
             self.made[place] += 1

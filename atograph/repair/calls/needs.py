@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Target
 
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_in, source_of
@@ -26,7 +27,7 @@ _ATEN = torch.ops.aten
 _TO_THE_END = 2**63 - 1  # of a slice that nobody gave an end
 _PAIRS = {"var_mean", "std_mean"}
 """Calls that the program takes apart into two ops."""
-_ALIKE: dict[Any, Any] = {_ATEN.view.default: _ATEN.reshape.default}  # the rewrite turns the one into the other
+_ALIKE: dict[Target, Target] = {_ATEN.view.default: _ATEN.reshape.default}  # the rewrite turns the one into the other
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Need:
     new: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
     ops: fx.GraphModule | None = None
-    function: Callable[..., Any] | None = None
+    function: Callable[..., object] | None = None
     impossible: str = ""
     single: bool = True
     constant: bool = False
@@ -175,11 +176,11 @@ def _same_form(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> bool:
     )
 
 
-def _targets(nodes: Sequence[fx.Node]) -> list[Any]:
+def _targets(nodes: Sequence[fx.Node]) -> list[Target]:
     return [_ALIKE.get(node.target, node.target) for node in nodes]
 
 
-def _arguments(node: fx.Node, keywords: Iterable[str], least: int = 0) -> list[Any]:
+def _arguments(node: fx.Node, keywords: Iterable[str], least: int = 0) -> list[object]:
     """The plain arguments of a node, numbers that nodes compute among them; so many by position, defaults included."""
     args, defaults = node.args, _defaults(node)
     if len(args) < least:
@@ -195,7 +196,7 @@ def _defaults(node: fx.Node) -> dict[str, Any]:
     return {} if schema is None else {argument.name: argument.default_value for argument in schema.arguments}
 
 
-def _sizes(values: Iterable[Any], batch: int) -> tuple[Any, ...]:
+def _sizes(values: Iterable[object], batch: int) -> tuple[object, ...]:
     return tuple(at(value, batch) if type(value) is int and value != _TO_THE_END else value for value in values)
 
 

@@ -78,7 +78,7 @@ class Call:
     """
 
     need: Need
-    given: Sequence[Any]
+    given: Sequence[object]
     numbers: Mapping[int, int]
     run: int
     held: Mapping[int, torch.Tensor]
@@ -86,8 +86,9 @@ class Call:
     def wishes(self) -> Iterator[Wish]:
         """Its arguments that come from attributes, with the values that they have to have."""
         for number, of in self.numbers.items():
-            if self.need.new and not self.need.constant and isinstance(self.given[number], Remembered):
-                yield self.given[number], self.need.new[of]
+            value = self.given[number]
+            if self.need.new and not self.need.constant and isinstance(value, Remembered):
+                yield value, self.need.new[of]
 
 
 def calls_of(
@@ -98,10 +99,12 @@ def calls_of(
     Returns:
         for each site its calls in order; and what differs from the run that was captured and matters.
     """
-    found: dict[CallSite, list[tuple[int, list[Any], dict[int, torch.Tensor]]]] = defaultdict(list)
+    found: dict[CallSite, list[tuple[int, list[object], dict[int, torch.Tensor]]]] = defaultdict(list)
     boundaries = comparisons.boundaries
 
-    def note(site: CallSite, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def note(
+        site: CallSite, entered: int, func: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> object:
         if site in needs:
             held = next((need.held for need in needs[site][len(found[site]) :]), ())
             taken = places_of(held, tensor_leaves((args, kwargs))) if held else {}
@@ -110,7 +113,7 @@ def calls_of(
         boundaries.note(site, entered, result)
         return result
 
-    def watched(call: Callable[[nn.Module], Any]) -> None:
+    def watched(call: Callable[[nn.Module], object]) -> None:
         found.clear()
         boundaries.clear()
         run_watched(model, partial(call, model), note, boundaries.left)
@@ -144,7 +147,7 @@ def calls_of(
     return calls, list(dict.fromkeys(lost))
 
 
-def _numbers(given: Sequence[Any], need: Need) -> dict[int, int]:
+def _numbers(given: Sequence[object], need: Need) -> dict[int, int]:
     """Which of a call's arguments is which of the recorded op's: in the same order, by value."""
     if need.constant:
         return positions(given, need.old)
@@ -153,7 +156,7 @@ def _numbers(given: Sequence[Any], need: Need) -> dict[int, int]:
     return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> tuple[float, str]:
     known = number_of(value)
     return (0.0, repr(value)) if known is None else (float(known), "")
 
@@ -230,7 +233,9 @@ def corrections(
 
     others = OtherWays(comparisons.boundaries, same_as_made)
 
-    def corrected(site: CallSite, entered: int, func: Any, args: Any, kwargs: Any) -> Any:
+    def corrected(
+        site: CallSite, entered: int, func: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> object:
         calls_here, time = known.get((site, entered), ()), others.call(site, entered)
         if time >= len(calls_here):
             return func(*args, **kwargs)
@@ -293,7 +298,7 @@ def _where(site: CallSite, need: Need) -> str:
     return f"{need.line}{f' ({module})' if module else ''}: {place[-1]}"
 
 
-def _correction(call: Call, args: Any, kwargs: Any) -> tuple[Correction, str]:
+def _correction(call: Call, args: Sequence[object], kwargs: Mapping[str, object]) -> tuple[Correction, str]:
     """What a call of the slim module needs; and in words why that may not do."""
     need, given = call.need, plain_leaves((args, kwargs))
     if need.impossible:

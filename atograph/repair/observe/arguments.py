@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+V = TypeVar("V")
 
-def leaves(value: Any) -> Iterator[Any]:
+
+def leaves(value: object) -> Iterator[object]:
     """All that is no container, tensors included: of ``(x, (2, 3), slice(0, 4))`` x, 2, 3, 0, 4 and None."""
     if isinstance(value, (tuple, list)):
         for item in value:
@@ -22,29 +24,29 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def plain_leaves(value: Any) -> list[Any]:
+def plain_leaves(value: object) -> list[object]:
     """The leaves that are no tensors."""
     return [leaf for leaf in leaves(value) if not isinstance(leaf, torch.Tensor)]
 
 
-def tensor_leaves(value: Any) -> list[torch.Tensor]:
+def tensor_leaves(value: object) -> list[torch.Tensor]:
     """The leaves that are tensors."""
     return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
-def with_leaves(value: Any, change: Callable[[int, Any], Any]) -> Any:
+def with_leaves(value: V, change: Callable[[int, object], object]) -> V:
     """The same structure with ``change(number, leaf)`` for each leaf that is no tensor, numbered in order."""
     numbers = iter(range(1 << 30))
     return _rebuilt(value, lambda leaf: leaf if isinstance(leaf, torch.Tensor) else change(next(numbers), leaf))
 
 
-def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def with_tensors(value: V, change: Callable[[torch.Tensor], torch.Tensor]) -> V:
     """The same structure with other tensors."""
     return _rebuilt(value, lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf)
 
 
-def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
-    def rebuilt(item: Any) -> Any:
+def _rebuilt(value: V, change: Callable[[object], object]) -> V:
+    def rebuilt(item: object) -> Any:
         if isinstance(item, (tuple, list)):
             made = [rebuilt(part) for part in item]
             return type(item)(*made) if hasattr(item, "_fields") else tuple(made) if isinstance(item, tuple) else made
@@ -54,4 +56,5 @@ def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
             return slice(rebuilt(item.start), rebuilt(item.stop), rebuilt(item.step))
         return change(item)
 
-    return rebuilt(value)
+    result: V = rebuilt(value)
+    return result

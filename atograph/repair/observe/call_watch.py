@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,14 +18,14 @@ from atograph.values.eval_mode import eval_mode, same_buffers
 CallSite = tuple[str, CallInSource]
 """A module by name, and a place in the code that its ``forward`` runs."""
 
-Handler = Callable[[CallSite, int, Any, Any, Any], Any]
+Handler = Callable[[CallSite, int, Callable[..., object], Sequence[object], Mapping[str, object]], object]
 """Takes site, function, args and kwargs of a call, and makes it; second, which run of the module this is."""
 
-Left = Callable[[str, int, Any], None]
+Left = Callable[[str, int, object], None]
 """Takes the name of a module that has run, which run that was, and what it gave."""
 
 
-def run_watched(model: nn.Module, run: Callable[[], Any], handler: Handler, left: Left | None = None) -> Any:
+def run_watched(model: nn.Module, run: Callable[[], object], handler: Handler, left: Left | None = None) -> object:
     """Run a model, in eval mode and without gradients, with each of its calls to torch made by ``handler``.
 
     Args:
@@ -60,12 +59,12 @@ def _modules_entered(model: nn.Module, left: Left | None) -> Iterator[list[tuple
     stack: list[tuple[str, int]] = []
     runs: Counter[str] = Counter()
 
-    def enter(module: nn.Module, _args: Any) -> None:
+    def enter(module: nn.Module, _args: object) -> None:
         name = names.get(id(module), "")
         runs[name] += 1
         stack.append((name, runs[name]))
 
-    def leave(_module: nn.Module, _args: Any, result: Any) -> None:
+    def leave(_module: nn.Module, _args: object, result: object) -> None:
         (name, run), error = stack.pop(), sys.exc_info()[1]
         if error is not None and not hasattr(error, _WHERE):
             setattr(error, _WHERE, name)
@@ -85,6 +84,12 @@ class _Watching(TorchFunctionMode):
         super().__init__()
         self._stack, self._handler = stack, handler
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         module, run = self._stack[-1] if self._stack else ("", 0)
         return self._handler((module, call_in_source(func)), run, func, args, kwargs or {})

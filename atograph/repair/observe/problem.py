@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-Example = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments that a module runs with."""
-
-Run = Callable[[nn.Module], Any]
+Run = Callable[[nn.Module], object]
 """Calls a module with inputs of its own."""
 
 

@@ -65,7 +65,9 @@ class Sample:
         return float(relative.nan_to_num(float("inf")).max())
 
 
-def samples_of(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[int, Sample]]:
+def samples_of(
+    program: Program, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[object, dict[int, Sample]]:
     """Run a program.
 
     Returns:
@@ -81,7 +83,7 @@ class _Sampling(ProgramModule):
         super().__init__(program)
         self.found: dict[int, Sample] = {}
 
-    def _results(self, program: Program, inputs: list[Any]) -> Any:
+    def _results(self, program: Program, inputs: list[torch.Tensor]) -> Any:
         return _Noting(program, self.found).run(*inputs)
 
 
@@ -92,7 +94,7 @@ class _Noting(fx.Interpreter):
         super().__init__(program)
         self._found = found
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
         if n.target in _UNINITIALISED and result.is_floating_point():
             result = torch.full_like(result, float("nan"))

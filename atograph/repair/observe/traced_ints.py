@@ -28,7 +28,7 @@ class Slot:
     """
 
     owner: str
-    holder: Any
+    holder: object
     path: tuple[Any, ...]
 
     def __hash__(self) -> int:
@@ -50,7 +50,7 @@ class Slot:
             value = value[key]
         return int(value)
 
-    def write(self, value: Any) -> None:
+    def write(self, value: object) -> None:
         """Set it."""
         name, *keys = self.path
         object.__setattr__(self.holder, name, _with(vars(self.holder)[name], keys, value))
@@ -65,10 +65,10 @@ class Remembered(int):
     """
 
     slots: frozenset[Slot]
-    formula: Callable[[Mapping[Slot, int]], Any]
+    formula: Callable[[Mapping[Slot, int]], object]
 
     @classmethod
-    def of(cls, value: int, slots: frozenset[Slot], formula: Callable[[Mapping[Slot, int]], Any]) -> Remembered:
+    def of(cls, value: int, slots: frozenset[Slot], formula: Callable[[Mapping[Slot, int]], object]) -> Remembered:
         """The number ``value``."""
         made = cls(value)
         made.slots, made.formula = slots, formula
@@ -84,10 +84,10 @@ class Remembered(int):
         """The attribute whose value it is, where nothing was computed."""
         return next(iter(self.slots)) if isinstance(self.formula, _Read) else None
 
-    def __deepcopy__(self, memo: Any) -> int:
+    def __deepcopy__(self, memo: object) -> int:
         return int(self)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
 
 
@@ -103,8 +103,8 @@ class _Read:
         return values[self.slot]
 
 
-def _arithmetic(function: Callable[[Any, Any], Any], *, reflected: bool) -> Callable[[Remembered, Any], Any]:
-    def method(self: Remembered, other: Any) -> Any:
+def _arithmetic(function: Callable[..., object], *, reflected: bool) -> Callable[[Remembered, object], object]:
+    def method(self: Remembered, other: object) -> object:
         if not isinstance(other, int):
             return NotImplemented
         a, b = (other, self) if reflected else (self, other)
@@ -131,8 +131,8 @@ def watching_comparisons(watcher: _Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def _comparison(*, equal: bool) -> Callable[[Remembered, Any], Any]:
-    def method(self: Remembered, other: Any) -> Any:
+def _comparison(*, equal: bool) -> Callable[[Remembered, object], object]:
+    def method(self: Remembered, other: object) -> object:
         same = int.__eq__(self, other)
         watcher = _watcher.get()
         if same is not NotImplemented and watcher is not None and type(other) is int:
@@ -170,7 +170,7 @@ def _hash(self: Remembered) -> int:
 Remembered.__hash__ = _hash  # type: ignore[method-assign, assignment]
 
 
-def _value(term: Any, values: Mapping[Slot, int]) -> Any:
+def _value(term: object, values: Mapping[Slot, int]) -> object:
     return term.formula(values) if isinstance(term, Remembered) else term
 
 
@@ -183,7 +183,7 @@ for _name in ("add", "sub", "mul", "floordiv", "mod", "pow", "truediv"):
 def remembering(model: nn.Module) -> Iterator[None]:
     """Within it, the integers that a model's modules hold are `Remembered`, also in tuples, lists and dicts, and in
     the attributes of an object that a module holds."""
-    replaced: list[tuple[Any, str, Any]] = []
+    replaced: list[tuple[object, str, object]] = []
     seen: set[int] = set()
     for name, module in model.named_modules():
         for holder in (module, *filter(may_hold, vars(module).values())):
@@ -204,7 +204,7 @@ def remembering(model: nn.Module) -> Iterator[None]:
             vars(holder)[attribute] = value
 
 
-def may_hold(value: Any) -> bool:
+def may_hold(value: object) -> bool:
     """Whether a value is an object of the user's or of a library, whose attributes a module may read."""
     kind = type(value)
     return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and kind.__module__ not in (
@@ -223,7 +223,7 @@ def _made(value: Any, slot: Slot) -> Any:
     return value
 
 
-def _is_named_tuple(value: Any) -> bool:
+def _is_named_tuple(value: object) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
@@ -231,7 +231,7 @@ def _sequence(like: Any, items: list[Any]) -> Any:
     return type(like)(*items) if _is_named_tuple(like) else type(like)(items)
 
 
-def _with(value: Any, keys: list[Any], new: Any) -> Any:
+def _with(value: Any, keys: list[Any], new: object) -> Any:
     """A container with another value in one place."""
     if not keys:
         return new

@@ -19,11 +19,11 @@ from atograph.passes.analysis.slices import Slice
 from atograph.passes.axes.dims import Axis, Dim, Indices
 from atograph.passes.axes.placements import placements
 from atograph.passes.errors import AtographError, UserError
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import Kept, slimmed_by
-from atograph.repair.observe.problem import Example
 
 Cuts = dict[str, tuple[Indices | None, ...]]
 """Name of a tensor → for each dim the indices that stay; None where all do."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from atograph.repair.observe.problem import Example
+from atograph.passes.ir.interface import Example
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, same_buffers
 from atograph.values.resized import less_of
@@ -30,8 +29,8 @@ class _Run:
     """One call of a module: what it took, the tensors that it gave, and the forms that its ``forward`` called itself:
     these are parts of it, which the traced run has shown."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
     results: list[torch.Tensor]
     called: frozenset[str]
 
@@ -93,7 +92,7 @@ def _runs(model: nn.Module, example: Example) -> dict[str, _Run]:
     runs: dict[str, _Run] = {}
     called: dict[str, set[str]] = {name: set() for name in parts}
 
-    def note(part: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def note(part: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> None:
         if names[id(part)] not in runs:
             runs[names[id(part)]] = _Run(args, kwargs, tensors_of(result), frozenset(called[names[id(part)]]))
 
@@ -108,8 +107,8 @@ def _runs(model: nn.Module, example: Example) -> dict[str, _Run]:
     return {name: run for name, run in runs.items() if not run.called.issuperset(_forms(parts[name]))}
 
 
-def _noting(method: Callable[..., Any], form: str, called: set[str]) -> Callable[..., Any]:
-    def noted(*args: Any, **kwargs: Any) -> Any:
+def _noting(method: Callable[..., object], form: str, called: set[str]) -> Callable[..., object]:
+    def noted(*args: object, **kwargs: object) -> object:
         called.add(form)
         return method(*args, **kwargs)
 

@@ -7,7 +7,7 @@ They are those of transformers, and of what is built like its models: an impleme
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import OutputPath
 from atograph.repair.checks import Checks
-from atograph.repair.observe.problem import Example, Problem, failed
+from atograph.repair.observe.problem import Problem, failed
 from atograph.values.difference import alike, tolerance
 from atograph.values.eval_mode import eval_mode, forward_within, same_buffers
 from atograph.values.structures import tensors_of
@@ -44,7 +45,7 @@ class Path:
 
     name: str = ""
     attention: str | None = None
-    call: Callable[[Callable[..., Any], Arguments], list[Any]] | None = None
+    call: Callable[[Callable[..., object], Arguments], list[object]] | None = None
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -119,7 +120,7 @@ def _outputs(path: Path, model: nn.Module, example: Example, left_out: Collectio
         return [tensor for one in each for tensor in tensors_of(one, left_out)]
 
 
-def _named(signature: inspect.Signature, args: Any, kwargs: Any) -> Arguments:
+def _named(signature: inspect.Signature, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Arguments:
     """Arguments by name, those of ``**kwargs`` among them."""
     bound = signature.bind(*args, **kwargs)
     named = dict(bound.arguments)
@@ -137,15 +138,15 @@ def _mask_of(tokens: torch.Tensor) -> torch.Tensor:
     return ((position < 1) | (position > tokens.shape[1] // 3)).long().expand(tokens.shape)
 
 
-def _padded(forward: Callable[..., Any], arguments: Arguments) -> list[Any]:
+def _padded(forward: Callable[..., object], arguments: Arguments) -> list[object]:
     return [forward(**{**arguments, _MASK: _mask_of(arguments[_TOKENS])})]
 
 
-def _unpadded(forward: Callable[..., Any], arguments: Arguments) -> list[Any]:
+def _unpadded(forward: Callable[..., object], arguments: Arguments) -> list[object]:
     return [forward(**{name: value for name, value in arguments.items() if name != _MASK})]
 
 
-def _decoded(forward: Callable[..., Any], arguments: Arguments, *, padded: bool) -> list[Any]:
+def _decoded(forward: Callable[..., Any], arguments: Arguments, *, padded: bool) -> list[object]:
     """All tokens but the last one, then that one with what was kept of the others."""
     tokens, given = arguments[_TOKENS], {**arguments, "use_cache": True}
     mask = _mask_of(tokens) if padded else None
@@ -187,9 +188,9 @@ def _attention(model: nn.Module, name: str | None) -> Iterator[None]:
             vars(config)[_CHOSEN] = value
 
 
-def _configurations(model: nn.Module) -> list[Any]:
+def _configurations(model: nn.Module) -> list[object]:
     """The configurations of a model's modules, and those within them."""
-    seen: dict[int, Any] = {}
+    seen: dict[int, object] = {}
     waiting = [value for module in model.modules() for value in vars(module).values()]
     while waiting:
         value = waiting.pop()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
 from atograph.capture.to_program import capture
 from atograph.capture.tracing import run_without_data
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.pipeline.pipeline import Pipeline
@@ -19,7 +20,7 @@ from atograph.repair.calls.comparisons import Comparisons
 from atograph.repair.calls.needs import Need, needs_of
 from atograph.repair.calls.search import Call, Found, calls_of, corrections
 from atograph.repair.observe.call_watch import CallSite
-from atograph.repair.observe.problem import Example, Problem
+from atograph.repair.observe.problem import Problem
 from atograph.repair.observe.samples import Sample, samples_of
 from atograph.repair.observe.traced_ints import Wish
 from atograph.repair.paths.dead_code import cut_alike, with_state_of
@@ -68,14 +69,14 @@ class Way:
         """What calls have to become, as `needs_of`."""
         return needs_of(self.dense, self.slim, batch)
 
-    def run(self, module: nn.Module) -> Any:
+    def run(self, module: nn.Module) -> object:
         """Call the slim module along the path."""
         return self._call(module, self.example)
 
-    def _run_whole(self, model: nn.Module) -> Any:
+    def _run_whole(self, model: nn.Module) -> object:
         return self._call(model, self.whole)
 
-    def _call(self, model: nn.Module, example: Example) -> Any:
+    def _call(self, model: nn.Module, example: Example) -> object:
         args, kwargs = copied(example)
         with self.path.on(model):
             return model(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -13,6 +13,14 @@ from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 from atograph.values.batches import keep_copy, to_device
+
+
+class PoolState(TypedDict):
+    """What a checkpoint holds of a pool."""
+
+    batches: list[object]
+    offered: int
+    taken: int
 
 
 class Pool:
@@ -25,23 +33,23 @@ class Pool:
 
     def __init__(self, task: Task, settings: TrainSettings, clock: Clock, device: torch.device) -> None:
         self.settings, self.clock, self.device = settings, clock, device
-        self.batches: list[Any] = []
+        self.batches: list[object] = []
         self.offered = self.taken = 0
         self.closed = settings.controller_data == "val" and task.val_data is not None
         if self.closed and task.val_data is not None:
             with own_randomness():
                 self.batches = [keep_copy(batch) for batch in islice(task.val_data, settings.controller_batches)]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> PoolState:
         """What a checkpoint holds of it: of the batches those that it can hold, no objects or arrays."""
         held = [batch for batch in self.batches if can_hold(batch)]
         return {"batches": held, "offered": self.offered, "taken": self.taken}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: PoolState) -> None:
         """Go on from such a state."""
         self.batches, self.offered, self.taken = state["batches"], state["offered"], state["taken"]
 
-    def offer(self, batch: Any) -> None:
+    def offer(self, batch: object) -> None:
         """A batch of the warm-up passes by; copy it if its turn has come."""
         if self.closed or len(self.batches) >= self.settings.controller_batches:
             return
@@ -51,7 +59,7 @@ class Pool:
             self.batches.append(keep_copy(batch))
         self.offered += 1
 
-    def take(self, otherwise: Any) -> Any:
+    def take(self, otherwise: object) -> object:
         """The next batch, on the device; ``otherwise`` where none was set aside."""
         if not self.batches:
             return otherwise

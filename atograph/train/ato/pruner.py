@@ -66,7 +66,7 @@ class Pruner(Pruning[P]):
             for optimizer in fit.optimizers:
                 self.watch.watch(optimizer)
         self.steps = 0
-        self.at_hand: list[Any] = []  # the batch of this step, where no others are known
+        self.at_hand: list[object] = []  # the batch of this step, where no others are known
         self.shrunk: Shrunk | None = None
 
     @property
@@ -74,7 +74,7 @@ class Pruner(Pruning[P]):
         """Of the controller, in this epoch."""
         return self.search.losses
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return {name: getattr(self, name) for name in _SAVED} | {
             "method": [self.settings.method, self.settings.prior],
@@ -121,7 +121,7 @@ class Pruner(Pruning[P]):
         if t >= self.settings.controller_start and not self.frozen:
             self._read_mask()
 
-    def before_step(self, t: float, batch: Any) -> None:
+    def before_step(self, t: float, batch: object) -> None:
         """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
         settings, self.at_hand = self.settings, [batch]
         if self.watch is not None:
@@ -241,7 +241,7 @@ class Pruner(Pruning[P]):
         self.after_zero = self.before_zero if done else self._metric()
         self.zero, self.lam = True, 0.0
 
-    def _shrink(self, t: float, batch: Any) -> None:
+    def _shrink(self, t: float, batch: object) -> None:
         fit = self.fit
         if self.shrink is None or not fit.optimizers or self.settings.slim_at == "never":
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from atograph.passes.criteria.ranking import plan_scores
 from atograph.passes.criteria.reads import Reads
 from atograph.passes.criteria.units import Group
 from atograph.passes.errors import UserError
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
 from atograph.train.ato.masks import UnitMap
@@ -46,7 +47,7 @@ def observe(
     criterion: Criterion,
     model: nn.Module,
     task: Task,
-    batches: Iterable[Any],
+    batches: Iterable[object],
     replicas: Replicas,
     where: str = "train_data",
 ) -> None:
@@ -81,7 +82,7 @@ class _Gradients:
     def __init__(self, model: nn.Module, task: Task, replicas: Replicas) -> None:
         self.model, self.task, self.replicas = model, task, replicas
 
-    def __call__(self, criterion: Criterion, batch: Any) -> None:
+    def __call__(self, criterion: Criterion, batch: object) -> None:
         self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
             self.task.loss_to_train(self.model, batch).backward()  # type: ignore[no-untyped-call]
@@ -99,8 +100,8 @@ class _Activations:
         self.model, self.task = model, task
 
     @torch.no_grad()
-    def __call__(self, criterion: Criterion, batch: Any) -> None:
-        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    def __call__(self, criterion: Criterion, batch: object) -> None:
+        calls: list[Example] = []
         hook = self.model.register_forward_pre_hook(
             lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
         )
@@ -113,7 +114,7 @@ class _Activations:
 
 
 def scores_with_data(
-    kind: type[Criterion], graph: Traced, budgets: Budgets, data: Iterable[Any] | None, loss: Loss | None
+    kind: type[Criterion], graph: Traced, budgets: Budgets, data: Iterable[object] | None, loss: Loss | None
 ) -> dict[str, Tensor]:
     """Group → score of each unit, ``[size]``, by a criterion that has to see the network at work.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic
+from typing import Any, Generic, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 from atograph.values.batches import batch_size
 from atograph.values.eval_mode import eval_mode
+
+
+class SearchState(TypedDict):
+    """What a checkpoint holds of a search; of controller and optimiser what `load_state_dict` takes."""
+
+    controller: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    noise: Tensor
+    prior: Tensor
+    losses: list[float]
 
 
 class MaskSearch(Generic[P]):
@@ -63,7 +73,7 @@ class MaskSearch(Generic[P]):
         self.prices = self._prices()
         self.refresh_prior(None)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> SearchState:
         """What a checkpoint holds of it."""
         return {
             "controller": dict(self.controller.state_dict()),
@@ -73,7 +83,7 @@ class MaskSearch(Generic[P]):
             "losses": self.losses,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: SearchState) -> None:
         """Go on from such a state."""
         self.controller.load_state_dict(state["controller"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -85,7 +95,7 @@ class MaskSearch(Generic[P]):
         """Rate of the controller's last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, batch: Any, done: float = 0.0) -> None:
+    def step(self, batch: object, done: float = 0.0) -> None:
         """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3).
 
         With several budgets, F and target are those of the one that is exceeded most.
@@ -198,6 +208,6 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: object) -> Tensor:
         """Task loss of one batch."""
         return self.task.checked_loss(self.model, batch)

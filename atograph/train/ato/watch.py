@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.ir.interface import Example
 from atograph.train.ato.masks import UnitMap
 from atograph.train.ato.scoring import gradients_of
+
+T = TypeVar("T")
 
 
 class GradientWatch:
@@ -33,9 +36,7 @@ class GradientWatch:
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Observe the gradients of each step of an optimiser: before it, or when its closure has computed them."""
 
-        def before(
-            _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        def before(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example | None:
             own, *given = args
             closure = given[0] if given else kwargs.get("closure")
             if closure is not None:
@@ -51,9 +52,9 @@ class GradientWatch:
             handle.remove()
         self._handles.clear()
 
-    def _observing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+    def _observing(self, closure: Callable[[], T]) -> Callable[[], T]:
         @wraps(closure)
-        def observed() -> Any:
+        def observed() -> T:
             loss = closure()
             self._observe_if_due()
             return loss

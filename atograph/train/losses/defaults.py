@@ -9,7 +9,6 @@ else its first tensor; auxiliary heads take no part.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +21,12 @@ LABELS = ("labels", "label", "targets", "target")
 OWN_LOSS = "define loss(model, batch) for it."
 
 
-def named(output: Any, name: str) -> Any:
+def named(output: object, name: str) -> object:
     """``output[name]`` or ``output.name``, None without it."""
     return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
-def logits_of(output: Any) -> Tensor:
+def logits_of(output: object) -> Tensor:
     """The tensor of a model's output that holds the logits (see the module's docstring).
 
     Raises:
@@ -44,7 +43,7 @@ def logits_of(output: Any) -> Tensor:
     return first
 
 
-def split(batch: Any) -> tuple[Any, Tensor | None]:
+def split(batch: object) -> tuple[object, Tensor | None]:
     """Take a batch apart into the model's inputs and the targets (None: there are none to be seen)."""
     if isinstance(batch, Mapping):
         return batch, next((batch[name] for name in LABELS if isinstance(batch.get(name), Tensor)), None)
@@ -54,7 +53,7 @@ def split(batch: Any) -> tuple[Any, Tensor | None]:
     return batch, None
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
+def call(model: nn.Module, inputs: object) -> object:
     """``model(**inputs)`` of a dict, ``model(*inputs)`` of a list or tuple, ``model(inputs)`` of the rest."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
@@ -63,7 +62,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
-def logits_by(model: nn.Module, inputs: Any) -> Tensor:
+def logits_by(model: nn.Module, inputs: object) -> Tensor:
     """The logits that a model gives for a batch's inputs.
 
     What was captured (``captured``: the names of its inputs) gets no targets that it was captured without: they make
@@ -88,7 +87,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, targets if targets.is_floating_point() else targets.long())
 
 
-def default_loss(model: nn.Module, batch: Any) -> Tensor:
+def default_loss(model: nn.Module, batch: object) -> Tensor:
     """Loss of one batch: the output's own ``loss`` for a dict batch, or else cross-entropy with the targets.
 
     Raises:
@@ -106,7 +105,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     return cross_entropy(logits_of(output), targets)
 
 
-def default_metric(model: nn.Module, batch: Any) -> Tensor | None:
+def default_metric(model: nn.Module, batch: object) -> Tensor | None:
     """Top-1 accuracy of one batch, over all positions of dense targets but those marked -100; None where it
     makes none.
 
@@ -124,7 +123,7 @@ def default_metric(model: nn.Module, batch: Any) -> Tensor | None:
     return right.sum() / counted.sum().clamp(min=1)
 
 
-def why_no_metric(model: nn.Module, batch: Any) -> str:
+def why_no_metric(model: nn.Module, batch: object) -> str:
     """Why the default metric makes none of a batch; empty where it makes one."""
     inputs, targets = split(batch)
     if targets is None:

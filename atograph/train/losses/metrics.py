@@ -29,14 +29,14 @@ class DatasetMetric(Protocol):
         Where the parameters are called ``model`` and ``batch``, it is given these, and calls the model itself.
         """
 
-    def compute(self) -> Any:
+    def compute(self) -> object:
         """One number for what was taken in since `reset`; None where there is none."""
 
     def reset(self) -> object:
         """Forget what was taken in."""
 
 
-def is_dataset_metric(metric: Any) -> TypeGuard[DatasetMetric]:
+def is_dataset_metric(metric: object) -> TypeGuard[DatasetMetric]:
     """Whether a metric is an object with a state, or a class of such objects."""
     return all(callable(getattr(metric, name, None)) for name in STATE)
 
@@ -48,7 +48,7 @@ class MeanOverBatches:
         self._metric = metric
         self._total, self._count = 0.0, 0
 
-    def add(self, model: nn.Module, batch: Any) -> None:
+    def add(self, model: nn.Module, batch: object) -> None:
         """Take in one batch, on the model's device."""
         value = self._metric(model, batch)
         if value is not None:
@@ -77,7 +77,7 @@ class OverDataset:
         self._takes_model = list(inspect.signature(metric.update).parameters)[:2] == ["model", "batch"]
         metric.reset()
 
-    def add(self, model: nn.Module, batch: Any) -> None:
+    def add(self, model: nn.Module, batch: object) -> None:
         """Take in one batch, on the model's device.
 
         Raises:

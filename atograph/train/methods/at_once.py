@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from atograph.train.methods.ato import AutoTrainOnceMethod
 
@@ -16,6 +16,6 @@ class AtOnce(AutoTrainOnceMethod):
 
     name = "at-once"
     help = "prunes the initial weights at once, and then fine-tunes for --epochs (0: not at all)"
-    presets: ClassVar[Mapping[str, Any]] = {
+    presets: ClassVar[Mapping[str, object]] = {
         "controller": False, "controller_start": 0.0, "projection_start": 0.0, "freeze": 0.0, "zero": 0.0,
     }  # fmt: skip

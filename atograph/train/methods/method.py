@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from atograph.passes.authors import tell_errors
 from atograph.passes.errors import UserError
@@ -34,9 +34,9 @@ class Method(abc.ABC):
     name: ClassVar[str]
     help: ClassVar[str]
     settings: ClassVar[type[TrainSettings]] = TrainSettings
-    presets: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[Mapping[str, object]] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         tell_errors(cls, "method", ("hook",))
 

@@ -7,9 +7,12 @@ import os
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import Work
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -47,7 +50,7 @@ class Partners:
         self._seen: dict[int, tuple[bytes, int]] = {}
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def finish(self, work: Any) -> None:
+    def finish(self, work: Work) -> None:
         """Wait for a message that all processes exchange.
 
         Raises:

@@ -56,7 +56,7 @@ class Replicas(Protocol):
     def total(self, value: float) -> float:
         """The sum over all processes."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: object) -> list[Any]:
         """What each process gives, by rank; in all but the first an empty list.
 
         Args:
@@ -66,7 +66,7 @@ class Replicas(Protocol):
     def share_of(self, examples: int) -> float:
         """What this process's mean over so many examples weighs in the mean over all processes; 1 for equal parts."""
 
-    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+    def part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
         """This process's part of each batch.
 
         Args:
@@ -105,7 +105,7 @@ class Alone:
         """The value."""
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: object) -> list[Any]:
         """The value."""
         return [value]
 
@@ -113,7 +113,7 @@ class Alone:
         """All of it."""
         return 1.0
 
-    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+    def part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
         """All of it."""
         return data
 
@@ -181,7 +181,7 @@ class Several:
         self._sum_(found)
         return float(found)
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: object) -> list[Any]:
         """As bytes, from process to process."""
         self.wait()
         found: list[Any] | None = None if self.rank else [None] * self.count
@@ -192,7 +192,7 @@ class Several:
         """After one message."""
         return examples * self.count / self.total(float(examples))
 
-    def part_of(self, data: Iterable[Any], even: bool) -> Iterable[Any]:
+    def part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
         """Of a DataLoader each process loads its own part only; of anything else all do, and each takes its part.
 
         Raises:
@@ -232,7 +232,7 @@ class Several:
     def _sum_(self, tensor: Tensor) -> None:
         self._partners.finish(distributed.all_reduce(tensor, async_op=True))
 
-    def _together(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], Any]) -> None:
+    def _together(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
         """Exchange tensors in place, all of one type of number as one vector."""
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
@@ -249,10 +249,10 @@ class Several:
 class _InOrderOfFirst:
     """Passes that begin with the first process's state of the generators: an order that is drawn then is the same."""
 
-    def __init__(self, data: Iterable[Any], replicas: Several) -> None:
+    def __init__(self, data: Iterable[object], replicas: Several) -> None:
         self.data, self._replicas = data, replicas
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         held = [each for each in held_generators(self.data) if isinstance(each, torch.Generator)]
         for generator in (torch.default_generator, *held):
             state = generator.get_state()
@@ -272,11 +272,11 @@ class _InOrderOfFirst:
 class _Parts(_InOrderOfFirst):
     """Every ``count``-th example of each batch, from a process's rank on."""
 
-    def __init__(self, data: Iterable[Any], replicas: Several, even: bool) -> None:
+    def __init__(self, data: Iterable[object], replicas: Several, even: bool) -> None:
         super().__init__(data, replicas)
         self._even = even
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         rank, count = self._replicas.rank, self._replicas.count
         for batch in super().__iter__():
             size = batch_size(batch)
@@ -288,12 +288,12 @@ class _Parts(_InOrderOfFirst):
             yield map_tensors(batch, partial(_some, size, mine))
 
 
-def _counted(batch_sampler: Any) -> bool:
+def _counted(batch_sampler: object) -> bool:
     """Whether its batches are all of one size, the last one aside."""
     return isinstance(getattr(batch_sampler, "batch_size", None), int)
 
 
-def _with_batches(loader: DataLoader[Any], batch_sampler: Any) -> DataLoader[Any]:
+def _with_batches(loader: DataLoader[object], batch_sampler: Iterable[list[int]]) -> DataLoader[object]:
     """The same loader with other batches."""
     workers: dict[str, Any] = {}
     if loader.num_workers:

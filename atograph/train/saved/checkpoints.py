@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atograph.files.checkpoint import check_header
 from atograph.files.durable import digest, is_one_s_own, sync, sync_folder
-from atograph.files.reading import REPORT, check_regular, first_of, parse_json, read_bytes, refusal
+from atograph.files.reading import REPORT, Json, check_regular, first_of, parse_json, read_bytes, refusal
 from atograph.files.writing import make_folders, reason_of, remove_folders
 from atograph.passes.errors import UserError
 
@@ -54,7 +54,7 @@ class Checkpoints:
         seconds: between two checkpoints.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, object], seconds: float) -> None:
         self.folder, self._identity, self._seconds = folder, as_json(identity), seconds
         self._last = time.monotonic()
 
@@ -67,7 +67,7 @@ class Checkpoints:
         """Whether it is time for the next one."""
         return time.monotonic() - self._last >= self._seconds
 
-    def save(self, epoch: int, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, epoch: int, step: int, state: Mapping[str, object]) -> None:
         """Write a state, and drop all but the last ones.
 
         Args:
@@ -158,13 +158,13 @@ def newest(folder: Path) -> tuple[int, int] | None:
     return int(epoch), int(step)
 
 
-def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(identity: Mapping[str, object]) -> dict[str, Json]:
     """The values as they are read back from JSON: lists for tuples."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+    plain: dict[str, Json] = json.loads(json.dumps(dict(identity)))
     return plain
 
 
-def check_identity(theirs: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+def check_identity(theirs: Mapping[str, object], own: Mapping[str, object], path: Path) -> None:
     """Make sure that what a run has left is of this one.
 
     Args:
@@ -191,8 +191,9 @@ def not_one_s_own(path: Path) -> UserError:
     )
 
 
-def _state_of(path: Path) -> Any:
-    return parse_json(read_bytes(path), finite=False, most=REPORT.elements)
+def _state_of(path: Path) -> Json:
+    state: Json = parse_json(read_bytes(path), finite=False, most=REPORT.elements)
+    return state
 
 
 def _check_size(path: Path) -> None:
@@ -208,12 +209,12 @@ def _check_size(path: Path) -> None:
         raise ValueError(error.message) from error
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def can_hold(value: Any) -> bool:
+def can_hold(value: object) -> bool:
     """Whether a checkpoint can hold ``value``: nested dicts, lists and tuples of tensors, numbers, strings and None."""
     if isinstance(value, Mapping):
         return all(can_hold(key) and can_hold(item) for key, item in value.items())
@@ -222,7 +223,7 @@ def can_hold(value: Any) -> bool:
     return value is None or isinstance(value, (Tensor, bool, int, float, str))
 
 
-def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:
+def pack(value: object) -> tuple[Json, dict[str, Tensor]]:
     """A state as JSON values, and its tensors in main memory by name.
 
     Raises:
@@ -232,12 +233,12 @@ def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:
     return _packed(value, tensors), tensors
 
 
-def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
     """What `pack` took apart."""
     return _unpacked(packed, tensors.__getitem__)
 
 
-def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _packed(value: object, tensors: dict[str, Tensor]) -> Json:
     """A state as JSON values, its tensors taken out."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
@@ -258,7 +259,7 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _unpacked(value: Any, tensor: Any) -> Any:
+def _unpacked(value: object, tensor: Callable[[str], Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, inside),) = value.items()

@@ -43,7 +43,7 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
         yield
 
 
-def random_state(data: Any, held: list[Any] | None = None) -> dict[str, Any]:
+def random_state(data: object, held: list[object] | None = None) -> dict[str, Any]:
     """The state of every generator that a training run can draw from, those of its loader included.
 
     Args:
@@ -63,7 +63,7 @@ def random_state(data: Any, held: list[Any] | None = None) -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: dict[str, Any], data: Any) -> None:
+def set_random_state(state: dict[str, Any], data: object) -> None:
     """Put back what `random_state` gave."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
@@ -78,7 +78,7 @@ def set_random_state(state: dict[str, Any], data: Any) -> None:
 
 
 @contextmanager
-def order_kept(data: Any) -> Iterator[None]:
+def order_kept(data: object) -> Iterator[None]:
     """Every generator is afterwards as it was: batches that are read inside do not change what the training draws."""
     before = random_state(data)
     try:
@@ -87,7 +87,7 @@ def order_kept(data: Any) -> Iterator[None]:
         set_random_state(before, data)
 
 
-def _state(generator: Any) -> Any:
+def _state(generator: object) -> object:
     """The state of a generator of torch, of `random`, or of numpy, as a checkpoint can hold it."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
@@ -110,7 +110,7 @@ def _numpys(generator: Any) -> Any:
     return getattr(generator, "bit_generator", None) or generator._bit_generator
 
 
-def _plain(state: Any, back: bool = False) -> Any:
+def _plain(state: object, back: bool = False) -> Any:
     """A state with tensors for its arrays, or ``back``."""
     if isinstance(state, dict):
         return {key: _plain(value, back) for key, value in state.items()}
@@ -119,7 +119,7 @@ def _plain(state: Any, back: bool = False) -> Any:
     return torch.from_numpy(state.astype("int64")) if hasattr(state, "astype") else state
 
 
-def _is_generator(value: Any) -> bool:
+def _is_generator(value: object) -> bool:
     kinds: list[type] = [torch.Generator, random.Random]
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -127,19 +127,19 @@ def _is_generator(value: Any) -> bool:
     return isinstance(value, tuple(kinds))
 
 
-def held_generators(data: Any) -> list[Any]:
+def held_generators(data: object) -> list[object]:
     """The generators that a loader holds: in its attributes, those of its samplers and its data set, in closures."""
-    found: dict[int, Any] = {}
+    found: dict[int, object] = {}
     seen: set[int] = set()
 
-    def look(value: Any, depth: int) -> None:
+    def look(value: object, depth: int) -> None:
         if _is_generator(value):
             found.setdefault(id(value), value)
             return
         if depth == 0 or id(value) in seen or isinstance(value, (torch.Tensor, torch.nn.Module, type, ModuleType)):
             return
         seen.add(id(value))
-        inside: list[Any] = list(getattr(value, "__dict__", {}).values())
+        inside: list[object] = list(getattr(value, "__dict__", {}).values())
         if isinstance(value, (list, tuple, dict)) and len(value) <= _FEW:
             inside += value.values() if isinstance(value, dict) else value
         for cell in getattr(value, "__closure__", None) or ():

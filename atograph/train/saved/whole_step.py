@@ -37,7 +37,7 @@ class WholeStep:
         self.random: dict[str, Any] | None = None
         self._copies: dict[str, tuple[Tensor, int, Tensor]] = {}
 
-    def before_each(self, items: Iterable[T], data: Any) -> Iterator[T]:
+    def before_each(self, items: Iterable[T], data: object) -> Iterator[T]:
         """The items, which are made of ``data``; before each the state of the generators is noted."""
         if not self.kept:
             yield from items

@@ -27,7 +27,7 @@ from atograph.values.dynamic_sizes import STATIC, texts_of
 from atograph.values.state_texts import state_texts
 
 
-def _number(given: Any) -> Any:
+def _number(given: object) -> object:
     """``5%`` and ``0,05`` as the number that they are."""
     value = number_of(given)
     return given if value is None else value
@@ -38,7 +38,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-def _pairs(given: Any) -> Any:
+def _pairs(given: object) -> object:
     """Each ``A=B`` as a pair."""
     if not isinstance(given, (list, tuple)):
         return given
@@ -51,7 +51,7 @@ def _pairs(given: Any) -> Any:
     )
 
 
-def _sizes(given: Any) -> Any:
+def _sizes(given: Any) -> object:
     """What is dynamic, in any form that `trace` takes, as texts."""
     try:
         return _listed(texts_of(given))
@@ -59,7 +59,7 @@ def _sizes(given: Any) -> Any:
         raise ValueError(error.message) from error
 
 
-def _state(given: Any) -> Any:
+def _state(given: Any) -> object:
     """What is state, in any form that `trace` takes, as texts."""
     try:
         return state_texts(given)
@@ -67,7 +67,7 @@ def _state(given: Any) -> Any:
         raise ValueError(error.message) from error
 
 
-def _listed(given: Any) -> Any:
+def _listed(given: object) -> object:
     """``A,B`` as two names, and positions as names."""
     each = given if isinstance(given, (list, tuple)) else (given,)
     if not all(type(name) in (str, int) for name in each):
@@ -261,7 +261,7 @@ class TrainSettings(BaseModel):
 
     if TYPE_CHECKING:
 
-        def __init__(self, **settings: Any) -> None: ...
+        def __init__(self, **settings: object) -> None: ...
 
     else:
 
@@ -312,7 +312,7 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_budgets(cls, values: Any) -> Any:
+    def _gather_budgets(cls, values: object) -> object:
         """Budgets are given by their names."""
         if not isinstance(values, Mapping):
             return values

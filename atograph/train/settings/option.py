@@ -65,7 +65,7 @@ def _kind(field: FieldInfo) -> type:
     return kinds[0] if kinds in ([int], [float]) and not reads_texts else str
 
 
-def _alternatives(annotation: Any) -> list[Any]:
+def _alternatives(annotation: object) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return [each for part in get_args(annotation) for each in _alternatives(part)]
     if get_origin(annotation) is Literal:

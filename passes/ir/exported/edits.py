@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -29,7 +28,7 @@ def with_plain_outputs(exported: ExportedProgram) -> ExportedProgram:
     return rebuilt(exported, module_call_graph=calls)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -42,7 +41,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: Any) -> ExportedProgram:
+def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], example: object) -> ExportedProgram:
     """The same program with other tensors in the place of some of its own, and other example inputs."""
     return rebuilt(
         exported,
@@ -52,7 +51,7 @@ def with_state(exported: ExportedProgram, state: Mapping[str, torch.Tensor], exa
     )
 
 
-def rebuilt(exported: ExportedProgram, **changed: Any) -> ExportedProgram:
+def rebuilt(exported: ExportedProgram, **changed: object) -> ExportedProgram:
     """The same program with some of what its constructor takes changed."""
     same = {
         "root": exported.graph_module,

@@ -93,9 +93,9 @@ def _writes(graph: fx.Graph, exported: ExportedProgram) -> tuple[str, ...]:
     return tuple(written)
 
 
-def _make_concrete(graph: fx.Graph, symbols: Mapping[Any, int]) -> None:
+def _make_concrete(graph: fx.Graph, symbols: Mapping[sympy.Symbol, int]) -> None:
     """Give every value the sizes that it has for a batch of `BATCH`, and for the example's other dynamic sizes."""
-    numbers: dict[Any, int] = {symbol: int(size) for symbol, size in symbols.items()}
+    numbers: dict[sympy.Symbol, int] = {symbol: int(size) for symbol, size in symbols.items()}
     data = iter(DATA)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -113,7 +113,7 @@ def _make_concrete(graph: fx.Graph, symbols: Mapping[Any, int]) -> None:
         kind = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(size)]
         return kind(found)
 
-    def value(old: Any) -> Any:
+    def value(old: object) -> object:
         if not isinstance(old, torch.Tensor):
             return number(old) if isinstance(old, (torch.SymInt, torch.SymFloat, torch.SymBool)) else old
         sizes = [number(n) for n in old.shape]
@@ -126,16 +126,16 @@ def _make_concrete(graph: fx.Graph, symbols: Mapping[Any, int]) -> None:
             node.meta["val"] = pytree.tree_map(value, node.meta["val"])
 
 
-def _at_example(expression: Any, symbols: Mapping[Any, int]) -> Any:
+def _at_example(expression: sympy.Expr, symbols: Mapping[sympy.Symbol, int]) -> sympy.Expr:
     return expression.xreplace({symbol: sympy.Integer(int(size)) for symbol, size in symbols.items()})
 
 
-def _is_at_least_one(expression: Any) -> bool:
+def _is_at_least_one(expression: sympy.Basic) -> bool:
     """Whether this is ``Max(1, u0)``, which is how many there are unless there is nothing."""
     return type(expression).__name__ == "Max" and len(expression.args) == 2 and 1 in expression.args
 
 
-def _without_one(expression: Any) -> Any:
+def _without_one(expression: sympy.Basic) -> sympy.Basic:
     return next((argument for argument in expression.args if argument != 1), sympy.Integer(1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import sympy
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -66,7 +67,7 @@ def names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     """
     name_of, shapes = _called(exported, program), _shapes(exported)
     names: dict[str, dict[int, str]] = {}
-    meant: dict[Any, str] = {}
+    meant: dict[sympy.Symbol, str] = {}
     nodes = {node.name: node for node in program.input_nodes()}
     for placeholder, own in name_of.items():
         if placeholder is not None and own in shapes and _is_batch(nodes[placeholder]):
@@ -87,7 +88,7 @@ def names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
     return names
 
 
-def input_symbols(exported: ExportedProgram, program: Program) -> dict[str, Any]:
+def input_symbols(exported: ExportedProgram, program: Program) -> dict[str, sympy.Symbol]:
     """Dynamic size → the symbol that torch.export has for it, where it has one for it alone."""
     name_of, shapes = _called(exported, program), _shapes(exported)
     places = {size.name: size.places[0] for size in program.interface.dynamic}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def called_like(forward: Any, signature: inspect.Signature) -> Any:
+def called_like(forward: Callable[..., T], signature: inspect.Signature) -> Callable[..., T]:
     """The same function with another signature, after which torch.export names the inputs."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> T:
         return forward(*args, **kwargs)
 
     call.__signature__ = signature  # type: ignore[attr-defined]
@@ -18,7 +20,7 @@ def called_like(forward: Any, signature: inspect.Signature) -> Any:
 
 
 def of_named_parameters(
-    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    signature: inspect.Signature, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> inspect.Signature:
     """A signature that takes just these arguments, where the given one takes any (``*args``, ``**kwargs``)."""
     kinds = [parameter.kind for parameter in signature.parameters.values()]

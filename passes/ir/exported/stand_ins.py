@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.torch_private import FakeTensorMode, pytree
 
 
-def with_stand_ins(module: ProgramModule, program: Program) -> Any:
+def with_stand_ins(module: ProgramModule, program: Program) -> Example:
     """Example inputs as tensors without data, on the device that the program runs on; so are the module's meta tensors
     from then on."""
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), export=True)
@@ -40,7 +39,8 @@ def with_stand_ins(module: ProgramModule, program: Program) -> Any:
         fake(leaf, devices.get(name or "", leaf.device)) if isinstance(leaf, torch.Tensor) else leaf
         for name, leaf in zip(program.interface.inputs, leaves, strict=True)
     ]
-    return pytree.tree_unflatten(stand_ins, structure)
+    example: Example = pytree.tree_unflatten(stand_ins, structure)
+    return example
 
 
 def _device_of(tensor: torch.Tensor, program: Program, devices: dict[str, torch.device]) -> torch.device:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -21,14 +21,14 @@ class NotIntegral(Exception):
     """A size of the program is no polynomial of the batch (``s0 // 2``), or its code was run for some sizes only."""
 
 
-def symbols_of(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int]:
+def symbols_of(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[sympy.Symbol, int]:
     """The symbols of dynamic sizes, with what they are at every point.
 
     Raises:
         NotIntegral: such a size is none any more, or is no symbol.
     """
     shapes = {node.name: node.meta["val"].shape for node in graph.nodes if hasattr(node.meta.get("val"), "shape")}
-    symbols: dict[Any, int] = {}
+    symbols: dict[sympy.Symbol, int] = {}
     for size in dynamic:
         for place in size.places:
             own = shapes[place.placeholder][place.dim]
@@ -41,7 +41,7 @@ def symbols_of(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[Any, int
     return symbols
 
 
-def check_decisions(exported: ExportedProgram, symbols: Mapping[Any, int]) -> None:
+def check_decisions(exported: ExportedProgram, symbols: Mapping[sympy.Symbol, int]) -> None:
     """Refuse a program that is right for some sizes only: not for every batch, or not at every point.
 
     Raises:
@@ -97,7 +97,7 @@ _RELATIONS = {
 _QUOTIENTS = {"FloorDiv": "//", "CleanDiv": "//", "Mod": "%", "PythonMod": "%"}
 
 
-def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | None:
+def _condition(guard: sympy.Basic, names: Mapping[sympy.Symbol, tuple[int, str]]) -> Condition | None:
     sign = _RELATIONS.get(type(guard).__name__)
     try:
         if sign is None:
@@ -108,7 +108,7 @@ def _condition(guard: Any, names: Mapping[Any, tuple[int, str]]) -> Condition | 
         return None
 
 
-def _formula(expression: Any, names: Mapping[Any, tuple[int, str]]) -> Formula:
+def _formula(expression: sympy.Expr, names: Mapping[sympy.Symbol, tuple[int, str]]) -> Formula:
     """A formula of sympy as one of sizes by name.
 
     Raises:
@@ -124,7 +124,7 @@ def _formula(expression: Any, names: Mapping[Any, tuple[int, str]]) -> Formula:
     return reduce(lambda left, right: (sign, left, right), parts)
 
 
-def _guards(exported: ExportedProgram) -> list[Any]:
+def _guards(exported: ExportedProgram) -> list[sympy.Basic]:
     """What the code found to be so for the example's sizes, as sympy says it, where no size depends on the data."""
     values = [leaf for node in exported.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val"))]
     sizes = [size for value in values if isinstance(value, torch.Tensor) for size in value.shape if is_symbolic(size)]

@@ -15,7 +15,7 @@ from atograph.passes.ir.exported.signatures import called_like, of_named_paramet
 from atograph.passes.ir.exported.stand_ins import with_stand_ins
 from atograph.passes.ir.fake.factories import Specialised
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.interface import Condition, Interface, Ways
+from atograph.passes.ir.interface import Condition, Example, Interface, Ways
 from atograph.passes.ir.points import points_of
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import reason_at
@@ -63,7 +63,7 @@ def to_exported(program: Program) -> ExportedProgram:
     raise refused
 
 
-def _traced(module: ProgramModule, program: Program, inputs: Any) -> ExportedProgram:
+def _traced(module: ProgramModule, program: Program, inputs: Example) -> ExportedProgram:
     args, kwargs = inputs
     shapes = _dynamic_shapes(program, inputs).dynamic_shapes(module, args, kwargs)
     try:
@@ -99,7 +99,7 @@ def _with_twos(interface: Interface) -> Ways:
     return tuple((*way, *twos) for way in (interface.ways or ((),))) if twos else interface.ways
 
 
-def _at_each_point(inputs: Any, interface: Interface) -> Iterator[Any]:
+def _at_each_point(inputs: Example, interface: Interface) -> Iterator[Example]:
     """The inputs of the example, and such of the other sizes that it was recorded at."""
     yield inputs
     leaves, structure = pytree.tree_flatten(inputs)
@@ -135,7 +135,7 @@ def _unregister_constants(module: ProgramModule, program: Program) -> None:
         setattr(holder, leaf, value)
 
 
-def _dynamic_shapes(program: Program, inputs: Any) -> Any:
+def _dynamic_shapes(program: Program, inputs: Example) -> Any:
     nodes = {node.name: node for node in program.input_nodes()}
     dynamic: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     places = {(place.placeholder, place.dim) for size in program.interface.dynamic for place in size.places}

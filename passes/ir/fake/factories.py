@@ -21,7 +21,13 @@ _WIDE = (torch.float32, torch.float64)
 
 
 def _linspace(
-    start: float, end: float, steps: Any, *, dtype: Any = None, device: Any = None, **_options: Any
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_options: object,
 ) -> Tensor:
     index, last = _counted(steps, dtype, device)
     step = (end - start) / last.clamp(min=1)
@@ -29,18 +35,18 @@ def _linspace(
     return _of(made, dtype)
 
 
-def _logspace(start: float, end: float, steps: Any, base: float = 10.0, **options: Any) -> Tensor:
+def _logspace(start: float, end: float, steps: int, base: float = 10.0, **options: Any) -> Tensor:
     return torch.pow(base, _linspace(start, end, steps, **options))
 
 
 def _window(
     terms: Sequence[float],
-    length: Any,
+    length: int,
     periodic: bool = True,
     *,
-    dtype: Any = None,
-    device: Any = None,
-    **_options: Any,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_options: object,
 ) -> Tensor:
     """A sum of cosines, whose first term is constant; a window of one place is 1."""
     index, last = _counted(length, dtype, device)
@@ -49,17 +55,31 @@ def _window(
     return _of(torch.where(last == 0, torch.ones_like(index), sum(waves[1:], waves[0])), dtype)
 
 
-def _fftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
+def _fftfreq(
+    n: int,
+    d: float = 1.0,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_options: object,
+) -> Tensor:
     index, last = _counted(n, dtype, device)
     return _of(torch.where(2 * index <= last, index, index - last - 1) / ((last + 1) * d), dtype)
 
 
-def _rfftfreq(n: Any, d: float = 1.0, *, dtype: Any = None, device: Any = None, **_options: Any) -> Tensor:
+def _rfftfreq(
+    n: int,
+    d: float = 1.0,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_options: object,
+) -> Tensor:
     index, _last = _counted(n // 2 + 1, dtype, device)
     return _of(index / (n * d), dtype)
 
 
-def _affine_grid(theta: Tensor, size: Sequence[Any], align_corners: bool) -> Tensor:
+def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Where each place of an image comes from: the last size of an image is the first coordinate."""
     _batch, _channels, *image = size
     lines = []
@@ -72,22 +92,22 @@ def _affine_grid(theta: Tensor, size: Sequence[Any], align_corners: bool) -> Ten
     return moved.reshape([moved.shape[0], *image, len(image)])
 
 
-def _of(made: Tensor, dtype: Any) -> Tensor:
+def _of(made: Tensor, dtype: torch.dtype | None) -> Tensor:
     return made.to(dtype or torch.get_default_dtype())
 
 
-def _counted(count: Any, dtype: Any, device: Any) -> tuple[Tensor, Tensor]:
+def _counted(count: int, dtype: torch.dtype | None, device: torch.device | None) -> tuple[Tensor, Tensor]:
     """0, 1, 2, ... and the last of them, as a tensor of one number."""
     kind = dtype or torch.get_default_dtype()
     index = torch.arange(count, dtype=kind if kind in _WIDE else torch.float32, device=device)
     return index, index[-1:]
 
 
-def _adaptive_average(x: Tensor, output_size: Sequence[Any]) -> Tensor:
+def _adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(x.unsqueeze(-2), (1, output_size[0])).squeeze(-2)
 
 
-def _adaptive_largest(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, None]:
+def _adaptive_largest(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, None]:
     """Windows differ in length by one or two: shorter ones hold their last place several times."""
     for dim, size in enumerate(output_size, x.dim() - len(output_size)):
         whole = x.shape[dim]
@@ -102,7 +122,9 @@ def _adaptive_largest(x: Tensor, output_size: Sequence[Any]) -> tuple[Tensor, No
     return x, None
 
 
-def _over_the_whole(of: Callable[..., Tensor], x: Tensor, kernel: Sequence[Any], *options: Any, **named: Any) -> Any:
+def _over_the_whole(
+    of: Callable[..., Tensor], x: Tensor, kernel: Sequence[object], *options: object, **named: object
+) -> Any:
     """A pool whose window is as large as the image: one place is left of each dim, whatever the stride is."""
     dims = list(range(-len(kernel), 0))
     plain = all(option in ([], [0] * len(kernel), list(kernel), False, True, None) for option in options[:2])
@@ -111,13 +133,13 @@ def _over_the_whole(of: Callable[..., Tensor], x: Tensor, kernel: Sequence[Any],
     return of(x, dims, keepdim=True)
 
 
-def _one_hot(x: Tensor, classes: Any) -> Tensor:
+def _one_hot(x: Tensor, classes: int) -> Tensor:
     return (x.unsqueeze(-1) == torch.arange(classes, device=x.device)).to(torch.int64)
 
 
 _HANN, _HAMMING, _BLACKMAN = (0.5, 0.5), (0.54, 0.46), (0.42, 0.5, 0.08)
 
-OF_ANY_LENGTH: Mapping[Any, Callable[..., Any]] = {
+OF_ANY_LENGTH: Mapping[OpOverload, Callable[..., object]] = {
     _ATEN.linspace.default: _linspace,
     _ATEN.logspace.default: _logspace,
     _ATEN.affine_grid_generator.default: _affine_grid,
@@ -135,7 +157,7 @@ OF_ANY_LENGTH: Mapping[Any, Callable[..., Any]] = {
 """Op → what gives the same for any size, in floating-point numbers; NotImplemented where it does not."""
 
 
-def traced(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def traced(node: fx.Node, args: tuple[object, ...], kwargs: Mapping[str, Any]) -> object:
     """What an op gives while torch.export traces; NotImplemented: it is to be called itself.
 
     Args:
@@ -152,7 +174,7 @@ def traced(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     form, dtype = OF_ANY_LENGTH.get(node.target) if of_sizes else None, kwargs.get("dtype")
     floating = dtype is None or dtype.is_floating_point
     places_read = any(user.args[1] == 1 and user.users for user in node.users if len(user.args) == 2)
-    result: Any = NotImplemented
+    result: object = NotImplemented
     if form is not None and floating and not (form is _adaptive_largest and places_read):
         result = form(*args, **kwargs)
     if result is NotImplemented and not takes_symbols:
@@ -174,9 +196,9 @@ def _plain_numbers(op: OpOverload) -> frozenset[str]:
     return frozenset(re.findall(r"\bint(?:\[\d*\])?\??(?:\[\d*\])? (\w+)", str(op._schema)))
 
 
-def _named(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _named(op: OpOverload, args: Sequence[object], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
     return [*zip((argument.name for argument in op._schema.arguments), args, strict=False), *kwargs.items()]
 
 
-def _is_symbolic(value: Any) -> bool:
+def _is_symbolic(value: object) -> bool:
     return any(isinstance(leaf, torch.SymInt) for leaf in pytree.tree_leaves(value))

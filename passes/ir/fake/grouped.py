@@ -6,20 +6,26 @@ A mixture of experts is seldom cut to such widths. Transformers brings an op tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.fx.node import Target
+
+from atograph.passes.torch_private import OpOverload
 
 GROUPED = torch.ops.aten._grouped_mm.default
 
 
-def of_any_width() -> Any:
+def of_any_width() -> OpOverload | None:
     """Transformers' op; None where transformers is not there."""
     packet = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
     return getattr(packet, "default", None)
 
 
-def in_any_width(op: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def in_any_width(
+    op: Target, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Target, Sequence[Any], dict[str, Any]]:
     """A call as the op of any width takes it, where it is one of torch's that this can say."""
     other = of_any_width() if op is GROUPED else None
     if other is None:

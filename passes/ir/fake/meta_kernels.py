@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 _WITH_MASK = (
@@ -13,11 +11,11 @@ _WITH_MASK = (
 _ALONE = ("_fake_quantize_learnable_per_tensor_affine", "_fake_quantize_learnable_per_channel_affine")
 
 
-def _quantised(x: torch.Tensor, *_options: Any, **_named: Any) -> torch.Tensor:
+def _quantised(x: torch.Tensor, *_options: object, **_named: object) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def _quantised_with_mask(x: torch.Tensor, *_options: Any, **_named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _quantised_with_mask(x: torch.Tensor, *_options: object, **_named: object) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 

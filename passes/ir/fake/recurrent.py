@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from atograph.passes import torch_private
+from atograph.passes.torch_private import OpOverload
 
 _ATEN = torch.ops.aten
 
 
-def _lstm(x: Tensor, states: Sequence[Tensor], *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _lstm(x: Tensor, states: Sequence[Tensor], *options: bool) -> tuple[Tensor, Tensor, Tensor]:
     hidden, cell = states
     return _sequence(x, hidden, options[-2]), torch.empty_like(hidden), torch.empty_like(cell)
 
 
-def _one_state(x: Tensor, hidden: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+def _one_state(x: Tensor, hidden: Tensor, *options: bool) -> tuple[Tensor, Tensor]:
     return _sequence(x, hidden, options[-2]), torch.empty_like(hidden)
 
 
@@ -31,7 +31,7 @@ def _sequence(x: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
     return x.new_empty((*x.shape[:-1], width))
 
 
-RECURRENT: dict[Any, Callable[..., Any]] = {
+RECURRENT: dict[OpOverload, Callable[..., tuple[Tensor, ...]]] = {
     _ATEN.lstm.input: _lstm,
     **dict.fromkeys((_ATEN.gru.input, _ATEN.rnn_tanh.input, _ATEN.rnn_relu.input), _one_state),
 }
@@ -40,7 +40,7 @@ has_biases, num_layers, dropout, train, bidirectional, batch_first."""
 
 
 @contextmanager
-def told_by_shapes(ops: Iterable[Any] = tuple(RECURRENT)) -> Iterator[None]:
+def told_by_shapes(ops: Iterable[OpOverload] = tuple(RECURRENT)) -> Iterator[None]:
     """Within it torch takes these shapes, too, where it traces a program without data; nothing may be computed there.
 
     It asks an op's kernels in Python, and its table of decompositions.

@@ -16,7 +16,7 @@ import torch
 from atograph.passes.ir.fake import meta_kernels  # noqa: F401  (torch's fake tensor mode asks them)
 from atograph.passes.ir.fake.recurrent import RECURRENT
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.torch_private import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+from atograph.passes.torch_private import FakeTensor, FakeTensorMode, OpOverload, in_kernel_invocation_manager
 
 _ATEN = torch.ops.aten
 Shape = Sequence[int]
@@ -75,20 +75,20 @@ def _istft(
     return empty(spectra.fake_mode, (*spectra.shape[:-2], kept), dtype, spectra.device)
 
 
-def _tensors(args: Sequence[Any]) -> list[Any]:
+def _tensors(args: Sequence[object]) -> list[Any]:
     """The tensors among some arguments, or in a list that is the first of them."""
     listed = args[0] if args and isinstance(args[0], (list, tuple)) else ()
     return [value for value in (*listed, *args) if isinstance(value, torch.Tensor)]
 
 
-def _fake(result: Any, mode: FakeTensorMode, device: torch.device) -> Any:
+def _fake(result: object, mode: FakeTensorMode, device: torch.device) -> object:
     """What a kernel gave, as tensors of a mode; a kernel that gave its own input back gave one already."""
     if isinstance(result, (tuple, list)):
         return type(result)(_fake(item, mode, device) for item in result)
     return FakeTensor(mode, result, device) if type(result) is torch.Tensor else result
 
 
-def _are_plain(args: Sequence[Any]) -> bool:
+def _are_plain(args: Sequence[object]) -> bool:
     tensors = [value for value in args if isinstance(value, torch.Tensor)]
     first = tensors[0] if tensors else None
     return (
@@ -106,33 +106,33 @@ def _are_plain(args: Sequence[Any]) -> bool:
     )
 
 
-def _like(x: torch.Tensor, *_options: Any) -> Shape:
+def _like(x: torch.Tensor, *_options: object) -> Shape:
     return x.shape
 
 
-def _channel_norm(x: torch.Tensor, *options: Any) -> Shape | None:
+def _channel_norm(x: torch.Tensor, *options: object) -> Shape | None:
     return x.shape if x.dim() > 1 and _all_of_shape(options, x.shape[1:2]) else None
 
 
-def _group_norm(x: torch.Tensor, groups: int, *options: Any) -> Shape | None:
+def _group_norm(x: torch.Tensor, groups: int, *options: object) -> Shape | None:
     return x.shape if x.dim() > 1 and not x.shape[1] % groups and _all_of_shape(options, x.shape[1:2]) else None
 
 
-def _layer_norm(x: torch.Tensor, normalized: Shape, *options: Any) -> Shape | None:
+def _layer_norm(x: torch.Tensor, normalized: Shape, *options: object) -> Shape | None:
     fits = list(x.shape[x.dim() - len(normalized) :]) == list(normalized)
     return x.shape if fits and _all_of_shape(options, normalized) else None
 
 
-def _all_of_shape(options: Sequence[Any], shape: Shape) -> bool:
+def _all_of_shape(options: Sequence[object], shape: Shape) -> bool:
     return all(list(value.shape) == list(shape) for value in options if isinstance(value, torch.Tensor))
 
 
-def _elementwise(x: torch.Tensor, y: Any, *options: Any) -> Shape | None:
+def _elementwise(x: torch.Tensor, y: object, *options: object) -> Shape | None:
     same = y.shape == x.shape if isinstance(y, torch.Tensor) else isinstance(y, (int, float))
     return x.shape if same and not options else None
 
 
-def _broadcast(x: torch.Tensor, y: Any, *options: Any) -> Shape | None:
+def _broadcast(x: torch.Tensor, y: object, *options: object) -> Shape | None:
     """The same where one of the two may be spread, too."""
     if options or not isinstance(y, torch.Tensor) or x.shape == y.shape:
         return _elementwise(x, y, *options)
@@ -144,11 +144,11 @@ def _broadcast(x: torch.Tensor, y: Any, *options: Any) -> Shape | None:
     return [max(a, b) for a, b in pairs] if all(a == b or 1 in (a, b) for a, b in pairs) and 0 not in one else None
 
 
-def _bounded(x: torch.Tensor, bound: Any) -> Shape | None:
+def _bounded(x: torch.Tensor, bound: object) -> Shape | None:
     return x.shape if isinstance(bound, (int, float)) and x.stride() == _contiguous(x.shape) else None
 
 
-def _pooled(x: torch.Tensor, sizes: Any) -> Shape | None:
+def _pooled(x: torch.Tensor, sizes: Shape) -> Shape | None:
     plain = x.dim() > 2 and x.stride() == _contiguous(x.shape) and all(type(size) is int for size in sizes)
     return (*x.shape[:-2], *sizes) if plain and len(sizes) == 2 else None
 
@@ -207,7 +207,7 @@ _IN_PLACE = (
     *(getattr(_ATEN, f"{name}_").default for name in _ACTIVATIONS),
     _ATEN.add_.Tensor, _ATEN.sub_.Tensor, _ATEN.mul_.Tensor, _ATEN.div_.Tensor,
 )  # fmt: skip
-_FORMULAS: dict[Any, Callable[..., Shape | None]] = {
+_FORMULAS: dict[OpOverload, Callable[..., Shape | None]] = {
     **{getattr(_ATEN, name).default: _like for name in (*_ACTIVATIONS, "exp", "rsqrt", "sqrt", "neg")},
     **dict.fromkeys(_IN_PLACE, _like),
     **dict.fromkeys((_ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.div.Tensor), _broadcast),

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import numpy as np
-import onnx_ir as ir
 import torch
-from onnxscript import opset18
 
-op: Any = opset18
-"""Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
+from atograph.onnx.translations.symbolic import Value, integers, op
+from atograph.passes.torch_private import OpOverload
 
 
 def rnn(
     activation: str,
-    x: Any,
-    hidden: Any,
-    weights: Sequence[Any],
+    x: Value,
+    hidden: Value,
+    weights: Sequence[Value],
     has_biases: bool,
     num_layers: int,
     dropout: float,
     train: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Any, Any]:
+) -> tuple[Value, Value]:
     """``rnn_tanh`` and ``rnn_relu`` in eval mode: an RNN for each layer, whatever the length of the sequence.
 
     Args:
@@ -53,24 +49,20 @@ def rnn(
         parts = [weights[each * (first + index) : each * (first + index + 1)] for index in range(directions)]
         inputs, recurrent = (_stacked([part[index] for part in parts]) for index in (0, 1))
         biases = [_stacked([op.Concat(*part[2:], axis=0) for part in parts])] if has_biases else []
-        own = op.Slice(hidden, _integers(first), _integers(first + directions), _integers(0))
+        own = op.Slice(hidden, integers(first), integers(first + directions), integers(0))
         y, state = op.RNN(x, inputs, recurrent, *biases, initial_h=own, **options)
         states.append(state)
-        x = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), _integers(0, 0, -1))  # [length, batch, directions × width]
+        x = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), integers(0, 0, -1))  # [length, batch, directions × width]
     x = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x
     return x, op.Concat(*states, axis=0) if num_layers > 1 else states[0]
 
 
-def _stacked(parts: Sequence[Any]) -> Any:
-    rows = [op.Unsqueeze(part, _integers(0)) for part in parts]
+def _stacked(parts: Sequence[Value]) -> Value:
+    rows = [op.Unsqueeze(part, integers(0)) for part in parts]
     return op.Concat(*rows, axis=0) if len(rows) > 1 else rows[0]
 
 
-def _integers(*values: int) -> Any:
-    return op.Constant(value=ir.tensor(np.array(values, np.int64)))
-
-
-RECURRENT: Mapping[Callable[..., Any], Callable[..., Any]] = {
+RECURRENT: Mapping[OpOverload, Callable[..., object]] = {
     torch.ops.aten.rnn_tanh.input: partial(rnn, "Tanh"),
     torch.ops.aten.rnn_relu.input: partial(rnn, "Relu"),
 }

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset18
 
-op: Any = opset18
-"""Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
+from atograph.onnx.translations.symbolic import Value, integers, op
+from atograph.passes.torch_private import OpOverload
 
 _ATEN = torch.ops.aten
 _END = np.iinfo(np.int64).max
 
 
-def adaptive_average(x: Any, output_size: Sequence[Any]) -> Any:
+def adaptive_average(x: Value, output_size: Sequence[int | Value]) -> Value:
     """``adaptive_avg_pool1d`` to ``3d``: a product with a matrix of weights for each dim, made of the dim's size.
 
     A product of windows along dims has the product of their means.
@@ -25,7 +23,7 @@ def adaptive_average(x: Any, output_size: Sequence[Any]) -> Any:
     rank, pooled = len(x.shape), len(output_size)
     sizes = [(rank - pooled + dim, size) for dim, size in enumerate(output_size)]
     if all(size == 1 for _dim, size in sizes):
-        return op.ReduceMean(x, _integers(*(dim for dim, _size in sizes)), keepdims=1)
+        return op.ReduceMean(x, integers(*(dim for dim, _size in sizes)), keepdims=1)
     windows = [_quotient(x.shape[dim], size) for dim, size in sizes]
     if rank == pooled + 2 and all(windows):
         return op.AveragePool(x, kernel_shape=windows, strides=windows)
@@ -34,7 +32,7 @@ def adaptive_average(x: Any, output_size: Sequence[Any]) -> Any:
         if _quotient(x.shape[dim], size) == 1:
             continue
         start, end = _windows(x, dim, size)
-        places = op.Unsqueeze(_numbers(_size(x, dim)), _integers(0))
+        places = op.Unsqueeze(_numbers(_size(x, dim)), integers(0))
         inside = op.And(op.GreaterOrEqual(places, start), op.Less(places, end))
         weights = op.Div(_cast(inside, x), _cast(op.Sub(end, start), x))  # [size, dim]
         if dim == rank - 2:
@@ -46,7 +44,7 @@ def adaptive_average(x: Any, output_size: Sequence[Any]) -> Any:
     return y
 
 
-def adaptive_largest(x: Any, output_size: Sequence[Any]) -> tuple[Any, Any]:
+def adaptive_largest(x: Value, output_size: Sequence[int | Value]) -> tuple[Value, Value]:
     """``adaptive_max_pool1d`` to ``3d``: the largest of what is gathered window by window; nobody may read the places.
 
     Windows differ in length by one or two: shorter ones hold their last place several times.
@@ -57,18 +55,18 @@ def adaptive_largest(x: Any, output_size: Sequence[Any]) -> tuple[Any, Any]:
         if _quotient(x.shape[dim], size) == 1:
             continue
         start, end = _windows(x, dim, size)
-        longest = op.Add(_rounded_up(_size(x, dim), _one(size)), _integers(1))
-        places = op.Min(op.Add(start, _numbers(longest)), op.Sub(end, _integers(1)))  # [size, longest]
-        y = op.ReduceMax(op.Gather(y, places, axis=dim), _integers(dim + 1), keepdims=0)
+        longest = op.Add(_rounded_up(_size(x, dim), _one(size)), integers(1))
+        places = op.Min(op.Add(start, _numbers(longest)), op.Sub(end, integers(1)))  # [size, longest]
+        y = op.ReduceMax(op.Gather(y, places, axis=dim), integers(dim + 1), keepdims=0)
     return y, op.Constant(value=ir.tensor(np.zeros(0, np.int64)))
 
 
-def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int] = ()) -> Any:
+def roll(x: Value, shifts: Sequence[int | Value], dims: Sequence[int] = ()) -> Value:
     """``roll`` by shifts that may follow sizes."""
     if not dims:
         size = op.Size(x)
         return op.Reshape(
-            _rolled(op.Reshape(x, _integers(-1)), shifts[0], op.Reshape(size, _integers(1)), 0), op.Shape(x)
+            _rolled(op.Reshape(x, integers(-1)), shifts[0], op.Reshape(size, integers(1)), 0), op.Shape(x)
         )
     y = x
     for shift, dim in zip(shifts, dims, strict=True):
@@ -76,60 +74,55 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int] = ()) -> Any:
     return y
 
 
-def _rolled(y: Any, shift: Any, size: Any, dim: int) -> Any:
+def _rolled(y: Value, shift: int | Value, size: Value, dim: int) -> Value:
     first = op.Mod(op.Neg(_one(shift)), size)  # of the sign of the size
-    before = op.Slice(y, _integers(0), first, _integers(dim))
-    after = op.Slice(y, first, _integers(_END), _integers(dim))
+    before = op.Slice(y, integers(0), first, integers(dim))
+    after = op.Slice(y, first, integers(_END), integers(dim))
     return op.Concat(after, before, axis=dim)
 
 
-def _windows(x: Any, dim: int, size: Any) -> tuple[Any, Any]:
+def _windows(x: Value, dim: int, size: int | Value) -> tuple[Value, Value]:
     """Where each window along a dim starts and ends, [size, 1]."""
     whole, many = _size(x, dim), _one(size)
-    index = op.Unsqueeze(_numbers(many), _integers(1))
+    index = op.Unsqueeze(_numbers(many), integers(1))
     start = op.Div(op.Mul(index, whole), many)
-    return start, _rounded_up(op.Mul(op.Add(index, _integers(1)), whole), many)
+    return start, _rounded_up(op.Mul(op.Add(index, integers(1)), whole), many)
 
 
-def _rounded_up(value: Any, divisor: Any) -> Any:
-    return op.Div(op.Sub(op.Add(value, divisor), _integers(1)), divisor)
+def _rounded_up(value: Value, divisor: Value) -> Value:
+    return op.Div(op.Sub(op.Add(value, divisor), integers(1)), divisor)
 
 
-def _numbers(count: Any) -> Any:
+def _numbers(count: Value) -> Value:
     """0, 1, 2, ... as many as a tensor of one number says."""
     ends = [op.Constant(value=ir.tensor(np.array(number, np.int64))) for number in (0, 1)]
     return op.Range(ends[0], op.Squeeze(count), ends[1])
 
 
-def _size(x: Any, dim: int) -> Any:
+def _size(x: Value, dim: int) -> Value:
     """The size of a dim, as a tensor of one number."""
     size, dim = x.shape[dim], dim % len(x.shape)
-    return _integers(size) if isinstance(size, int) else op.Shape(x, start=dim, end=dim + 1)
+    return integers(size) if isinstance(size, int) else op.Shape(x, start=dim, end=dim + 1)
 
 
-def _one(value: Any) -> Any:
+def _one(value: int | Value) -> Value:
     """A number of the program as a tensor of one."""
-    return (
-        _integers(value) if isinstance(value, int) else op.Reshape(op.Cast(value, to=ir.DataType.INT64), _integers(1))
-    )
+    return integers(value) if isinstance(value, int) else op.Reshape(op.Cast(value, to=ir.DataType.INT64), integers(1))
 
 
-def _integers(*values: int) -> Any:
-    return op.Constant(value=ir.tensor(np.array(values, np.int64)))
-
-
-def _cast(value: Any, like: Any) -> Any:
+def _cast(value: Value, like: Value) -> Value:
     return op.Cast(value, to=like.dtype)
 
 
-def _turned(x: Any, order: Sequence[int]) -> Any:
+def _turned(x: Value, order: Sequence[int]) -> Value:
     return x if list(order) == sorted(order) else op.Transpose(x, perm=list(order))
 
 
-def _quotient(whole: Any, part: Any) -> int:
+def _quotient(whole: object, part: object) -> int:
     """How often a size goes into another one; 0 where that is no number, or there is a rest."""
-    known = isinstance(whole, int) and isinstance(part, int)
-    return whole // part if known and part and not whole % part else 0
+    if not isinstance(whole, int) or not isinstance(part, int) or not part:
+        return 0
+    return 0 if whole % part else whole // part
 
 
 def reads_places(node: torch.fx.Node) -> bool:
@@ -139,7 +132,7 @@ def reads_places(node: torch.fx.Node) -> bool:
 
 _LARGEST = (_ATEN.adaptive_max_pool1d.default, _ATEN.adaptive_max_pool2d.default, _ATEN.adaptive_max_pool3d.default)
 
-POOLS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+POOLS: Mapping[OpOverload, Callable[..., object]] = {
     _ATEN.adaptive_avg_pool1d.default: adaptive_average,
     _ATEN.adaptive_avg_pool2d.default: adaptive_average,
     _ATEN.adaptive_avg_pool3d.default: adaptive_average,

@@ -9,26 +9,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnxscript import opset18
 
-from atograph.onnx.pools import POOLS
-from atograph.onnx.recurrent import RECURRENT
+from atograph.onnx.translations.pools import POOLS
+from atograph.onnx.translations.recurrent import RECURRENT
+from atograph.onnx.translations.symbolic import Value, integers, op
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
-
-op: Any = opset18
-"""Untyped: what its functions take and return while torch.onnx traces is no ONNX tensor yet."""
+from atograph.passes.torch_private import OpOverload
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Any:
+) -> Value:
     """``scaled_dot_product_attention`` over tensors of any rank, where rows that may look at nothing give zeros.
 
     torch.onnx takes four dimensions only, and gives such rows the mean of all values, or NaN.
@@ -56,21 +54,17 @@ def attention(
     return seen if is_causal else op.Where(blind, _number(0.0, query), seen)
 
 
-def _number(value: float, like: Any = None) -> Any:
+def _number(value: float | np.generic, like: Value | None = None) -> Value:
     kind = ir.DataType.FLOAT if like is None else like.dtype
     return op.Constant(value=ir.tensor(value, dtype=kind))
 
 
-def _integers(*values: int) -> Any:
-    return op.Constant(value=ir.tensor(np.array(values, np.int64)))
-
-
-def _largest(mask: Any) -> Any:
+def _largest(mask: Value) -> Value:
     """Of each row, as a column."""
-    return op.ReduceMax(mask, _integers(-1), keepdims=1)
+    return op.ReduceMax(mask, integers(-1), keepdims=1)
 
 
-def _causal(query: Any, key: Any) -> Any:
+def _causal(query: Value, key: Value) -> Value:
     """What each position may look at: itself and what came before."""
     sizes = (query.shape[-2], key.shape[-2])
     if all(isinstance(size, int) for size in sizes):
@@ -80,38 +74,38 @@ def _causal(query: Any, key: Any) -> Any:
     return op.Cast(op.Trilu(ones, upper=0), to=ir.DataType.BOOL)
 
 
-def _repeated(part: Any, query: Any) -> Any:
+def _repeated(part: Value, query: Value) -> Value:
     """Keys or values of fewer heads, each for the queries of as many heads as share it."""
     rank, times = len(part.shape), query.shape[-3] // part.shape[-3]
     if times == 1:
         return part
-    wide = op.Unsqueeze(part, _integers(rank - 2))
-    copies = op.Expand(wide, _integers(*[times if dim == rank - 2 else 1 for dim in range(rank + 1)]))
+    wide = op.Unsqueeze(part, integers(rank - 2))
+    copies = op.Expand(wide, integers(*[times if dim == rank - 2 else 1 for dim in range(rank + 1)]))
     before = [op.Shape(part, start=0, end=rank - 3)] if rank > 3 else []
     after = op.Shape(part, start=rank - 2, end=rank)
-    return op.Reshape(copies, op.Concat(*before, _integers(query.shape[-3]), after, axis=0))
+    return op.Reshape(copies, op.Concat(*before, integers(query.shape[-3]), after, axis=0))
 
 
-def grouped_product(rows: Any, matrices: Any, ends: Any) -> Any:
+def grouped_product(rows: Value, matrices: Value, ends: Value) -> Value:
     """The products of a mixture of experts: each run of rows, of which ``ends`` says the ends, meets its own matrix.
 
     One product an expert. Rows behind the last run give zeros.
     """
     experts, columns = matrices.shape[0], matrices.shape[2]
     ends = op.Cast(ends, to=ir.DataType.INT64)
-    first, runs = _integers(0), []
+    first, runs = integers(0), []
     for expert in range(experts):
-        last = op.Gather(ends, _integers(expert), axis=0)
+        last = op.Gather(ends, integers(expert), axis=0)
         matrix = op.Gather(matrices, op.Constant(value_int=expert), axis=0)
-        runs.append(op.MatMul(op.Slice(rows, first, last, _integers(0)), matrix))
+        runs.append(op.MatMul(op.Slice(rows, first, last, integers(0)), matrix))
         first = last
     behind = op.Sub(op.Shape(rows, start=0, end=1), first)
     zero = ir.tensor(np.zeros(1, rows.dtype.numpy()))
-    runs.append(op.ConstantOfShape(op.Concat(behind, _integers(columns), axis=0), value=zero))
+    runs.append(op.ConstantOfShape(op.Concat(behind, integers(columns), axis=0), value=zero))
     return op.Concat(*runs, axis=0)
 
 
-TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+TRANSLATIONS: Mapping[OpOverload, Callable[..., object]] = {
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     GROUPED: grouped_product,
     **POOLS,
@@ -123,4 +117,5 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table, with ops of packages that are there."""
     other = of_any_width()
-    return {**TRANSLATIONS, **({} if other is None else {other: grouped_product})}
+    table: dict[Callable[..., Any], Callable[..., Any]] = dict(TRANSLATIONS.items())
+    return table if other is None else {**table, other: grouped_product}
