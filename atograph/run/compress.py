@@ -25,7 +25,7 @@ from atograph.spec.init_weights import load_init
 from atograph.spec.source import Source
 from atograph.targets.table import DEFAULT, classes_of
 from atograph.terminal.console import Console
-from atograph.train.fit import Diverged
+from atograph.train.diverged import Diverged
 from atograph.train.processes.replicas import join
 from atograph.train.processes.workers import naming_dead_workers
 from atograph.train.saved.seeding import seed_everything

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import atograph
 from atograph.slimming.index_map import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
-from atograph.train.fit import Diverged
+from atograph.train.diverged import Diverged
 from atograph.train.progress import EpochRow, Silent
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
