@@ -20,11 +20,13 @@ from math import isfinite
 import torch
 from torch import fx
 
+from atograph.passes.analysis.dependence import Dependence, bits_of, dependence
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.numbers import Numbers
 from atograph.passes.axes.dims import Axis, Dim, axes_of, evaluate
 from atograph.passes.axes.flow import Affine, Flow, Keep, Map, Operand
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.randomness import has_effects
 from atograph.passes.ir.reason import Reason, reason_at
 
 
@@ -119,8 +121,8 @@ class Branches:
         return self.program.output_node.all_input_nodes
 
     @cached_property
-    def dependent(self) -> Mapping[fx.Node, int]:
-        """For each node the inputs that it depends on in the whole program, as bits."""
+    def dependent(self) -> Mapping[fx.Node, Dependence]:
+        """For each node the inputs that it depends on in the whole program."""
         walk = _Walk(self, frozenset())
         walk.run()
         return walk.depends
@@ -133,7 +135,7 @@ class _Walk:
         self._branches, self._axes, self._without = branches, branches.axes, without
         self._rest = Rest()
         self._known: dict[fx.Node, float] = {}  # what a value is everywhere, as far as what is gone makes it so
-        self.depends: dict[fx.Node, int] = {}
+        self.depends: dict[fx.Node, Dependence] = {}
 
     def run(self) -> Rest:
         rest = self._rest
@@ -144,10 +146,11 @@ class _Walk:
                 self._check_finite(node)
             elif node.op == "call_function":
                 self._visit(node)
-            self.depends[node] = self._branches.inputs.get(node, 0) | self._depends(node)
+            own = self._branches.inputs.get(node)
+            self.depends[node] = self._depends(node) if own is None else own
         if self._without:
             whole = self._branches.dependent
-            rest.fixed = {node for node, bits in self.depends.items() if whole[node] and not bits}
+            rest.fixed = {node for node, bits in self.depends.items() if bits_of(whole[node]) and not bits_of(bits)}
             self._check_outputs()
         self._find_running()
         return rest
@@ -227,8 +230,8 @@ class _Walk:
             return False
         return not evaluator.blows_up(node, numbers)
 
-    def _depends(self, node: fx.Node) -> int:
-        """The inputs that a value depends on by more than its size, as bits."""
+    def _depends(self, node: fx.Node) -> Dependence:
+        """The inputs that a value depends on by more than its size."""
         if node in self._known or node.target is torch.ops.aten.sym_size.int:
             return 0
         effect = self._axes.effects.get(node)
@@ -236,10 +239,8 @@ class _Walk:
             sources = self._factors_that_count(node, effect.flow)
         else:
             sources = set(self._rest.reads(node))
-        bits = 0
-        for each in sources:
-            bits |= self.depends.get(each, 0)
-        return bits
+        taken = {each: self.depends.get(each, 0) for each in sources}
+        return dependence(self._axes, node, taken)
 
     def _factors_that_count(self, node: fx.Node, flow: Flow) -> set[fx.Node]:
         """What a sum of products reads, without the factors that are met by a zero in each of their products."""
@@ -258,7 +259,7 @@ class _Walk:
 
     def _check_outputs(self) -> None:
         for node in self._branches.outputs:
-            lost = self._branches.dependent[node] & ~self.depends[node]
+            lost = bits_of(self._branches.dependent[node]) & ~bits_of(self.depends[node])
             for name in (each.name for each, bit in self._branches.inputs.items() if bit & lost):
                 self._refuse(node, f"the output would no longer depend on {name}")
 
@@ -266,7 +267,7 @@ class _Walk:
         rest = self._rest
         waiting = [
             node for node in self._branches.program.graph.nodes
-            if node.op == "output" or (node.op != "placeholder" and node.is_impure() and not _meets(node, rest.gone))
+            if node.op == "output" or (node.op != "placeholder" and has_effects(node) and not _meets(node, rest.gone))
         ]  # fmt: skip
         while waiting:
             node = waiting.pop()

@@ -36,7 +36,12 @@ def draws(node: fx.Node) -> bool:
 
 def drop_dead_code(graph: fx.Graph) -> bool:
     """Remove the ops whose results nobody takes, attention without dropout as well, which torch keeps; whether any."""
-    return graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=draws(node)))
+    return graph.eliminate_dead_code(has_effects)
+
+
+def has_effects(node: fx.Node) -> bool:
+    """Whether an op does more than give its result: it writes, it checks, or it draws random numbers."""
+    return node.is_impure(impure_random=draws(node))
 
 
 def _value(node: fx.Node, position: int, argument: torch.Argument) -> Argument:

@@ -20,6 +20,7 @@ from atograph.passes.base import Pass, RewritePass
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
+from atograph.passes.ir.randomness import has_effects
 from atograph.passes.ir.sizes import text
 from atograph.passes.ir.state import carried
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
@@ -69,7 +70,7 @@ def _graph_is_well_formed(program: Program) -> Iterator[str]:
 def _nothing_dangles(program: Program) -> Iterator[str]:
     """Every op's value is used, or it does something else."""
     for node in program.graph.nodes:
-        if node.op == "call_function" and not node.users and not node.is_impure():
+        if node.op == "call_function" and not node.users and not has_effects(node):
             yield f"nobody reads node {node.name} ({node.target})"
 
 

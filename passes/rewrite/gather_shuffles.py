@@ -18,6 +18,7 @@ from torch import fx
 from atograph.passes.base import RewritePass
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.randomness import has_effects
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.rules.reorder import REORDERINGS, order_of
 
@@ -95,7 +96,7 @@ def _erase_unused(graph: fx.Graph, node: fx.Node) -> set[fx.Node]:
     queue, erased = [node], set[fx.Node]()
     while queue:
         node = queue.pop()
-        if node not in erased and not node.users and node.op == "call_function" and not node.is_impure():
+        if node not in erased and not node.users and node.op == "call_function" and not has_effects(node):
             queue.extend(node.all_input_nodes)
             graph.erase_node(node)
             erased.add(node)
