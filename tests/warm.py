@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import typing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from atograph.onnx.export import export_onnx
 assert atograph.cli.compress and atograph.run.compress and atograph.inspection.page and atograph.spec.spec
 
 torch.set_num_threads(1)
+os.fsync = lambda fd: None  # it takes milliseconds, and no test pulls the plug
 # In annotations that each export makes ten thousand times; this one is cached.
 torch._ops.Callable = typing.Callable  # type: ignore[attr-defined]
 with TemporaryDirectory() as folder:

@@ -387,7 +387,8 @@ def test_the_walk_through_shows_what_is_printed(
     for package in ("torchvision", "timm"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     monkeypatch.chdir(tmp_path)
-    transformers.LlamaConfig(architectures=["LlamaForCausalLM"], num_key_value_heads=8).save_pretrained("llama")
+    llama = transformers.LlamaConfig(architectures=["LlamaForCausalLM"], num_key_value_heads=8, num_hidden_layers=8)
+    llama.save_pretrained("llama")
     found = blocks((Path(__file__).parents[2] / "docs" / "inspect.md").read_text(encoding="utf-8"))
     pairs = [(one, two) for one, two in pairwise(found) if one.language == "sh" and two.follows]
     assert len(pairs) == 8
