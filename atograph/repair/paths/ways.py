@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -64,10 +64,13 @@ class Way:
     example: Example
     whole: Example
     sampled: Sampled
+    _needs: dict[int, Mapping[CallSite, Sequence[Need]]] = field(default_factory=dict, repr=False, compare=False)
 
-    def needs(self, batch: int) -> dict[CallSite, list[Need]]:
-        """What calls have to become, as `needs_of`."""
-        return needs_of(self.dense, self.slim, batch)
+    def needs(self, batch: int) -> Mapping[CallSite, Sequence[Need]]:
+        """What calls have to become, as `needs_of`; laid beside each other once for each batch."""
+        if batch not in self._needs:
+            self._needs[batch] = needs_of(self.dense, self.slim, batch)
+        return self._needs[batch]
 
     def run(self, module: nn.Module) -> object:
         """Call the slim module along the path."""
