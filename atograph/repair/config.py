@@ -10,13 +10,16 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of a model's tensors, by name."""
+
+Distance: TypeAlias = Callable[[Mapping[str, int]], float]
+"""How many tensors of a model with other numbers in its configuration have another shape than they should."""
 
 _ROUNDS = 8
 """How often one field is exchanged at most; each try makes a model without data."""
@@ -50,10 +53,13 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
     if not isinstance(kind, type) or not isinstance(old, kind) or not isinstance(own, kind):
         return "it is made without a configuration"
     shapes = shapes_of(module)
+    if unlike := _unlike_layers(dense, shapes):
+        return unlike
     nearest: dict[str, int] | None = None
-    for fields in _nearest(type(dense), old, _candidates(dense, shapes, old), shapes):
+    distance = _distances(type(dense), old, shapes)
+    for fields in _nearest(_candidates(dense, shapes, old), distance):
         nearest = fields if nearest is None else nearest
-        if _distance(type(dense), old, fields, shapes):
+        if distance(fields):
             continue
         try:
             fresh = made_with(type(dense), old, fields)
@@ -117,6 +123,25 @@ def shapes_of(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+def _unlike_layers(dense: nn.Module, shapes: Shapes) -> str:
+    """Two layers of one list that were alike and are not any more; empty if there are none.
+
+    A configuration has one number for all layers of a list.
+    """
+    for path, layers in dense.named_modules():
+        first: dict[tuple[str, type[nn.Module], tuple[int, ...]], str] = {}
+        for place, layer in enumerate(layers) if isinstance(layers, nn.ModuleList) else ():
+            for own, tensor in layer.state_dict().items():
+                name = f"{path}.{place}.{own}"
+                like = first.setdefault((own, type(layer), tuple(tensor.shape)), name)
+                if name in shapes and like in shapes and shapes[name] != shapes[like]:
+                    return (
+                        f"{like} is {list(shapes[like])} here and {name} {list(shapes[name])}, and a configuration "
+                        "has one number for all layers"
+                    )
+    return ""
+
+
 def _misfit(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> str:
     """Why a model that is made from the nearest configuration is another one."""
     theirs = shapes_with(kind, config, fields) or {}
@@ -130,15 +155,12 @@ def _misfit(kind: type[nn.Module], config: object, fields: Mapping[str, int], sh
     )
 
 
-def _nearest(
-    kind: type[nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
-) -> Iterator[dict[str, int]]:
-    """Fields for a model near these shapes. Half of the heads may look like half of each, so there are several."""
-    first = _fitting(kind, config, candidates, shapes)
+def _nearest(candidates: Mapping[str, list[int]], distance: Distance) -> Iterator[dict[str, int]]:
+    """Fields for a model near some shapes. Half of the heads may look like half of each, so there are several."""
+    first = _fitting(candidates, distance)
     yield first
-    for left_out in first if not _distance(kind, config, first, shapes) else ():
-        others = {name: values for name, values in candidates.items() if name != left_out}
-        yield _fitting(kind, config, others, shapes)
+    for left_out in first if not distance(first) else ():
+        yield _fitting({name: values for name, values in candidates.items() if name != left_out}, distance)
 
 
 def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, list[int]]:
@@ -159,17 +181,8 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, l
     return found
 
 
-def _fitting(
-    kind: type[nn.Module], config: object, candidates: Mapping[str, list[int]], shapes: Shapes
-) -> dict[str, int]:
-    """The fields for a model near these shapes, by exchanging one after the other while that brings it nearer."""
-    known: dict[tuple[tuple[str, int], ...], float] = {}
-
-    def distance(fields: Mapping[str, int]) -> float:
-        key = tuple(sorted(fields.items()))
-        if key not in known:
-            known[key] = _distance(kind, config, fields, shapes)
-        return known[key]
+def _fitting(candidates: Mapping[str, list[int]], distance: Distance) -> dict[str, int]:
+    """The fields for a model near some shapes, by exchanging one after the other while that brings it nearer."""
 
     def improved(fields: dict[str, int]) -> dict[str, int]:
         for _ in range(_ROUNDS):
@@ -189,10 +202,19 @@ def _fitting(
     return min(ends, key=distance)
 
 
-def _distance(kind: type[nn.Module], config: object, fields: Mapping[str, int], shapes: Shapes) -> float:
-    """How many tensors of a model with these fields have another shape."""
-    theirs = shapes_with(kind, config, fields)
-    return inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in {**theirs, **shapes})
+def _distances(kind: Callable[[object], nn.Module], config: object, shapes: Shapes) -> Distance:
+    """`Distance` to some shapes; each model is made once."""
+    known: dict[frozenset[tuple[str, int]], float] = {}
+
+    def distance(fields: Mapping[str, int]) -> float:
+        key = frozenset(fields.items())
+        if key not in known:
+            theirs = shapes_with(kind, config, fields)
+            names = {**(theirs or {}), **shapes}
+            known[key] = inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in names)
+        return known[key]
+
+    return distance
 
 
 def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
