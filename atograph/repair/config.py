@@ -202,7 +202,7 @@ def _fitting(candidates: Mapping[str, list[int]], distance: Distance) -> dict[st
     return min(ends, key=distance)
 
 
-def _distances(kind: Callable[[object], nn.Module], config: object, shapes: Shapes) -> Distance:
+def _distances(kind: type[nn.Module], config: object, shapes: Shapes) -> Distance:
     """`Distance` to some shapes; each model is made once."""
     known: dict[frozenset[tuple[str, int]], float] = {}
 
