@@ -61,7 +61,9 @@ class Left(nn.Module):
         if self.bias is None:
             return x.new_zeros(shape)
         along = [self.size if d == self.dim % len(shape) else 1 for d in range(len(shape))]
-        return self.bias.view(along).expand(shape)
+        return (
+            self.bias.view(along).expand(shape).clone(memory_format=torch.contiguous_format)
+        )  # code may write into it
 
     @property
     def weight(self) -> torch.Tensor:

@@ -85,6 +85,30 @@ def test_code_may_look_at_the_type_of_a_weight() -> None:
     torch.testing.assert_close(torch.load(saved, weights_only=False)(x), slim(x))
 
 
+def test_code_may_write_into_what_a_layer_gives() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.act = nn.Linear(6, 12), nn.Linear(12, 6), nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.down(self.up(x).relu())
+            y[:, :1] += 1
+            return x + self.act(y)
+
+    model = nn.Sequential(nn.Linear(4, 6), Block(), nn.Linear(6, 3)).eval()
+    perturb(model)
+    x = torch.randn(5, 4)
+    graph = atograph.trace(model, x)
+    slim = atograph.slim(graph, graph.steered(drop=["1"]).plan(kept={}))
+    module, bias = slim.module, slim.program.state_dict["1.down.bias"].clone()
+    assert module is not None, slim.why_no_module
+    for inputs in (x, x[:1]):
+        with torch.no_grad():
+            torch.testing.assert_close(module(inputs), slim(inputs))
+    assert torch.equal(module.get_parameter("1.down.bias"), bias)
+
+
 def test_a_module_that_is_to_come_back_keeps_branches_that_stand_in_the_way() -> None:
     case = CASES["a piece of a split"]
     graph = atograph.trace(case.build().eval(), case.inputs)
