@@ -111,4 +111,6 @@ def _wording(text: str) -> str:
 def run_alone(path: str) -> None:
     """`run` in a process of its own, where what a document has written into the folder can be imported."""
     sys.path.insert(0, "")
+    if "from transformers import" in Path(path).read_text(encoding="utf-8"):  # it imports torchvision, of any build
+        import benchmarks.models.torchvision_models  # noqa: F401
     run(Path(path))
