@@ -43,7 +43,9 @@ def save_without_layers(
     words, config, fields = fitted
     for field, value in fields.items():
         setattr(module.config, field, value)
-    vars(module).update({name: SavedShorter(module, name, config, gone) for name in SAVING})
+    changes = {name: value for name, value in vars(config).items() if value != vars(dense.config).get(name)}
+    changes = {name: value for name, value in changes.items() if name not in fields and not name.startswith("_")}
+    vars(module).update({name: SavedShorter(module, name, changes, gone) for name in SAVING})
     layers = ", ".join(f"{path}.{place}" for path, places in gone.items() for place in places)
     return (*words, f"saved without {layers}, which compute nothing: {_counts(dense, config)}")
 

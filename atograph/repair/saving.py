@@ -7,9 +7,11 @@ that compute nothing are not saved.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from inspect import signature
+from operator import methodcaller
 from typing import NoReturn
 
 import torch
@@ -17,7 +19,7 @@ from torch import nn
 
 from atograph.passes.errors import UserError
 from atograph.repair.calls.corrections import is_corrected
-from atograph.repair.config import in_both, made_with, shapes_of
+from atograph.repair.config import in_both, shapes_of
 
 SAVING = ("save_pretrained", "push_to_hub")
 """The methods that write a model with its configuration."""
@@ -55,22 +57,47 @@ class SavedShorter:
     Args:
         module: the slim module.
         name: which of the two.
-        config: of what is saved.
-        gone: the layers that are not.
+        fields: of its configuration what is another one with fewer layers.
+        gone: the layers that are not saved.
     """
 
-    def __init__(self, module: nn.Module, name: str, config: object, gone: Gone) -> None:
-        self._module, self._name, self.config, self.gone = module, name, config, gone
+    def __init__(self, module: nn.Module, name: str, fields: Mapping[str, object], gone: Gone) -> None:
+        self._module, self._name, self._fields, self._gone = module, name, fields, gone
 
-    def __call__(self, *args: object, state_dict: Mapping[str, torch.Tensor] | None = None, **kwargs: object) -> object:
-        """As transformers' own method, of a model without the layers that are gone."""
-        state = self._module.state_dict() if state_dict is None else state_dict
-        shorter = made_with(type(self._module), self.config, {})
-        shorter.load_state_dict({new: state[name] for name in state if (new := renamed(name, self.gone))})
-        shorter.to(next(self._module.parameters()))
-        if hasattr(self._module, "generation_config"):
-            shorter.generation_config = copy.deepcopy(self._module.generation_config)
-        return getattr(shorter, self._name)(*args, **kwargs)
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """As transformers' own method, of a model without the layers that are gone.
+
+        Raises:
+            UserError: the module has other weights by now than a model of its configuration.
+        """
+        module, kind = self._module, type(self._module)
+        called = signature(getattr(kind, self._name)).bind(module, *args, **kwargs)
+        state = called.arguments.pop("state_dict", None) or module.state_dict()
+        config = deepcopy(module.config)
+        for field, value in self._fields.items():
+            setattr(config, field, value)
+        with torch.device("meta"):  # the weights are there, in the types that they have; nothing is drawn
+            shorter = kind(config)
+        weights = {new: value for name, value in state.items() if (new := renamed(name, self._gone))}
+        try:
+            missing = shorter.load_state_dict(weights, strict=False, assign=True)
+        except RuntimeError as error:
+            raise _other_weights(kind, str(error)) from error
+        methodcaller("tie_weights")(shorter)
+        lacking = [name for name in missing.missing_keys if shorter.state_dict()[name].is_meta]
+        if lacking or missing.unexpected_keys:
+            raise _other_weights(kind, ", ".join([*lacking, *missing.unexpected_keys][:3]))
+        if hasattr(module, "generation_config"):
+            shorter.generation_config = deepcopy(module.generation_config)
+        return getattr(shorter, self._name)(*called.args[1:], **called.kwargs)
+
+
+def _other_weights(kind: type[nn.Module], what: str) -> UserError:
+    return UserError(
+        f"this slim {kind.__name__} is saved without the layers that compute nothing, and its weights are not those "
+        f"of a model of its configuration: {what}.",
+        hint="Save it before its parts are exchanged, or with torch.save(module, path).",
+    )
 
 
 def renamed(name: str, gone: Gone) -> str:

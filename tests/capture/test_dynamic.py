@@ -547,3 +547,13 @@ def test_a_table_that_is_resized_unless_it_fits(length: int) -> None:
         torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
     assert f"n != {length}" in str(graph)
     assert f"n = {length}" in slim.why_not(torch.randn(1, length, 6).double())
+
+
+def test_a_float_in_another_place_fixes_the_size() -> None:
+    """Rules and files take it as a plain number there."""
+    for forward in (
+        lambda m, x: m.o(F.pad(m.a(x), (0, 0, 1, 1), value=float(x.shape[1]))),
+        lambda m, x: m.o(F.softplus(m.a(x), beta=float(x.shape[1]))),
+    ):
+        graph = atograph.trace(scaled(forward).eval(), torch.randn(2, 11, 6), dynamic={"x": {1: "n"}})
+        assert "it takes the number 11.0" in graph.program.interface.still["n"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import atograph
@@ -77,6 +78,42 @@ def test_what_is_saved_are_the_weights_of_now_or_those_that_are_given(transforme
         module.save_pretrained(tmp_path, state_dict=state)
         loaded = type(module).from_pretrained(tmp_path)
         assert all((parameter == value).all() for parameter in loaded.parameters())
+
+
+def test_saving_is_as_of_now_and_draws_nothing(transformers: ModuleType, tmp_path: Path) -> None:
+    """The configuration that the module has by now, each weight in its own type, and no random number less."""
+    module = copy.deepcopy(without_the_second(transformers, "Llama").module)
+    assert module is not None
+    module.bfloat16()
+    module.model.norm.float()
+    module.config.pad_token_id = 7
+    module.resize_token_embeddings(50)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    module.save_pretrained(tmp_path, True, {name: value.clone() for name, value in module.state_dict().items()})
+    assert torch.equal(torch.rand(3), expected)
+    loaded = type(module).from_pretrained(tmp_path, dtype="auto")
+    assert (loaded.config.pad_token_id, loaded.config.vocab_size, len(loaded.model.layers)) == (7, 50, 2)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved["model.norm.weight"].dtype == torch.float32
+    assert saved["model.layers.1.mlp.up_proj.weight"].dtype == torch.bfloat16
+    module.model.extra = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"its weights are not those of a model of its configuration: model\.extra"):
+        module.save_pretrained(tmp_path)
+
+
+def test_tied_weights_are_saved_once(transformers: ModuleType, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZES, tie_word_embeddings=True)
+    slim = without(traced(transformers.LlamaForCausalLM(config), input_ids=IDS), "model.layers.1")
+    module = slim.module
+    assert module is not None
+    state = {name: value for name, value in module.state_dict().items() if name != "lm_head.weight"}
+    module.save_pretrained(tmp_path, state_dict=state)
+    loaded = type(module).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, slim(input_ids=IDS, use_cache=False).logits)
 
 
 def test_widths_are_cut_along(transformers: ModuleType, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from atograph.capture.recordings import arguments_of, at_reader, same_constant
 from atograph.passes.ir.interface import DynamicSize, Place
 from atograph.passes.ir.sizes import Size
 
+aten = torch.ops.aten
+
 POINTS = 5
 """At how many points a model is recorded, the example's included."""
 
@@ -138,10 +140,19 @@ class _Differs(Exception):
     """Two arguments are not the same but for sizes."""
 
 
+_NUMBERS = {
+    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar, aten.mul.Tensor,
+    aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.gt.Scalar, aten.ge.Scalar, aten.lt.Scalar, aten.le.Scalar,
+    aten.eq.Scalar, aten.ne.Scalar,
+}  # fmt: skip
+"""Ops that rules and files take with a number which is computed."""
+
+
 def _of_floats(node: fx.Node) -> bool:
-    """Whether an op computes with floating-point tensors only, so that an integer does as well as the same float."""
+    """Whether an op computes with floats and a number, so that an integer does as well as the same float."""
     tensors = [each.meta.get("val") for each in node.all_input_nodes]
-    return bool(tensors) and all(isinstance(each, torch.Tensor) and each.is_floating_point() for each in tensors)
+    floats = all(isinstance(each, torch.Tensor) and each.is_floating_point() for each in tensors)
+    return node.target in _NUMBERS and bool(tensors) and floats
 
 
 def _merged(values: Sequence[Any], twins: Sequence[dict[fx.Node, fx.Node]], floats: bool) -> Any:
