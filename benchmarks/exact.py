@@ -83,6 +83,18 @@ def as_double(inputs: Inputs) -> Inputs:
     return converted
 
 
+def in_float64(model: nn.Module, inputs: Inputs) -> tuple[Inputs, str]:
+    """A model and its inputs in float64, and why not: then both are in float32, for a kernel knows nothing else."""
+    wide = as_double(inputs)
+    try:
+        with torch.no_grad():
+            model.double()(*wide[0], **wide[1])
+    except RuntimeError as error:
+        model.float()
+        return inputs, str(error).splitlines()[0]
+    return wide, ""
+
+
 def other_inputs(inputs: Inputs) -> Inputs:
     """Inputs of the same kind with other values.
 

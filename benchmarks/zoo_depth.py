@@ -7,10 +7,9 @@ import torch
 import atograph
 from atograph.proof.flop_count import count_flops
 from atograph.values.batch_size import with_batch
-from atograph.values.structures import tensors_of
-from benchmarks.exact import as_double, compare_plan, perturb, settle
+from benchmarks.exact import compare_plan, in_float64, perturb, settle
 from benchmarks.models import build
-from benchmarks.zoo_part import Record, first_line
+from benchmarks.zoo_part import Record
 from benchmarks.zoo_row import casts
 
 
@@ -20,15 +19,9 @@ def measure(name: str, record: Record) -> None:
     model, inputs = build(name)
     perturb(model)
     settle(model, *inputs)
-    try:
-        wide = as_double(inputs)
-        with torch.no_grad():
-            dense = tensors_of(model.double()(*wide[0], **wide[1]))
-        inputs = wide
-    except RuntimeError as error:  # a kernel that knows no float64
-        record.add(no_float64=first_line(error))
-        with torch.no_grad():
-            dense = tensors_of(model.float()(*inputs[0], **inputs[1]))
+    inputs, no_float64 = in_float64(model, inputs)
+    if no_float64:
+        record.add(no_float64=no_float64)
     graph = atograph.trace(model, *inputs)
     may_go = [group.name for group in graph.groups.emptying().prunable if group.least == 0]
     record.add(may_go=len(may_go), float32_inside=casts(graph.program))
@@ -37,7 +30,7 @@ def measure(name: str, record: Record) -> None:
     plan = graph.plan(random=0, keep=0.5, depth=True)
     record.add(emptied=len(plan.emptied))
     with record.stage("proof"):
-        found = compare_plan(graph, plan, inputs, dense)
+        found = compare_plan(graph, plan, inputs)
         args, kwargs = with_batch(inputs, 1)
         counted = count_flops(found.slim, *args, **kwargs)
         record.add(difference=found.difference, moved=found.moved, alive=found.alive)

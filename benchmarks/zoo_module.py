@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import atograph
-from benchmarks.exact import as_double, perturb, settle
+from benchmarks.exact import in_float64, perturb, settle
 from benchmarks.models import build
 from benchmarks.zoo_part import Record
 
@@ -16,14 +16,9 @@ def measure(name: str, record: Record) -> None:
     model, inputs = build(name)
     perturb(model)
     settle(model, *inputs)
-    try:
-        wide = as_double(inputs)
-        with torch.no_grad():
-            model.double()(*wide[0], **wide[1])
-        inputs = wide
-    except RuntimeError as error:  # a kernel that knows no float64
-        record.add(no_float64=str(error).splitlines()[0])
-        model.float()
+    inputs, no_float64 = in_float64(model, inputs)
+    if no_float64:
+        record.add(no_float64=no_float64)
     graph = atograph.trace(model, *inputs)
     slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
     with record.stage("module"):

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from inspect import signature
-from operator import methodcaller
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -77,13 +76,13 @@ class SavedShorter:
         for field, value in self._fields.items():
             setattr(config, field, value)
         with torch.device("meta"):  # the weights are there, in the types that they have; nothing is drawn
-            shorter = kind(config)
+            shorter: Any = kind(config)
         weights = {new: value for name, value in state.items() if (new := renamed(name, self._gone))}
         try:
             missing = shorter.load_state_dict(weights, strict=False, assign=True)
         except RuntimeError as error:
             raise _other_weights(kind, str(error)) from error
-        methodcaller("tie_weights")(shorter)
+        shorter.tie_weights()
         lacking = [name for name in missing.missing_keys if shorter.state_dict()[name].is_meta]
         if lacking or missing.unexpected_keys:
             raise _other_weights(kind, ", ".join([*lacking, *missing.unexpected_keys][:3]))

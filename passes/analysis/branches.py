@@ -240,7 +240,7 @@ class _Walk:
         else:
             sources = set(self._rest.reads(node))
         taken = {each: self.depends.get(each, 0) for each in sources}
-        return dependence(self._axes, node, taken)
+        return dependence(self._axes, node, taken, self._branches.dependent if self._without else {})
 
     def _factors_that_count(self, node: fx.Node, flow: Flow) -> set[fx.Node]:
         """What a sum of products reads, without the factors that are met by a zero in each of their products."""

@@ -39,6 +39,12 @@ READ: dict[str, Callable[[Tensor], Tensor]] = {
     "split": lambda x: x.split([1, x.shape[1] - 1], 1)[0].flatten(1),
     "transposed": lambda x: x.transpose(1, 2)[..., 0],
     "two slices": lambda x: x[:, :2][:, 0],
+    "a list of indices": lambda x: x[:, [0]].flatten(1),
+    "gathered": lambda x: x.gather(1, torch.zeros(x.shape[0], 1, 8, dtype=torch.long)).flatten(1),
+    "every sixth": lambda x: x[:, ::6].flatten(1),
+    "turned round": lambda x: x.flip(1)[:, -1],
+    "padded": lambda x: F.pad(x, (0, 0, 1, 0))[:, 1],
+    "of a row": lambda x: x.reshape(x.shape[0], -1)[:, :8],
 }
 
 
