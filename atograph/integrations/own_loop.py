@@ -24,9 +24,9 @@ from atograph.train.hook import Pruning
 from atograph.train.methods.method import hook_of
 from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.processes.replicas import join
+from atograph.train.pruning.shrink import CannotShrink
 from atograph.train.schedule import Clock
 from atograph.train.settings import settings_of
-from atograph.train.shrink import CannotShrink
 from atograph.train.task import Task
 
 OnSwap = Callable[[nn.Module, nn.Module], object]

@@ -17,10 +17,10 @@ import atograph
 from atograph.cli.app import app
 from atograph.passes.criteria.taylor import Taylor
 from atograph.passes.errors import UserError
-from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.scoring import gradients_of, observe
-from atograph.train.ato.watch import GradientWatch
 from atograph.train.processes.replicas import Alone
+from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.scoring import gradients_of, observe
+from atograph.train.pruning.watch import GradientWatch
 from atograph.train.settings import settings_of
 from atograph.train.settings.method_table import METHODS
 from atograph.train.task import Task
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_the_step_also_where_a_closure_computes_them(call
     units = UnitMap(atograph.trace(model, EXAMPLE).prunable, model, torch.device("cpu"))
     seen, expected = Taylor(units), Taylor(units)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    watch = GradientWatch(seen, units)
+    watch = GradientWatch(lambda: seen.observe(gradients_of(units.parameters)))
     watch.watch(optimizer)
 
     def closure() -> Tensor:
