@@ -134,13 +134,13 @@ def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "lamp"}) == settings_of({"method": "at-once", "prior": "lamp"})
     with pytest.raises(UserError, match="method 'lamp' prunes by that criterion, and prior='fpgm' names another"):
         settings_of({"method": "lamp", "prior": "fpgm"})
-    assert list(METHODS) == ["ato", "at-once"]
+    assert list(METHODS) == ["ato", "progressive", "at-once"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "l1"}, "no method 'l1'. There are: ato, at-once, or a criterion: magnitude, taylor, bn-scale"),
+        ({"method": "l1"}, "no method 'l1'. There are: ato, progressive, at-once, or a criterion: magnitude, taylor"),
         ({"epochs": 0}, "epochs=0 trains nothing, but this method prunes while it trains"),
         ({}, 'training needs train_data. Without data: method="magnitude", epochs=0'),
         ({"method": "taylor", "epochs": 0}, "training needs train_data"),
