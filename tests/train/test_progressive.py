@@ -28,7 +28,7 @@ from atograph.train.settings import settings_of
 SETTINGS = settings_of(
     {
         "method": "progressive", "flops": 0.4, "epochs": 5, "device": "cpu", "tighten_start": 0.1, "tighten_steps": 5,
-        "freeze": 0.6, "zero": 0.6,
+        "tighten_end": 0.6,
     }
 )  # fmt: skip
 
@@ -112,9 +112,18 @@ def test_a_budget_out_of_reach_is_said_before_the_first_step() -> None:
         started([], flops=0.001)
 
 
-def test_moments_in_order() -> None:
-    with pytest.raises(UserError, match=r"tighten_start=0.3 lies after freeze=0.15"):
-        settings_of({"method": "progressive", "tighten_start": 0.3})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tighten_start": 0.3}, "tighten_start=0.3 lies after tighten_end=0.15"),
+        ({"freeze": 0.3}, "the method progressive has tighten_end in place of freeze"),
+        ({"controller": True}, "the method progressive has no controller"),
+        ({"tighten_steps": 0}, "training setting tighten_steps: expected a value greater than or equal to 1"),
+    ],
+)
+def test_settings_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings_of({"method": "progressive", **options})
 
 
 def test_what_was_undone_is_as_if_nothing_had_been() -> None:

@@ -25,7 +25,7 @@ class Progressive(Method):
     help = "prunes step by step at the beginning of the training"
     settings = ProgressiveSettings
     presets: ClassVar[Mapping[str, object]] = {
-        "controller": False, "controller_start": 0.0, "projection_start": 0.0, "freeze": 0.15, "zero": 0.15,
+        "controller": False, "controller_start": 0.0, "projection_start": 0.0,
     }  # fmt: skip
 
     def hook(self, run: Training, graph: Graph[P], shrink: Shrink[P] | None) -> Pruning[P]:

@@ -45,7 +45,7 @@ class Tightening(Pruning[P]):
         self.choice = Choice(graph, self.units, settings, run.replicas)
         self.plan = self.choice.plan(self.choice.scores(None))  # a budget out of reach shows before the first step
         self.mask = torch.ones(self.units.total, device=run.device)
-        self.rungs = ladder(settings.budgets, settings.tighten_start, settings.freeze, settings.tighten_steps)
+        self.rungs = ladder(settings.budgets, settings.tighten_start, settings.tighten_end, settings.tighten_steps)
         self.taken, self.frozen = 0, False
         self.pool = Pool(run.task, settings, run.clock, run.device)
         self.swap = Swap(run, shrink)
