@@ -107,6 +107,13 @@ class AutoTrainOnce:
                 hint="Keep the best weights where `settled` is true; in Lightning the callback's monitor does it, and "
                 "for a Trainer load_best_model_at_end.",
             )
+        own = [name for name in ("clip", "distill", "ema") if getattr(given, name)]
+        if own:
+            raise UserError(
+                f"a loop makes its steps by itself, so {own[0]} is of no use to it.",
+                hint="docs/training.md shows how a loop does it: torch.nn.utils.clip_grad_norm_, AveragedModel, and "
+                "atograph.train.Teacher.",
+            )
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
         replicas = join()

@@ -9,6 +9,7 @@ from atograph.passes.lazy import lazy
 if TYPE_CHECKING:
     from atograph.train.hook import Pruning
     from atograph.train.loop import DenseTrained, Trained, auto_train_once, dense_training
+    from atograph.train.losses.distilled import Teacher
     from atograph.train.methods.method import Method, method
     from atograph.train.progress import EpochRow, Progress, Silent
     from atograph.train.pruning.masks import UnitMap
@@ -24,6 +25,7 @@ __all__ = [
     "Pruning",
     "Silent",
     "Task",
+    "Teacher",
     "TrainSettings",
     "Trained",
     "UnitMap",
@@ -41,6 +43,7 @@ _HOMES = {
     "Pruning": "hook",
     "Silent": "progress",
     "Task": "task",
+    "Teacher": "losses.distilled",
     "TrainSettings": "settings",
     "Trained": "loop",
     "UnitMap": "pruning.masks",
