@@ -49,9 +49,11 @@ class Rebuilt:
     ) -> None:
         self.graph = fx.Graph()
         self._shapes = shapes
-        self._tellers: dict[int, tuple[fx.Node, int]] = {}  # size → the first node that has such a dim
+        self._holders: dict[int, tuple[fx.Node, int]] = {}  # size → the first node that has such a dim
+        self._tellers: set[int] = set()  # those of them that are not made of others
         self.copies: dict[fx.Node, fx.Node] = {}
         self._sizes: dict[int, fx.Node] = {}
+        self._dims: dict[tuple[fx.Node, int], fx.Node] = {}
         self._taken: set[str] = set()
         self._own, self._held = state, held
         self.constants: dict[str, torch.Tensor] = {}
@@ -82,10 +84,16 @@ class Rebuilt:
 
     def _add(self, node: fx.Node, made: fx.Node) -> None:
         self.copies[node] = made
-        if isinstance(node.meta.get("val"), torch.Tensor) and node in self._shapes:
-            for dim, size in enumerate(self._shapes[node][0]):
+        for dim, size in enumerate(self._shape(node)):
+            if size not in self._holders:
+                self._holders[size] = (made, dim)
                 if not follows(size, self._tellers):
-                    self._tellers[size] = (made, dim)
+                    self._tellers.add(size)
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The sizes of a recorded tensor at every point; none where there is but one point."""
+        is_tensor = isinstance(node.meta.get("val"), torch.Tensor)
+        return self._shapes[node][0] if is_tensor and node in self._shapes else ()
 
     def _constant(self, node: fx.Node, value: torch.Tensor) -> None:
         if isinstance(value, FakeTensor) and id(value) not in self._held:
@@ -128,9 +136,17 @@ class Rebuilt:
         self._add(node, made)
 
     def _size(self, size: int, reader: fx.Node) -> fx.Node:
-        """A node that computes a size which is not always the same, for an op that takes it."""
+        """A node that computes a size which is not always the same, for an op that takes it.
+
+        A dim of what the op reads comes first, then any dim that there is: torch.export knows at once that it is the
+        same, where it would have to prove it of a formula.
+        """
+        for operand in reader.all_input_nodes if isinstance(size, Size) else ():
+            shape = self._shape(operand)
+            if size in shape:
+                return self._dim(self.copies[operand], shape.index(size))
         if size not in self._sizes:
-            part = express(size, self._tellers)
+            part = express(size, self._tellers, self._holders)
             if part is None:
                 raise NotAligned(_told(size, reader))
             self._sizes[size] = self._written(part)
@@ -151,11 +167,18 @@ class Rebuilt:
         if size not in self._sizes:
             if size == BATCH and self._source is None:
                 raise NotTraced("no input has the batch for its first dimension")
-            node, dim = (self._source, 0) if size == BATCH else self._tellers[size]
-            made = self.graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
-            made.meta = {"val": int(size)}
-            self._sizes[size] = made
+            self._sizes[size] = self._dim(*((self._source, 0) if size == BATCH else self._holders[size]))
         return self._sizes[size]
+
+    def _dim(self, node: fx.Node, dim: int) -> fx.Node:
+        """The size of a dim, read where the node is computed: nothing has to keep it for that."""
+        if (node, dim) not in self._dims:
+            made = self.graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+            if node.op != "placeholder":
+                node.append(made)
+            made.meta = {"val": int(node.meta["val"].shape[dim])}
+            self._dims[node, dim] = made
+        return self._dims[node, dim]
 
 
 def _told(size: int, reader: fx.Node) -> str:

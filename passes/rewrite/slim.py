@@ -204,7 +204,8 @@ class _Rewrite:
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
-        self._tellers: dict[int, tuple[fx.Node, int | None]] = {}  # size → the first node that is it, or has such a dim
+        self._holders: dict[int, tuple[fx.Node, int | None]] = {}  # size → the first node that is it, or has such a dim
+        self._tellers: set[int] = set()  # those of them that are not made of others
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
         if kept.rest is not None:
@@ -324,7 +325,7 @@ class _Rewrite:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
-        part = express(size, self._tellers)
+        part = express(size, self._tellers, self._holders)
         if part is None:
             raise InternalError(f"no sizes of the program tell the size {size!r}.")
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
@@ -337,11 +338,17 @@ class _Rewrite:
             if self._tells_less(node):
                 self._shrunk.add(new)
             else:
-                self._tellers.setdefault(self.axes.points.size(node), (new, None))
+                self._hold(self.axes.points.size(node), new, None)
         elif self.axes.points and isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
             for index, dim in enumerate(self.axes.shape(node)):
-                if not self.kept.shrinks(dim) and not follows(dim.size, self._tellers):
-                    self._tellers[dim.size] = (new, index)
+                if not self.kept.shrinks(dim):
+                    self._hold(dim.size, new, index)
+
+    def _hold(self, size: int, new: fx.Node, index: int | None) -> None:
+        if size not in self._holders:
+            self._holders[size] = (new, index)
+            if index is None or not follows(size, self._tellers):
+                self._tellers.add(size)
 
     def _tells_less(self, node: fx.Node) -> bool:
         """Whether a number of the old graph is the size of a dim that shrinks, or computed from one."""
@@ -352,8 +359,8 @@ class _Rewrite:
 
     def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""
-        if known in self._tellers:
-            node, index = self._tellers[known]
+        if known in self._holders:
+            node, index = self._holders[known]
             return node if index is None else self.graph.call_function(aten.sym_size.int, (node, index))
         for node in self.program.input_nodes():
             for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
