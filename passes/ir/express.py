@@ -7,7 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from math import gcd
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
+from torch import fx
+
 from atograph.passes.ir.sizes import Size, polynomial, values_of
+
+aten = torch.ops.aten
 
 _DEEPEST = 3
 """Factors that are looked for within each other."""
@@ -37,6 +42,52 @@ class Known(NamedTuple):
 
 
 Part: TypeAlias = "Expression | Known | int"
+
+_PIECES = {
+    operator.getitem, aten.slice.Tensor, aten.narrow.default, aten.split.Tensor, aten.split_with_sizes.default,
+    aten.split.sizes, aten.chunk.default, aten.tensor_split.sections,
+}  # fmt: skip
+
+
+class Holders:
+    """Which nodes of a graph hold sizes that are others at other points, in the order in which they are added.
+
+    A size that a node holds is read there rather than computed: torch.export, whose sizes are formulas, then sees the
+    same formula where it would have to prove that two are equal. But not from pieces of a tensor, and not for them:
+    their formulas have a minimum and a maximum in them, one within the other.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[fx.Node, int | None]] = {}
+        self._tellers: set[int] = set()
+        self._whole: set[int] = set()
+
+    def __contains__(self, size: int) -> bool:
+        return size in self._first
+
+    def __getitem__(self, size: int) -> tuple[fx.Node, int | None]:
+        """The first node that has a dim of a size, and which; None for one that is the size."""
+        return self._first[size]
+
+    def add(self, size: int, node: fx.Node, dim: int | None = None) -> None:
+        """Note that a dim of a node, or the node itself, is a size."""
+        if size in self._first:
+            return
+        self._first[size] = (node, dim)
+        if dim is None or not follows(size, self._tellers):
+            self._tellers.add(size)
+        if dim is None or node.target not in _PIECES:
+            self._whole.add(size)
+
+    def express(self, size: int, reader: fx.Node | None) -> Part | None:
+        """A size as an expression of sizes that are held, for an op that takes it; None where none is found."""
+        pieces = reader is not None and takes_pieces(reader)
+        return express(size, self._tellers, () if pieces else self._whole)
+
+
+def takes_pieces(reader: fx.Node) -> bool:
+    """Whether an op takes pieces of a tensor."""
+    return reader.target in _PIECES
 
 
 def express(size: int, known: Collection[int], also: Collection[int] = ()) -> Part | None:
