@@ -75,10 +75,11 @@ def take_out_branches(
         for part in module.modules():
             correct_widths(part)
     if paddings is not None:
-        others = _other_shapes(module, slimmed)
+        own = {id(tensor): paddings[name] for name, tensor in _others(module, slimmed)}
+        padded = {name: own[id(tensor)] for name, tensor in named_state(module) if id(tensor) in own}
         replace_state(module, slimmed)
-        words += pad(module, {name: paddings[name] for name in others})
-    return words, [*_left_over(module, dense, slimmed), *_other_shapes(module, slimmed)]
+        words += pad(module, padded)
+    return words, [*_left_over(module, dense, slimmed), *(name for name, _tensor in _others(module, slimmed))]
 
 
 def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
@@ -91,15 +92,15 @@ def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
     layer.add_module("_untrained", Untrained(layer, own))
 
 
-def _other_shapes(module: nn.Module, slimmed: Program) -> list[str]:
+def _others(module: nn.Module, slimmed: Program) -> list[tuple[str, torch.Tensor]]:
     """The tensors of a module whose shape is not that of the slim program's."""
     state = slimmed.state
-    return [name for name, value in named_state(module) if name in state and state[name].shape != value.shape]
+    return [(name, value) for name, value in named_state(module) if name in state and state[name].shape != value.shape]
 
 
 def beside_others(module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis]) -> set[Axis]:
     """Of some axes those whose one unit that is left stands beside others in a layer that stays."""
-    wider, axes = set(_other_shapes(module, slimmed)), dense.fact(Groups).axes
+    wider, axes = {name for name, _tensor in _others(module, slimmed)}, dense.fact(Groups).axes
     held = {
         axis
         for node, name in dense.state_nodes()

@@ -35,7 +35,7 @@ class Padding(NamedTuple):
         known = set(narrow.tolist())
         return cls(dim, len(wide), tuple(place for place, index in enumerate(wide.tolist()) if index in known))
 
-    def index(self, tensor: torch.Tensor) -> torch.Tensor:
+    def placed(self, tensor: torch.Tensor) -> torch.Tensor:
         """The places, beside a tensor."""
         return torch.tensor(self.places, device=tensor.device)
 
@@ -100,7 +100,7 @@ def _widened(tensor: torch.Tensor, paddings: tuple[Padding, ...]) -> torch.Tenso
     for padding in paddings:
         shape = list(tensor.shape)
         shape[padding.dim] = padding.size
-        tensor = tensor.new_zeros(shape).index_copy(padding.dim, padding.index(tensor), tensor)
+        tensor = tensor.new_zeros(shape).index_copy(padding.dim, padding.placed(tensor), tensor)
     return tensor
 
 
@@ -110,5 +110,5 @@ def _write_back(wide: torch.Tensor | None, tensor: torch.Tensor | None, paddings
     if wide is None or tensor is None:
         return
     for padding in paddings:
-        wide = wide.index_select(padding.dim, padding.index(wide))
+        wide = wide.index_select(padding.dim, padding.placed(wide))
     tensor.copy_(wide)

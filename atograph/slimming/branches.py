@@ -16,7 +16,7 @@ from atograph.repair.module import checks_of
 from atograph.repair.padded import Padding, Paddings
 from atograph.repair.tensors import named_state
 from atograph.slimming.masking import mask
-from atograph.values.eval_mode import deep_copy
+from atograph.values.eval_mode import copy_of
 
 
 def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, plan: Plan) -> Repaired:
@@ -48,7 +48,7 @@ def module_without_branches(model: nn.Module, dense: Program, slimmed: Program, 
 
     if beside_others(repaired.module, dense, slimmed, emptied):
         shared = [value for _name, value in named_state(repaired.module)]
-        module, words, wrong = taken_out(deep_copy(repaired.module, shared), None)
+        module, words, wrong = taken_out(copy_of(repaired.module, shared), None)
         if wrong:  # code between the layers knows no size of zero
             module, words, wrong = taken_out(repaired.module, _paddings(dense, plan, one))
     else:
