@@ -2,13 +2,13 @@
 
 The module was made slim with one unit, at zero, of each group that has none left, so that its code runs as ever. Here
 the layers are exchanged that only serve this unit: they give zeros, or their bias, in the shape that they had. Where
-such a unit stands beside others in a layer that stays (`cat`), they give nothing, and that layer is cut.
+such a unit stands beside others in a layer that stays (`cat`), they give nothing, and that layer is cut; or, where the
+code between them knows no size of zero, it runs with this unit at zero (`padded`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Self
 
 import torch
 from torch import nn
@@ -19,144 +19,14 @@ from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_of
 from atograph.passes.torch_private import ConvNd
+from atograph.repair.left import Fixed, Left, LeftStates, Spatial, Through, Untrained
+from atograph.repair.padded import Paddings, pad
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.values.eval_mode import eval_mode, same_buffers
 
-Sizes = tuple[int, ...]
-
-
-class Left(nn.Module):
-    """What is left of a layer: its bias, or zeros.
-
-    Args:
-        like: of its type, and on its device.
-        dim: of its output the dimension whose size is not that of the input, or along which the bias lies.
-        size: of the output there.
-        bias: if there is one, ``[size]``.
-        spatial: kernel size, stride, padding and dilation of a convolution, dimension by dimension.
-    """
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        like: torch.Tensor,
-        dim: int,
-        size: int,
-        bias: nn.Parameter | None = None,
-        spatial: tuple[Sizes, ...] | None = None,
-    ) -> None:
-        super().__init__()
-        self.dim, self.size, self.spatial = dim, size, spatial
-        self.register_parameter("bias", bias)
-        self._empty = like.new_empty(0)
-
-    def forward(self, x: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
-        """The same for each input of one shape."""
-        shape = list(x.shape)
-        shape[self.dim] = self.size
-        for place, (kernel, stride, padding, dilation) in enumerate(zip(*(self.spatial or ()), strict=True)):
-            d = self.dim + 1 + place
-            shape[d] = (shape[d] + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        if self.bias is None:
-            return x.new_zeros(shape)
-        along = [self.size if d == self.dim % len(shape) else 1 for d in range(len(shape))]
-        return (
-            self.bias.view(along).expand(shape).clone(memory_format=torch.contiguous_format)
-        )  # code may write into it
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """Nothing; code asks for its type."""
-        return self._empty
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        self._empty = fn(self._empty)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def extra_repr(self) -> str:
-        """Its size, and whether it is a bias."""
-        return f"{self.size}, bias={self.bias is not None}"
-
-
-class Fixed(nn.Module):
-    """In the place of a layer without inputs (a table of relative positions) whose output nothing comes of: zeros.
-
-    Args:
-        zeros: of the shape of its output.
-    """
-
-    def __init__(self, zeros: torch.Tensor) -> None:
-        super().__init__()
-        self.zeros = zeros
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        self.zeros = fn(self.zeros)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def forward(self, *_args: object, **_kwargs: object) -> torch.Tensor:
-        """Always the same."""
-        return self.zeros
-
-
-class LeftStates(nn.Module):
-    """In the place of a recurrent layer: zeros, as its output and as its last states.
-
-    Args:
-        layer: with the units that are left of it.
-    """
-
-    def __init__(self, layer: nn.RNNBase) -> None:
-        super().__init__()
-        directions = 2 if layer.bidirectional else 1
-        self.hidden_size, self.batch_first = layer.hidden_size, layer.batch_first
-        self.states, self.width = layer.num_layers * directions, layer.hidden_size * directions
-        self.pair = layer.mode == "LSTM"
-
-    def flatten_parameters(self) -> None:
-        """There are none."""
-
-    def forward(
-        self, x: torch.Tensor, *_states: object
-    ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
-        """The same for each input of one shape."""
-        batch = x.shape[0 if self.batch_first else 1 : 1 if self.batch_first else 2] if x.dim() == 3 else ()
-        state = x.new_zeros(self.states, *batch, self.hidden_size)
-        return x.new_zeros(*x.shape[:-1], self.width), (state, state) if self.pair else state
-
-
-class Untrained(nn.Module):
-    """Moves plain tensors of another layer along with it: what its code still reads, though nothing comes of it.
-
-    Args:
-        layer: whose attributes they are.
-        names: of them.
-    """
-
-    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self._layer, self.names = (layer,), names  # in a tuple: no part of this one
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        (layer,) = self._layer
-        for name in self.names:
-            setattr(layer, name, fn(getattr(layer, name)))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-
-class Through(nn.Module):
-    """In the place of a layer whose output nothing comes of: it gives its input."""
-
-    def forward(self, x: torch.Tensor, *_args: object, **_kwargs: object) -> torch.Tensor:
-        """The input."""
-        return x
-
 
 def take_out_branches(
-    module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis]
+    module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis], paddings: Paddings | None = None
 ) -> tuple[list[str], list[str]]:
     """Exchange the layers that hold weights which the slim program has not.
 
@@ -165,12 +35,14 @@ def take_out_branches(
         dense: the program that was captured from the dense module.
         slimmed: the slim program.
         emptied: the axes without units.
+        paddings: for layers that stay, to run with these units at zero; None: they run without them.
 
     Returns:
         In words, what was exchanged; and the names of weights that are still there.
     """
     branches = dense.fact(Groups).branches
-    rest, beside = branches.without(emptied), _beside_others(module, dense, slimmed, emptied)
+    rest = branches.without(emptied)
+    beside = beside_others(module, dense, slimmed, emptied) if paddings is None else set[Axis]()
     held = slimmed.state.keys()
     layers = {name: module.get_submodule(name) for name in _holding(module, dense, slimmed)}
     shapes = _shapes(module, layers, slimmed.interface.example)
@@ -202,7 +74,12 @@ def take_out_branches(
         replace_state(module, slimmed)
         for part in module.modules():
             correct_widths(part)
-    return words, [*_left_over(module, dense, slimmed), *_other_shapes(module, slimmed)]
+    if paddings is not None:
+        own = {id(tensor): paddings[name] for name, tensor in _others(module, slimmed)}
+        padded = {name: own[id(tensor)] for name, tensor in named_state(module) if id(tensor) in own}
+        replace_state(module, slimmed)
+        words += pad(module, padded)
+    return words, [*_left_over(module, dense, slimmed), *(name for name, _tensor in _others(module, slimmed))]
 
 
 def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
@@ -215,15 +92,15 @@ def _make_plain(layer: nn.Module, path: str, names: Collection[str]) -> None:
     layer.add_module("_untrained", Untrained(layer, own))
 
 
-def _other_shapes(module: nn.Module, slimmed: Program) -> list[str]:
+def _others(module: nn.Module, slimmed: Program) -> list[tuple[str, torch.Tensor]]:
     """The tensors of a module whose shape is not that of the slim program's."""
     state = slimmed.state
-    return [name for name, value in named_state(module) if name in state and state[name].shape != value.shape]
+    return [(name, value) for name, value in named_state(module) if name in state and state[name].shape != value.shape]
 
 
-def _beside_others(module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis]) -> set[Axis]:
+def beside_others(module: nn.Module, dense: Program, slimmed: Program, emptied: Collection[Axis]) -> set[Axis]:
     """Of some axes those whose one unit that is left stands beside others in a layer that stays."""
-    wider, axes = set(_other_shapes(module, slimmed)), dense.fact(Groups).axes
+    wider, axes = {name for name, _tensor in _others(module, slimmed)}, dense.fact(Groups).axes
     held = {
         axis
         for node, name in dense.state_nodes()
@@ -279,13 +156,30 @@ def _left_of(
     if before is None:
         return Fixed(torch.zeros_like(output))
     if isinstance(layer, ConvNd):
-        if layer.transposed or isinstance(layer.padding, str):
-            return None
+        spatial = _spatial_of(layer, output.new_zeros(before))
         dim = -len(layer.kernel_size) - 1
-        return Left(output, dim, after[dim], bias, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+        return None if spatial is None else Left(output, dim, after[dim], bias, spatial)
     mixes = any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))  # it is no norm
     if before == after and bias is None and not mixes:
         return Through()
     if before[:-1] == after[:-1]:
         return Left(output, -1, after[-1], bias)
     return None
+
+
+def _spatial_of(layer: ConvNd, given: torch.Tensor) -> Spatial | None:
+    """What a convolution, whose class may pad by itself, does to the sizes of what it is given; None if not known."""
+    if layer.transposed:
+        return None
+    dims = len(layer.kernel_size)
+    each = [
+        Spatial(layer.kernel_size, layer.stride, padding, layer.dilation)
+        for padding in (layer.padding, None)
+        if not isinstance(padding, str)
+    ]
+    for more in range(max(layer.stride)):  # after that it is the same again
+        larger = nn.functional.pad(given, [0, more] * dims)
+        with torch.no_grad():
+            after = layer(larger).shape[-dims:]
+        each = [one for one in each if tuple(map(one.after, range(dims), larger.shape[-dims:])) == after]
+    return next(iter(each), None)

@@ -78,7 +78,9 @@ def _deeper(graph: Graph, wished: Groups, *, plain: bool) -> Graph:
         deeper = deeper.with_groups(deeper.groups.emptying(wished.depth))
     if deeper is graph:
         return graph
-    problems = _problems(slim(deeper, random_plan(deeper.groups, 0, 0.5)), plain=plain)
+    plans = [random_plan(deeper.groups, seed, 0.5) for seed in range(_ROUNDS)]
+    plan = next((each for each in plans if each.emptied), plans[0])  # one that leaves all branches shows nothing
+    problems = _problems(slim(deeper, plan), plain=plain)
     if problems and dropped:
         raise UserError(
             f"the module does not come back without all units of {', '.join(dropped)}: {problems[0].text}.",

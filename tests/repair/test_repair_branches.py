@@ -12,13 +12,12 @@ from torch import nn
 
 import atograph
 from atograph.passes.errors import UserError
-from atograph.repair.branches import Left
+from atograph.repair.left import Left
 from atograph.slimming.keep_module import keep_module
 from benchmarks.exact import perturb
 
 BACK = ("without a bias", "inverted residual", "second of two", "attention and mlp", "growth of a dense block", "gate",
-        "lstm")  # fmt: skip
-NOT_BACK = {"a piece of a split": "split_with_sizes"}
+        "lstm", "part of a cat", "a piece of a split", "both pieces of a split")  # fmt: skip
 
 
 def made_slim(name: str) -> tuple[atograph.Slim, torch.Tensor]:
@@ -41,13 +40,6 @@ def test_the_module_comes_back(name: str) -> None:
             expected = slim(inputs)
             for each in (module, copy.deepcopy(module)):
                 torch.testing.assert_close(each(inputs), expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", NOT_BACK)
-def test_why_it_does_not(name: str) -> None:
-    slim, _x = made_slim(name)
-    assert slim.module is None
-    assert NOT_BACK[name] in slim.why_no_module
 
 
 def test_the_program_follows_a_module_that_is_trained_on() -> None:
@@ -109,12 +101,59 @@ def test_code_may_write_into_what_a_layer_gives() -> None:
     assert torch.equal(module.get_parameter("1.down.bias"), bias)
 
 
+class OwnPadding(nn.Conv2d):
+    """As many windows as strides, as TensorFlow pads."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        given = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in x.shape[-2:]]
+        x = nn.functional.pad(x, [given[1] // 2, given[1] - given[1] // 2, given[0] // 2, given[0] - given[0] // 2])
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_what_is_left_of_a_convolution_has_its_size_however_it_pads(size: int) -> None:
+    def block(s: Around, x: torch.Tensor) -> torch.Tensor:
+        x = x + s.two(s.one(x).relu())
+        return nn.functional.avg_pool2d(x, 2, ceil_mode=True) + s.four(s.three(x).relu())
+
+    torch.manual_seed(0)
+    layers = {
+        "one": nn.Conv2d(8, 6, 3, padding="same"), "two": nn.Conv2d(6, 8, 5, padding="same", dilation=2),
+        "three": nn.Conv2d(8, 6, 1), "four": OwnPadding(6, 8, 3, stride=2),
+    }  # fmt: skip
+    model, x = Around(block, **layers).eval().double(), torch.randn(2, 3, size, size).double()
+    graph = atograph.trace(model, x)
+    slim = atograph.slim(graph, graph.steered(drop=["one", "three"]).plan(kept={}))
+    module = slim.module
+    assert module is not None, slim.why_no_module
+    assert isinstance(module.get_submodule("two"), Left) and isinstance(module.get_submodule("four"), Left)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), slim(x), rtol=1e-9, atol=1e-9)
+
+
+class Measured(nn.Module):
+    """Its branches look at the shape of a weight that goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.ups = nn.ModuleList(nn.Linear(6, 8) for _ in range(4))
+        self.downs = nn.ModuleList(nn.Linear(8, 6) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for up, down in zip(self.ups, self.downs, strict=True):
+            x = x + down(up(x).relu()).view(-1, down.weight.shape[0])
+        return self.head(x)
+
+
 def test_a_module_that_is_to_come_back_keeps_branches_that_stand_in_the_way() -> None:
-    case = CASES["a piece of a split"]
-    graph = atograph.trace(case.build().eval(), case.inputs)
+    graph = atograph.trace(Measured().eval(), torch.randn(2, 4))
+    slim = atograph.slim(graph, graph.steered(drop="ups.0").plan(kept={}))
+    assert slim.module is None and "shape '[-1, 0]'" in slim.why_no_module
     assert not any(group.least == 0 for group in keep_module(graph.steered(depth=True)).groups)
-    with pytest.raises(UserError, match="does not come back without all units of g2"):
-        keep_module(graph.steered(drop="g2"))
+    with pytest.raises(UserError, match="does not come back without all units of"):
+        keep_module(graph.steered(drop="ups.0"))
     typed = keep_module(atograph.trace(Typed().eval(), torch.randn(2, 4)).steered(depth=True))
     assert any(group.least == 0 for group in typed.groups)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import isclose
-from types import CodeType, FrameType, MethodType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from atograph.capture.origins import CallInSource, call_in_source
 from atograph.passes.torch_private import pytree
 from atograph.repair.observe.arguments import tensor_leaves, with_leaves, with_tensors
+from atograph.repair.own_forward import OwnForward
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,7 @@ Corrections = Mapping[CallInSource, tuple[Correction, ...]]
 
 def correct_calls(module: nn.Module, calls: Corrections) -> None:
     """Have the ``forward`` of a module make some of its calls to torch in another way from now on."""
-    module.forward = _Forward(module, dict(calls), vars(module).get("forward"))
+    module.forward = _Forward(module, dict(calls))
     module.register_forward_pre_hook(_no_fast_path)
 
 
@@ -190,20 +191,15 @@ def _no_fast_path(_module: nn.Module, _args: object) -> None:
     """torch's transformer layers run as one op in eval mode, with the widths as they were, unless there are hooks."""
 
 
-class _Forward:
-    """The ``forward`` of a module with corrected calls; it is copied and pickled with the module."""
+class _Forward(OwnForward):
+    """The ``forward`` of a module with corrected calls: in compiled code, calls to torch have no place."""
 
-    def __init__(self, module: nn.Module, calls: Corrections, own: Callable[..., object] | None) -> None:
-        self.module, self.calls = module, calls
-        self.__wrapped__ = MethodType(type(module).forward, module) if own is None else own
+    def __init__(self, module: nn.Module, calls: Corrections) -> None:
+        super().__init__(module)
+        self.calls = calls
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        run = self._run
-        if "torch._dynamo" in sys.modules:  # in compiled code, calls to torch have no place: this part stays as it is
-            run = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
-        return run(*args, **kwargs)
-
-    def _run(self, *args: object, **kwargs: object) -> object:
+    def run(self, *args: object, **kwargs: object) -> object:
+        """With its calls corrected."""
         with _Correcting(self.calls) as correcting:
             result = self.__wrapped__(*args, **kwargs)
         if correcting.other or (not correcting.made and not self.module.training):
@@ -214,10 +210,6 @@ class _Forward:
             )
         return result
 
-    @property
-    def __code__(self) -> CodeType:  # torch.export looks at it
-        return self.__wrapped__.__code__
-
 
 def _refuse_checkpoint() -> None:
     """What runs under `torch.utils.checkpoint` within a ``forward`` runs again in the backward pass, uncorrected.
@@ -226,7 +218,7 @@ def _refuse_checkpoint() -> None:
         RuntimeError: the call that is being made is in such a part.
     """
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code is not _Forward._run.__code__:
+    while frame is not None and frame.f_code is not _Forward.run.__code__:
         if frame.f_code.co_filename.endswith(_CHECKPOINT):
             raise RuntimeError(
                 "torch.utils.checkpoint is used within a forward whose calls atograph corrects, and would run that "
