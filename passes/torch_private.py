@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch._export.serde.schema import ScalarType
     from torch._export.serde.serialize import SerializedArtifact, deserialize, deserialize_scalar_type
     from torch._export.serde.union import _Union as SchemaUnion
+    from torch._export.utils import _check_valid_to_preserve as may_stay_composite
+    from torch._export.utils import _is_cia_op as is_composite
     from torch._guards import detect_fake_mode
     from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
     from torch._subclasses import fake_impls
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from torch.nn.modules.conv import _ConvNd as ConvNd
     from torch.nn.modules.dropout import _DropoutNd as DropoutNd
     from torch.onnx._internal.exporter import _decomp as onnx_decompositions
+    from torch.onnx._internal.exporter import _fx_passes as onnx_passes
     from torch.onnx._internal.exporter import _registration as onnx_registration
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
@@ -68,8 +71,11 @@ __all__ = [
     "exported_program",
     "fake_impls",
     "in_kernel_invocation_manager",
+    "is_composite",
     "is_functorch_wrapped_tensor",
+    "may_stay_composite",
     "onnx_decompositions",
+    "onnx_passes",
     "onnx_registration",
     "pytree",
     "schema",
@@ -82,6 +88,7 @@ _MODULES = {
     "exported_program": "torch.export.exported_program",
     "fake_impls": "torch._subclasses.fake_impls",
     "onnx_decompositions": "torch.onnx._internal.exporter._decomp",
+    "onnx_passes": "torch.onnx._internal.exporter._fx_passes",
     "onnx_registration": "torch.onnx._internal.exporter._registration",
     "pytree": "torch.utils._pytree",
     "schema": "torch._export.serde.schema",
@@ -112,7 +119,9 @@ _HOMES = {
     "disable_current_modes": "torch.utils._python_dispatch:_disable_current_modes",
     "enable_python_dispatcher": "torch._dispatch.python:enable_python_dispatcher",
     "in_kernel_invocation_manager": "torch._subclasses.fake_tensor:in_kernel_invocation_manager",
+    "is_composite": "torch._export.utils:_is_cia_op",
     "is_functorch_wrapped_tensor": "torch._C._functorch:is_functorch_wrapped_tensor",
+    "may_stay_composite": "torch._export.utils:_check_valid_to_preserve",
     "tree_leaves": "torch.utils._pytree:tree_leaves",
     "tree_map": "torch.utils._pytree:tree_map",
 }

@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from atograph.files.writing import writing
+from atograph.onnx.decompositions import one_by_one
 from atograph.onnx.forms import expressible
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
@@ -87,7 +88,7 @@ def export_onnx(
     """
     check_opset(opset)
     torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
-    with quiet("torch.onnx"), quiet("onnx_ir"), read_once(), told_by_shapes(_recurrent_ops()):
+    with quiet("torch.onnx"), quiet("onnx_ir"), read_once(), one_by_one(), told_by_shapes(_recurrent_ops()):
         try:
             exported = torch.onnx.export(
                 expressible(without_constants(program)),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from atograph.onnx.decompositions import copied
 from atograph.onnx.per_sample import as_product, caller, follows_the_batch
 from atograph.onnx.pieces import as_slices, in_pieces
 from atograph.onnx.translations.pools import reads_places
@@ -28,9 +27,7 @@ def expressible(program: ExportedProgram) -> ExportedProgram:
     """
     if not any(_has_another_form(node) for node in program.graph.nodes):
         return program
-    graph = deepcopy(program.graph)
-    for old, node in zip(program.graph.nodes, graph.nodes, strict=True):
-        node.name = old.name  # a copy calls an input `input_1` that is called `input`, as Python's function is
+    graph = copied(program.graph)
     for node in list(graph.nodes):
         if _mixed(node):
             low, high = map(float, _bounds(node))  # type: ignore[arg-type]

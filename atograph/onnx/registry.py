@@ -39,14 +39,14 @@ def read_once() -> Iterator[None]:
                 (onnx_decompositions, "create_onnx_friendly_decomposition_table", partial(partial, _decompositions)),
                 (exported_program, "_override_composite_implicit_decomp", partial(partial, _overridden)),
             ):
-                stack.enter_context(_in_place_of(module, name, quick))
+                stack.enter_context(in_place_of(module, name, quick))
             yield
     finally:
         registry.from_torchlib = own
 
 
 @contextmanager
-def _in_place_of(module: ModuleType, name: str, quick: Callable[[Any], Any]) -> Iterator[None]:
+def in_place_of(module: ModuleType, name: str, quick: Callable[[Any], Any]) -> Iterator[None]:
     """Put something quicker, made from it, in place of a function, where this torch has it."""
     own = getattr(module, name, None)
     if own is None:

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.decoding import measure, table
 
 
+@pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize(("name", "files"), [("Mixtral", "decoder.onnx"), ("Whisper", "encoder.onnx, decoder.onnx")])
 def test_tokens_of_a_slim_cache_are_the_masked_models(name: str, files: str) -> None:
     row = measure(name, steps=4, layers=1)

@@ -192,6 +192,7 @@ def test_numbers_near_0_and_1_stay_in_the_file(case: str, tmp_path: Path) -> Non
 def test_a_table_of_translations_that_is_read_once_gives_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("atograph.onnx.export.one_by_one", nullcontext)
     slim, _input = slimmed()
     first, again, other = (
         slim.to_onnx(tmp_path / f"{name}.onnx", opset=opset).read_bytes()
@@ -228,10 +229,26 @@ def test_an_integer_and_a_fraction_as_bounds(case: str, tmp_path: Path) -> None:
     assert relative_difference(slim(x), file(x)) < 1e-5
 
 
+class Code(nn.Module):
+    """Two layers, the first of which is called like an attribute of torch's own modules."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.code, self.last, self.function = nn.Linear(8, 16), nn.Linear(16, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.code(x)))  # type: ignore[no-any-return]
+
+
 def test_a_module_called_like_something_of_torch(tmp_path: Path) -> None:
-    model = nn.Sequential()
-    model.add_module("code", nn.Linear(8, 16))
-    model.add_module("last", nn.Linear(16, 4))
-    graph = atograph.trace(model, torch.randn(3, 8))
+    x = torch.randn(3, 8)
+    graph = atograph.trace(Code(torch.relu), x)
+    slim = atograph.slim(graph, graph.plan(flops=0.6))
+    file = OnnxModel(slim.to_onnx(tmp_path / "slim.onnx"), slim.program)
+    assert relative_difference(slim(x), file(x)) < 1e-5
+
+
+def test_a_module_called_like_something_of_torch_where_torch_traces_the_program(tmp_path: Path) -> None:
+    graph = atograph.trace(Code(lambda h: torch.rsub(h, 1.0)), torch.randn(3, 8))
     with pytest.raises(atograph.UserError, match="a parameter, buffer or module called code"):
         atograph.slim(graph, graph.plan(flops=0.6)).to_onnx(tmp_path / "slim.onnx")
