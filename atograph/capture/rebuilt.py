@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from atograph.capture.recorder import SAME, NotAligned, NotTraced, Recording
-from atograph.passes.ir.express import Expression, Known, Part, express, follows
+from atograph.passes.ir.express import Expression, Holders, Known, Part, takes_pieces
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.reason import ORIGIN, reason_at
 from atograph.passes.ir.sizes import BATCH, Size
@@ -49,9 +49,10 @@ class Rebuilt:
     ) -> None:
         self.graph = fx.Graph()
         self._shapes = shapes
-        self._tellers: dict[int, tuple[fx.Node, int]] = {}  # size → the first node that has such a dim
+        self._holders = Holders()
         self.copies: dict[fx.Node, fx.Node] = {}
-        self._sizes: dict[int, fx.Node] = {}
+        self._computed: dict[tuple[object, ...], fx.Node] = {}
+        self._dims: dict[tuple[fx.Node, int], fx.Node] = {}
         self._taken: set[str] = set()
         self._own, self._held = state, held
         self.constants: dict[str, torch.Tensor] = {}
@@ -82,10 +83,13 @@ class Rebuilt:
 
     def _add(self, node: fx.Node, made: fx.Node) -> None:
         self.copies[node] = made
-        if isinstance(node.meta.get("val"), torch.Tensor) and node in self._shapes:
-            for dim, size in enumerate(self._shapes[node][0]):
-                if not follows(size, self._tellers):
-                    self._tellers[size] = (made, dim)
+        for dim, size in enumerate(self._shape(node)):
+            self._holders.add(size, made, dim)
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The sizes of a recorded tensor at every point; none where there is but one point."""
+        is_tensor = isinstance(node.meta.get("val"), torch.Tensor)
+        return self._shapes[node][0] if is_tensor and node in self._shapes else ()
 
     def _constant(self, node: fx.Node, value: torch.Tensor) -> None:
         if isinstance(value, FakeTensor) and id(value) not in self._held:
@@ -128,13 +132,18 @@ class Rebuilt:
         self._add(node, made)
 
     def _size(self, size: int, reader: fx.Node) -> fx.Node:
-        """A node that computes a size which is not always the same, for an op that takes it."""
-        if size not in self._sizes:
-            part = express(size, self._tellers)
-            if part is None:
-                raise NotAligned(_told(size, reader))
-            self._sizes[size] = self._written(part)
-        return self._sizes[size]
+        """A node that has a size which is not always the same, for an op that takes it.
+
+        A dim of what the op reads comes first, then any dim that there is, then what computes it.
+        """
+        for operand in () if takes_pieces(reader) or not isinstance(size, Size) else reader.all_input_nodes:
+            shape = self._shape(operand)
+            if size in shape:
+                return self._dim(self.copies[operand], shape.index(size))
+        part = self._holders.express(size, reader)
+        if part is None:
+            raise NotAligned(_told(size, reader))
+        return self._written(part)
 
     def _written(self, part: Part) -> fx.Node:
         """A node, with its value, for an expression that is no plain number."""
@@ -142,20 +151,29 @@ class Rebuilt:
             return self._known(part.size)
         assert isinstance(part, Expression)
         sides = [side if isinstance(side, int) else self._written(side) for side in (part.left, part.right)]
-        made: fx.Node = self.graph.call_function(part.function, tuple(sides))
-        values = [side.meta["val"] if isinstance(side, fx.Node) else side for side in sides]
-        made.meta = {"val": part.function(*values)}
-        return made
+        if (part.function, *sides) not in self._computed:
+            made: fx.Node = self.graph.call_function(part.function, tuple(sides))
+            values = [side.meta["val"] if isinstance(side, fx.Node) else side for side in sides]
+            made.meta = {"val": part.function(*values)}
+            self._computed[part.function, *sides] = made
+        return self._computed[part.function, *sides]
 
     def _known(self, size: int) -> fx.Node:
-        if size not in self._sizes:
-            if size == BATCH and self._source is None:
-                raise NotTraced("no input has the batch for its first dimension")
-            node, dim = (self._source, 0) if size == BATCH else self._tellers[size]
+        if size == BATCH and self._source is None:
+            raise NotTraced("no input has the batch for its first dimension")
+        node, dim = (self._source, 0) if size == BATCH else self._holders[size]
+        assert node is not None and dim is not None
+        return self._dim(node, dim)
+
+    def _dim(self, node: fx.Node, dim: int) -> fx.Node:
+        """The size of a dim, read where the node is computed: nothing has to keep it for that."""
+        if (node, dim) not in self._dims:
             made = self.graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
-            made.meta = {"val": int(size)}
-            self._sizes[size] = made
-        return self._sizes[size]
+            if node.op != "placeholder":
+                node.append(made)
+            made.meta = {"val": int(node.meta["val"].shape[dim])}
+            self._dims[node, dim] = made
+        return self._dims[node, dim]
 
 
 def _told(size: int, reader: fx.Node) -> str:

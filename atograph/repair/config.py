@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of a model's tensors, by name."""
 
-Distance: TypeAlias = Callable[[Mapping[str, int]], float]
-"""How many tensors of a model with other numbers in its configuration have another shape than they should."""
+_FILLING = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
+            "xavier_normal_", "zeros_", "ones_", "constant_", "zero_", "fill_"}  # fmt: skip
 
 _ROUNDS = 8
 """How often one field is exchanged at most; each try makes a model without data."""
@@ -56,10 +57,10 @@ def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], 
     if unlike := _unlike_layers(dense, shapes):
         return unlike
     nearest: dict[str, int] | None = None
-    distance = _distances(type(dense), old, shapes)
-    for fields in _nearest(_candidates(dense, shapes, old), distance):
+    tries = _Tries(type(dense), old, shapes)
+    for fields in _nearest(_candidates(dense, shapes, old), tries):
         nearest = fields if nearest is None else nearest
-        if distance(fields):
+        if tries.distance(fields):
             continue
         try:
             fresh = made_with(type(dense), old, fields)
@@ -155,12 +156,13 @@ def _misfit(kind: type[nn.Module], config: object, fields: Mapping[str, int], sh
     )
 
 
-def _nearest(candidates: Mapping[str, list[int]], distance: Distance) -> Iterator[dict[str, int]]:
+def _nearest(candidates: Mapping[str, list[int]], tries: _Tries) -> Iterator[dict[str, int]]:
     """Fields for a model near some shapes. Half of the heads may look like half of each, so there are several."""
-    first = _fitting(candidates, distance)
+    shaping = {name: values for name, values in candidates.items() if tries.shaped_by(name, values[0])}
+    first = _fitting(shaping, tries)
     yield first
-    for left_out in first if not distance(first) else ():
-        yield _fitting({name: values for name, values in candidates.items() if name != left_out}, distance)
+    for left_out in first if not tries.distance(first) else ():
+        yield _fitting({name: values for name, values in shaping.items() if name != left_out}, tries)
 
 
 def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, list[int]]:
@@ -181,15 +183,20 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, l
     return found
 
 
-def _fitting(candidates: Mapping[str, list[int]], distance: Distance) -> dict[str, int]:
+def _fitting(candidates: Mapping[str, list[int]], tries: _Tries) -> dict[str, int]:
     """The fields for a model near some shapes, by exchanging one after the other while that brings it nearer."""
 
     def improved(fields: dict[str, int]) -> dict[str, int]:
         for _ in range(_ROUNDS):
-            tries = [{**fields, name: value} for name, values in candidates.items() for value in values]
-            tries += [{other: fields[other] for other in fields if other != name} for name in fields]
-            nearest = min(tries, key=distance, default=fields)
-            if not distance(fields) or distance(nearest) >= distance(fields):
+            wrong = tries.wrong(fields)
+            names = [
+                name for name, values in candidates.items()
+                if wrong is None or not wrong.isdisjoint(tries.shaped_by(name, values[0]))
+            ]  # fmt: skip
+            near = [{**fields, name: value} for name in names for value in candidates[name]]
+            near += [{other: fields[other] for other in fields if other != name} for name in names if name in fields]
+            nearest = min(near, key=tries.distance, default=fields)
+            if tries.distance(nearest) >= tries.distance(fields):
                 break
             fields = nearest
         return fields
@@ -197,33 +204,72 @@ def _fitting(candidates: Mapping[str, list[int]], distance: Distance) -> dict[st
     ends: list[dict[str, int]] = []
     for start in ({}, {name: values[0] for name, values in candidates.items()}):
         ends.append(improved(dict(start)))
-        if not distance(ends[-1]):
+        if not tries.distance(ends[-1]):
             break
-    return min(ends, key=distance)
+    return min(ends, key=tries.distance)
 
 
-def _distances(kind: type[nn.Module], config: object, shapes: Shapes) -> Distance:
-    """`Distance` to some shapes; each model is made once."""
-    known: dict[frozenset[tuple[str, int]], float] = {}
+class _Tries:
+    """Models with other numbers in their configuration, of which the shapes are looked at; each is made once.
 
-    def distance(fields: Mapping[str, int]) -> float:
+    Args:
+        kind: of model.
+        config: the one to change.
+        shapes: what they should be.
+    """
+
+    def __init__(self, kind: type[nn.Module], config: object, shapes: Shapes) -> None:
+        self._kind, self._config, self._shapes = kind, config, shapes
+        self._made: dict[frozenset[tuple[str, int]], Shapes | None] = {}
+
+    def _shapes_with(self, fields: Mapping[str, int]) -> Shapes | None:
         key = frozenset(fields.items())
-        if key not in known:
-            theirs = shapes_with(kind, config, fields)
-            names = {**(theirs or {}), **shapes}
-            known[key] = inf if theirs is None else sum(theirs.get(name) != shapes.get(name) for name in names)
-        return known[key]
+        if key not in self._made:
+            self._made[key] = shapes_with(self._kind, self._config, fields)
+        return self._made[key]
 
-    return distance
+    def wrong(self, fields: Mapping[str, int]) -> frozenset[str] | None:
+        """The tensors that have another shape than they should; None if there is no such model."""
+        made = self._shapes_with(fields)
+        return None if made is None else _unlike(made, self._shapes)
+
+    def distance(self, fields: Mapping[str, int]) -> float:
+        """How many they are."""
+        wrong = self.wrong(fields)
+        return inf if wrong is None else len(wrong)
+
+    def shaped_by(self, field: str, value: int) -> frozenset[str]:
+        """The tensors that have another shape with another number in a field; all of them where it alone cannot be."""
+        plain, made = self._shapes_with({}), self._shapes_with({field: value})
+        return frozenset(self._shapes) if plain is None or made is None else _unlike(made, plain)
+
+
+def _unlike(ones: Shapes, others: Shapes) -> frozenset[str]:
+    return frozenset(name for name in {**ones, **others} if ones.get(name) != others.get(name))
 
 
 def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
     """The shapes of a model that is made from a configuration with other numbers; None if it cannot be made."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingToFill():
             return shapes_of(made_with(kind, config, fields))
     except Exception:  # numbers that do not go together
         return None
+
+
+class _NothingToFill(TorchFunctionMode):
+    """First values are not given to tensors without data: it takes torch longer than to make them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if getattr(func, "__name__", "") in _FILLING and args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def made_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:

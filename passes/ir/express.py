@@ -7,7 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from math import gcd
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
+from torch import fx
+
 from atograph.passes.ir.sizes import Size, polynomial, values_of
+
+aten = torch.ops.aten
 
 _DEEPEST = 3
 """Factors that are looked for within each other."""
@@ -38,8 +43,54 @@ class Known(NamedTuple):
 
 Part: TypeAlias = "Expression | Known | int"
 
+_PIECES = {
+    operator.getitem, aten.slice.Tensor, aten.narrow.default, aten.split.Tensor, aten.split_with_sizes.default,
+    aten.split.sizes, aten.chunk.default, aten.tensor_split.sections,
+}  # fmt: skip
 
-def express(size: int, known: Collection[int]) -> Part | None:
+
+class Holders:
+    """Which nodes of a graph hold sizes that are others at other points, in the order in which they are added.
+
+    A size that a node holds is read there rather than computed: torch.export, whose sizes are formulas, then sees the
+    same formula where it would have to prove that two are equal. But not from pieces of a tensor, and not for them:
+    their formulas have a minimum and a maximum in them, one within the other.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[fx.Node, int | None]] = {}
+        self._tellers: set[int] = set()
+        self._whole: set[int] = set()
+
+    def __contains__(self, size: int) -> bool:
+        return size in self._first
+
+    def __getitem__(self, size: int) -> tuple[fx.Node, int | None]:
+        """The first node that has a dim of a size, and which; None for one that is the size."""
+        return self._first[size]
+
+    def add(self, size: int, node: fx.Node, dim: int | None = None) -> None:
+        """Note that a dim of a node, or the node itself, is a size."""
+        if size in self._first:
+            return
+        self._first[size] = (node, dim)
+        if dim is None or not follows(size, self._tellers):
+            self._tellers.add(size)
+        if dim is None or node.target not in _PIECES:
+            self._whole.add(size)
+
+    def express(self, size: int, reader: fx.Node | None) -> Part | None:
+        """A size as an expression of sizes that are held, for an op that takes it; None where none is found."""
+        pieces = reader is not None and takes_pieces(reader)
+        return express(size, self._tellers, () if pieces else self._whole)
+
+
+def takes_pieces(reader: fx.Node) -> bool:
+    """Whether an op takes pieces of a tensor."""
+    return reader.target in _PIECES
+
+
+def express(size: int, known: Collection[int], also: Collection[int] = ()) -> Part | None:
     """The size as an expression of the batch and of known sizes; None where none is found.
 
     Products and sums of known sizes with numbers are looked for, and quotients of such sums. That it is right at the
@@ -48,10 +99,11 @@ def express(size: int, known: Collection[int]) -> Part | None:
     Args:
         size: what to express.
         known: sizes that there are, at the same points.
+        also: sizes that are there as well, and are taken as they are: no other size is made of them.
     """
     total: Part | None = None
     for primes, coefficient in _terms(size):
-        term = _express(coefficient, known, _DEEPEST)
+        term = _express(coefficient, known, _DEEPEST, also)
         if term is None:
             return None
         for each in primes:
@@ -62,7 +114,7 @@ def express(size: int, known: Collection[int]) -> Part | None:
 
 def follows(size: int, known: Collection[int]) -> bool:
     """Whether the size is made of known ones by products and sums, as far as `express` finds out."""
-    parts = (_express(coefficient, known, _DEEPEST, floors=False) for _primes, coefficient in _terms(size))
+    parts = (_express(coefficient, known, _DEEPEST, (), floors=False) for _primes, coefficient in _terms(size))
     return all(part is not None for part in parts)
 
 
@@ -96,19 +148,21 @@ def _terms(size: int) -> list[tuple[tuple[int, ...], int]]:
     return [(primes, Size.of([terms[primes] for terms in each])) for primes in each[0]]
 
 
-def _express(size: int, known: Collection[int], deepest: int, *, floors: bool = True) -> Part | None:
+def _express(
+    size: int, known: Collection[int], deepest: int, also: Collection[int], *, floors: bool = True
+) -> Part | None:
     if not isinstance(size, Size):
         return int(size)
-    if size in known:
+    if size in known or size in also:
         return Known(size)
     for form in (_affine, _product, _sum, _floor) if floors else (_affine, _product, _sum):
         for base in known:
-            if isinstance(base, Size) and (part := form(size, base, known, deepest)) is not None:
+            if isinstance(base, Size) and (part := form(size, base, known, deepest, also)) is not None:
                 return part
     return None
 
 
-def _affine(size: Size, base: Size, _known: Collection[int], _deepest: int) -> Part | None:
+def _affine(size: Size, base: Size, _known: Collection[int], _deepest: int, _also: Collection[int]) -> Part | None:
     """``(factor × base + offset) / divisor``, which leaves no remainder at any point."""
     rise, run = next(((rise, run) for rise, run in _steps(size, base) if run), (0, 1))
     if not rise:
@@ -121,7 +175,7 @@ def _affine(size: Size, base: Size, _known: Collection[int], _deepest: int) -> P
     return _over(_plus(_times(Known(base), factor), offset), divisor)
 
 
-def _product(size: Size, base: Size, known: Collection[int], deepest: int) -> Part | None:
+def _product(size: Size, base: Size, known: Collection[int], deepest: int, also: Collection[int]) -> Part | None:
     """``base × rest``, or ``base / unit × rest`` where all that the base may be are multiples of the unit."""
     unit = gcd(*base.values)
     for divisor in dict.fromkeys((1, unit)) if deepest else ():
@@ -130,19 +184,19 @@ def _product(size: Size, base: Size, known: Collection[int], deepest: int) -> Pa
             own == 0 or total % own for total, own in zip(size.values, values_of(factor, len(size.values)), strict=True)
         ):
             continue
-        rest = _express(size // factor, known, deepest - 1, floors=False)
+        rest = _express(size // factor, known, deepest - 1, also, floors=False)
         if rest is not None:
             return _times(_over(Known(base), divisor), rest)
     return None
 
 
-def _sum(size: Size, base: Size, known: Collection[int], deepest: int) -> Part | None:
+def _sum(size: Size, base: Size, known: Collection[int], deepest: int, also: Collection[int]) -> Part | None:
     """``base + rest``."""
-    rest = _express(size - base, known, 0, floors=False) if deepest == _DEEPEST else None
+    rest = _express(size - base, known, 0, also, floors=False) if deepest == _DEEPEST else None
     return None if rest is None else _plus(Known(base), rest)
 
 
-def _floor(size: Size, base: Size, _known: Collection[int], _deepest: int) -> Part | None:
+def _floor(size: Size, base: Size, _known: Collection[int], _deepest: int, _also: Collection[int]) -> Part | None:
     """``(base + offset) // divisor``, where the points leave no doubt about the offset."""
     run, rise = max(((run, rise) for rise, run in _steps(size, base)), key=lambda step: abs(step[0]))
     about = round(run / rise) if rise else 0

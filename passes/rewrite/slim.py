@@ -19,7 +19,7 @@ from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evalu
 from atograph.passes.base import RewritePass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import drop_checks
-from atograph.passes.ir.express import build, express, follows
+from atograph.passes.ir.express import Holders, build
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.points import Points
@@ -204,7 +204,7 @@ class _Rewrite:
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
-        self._tellers: dict[int, tuple[fx.Node, int | None]] = {}  # size → the first node that is it, or has such a dim
+        self._holders = Holders()
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
         if kept.rest is not None:
@@ -324,7 +324,7 @@ class _Rewrite:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
-        part = express(size, self._tellers)
+        part = self._holders.express(size, before)
         if part is None:
             raise InternalError(f"no sizes of the program tell the size {size!r}.")
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
@@ -337,11 +337,11 @@ class _Rewrite:
             if self._tells_less(node):
                 self._shrunk.add(new)
             else:
-                self._tellers.setdefault(self.axes.points.size(node), (new, None))
+                self._holders.add(self.axes.points.size(node), new)
         elif self.axes.points and isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
             for index, dim in enumerate(self.axes.shape(node)):
-                if not self.kept.shrinks(dim) and not follows(dim.size, self._tellers):
-                    self._tellers[dim.size] = (new, index)
+                if not self.kept.shrinks(dim):
+                    self._holders.add(dim.size, new, index)
 
     def _tells_less(self, node: fx.Node) -> bool:
         """Whether a number of the old graph is the size of a dim that shrinks, or computed from one."""
@@ -352,8 +352,8 @@ class _Rewrite:
 
     def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""
-        if known in self._tellers:
-            node, index = self._tellers[known]
+        if known in self._holders:
+            node, index = self._holders[known]
             return node if index is None else self.graph.call_function(aten.sym_size.int, (node, index))
         for node in self.program.input_nodes():
             for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):

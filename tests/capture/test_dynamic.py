@@ -557,3 +557,28 @@ def test_a_float_in_another_place_fixes_the_size() -> None:
     ):
         graph = atograph.trace(scaled(forward).eval(), torch.randn(2, 11, 6), dynamic={"x": {1: "n"}})
         assert "it takes the number 11.0" in graph.program.interface.still["n"]
+
+
+def test_a_size_is_read_where_it_is_and_not_computed() -> None:
+    """Of formulas of the input's sizes, torch.export would have to prove that they are the sizes of what is there."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        b, c, h, w = (y := torch.relu(m.a(x))).shape
+        tokens = torch.relu(m.l(y.flatten(2).transpose(1, 2)))
+        heads = tokens.reshape(b, h * w, 2, -1).transpose(1, 2)
+        tokens = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).reshape(b, h * w, -1)
+        return m.o(torch.relu(m.k(tokens)).transpose(1, 2).reshape(b, c, h, w))
+
+    net = Net(
+        forward, a=nn.Conv2d(3, 8, 7, 4, 3), l=nn.Linear(8, 12), k=nn.Linear(12, 8), o=nn.Conv2d(8, 3, 1)
+    ).double()
+    graph = atograph.trace(
+        net, torch.randn(2, 3, 32, 24, dtype=torch.float64), dynamic={"x": {2: "8*rows", 3: "8*cols"}}
+    )
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    for program in (graph.program, slim.passes_program):
+        assert [size.name for size in program.interface.dynamic] == ["rows", "cols"]
+        computed = [node for node in program.graph.nodes if getattr(node.target, "__module__", "") == "_operator"]
+        assert not computed
+    x = torch.randn(1, 3, 40, 64, dtype=torch.float64)
+    assert torch.allclose(slim.program.module()(x), slim(x), rtol=1e-9, atol=1e-12)
