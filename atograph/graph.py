@@ -274,7 +274,7 @@ class Graph(NotPickled):
         if kept is not None:
             return plan_of(graph.groups, kept)
         scores = graph.scores(by, data=data, loss=loss, **shares)
-        return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, **shares)
+        return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, within=None, **shares)
 
     def scores(
         self,
@@ -293,7 +293,7 @@ class Graph(NotPickled):
         Raises:
             UserError: there is no such criterion, or it needs data, or values of weights that are not there.
         """
-        from atograph.train.ato.scoring import scores_with_data
+        from atograph.train.pruning.scoring import scores_with_data
 
         kind = CRITERIA.get(by) if isinstance(by, str) else by
         if not (isinstance(kind, type) and issubclass(kind, Criterion)) or not getattr(kind, "name", ""):
@@ -312,6 +312,7 @@ class Graph(NotPickled):
         round_to: int | Literal["auto"] | None = None,
         *,
         measured: bool = True,
+        within: Mapping[str, Sequence[int]] | None = None,
         **budgets: float | None,
     ) -> Plan:
         """The plan that keeps the highest scores within a budget, by one threshold over all groups.
@@ -323,6 +324,7 @@ class Graph(NotPickled):
             round_to: as for `plan`.
             measured: budgets that can be measured (latency) are, and units chosen again where a plan misses; else
                 the prediction is enough.
+            within: group name → the units that may stay, `kept` of an earlier plan that this one is to go on from.
             budgets: other shares to keep, as for `plan`.
 
         Raises:
@@ -333,7 +335,7 @@ class Graph(NotPickled):
 
         def choose(multiple: int) -> Plan:
             check_budgets(limits, self.groups, floor, multiple)
-            return plan_from_scores(self.groups, limits, scores, floor=floor, round_to=multiple)
+            return plan_from_scores(self.groups, limits, scores, floor=floor, round_to=multiple, within=within)
 
         if round_to is None:
             round_to = limits.rounding

@@ -31,6 +31,7 @@ import atograph
 from atograph.proof.flop_count import count_flops
 from atograph.slimming.index_map import small_module
 from atograph.train import Task, TrainSettings, auto_train_once, dense_training
+from atograph.train.settings import settings_of
 from benchmarks.fashion import NETWORKS, loaders
 from benchmarks.published import PUBLISHED
 
@@ -70,7 +71,7 @@ class Bench:
     def settings(self, **changed: Any) -> TrainSettings:
         """The recipe."""
         given = {"flops": self.budget, "epochs": self.options.epochs, "device": self.options.device, "seed": self.seed}
-        return TrainSettings(**{**given, **changed})
+        return settings_of({**given, **changed})
 
     def task(self) -> Task:
         """The data; its order depends on the seed only."""
@@ -159,6 +160,8 @@ METHODS: dict[str, Callable[[Bench], Outcome]] = {
     "uniformly narrower": narrow,
     "uniformly narrower, for the FLOPs of dense": narrow_longer,
     "atograph": pruned,
+    "progressive": partial(pruned, method="progressive"),
+    "score only": partial(pruned, controller=False),
     "atograph, for the FLOPs of dense": longer,
     "one-shot magnitude, fine-tuned": one_shot,
     "ATO as published": published,

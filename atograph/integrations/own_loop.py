@@ -24,9 +24,9 @@ from atograph.train.hook import Pruning
 from atograph.train.methods.method import hook_of
 from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.processes.replicas import join
+from atograph.train.pruning.shrink import CannotShrink
 from atograph.train.schedule import Clock
 from atograph.train.settings import settings_of
-from atograph.train.shrink import CannotShrink
 from atograph.train.task import Task
 
 OnSwap = Callable[[nn.Module, nn.Module], object]
@@ -106,6 +106,13 @@ class AutoTrainOnce:
                 "a loop measures by itself, so metric_mode is of no use to it.",
                 hint="Keep the best weights where `settled` is true; in Lightning the callback's monitor does it, and "
                 "for a Trainer load_best_model_at_end.",
+            )
+        own = [name for name in ("clip", "distill", "ema") if getattr(given, name)]
+        if own:
+            raise UserError(
+                f"a loop makes its steps by itself, so {own[0]} is of no use to it.",
+                hint="docs/training.md shows how a loop does it: torch.nn.utils.clip_grad_norm_, AveragedModel, and "
+                "atograph.train.Teacher.",
             )
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")

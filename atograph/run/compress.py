@@ -51,6 +51,7 @@ def compress(
     metric: Any = None,
     metric_name: str | None = None,
     optimizer: Callable[..., Any] | Literal["sgd", "adamw"] | None = None,
+    teacher: nn.Module | None = None,
     out: str | Path | None = None,
     force: bool = False,
     resume: bool = False,
@@ -77,6 +78,8 @@ def compress(
             that measures all of ``val_data`` together, as those of torchmetrics do; by default top-1 accuracy.
         metric_name: what the table and the report call it; by default ``top-1``, or the function's own name.
         optimizer: ``optimizer(params)``, or ``"sgd"`` (with Nesterov momentum, the default) or ``"adamw"``.
+        teacher: a trained network of the same inputs and outputs to learn from (``distill`` follows from it);
+            with ``distill=True`` alone it is the model as it is given.
         out: folder of the run; None writes nothing.
         force: replace a run that is there.
         resume: go on from the checkpoints of a run into ``out`` that was interrupted; without any, start anew.
@@ -99,13 +102,17 @@ def compress(
     """
     if isinstance(optimizer, str):
         settings["optimizer"], optimizer = optimizer, None
+    if teacher is not None:
+        settings.setdefault("distill", True)
     checked = settings_of({"flops": flops, **settings})
     if train_data is None and needs_data(checked):
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     if train_data is None and example_inputs is None:
         raise UserError("without train_data, the example_inputs have to be given.")
     batches = () if train_data is None else train_data
-    task = Task(batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer)
+    task = Task(
+        batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer, teacher=teacher
+    )
     inputs = (
         inputs_of_batch(task.first_batch())
         if example_inputs is None
@@ -166,6 +173,7 @@ def compress_spec(
             task=Task(
                 spec.train_data() if needs_data(settings) else (), spec.val_data(),
                 loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
+                teacher=spec.teacher() if settings.distill else None,
             ),
             settings=settings, baseline=baseline, opset=opset, targets=names, tensorboard=tensorboard, init=init,
             spec=spec.text, source=Source.of(spec, out),

@@ -16,7 +16,7 @@ from atograph.passes.rewrite.slim import Kept
 from atograph.passes.torch_private import tree_leaves
 from atograph.repair.paths.dead_code import with_dead_code
 from atograph.slimming.slim import slim
-from atograph.train.shrink import CannotShrink, where
+from atograph.train.pruning.shrink import CannotShrink, where
 from atograph.values.attributes import Attributes
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from atograph.train.settings import TrainSettings
 
-_TAKING_DATA = ("train_data", "val_data", "example_inputs")
+_TAKING_DATA = ("train_data", "val_data", "example_inputs", "teacher")
 
 
 class Batches:
@@ -108,14 +108,18 @@ class Spec:
 
     def model(self) -> nn.Module:
         """A fresh model, as its function returns it."""
+        return self._module(self.factory)
+
+    def teacher(self) -> nn.Module | None:
+        """A trained network to learn from; None where the file has no ``teacher``."""
+        return self._module("teacher") if hasattr(self.module, "teacher") else None
+
+    def _module(self, function: str) -> nn.Module:
         from torch import nn
 
-        made = self._call(self.factory)
+        made = self._call(function)
         if not isinstance(made, nn.Module):
-            raise UserError(
-                f"`{self.factory}()` returned {kind_of(made)}, not a torch.nn.Module.",
-                where=self.where,
-            )
+            raise UserError(f"`{function}()` returned {kind_of(made)}, not a torch.nn.Module.", where=self.where)
         return made
 
     def train_data(self) -> Batches:

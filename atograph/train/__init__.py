@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from atograph.passes.lazy import lazy
 
 if TYPE_CHECKING:
-    from atograph.train.ato.masks import UnitMap
     from atograph.train.hook import Pruning
     from atograph.train.loop import DenseTrained, Trained, auto_train_once, dense_training
+    from atograph.train.losses.distilled import Teacher
     from atograph.train.methods.method import Method, method
     from atograph.train.progress import EpochRow, Progress, Silent
+    from atograph.train.pruning.masks import UnitMap
     from atograph.train.saved.seeding import seed_everything
     from atograph.train.settings import TrainSettings
     from atograph.train.task import Task
@@ -24,6 +25,7 @@ __all__ = [
     "Pruning",
     "Silent",
     "Task",
+    "Teacher",
     "TrainSettings",
     "Trained",
     "UnitMap",
@@ -41,9 +43,10 @@ _HOMES = {
     "Pruning": "hook",
     "Silent": "progress",
     "Task": "task",
+    "Teacher": "losses.distilled",
     "TrainSettings": "settings",
     "Trained": "loop",
-    "UnitMap": "ato.masks",
+    "UnitMap": "pruning.masks",
     "auto_train_once": "loop",
     "dense_training": "loop",
     "method": "methods.method",

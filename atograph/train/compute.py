@@ -97,7 +97,11 @@ class Compute:
         return total
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step; in float16 not if a gradient overflowed (the scale is halved then)."""
+        """Step, by clipped gradients if that was asked for; in float16 not if one overflowed (the scale is halved)."""
+        if self.settings.clip is not None:
+            self.scaler.unscale_(optimizer)
+            stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(stepped, self.settings.clip)
         self.scaler.step(optimizer)
         self.scaler.update()
 

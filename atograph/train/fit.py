@@ -14,6 +14,7 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
+from atograph.train.losses.distilled import Teacher
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.progress import EpochRow, Progress
 from atograph.train.run_state import OTHER_RUN, Position, RunState
@@ -25,6 +26,7 @@ from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task, naming
 from atograph.values.attributes import values_of
 from atograph.values.batches import tensors, to_device
+from atograph.values.eval_mode import copy_of
 
 
 class Fit(RunState):
@@ -66,6 +68,7 @@ class Fit(RunState):
             self.model.to(self.device)
             self.replicas.from_first([value for value in weights_of(self.model).values() if not overlaps(value)])
             batch = self.task.check(self.model, self.device) if needs_data(self.settings) else 1
+            self._learn_from_a_teacher()
             self.train_on(self.model)
             self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
             self.others = self.beside()
@@ -81,7 +84,7 @@ class Fit(RunState):
                     self._epoch(rates)
                 if not self.finished:  # by patience, or there is nothing to train
                     with self.whole.changing(but_for=Exception):
-                        self.hook.finish()
+                        self._finish()
                         self.finished = True
                 self.take_best()
                 if not self.settings.epochs:
@@ -123,6 +126,20 @@ class Fit(RunState):
         total, count = (replicas.total(each) for each in self.task.totals(self.model, data, self.device))
         return total / count if count else None
 
+    def _learn_from_a_teacher(self) -> None:
+        """Let the losses of the steps hold what the teacher says, if there is to be one."""
+        settings = self.settings
+        if not settings.distill:
+            return
+        model = copy_of(self.model if self.task.teacher is None else self.task.teacher).to(self.device)
+        teacher = Teacher(model, settings.distill_weight, settings.distill_temperature)
+        self.task = self.compute.task = self.task.taught_by(teacher)
+
+    def _finish(self) -> None:
+        """The last step is done."""
+        self.average.hand_over(self.model)
+        self.hook.finish()
+
     def _train_mode(self) -> None:
         """Training mode, but for the parts of a model in training mode that came in eval mode: frozen statistics."""
         self.model.train()
@@ -147,6 +164,7 @@ class Fit(RunState):
             with self.whole.changing():
                 self.compute.step(self.optimizer)
                 hook.after_step(t, position.lr)
+                self.average.add(self.model, settled=hook.settled)
                 position.step, position.total, position.begun = step + 1, position.total + loss, False
                 self.whole.done()
             self.progress.step(epoch + 1, position.step, loss, hook.flops_share)
@@ -156,13 +174,14 @@ class Fit(RunState):
         self.clock.steps = position.step
         if last:
             with self.whole.changing(but_for=Exception):
-                hook.finish()
+                self._finish()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
             self._diverged("weights that are not finite", epoch, position.step - 1)
         self.finished = last
         self.metric = None  # nobody is to take that of the epoch before for this one's
-        self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
+        with self.average.in_place(self.model):
+            self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(
             epoch=epoch + 1,
             loss=position.total / position.step,
@@ -174,7 +193,8 @@ class Fit(RunState):
         )
         with self.whole.changing():
             self.history.append(row)
-            self.keep()
+            with self.average.in_place(self.model):
+                self.keep()
             if hook.settled:
                 self.best.offer(epoch + 1, self.metric, self.good, values_of(self.dense))
             self.position = Position(epoch + 1)

@@ -124,6 +124,8 @@ class Graph(Protocol[P_co]):
         floor: float = ...,
         round_to: int | Literal["auto"] | None = ...,
         measured: bool = ...,
+        within: Mapping[str, Sequence[int]] | None = ...,
         **budgets: float,
     ) -> P_co:
-        """Keep the highest scores, Tensor[size] per group, within budgets as predicted, or measured if that can be."""
+        """Keep the highest scores, Tensor[size] per group, within budgets as predicted, or measured if that can be; of
+        the units of an earlier plan only, where one is given."""

@@ -7,15 +7,15 @@ from typing import Generic
 
 from torch import nn
 
-from atograph.train.ato.masks import UnitMap
 from atograph.train.fit import Fit
 from atograph.train.hook import Hook, Pruning
 from atograph.train.interfaces import Graph, P, Plan
 from atograph.train.methods.method import hook_of
 from atograph.train.progress import EpochRow, Progress, Silent
+from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.shrink import Shrink
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings
-from atograph.train.shrink import Shrink
 from atograph.train.task import Task
 
 

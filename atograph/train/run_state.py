@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
+from atograph.train.averaging import Average
 from atograph.train.best import BestEpoch
 from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.diverged import Diverged
@@ -55,6 +56,7 @@ class RunState:
         metric: of the last evaluation on the validation data.
         metric_before: the same before the first step.
         finished: whether the last step is done, and the masks are final.
+        average: of the weights, where the settings ask for one.
         best: the best epoch so far, where the settings say which is better.
         kept: the epoch whose weights the model has in the end; None: the last.
         good: the weights (in main memory) of the last good epoch, or of the checkpoint where ``resumed`` is true.
@@ -83,6 +85,7 @@ class RunState:
         self.metric_before: float | None = None
         self.finished = False
         self.best = BestEpoch(settings.metric_mode, settings.patience)
+        self.average = Average(settings.ema)
         self.kept: int | None = None
         if settings.metric_mode is not None and settings.epochs and task.val_data is None:
             raise UserError(
@@ -140,6 +143,7 @@ class RunState:
             "history": [asdict(row) for row in self.history],
             "before": self.metric_before,
             "best": self.best.state(),
+            "average": self.average.state(),
             "steps": self.clock.steps,
             "compute": self.compute.state(),
             "processes": every,
@@ -176,6 +180,7 @@ class RunState:
         self.metric = self.history[-1].metric if self.history else None
         self.metric_before = state.get("before")
         self.best.load(state.get("best"))
+        self.average.load(state["average"], self.device)
         self.finished = self.position.epoch >= self.settings.epochs
         for name, parameter in self.dense.named_parameters():
             if state["weights"][name].shape != parameter.shape:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
 from atograph.train.losses.defaults import default_loss, default_metric
+from atograph.train.losses.distilled import Teacher
 from atograph.train.losses.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.values.batches import batch_size, describe, keep_copy, to_device
@@ -36,6 +37,7 @@ class Task:
             top-1 accuracy, `losses.defaults.default_metric`.
         metric_name: what the metric is called; None: see `name_of_metric`.
         optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
+        teacher: a trained network for `settings.distill`; None: the model as it came.
 
     Raises:
         UserError: data that can be iterated once only.
@@ -50,6 +52,7 @@ class Task:
         metric: Metric | DatasetMetric | type[DatasetMetric] | None = None,
         metric_name: str | None = None,
         optimizer: MakeOptimizer | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.train_data = reiterable(train_data, "train_data")
         self.val_data = None if val_data is None else reiterable(val_data, "val_data")
@@ -59,6 +62,8 @@ class Task:
             self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
+        self.teacher = teacher
+        self._taught: Teacher | None = None
         self._around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def within(self, around: Callable[[], AbstractContextManager[object]]) -> Task:
@@ -68,6 +73,12 @@ class Task:
         """
         task = copy(self)
         task._around = around
+        return task
+
+    def taught_by(self, teacher: Teacher) -> Task:
+        """The same task, with what a teacher says in the losses that are trained."""
+        task = copy(self)
+        task._taught = teacher
         return task
 
     def on(self, part_of: Callable[[Iterable[object], bool], Iterable[object]]) -> Task:
@@ -111,19 +122,23 @@ class Task:
         Raises:
             UserError: it is not one number.
         """
+        return self._checked(self.loss, model, batch)
+
+    def _checked(self, loss_of: Loss, model: nn.Module, batch: object) -> Tensor:
         with self._around():
-            loss = self.loss(model, batch)
+            loss = loss_of(model, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise UserError(f"loss(model, batch) must return a scalar tensor, got {describe(loss)}.")
         return loss.reshape(())
 
     def loss_to_train(self, model: nn.Module, batch: object) -> Tensor:
-        """The same, with a gradient.
+        """The same with a gradient, and with what the teacher says, where there is one.
 
         Raises:
             UserError: it is not one number, or depends on nothing that is trained.
         """
-        loss = self.checked_loss(model, batch)
+        taught = self._taught
+        loss = self._checked(self.loss if taught is None else partial(taught, self.loss), model, batch)
         if not loss.requires_grad:
             raise UserError(
                 "loss(model, batch) does not depend on any trainable parameter.",

@@ -19,5 +19,5 @@ CRITERIA = Registry[Any](
         "lamp": "atograph.passes.criteria.lamp:LayerAdaptive",
         "activation": "atograph.passes.criteria.activation:Activation",
     },
-    reserved=("none", "ato", "at-once"),  # no criterion at all, and methods
+    reserved=("none", "ato", "progressive", "at-once"),  # no criterion at all, and methods
 )

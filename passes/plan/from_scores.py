@@ -48,6 +48,7 @@ def plan_from_scores(
     *,
     floor: float = 0.0,
     round_to: int = 1,
+    within: Mapping[str, Sequence[int]] | None = None,
 ) -> Plan:
     """The plan that keeps the best-scored units over all groups within some budgets.
 
@@ -63,29 +64,32 @@ def plan_from_scores(
         scores: group name → score of each unit, shape ``[size]``; higher stays longer. Missing groups stay whole.
         floor: share of each group that stays at least.
         round_to: widths are multiples of this, or whole (`Group.step`).
+        within: group name → the units that may stay; of groups that are missing all may.
 
     Raises:
         UserError: the budget is out of reach.
     """
+    allowed = within or {}
     ranked, counts, levels = {}, {}, {}
     means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
     best = {name: float(score.max()) for name, score in scores.items()}
-    gone = [group.name for group in groups.prunable if group.dropped]
-    gone += whole_branches(groups, budgets, scores)
+    gone = [group.name for group in groups.prunable if group.dropped or not allowed.get(group.name, (0,))]
+    gone += whole_branches(groups, budgets, scores, gone)
     smallest = fewest(groups, floor, round_to, [*gone, *sorted(best, key=best.__getitem__)])
-    for order, group in enumerate(groups.prunable):
+    for number, group in enumerate(groups.prunable):
         if group.name in gone or group.name not in scores:
             counts[group.name] = 0 if group.name in gone else group.size
             continue
-        values, units = torch.sort(scores[group.name].detach().double().cpu(), descending=True, stable=True)
-        ranked[group.name] = units.tolist()
-        step = group.step(round_to)
-        least = counts[group.name] = smallest[group.name]
-        start = np.arange(least, group.size, step)
-        levels[group.name] = [*start.tolist(), group.size]
-        size = np.minimum(step, group.size - start)
+        units = torch.tensor(allowed.get(group.name, range(group.size)), dtype=torch.int64)
+        values, order = torch.sort(scores[group.name].detach().double().cpu()[units], descending=True, stable=True)
+        ranked[group.name] = units[order].tolist()
+        step, most = group.step(round_to), len(units)
+        least = counts[group.name] = min(smallest[group.name], most)
+        start = np.arange(least, most, step)
+        levels[group.name] = [*start.tolist(), most]
+        size = np.minimum(step, most - start)
         means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
-        owners.append(np.full(len(start), order))
+        owners.append(np.full(len(start), number))
         starts.append(start)
         sizes.append(size)
     for what, smallest_share in budgets.kept(counts).items():

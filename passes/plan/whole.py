@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -10,7 +10,9 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.budgets.budgets import Budgets
 
 
-def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor]) -> list[str]:
+def whole_branches(
+    groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor], wished: Sequence[str]
+) -> list[str]:
     """The groups that lose all of their units, so that branches give about `Groups.depth` of what is saved.
 
     Unit by unit a branch never goes: the best unit of a poor layer is still worth more than the worst of a rich one,
@@ -21,13 +23,13 @@ def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.
         groups: the program's groups; `Group.least` is 0 where all units may go.
         budgets: what is to be saved.
         scores: group name → score of each unit, shape ``[size]``; groups without scores stay.
+        wished: groups that lose all of their units in any case.
     """
     if not groups.depth:
         return []
-    wished = [group.name for group in groups.prunable if group.dropped]
     gone: list[str] = []
     saved = _saved(budgets, wished)
-    for name in _least_first(groups, budgets, scores):
+    for name in _least_first(groups, budgets, scores, wished):
         together = groups.gone_together([*wished, *gone, name])
         with_it = _saved(budgets, together)
         closer = abs(with_it - groups.depth) < abs(saved - groups.depth)
@@ -37,13 +39,15 @@ def whole_branches(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.
     return gone
 
 
-def _least_first(groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor]) -> list[str]:
+def _least_first(
+    groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor], wished: Sequence[str]
+) -> list[str]:
     """The groups that may go, by the mean score of their units for what their going saves.
 
     A score is for the cost of a unit. All units together may save more: what only fed them is not computed either. A
     group of which nothing but the last unit saves anything has a score of zero.
     """
-    free = [group for group in groups.prunable if group.least == 0 and not group.dropped and group.name in scores]
+    free = [group for group in groups.prunable if group.least == 0 and group.name in scores.keys() - {*wished}]
     lowest = min((float(scores[group.name].min()) for group in free), default=0.0)
     found = {}
     for group in free:

@@ -17,10 +17,10 @@ import atograph
 from atograph.cli.app import app
 from atograph.passes.criteria.taylor import Taylor
 from atograph.passes.errors import UserError
-from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.scoring import gradients_of, observe
-from atograph.train.ato.watch import GradientWatch
 from atograph.train.processes.replicas import Alone
+from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.scoring import gradients_of, observe
+from atograph.train.pruning.watch import GradientWatch
 from atograph.train.settings import settings_of
 from atograph.train.settings.method_table import METHODS
 from atograph.train.task import Task
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_the_step_also_where_a_closure_computes_them(call
     units = UnitMap(atograph.trace(model, EXAMPLE).prunable, model, torch.device("cpu"))
     seen, expected = Taylor(units), Taylor(units)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    watch = GradientWatch(seen, units)
+    watch = GradientWatch(lambda: seen.observe(gradients_of(units.parameters)))
     watch.watch(optimizer)
 
     def closure() -> Tensor:
@@ -134,13 +134,13 @@ def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "lamp"}) == settings_of({"method": "at-once", "prior": "lamp"})
     with pytest.raises(UserError, match="method 'lamp' prunes by that criterion, and prior='fpgm' names another"):
         settings_of({"method": "lamp", "prior": "fpgm"})
-    assert list(METHODS) == ["ato", "at-once"]
+    assert list(METHODS) == ["ato", "progressive", "at-once"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "l1"}, "no method 'l1'. There are: ato, at-once, or a criterion: magnitude, taylor, bn-scale"),
+        ({"method": "l1"}, "no method 'l1'. There are: ato, progressive, at-once, or a criterion: magnitude, taylor"),
         ({"epochs": 0}, "epochs=0 trains nothing, but this method prunes while it trains"),
         ({}, 'training needs train_data. Without data: method="magnitude", epochs=0'),
         ({"method": "taylor", "epochs": 0}, "training needs train_data"),

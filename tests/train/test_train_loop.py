@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
 from atograph.train import EpochRow, Silent, Task, Trained, TrainSettings, auto_train_once, dense_training
-from atograph.train.ato.masks import UnitMap
 from atograph.train.ato.project import zeroed_share
+from atograph.train.pruning.masks import UnitMap
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from fakes import FakeGroup, FakePlan, FakeSlice, TwoConvs, two_convs_graph, who
 from torch import Tensor, nn
 
 from atograph.passes.errors import InternalError
-from atograph.train.ato.masks import UnitMap
 from atograph.train.ato.project import family_shares, project, zeroed_share
+from atograph.train.pruning.masks import UnitMap
 
 CPU = torch.device("cpu")
 

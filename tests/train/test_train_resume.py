@@ -22,8 +22,8 @@ from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import fingerprint
 from atograph.slimming.index_map import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
-from atograph.train.ato.pool import Pool
 from atograph.train.ato.pruner import Pruner
+from atograph.train.pruning.pool import Pool
 from atograph.train.saved.checkpoints import Checkpoints, newest
 from atograph.train.schedule import Clock
 

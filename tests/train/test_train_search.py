@@ -15,9 +15,9 @@ from atograph.passes.criteria.ranking import by_magnitude
 from atograph.passes.errors import UserError
 from atograph.train import auto_train_once
 from atograph.train.ato.controller import Controller, _head, logistic_noise, straight_through
-from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.pool import Pool
 from atograph.train.ato.search import MaskSearch
+from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.pool import Pool
 from atograph.train.schedule import Clock, controller_interval, lr_factor, strength
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task

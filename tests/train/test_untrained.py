@@ -13,8 +13,8 @@ import atograph
 from atograph.passes.criteria.ranking import log_scores
 from atograph.passes.criteria.taylor import Taylor
 from atograph.passes.errors import UserError
-from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.scoring import gradients_of
+from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.scoring import gradients_of
 
 X = torch.randn(2, 1, 8, 8)
 WEIGHTS = {"conv1.weight", "conv2.weight", "down.weight", "base.weight"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atograph.train.ato.masks import UnitMap
+from atograph.train.pruning.masks import UnitMap
 
 
 def family_shares(units: UnitMap, mask: Tensor) -> Tensor:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from atograph.passes.criteria.criterion import Criterion
-from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
-from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.pool import Pool
 from atograph.train.ato.project import family_shares, project, zeroed_share
-from atograph.train.ato.scoring import observe
 from atograph.train.ato.search import MaskSearch
-from atograph.train.ato.watch import GradientWatch
 from atograph.train.hook import Pruned, Pruning
 from atograph.train.interfaces import Graph, P, Training
+from atograph.train.pruning.importance import Importance
+from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.pool import Pool
+from atograph.train.pruning.shrink import Shrink
+from atograph.train.pruning.swap import Swap
 from atograph.train.schedule import controller_interval, strength
-from atograph.train.shrink import CannotShrink, Shrink, Shrunk
-from atograph.values.batches import to_device
-
-_MEMORY = 0.03
-"""Share of the training whose gradients say how important a unit is."""
-
-_MEMORY_WITHOUT_LENGTH = 100
-"""The same in steps, where nobody knows how many there are."""
 
 _SAVED = (
     "masking", "frozen", "zero", "lam", "steps", "flops_share", "metric_dense", "before_zero", "after_zero",
-    "slim_from", "why_dense",
 )  # fmt: skip
 
 
@@ -45,7 +34,6 @@ class Pruner(Pruning[P]):
 
     def __init__(self, fit: Training, graph: Graph[P], shrink: Shrink[P] | None = None) -> None:
         self.fit, self.settings, self.graph = fit, fit.settings, graph
-        self.shrink = shrink
         if not graph.prunable:
             raise UserError(
                 "the model has nothing that can be pruned.",
@@ -59,15 +47,19 @@ class Pruner(Pruning[P]):
         self.mask = torch.ones(self.units.total, device=fit.device)
         self.shares = torch.zeros_like(self.mask)
         self.pool = Pool(fit.task, self.settings, fit.clock, fit.device)
-        self.criterion = self._criterion()
-        self.watch: GradientWatch | None = None
-        if self.criterion is not None and self.criterion.observes() == "gradients":
-            self.watch = GradientWatch(self.criterion, self.units)
-            for optimizer in fit.optimizers:
-                self.watch.watch(optimizer)
+        self.swap = Swap(fit, shrink)
+        self.importance = Importance(fit, graph, self.units, self.pool, self.swap)
         self.steps = 0
-        self.at_hand: list[object] = []  # the batch of this step, where no others are known
-        self.shrunk: Shrunk | None = None
+
+    @property
+    def slim_from(self) -> float | None:  # type: ignore[override]
+        """When the slim module took over."""
+        return self.swap.slim_from
+
+    @property
+    def why_dense(self) -> str:  # type: ignore[override]
+        """Why it did not."""
+        return self.swap.why_dense
 
     @property
     def losses(self) -> list[float]:
@@ -80,7 +72,9 @@ class Pruner(Pruning[P]):
             "method": [self.settings.method, self.settings.prior],
             "kept": {name: list(units) for name, units in self.plan.kept.items()},
             "mask": self.mask,
-            "criterion": None if self.criterion is None else self.criterion.state(),
+            "criterion": self.importance.state(),
+            "slim_from": self.slim_from,
+            "why_dense": self.why_dense,
             "search": self.search.state(),
             "pool": self.pool.state(),
         }
@@ -101,19 +95,11 @@ class Pruner(Pruning[P]):
         self.mask = state["mask"].to(self.mask.device)
         self.shares = family_shares(self.units, self.mask)
         self.search.load(state["search"])
-        if self.criterion is not None and state["criterion"] is not None:
-            self.criterion.load(to_device(state["criterion"], self.mask.device))
+        self.importance.load(state["criterion"])
         if self.frozen:
             self._freeze_for_good()
         self.pool.load(state["pool"])
-        if self.slim_from is not None:
-            if self.shrink is None or not self.fit.optimizers:
-                raise UserError(
-                    "this state is of a training that went on in the slim module, and this one has nothing to make it.",
-                    hint="Give AutoTrainOnce the optimiser, as when it was saved.",
-                )
-            self.shrunk = Shrunk(self.fit.model, self.shrink(self.plan), self.fit.optimizers)
-            self.fit.train_on(self.shrunk.module)
+        self.swap.resume(self.plan, state["slim_from"], state["why_dense"])
 
     def epoch_start(self, t: float) -> None:
         """Read the mask anew, unless it is frozen."""
@@ -123,16 +109,14 @@ class Pruner(Pruning[P]):
 
     def before_step(self, t: float, batch: object) -> None:
         """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
-        settings, self.at_hand = self.settings, [batch]
-        if self.watch is not None:
-            self.watch.due = True
-        if self.shrunk is not None:
-            self.shrunk.follow()
+        settings = self.settings
+        self.importance.step(batch)
+        self.swap.follow()
         if t >= settings.freeze and not self.frozen:
             self._freeze()
         if t >= settings.zero_from and not self.zero:
             self._zero()
-            self._shrink(t, batch)
+            self.swap.to(self.plan, t, batch)
         if t < settings.controller_start:
             self.pool.offer(batch)
         elif not self.frozen:
@@ -146,7 +130,7 @@ class Pruner(Pruning[P]):
     def after_step(self, t: float, lr: float) -> None:
         """Project what is masked, or hold it at zero (momentum would move it)."""
         if self.zero:
-            if self.shrunk is None:
+            if not self.swap.slim:
                 self.units.scale_(self.mask)
             return
         self.lam = strength(self.settings, t)
@@ -172,8 +156,7 @@ class Pruner(Pruning[P]):
 
     def sync(self) -> None:
         """Give the dense model what was trained in the slim one."""
-        if self.shrunk is not None and self.fit.model is self.shrunk.module:
-            self.shrunk.write_back()
+        self.swap.sync()
 
     def pruned(self) -> Pruned:
         """How far the pruning is."""
@@ -189,33 +172,8 @@ class Pruner(Pruning[P]):
             kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},
         )
 
-    def _criterion(self) -> Criterion | None:
-        """What the prior follows."""
-        if self.settings.prior == "none":
-            return None
-        kind: type[Criterion] = CRITERIA.get(self.settings.prior)
-        criterion = kind(self.units, self.graph.program if kind.needs & {"program", "activations"} else None)
-        criterion.seen.memory = self.fit.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH
-        return criterion
-
-    def _observe(self) -> None:
-        """Let the criterion see some batches, where the training itself does not show it what it needs."""
-        criterion, fit = self.criterion, self.fit
-        if criterion is None or criterion.observes() is None:
-            return
-        if criterion.observes() == "activations" or not criterion.ready:
-            batches = self.pool.batches or fit.task.some_batches(self.settings.controller_batches) or self.at_hand
-            on_device = (to_device(batch, fit.device) for batch in batches)
-            observe(criterion, fit.model, fit.task, on_device, fit.replicas)
-        if not criterion.ready:
-            what = f"the criterion '{criterion.name}' has seen no {criterion.observes()}"
-            hint = "The loss has to call the model itself, and its gradients have to be finite."
-            if not self.settings.freeze:
-                raise UserError(f"{what}, so nothing can be pruned by it.", hint=hint)
-            fit.tell(f"{what}: units are ranked by magnitude. {hint}")
-
     def _read_mask(self, *, final: bool = False) -> None:
-        self.search.refresh_prior(self.criterion)
+        self.search.refresh_prior(self.importance.criterion)
         self.plan = self.search.plan(final=final)
         self.masking = True
         self.mask = self.units.mask_of(self.plan)
@@ -225,14 +183,13 @@ class Pruner(Pruning[P]):
 
     def _freeze(self) -> None:
         self.metric_dense = self._metric()
-        self._observe()
+        self.importance.look()
         self._read_mask(final=True)
         self._freeze_for_good()
 
     def _freeze_for_good(self) -> None:
         self.frozen = True
-        if self.watch is not None:
-            self.watch.remove()
+        self.importance.final()
 
     def _zero(self) -> None:
         done = zeroed_share(self.units, self.mask) == 1.0
@@ -240,21 +197,6 @@ class Pruner(Pruning[P]):
         self.units.scale_(self.mask)
         self.after_zero = self.before_zero if done else self._metric()
         self.zero, self.lam = True, 0.0
-
-    def _shrink(self, t: float, batch: object) -> None:
-        fit = self.fit
-        if self.shrink is None or not fit.optimizers or self.settings.slim_at == "never":
-            return
-        exact = fit.task.within(nullcontext)  # without mixed precision, whose rounding would hide a wrong width
-        try:
-            small = self.shrink(self.plan)
-            self.shrunk = Shrunk(fit.model, small, fit.optimizers, lambda model: exact.checked_loss(model, batch))
-        except CannotShrink as reason:
-            self.why_dense = str(reason)
-            fit.tell(f"the dense module is trained on, because there is no slim one: {self.why_dense}")
-        else:
-            fit.train_on(self.shrunk.module)
-            self.slim_from = t
 
     def _metric(self) -> float | None:
         """On the validation data, or else on the batches that were set aside."""

@@ -8,16 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from atograph.passes.budgets.budget import BUDGETS
-from atograph.passes.cost.prices import unit_prices
 from atograph.passes.criteria.criterion import Criterion
-from atograph.passes.criteria.ranking import by_magnitude, log_scores
-from atograph.passes.errors import UserError
 from atograph.passes.torch_private import BatchNorm
 from atograph.train.ato.controller import Controller, logistic_noise, straight_through
-from atograph.train.ato.masks import UnitMap
 from atograph.train.interfaces import Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
+from atograph.train.pruning.choice import Choice
+from atograph.train.pruning.masks import UnitMap
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 from atograph.values.batches import batch_size
@@ -57,6 +54,7 @@ class MaskSearch(Generic[P]):
         self.replicas = replicas or Alone()
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
         self.objective = _Objective(model, task)
+        self.choice = Choice(graph, units, settings, self.replicas)
         self.budgets = graph.budgets(**settings.budgets)
         if settings.controller:
             self.budgets.check_gradients()
@@ -70,7 +68,6 @@ class MaskSearch(Generic[P]):
         self.noise = torch.Generator().manual_seed(settings.seed)
         self.prior = torch.full((units.total,), settings.offset, device=device)
         self.losses: list[float] = []
-        self.prices = self._prices()
         self.refresh_prior(None)
 
     def state(self) -> SearchState:
@@ -152,19 +149,7 @@ class MaskSearch(Generic[P]):
         Raises:
             UserError: the budget is out of reach.
         """
-        scores = self.scores() if scores is None else scores
-        if not bool(scores.isfinite().all()):
-            raise UserError(
-                "the units of this model cannot be ranked: weights or gradients are not finite, or too large.",
-                hint="Look for bad values in the weights and in the data.",
-            )
-        self.replicas.from_first([scores])
-        parts = {name: part.cpu() for name, part in self.units.split(scores).items()}
-        settings = self.settings
-        how: dict[Any, Any] = {**settings.budgets}
-        if settings.measured:
-            how["measured"] = final
-        return self.graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.rounding, **how)
+        return self.choice.plan(self.scores() if scores is None else scores, final=final)
 
     def refresh_prior(self, criterion: Criterion | None) -> None:
         """Take the prior anew, with zero where its own plan cuts.
@@ -174,18 +159,10 @@ class MaskSearch(Generic[P]):
         """
         if self.settings.prior == "none":
             return
-        known = criterion is not None and criterion.ready
-        prior = log_scores(criterion, self.prices) if known and criterion is not None else by_magnitude(self.units)
+        prior = self.choice.scores(criterion)
         kept = int(self.units.mask_of(self.plan(prior)).sum())
         cut = prior.sort(descending=True).values[max(kept - 1, 0)]
         self.prior = (prior - cut) * self.settings.prior_scale
-
-    def _prices(self) -> Tensor:
-        """Tensor[total]: what one unit of the dense model costs, of all budgets that have such prices."""
-        priced = {what: share for what, share in self.settings.budgets.items() if BUDGETS.get(what).priced}
-        used = [self.graph.budgets(**{what: share}).used for what, share in priced.items()]
-        prices = list(unit_prices(used, self.units.sized).values())
-        return torch.tensor(prices, device=self.units.family.device)[self.units.family]
 
 
 def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:

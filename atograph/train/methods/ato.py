@@ -9,7 +9,7 @@ from atograph.train.methods.method import Method
 if TYPE_CHECKING:
     from atograph.train.hook import Pruning
     from atograph.train.interfaces import Graph, P, Training
-    from atograph.train.shrink import Shrink
+    from atograph.train.pruning.shrink import Shrink
 
 
 class AutoTrainOnceMethod(Method):

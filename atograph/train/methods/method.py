@@ -15,7 +15,7 @@ from atograph.train.settings.method_table import METHODS
 if TYPE_CHECKING:
     from atograph.train.hook import Pruning
     from atograph.train.interfaces import Graph, P, Training
-    from atograph.train.shrink import Shrink
+    from atograph.train.pruning.shrink import Shrink
 
 T = TypeVar("T", bound="Method")
 

@@ -184,6 +184,18 @@ class TrainSettings(BaseModel):
     warmup: Fraction = 0.05
     """Share of the training in which the rate climbs linearly from near zero."""
 
+    clip: Annotated[Positive | None, Option(metavar="NORM")] = None
+    """Clip the norm of all gradients of a step (`torch.nn.utils.clip_grad_norm_`); unlimited unless given."""
+    ema: Annotated[Annotated[float, Field(gt=0.0, lt=1.0)] | None, Option(metavar="DECAY")] = None
+    """Keep a moving average of the weights, of which a step changes 1 - DECAY (0.99, say), and hand it over. It begins
+    where the network is the one that comes out, and the metric is that of the average from then on."""
+    distill: Annotated[bool, Option()] = False
+    """Learn from a teacher as well: `teacher()` in the SPEC, or else the model with the weights that it comes with."""
+    distill_weight: Fraction = 0.5
+    """Share of the loss that is the teacher's (Hinton et al., arXiv 1503.02531)."""
+    distill_temperature: Positive = 2.0
+    """Temperature of the probabilities that are compared with the teacher's."""
+
     # How steps are computed.
     accumulate: Annotated[int, Field(ge=1), Option()] = 1
     """Batches whose gradients make one step. They are averaged; "steps" of the other settings are these."""

@@ -14,6 +14,7 @@ METHODS = Registry[Any](
     base="atograph.train.methods.method:Method",
     ours={
         "ato": "atograph.train.methods.ato:AutoTrainOnceMethod",
+        "progressive": "atograph.train.methods.progressive:Progressive",
         "at-once": "atograph.train.methods.at_once:AtOnce",
     },
     beside=CRITERIA,  # ``--method`` takes both

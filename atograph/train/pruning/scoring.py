@@ -20,8 +20,8 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
-from atograph.train.ato.masks import UnitMap
 from atograph.train.processes.replicas import Alone, Replicas
+from atograph.train.pruning.masks import UnitMap
 from atograph.train.task import Loss, Task, naming
 from atograph.values.batches import to_device
 from atograph.values.eval_mode import eval_mode

@@ -87,6 +87,7 @@ class Shrunk:
             _move(optimizer, pairs, state)
         dense.zero_grad(set_to_none=True)  # no optimiser does so any more
         self._optimizers, self._pairs = optimizers, {old: new for old, (new, _cuts) in pairs.items()}
+        self._cuts_of = {new: (old, cuts) for old, (new, cuts) in pairs.items()}
         self._trained = {old: old.requires_grad for old in self._pairs}
         self._versions = _versions(dense)
         self._dense_attributes, self._slim_attributes = Attributes(dense), Attributes(self.module)
@@ -136,6 +137,42 @@ class Shrunk:
                 slim[name] = whole
         set_weights(self.dense, slim)
         self._versions = _versions(self.dense)
+
+    def undo(self) -> None:
+        """Give the dense model the weights, and the optimisers its parameters again: their state is zero where units
+        are gone."""
+        self.write_back()
+        for optimizer in self._optimizers:
+            state = {}
+            for new, entries in optimizer.state.items():
+                old, cuts = self._cuts_of.get(new, (new, ()))
+                state[old] = {
+                    key: _whole(value, old, cuts) if isinstance(value, Tensor) and value.shape == new.shape else value
+                    for key, value in entries.items()
+                }
+            for group in optimizer.param_groups:
+                group["params"] = [self._cuts_of[new][0] if new in self._cuts_of else new for new in group["params"]]
+            optimizer.state.clear()
+            optimizer.state.update(state)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Dense parameter → gradient of what stays of it, zero elsewhere; the dense model gets the weights of now."""
+        self.write_back()
+        names = {id(old): name for name, old in self.dense.named_parameters()}
+        return {
+            names[id(old)]: _whole(new.grad, old, cuts)
+            for new, (old, cuts) in self._cuts_of.items()
+            if new.grad is not None
+        }
+
+
+def _whole(value: Tensor, like: Tensor, cuts: Cuts) -> Tensor:
+    """What a slim parameter has, as the dense one has it: zero where units are gone."""
+    if value.shape == like.shape:
+        return value
+    whole = value.new_zeros(like.shape)
+    whole[where(whole, cuts)] = value
+    return whole
 
 
 def _versions(model: nn.Module) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The gradients of a training, as a criterion observes them."""
+"""When a training has gradients to look at."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.ir.interface import Example
-from atograph.train.ato.masks import UnitMap
-from atograph.train.ato.scoring import gradients_of
 
 T = TypeVar("T")
 
 
 class GradientWatch:
-    """Hands the gradients of each training step to a criterion.
+    """Calls a function when the gradients of a step are there, and the step is not made yet.
 
     Attributes:
-        due: whether the gradients of the next step are to be taken in: once a step, however many optimisers make it.
+        due: whether the gradients of the next step are to be looked at: once a step, however many optimisers make it.
 
     Args:
-        criterion: one that needs gradients.
-        units: where they are.
+        take_in: looks at them.
     """
 
-    def __init__(self, criterion: Criterion, units: UnitMap) -> None:
-        self.criterion, self.units = criterion, units
-        self.due = True
+    def __init__(self, take_in: Callable[[], None]) -> None:
+        self._take_in, self.due = take_in, True
         self._handles: list[RemovableHandle] = []
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
@@ -64,4 +59,4 @@ class GradientWatch:
     def _observe_if_due(self) -> None:
         if self.due:
             self.due = False
-            self.criterion.observe(gradients_of(self.units.parameters))
+            self._take_in()

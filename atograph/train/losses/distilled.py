@@ -1,0 +1,128 @@
+"""Knowledge distillation: what a teacher says of a batch, beside the task's own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from atograph.passes.errors import UserError
+from atograph.passes.public import public
+from atograph.train.losses.defaults import logits_of, split
+from atograph.train.losses.targets import IGNORED
+from atograph.values.user_code import in_one_line
+
+Call = tuple[tuple[Any, ...], dict[str, Any], object]
+"""Positional and keyword arguments of a model, and what it gave."""
+
+
+@public("atograph.train")
+class Teacher:
+    """A trained network whose outputs another one is to give as well.
+
+    Source: Hinton et al., arXiv 1503.02531: (1 - weight) · loss + weight · T² · KL(teacher ‖ model), of the classes'
+    probabilities at temperature T. Where a batch has no class indices, the outputs are no classes: the squared
+    difference over the variance of the teacher's takes the place of the divergence.
+
+    Args:
+        model: the teacher, of the model's inputs and outputs; it is put into eval mode, and its parameters require
+            no gradient any more.
+        weight: share of the whole loss, from 0 to 1.
+        temperature: T.
+    """
+
+    def __init__(self, model: nn.Module, weight: float = 0.5, temperature: float = 2.0) -> None:
+        self.model, self.weight, self.temperature = model.eval().requires_grad_(False), weight, temperature
+
+    def __call__(self, loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch: object) -> Tensor:
+        """The loss of one batch, a 0-dim tensor.
+
+        Args:
+            loss: ``loss(model, batch)``, the task's own; each call of the model that it makes is made of the teacher.
+            model: in the making.
+            batch: on the device.
+
+        Raises:
+            UserError: the loss does not call the model, or the teacher rejects its inputs or gives other outputs.
+        """
+        with _calls(model) as calls:
+            own = loss(model, batch)
+        if not calls:
+            raise UserError(
+                "a teacher needs the model's outputs, and the loss does not call the model that it is given.",
+                hint="Call model(...) in loss(model, batch), and not a part of it; or train without a teacher.",
+            )
+        targets = split(batch)[1]
+        taught = [self._difference(logits_of(output), self._asked(args, kw), targets) for args, kw, output in calls]
+        return (1 - self.weight) * own + self.weight * torch.stack(taught).mean()
+
+    @torch.no_grad()
+    def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        try:
+            return logits_of(self.model(*args, **kwargs))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the teacher rejects what the model is called with: {in_one_line(error)}.",
+                hint="A teacher takes the same inputs as the model.",
+            ) from error
+
+    def _difference(self, given: Tensor, wanted: Tensor, targets: Tensor | None) -> Tensor:
+        if given.shape != wanted.shape:
+            raise UserError(
+                f"the teacher's output is {list(wanted.shape)}, and the model's {list(given.shape)}.",
+                hint="A teacher has the same outputs as the model.",
+            )
+        given, wanted = given.float(), wanted.float()
+        dim = _classes(given, targets)
+        if dim is None:
+            return (given - wanted).square().mean() / wanted.var().clamp(min=1e-12)
+        divergence = functional.kl_div(
+            (given / self.temperature).log_softmax(dim),
+            (wanted / self.temperature).log_softmax(dim),
+            reduction="none",
+            log_target=True,
+        ).sum(dim)
+        counted = torch.ones_like(divergence)
+        if targets is not None and targets.shape == divergence.shape:
+            counted = (targets != IGNORED).to(divergence)
+        return self.temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _classes(logits: Tensor, targets: Tensor | None) -> int | None:
+    """The dimension of the classes, of which the targets hold indices or probabilities; None where they hold none.
+
+    ``[N, C]`` and ``[N]``; ``[N, C, H, W]`` and ``[N, H, W]``; ``[N, L, C]`` and ``[N, L]``.
+    """
+    if targets is None or targets.dtype is torch.bool:
+        return None
+    if targets.is_floating_point():
+        several = targets.shape == logits.shape and logits.dim() > 1 and logits.shape[1] > 1
+        sums = targets.sum(1) if several else torch.zeros(1)
+        return 1 if torch.allclose(sums, torch.ones_like(sums), atol=1e-3) else None
+    for dim in (1, logits.dim() - 1):
+        if (
+            dim < logits.dim()
+            and logits.shape[:dim] + logits.shape[dim + 1 :] == targets.shape
+            and logits.shape[dim] > 1
+        ):
+            return dim
+    return None
+
+
+@contextmanager
+def _calls(model: nn.Module) -> Iterator[list[Call]]:
+    """Note how a model is called, and what it gives."""
+    calls: list[Call] = []
+    hook = model.register_forward_hook(
+        lambda _model, args, kwargs, output: calls.append((args, kwargs, output)), with_kwargs=True
+    )
+    try:
+        yield calls
+    finally:
+        hook.remove()

@@ -1,0 +1,1 @@
+"""Progressive tightening: the budget falls step by step."""

@@ -1,0 +1,45 @@
+"""The settings of progressive tightening."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from atograph.train.settings.fields import Fraction, TrainSettings
+
+
+class ProgressiveSettings(TrainSettings):
+    """Options of the method `progressive`, beside those of every training.
+
+    There is no controller, and what is masked is zero at once: ``freeze`` and ``zero`` are ``tighten_end``.
+    """
+
+    tighten_start: Fraction = 0.02
+    """When the first units go."""
+    tighten_end: Fraction = 0.15
+    """When the last units go: the network is as small as its budget from here on."""
+    tighten_steps: Annotated[int, Field(ge=1)] = 8
+    """In how many steps the budget is reached. Each costs about as much time as making the model slim does once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moments_of_the_mask(cls, values: object) -> object:
+        """The moments that every method has follow from the method's own."""
+        if not isinstance(values, Mapping):
+            return values
+        end = values.get("tighten_end", cls.model_fields["tighten_end"].default)
+        for name in ("freeze", "zero"):
+            if values.get(name, end) != end:
+                raise ValueError(f"the method progressive has tighten_end in place of {name}")
+        if values.get("controller"):
+            raise ValueError("the method progressive has no controller")
+        return {**values, "freeze": end, "zero": end}
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> ProgressiveSettings:
+        """The first step comes before the last one."""
+        if self.tighten_start > self.tighten_end:
+            raise ValueError(f"tighten_start={self.tighten_start:g} lies after tighten_end={self.tighten_end:g}")
+        return self

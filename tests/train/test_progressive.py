@@ -1,0 +1,157 @@
+"""The budget falls step by step, each step in a slim module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import TwoConvs, blobs
+from test_train_resume import Killed, run, same
+from test_train_slim import Wide
+from torch import nn
+
+import atograph
+from atograph.passes.errors import UserError
+from atograph.passes.plan.plan import Plan
+from atograph.slimming.index_map import small_module
+from atograph.slimming.masking import zero_
+from atograph.train import Task, Trained, auto_train_once
+from atograph.train.progressive.rungs import ladder
+from atograph.train.pruning.shrink import Shrunk
+from atograph.train.settings import settings_of
+
+SETTINGS = settings_of(
+    {
+        "method": "progressive", "flops": 0.4, "epochs": 5, "device": "cpu", "tighten_start": 0.1, "tighten_steps": 5,
+        "tighten_end": 0.6,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole() -> Trained[Any]:
+    return run(None, SETTINGS)
+
+
+def test_the_ladder_falls_fast_first_and_ends_at_the_budgets() -> None:
+    rungs = ladder({"flops": 0.2, "params": 0.6}, 0.02, 0.14, 4)
+    assert [rung.moment for rung in rungs] == pytest.approx([0.02, 0.06, 0.10, 0.14])
+    assert [rung.shares["flops"] for rung in rungs] == pytest.approx([0.5375, 0.3, 0.2125, 0.2])
+    assert rungs[-1].shares == {"flops": 0.2, "params": 0.6}
+    assert ladder({"flops": 0.2}, 0.1, 0.3, 1) == [replace(rungs[-1], moment=0.3, shares={"flops": 0.2})]
+
+
+def started(plans: list[Plan], make: Callable[[], nn.Module] = TwoConvs, **options: Any) -> Trained[Any]:
+    """A run in float64 that notes every plan that a slim module was made for."""
+    torch.manual_seed(0)
+    model = make().double()
+    batches = [(x.double(), y) for x, y in blobs()]
+    graph = atograph.trace(model, batches[0][0][:2])
+
+    def shrink(plan: Plan) -> Any:
+        plans.append(plan)
+        return small_module(graph, plan)
+
+    own = {"optimizer": options.pop("make_optimizer", None)}
+    settings = settings_of({**SETTINGS.model_dump(), **options})
+    return auto_train_once(model, graph, Task(batches, batches[:2], **own), settings, shrink=shrink)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        None,
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, amsgrad=True),
+        lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3, momentum=0.9, centered=True),
+    ],
+)
+def test_each_step_goes_on_from_the_last_one(make: Callable[[Iterable[nn.Parameter]], Any] | None) -> None:
+    """Units never come back, and the weights are those of a training in the dense module."""
+    plans: list[Plan] = []
+    slim = started(plans, make_optimizer=make)
+    assert len(plans) == 5 and slim.slim_from == pytest.approx(0.1, abs=0.03) and not slim.why_dense
+    for before, after in pairwise(plans):
+        assert all(set(units) <= set(before.kept[name]) for name, units in after.kept.items())
+    assert plans[-1] == slim.plan and len({sum(plan.counts.values()) for plan in plans}) > 2
+    dense = started([], slim_at="never", make_optimizer=make)
+    assert dense.plan == slim.plan and dense.slim_from is None and dense.metric_masked == slim.metric_masked
+    states = [
+        small_module(atograph.trace(each.model, torch.randn(2, 1, 8, 8).double()), each.plan).module.state_dict()
+        for each in (dense, slim)
+    ]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-7, atol=1e-9)
+
+
+def test_a_model_that_has_no_slim_module_is_trained_dense() -> None:
+    result = started([], make=Wide)
+    assert "there have to be 8 channels" in result.why_dense and result.slim_from is None
+    assert result.history[-1].zeroed == 1 and result.history[-1].flops <= 0.4
+
+
+@pytest.mark.parametrize("kill_at", [2, 5, 7, 12, 16, 22, 27, 32, 40])
+def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], kill_at: int) -> None:
+    """Before and behind each rung."""
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", SETTINGS, kill_at=kill_at)
+    same(run(tmp_path / "saved", SETTINGS), whole)
+
+
+def test_a_run_that_is_shorter_than_its_ladder_takes_it_at_once() -> None:
+    result = started([], epochs=1, tighten_steps=64)
+    assert result.history[-1].flops <= 0.4 and result.metric_masked is not None
+
+
+def test_a_budget_out_of_reach_is_said_before_the_first_step() -> None:
+    with pytest.raises(UserError, match="out of reach"):
+        started([], flops=0.001)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tighten_start": 0.3}, "tighten_start=0.3 lies after tighten_end=0.15"),
+        ({"freeze": 0.3}, "the method progressive has tighten_end in place of freeze"),
+        ({"controller": True}, "the method progressive has no controller"),
+        ({"tighten_steps": 0}, "training setting tighten_steps: expected a value greater than or equal to 1"),
+    ],
+)
+def test_settings_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings_of({"method": "progressive", **options})
+
+
+def test_what_was_undone_is_as_if_nothing_had_been() -> None:
+    """The optimiser has its dense parameters and their state again, zero where units were gone."""
+    torch.manual_seed(0)
+    model = TwoConvs().double()
+    x, y = blobs(1)[0]
+    graph = atograph.trace(model, x[:2].double())
+    plan = graph.plan(flops=0.5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    given = [list(group["params"]) for group in optimizer.param_groups]
+
+    def step(net: nn.Module) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x.double()), y).backward()
+        optimizer.step()
+
+    step(model)
+    zero_(model, plan)
+    before = {key: value.clone() for key, value in optimizer.state[model.conv1.weight].items()}
+    small = small_module(graph, plan)
+    shrunk = Shrunk(model, small, [optimizer])
+    shrunk.undo()
+    assert [list(group["params"]) for group in optimizer.param_groups] == given
+    after = optimizer.state[model.conv1.weight]
+    kept = small.kept["conv1.weight"][0]
+    assert kept is not None and torch.equal(after["exp_avg"][kept], before["exp_avg"][kept])
+    gone = [unit for unit in range(len(before["exp_avg"])) if unit not in kept.tolist()]
+    assert not after["exp_avg"][gone].any() and before["exp_avg"][gone].any()
+    step(model)
+    assert model.conv1.weight.grad is not None

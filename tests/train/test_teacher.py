@@ -1,0 +1,188 @@
+"""What a teacher says, moving averages of the weights, and clipped gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import TwoConvs, blobs
+from test_train_resume import SETTINGS, Killed, run, same
+from torch import Tensor, nn
+from torch.nn import functional
+
+import atograph
+from atograph.passes.errors import UserError
+from atograph.train import Task, Teacher, dense_training
+from atograph.train.averaging import Average
+from atograph.train.settings import settings_of
+
+
+class Table(nn.Module):
+    """It gives the same logits for every input."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits + 0 * x.sum()
+
+
+def distance(student: Tensor, teacher: Tensor, targets: Tensor | None, temperature: float = 2.0) -> Tensor:
+    """What a teacher adds, alone."""
+    taught = Teacher(Table(teacher), weight=1.0, temperature=temperature)
+    batch = torch.zeros(1) if targets is None else (torch.zeros(1), targets)
+    return taught(lambda model, batch: model(torch.zeros(1)).sum(), Table(student), batch)
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``[..., C]``: T² · KL(teacher ‖ student), written down."""
+    p = (teacher / temperature).softmax(-1)
+    return temperature**2 * (p * (p.log() - (student / temperature).log_softmax(-1))).sum(-1)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3, 2), (4, 7, 5)])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_divergence_is_that_of_the_classes(shape: tuple[int, ...], temperature: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(shape), torch.randn(shape)
+    dim = 2 if len(shape) == 3 else 1
+    targets = torch.zeros(shape[:dim] + shape[dim + 1 :], dtype=torch.long)
+    each = divergence(student.movedim(dim, -1), teacher.movedim(dim, -1), temperature)
+    torch.testing.assert_close(distance(student, teacher, targets, temperature), each.mean())
+
+
+def test_what_is_not_counted_teaches_nothing() -> None:
+    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    targets = torch.tensor([[1, -100, 2], [-100, -100, 0]])
+    each = divergence(student, teacher, 2.0)
+    torch.testing.assert_close(distance(student, teacher, targets), each[targets != -100].mean())
+
+
+def test_class_probabilities_are_classes_and_other_numbers_are_none() -> None:
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    each = divergence(student, teacher, 2.0)
+    torch.testing.assert_close(distance(student, teacher, torch.rand(4, 5).softmax(1)), each.mean())
+    squared = (student - teacher).square().mean() / teacher.var()
+    for targets in (torch.randn(4, 5), None):
+        torch.testing.assert_close(distance(student, teacher, targets), squared)
+
+
+def test_the_weight_divides_the_loss() -> None:
+    student, teacher, targets = torch.randn(4, 5), torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+    taught = Teacher(Table(teacher), weight=0.25)
+    loss = taught(lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]), Table(student),
+                  (torch.zeros(1), targets))  # fmt: skip
+    own = functional.cross_entropy(student, targets)
+    torch.testing.assert_close(loss, 0.75 * own + 0.25 * divergence(student, teacher, 2.0).mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "teacher", "message"),
+    [
+        (lambda model, batch: model.logits.sum(), Table(torch.randn(4, 5)), "the loss does not call the model"),
+        (lambda model, batch: model(batch).sum(), Table(torch.randn(4, 6)), r"output is \[4, 6\], and the model's \[4"),
+        (lambda model, batch: model(batch).sum(), nn.Linear(2, 2), "the teacher rejects what the model is called with"),
+    ],
+)
+def test_what_cannot_teach_is_refused(loss: Any, teacher: nn.Module, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Teacher(teacher)(loss, Table(torch.randn(4, 5)), torch.zeros(1))
+
+
+def trained(**options: Any) -> TwoConvs:
+    torch.manual_seed(0)
+    model = TwoConvs()
+    teacher = options.pop("teacher", None)
+    settings = settings_of({"epochs": 3, "device": "cpu", "lr": 0.05, **options})
+    dense_training(model, Task(blobs(), blobs(2, seed=1), teacher=teacher), settings)
+    return model
+
+
+def differs(first: nn.Module, second: nn.Module) -> bool:
+    other = second.state_dict()
+    return any(not torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def test_a_run_learns_from_its_teacher() -> None:
+    """With all of the weight on a teacher whose labels are shifted by one, the student learns those."""
+    teacher = trained(epochs=12)
+    with torch.no_grad():
+        teacher.head.weight.copy_(teacher.head.weight.roll(1, 0))
+        teacher.head.bias.copy_(teacher.head.bias.roll(1, 0))
+    student = trained(distill=True, distill_weight=1.0, teacher=teacher, epochs=12)
+    x, y = (torch.cat(each) for each in zip(*blobs(2, seed=1), strict=True))
+    said = student.eval()(x).argmax(1)
+    assert (said == teacher.eval()(x).argmax(1)).float().mean() > 0.7 > 0.2 > (said == y).float().mean()
+    assert teacher.head.weight.requires_grad, "the run has a teacher of its own"
+
+
+def test_the_model_as_it_came_is_the_teacher_where_there_is_no_other() -> None:
+    assert differs(trained(distill=True), trained())
+    assert not differs(trained(distill=True, distill_weight=0.0), trained())
+
+
+def test_clipped_gradients_step_no_further() -> None:
+    torch.manual_seed(0)
+    before = TwoConvs()
+    after = trained(clip=1e-6, epochs=1, weight_decay=0.0)
+    moved = max(float((p - q).abs().max()) for p, q in zip(before.parameters(), after.parameters(), strict=True))
+    assert (
+        moved
+        < 1e-4
+        < max(
+            float((p - q).abs().max()) for p, q in zip(before.parameters(), trained(epochs=1).parameters(), strict=True)
+        )
+    )
+
+
+def test_the_average_is_that_of_the_steps() -> None:
+    model, average = nn.Linear(1, 1), Average(0.9)
+    values, expected, wanted = [1.0, 3.0, -2.0, 4.0], None, []
+    for number, value in enumerate(values):
+        nn.init.constant_(model.weight, value)
+        average.add(model, settled=True)
+        kept = min(0.9, (1 + number) / (10 + number))
+        expected = value if expected is None else kept * expected + (1 - kept) * value
+        wanted.append(expected)
+    with average.in_place(model):
+        assert float(model.weight) == pytest.approx(expected)
+    assert float(model.weight) == 4.0
+    average.add(model, settled=False)
+    with average.in_place(model):
+        assert float(model.weight) == 4.0, "nothing is averaged before the network is the one that comes out"
+    average.add(model, settled=True)
+    average.hand_over(model)
+    assert float(model.weight) == 4.0 and len(wanted) == 4
+
+
+@pytest.mark.parametrize("method", ["ato", "progressive", "taylor"])
+def test_the_average_is_what_is_measured_and_handed_over(method: str) -> None:
+    """Pruned, its masked units are exactly zero, and the slim model is the average."""
+    torch.manual_seed(0)
+    model = TwoConvs()
+    result = atograph.compress(
+        model, blobs(), val_data=blobs(2, seed=1), flops=0.5, method=method, epochs=6, device="cpu", ema=0.9
+    )
+    assert result.report.float64 is not None and result.report.float64 < 1e-9
+    assert result.report.metrics.masked == result.history[-1].metric == result.report.metrics.slim
+    torch.manual_seed(0)
+    other = TwoConvs()
+    atograph.compress(other, blobs(), val_data=blobs(2, seed=1), flops=0.5, method=method, epochs=6, device="cpu")
+    assert differs(model, other)
+
+
+@pytest.mark.parametrize("kill_at", [9, 22, 35])
+def test_a_killed_run_goes_on_with_its_average_and_its_teacher(tmp_path: Path, kill_at: int) -> None:
+    settings = SETTINGS.model_copy(update={"ema": 0.9, "distill": True, "clip": 1.0})
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", settings, kill_at=kill_at)
+    same(run(tmp_path / "saved", settings), run(None, settings))
+
+
+@pytest.mark.parametrize("option", [{"ema": 0.9}, {"clip": 1.0}, {"distill": True}])
+def test_a_loop_of_ones_own_does_it_by_itself(option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="a loop makes its steps by itself"):
+        atograph.AutoTrainOnce(TwoConvs(), torch.randn(2, 1, 8, 8), steps=4, flops=0.5, **option)
