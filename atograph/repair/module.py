@@ -244,8 +244,8 @@ def _searched_by_calls(model: nn.Module, way: Way, checks: Checks) -> _Attempt |
 
     None where that does not go on tensors without data, or where the calls are others there.
     """
-    interface, needs = way.slim.interface, [need for each in way.needs(BATCH).values() for need in each]
-    if interface.fixed or interface.decided or interface.left_out or any(need.function for need in needs):
+    interface = way.slim.interface
+    if interface.fixed or interface.decided or interface.left_out:
         return None
     try:
         return _repaired(model, [way], checks, by_calls=True)

@@ -35,10 +35,6 @@ class Padding(NamedTuple):
         known = set(narrow.tolist())
         return cls(dim, len(wide), tuple(place for place, index in enumerate(wide.tolist()) if index in known))
 
-    def placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The places, beside a tensor."""
-        return torch.tensor(self.places, device=tensor.device)
-
 
 Paddings = Mapping[str, tuple[Padding, ...]]
 """Name of a tensor → how it is widened."""
@@ -98,9 +94,10 @@ def _list_weights(module: nn.Module) -> None:
 
 def _widened(tensor: torch.Tensor, paddings: tuple[Padding, ...]) -> torch.Tensor:
     for padding in paddings:
-        shape = list(tensor.shape)
-        shape[padding.dim] = padding.size
-        tensor = tensor.new_zeros(shape).index_copy(padding.dim, padding.placed(tensor), tensor)
+        zero = torch.zeros_like(tensor.narrow(padding.dim, 0, 1))
+        own = {place: index for index, place in enumerate(padding.places)}
+        order = torch.tensor([own.get(place, len(own)) for place in range(padding.size)], device=tensor.device)
+        tensor = torch.cat([tensor, zero], padding.dim).index_select(padding.dim, order)
     return tensor
 
 
@@ -110,5 +107,5 @@ def _write_back(wide: torch.Tensor | None, tensor: torch.Tensor | None, paddings
     if wide is None or tensor is None:
         return
     for padding in paddings:
-        wide = wide.index_select(padding.dim, padding.placed(wide))
+        wide = wide.index_select(padding.dim, torch.tensor(padding.places, device=wide.device))
     tensor.copy_(wide)

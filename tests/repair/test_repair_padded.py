@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -190,6 +191,16 @@ def test_a_module_that_raises_holds_its_weights_again() -> None:
     with pytest.raises(RuntimeError):
         layer(torch.randn(3, 4))
     assert layer.weight is weight
+
+
+def test_it_is_written_as_onnx() -> None:
+    slim, x = made_slim("depthwise convolutions")
+    assert slim.module is not None
+    module, x = slim.module.float(), x.float()
+    session = onnxruntime.InferenceSession(torch.onnx.export(module, (x,)).model_proto.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), module(x))
 
 
 def test_it_is_traced_and_compiled() -> None:
