@@ -336,7 +336,7 @@ class Graph(NotPickled):
             round_to: as for `plan`.
             measured: budgets that can be measured (latency) are, and units chosen again where a plan misses; else
                 the prediction is enough.
-            within: group name → the units that may stay, `kept` of an earlier plan that this one is to go on from.
+            within: group name → the units that may stay, `Plan.kept` of a plan that this one is to go on from.
             budgets: other shares to keep, as for `plan`.
 
         Raises:
