@@ -106,7 +106,7 @@ def test_channels_last(plain: Trained[Any]) -> None:
 
 
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)  # no vectors, which each kernel's C++ takes longer with
+    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)  # without vectors, C++ compiles sooner
     run = trained(Small, compile=True)
     close(run, trained(Small), 1e-3)
     assert type(run.model) is Small and not run.model.compiled  # no step has run uncompiled
