@@ -119,9 +119,9 @@ def multi_head_attention(
         weights = torch.split(in_proj_weight, [scored, scored, wide])
     lengths = [len(weight) for weight in weights]
     if of_itself and in_proj_weight is not None and len(set(lengths)) == 1:  # in one product, as torch does it
-        together = F.linear(query, in_proj_weight, in_proj_bias).unflatten(-1, (3, lengths[0]))
+        together = torch.unflatten(F.linear(query, in_proj_weight, in_proj_bias), -1, (3, lengths[0]))
         projected = together.unsqueeze(0).transpose(0, -2).squeeze(-2).contiguous()
-        each = (projected[0], projected[1], projected[2])
+        each: tuple[Tensor, ...] = (projected[0], projected[1], projected[2])
     else:
         biases = (None,) * 3 if in_proj_bias is None else torch.split(in_proj_bias, lengths)
         taken = zip((query, key, value), weights, biases, strict=True)
