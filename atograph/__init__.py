@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from atograph.program.ops import allow_ops
     from atograph.run.apply import Applied, apply_plan
     from atograph.run.compress import Result, compress
-    from atograph.run.not_proved import NotProved
+    from atograph.run.ladder.descend import Ladder, compress_ladder
+    from atograph.run.unfinished.not_proved import NotProved
     from atograph.slimming.keep_module import keep_module
     from atograph.slimming.masking import mask
     from atograph.slimming.slim import Slim, slim
@@ -42,6 +43,8 @@ _HOMES = {
     "compress": "run.compress",
     "AutoTrainOnce": "integrations.own_loop",
     "Result": "run.compress",
+    "compress_ladder": "run.ladder.descend",
+    "Ladder": "run.ladder.descend",
     # slim and mask
     "slim": "slimming.slim",
     "Slim": "slimming.slim",
@@ -56,7 +59,7 @@ _HOMES = {
     # errors
     "AtographError": "passes.errors",
     "UserError": "passes.errors",
-    "NotProved": "run.not_proved",
+    "NotProved": "run.unfinished.not_proved",
     "InternalError": "passes.errors",
     # version
     "__version__": "version",
@@ -75,6 +78,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "compress",
     "AutoTrainOnce",
     "Result",
+    "compress_ladder",
+    "Ladder",
     # slim and mask
     "slim",
     "Slim",

@@ -60,6 +60,7 @@ class Graph(NotPickled):
         groups: one `Group` per axis of the parameters.
         cost: FLOPs and parameters at any counts of kept units.
         model: the module that was traced, untouched; None if there was none.
+        limits: group name → the units that a plan from scores may keep; of groups that are missing all (`within`).
     """
 
     instead = (
@@ -73,7 +74,9 @@ class Graph(NotPickled):
         model: nn.Module | None = None,
         groups: Groups | None = None,
         marks: Mapping[str, Mark] | None = None,
+        limits: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
+        self.limits = limits or {}
         self.program = program
         self.model = model
         self.groups: Groups = program.fact(Groups) if groups is None else groups
@@ -128,7 +131,16 @@ class Graph(NotPickled):
 
     def with_groups(self, groups: Groups) -> Graph:
         """The same graph with wishes of the user's own about its groups (`Groups.frozen`, `Groups.keeping`)."""
-        return Graph(self.program, self.model, groups, self._held.marks)
+        return Graph(self.program, self.model, groups, self._held.marks, self.limits)
+
+    def within(self, plan: Plan) -> Graph:
+        """The same graph, of whose units only those of a plan may stay: plans go on from that one.
+
+        Raises:
+            UserError: the plan is for another model.
+        """
+        plan.check(self.groups)
+        return Graph(self.program, self.model, self.groups, self._held.marks, plan.kept)
 
     def coupled(self, pairs: Iterable[tuple[str, str]]) -> Graph:
         """The same graph with pairs of groups made one (the pass ``couple-groups``); names are those without that.
@@ -366,7 +378,7 @@ class Graph(NotPickled):
             round_to: as for `plan`.
             measured: budgets that can be measured (latency) are, and units chosen again where a plan misses; else
                 the prediction is enough.
-            within: group name → the units that may stay, `kept` of an earlier plan that this one is to go on from.
+            within: group name → the units that may stay, `Plan.kept` of a plan that this one is to go on from.
             budgets: other shares to keep, as for `plan`.
 
         Raises:
@@ -374,10 +386,11 @@ class Graph(NotPickled):
         """
         check_scores(scores, self.groups)
         limits = self.budgets(flops=flops, **budgets)
+        allowed = within or self.limits
 
         def choose(multiple: int) -> Plan:
             check_budgets(limits, self.groups, floor, multiple)
-            return plan_from_scores(self.groups, limits, scores, floor=floor, round_to=multiple, within=within)
+            return plan_from_scores(self.groups, limits, scores, floor=floor, round_to=multiple, within=allowed)
 
         if round_to is None:
             round_to = limits.rounding

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch.onnx._internal.exporter import _decomp as onnx_decompositions
     from torch.onnx._internal.exporter import _fx_passes as onnx_passes
     from torch.onnx._internal.exporter import _registration as onnx_registration
+    from torch.onnx._internal.fx.passes import type_promotion as onnx_type_promotion
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
     from torch.utils._pytree import TreeSpec, tree_leaves, tree_map
@@ -77,6 +78,7 @@ __all__ = [
     "onnx_decompositions",
     "onnx_passes",
     "onnx_registration",
+    "onnx_type_promotion",
     "pytree",
     "schema",
     "tree_leaves",
@@ -90,6 +92,7 @@ _MODULES = {
     "onnx_decompositions": "torch.onnx._internal.exporter._decomp",
     "onnx_passes": "torch.onnx._internal.exporter._fx_passes",
     "onnx_registration": "torch.onnx._internal.exporter._registration",
+    "onnx_type_promotion": "torch.onnx._internal.fx.passes.type_promotion",
     "pytree": "torch.utils._pytree",
     "schema": "torch._export.serde.schema",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -31,9 +32,15 @@ def pytest_configure(config: pytest.Config) -> None:
         import warm  # noqa: F401
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    gc.collect()
-    gc.freeze()  # the modules of all tests and the libraries that they import: no collection has to look at them again
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The modules of all tests, and the libraries that they import, are no garbage: no collection looks at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

@@ -26,4 +26,5 @@ torch._ops.Callable = typing.Callable  # type: ignore[attr-defined]
 with TemporaryDirectory() as folder:
     export_onnx(torch.export.export(nn.Linear(2, 2), (torch.zeros(2, 2),)), Path(folder) / "linear.onnx")
 gc.collect()
+gc.set_threshold(20_000, 10, 3)  # captures make thousands of objects, and hardly any garbage: seldom is often enough
 gc.freeze()  # half a million objects of libraries that no collection needs to look at again

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atograph.passes.budgets.budget import BUDGETS
-from atograph.passes.cost.share import share_of
+from atograph.passes.cost.share import shares_of
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
+    from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
     from atograph.train.settings import TrainSettings
 
@@ -35,8 +36,10 @@ def compress(
     asked = {*given, *(text.partition("=")[0] for text in assignments)}
     if asked.isdisjoint(BUDGETS):
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
-    shares = {name: share_of(given[name], f"--{name}") for name in given if name in BUDGETS}
-    settings = train_settings({**given, **shares}, assignments)
+    shares = {name: shares_of(given[name], f"--{name}") for name in given if name in BUDGETS}
+    several = {name: each for name, each in shares.items() if len(each) > 1}
+    own = {"method": "progressive"} if several else {}
+    settings = train_settings({**own, **given, **{name: min(each) for name, each in shares.items()}}, assignments)
 
     from atograph.spec.spec import load_spec
     from atograph.train.settings import needs_data
@@ -49,6 +52,12 @@ def compress(
 
     from atograph.run.compress import compress_spec
 
+    if several:
+        _ladder(
+            spec, settings, several, out=folder, force=force, resume=resume, init=init, baseline=baseline, opset=opset,
+            targets=targets, tensorboard=tensorboard, console=console,
+        )  # fmt: skip
+        return
     result = compress_spec(
         spec,
         out=folder,
@@ -64,6 +73,37 @@ def compress(
     )
     console.report(result.report)
     console.say(f"written to {folder}")
+
+
+def _ladder(
+    spec: Spec,
+    settings: TrainSettings,
+    several: Mapping[str, Sequence[float]],
+    *,
+    out: Path,
+    force: bool,
+    resume: bool,
+    init: Path | None,
+    baseline: bool,
+    opset: int | None,
+    targets: Sequence[str] | None,
+    tensorboard: Path | None,
+    console: Console,
+) -> None:
+    """To several budgets, one after the other."""
+    from atograph.run.brought import job_of_spec
+    from atograph.run.ladder.descend import go_down
+    from atograph.run.ladder.descent import Descent
+    from atograph.terminal.tables import ladder_table
+
+    descent = Descent.of(spec.settings(settings), several)
+    make = job_of_spec(
+        spec, descent.settings[0], out=out, init=init, baseline=baseline, opset=opset, targets=targets,
+        tensorboard=tensorboard,
+    )  # fmt: skip
+    found = go_down(make, descent, out=out, force=force, resume=resume, console=console)
+    console.table(ladder_table(found.report))
+    console.say(f"written to {out}: {', '.join(descent.names)}")
 
 
 def train_settings(given: Mapping[str, object], assignments: Sequence[str]) -> TrainSettings:

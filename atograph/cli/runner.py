@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from atograph.passes.errors import InternalError, UserError, printable
-from atograph.run.not_proved import NotProved
+from atograph.run.unfinished.not_proved import NotProved
 
 if TYPE_CHECKING:
     from atograph.spec.spec import Spec

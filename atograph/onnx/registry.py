@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import fx
 
 from atograph.passes.torch_private import (
     export_utils,
@@ -17,6 +18,7 @@ from atograph.passes.torch_private import (
     fake_impls,
     onnx_decompositions,
     onnx_registration,
+    onnx_type_promotion,
 )
 
 
@@ -25,7 +27,8 @@ def read_once() -> Iterator[None]:
     """Within it, ``torch.onnx.export`` starts from copies of tables that were made before, most of a small export.
 
     They are its table of translations, that of decompositions, and torch.export's of composite ops, which it makes anew
-    for each namespace of ops, fifty times a file, and installs kernel by kernel, six thousand of them.
+    for each namespace of ops, fifty times a file, and installs kernel by kernel, six thousand of them. Nor are the ops
+    of a program run once more to find where types are promoted.
     """
     registry: Any = onnx_registration.ONNXRegistry
     own = vars(registry)["from_torchlib"]
@@ -37,6 +40,8 @@ def read_once() -> Iterator[None]:
             for module, name, quick in (
                 (export_utils, "_materialize_cpp_cia_ops", cache),
                 (onnx_decompositions, "create_onnx_friendly_decomposition_table", partial(partial, _decompositions)),
+                (onnx_type_promotion, "TypePromotionTable", cache),
+                (onnx_type_promotion._TypePromotionInterpreter, "run_node", partial(_with_values, onnx_type_promotion)),
                 (exported_program, "_override_composite_implicit_decomp", partial(partial, _overridden)),
             ):
                 stack.enter_context(in_place_of(module, name, quick))
@@ -46,7 +51,7 @@ def read_once() -> Iterator[None]:
 
 
 @contextmanager
-def in_place_of(module: ModuleType, name: str, quick: Callable[[Any], Any]) -> Iterator[None]:
+def in_place_of(module: ModuleType | type, name: str, quick: Callable[[Any], Any]) -> Iterator[None]:
     """Put something quicker, made from it, in place of a function, where this torch has it."""
     own = getattr(module, name, None)
     if own is None:
@@ -75,6 +80,24 @@ def _copied(table: Any) -> Any:
     vars(copied).update(vars(table))
     copied.functions = {target: list(functions) for target, functions in table.functions.items()}
     return copied
+
+
+def _with_values(passes: Any, own: Callable[..., Any]) -> Callable[..., Any]:
+    """Promote the types of an op's arguments as torch.onnx does, and take the value that the op has in the program.
+
+    It would run each op of the program once more for that.
+    """
+
+    def run_node(interpreter: Any, node: fx.Node) -> object:
+        if node.op != "call_function" or "val" not in node.meta:
+            return own(interpreter, node)
+        with interpreter._set_current_node(node):
+            rule = passes.get_type_promotion_rule(node, interpreter.type_promotion_table)
+            if rule is not None:
+                interpreter._maybe_promote_node(node, rule)
+        return node.meta["val"]
+
+    return run_node
 
 
 def _decompositions(read: Any, translated: set[Any]) -> dict[Any, Any]:

@@ -70,7 +70,12 @@ class Repaired:
 
 
 def slim_module(
-    model: nn.Module, dense: Program, slimmed: Program, plan: Plan, masked: Callable[[], nn.Module]
+    model: nn.Module,
+    dense: Program,
+    slimmed: Program,
+    plan: Plan,
+    masked: Callable[[], nn.Module],
+    within: Callable[[], nn.Module] | None = None,
 ) -> Repaired:
     """A slim copy of the user's module, checked against the slim program, call by call.
 
@@ -79,7 +84,8 @@ def slim_module(
         dense: the program that was captured from it.
         slimmed: the slim program.
         plan: what it keeps.
-        masked: makes the dense module with what the plan drops at zero.
+        masked: makes a copy of the dense module with what the plan drops at zero.
+        within: gives what runs as that copy does, and is no copy; it is asked first.
 
     Raises:
         NotRepaired: the module does not run with its slim parameters, or does not agree with the program, or on
@@ -87,7 +93,7 @@ def slim_module(
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
-    checks, masked = checks_of(dense, slimmed, plan), cache(masked)
+    checks, masked = checks_of(dense, slimmed, plan, within), cache(masked)
     example, whole = checks.example, checks.whole
     ways = [Way(Path(), dense, slimmed, example, whole, checks)]
     repaired, wrong = _without_search(model, ways[0]), list[Problem]()
@@ -191,15 +197,15 @@ def _along_paths(
     return repaired
 
 
-def checks_of(dense: Program, slimmed: Program, plan: Plan) -> Checks:
-    """What a slim program computes, to hold a module against.
+def checks_of(dense: Program, slimmed: Program, plan: Plan, within: Callable[[], nn.Module] | None = None) -> Checks:
+    """What a slim program computes, to hold a module against; ``within`` as in `slim_module`.
 
     Raises:
         NotRepaired: there is nothing to run it with.
     """
     example, state = _example_of(slimmed), StateCut(plan, dense)
     whole = state.started(dense.interface.example) if state else example
-    return Checks(slimmed, example, whole, state.outputs)
+    return Checks(slimmed, example, whole, state.outputs, within)
 
 
 def _example_of(slimmed: Program) -> Example:
@@ -244,8 +250,8 @@ def _searched_by_calls(model: nn.Module, way: Way, checks: Checks) -> _Attempt |
 
     None where that does not go on tensors without data, or where the calls are others there.
     """
-    interface, needs = way.slim.interface, [need for each in way.needs(BATCH).values() for need in each]
-    if interface.fixed or interface.decided or interface.left_out or any(need.function for need in needs):
+    interface = way.slim.interface
+    if interface.fixed or interface.decided or interface.left_out:
         return None
     try:
         return _repaired(model, [way], checks, by_calls=True)

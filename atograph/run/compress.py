@@ -14,23 +14,17 @@ from atograph.files.run_lock import claimed
 from atograph.files.writing import replacing, writing
 from atograph.passes.errors import UserError
 from atograph.passes.public import public
-from atograph.process.stages import stage
 from atograph.report.run import FROM_PYTHON
-from atograph.run import resumption, unproved
+from atograph.run.brought import job_from_python, job_of_spec
 from atograph.run.job import Job, Result
-from atograph.run.not_proved import NotProved
 from atograph.run.steps import Run
-from atograph.spec.example_inputs import as_inputs, inputs_of_batch
-from atograph.spec.init_weights import load_init
-from atograph.spec.source import Source
-from atograph.targets.table import DEFAULT, classes_of
+from atograph.run.unfinished import resumption, unproved
+from atograph.run.unfinished.not_proved import NotProved
 from atograph.terminal.console import Console
 from atograph.train.diverged import Diverged
 from atograph.train.processes.replicas import join
 from atograph.train.processes.workers import naming_dead_workers
-from atograph.train.saved.seeding import seed_everything
-from atograph.train.settings import TrainSettings, needs_data, settings_of
-from atograph.train.task import Task
+from atograph.train.settings import TrainSettings
 from atograph.values.user_code import UserCodeError
 
 __all__ = ["Job", "NotProved", "Result", "compress", "compress_spec", "run"]
@@ -100,31 +94,13 @@ def compress(
             model holds the weights, the error the plan; with a folder, weights, plan and report are there, and
             ``resume=True`` goes on from them.
     """
-    if isinstance(optimizer, str):
-        settings["optimizer"], optimizer = optimizer, None
-    if teacher is not None:
-        settings.setdefault("distill", True)
-    checked = settings_of({"flops": flops, **settings})
-    if train_data is None and needs_data(checked):
-        raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
-    if train_data is None and example_inputs is None:
-        raise UserError("without train_data, the example_inputs have to be given.")
-    batches = () if train_data is None else train_data
-    task = Task(
-        batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer, teacher=teacher
-    )
-    inputs = (
-        inputs_of_batch(task.first_batch())
-        if example_inputs is None
-        else as_inputs(example_inputs, where="example_inputs")
-    )
-    job = Job(
-        name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
-        settings=checked, baseline=baseline, opset=opset, targets=_named(targets),
-        tensorboard=None if tensorboard is None else Path(tensorboard),
+    job = job_from_python(
+        model, train_data, example_inputs=example_inputs, val_data=val_data, loss=loss, metric=metric,
+        metric_name=metric_name, optimizer=optimizer, teacher=teacher, baseline=baseline, opset=opset, targets=targets,
+        tensorboard=tensorboard, flops=flops, **settings,
     )  # fmt: skip
     place, console = None if out is None else Path(out), Console(quiet=quiet)
-    return run(lambda: job, checked, out=place, force=force, resume=resume, console=console)
+    return run(lambda: job, job.settings, out=place, force=force, resume=resume, console=console)
 
 
 def compress_spec(
@@ -160,37 +136,11 @@ def compress_spec(
         UserError: as `compress`.
     """
 
-    names, settings = _named(targets), spec.settings(settings)
-
-    def make() -> Job:
-        seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
-        with stage("making the model"):
-            model = spec.model()
-            if init is not None:
-                load_init(model, init)
-        return Job(
-            name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
-            task=Task(
-                spec.train_data() if needs_data(settings) else (), spec.val_data(),
-                loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
-                teacher=spec.teacher() if settings.distill else None,
-            ),
-            settings=settings, baseline=baseline, opset=opset, targets=names, tensorboard=tensorboard, init=init,
-            spec=spec.text, source=Source.of(spec, out),
-        )  # fmt: skip
-
+    settings = spec.settings(settings)
+    make = job_of_spec(
+        spec, settings, out=out, init=init, baseline=baseline, opset=opset, targets=targets, tensorboard=tensorboard
+    )
     return run(make, settings, out=out, force=force, resume=resume, console=console)
-
-
-def _named(targets: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of a run's targets, before any work is done for them.
-
-    Raises:
-        UserError: there is none of a name.
-    """
-    names = DEFAULT if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
-    classes_of(names)
-    return names
 
 
 @torch.enable_grad()

@@ -29,7 +29,12 @@ from atograph.values.batch_size import with_batch
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one run needs, whether it came from a file or from Python."""
+    """Everything that one run needs, whether it came from a file or from Python.
+
+    Attributes:
+        within: only its units may stay; None: all may.
+        later: budgets that the model is to be trained to after this run: they are looked at before it.
+    """
 
     name: str
     where: str
@@ -44,6 +49,8 @@ class Job:
     init: Path | None = None
     spec: str = FROM_PYTHON
     source: Source | None = None
+    within: Plan | None = None
+    later: Sequence[Mapping[str, float]] = ()
 
     def at_its_batch(self) -> Job:
         """The same with example inputs of the batch that the settings ask for."""

@@ -40,7 +40,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Unproved:
-    """Why a run is not proved, and what a run that goes on is compared with (`run.resumption.identity`)."""
+    """Why a run is not proved, and what a run that goes on is compared with (`run.unfinished.resumption.identity`)."""
 
     why: str = ""
     identity: Mapping[str, object] = field(default_factory=dict)

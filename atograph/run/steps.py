@@ -25,11 +25,12 @@ from atograph.program.attributes import write_attributes
 from atograph.proof.decisions import check_decisions
 from atograph.proof.determinism import check_steady, listed
 from atograph.report.run import Report
-from atograph.run import latency_budget, resumption, unproved
+from atograph.run import latency_budget
 from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
 from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
+from atograph.run.unfinished import resumption, unproved
 from atograph.slimming.index_map import small_module
 from atograph.slimming.keep_module import keep_module
 from atograph.slimming.masking import zero_
@@ -113,13 +114,16 @@ class Run:
         graph = graph.steered(**job.settings.steering)
         if job.settings.keep_module or job.settings.plain_module:
             graph = keep_module(graph, plain=job.settings.plain_module)
+        if job.within is not None:
+            graph = graph.within(job.within)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
         settings = latency_budget.prepare(graph, job.settings, earlier=self._measured_earlier(), alone=alone)
         multiple = settings.rounding
         assert multiple != "auto"
         budgets = graph.budgets(**settings.budgets)
-        check_budgets(budgets, graph.groups, settings.floor, multiple)
+        for each in (budgets, *(graph.budgets(**later) for later in job.later)):
+            check_budgets(each, graph.groups, settings.floor, multiple)
         smallest = budgets.kept(fewest(graph.groups, settings.floor, multiple))
         for what, share in budgets.shares.items():
             console.budget(what, share, budgets.dense[what], smallest[what])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -32,14 +33,42 @@ def mask(model: M, plan: Plan) -> M:
     return masked
 
 
-@torch.no_grad()
+class Masked(nn.Module):
+    """A model that runs with every slice that a plan drops at zero: it shares with the model all but these parameters.
+
+    Args:
+        model: the model that the plan was made for; it is left as it is.
+        plan: which units stay.
+
+    Raises:
+        UserError: as `mask`.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        self.model = model
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        names = {part.parameter for slices in plan.zeroing.values() for part in slices}
+        copies = {id(parameters[name]): parameters[name].detach().clone() for name in names if name in parameters}
+        self._own = {name: copies[id(parameters[name])] for name in names if name in parameters}
+        _zero(parameters | self._own, plan)
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """What the masked model gives."""
+        return torch.func.functional_call(self.model, self._own, args, kwargs)
+
+
 def zero_(model: nn.Module, plan: Plan) -> None:
     """Set every slice that the plan drops to zero, in place; nothing changes if the plan does not fit the model.
 
     Raises:
         UserError: the model has no such parameters, or they are on the meta device.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    _zero(dict(model.named_parameters(remove_duplicate=False)), plan)
+
+
+@torch.no_grad()
+def _zero(parameters: Mapping[str, torch.Tensor], plan: Plan) -> None:
     for part in (part for slices in plan.zeroing.values() for part in slices):
         found = parameters.get(part.parameter)
         if found is None:

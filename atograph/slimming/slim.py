@@ -30,7 +30,7 @@ from atograph.program.limits import as_wide_as
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
-from atograph.slimming.masking import mask
+from atograph.slimming.masking import Masked, mask
 from atograph.values.not_pickled import NotPickled
 from atograph.values.state_cut import StateCut
 from atograph.values.user_code import in_one_line
@@ -184,8 +184,9 @@ class Slim(NotPickled):
                 repaired = module_without_branches(model, self._graph.program, self._slimmed, self.plan)
             else:
                 repaired = slim_module(
-                    model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan)
-                )
+                    model, self._graph.program, self._slimmed, self.plan, lambda: mask(model, self.plan),
+                    lambda: Masked(model, self.plan),
+                )  # fmt: skip
         except NotRepaired as reason:
             return reason
         except UserError:

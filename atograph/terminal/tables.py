@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from atograph.report.bench import Bench, LayerPair
+    from atograph.report.ladder import LadderReport
     from atograph.report.run import Comparison, FrozenGroup, InTarget, Report
 
 _SHOWN_PLACES = 2
@@ -65,6 +66,19 @@ def _costs(report: Report) -> Table:
         name = f"ORT ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
         times = (numbers.three_digits(speed.dense), numbers.three_digits(speed.slim))
         row(name, times[0], slim=times[1], ratio=_ratio(speed.slim, speed.dense))
+    return table
+
+
+def ladder_table(report: LadderReport) -> Table:
+    """One row for each budget of a ladder, the dense network first."""
+    table = _table(report.budget, "FLOPs", "parameters", report.metric, "ORT, of the dense time", "", right=4)
+    table.add_row("dense", "100 %", "100 %", _metric(report.dense), "100 %")
+    for rung in report.rungs:
+        time = "-" if rung.latency is None else numbers.percent(rung.latency)
+        costs = (numbers.percent(rung.flops), numbers.percent(rung.params))
+        beaten = report.better is not None and rung.metric is not None and not rung.best
+        told = "a smaller one is as good" if beaten else ""
+        table.add_row(f"{rung.asked:g}", *costs, _metric(rung.metric), time, told)
     return table
 
 

@@ -108,6 +108,10 @@ class Graph(Protocol[P_co]):
         """FLOPs of the dense model on a batch of one."""
 
     @property
+    def limits(self) -> Mapping[str, Sequence[int]]:
+        """Group → the units that may stay; of groups that are missing all."""
+
+    @property
     def cost(self) -> Cost:
         """The cost model."""
 

@@ -37,7 +37,7 @@ class Task:
             top-1 accuracy, `losses.defaults.default_metric`.
         metric_name: what the metric is called; None: see `name_of_metric`.
         optimizer: ``optimizer(parameters)`` -> a torch optimiser; None: the settings' own.
-        teacher: a trained network for `settings.distill`; None: the model as it came.
+        teacher: a trained network, for `TrainSettings.distill`; None: the model as it came.
 
     Raises:
         UserError: data that can be iterated once only.

@@ -37,7 +37,7 @@ def eval_mode(model: nn.Module, *, files: bool = True) -> Iterator[None]:
     ``train()`` makes them forget it. One kept while tensors are fake, or from before a mask, would be wrong.
     """
     flags = [(module, module.training) for module in model.modules()]
-    with unchanged(model, files=files), _same_values(model):
+    with unchanged(model, files=files), _same_values(module for module, _training in flags):
         model.train()
         model.eval()
         try:
@@ -95,14 +95,14 @@ def uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def _same_values(model: nn.Module) -> Iterator[None]:
+def _same_values(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Undo what modules do to their tensors when they change mode (some merge weights for evaluation)."""
-    modules = (
+    changing = (
         module
-        for module in model.modules()
+        for module in modules
         if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
     )
-    with _held(tensor for module in modules for tensor in (*module.parameters(), *module.buffers())):
+    with _held(tensor for module in changing for tensor in (*module.parameters(), *module.buffers())):
         yield
 
 

@@ -48,10 +48,11 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, *, files: bool = True) -> None:
-        self._kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _file(kind) is not None}
+        modules = list(model.modules())
+        self._kinds = {kind for module in modules for kind in type(module).__mro__ if _file(kind) is not None}
         held = {id(file): file for file in map(_file, self._kinds)} if files else {}
         found = _Found({}, [], {})
-        for module in model.modules():
+        for module in modules:
             found.collect(vars(module), _DEPTH)
         for holder in (*held.values(), *self._kinds):
             found.collect(dict(vars(holder)), _DEPTH)

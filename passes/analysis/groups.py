@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import ClassVar
 
 from torch import fx
@@ -36,7 +36,7 @@ class Group:
         size: number of units.
         members: every parameter dimension that holds the axis.
         consumers: the members that are summed over along the axis (input channels); the others produce it.
-        zeroing: the parameter slices which, once zero, make a unit removable (empty for a frozen group).
+        slices: gives `zeroing`.
         frozen: why no unit of it may go; None for a prunable group.
         axis: the axis itself.
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
@@ -52,7 +52,7 @@ class Group:
     size: int
     members: tuple[tuple[str, int], ...]
     consumers: frozenset[tuple[str, int]]
-    zeroing: tuple[Slice, ...]
+    slices: Callable[[], tuple[Slice, ...]] = field(repr=False)
     frozen: Reason | None
     axis: Axis
     outer: bool = False
@@ -61,6 +61,12 @@ class Group:
     readers: frozenset[tuple[str, int]] = frozenset()
     dropped: bool = False
     state: tuple[Slice, ...] = ()
+
+    @cached_property
+    def zeroing(self) -> tuple[Slice, ...]:
+        """The parameter slices which, once zero, make a unit removable (empty for a frozen group); made on first use:
+        where all layers read all others, they are as many as pairs of layers."""
+        return self.slices()
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -282,14 +288,13 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             reason = axes.frozen(axis)
             if reason is None or not reason.structural:
                 members.setdefault(axis, {})[member] = None
-    slices = _slices(axes, zero_sets.sites, names)
-    inputs = {node: node.name for node in carried(program)}
+    slices, inputs = _Slices(axes, names), {node: node.name for node in carried(program)}
     held_by: dict[Axis, list[StateDim]] = {}
     for node in inputs:
         for index, dim in enumerate(axes.shape(node)):
             for axis in dict.fromkeys(axes_of(dim)):
                 held_by.setdefault(axis, []).append((node, index))
-    of_state = _slices(axes, {axis: held_by[axis] for axis in members if axis in held_by}, inputs)
+    of_state = _Slices(axes, inputs)
     listed = []
     for number, (axis, held) in enumerate(members.items()):
         makers, readers = (
@@ -301,13 +306,13 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             size=axis.size,
             members=tuple(held),
             consumers=frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ())),
-            zeroing=slices.get(axis, ()),
+            slices=partial(slices.of, axis, zero_sets.sites.get(axis, ())),
             frozen=axes.frozen(axis),
             axis=axis,
             outer=all(_is_outer(axis, dims[member]) for member in held),
             makers=makers,
             readers=readers,
-            state=of_state.get(axis, ()),
+            state=of_state.of(axis, held_by.get(axis, ())),
         ))  # fmt: skip
     interface, branches = program.interface, Branches(program, axes)
     return Groups(
@@ -316,24 +321,29 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     )  # fmt: skip
 
 
-def _slices(
-    axes: Axes, of_axis: Mapping[Axis, Sequence[StateDim]], names: Mapping[fx.Node, str]
-) -> dict[Axis, tuple[Slice, ...]]:
-    """For each axis the slices of named tensors that it has in some of their dims (its zeroing set)."""
-    sites = dict.fromkeys(site for each in of_axis.values() for site in each)
-    dims = {(node, dim): axes.shape(node)[dim] for node, dim in sites}
-    whole = {dim: placements(dim) for dim in dims.values()}  # weight, bias and statistics have the same dim
-    placed = {(node, dim): (names[node], along.size, whole[along]) for (node, dim), along in dims.items()}
+class _Slices:
+    """The slices of named tensors that belong to axes.
 
-    def of(axis: Axis, site: StateDim) -> Iterator[Slice]:
-        name, length, places = placed[site]
-        for offset, outer, stride, inner, positions in places[axis]:
+    Args:
+        axes: of the program.
+        names: of the tensors.
+    """
+
+    def __init__(self, axes: Axes, names: Mapping[fx.Node, str]) -> None:
+        self._axes, self._names = axes, names
+        self._whole = cache(placements)  # weight, bias and statistics have the same dim
+
+    def of(self, axis: Axis, sites: Sequence[StateDim]) -> tuple[Slice, ...]:
+        """The slices that an axis has in some dims (its zeroing set)."""
+        return tuple(piece for site in sites for piece in self._at(axis, *site))
+
+    def _at(self, axis: Axis, node: fx.Node, dim: int) -> Iterator[Slice]:
+        name, along = self._names[node], self._axes.shape(node)[dim]
+        for offset, outer, stride, inner, positions in self._whole(along)[axis]:
             yield Slice(
-                parameter=name, dim=site[1], length=length, size=axis.size,
+                parameter=name, dim=dim, length=along.size, size=axis.size,
                 offset=offset, outer=outer, stride=stride, inner=inner, positions=positions,
             )  # fmt: skip
-
-    return {axis: tuple(piece for site in each for piece in of(axis, site)) for axis, each in of_axis.items()}
 
 
 def _listed(groups: Sequence[Group], shown: int = 8) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from numbers import Real
 
@@ -32,6 +33,28 @@ def share_of(given: object, option: str) -> float:
             f"{option} {said} is out of range: it is the share to keep, above 0 and at most 1.", hint=example
         )
     return value
+
+
+def shares_of(given: object, option: str) -> tuple[float, ...]:
+    """One budget or several, as `share_of` reads each: ``"0.7,0.5,0.3"``; a list or tuple in Python.
+
+    A single comma is a decimal one (``"0,3"``, ``"30,5%"``), unless there is a point, or a percent sign before it.
+
+    Raises:
+        UserError: one is no share, or is there twice.
+    """
+    parts: Sequence[object] = given if isinstance(given, (list, tuple)) else (given,)
+    if isinstance(given, str) and (given.count(",") > 1 or ("," in given and _no_decimals(given))):
+        parts = given.split(",")
+    shares = tuple(share_of(part, option) for part in parts)
+    if len({*shares}) < len(shares) or not shares:
+        raise UserError(f"{option} names a budget twice, or none.", hint=f"{option} 0.7,0.5,0.3 goes down a ladder.")
+    return shares
+
+
+def _no_decimals(text: str) -> bool:
+    """Whether the comma of a text stands between numbers, and not within one."""
+    return "." in text or "%" in text.partition(",")[0]
 
 
 DEPTH = 0.5

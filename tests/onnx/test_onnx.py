@@ -189,11 +189,16 @@ def test_numbers_near_0_and_1_stay_in_the_file(case: str, tmp_path: Path) -> Non
     assert torch.isfinite(slim(x)).all() and relative_difference(slim(x), file(x)) < 0.02
 
 
+@pytest.mark.parametrize(
+    "returns",
+    [lambda y, x: y, lambda y, x: ((y > 0) + y * x.long(), (y > x).sum() / 2 + y.half(), x.long() / 3)],
+    ids=["one type", "types that are promoted"],
+)
 def test_a_table_of_translations_that_is_read_once_gives_the_same_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    returns: Callable[[Tensor, Tensor], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("atograph.onnx.export.one_by_one", nullcontext)
-    slim, _input = slimmed()
+    slim, _input = slimmed(returns)
     first, again, other = (
         slim.to_onnx(tmp_path / f"{name}.onnx", opset=opset).read_bytes()
         for name, opset in (("first", None), ("again", None), ("other", 21))

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from runs import make_run
 from safetensors.torch import save_file
 from torch import nn
+from torch.export import ExportedProgram
 
 import atograph
 from atograph.files.checkpoint import Checkpoint
@@ -279,13 +281,18 @@ def test_weights_of_onnx_stay_in_their_folder(where: str, run: Path, capfd: pyte
         entry.key, entry.value = key, value
     (run / "slim.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(atograph.UserError, match="this ONNX file cannot be loaded: "):
-        OnnxModel(run / "slim.onnx", torch.export.export(nn.Identity(), (torch.ones(1),)))
+        OnnxModel(run / "slim.onnx", identity())
     assert not any(capfd.readouterr())
+
+
+@cache
+def identity() -> ExportedProgram:
+    return torch.export.export(nn.Identity(), (torch.ones(1),))
 
 
 FILES: dict[str, Callable[[Path], Any]] = {
     "slim.pt2": lambda path: atograph.load(path.parent),
-    "slim.onnx": lambda path: OnnxModel(path, torch.export.export(nn.Identity(), (torch.ones(1),))),
+    "slim.onnx": lambda path: OnnxModel(path, identity()),
     "slim.safetensors": load_safetensors,
     "net.safetensors": Checkpoint.open,
     "plan.json": read_plan,

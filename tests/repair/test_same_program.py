@@ -132,6 +132,34 @@ def test_less_is_smaller_images_then_one_sample() -> None:
     assert [kwargs["ids"].shape for _args, kwargs in less_of(((), {"ids": torch.zeros(1, 5).long()}))] == []
 
 
+class Attention(nn.Module):
+    """Attention of torch, to itself or to what comes before it."""
+
+    def __init__(self, *, itself: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 4)
+        self.attention, self.itself = nn.MultiheadAttention(16, 4, batch_first=True), itself
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.a(x))
+        before = y if self.itself else F.relu(self.b(x))
+        return self.out(y + self.attention(y, before, before, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("itself", [True, False])
+def test_attention_of_torch_is_corrected_to_the_ops_of_the_program(itself: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6)
+    graph = atograph.trace(Attention(itself=itself).eval(), x)
+    slim = atograph.slim(graph, graph.plan(random=0))
+    assert slim.module is not None, slim.why_no_module
+    assert any("multi_head_attention_forward" in call.text for call in slim.corrected_calls)
+    alike = recorded_alike(slim.module, slim.passes_program, ((x,), {}))
+    assert (alike is not None) == itself  # of others, the program makes two products, and the module three
+    with torch.no_grad():
+        torch.testing.assert_close(slim.module(x), slim(x))
+
+
 class Counting(nn.Module):
     """Counts its calls in place, in a buffer: in eval mode as well."""
 

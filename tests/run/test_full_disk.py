@@ -19,7 +19,7 @@ import atograph
 from atograph.cli.runner import write_text
 from atograph.files.writing import CannotWrite, replacing
 from atograph.latency import table
-from atograph.run.resumption import check, checkpoints_beside
+from atograph.run.unfinished.resumption import check, checkpoints_beside
 from atograph.spec.init_weights import load_init
 from atograph.terminal.console import Console
 from atograph.train.saved.checkpoints import Checkpoints

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import atograph
 from atograph.passes.errors import UserError
-from atograph.run.resumption import identity
+from atograph.run.unfinished.resumption import identity
 from atograph.run.verify import verify_run
 from atograph.train.saved.checkpoints import check_identity
 from atograph.train.settings import settings_of

@@ -192,18 +192,33 @@ def test_a_buffer_with_the_name_of_an_argument() -> None:
     assert len(graph.prunable) == 1 and relative_difference(expected, found) < 1e-6
 
 
+class Named(Net):
+    """A buffer that is called like an attribute of torch's own modules."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.register_buffer(name, torch.ones(12))
+
+    def middle(self, h: Tensor) -> Tensor:
+        return self.hidden(h) * getattr(self, self.name)
+
+
 @pytest.mark.parametrize("name", ["code", "graph", "meta"])
 def test_a_name_that_torch_has_for_itself_is_told(name: str) -> None:
-    class Codes(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer(name, torch.ones(12))
+    class Reversed(Named):
+        """With an op that `atograph.onnx.decompositions` leaves to torch, which traces the program anew."""
 
         def middle(self, h: Tensor) -> Tensor:
-            return self.hidden(h) * getattr(self, name)
+            return torch.rsub(super().middle(h), 1.0)
 
     with pytest.raises(UserError, match=f"a parameter, buffer or module called {name}"):
-        compress(Codes())
+        compress(Reversed(name))
+
+
+def test_a_name_that_torch_has_for_itself_is_a_name_where_torch_traces_nothing() -> None:
+    result = compress(Named("graph"))
+    assert result.report.float64 < 1e-9 and result.slim.module.state_dict()["graph"].numel() < 12
 
 
 def test_what_onnx_runtime_has_no_kernel_for_is_known_before_the_training() -> None:

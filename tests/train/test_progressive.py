@@ -39,11 +39,13 @@ def whole() -> Trained[Any]:
 
 
 def test_the_ladder_falls_fast_first_and_ends_at_the_budgets() -> None:
-    rungs = ladder({"flops": 0.2, "params": 0.6}, 0.02, 0.14, 4)
+    rungs = ladder({"flops": 1.0, "params": 1.0}, {"flops": 0.2, "params": 0.6}, 0.02, 0.14, 4)
     assert [rung.moment for rung in rungs] == pytest.approx([0.02, 0.06, 0.10, 0.14])
     assert [rung.shares["flops"] for rung in rungs] == pytest.approx([0.5375, 0.3, 0.2125, 0.2])
     assert rungs[-1].shares == {"flops": 0.2, "params": 0.6}
-    assert ladder({"flops": 0.2}, 0.1, 0.3, 1) == [replace(rungs[-1], moment=0.3, shares={"flops": 0.2})]
+    assert ladder({"flops": 0.7}, {"flops": 0.2}, 0.1, 0.3, 1) == [
+        replace(rungs[-1], moment=0.3, shares={"flops": 0.2})
+    ]
 
 
 def started(plans: list[Plan], make: Callable[[], nn.Module] = TwoConvs, **options: Any) -> Trained[Any]:
@@ -86,6 +88,42 @@ def test_each_step_goes_on_from_the_last_one(make: Callable[[Iterable[nn.Paramet
     ]
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-7, atol=1e-9)
+
+
+def test_it_goes_on_from_the_units_of_an_earlier_plan() -> None:
+    """They are what is trained from the first step on, and the ladder begins at what they cost."""
+    torch.manual_seed(0)
+    model, plans = TwoConvs().double(), list[Plan]()
+    batches = [(x.double(), y) for x, y in blobs()]
+    graph = atograph.trace(model, batches[0][0][:2])
+    earlier = graph.plan(flops=0.6, floor=0.05)
+    limited = graph.within(earlier)
+
+    def shrink(plan: Plan) -> Any:
+        plans.append(plan)
+        return small_module(graph, plan)
+
+    result = auto_train_once(model, limited, Task(batches, batches[:2]), SETTINGS, shrink=shrink)
+    assert plans[0] == earlier and result.slim_from == 0.0 and len(plans) == 6
+    costs = [float(graph.cost.flops(plan.counts)) / graph.flops for plan in plans]
+    assert costs == sorted(costs, reverse=True) and 0.4 < costs[1] < costs[0] <= 0.6 and costs[-1] <= 0.4
+    for before, after in pairwise(plans):
+        assert all(set(units) <= set(before.kept[name]) for name, units in after.kept.items())
+
+
+@pytest.mark.parametrize("by", ["magnitude", "random"])
+def test_plans_within_an_earlier_one(by: str) -> None:
+    graph = atograph.trace(TwoConvs(), torch.randn(2, 1, 8, 8))
+    earlier = graph.plan(random=0, keep=0.6)
+    torch.manual_seed(1)
+    random = {group.name: torch.rand(group.size) for group in graph.prunable}
+    scores = graph.scores() if by == "magnitude" else random
+    later = graph.within(earlier).plan_from_scores(scores, 0.2)
+    assert later == graph.plan_from_scores(scores, 0.2, within=earlier.kept) != graph.plan_from_scores(scores, 0.2)
+    for name, units in later.kept.items():
+        assert set(units) <= set(earlier.kept[name])
+        best = sorted(earlier.kept[name], key=lambda unit: -float(scores[name][unit]))
+        assert set(units) == set(best[: len(units)])
 
 
 def test_a_model_that_has_no_slim_module_is_trained_dense() -> None:

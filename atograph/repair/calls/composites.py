@@ -105,7 +105,7 @@ def multi_head_attention(
     """
     if bias_k is not None or bias_v is not None or static_k is not None or static_v is not None or add_zero_attn:
         raise NotImplementedError("attention with bias_k, bias_v, static_k, static_v or add_zero_attn, made slim")
-    batched = query.dim() == 3
+    batched, of_itself = query.dim() == 3, query is key is value
     if not batched:
         query, key, value = (tensor.unsqueeze(1) for tensor in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
@@ -117,11 +117,16 @@ def multi_head_attention(
         wide = out_proj_weight.shape[1]
         scored = (in_proj_weight.shape[0] - wide) // 2
         weights = torch.split(in_proj_weight, [scored, scored, wide])
-    biases = (None,) * 3 if in_proj_bias is None else torch.split(in_proj_bias, [len(weight) for weight in weights])
-    q, k, v = (
-        _heads(F.linear(x, weight, bias), num_heads)
-        for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-    )
+    lengths = [len(weight) for weight in weights]
+    if of_itself and in_proj_weight is not None and len(set(lengths)) == 1:  # in one product, as torch does it
+        together = torch.unflatten(F.linear(query, in_proj_weight, in_proj_bias), -1, (3, lengths[0]))
+        projected = together.unsqueeze(0).transpose(0, -2).squeeze(-2).contiguous()
+        each: tuple[Tensor, ...] = (projected[0], projected[1], projected[2])
+    else:
+        biases = (None,) * 3 if in_proj_bias is None else torch.split(in_proj_bias, lengths)
+        taken = zip((query, key, value), weights, biases, strict=True)
+        each = tuple(F.linear(x, weight, bias) for x, weight, bias in taken)
+    q, k, v = (_heads(x, num_heads) for x in each)
     mask = _mask(attn_mask, key_padding_mask, q)
     dropped = dropout_p if training else 0.0
     if not need_weights:
@@ -137,7 +142,9 @@ def multi_head_attention(
 
 def _heads(x: Tensor, count: int) -> Tensor:
     """Of [length, samples, heads together] [samples, heads, length, width]."""
-    return x.reshape(*x.shape[:2], count, -1).permute(1, 2, 0, 3)
+    length, samples, width = x.shape
+    apart = x.reshape(length, samples * count, width // count).transpose(0, 1)
+    return apart.reshape(samples, count, length, width // count)
 
 
 def _mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
@@ -158,5 +165,7 @@ def _added(mask: Tensor, q: Tensor) -> Tensor:
 
 
 def _projected(out: Tensor, weight: Tensor, bias: Tensor | None, batched: bool) -> Tensor:
-    found = F.linear(out.permute(2, 0, 1, 3).flatten(2), weight, bias)
+    samples, heads, length, width = out.shape
+    together = out.permute(2, 0, 1, 3).reshape(length * samples, heads * width)
+    found = F.linear(together, weight, bias).view(length, samples, -1)
     return found if batched else found.squeeze(1)

@@ -66,23 +66,33 @@ class Need:
         return bool(self.ops or self.keywords or self.function or self.impossible) or self.old != self.new
 
 
-def needs_of(dense: Program, slim: Program, batch: int) -> dict[CallSite, list[Need]]:
+def needs_of(dense: Program, slim: Program) -> dict[CallSite, list[Need]]:
     """For each place in a module's code what its calls have to become, in the order in which they are made.
 
     Args:
-        dense, slim: the program before and after the rewrite.
-        batch: the batch that sizes are given for.
+        dense, slim: the program before and after the rewrite, whose sizes are given as they stand there (`for_batch`).
     """
     before, after = _by_number(_alive(dense)), _by_number(_alive(slim))
     found: dict[CallSite, list[Need]] = defaultdict(list)
     programs = dense.constants(), slim.constants()
     for number, nodes in sorted(before.items()):
         slim_nodes = after.get(number, [])
-        need = _constant(number, nodes, slim_nodes, programs) or _need(number, nodes, slim_nodes, slim, batch)
+        need = _constant(number, nodes, slim_nodes, programs) or _need(number, nodes, slim_nodes, slim)
         found[_site(nodes[0].meta)].append(replace(need, held=held_by(nodes, slim_nodes, *programs)))
         for meta in _absorbed(nodes, slim_nodes):
             found[_site(meta)].append(Need(meta["call"][1], source_of(nodes[0]), (), ops=_NOTHING))
     return {site: sorted(each, key=lambda need: need.number) for site, each in found.items()}
+
+
+def for_batch(needs: Mapping[CallSite, Sequence[Need]], batch: int) -> dict[CallSite, list[Need]]:
+    """The same needs with the sizes for another batch."""
+    return {
+        site: [
+            need if need.constant else replace(need, old=_sizes(need.old, batch), new=_sizes(need.new, batch))
+            for need in each
+        ]
+        for site, each in needs.items()
+    }
 
 
 _COUNTS = {ConvNd: "groups", nn.GroupNorm: "num_groups"}
@@ -147,7 +157,7 @@ def _constant(
     return Need(number, source_of(dense[0]), old, new, constant=True)
 
 
-def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program, batch: int) -> Need:
+def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], program: Program) -> Need:
     line, single = source_of(dense[0]), len(dense) == 1
     composite = COMPOSITES.get(dense[0].meta["call"][0][-1])
     if composite is not None and slim:
@@ -155,7 +165,7 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], progra
     if _absorbed(dense, slim) or not _same_form(dense, slim):
         old = [value for node in dense for value in _arguments(node, node.kwargs)]
         ops, impossible = _piece(dense, slim, program)
-        return Need(number, line, _sizes(old, batch), ops=ops, impossible=impossible, single=single)
+        return Need(number, line, tuple(old), ops=ops, impossible=impossible, single=single)
     old, new, keywords = [], [], {}
     for a, b in zip(dense, slim, strict=True):
         before, after = _arguments(a, a.kwargs, len(b.args)), _arguments(b, a.kwargs, len(a.args))
@@ -165,7 +175,7 @@ def _need(number: int, dense: Sequence[fx.Node], slim: Sequence[fx.Node], progra
         keywords.update(
             {k: v for k, v in b.kwargs.items() if k not in a.kwargs and not (k in defaults and defaults[k] == v)}
         )
-    return Need(number, line, _sizes(old, batch), _sizes(new, batch), keywords, single=single)
+    return Need(number, line, tuple(old), tuple(new), keywords, single=single)
 
 
 def _same_form(dense: Sequence[fx.Node], slim: Sequence[fx.Node]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 from torch import nn
@@ -17,7 +17,7 @@ from atograph.passes.ir.sizes import BATCH
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
-from atograph.repair.calls.needs import Need, needs_of
+from atograph.repair.calls.needs import Need, for_batch, needs_of
 from atograph.repair.calls.search import Call, Found, calls_of, corrections
 from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Problem
@@ -67,10 +67,14 @@ class Way:
     _needs: dict[int, Mapping[CallSite, Sequence[Need]]] = field(default_factory=dict, repr=False, compare=False)
 
     def needs(self, batch: int) -> Mapping[CallSite, Sequence[Need]]:
-        """What calls have to become, as `needs_of`; laid beside each other once for each batch."""
+        """What calls have to become, as `needs_of`, for a batch; the programs are laid beside each other once."""
         if batch not in self._needs:
-            self._needs[batch] = needs_of(self.dense, self.slim, batch)
+            self._needs[batch] = for_batch(self._laid_beside, batch)
         return self._needs[batch]
+
+    @cached_property
+    def _laid_beside(self) -> Mapping[CallSite, Sequence[Need]]:
+        return needs_of(self.dense, self.slim)
 
     def run(self, module: nn.Module) -> object:
         """Call the slim module along the path."""

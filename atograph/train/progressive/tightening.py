@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class Tightening(Pruning[P]):
     At each rung of the ladder units are scored anew, the least important ones of those that are left are set to zero,
     and the slim module takes over: the network is as small as its budget of the moment for the whole rest.
 
+    Where the graph limits which units may stay, it goes on from them: they are the first rung, before the first step.
+
     Attributes:
         taken: how many rungs have been taken.
     """
@@ -45,7 +47,7 @@ class Tightening(Pruning[P]):
         self.choice = Choice(graph, self.units, settings, run.replicas)
         self.plan = self.choice.plan(self.choice.scores(None))  # a budget out of reach shows before the first step
         self.mask = torch.ones(self.units.total, device=run.device)
-        self.rungs = ladder(settings.budgets, settings.tighten_start, settings.tighten_end, settings.tighten_steps)
+        self.rungs = self._ladder(settings)
         self.taken, self.frozen = 0, False
         self.pool = Pool(run.task, settings, run.clock, run.device)
         self.swap = Swap(run, shrink)
@@ -128,13 +130,15 @@ class Tightening(Pruning[P]):
     def _take(self, rungs: int) -> None:
         """Go down to the last of so many rungs."""
         rung, last = self.rungs[rungs - 1], rungs == len(self.rungs)
+        begins = rungs == 1 and bool(self.graph.limits)
         if not self.taken:
             self.metric_dense = self._metric()
-        self.importance.look()
+        if not begins:
+            self.importance.look()
         if last:
             self.before_zero = self._metric()
         self.swap.back()
-        self.plan = self._plan(rung, final=last)
+        self.plan = self.graph.plan(kept=self.graph.limits) if begins else self._plan(rung, final=last)
         self.mask = self.units.mask_of(self.plan)
         self.units.scale_(self.mask)
         self.taken, self.frozen = rungs, last
@@ -143,6 +147,13 @@ class Tightening(Pruning[P]):
         if last:
             self.importance.final()
             self.after_zero = self._metric()
+
+    def _ladder(self, settings: ProgressiveSettings) -> Sequence[Rung]:
+        kept = {name: len(units) for name, units in self.graph.limits.items()}
+        now = {name: float(self.graph.budgets(**{name: 1.0}).used(kept)) for name in settings.budgets}
+        end, count = settings.tighten_end, settings.tighten_steps
+        rungs = ladder(now, settings.budgets, settings.tighten_start, end, count)
+        return [Rung(0.0, now), *rungs] if kept else rungs
 
     def _plan(self, rung: Rung, *, final: bool) -> P:
         within = self.plan.kept if self.taken else None

@@ -190,7 +190,7 @@ class TrainSettings(BaseModel):
     """Keep a moving average of the weights, of which a step changes 1 - DECAY (0.99, say), and hand it over. It begins
     where the network is the one that comes out, and the metric is that of the average from then on."""
     distill: Annotated[bool, Option()] = False
-    """Learn from a teacher as well: `teacher()` in the SPEC, or else the model with the weights that it comes with."""
+    """Learn from a teacher as well: ``teacher()`` in the SPEC, or the model with the weights that it comes with."""
     distill_weight: Fraction = 0.5
     """Share of the loss that is the teacher's (Hinton et al., arXiv 1503.02531)."""
     distill_temperature: Positive = 2.0

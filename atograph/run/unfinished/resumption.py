@@ -17,7 +17,8 @@ from atograph.passes.plan.plan import fingerprint
 from atograph.train.saved.checkpoints import Checkpoints, as_json, newest, not_one_s_own
 from atograph.train.settings import TrainSettings
 
-_OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
+OF_THE_MACHINE = {"device", "checkpoint_seconds", "latency_table"}
+"""Settings that may be others when a run goes on."""
 
 
 def checkpoints_beside(out: Path) -> Path:
@@ -78,10 +79,11 @@ def again(*, from_python: bool) -> str:
 
 def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[str, Json]:
     """What must be the same for a run to go on, name → JSON value; ``init`` holds its initial weights, if any."""
-    own = {f"the setting {name}": value for name, value in settings.model_dump(exclude=_OF_THE_MACHINE).items()}
+    own = {f"the setting {name}": value for name, value in settings.model_dump(exclude=OF_THE_MACHINE).items()}
     own["the digest of the model's groups"] = fingerprint(graph.groups)
     own["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
     own["the digest of the initial weights"] = None if init is None else digest(init)
+    own["the units that may stay"] = {name: list(units) for name, units in graph.limits.items()}
     return as_json(own)
 
 

@@ -19,9 +19,9 @@ from atograph.program.load import load_safetensors
 from atograph.report.run import FORMAT, FROM_PYTHON, Report
 from atograph.run.job import Outcome, Prepared
 from atograph.run.latency_budget import FILE as LATENCY
-from atograph.run.not_proved import NotProved
 from atograph.run.report_so_far import Figures, Unproved, report_of, write_log
-from atograph.run.resumption import again, checkpoints_beside, identity
+from atograph.run.unfinished.not_proved import NotProved
+from atograph.run.unfinished.resumption import again, checkpoints_beside, identity
 from atograph.train.loop import Trained
 from atograph.train.progress import EpochRow
 from atograph.train.saved.checkpoints import check_identity

@@ -1,0 +1,125 @@
+"""The job of a run, made of what the user brings: in Python, or as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from atograph.passes.errors import UserError
+from atograph.process.stages import stage
+from atograph.run.job import Job
+from atograph.spec.example_inputs import as_inputs, inputs_of_batch
+from atograph.spec.init_weights import load_init
+from atograph.spec.source import Source
+from atograph.targets.table import DEFAULT, classes_of
+from atograph.train.saved.seeding import seed_everything
+from atograph.train.settings import TrainSettings, needs_data, settings_of
+from atograph.train.task import Task
+
+if TYPE_CHECKING:
+    from atograph.spec.spec import Spec
+
+
+def job_from_python(
+    model: nn.Module,
+    train_data: Iterable[object] | None = None,
+    *,
+    example_inputs: object = None,
+    val_data: Iterable[Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Any = None,
+    metric_name: str | None = None,
+    optimizer: Callable[..., Any] | str | None = None,
+    teacher: nn.Module | None = None,
+    baseline: bool = False,
+    opset: int | None = None,
+    targets: Sequence[str] | None = None,
+    tensorboard: str | Path | None = None,
+    **settings: object,
+) -> Job:
+    """What `compress` is called with.
+
+    Raises:
+        UserError: a setting does not fit, or there is no data where some is needed.
+    """
+    if isinstance(optimizer, str):
+        settings["optimizer"], optimizer = optimizer, None
+    if teacher is not None:
+        settings.setdefault("distill", True)
+    checked = settings_of(settings)
+    if train_data is None and needs_data(checked):
+        raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
+    if train_data is None and example_inputs is None:
+        raise UserError("without train_data, the example_inputs have to be given.")
+    batches = () if train_data is None else train_data
+    task = Task(
+        batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer, teacher=teacher
+    )
+    inputs = (
+        inputs_of_batch(task.first_batch())
+        if example_inputs is None
+        else as_inputs(example_inputs, where="example_inputs")
+    )
+    return Job(
+        name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
+        settings=checked, baseline=baseline, opset=opset, targets=_named(targets),
+        tensorboard=None if tensorboard is None else Path(tensorboard),
+    )  # fmt: skip
+
+
+def job_of_spec(
+    spec: Spec,
+    settings: TrainSettings,
+    *,
+    out: Path,
+    init: Path | None,
+    baseline: bool,
+    opset: int | None,
+    targets: Sequence[str] | None,
+    tensorboard: Path | None,
+) -> Callable[[], Job]:
+    """Makes the job of a file; the names of its targets are looked at before.
+
+    Args:
+        spec: the loaded file.
+        settings: with what the file declares (`Spec.settings`).
+        out: the folder that the run is to have.
+        init, baseline, opset, targets, tensorboard: as in `compress_spec`.
+
+    Raises:
+        UserError: there is no target of a name.
+    """
+    names = _named(targets)
+
+    def make() -> Job:
+        seed_everything(settings.seed)  # initial weights and data order are the user's code, and follow the seed too
+        with stage("making the model"):
+            model = spec.model()
+            if init is not None:
+                load_init(model, init)
+        return Job(
+            name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
+            task=Task(
+                spec.train_data() if needs_data(settings) else (), spec.val_data(),
+                loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name, optimizer=spec.optimizer,
+                teacher=spec.teacher() if settings.distill else None,
+            ),
+            settings=settings, baseline=baseline, opset=opset, targets=names, tensorboard=tensorboard, init=init,
+            spec=spec.text, source=Source.of(spec, out),
+        )  # fmt: skip
+
+    return make
+
+
+def _named(targets: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of a run's targets, before any work is done for them.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    names = DEFAULT if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
+    classes_of(names)
+    return names

@@ -1,0 +1,1 @@
+"""Several budgets in one go."""

@@ -1,0 +1,176 @@
+"""Several budgets in one go: the model is trained down a ladder, and a slim model is left at each of its rungs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from atograph.files.writing import replacing, writing
+from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.cost.share import shares_of
+from atograph.passes.public import public
+from atograph.report.ladder import LadderReport, LadderRung, marked
+from atograph.run.brought import job_from_python
+from atograph.run.compress import run
+from atograph.run.job import Job, Result
+from atograph.run.ladder.descent import Descent
+from atograph.run.ladder.saved import Saved
+from atograph.run.unfinished import resumption, unproved
+from atograph.terminal.console import Console
+from atograph.train.losses.defaults import default_metric
+from atograph.train.processes.replicas import join
+from atograph.values.eval_mode import copy_of
+
+FILE = "ladder.json"
+"""The report, beside the folders of the runs."""
+
+
+@public("atograph")
+@dataclass(frozen=True)
+class Ladder:
+    """Slim models of one model, from the largest budget to the smallest.
+
+    Attributes:
+        results: the runs; each is one that `compress` could have given, and has a model of its own.
+        report: what they came to.
+        folder: where their folders are; None if none were asked for.
+    """
+
+    results: Sequence[Result]
+    report: LadderReport
+    folder: Path | None
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, place: int) -> Result:
+        return self.results[place]
+
+    def __str__(self) -> str:
+        """The table of all rungs, as the command prints it."""
+        from atograph.terminal.console import as_text
+        from atograph.terminal.tables import ladder_table
+
+        return as_text(ladder_table(self.report))
+
+    def __repr__(self) -> str:
+        """In one line; `str` has the table."""
+        shares = ", ".join(f"{rung.asked:g}" for rung in self.report.rungs)
+        return f"<Ladder of {self.report.name}: {self.report.budget} {shares}>"
+
+
+@public("atograph")
+def compress_ladder(
+    model: nn.Module,
+    train_data: Iterable[object] | None = None,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    quiet: bool = True,
+    **options: Any,
+) -> Ladder:
+    """`compress` to several budgets in one go, each from the network of the last one: ``flops=[0.7, 0.5, 0.3]``.
+
+    Args:
+        model: trained in place; in the end it is the network of the smallest budget.
+        train_data: as for `compress`.
+        out: folder of the folders (``flops-0.7``, ...) and of ``ladder.json``; None writes nothing.
+        force, resume, quiet: as for `compress`.
+        options: all others of `compress`. One budget is a list of shares. ``epochs`` are divided evenly among them, and
+            the method is ``progressive`` unless another one is named.
+
+    Raises:
+        UserError, NotProved: as `compress`; or the budgets are no ladder. Runs that are finished stay.
+    """
+    several = {
+        name: shares_of(options[name], name) for name in options if name in BUDGETS and options[name] is not None
+    }
+    falling = {name: shares for name, shares in several.items() if len(shares) > 1}
+    options |= {name: min(shares) for name, shares in several.items()}
+    job = job_from_python(model, train_data, **{"method": "progressive", **options})
+    descent = Descent.of(job.settings, falling or several)
+    place = None if out is None else Path(out)
+    first = replace(job, settings=descent.settings[0])
+    return go_down(lambda: first, descent, out=place, force=force, resume=resume, console=Console(quiet=quiet))
+
+
+def go_down(
+    make: Callable[[], Job], descent: Descent, *, out: Path | None, force: bool, resume: bool, console: Console
+) -> Ladder:
+    """Train a model to one budget after the other, each time going on from the network of the last one.
+
+    Every rung is a run of its own: rehearsed, trained, proved and written to a folder of its own before the next one
+    begins. What a rung has dropped stays dropped.
+
+    Args:
+        make: the job, with the settings of the first rung.
+        descent: the budgets.
+        out: folder of the folders; None writes nothing.
+        force: replace runs that are there.
+        resume: go on with a ladder that was interrupted, where it was.
+        console: what the user sees.
+
+    Raises:
+        UserError, NotProved: as `run.compress.run`. Rungs that are finished stay.
+    """
+    job = make()
+    saved = Saved(out, descent, job, resume=resume, force=force)
+    results: list[Result] = []
+    for number, (name, settings) in enumerate(zip(descent.names, descent.settings, strict=True)):
+        later = [{**each.budgets} for each in descent.settings[number + 1 :]]
+        within = results[-1].plan if results else None
+        rung = replace(job, settings=settings, within=within, later=later)
+        found = saved.take_up(number, rung)
+        if found is not None:
+            console.say(f"{name} is finished already")
+            results.append(found)
+            continue
+        console.say(f"budget {number + 1} of {len(descent.names)}: {name}")
+        rung = rung if number == 0 else replace(rung, baseline=False, init=None)
+        place = None if out is None else out / name
+        begun = resume and place is not None and _is_begun(place)
+        again = force or (resume and not begun)  # what is there then was never kept, or is of nobody
+        result = run(partial(_same, rung), settings, out=place, force=again, resume=begun, console=console)
+        saved.keep(number, rung)
+        results.append(replace(result, model=copy_of(job.model)))
+    report = _report(job, descent, results)
+    if out is not None and not join(job.settings.device).rank:
+        with replacing(out, where=out / FILE) as place, writing(out / FILE):
+            report.save(place / FILE)
+        saved.clear()
+    return Ladder(results, report, out)
+
+
+def _same(job: Job) -> Job:
+    return job
+
+
+def _is_begun(place: Path) -> bool:
+    """Whether there is a run to go on with."""
+    return resumption.last_of(place) is not None or unproved.is_there(place)
+
+
+def _report(job: Job, descent: Descent, results: Sequence[Result]) -> LadderReport:
+    better = job.settings.metric_mode or ("max" if job.task.metric is default_metric else None)
+    rungs = [
+        LadderRung(
+            folder=name,
+            asked=share,
+            flops=report.slim.flops / report.dense.flops,
+            params=report.slim.params / max(report.dense.params, 1),
+            metric=report.metrics.masked,
+            latency=next((each.slim / each.dense for each in report.latency_ms), None),
+        )
+        for name, share, report in zip(descent.names, descent.shares, (each.report for each in results), strict=True)
+    ]
+    first = results[0].report
+    return LadderReport(
+        name=job.name, budget=descent.budget, metric=first.metrics.name, better=better, dense=first.metrics.dense,
+        rungs=marked(rungs, better),
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Which budgets one goes down to, and how long each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from atograph.passes.errors import UserError
+from atograph.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Which budgets one goes down to, and how long each takes.
+
+    Attributes:
+        budget: the name of the one that falls.
+        shares: of it, the largest first.
+        settings: of the run at each of them.
+    """
+
+    budget: str
+    shares: Sequence[float]
+    settings: Sequence[TrainSettings]
+
+    @classmethod
+    def of(cls, settings: TrainSettings, budgets: Mapping[str, Sequence[float]]) -> Descent:
+        """The epochs are divided evenly; what is left over goes to the last one.
+
+        Args:
+            settings: of all runs; the budget that falls is at any of its shares.
+            budgets: name → shares, of those of which several were given.
+
+        Raises:
+            UserError: not just one has several, there are too few epochs, or the method does not go down.
+        """
+        if len(budgets) != 1:
+            listed = " and ".join(f"--{name}" for name in budgets)
+            raise UserError(f"one budget at a time goes down a ladder, and {listed} have several shares each.")
+        ((budget, shares),) = budgets.items()
+        count = len(shares)
+        if settings.freeze and settings.method != "progressive":
+            raise UserError(
+                f"the method '{settings.method}' is for one budget, and there are {count}.",
+                hint="Several go with --method progressive, or with a criterion (--method taylor).",
+            )
+        if 0 < settings.epochs < count:
+            raise UserError(
+                f"{settings.epochs} epochs are too few for {count} budgets.",
+                hint="They are divided among them: --epochs 30 trains ten for each of three.",
+            )
+        epochs = [settings.epochs // count] * count
+        epochs[-1] += settings.epochs % count
+        falling = sorted(shares, reverse=True)
+        each = [
+            settings.model_copy(update={budget: share, "epochs": length})
+            for share, length in zip(falling, epochs, strict=True)
+        ]
+        return cls(budget, falling, each)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the folders."""
+        return [f"{self.budget}-{share:g}" for share in self.shares]

@@ -1,0 +1,86 @@
+"""The finished rungs of a ladder, which a later process goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atograph.files.durable import digest
+from atograph.files.reading import read_bytes
+from atograph.files.run_folder import RunFolder
+from atograph.graph import trace
+from atograph.passes.plan.plan import Plan
+from atograph.report.run import Report
+from atograph.run.job import Job, Result
+from atograph.run.ladder.descent import Descent
+from atograph.run.unfinished import resumption
+from atograph.slimming.slim import slim
+from atograph.train.processes.replicas import join
+from atograph.train.progress import EpochRow
+from atograph.train.saved.checkpoints import Checkpoints, as_json, newest
+from atograph.train.saved.seeding import random_state, set_random_state
+from atograph.train.saved.weights import set_weights, weights_of
+from atograph.values.attributes import Attributes, values_of
+from atograph.values.eval_mode import copy_of
+
+
+class Saved:
+    """What a ladder needs of its finished rungs to go on with the next one: the trained network of each."""
+
+    def __init__(self, out: Path | None, descent: Descent, job: Job, *, resume: bool, force: bool) -> None:
+        self._out, self._names, self._resume = out, descent.names, resume
+        runs = [settings.model_dump(exclude=resumption.OF_THE_MACHINE) for settings in descent.settings]
+        self._own = as_json({"the settings": runs, "initial weights": None if job.init is None else digest(job.init)})
+        if out is None:
+            return
+        resumption.check(out, resume=resume, force=force)
+        for name in self._names:
+            RunFolder(out / name, force=force or resume)
+        if not resume:
+            self.clear()
+
+    def keep(self, number: int, job: Job) -> None:
+        """A rung is finished; the job's model is the trained network."""
+        if self._out is None or join(job.settings.device).rank:
+            return
+        state = {
+            "weights": weights_of(job.model),
+            "attributes": values_of(job.model),
+            "random": random_state(job.task.train_data),
+        }
+        self._of(number).save(number, 0, state)
+
+    def is_kept(self, number: int) -> bool:
+        """Whether a rung is finished, in this process or an earlier one."""
+        return self._out is not None and newest(self._of(number).folder) is not None
+
+    def take_up(self, number: int, job: Job) -> Result | None:
+        """A rung that an earlier process has finished; the job's model gets its weights. None: none has.
+
+        Raises:
+            UserError: it is of another ladder, or damaged.
+        """
+        if not self._resume or self._out is None or not self.is_kept(number):
+            return None
+        place = self._out / self._names[number]
+        state = self._of(number).load()
+        assert state is not None, "it is kept"
+        report, plan = Report.load(place / "report.json"), Plan.from_json(read_bytes(place / "plan.json"))
+        set_weights(job.model, state["weights"])
+        Attributes(job.model).put(state["attributes"])
+        set_random_state(state["random"], job.task.train_data)
+        model, settings = copy_of(job.model), job.settings
+        graph = trace(
+            model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state,
+            checks=settings.checks,
+        ).steered(**settings.steering)  # fmt: skip
+        history = [EpochRow(**row) for row in report.curves]  # type: ignore[arg-type]
+        return Result(model, plan, slim(graph, plan), report, history, place)
+
+    def clear(self) -> None:
+        """The ladder is finished, or starts anew."""
+        if self._out is not None:
+            resumption.clear(self._out)
+
+    def _of(self, number: int) -> Checkpoints:
+        assert self._out is not None, "it has a folder"
+        return Checkpoints(resumption.checkpoints_beside(self._out) / self._names[number], self._own, seconds=0)

@@ -1,0 +1,163 @@
+"""Several budgets in one go: each rung is a proved run of its own, and goes on from the one before."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import TwoConvs, blobs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
+
+import atograph
+from atograph.cli.app import app
+from atograph.passes.cost.share import shares_of
+from atograph.passes.errors import UserError
+from atograph.report.ladder import LadderReport, LadderRung, marked
+
+SHARES = [0.3, 0.7, 0.5]
+
+
+class Stopped(Exception):
+    """The user's code."""
+
+
+def descend(out: Path | None = None, stop_at: int | None = None, **options: Any) -> atograph.Ladder:
+    torch.manual_seed(0)
+    x, y = (torch.cat(parts) for parts in zip(*blobs(4), strict=True))
+    loader = DataLoader(TensorDataset(x, y), 32, shuffle=True, generator=torch.Generator().manual_seed(3))
+    steps: list[None] = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        steps.extend([None] * (model.training and torch.is_grad_enabled()))
+        if len(steps) == stop_at:
+            raise Stopped
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    given = {"flops": SHARES, "epochs": 7, "device": "cpu", "val_data": blobs(2, seed=1), **options}
+    return atograph.compress_ladder(TwoConvs(), loader, loss=loss, out=out, **given)
+
+
+@pytest.fixture(scope="module")
+def whole() -> atograph.Ladder:
+    return descend()
+
+
+def test_each_rung_is_proved_and_goes_on_from_the_one_before(whole: atograph.Ladder) -> None:
+    assert [rung.asked for rung in whole.report.rungs] == [0.7, 0.5, 0.3] and len(whole) == 3
+    assert [len(result.history) for result in whole] == [2, 2, 3]
+    for rung, result in zip(whole.report.rungs, whole, strict=True):
+        assert result.report.float64 is not None and result.report.float64 < 1e-9
+        assert rung.asked - 0.1 < rung.flops <= rung.asked and rung.metric == result.report.metrics.slim
+        x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+        torch.testing.assert_close(result.slim.double()(x), result.model.double().eval()(x), rtol=1e-9, atol=1e-9)
+    for before, after in pairwise(whole):
+        assert all(set(units) <= set(before.plan.kept[name]) for name, units in after.plan.kept.items())
+        assert after.report.metrics.before_training == pytest.approx(before.report.metrics.masked)
+    assert repr(whole) == "<Ladder of TwoConvs: flops 0.7, 0.5, 0.3>"
+
+
+def same(first: atograph.Ladder, second: atograph.Ladder) -> None:
+    for one, other in zip(first, second, strict=True):
+        state = other.model.state_dict()
+        assert one.plan == other.plan
+        assert all(torch.equal(value, state[name]) for name, value in one.model.float().state_dict().items())
+
+
+@pytest.mark.parametrize(("stop_at", "finished"), [(3, 0), (12, 1), (18, 1), (30, 2)])
+def test_a_ladder_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, whole: atograph.Ladder, stop_at: int, finished: int
+) -> None:
+    """Within each rung, and before its first step; those that are finished are not trained again."""
+    out = tmp_path / "run"
+    with pytest.raises(UserError):
+        descend(out, stop_at, checkpoint_seconds=0)
+    done = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
+    with pytest.raises(UserError, match="--resume"):
+        descend(out)
+    resumed = descend(out, resume=True, checkpoint_seconds=0)
+    same(whole, resumed)
+    assert len(done) == finished
+    found = LadderReport.load(out / "ladder.json")
+    assert found == resumed.report and [rung.folder for rung in found.rungs] == ["flops-0.7", "flops-0.5", "flops-0.3"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["flops-0.3", "flops-0.5", "flops-0.7", "ladder.json"]
+    assert not list(tmp_path.glob(".*")), "nothing is left beside it"
+    for rung in found.rungs:
+        slim = atograph.load(out / rung.folder)
+        assert slim(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_ladder_is_not_written_over(tmp_path: Path) -> None:
+    descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
+    with pytest.raises(UserError, match="a run is there already"):
+        descend(tmp_path / "run", flops=[0.9, 0.5], epochs=2, stop_at=1)
+    assert descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2, force=True).folder == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 2}, "2 epochs are too few for 3 budgets"),
+        ({"method": "ato"}, "the method 'ato' is for one budget, and there are 3"),
+        ({"params": [0.5, 0.4]}, "one budget at a time goes down a ladder, and --flops and --params have several"),
+        ({"flops": [0.5, 0.5]}, "flops names a budget twice"),
+        ({"flops": [0.5, 2]}, "flops 2 is out of range"),
+        ({"flops": [0.5, 0.001]}, "the budget of 0.1 % of the flops is out of reach"),
+    ],
+)
+def test_what_is_no_ladder_is_said_before_any_step(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        descend(stop_at=1, **options)
+
+
+def test_by_a_criterion_and_without_any_training() -> None:
+    found = descend(method="magnitude", epochs=0)
+    assert [result.history for result in found] == [[], [], []]
+    for before, after in pairwise(found):
+        assert all(set(units) <= set(before.plan.kept[name]) for name, units in after.plan.kept.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "shares"),
+    [
+        ("0.3", (0.3,)), ("0,3", (0.3,)), ("30%", (0.3,)), ("30,5%", (0.305,)), ("0.7,0.5", (0.7, 0.5)),
+        ("70%,50%", (0.7, 0.5)),
+        ("0.7, 0.5, 0.3", (0.7, 0.5, 0.3)), ([0.7, "50%"], (0.7, 0.5)), (0.4, (0.4,)), ("1,0.5", (1.0, 0.5)),
+    ],
+)  # fmt: skip
+def test_budgets_as_people_write_them(given: Any, shares: tuple[float, ...]) -> None:
+    assert shares_of(given, "--flops") == pytest.approx(shares)
+
+
+def rung(metric: float | None, flops: float) -> LadderRung:
+    return LadderRung(folder="", asked=flops, flops=flops, params=flops, metric=metric, latency=None)
+
+
+def test_a_rung_is_worth_having_that_no_smaller_one_equals() -> None:
+    rungs = [rung(0.9, 0.7), rung(0.92, 0.5), rung(0.8, 0.3), rung(None, 0.2)]
+    assert [each.best for each in marked(rungs, "max")] == [False, True, True, False]
+    assert [each.best for each in marked(rungs, "min")] == [False, False, True, False]
+    assert [each.best for each in marked(rungs, None)] == [False] * 4
+
+
+def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def model():\n    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))\n"
+        "def train_data():\n    g = torch.Generator().manual_seed(0)\n    x = torch.randn(64, 8, generator=g)\n"
+        "    return list(zip(x.split(16), x[:, :3].argmax(1).split(16)))\nval_data = train_data\n"
+    )
+    told = CliRunner().invoke(app, ["compress", "net.py", "--flops", "0.6,0.3", "--epochs", "2", "--set", "device=cpu"])
+    assert told.exit_code == 0, told.output
+    assert "budget 2 of 2: flops-0.3" in told.output and "written to runs/net: flops-0.6, flops-0.3" in told.output
+    table = told.output[told.output.index("of the dense time") :]
+    assert [line.split()[0] for line in table.splitlines()[2:5]] == ["dense", "0.6", "0.3"]
+    report = json.loads((tmp_path / "runs" / "net" / "flops-0.3" / "report.json").read_text())
+    assert report["settings"]["method"] == "progressive" and report["settings"]["flops"] == 0.3
