@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from atograph.slimming.keep_module import keep_module
     from atograph.slimming.masking import mask
     from atograph.slimming.slim import Slim, slim
+    from atograph.train.pruning.sensitivity import Curve, Sensitivity
 
 _HOMES = {
     # trace and graph
@@ -36,6 +37,8 @@ _HOMES = {
     "Group": "passes.analysis.groups",
     "Reason": "passes.ir.reason",
     "without_weights": "capture.weightless",
+    "Sensitivity": "train.pruning.sensitivity",
+    "Curve": "train.pruning.sensitivity",
     # compress and results
     "compress": "run.compress",
     "AutoTrainOnce": "integrations.own_loop",
@@ -69,6 +72,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "Group",
     "Reason",
     "without_weights",
+    "Sensitivity",
+    "Curve",
     # compress and results
     "compress",
     "AutoTrainOnce",

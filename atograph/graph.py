@@ -36,6 +36,7 @@ from atograph.passes.plan.least import fewest
 from atograph.passes.plan.plan import Plan, plan_of
 from atograph.passes.public import public
 from atograph.process.stages import stage
+from atograph.train.pruning.sensitivity import BATCHES, WIDTHS, Sensitivity, measure
 from atograph.values.attributes import Mark, Value
 from atograph.values.batches import to_device
 from atograph.values.dynamic_sizes import Dynamic
@@ -315,6 +316,47 @@ class Graph(NotPickled):
         if kind.observes() is None:
             return scores_of(kind, self.program, self.groups, self.budgets(**shares))
         return scores_with_data(kind, self, self.budgets(**shares), data, loss)
+
+    def sensitivity(
+        self,
+        data: Iterable[object],
+        *,
+        loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+        by: str | type[Criterion] = "taylor",
+        widths: Sequence[float] = WIDTHS,
+        batches: int = BATCHES,
+        round_to: int = 1,
+    ) -> Sensitivity:
+        """How the loss rises when one group is cut to several widths and all others stay whole: a curve for each.
+
+        The network runs forward only, once for each group, width and batch: in eval mode, with batch norms by the
+        statistics of the batch where it has more than one example. Weights, buffers, modes, and the state of every
+        generator of random numbers are left as they are. ``graph.plan(flops=0.5, by=sensitivity)`` plans by it.
+
+        Args:
+            data: batches, as for a training; the first ``batches`` of them are read.
+            loss: ``loss(model, batch)``, a scalar; None: see `train.losses.defaults.default_loss`.
+            by: the criterion whose lowest scores go first within a group, on the same batches.
+            widths: shares of a group's units, 0 to 1. A share below what stays in any case is that: one unit, or none
+                where all may go (``graph.steered(depth=True)``).
+            batches: over how many the loss is averaged.
+            round_to: widths are multiples of this, or whole (`Group.step`).
+
+        Returns:
+            For each prunable group the counts, and the mean loss at each of them in the loss's own unit.
+
+        Raises:
+            UserError: there is no model, no values of its weights, or no batch; the model or the loss rejects a batch;
+                the dense loss is not finite; or nothing can be pruned.
+        """
+        if self.model is None:
+            raise UserError("sensitivity is measured on the model, and this graph has none.")
+        name = by if isinstance(by, str) else getattr(by, "name", repr(by))
+        with stage("measuring the sensitivity of each group"):
+            return measure(
+                self.model, self.groups, data, loss, lambda some: self.scores(by, data=some, loss=loss),
+                by=name, widths=widths, batches=batches, round_to=round_to,
+            )  # fmt: skip
 
     def plan_from_scores(
         self,

@@ -6,19 +6,16 @@ from typing import Any, Generic, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from atograph.passes.criteria.criterion import Criterion
-from atograph.passes.torch_private import BatchNorm
 from atograph.train.ato.controller import Controller, logistic_noise, straight_through
 from atograph.train.interfaces import Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.pruning.choice import Choice
+from atograph.train.pruning.masked_loss import MaskedLoss
 from atograph.train.pruning.masks import UnitMap
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
-from atograph.values.batches import batch_size
-from atograph.values.eval_mode import eval_mode
 
 
 class SearchState(TypedDict):
@@ -53,7 +50,7 @@ class MaskSearch(Generic[P]):
     ) -> None:
         self.replicas = replicas or Alone()
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
-        self.objective = _Objective(model, task)
+        self._loss = MaskedLoss(model, task, units, by_batch=settings.controller_norms == "batch")
         self.choice = Choice(graph, units, settings, self.replicas)
         self.budgets = graph.budgets(**settings.budgets)
         if settings.controller:
@@ -106,11 +103,7 @@ class MaskSearch(Generic[P]):
             group["lr"] = settings.controller_lr * (0.1 if done >= settings.controller_drop else 1.0)
         noise = logistic_noise(units.total, self.noise).to(self.prior.device)
         mask = straight_through(self.controller() + self.prior + noise, settings.temperature)
-        changed = {f"model.{name}": value for name, value in units.masked(mask).items()}
-        with eval_mode(self.objective):
-            if settings.controller_norms == "batch" and batch_size(batch) > 1:
-                changed |= _with_batch_statistics(self.objective)
-            task_loss = functional_call(self.objective, changed, (batch,))
+        task_loss = self._loss(mask, batch)
         kept = {name: part.sum() for name, part in units.split(mask).items()}
         share = torch.as_tensor(self.budgets.used(kept))
         loss = task_loss + settings.gamma * share.clamp(min=1e-6).log().abs()
@@ -163,28 +156,3 @@ class MaskSearch(Generic[P]):
         kept = int(self.units.mask_of(self.plan(prior)).sum())
         cut = prior.sort(descending=True).values[max(kept - 1, 0)]
         self.prior = (prior - cut) * self.settings.prior_scale
-
-
-def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Let batch norms normalise by the batch at hand until the mode is set anew.
-
-    Their own buffers are to be exchanged for the copies that are returned.
-    """
-    copies: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, BatchNorm):
-            module.training = True
-            copies |= {f"{name}.{buffer}": value.clone() for buffer, value in module.named_buffers(recurse=False)}
-    return copies
-
-
-class _Objective(nn.Module):
-    """The task's loss as a module, so that `functional_call` reaches the model inside it."""
-
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.model, self.task = model, task
-
-    def forward(self, batch: object) -> Tensor:
-        """Task loss of one batch."""
-        return self.task.checked_loss(self.model, batch)
