@@ -258,6 +258,12 @@ class Report(_Record):
     """One entry for each epoch, with the fields of `train.EpochRow`: what `log.csv` holds."""
     seconds: float
 
+    @property
+    def training_cost(self) -> float | None:
+        """FLOPs of the networks that the steps trained, over those of a dense training of as many; None: unknown."""
+        costs = [cost for row in self.curves if isinstance(cost := row.get("cost"), float)]
+        return sum(costs) / len(costs) if costs and len(costs) == len(self.curves) else None
+
     def __str__(self) -> str:
         """In one line: what was kept, and whether it was proved. The closing table is what `Result` prints."""
         equal = bool(self.certificate) and all(entry.holds for entry in self.certificate)

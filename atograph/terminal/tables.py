@@ -56,6 +56,8 @@ def _costs(report: Report) -> Table:
         share = budget.predicted if kind is not None and kind.measured else budget.reached
         if kind is not None and kind.closing and share is not None:
             row(kind.closing, ratio=numbers.percent(share))
+    if report.training_cost is not None:
+        row("FLOPs of the training", ratio=numbers.percent(report.training_cost))
     if metrics.measured:
         row(Text(metrics.name), *map(_metric, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
     if metrics.before_training is not None:

@@ -166,6 +166,7 @@ class Fit(RunState):
                 hook.after_step(t, position.lr)
                 self.average.add(self.model, settled=hook.settled)
                 position.step, position.total, position.begun = step + 1, position.total + loss, False
+                position.cost += hook.step_share
                 self.whole.done()
             self.progress.step(epoch + 1, position.step, loss, hook.flops_share)
             self.save_if(due=True)
@@ -189,6 +190,7 @@ class Fit(RunState):
             flops=hook.flops_share,
             lr=position.lr,
             seconds=time.monotonic() - started,
+            cost=position.cost / position.step,
             **vars(pruned),
         )
         with self.whole.changing():

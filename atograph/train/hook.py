@@ -33,6 +33,11 @@ class Hook:
 
     flops_share = 1.0
 
+    @property
+    def step_share(self) -> float:
+        """FLOPs of the network that the steps train, over those of the dense one."""
+        return 1.0
+
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         calls = ("pruned", "epoch_start", "before_step", "after_step", "finish", "sync", "state", "load")

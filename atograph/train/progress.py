@@ -26,6 +26,8 @@ class EpochRow:
             budget cuts its mask; that of the hard mask once it is final.
         vanishing: ‖what is masked‖ / ‖all prunable groups‖, by the 2-norm: what is still to go.
         kept: units that the current mask keeps, per family.
+        cost: FLOPs of the networks that its steps trained, over those of the dense one; what a controller or a teacher
+            computes besides is not in it.
     """
 
     epoch: int
@@ -41,6 +43,7 @@ class EpochRow:
     soft_flops: float = 1.0
     vanishing: float = 0.0
     kept: Mapping[str, int] = field(default_factory=dict)
+    cost: float = 1.0
 
 
 class Progress(Protocol):

@@ -34,6 +34,7 @@ class Position:
     Attributes:
         epoch, step: of the step that comes next, counted from 0.
         total: sum of this epoch's losses so far.
+        cost: of `EpochRow.cost`, the same.
         lr: rate of the last step.
         random: the state of the generators before this epoch drew its first batch.
         begun: whether the hook has done what it does before that step.
@@ -42,6 +43,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     total: float = 0.0
+    cost: float = 0.0
     lr: float = 0.0
     random: dict[str, Any] = field(default_factory=dict)
     begun: bool = False

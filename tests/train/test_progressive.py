@@ -193,3 +193,16 @@ def test_what_was_undone_is_as_if_nothing_had_been() -> None:
     assert not after["exp_avg"][gone].any() and before["exp_avg"][gone].any()
     step(model)
     assert model.conv1.weight.grad is not None
+
+
+def test_what_the_steps_cost_is_noted() -> None:
+    """Each step costs what the network that it trains does."""
+    plans: list[Plan] = []
+    result = started(plans)
+    graph = atograph.trace(TwoConvs().double(), torch.randn(2, 1, 8, 8).double())
+    shares = [1.0, *(float(graph.cost.flops(plan.counts)) / graph.flops for plan in plans)]
+    taken = [4, 5, 5, 5, 5, 16]  # steps between one slim module and the next
+    expected = [share for share, steps in zip(shares, taken, strict=True) for _ in range(steps)]
+    found = [row.cost for row in result.history]
+    assert found == pytest.approx([sum(expected[8 * n : 8 * n + 8]) / 8 for n in range(5)])
+    assert [row.cost for row in started([], slim_at="never").history] == [1.0] * 5

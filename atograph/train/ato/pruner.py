@@ -141,6 +141,11 @@ class Pruner(Pruning[P]):
             project(self.units, self.mask, self.shares, lr, self.lam, left)
 
     @property
+    def step_share(self) -> float:
+        """FLOPs of the network that the steps train, over those of the dense one."""
+        return self.flops_share if self.swap.slim else 1.0
+
+    @property
     def settled(self) -> bool:
         """Whether what is masked is zero, so that the network is the one that comes out."""
         return self.zero

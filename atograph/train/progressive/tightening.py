@@ -64,6 +64,11 @@ class Tightening(Pruning[P]):
         return self.swap.why_dense
 
     @property
+    def step_share(self) -> float:
+        """FLOPs of the network that the steps train, over those of the dense one."""
+        return self.flops_share if self.swap.slim else 1.0
+
+    @property
     def settled(self) -> bool:
         """Whether the last rung is taken."""
         return self.frozen
