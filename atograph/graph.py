@@ -31,6 +31,7 @@ from atograph.passes.ir.reason import Reason
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.choose import check_budgets, scores_of
+from atograph.passes.plan.from_losses import plan_from_losses
 from atograph.passes.plan.from_scores import check_scores, plan_from_scores
 from atograph.passes.plan.least import fewest
 from atograph.passes.plan.plan import Plan, plan_of
@@ -238,7 +239,7 @@ class Graph(NotPickled):
         self,
         flops: float | None = None,
         *,
-        by: str | type[Criterion] = "magnitude",
+        by: str | type[Criterion] | Sensitivity = "magnitude",
         data: Iterable[object] | None = None,
         loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
         random: int | None = None,
@@ -254,7 +255,9 @@ class Graph(NotPickled):
 
         Args:
             flops: the largest share of the dense FLOPs to keep; what is least important goes first.
-            by: with budgets, what is important: the name of a criterion (`passes.criteria`), or its class.
+            by: with budgets, what is important: the name of a criterion (`passes.criteria`), or its class; the best
+                units of all groups are kept then, by one threshold. Or what `sensitivity` measured: the widths at
+                which its curves rise least in all, by integer programming (`passes.plan.knapsack`).
             data: batches for criteria that look at gradients or activations, as for a training.
             loss: ``loss(model, batch)``; None: see `train.losses.defaults.default_loss`.
             random: a seed; keep a random share ``keep`` of every prunable group.
@@ -266,7 +269,8 @@ class Graph(NotPickled):
             measured: see `plan_from_scores`.
             depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
                 branches go. A number is the share of what is saved that they give, True is a half
-                (``graph.steered(depth=True)`` for all plans).
+                (``graph.steered(depth=True)`` for all plans). By sensitivity a group goes where that loses least: its
+                curves have to be measured with it.
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.
 
@@ -286,6 +290,8 @@ class Graph(NotPickled):
             return random_plan(graph.groups, random, keep)
         if kept is not None:
             return plan_of(graph.groups, kept)
+        if isinstance(by, Sensitivity):
+            return graph._plan_from_losses(by, graph.budgets(**shares), floor, round_to, measured)
         scores = graph.scores(by, data=data, loss=loss, **shares)
         return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, within=None, **shares)
 
@@ -392,6 +398,30 @@ class Graph(NotPickled):
             check_budgets(limits, self.groups, floor, multiple)
             return plan_from_scores(self.groups, limits, scores, floor=floor, round_to=multiple, within=allowed)
 
+        return self._settled(choose, limits, floor, round_to, measured)
+
+    def _plan_from_losses(
+        self, seen: Sensitivity, limits: Budgets, floor: float, round_to: int | Literal["auto"] | None, measured: bool
+    ) -> Plan:
+        """The plan by a sensitivity of this graph, or of one in which more could be pruned."""
+        tables = {group.name: seen.curves[group.name].lost for group in self.prunable if group.name in seen.curves}
+        check_scores({name: seen.scores[name] for name in tables}, self.groups)
+
+        def choose(multiple: int) -> Plan:
+            check_budgets(limits, self.groups, floor, multiple)
+            return plan_from_losses(self.groups, limits, tables, seen.scores, floor=floor, round_to=multiple)
+
+        return self._settled(choose, limits, floor, round_to, measured)
+
+    def _settled(
+        self,
+        choose: Callable[[int], Plan],
+        limits: Budgets,
+        floor: float,
+        round_to: int | Literal["auto"] | None,
+        measured: bool,
+    ) -> Plan:
+        """A plan for a multiple of widths that is chosen where none is given, and measured where a budget can be."""
         if round_to is None:
             round_to = limits.rounding
         if round_to == "auto":

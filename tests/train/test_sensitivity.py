@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import atograph
 from atograph.passes.errors import UserError
-from atograph.train.pruning.sensitivity import Curve
+from atograph.train.pruning.sensitivity import Curve, Sensitivity
 
 EXAMPLE = torch.randn(2, 1, 8, 8)
 
@@ -116,9 +116,11 @@ def test_widths_come_in_steps_and_none_may_stay_where_all_may_go() -> None:
 def test_a_curve_between_its_widths_and_for_plans() -> None:
     curve = Curve((2, 4, 6, 8), (3.0, 1.5, 2.0, 1.0))
     assert curve.rise(5) == 0.75 and curve.rise(1) == 2.0 and curve.rise(8) == 0
-    assert curve.table([2, 3, 4, 6, 7, 8]) == {2: 2.0, 3: 1.5, 4: 1.0, 6: 1.0, 7: 0.5, 8: 0.0}
-    assert Curve((1, 8), (0.5, 1.0)).table([1, 4, 8]) == {1: 0.0, 4: 0.0, 8: 0.0}
-    assert Curve((1, 4, 8), (math.nan, 3.0, 1.0)).table([1, 4]) == {1: 20.0, 4: 2.0}
+    assert curve.lost == {2: 2.0, 4: 1.0, 6: 1.0, 8: 0.0}
+    assert Curve((1, 8), (0.5, 1.0)).lost == {1: 0.0, 8: 0.0}
+    assert Curve((1, 4, 8), (math.nan, 3.0, 1.0)).lost == {1: 20.0, 4: 2.0, 8: 0.0}
+    seen = Sensitivity({"a": curve, "b": Curve((1, 8), (2.0, 1.0))}, {}, 1.0, "taylor", 1)
+    assert seen.predicted({"a": 7, "c": 1}) == 0.5 and seen.predicted({"a": 8, "b": 1}) == 1.0
 
 
 def refuse(model: nn.Module, batch: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -48,17 +49,19 @@ class Curve:
         between them, and below the first as at the first. Below zero where it falls."""
         return float(np.interp(count, self.counts, np.subtract(self.losses, self.losses[-1])))
 
-    def table(self, counts: Iterable[int]) -> dict[int, float]:
+    @cached_property
+    def lost(self) -> dict[int, float]:
         """Count → what is lost there, for a plan: 0 or more, and never less with fewer units.
 
         A loss that falls where units go is noise of a few batches, or a lucky cut: the curve is replaced by its largest
-        value from that width on. Where the loss is not finite, ten times the largest finite rise is lost.
+        value from that width on. Where the loss is not finite, ten times the largest finite rise is lost, and 10 at
+        least.
         """
         rises = np.subtract(self.losses, self.losses[-1])
         finite = np.isfinite(rises)
         rises = np.where(finite, rises, 10 * max(rises[finite].max(), 1.0))
         lost = np.maximum.accumulate(rises[::-1])[::-1]
-        return {count: float(np.interp(count, self.counts, lost)) for count in counts}
+        return dict(zip(self.counts, lost.tolist(), strict=True))
 
 
 @public("atograph")
@@ -84,9 +87,13 @@ class Sensitivity:
         """The sum over groups of what is lost at some counts, the quantity that a plan by sensitivity keeps small.
 
         Args:
-            counts: of a plan; groups without a curve count nothing.
+            counts: of a plan; those that are not named are whole.
         """
-        return sum(self.curves[name].table([n])[n] for name, n in counts.items() if name in self.curves)
+        return sum(
+            float(np.interp(count, list(curve.lost), list(curve.lost.values())))
+            for name, curve in self.curves.items()
+            for count in [counts.get(name, curve.counts[-1])]
+        )
 
 
 def measure(
