@@ -14,7 +14,7 @@ from torch import nn
 
 from atograph.passes.errors import UserError
 from atograph.values.eval_mode import forward_within
-from atograph.values.user_code import line_of_user
+from atograph.values.user_code import line_of_thread, line_of_user
 
 _limit: ContextVar[float | None] = ContextVar("capture limit", default=None)
 
@@ -55,11 +55,12 @@ def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterat
         yield
         return
     end: float | None = None
+    places = list[str]()
 
     def limited(forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         nonlocal end
         end = end or time.monotonic() + seconds
-        with _interrupted_at(end):
+        with _interrupted_at(end, places):
             result = forward(*args, **kwargs)
         if time.monotonic() >= end:  # its code has swallowed the interruption, and gone another way then
             raise _TimeUp
@@ -69,7 +70,7 @@ def within_limit(model: nn.Module, doing: str = "capturing the model") -> Iterat
         with forward_within(model, limited):
             yield
     except _TimeUp as up:
-        at = line_of_user(up)
+        at = line_of_user(up) or next(reversed(places), None)
         raise TookTooLong(
             f"{doing} takes longer than {seconds:g} s{f' (it was at {at})' if at else ''}.",
             hint="Give it more time (--capture-limit), or look for loops over data in forward().",
@@ -85,10 +86,14 @@ class _TimeUp(BaseException):
 
 
 @contextmanager
-def _interrupted_at(end: float) -> Iterator[None]:
+def _interrupted_at(end: float, places: list[str]) -> Iterator[None]:
     """Raise `_TimeUp` in this thread at a time of `time.monotonic`, unless the block is over by then.
 
     It is raised again each second: Python drops what is raised in a callback of a weak reference or in ``__del__``.
+
+    Args:
+        end: that time.
+        places: gets the line of the user's code that runs each time.
     """
     if time.monotonic() >= end:
         raise _TimeUp
@@ -100,6 +105,7 @@ def _interrupted_at(end: float) -> Iterator[None]:
                 return
             with lock:
                 if not over.is_set():
+                    places.extend(filter(None, [line_of_thread(thread)]))
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TimeUp))
 
     threading.Thread(target=interrupt, daemon=True).start()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -99,9 +100,19 @@ def line_of_user(error: BaseException) -> str | None:
 
     Python, torch, atograph and code that was generated have no lines that a user could look at.
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_readable(frame.filename)]
-    own = [frame for frame in frames if not _is_installed(Path(frame.filename))]
-    for frame in reversed(own or frames):
+    return _innermost(traceback.extract_tb(error.__traceback__))
+
+
+def line_of_thread(thread: int) -> str | None:
+    """The same of what a thread runs now, by its number."""
+    frame = sys._current_frames().get(thread)
+    return None if frame is None else _innermost(traceback.extract_stack(frame))
+
+
+def _innermost(frames: Iterable[traceback.FrameSummary]) -> str | None:
+    readable = [frame for frame in frames if _is_readable(frame.filename)]
+    own = [frame for frame in readable if not _is_installed(Path(frame.filename))]
+    for frame in reversed(own or readable):
         return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
     return None
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import benchmarks.models.torchvision_models  # noqa: F401  # transformers imports torchvision, which needs it
+
+# isort: split
 import pytest
 import torch
 from torch import Tensor
