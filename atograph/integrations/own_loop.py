@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atograph.capture.model_state import current_state
 from atograph.graph import trace
 from atograph.integrations.taking_over import TakingOver
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.run import latency_budget
-from atograph.slimming.index_map import cut_state, small_module
+from atograph.slimming.index_map import cut_state, small_module, whole_state
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import as_inputs
@@ -62,8 +63,9 @@ class AutoTrainOnce:
         optimizer: the loop's, or a list of them; from the slim module on they train that one, with their state cut
             along. None: the dense model is trained to the end.
         on_swap: called as ``on_swap(dense, slim)`` when the slim module takes the dense one's place, after a
-            checkpoint was loaded as well: what else follows the parameters (an average of them) is to follow those of
-            the slim one from then on. `cut` makes dense tensors slim.
+            checkpoint was loaded as well, and each time that a smaller one does (``method="progressive"``): what else
+            follows the parameters (an average of them) is to follow those of the slim one from then on. `cut` makes
+            dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; ``epochs`` says how often the mask is read
             anew while it is searched for. A loop that is to go on from a checkpoint with a budget of latency, or with
             ``round_to="auto"``, needs ``latency_table``, a file: what it holds is not measured again.
@@ -231,13 +233,19 @@ class AutoTrainOnce:
     def cut(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the dense model, such as that of an average of its weights, as the slim module has it.
 
+        Within ``on_swap``, it may be one of the slim module that was trained before, too.
+
         Raises:
-            UserError: the mask is not final yet, or the tensors are not of the dense model's shapes.
+            UserError: nobody knows yet what stays, or the tensors are not of these shapes.
         """
-        if not self._pruner.frozen:
+        if not self._pruner.frozen and not self._loop.plans:
             raise UserError(
                 "the mask is not final yet, so nobody knows what stays.", hint="Call cut within on_swap, or later."
             )
+        before = self._loop.plans[-2:-1]
+        dense = current_state(self._loop.dense)
+        if before and any(name in dense and dense[name].shape != value.shape for name, value in state.items()):
+            state = whole_state(self.graph, before[0], state)
         return cut_state(self.graph, self._pruner.plan, state)
 
     @property
@@ -272,6 +280,8 @@ class _Loop:
         self.task = Task([], loss=lambda model, loss_fn: loss_fn(model))
         self.replicas = join()
         self.optimizers, self._on_swap = optimizers, on_swap
+        self._plan_of: Callable[[], Plan] = lambda: ato._pruner.plan
+        self.plans = list[Plan]()  # of the slim modules so far
         self._taking_over: TakingOver | None = None
 
     def train_on(self, model: nn.Module) -> None:
@@ -281,6 +291,7 @@ class _Loop:
             self._taking_over.remove()
             self._taking_over = None
         if model is not self.dense:
+            self.plans = [*self.plans[-1:], self._plan_of()]
             self._taking_over = TakingOver(self.dense, model)
             if self._on_swap is not None:
                 self._on_swap(self.dense, model)

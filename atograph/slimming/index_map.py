@@ -83,6 +83,30 @@ def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str
     return result
 
 
+def whole_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the slim module of a plan as the dense one has it: zero where units are gone.
+
+    Raises:
+        UserError: a tensor has neither the slim module's shape nor the dense one's.
+    """
+    names = _names(graph)
+    cuts = {names.get(name, name): each for name, each in _cuts(graph, plan).items()}
+    dense = {} if graph.model is None else current_state(graph.model)
+    result = {name: torch.zeros_like(value) for name, value in dense.items() if name not in state}
+    for name, value in state.items():
+        if name not in dense or value.shape == dense[name].shape:
+            result[name] = value.detach().clone()
+            continue
+        on_device = [None if cut is None else cut.to(value.device) for cut in cuts.get(names.get(name, name), ())]
+        whole = value.new_zeros(dense[name].shape)
+        if whole[where(whole, on_device)].shape != value.shape:
+            shapes = f"{list(value.shape)}, and the dense model's is {list(whole.shape)}"
+            raise UserError(f"{name} has the shape {shapes}; the slim module's is another one, too.")
+        whole[where(whole, on_device)] = value.detach()
+        result[name] = whole
+    return result
+
+
 def _gone(graph: Graph, plan: Plan) -> set[str]:
     """The tensors that go with a branch, by the first of their names."""
     if not plan.emptied:

@@ -229,6 +229,69 @@ def test_an_average_follows_the_swap() -> None:
     torch.testing.assert_close(ema.module.eval()(x), slim(x), rtol=1e-4, atol=1e-5)
 
 
+def test_an_average_follows_each_of_several_swaps() -> None:
+    """With progressive tightening the slim module is exchanged again and again; what `cut` takes is of the last one."""
+    torch.manual_seed(0)
+    net = TwoConvs()
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    widths: list[int] = []
+
+    def on_swap(dense: nn.Module, slim: nn.Module) -> None:
+        assert dense is net
+        average = copy.deepcopy(slim)
+        average.load_state_dict(ato.cut(ema.module.state_dict()))
+        ema.module = average
+        widths.append(sum(value.numel() for value in slim.parameters()))
+
+    optimizer = sgd(net.parameters())
+    ladder = {"method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4}
+    ato = started(optimizer, net, on_swap=on_swap, **ladder)
+    with pytest.raises(UserError, match="the mask is not final yet"):
+        ato.cut(net.state_dict())
+    run(ato, [optimizer], after=lambda: ema.update_parameters(ato.model))
+    assert len(widths) == 4 and widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+    ato.model.load_state_dict(ema.module.state_dict())
+    slim, x = check(ato, net), torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(ema.module.eval()(x), slim(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [3, 9, 16])
+def test_a_loop_with_several_swaps_goes_on_from_its_state(stop: int) -> None:
+    """Bit for bit, within the ladder and behind it."""
+    ladder = {"method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4}
+
+    def begin() -> tuple[nn.Module, torch.optim.Optimizer, atograph.AutoTrainOnce]:
+        torch.manual_seed(0)
+        net = TwoConvs()
+        optimizer = sgd(net.parameters())
+        return net, optimizer, started(optimizer, net, **ladder)
+
+    def steps(ato: atograph.AutoTrainOnce, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for step in range(first, last):
+            x, y = BATCHES[step % len(BATCHES)]
+            ato.controller_step(lambda module, x=x, y=y: F.cross_entropy(module(x), y))
+            optimizer.zero_grad()
+            F.cross_entropy(ato.model(x), y).backward()
+            optimizer.step()
+            ato.project(lr=0.05)
+
+    whole, optimizer, ato = begin()
+    steps(ato, optimizer, 0, STEPS)
+    expected = ato.finish().plan
+    net, optimizer, ato = begin()
+    steps(ato, optimizer, 0, stop)
+    ato.sync()
+    saved = copy.deepcopy((net.state_dict(), ato.state_dict(), optimizer.state_dict()))
+    net, optimizer, ato = begin()
+    net.load_state_dict(saved[0])
+    ato.load_state_dict(saved[1])
+    optimizer.load_state_dict(saved[2])
+    steps(ato, optimizer, stop, STEPS)
+    assert ato.finish().plan == expected
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize("how", ["module.compile()", "torch.compile(module)", "a part"])
 def test_a_compiled_module_is_traced_and_trained(how: str) -> None:
     torch.manual_seed(0)
