@@ -195,8 +195,8 @@ def sensitivity(
     ] = "taylor",
     batches: Annotated[int, typer.Option(help="Batches of train_data() over which the loss is averaged.")] = 4,
     flops: Annotated[
-        list[str] | None,
-        typer.Option("--flops", metavar="SHARE", help="Also choose widths within this share of the FLOPs. Repeatable."),
+        str | None,
+        typer.Option(metavar="SHARE", help="Also choose widths within this share of the FLOPs, or several: 0.5,0.3."),
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, or .pt of plain tensors.")] = None,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")] = None,
@@ -214,7 +214,7 @@ def sensitivity(
 
     with running(limit=capture_limit) as console:
         command_sensitivity.sensitivity(
-            spec, by=by, batches=batches, flops=flops or [], init=init, json=json, html=html, data=data,
+            spec, by=by, batches=batches, flops=flops, init=init, json=json, html=html, data=data,
             given=settings, console=console,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from atograph.cli.compress import train_settings
 from atograph.cli.inspect import check_choice
 from atograph.cli.runner import write_text
-from atograph.passes.cost.share import share_of
+from atograph.passes.cost.share import shares_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 
@@ -26,7 +26,7 @@ def sensitivity(
     *,
     by: str,
     batches: int,
-    flops: Sequence[str],
+    flops: str | None,
     init: Path | None,
     json: Path | None,
     html: Path | None,
@@ -36,7 +36,7 @@ def sensitivity(
 ) -> None:
     """Check what was typed, measure, choose widths, and show all of it."""
     check_choice("--by", by, CRITERIA)
-    shares = [share_of(each, "--flops") for each in flops]
+    shares = () if flops is None else shares_of(flops, "--flops")
     if batches < 1:
         raise UserError(f"--batches {batches}: the loss is averaged over 1 batch or more.")
 
