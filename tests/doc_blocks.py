@@ -3,7 +3,7 @@
 `python doc_blocks.py FILE` works in the current folder. A ```python block that starts with ``# name.py`` is written to
 that file instead of being run. A ```text block right behind a ```python block is what that one prints. In a ```console
 block, lines that start with ``$ `` are commands and the others their output; ``...`` stands for anything. Of a training
-run only the wording is compared, not its figures.
+run, and of a sensitivity, only the wording is compared, not its figures.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _command(arguments: list[str]) -> tuple[str, bool]:
     result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return (result.stdout, arguments[0] == "compress") if result.exit_code == 0 else (result.stderr, False)
+    measured = arguments[0] in ("compress", "sensitivity")
+    return (result.stdout, measured) if result.exit_code == 0 else (result.stderr, False)
 
 
 def _compare(where: str, wanted: str, got: str, measured: bool = False) -> None:

@@ -172,6 +172,53 @@ def inspect(
         )  # fmt: skip
 
 
+@app.command(short_help="Show how much the loss depends on the width of each group.")
+@takes_settings(
+    "freeze_layers",
+    "only",
+    "min_units",
+    "floor",
+    "depth",
+    "drop",
+    "couple",
+    "outputs",
+    "dynamic",
+    "state",
+    "batch",
+    "seed",
+)
+def sensitivity(
+    spec: SpecArgument,
+    settings: Any,
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help="The criterion whose lowest scores go first within a group.")
+    ] = "taylor",
+    batches: Annotated[int, typer.Option(help="Batches of train_data() over which the loss is averaged.")] = 4,
+    flops: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Also choose widths within this share of the FLOPs, or several: 0.5,0.3."),
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, or .pt of plain tensors.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")] = None,
+    data: DataOption = None,
+    capture_limit: LimitOption = None,
+) -> None:
+    """Cut one group of the model of SPEC to several widths at a time, forward only, and show how the loss rises.
+
+    SPEC is a file or module that defines model() and train_data(), and loss(model, batch) unless it is cross-entropy.
+    Curves of weights that are not trained say little: model() loads trained ones, or --init does. With --flops they
+    become widths: those at which they rise least in all, beside those that the criterion alone would choose.
+    """
+    from atograph.cli import sensitivity as command_sensitivity
+
+    with running(limit=capture_limit) as console:
+        command_sensitivity.sensitivity(
+            spec, by=by, batches=batches, flops=flops, init=init, json=json, html=html, data=data,
+            given=settings, console=console,
+        )  # fmt: skip
+
+
 @app.command(short_help="Slim a checkpoint by a plan, without loading it.")
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],

@@ -7,16 +7,13 @@ A Content-Security-Policy lets nothing run but the scripts that stand in the pag
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Iterator
-from hashlib import sha256
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from atograph.inspection.overview import GroupView, Overview
 from atograph.inspection.rows import rows
+from atograph.inspection.template import asset, digest, template
 from atograph.inspection.text import places, ties, units_at
 from atograph.report.run import Report
 
@@ -31,13 +28,13 @@ def page(shown: Overview, report: Report | None = None) -> str:
         shown: the network; with a plan's widths, the page tells them too.
         report: of the run; its curves are plotted, so that the page grows by some 5 MB.
     """
-    style, script = _text("page.css"), "\n".join(map(_text, _SCRIPTS))
+    style, script = asset("page.css"), "\n".join(map(asset, _SCRIPTS))
     plots = None if report is None else _plots()
     data = {
         "overview": shown.model_dump(mode="json", exclude={"groups"}) | {"groups": list(map(_group, shown.groups))},
         "report": None if report is None else json.loads(report.model_dump_json()),  # no NaN, which JSON has not
     }
-    return _template().render(
+    return template("page.html.j2").render(
         name=shown.name,
         policy=_policy(style, script, plots),
         data=data,
@@ -80,22 +77,8 @@ def _plots() -> str:
 def _policy(style: str, script: str, plots: str | None) -> str:
     """Nothing from outside, and of what stands in the page only what was put there."""
     scripts = [script] if plots is None else [plots, script]
-    styles = _digest(style) if plots is None else "'unsafe-inline'"  # Plotly brings its own, and styles what it draws
+    styles = digest(style) if plots is None else "'unsafe-inline'"  # Plotly brings its own, and styles what it draws
     return (
-        f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src {styles}; "
+        f"default-src 'none'; script-src {' '.join(map(digest, scripts))}; style-src {styles}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
-
-
-def _text(name: str) -> str:
-    return (files("atograph.inspection") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return environment.from_string(_text("page.html.j2"))

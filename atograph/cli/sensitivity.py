@@ -1,0 +1,97 @@
+"""``atograph sensitivity``: how much the loss depends on the width of each group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atograph.cli.compress import train_settings
+from atograph.cli.inspect import check_choice
+from atograph.cli.runner import write_text
+from atograph.passes.cost.share import shares_of
+from atograph.passes.criteria.table import CRITERIA
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.graph import Graph
+    from atograph.inspection.curves.record import BudgetView
+    from atograph.terminal.console import Console
+    from atograph.train.pruning.sensitivity import Sensitivity
+
+
+def sensitivity(
+    text: str,
+    *,
+    by: str,
+    batches: int,
+    flops: str | None,
+    init: Path | None,
+    json: Path | None,
+    html: Path | None,
+    data: Path | None,
+    given: Mapping[str, object],
+    console: Console,
+) -> None:
+    """Check what was typed, measure, choose widths, and show all of it."""
+    check_choice("--by", by, CRITERIA)
+    shares = () if flops is None else shares_of(flops, "--flops")
+    if batches < 1:
+        raise UserError(f"--batches {batches}: the loss is averaged over 1 batch or more.")
+
+    from atograph.graph import trace
+    from atograph.inspection import overview
+    from atograph.inspection.curves.page import sensitivity_page
+    from atograph.inspection.curves.record import sensitivity_view
+    from atograph.inspection.curves.text import sensitivity_table
+    from atograph.spec.example_inputs import check_accepts
+    from atograph.spec.init_weights import load_init
+    from atograph.spec.spec import load_spec
+    from atograph.train.saved.seeding import seed_everything
+
+    console.phase("loading the file")
+    spec = load_spec(text, data=data)
+    spec.require_training()
+    settings = spec.settings(train_settings(given, ()))
+    seed_everything(settings.seed)  # weights and the order of batches are the user's code
+    model = spec.model()
+    if init is not None:
+        load_init(model, init)
+    some = list(islice(spec.train_data(), batches))
+    inputs = spec.inputs()
+    check_accepts(model, inputs, where=spec.where)
+    graph = trace(
+        model.eval(), *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state
+    ).steered(**settings.steering)  # fmt: skip
+    console.phase("measuring")
+    seen = graph.sensitivity(some, loss=spec.loss, by=by, batches=batches)
+    budgets = [_within(graph, seen, share, by, some, spec.loss, settings.floor) for share in shares]
+    shown = sensitivity_view(seen, overview(graph, name=spec.name, floor=settings.floor), budgets)
+    console.table(sensitivity_table(shown))
+    if json is not None:
+        write_text(shown.model_dump_json(indent=1) + "\n", json, console)
+    if html is not None:
+        write_text(sensitivity_page(shown), html, console)
+
+
+def _within(
+    graph: Graph,
+    seen: Sensitivity,
+    share: float,
+    by: str,
+    batches: Sequence[object],
+    loss: Callable[..., Any] | None,
+    floor: float,
+) -> BudgetView:
+    """The widths within a budget, by the curves and by the criterion alone."""
+    from atograph.inspection.curves.record import BudgetView, widths_of
+
+    limits = graph.budgets(flops=share)
+    solved = graph.plan(share, by=seen, floor=floor)
+    greedy = graph.plan(share, by=by, data=batches, loss=loss, floor=floor)
+    return BudgetView(
+        flops=share,
+        knapsack=widths_of(solved, seen, limits.kept(solved.counts)),
+        greedy=widths_of(greedy, seen, limits.kept(greedy.counts)),
+    )

@@ -1,0 +1,1 @@
+"""Loss curves of groups, and widths chosen by them, to look at: data, text, a page."""
