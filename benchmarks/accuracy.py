@@ -47,6 +47,7 @@ class Run:
         flops: share of the dense network's.
         seconds: of the training.
         zeroing: points lost where what was left of the masked groups was zeroed; None without masks.
+        cost: FLOPs of the networks that were trained, over those of the dense network's epochs.
     """
 
     network: str
@@ -57,6 +58,7 @@ class Run:
     flops: float
     seconds: float
     zeroing: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,19 @@ class Bench:
         return count_flops(model.eval(), self.images(1))
 
 
-Outcome = tuple[float, float, float | None]
-"""Accuracy, share of the FLOPs, points lost at the zeroing."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a method comes to: as in `Run`, the accuracy as a share."""
+
+    accuracy: float
+    flops: float
+    cost: float
+    zeroing: float | None = None
 
 
 def dense(bench: Bench) -> Outcome:
     """Plain training."""
-    return _number(dense_training(bench.model(), bench.task(), bench.settings()).metric), 1.0, None
+    return Outcome(_number(dense_training(bench.model(), bench.task(), bench.settings()).metric), 1.0, 1.0)
 
 
 def narrow(bench: Bench, **changed: Any) -> Outcome:
@@ -108,17 +116,20 @@ def narrow(bench: Bench, **changed: Any) -> Outcome:
     for _ in range(12):
         middle = (low + high) / 2
         low, high = (middle, high) if bench.flops(bench.model(middle)) <= bench.budget * whole else (low, middle)
-    metric = dense_training(bench.model(low), bench.task(), bench.settings(**changed)).metric
-    return _number(metric), bench.flops(bench.model(low)) / whole, None
+    settings = bench.settings(**changed)
+    metric = dense_training(bench.model(low), bench.task(), settings).metric
+    flops = bench.flops(bench.model(low)) / whole
+    return Outcome(_number(metric), flops, flops * settings.epochs / bench.settings().epochs)
 
 
 def pruned(bench: Bench, **changed: Any) -> Outcome:
-    """Auto-Train-Once with some settings."""
+    """A run of atograph with some settings."""
     model, settings = bench.model(), bench.settings(**changed)
     graph = atograph.trace(model, bench.images(2))
     run = auto_train_once(model, graph, bench.task(), settings, shrink=partial(small_module, graph))
     lost = _number(run.metric_before_zeroing) - _number(run.metric_after_zeroing)
-    return _number(run.metric_masked), atograph.slim(graph, run.plan).flops / graph.flops, 100 * lost
+    cost = sum(row.cost for row in run.history) / bench.settings().epochs
+    return Outcome(_number(run.metric_masked), atograph.slim(graph, run.plan).flops / graph.flops, cost, 100 * lost)
 
 
 def one_shot(bench: Bench) -> Outcome:
@@ -140,7 +151,8 @@ def torch_pruning(bench: Bench) -> Outcome:
 
     from benchmarks.regularised import train_regularised
 
-    return train_regularised(tp, bench.model(), bench.task(), bench.settings(), bench.budget, bench.images(1))
+    metric, flops = train_regularised(tp, bench.model(), bench.task(), bench.settings(), bench.budget, bench.images(1))
+    return Outcome(metric, flops, (1 + flops) / 2)
 
 
 def longer(bench: Bench) -> Outcome:
@@ -193,28 +205,45 @@ def measure(bench: Bench, method: str) -> Run:
     """Train once."""
     started = time.perf_counter()
     how = METHODS[method] if method in METHODS else partial(pruned, **ABLATIONS[method])
-    accuracy, flops, zeroing = how(bench)
+    found = how(bench)
     seconds = time.perf_counter() - started
-    return Run(bench.network, bench.budget, method, bench.seed, 100 * accuracy, flops, seconds, zeroing)
+    return Run(
+        bench.network, bench.budget, method, bench.seed, 100 * found.accuracy, found.flops, seconds, found.zeroing,
+        found.cost,
+    )  # fmt: skip
 
 
-def table(runs: Sequence[Run]) -> str:
-    """One row a method, network and budget: mean and standard deviation over the seeds."""
+def table(runs: Sequence[Run], against: str = "atograph") -> str:
+    """One row a method, network and budget: mean and standard deviation over the seeds, and how far it is ahead of
+    ``against`` with the same seeds, with the standard error of the mean difference."""
     lines = [
-        "| network | budget | method | accuracy | ± | FLOPs kept | lost at zeroing | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| network | budget | method | accuracy | ± | ahead of {against} | FLOPs kept | cost | zeroing | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     found: dict[tuple[str, float, str], list[Run]] = {}
     for run in runs:
         found.setdefault((run.network, run.budget, run.method), []).append(run)
     for (network, budget, method), each in found.items():
-        spread = f"{stdev(run.accuracy for run in each):.2f}" if len(each) > 1 else ""
+        other = [] if method == against else found.get((network, budget, against), [])
         lost = [run.zeroing for run in each if run.zeroing is not None]
-        lines.append(
-            f"| {network} | {budget:g} | {method} | {mean(run.accuracy for run in each):.2f} | {spread} | "
-            f"{mean(run.flops for run in each):.3f} | {f'{max(lost):.2f}' if lost else ''} | {len(each)} |"
-        )
+        costs = [run.cost for run in each if run.cost is not None]
+        cells = [
+            network, f"{budget:g}", method, f"{mean(run.accuracy for run in each):.2f}",
+            f"{stdev(run.accuracy for run in each):.2f}" if len(each) > 1 else "", _ahead(each, other),
+            f"{mean(run.flops for run in each):.3f}", f"{mean(costs):.2f}" if costs else "",
+            f"{max(lost):.2f}" if lost else "", str(len(each)),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _ahead(runs: Sequence[Run], others: Sequence[Run]) -> str:
+    """The mean difference over the seeds that both have, and its standard error."""
+    by_seed = {run.seed: run.accuracy for run in others}
+    differences = [run.accuracy - by_seed[run.seed] for run in runs if run.seed in by_seed]
+    if len(differences) < 2:
+        return ""
+    return f"{mean(differences):+.2f} ± {stdev(differences) / len(differences) ** 0.5:.2f}"
 
 
 def main() -> None:

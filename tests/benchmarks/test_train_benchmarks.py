@@ -43,16 +43,19 @@ def test_each_method_trains_within_its_budget(method: str) -> None:
     run = accuracy.measure(accuracy.Bench("VGG-16-BN", 0.3, 0, OPTIONS), method)
     assert run.flops == 1 if method == "dense" else 0.25 < run.flops <= 0.3
     assert 0 <= run.accuracy <= 100 and run.seconds > 0
+    assert run.cost == 1 if method == "dense" else run.cost is not None and 0.2 < run.cost < 1.3
 
 
 def test_the_table() -> None:
     runs = [
         accuracy.Run("ResNet-20", 1.0, "dense", 0, 90.0, 1.0, 10.0),
         *(accuracy.Run("ResNet-20", 0.3, "atograph", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
+        *(accuracy.Run("ResNet-20", 0.3, "mine", s, 90.0 + 3 * s, 0.3, 7.0, cost=0.4) for s in (0, 1, 2)),
     ]
     assert accuracy.table(runs).splitlines()[2:] == [
-        "| ResNet-20 | 1 | dense | 90.00 |  | 1.000 |  | 1 |",
-        "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 | 0.299 | 0.01 | 2 |",
+        "| ResNet-20 | 1 | dense | 90.00 |  |  | 1.000 |  |  | 1 |",
+        "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 |  | 0.299 |  | 0.01 | 2 |",
+        "| ResNet-20 | 0.3 | mine | 93.00 | 3.00 | +2.00 ± 1.00 | 0.300 | 0.40 |  | 3 |",
     ]
 
 
