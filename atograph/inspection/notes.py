@@ -9,6 +9,19 @@ from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.state import of_one_length
 
 
+def state_line(program: Program) -> str:
+    """That state has one length only, and what to do; empty where it has any."""
+    lengths = of_one_length(program)
+    if not lengths:
+        return ""
+    names = f"{lengths[0]} and {len(lengths) - 1} more" if len(lengths) > 2 else " and ".join(lengths)
+    return (
+        f"State that becomes {names} comes back in another size than it is taken in, and only the example's size is "
+        "taken, so a second call is not possible. Make that size dynamic, with an example of two or more there, and "
+        "name every other input that grows with it (an attention mask)."
+    )
+
+
 def notes_of(program: Program) -> list[str]:
     """A sentence each."""
     interface = program.interface
@@ -16,18 +29,14 @@ def notes_of(program: Program) -> list[str]:
     besides = "Dynamic besides the batch"
     if interface.batch is not None:
         fixed, besides = "", "Dynamic"
-    left_out, pairs, lengths = left_out_text(interface), interface.state_texts, of_one_length(program)
+    left_out, pairs = left_out_text(interface), interface.state_texts
     return [
         *([f"{besides}: {', '.join(map(str, interface.dynamic))}."] if interface.dynamic else []),
         *(f"{size.name} has limits: {size.why.rstrip('.')}." for size in interface.dynamic if size.why),
         *([f"It takes sizes of which this holds: {ways_in_words(interface.ways)}."] if interface.ways else []),
         *(f"{name} is fixed to the example's size: {why.rstrip('.')}." for name, why in interface.still.items()),
         *([f"State: {', '.join(each.replace('=', ' → ') for each in pairs)}."] if pairs else []),
-        *(
-            [f"A call returns {', '.join(lengths)} in another size than it takes, and takes this one only."]
-            if lengths
-            else []
-        ),
+        *filter(None, [state_line(program)]),
         *([f"Left out of what it returns: {left_out}."] if left_out else []),
         *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
         *(each.note for each in interface.decided),

@@ -34,9 +34,8 @@ def save_without_layers(
         In words, what was set.
     """
     gone = _gone(dense, held)
-    fitted = (
-        _fit(dense, module, gone, same) if gone else f"branches are gone with all units of {emptied}, which none says"
-    )
+    no_layer = f"branches are gone with all units of {emptied}, which no configuration can say; whole layers it can"
+    fitted = _fit(dense, module, gone, same) if gone else no_layer
     refuse_saving(dense, module, fitted if isinstance(fitted, str) else "the whole model is what can be saved")
     if isinstance(fitted, str):
         return ()

@@ -119,7 +119,8 @@ def slim_module(
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, masked)
     module = repaired.module
     notes += repair_other_forwards(model, module, example, whole)
-    fit = fit_config(model, module, checks.same) if not repaired.odd else f"{repaired.odd}, which none says"
+    odd = f"{repaired.odd}, which no configuration can say"
+    fit = odd if repaired.odd else fit_config(model, module, checks.same)
     allow_saving(module)
     if isinstance(fit, str):
         refuse_saving(model, module, fit)

@@ -102,6 +102,10 @@ def load_report(folder: Path) -> Report | AppliedReport | SavedReport:
     """
     path = folder / "report.json"
     check_folder(folder)
+    if (folder / "ladder.json").is_file():
+        runs = ", ".join(sorted(path.parent.name for path in folder.glob("*/report.json")))
+        what = "this folder holds a run for each budget."
+        raise UserError(what, where=str(folder), hint=f"Name one of them: {runs}.")
     if not path.is_file():
         raise UserError(
             "there is no report.json in this folder.",

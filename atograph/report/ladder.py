@@ -21,8 +21,10 @@ class LadderRung(BaseModel):
         asked: share of the budget.
         flops, params: shares of the dense model's that were kept.
         metric: of the slim network; None without validation data.
+        training: FLOPs of its training, over those of a dense training of as many epochs; None without any.
         latency: of the file in ONNX Runtime at the smallest batch that was timed, over that of the dense model, which
             was timed in turns with it; None where that was no target.
+        batch: the one that it was timed at.
         best: whether no other rung is as good in the metric and costs less, by FLOPs (Pareto).
     """
 
@@ -34,6 +36,8 @@ class LadderRung(BaseModel):
     params: float
     metric: float | None
     latency: float | None
+    batch: int | None = None
+    training: float | None = None
     best: bool = False
 
 

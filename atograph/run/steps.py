@@ -13,6 +13,7 @@ from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
 from atograph.graph import trace
 from atograph.inspection import overview
+from atograph.inspection.notes import state_line
 from atograph.inspection.page import page
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.outputs import left_out_text
@@ -108,6 +109,9 @@ class Run:
         check_decisions(job.model, job.task, graph.program, where=job.where)
         for decision in graph.program.interface.decided:
             console.say(decision.note)
+        one_length = state_line(graph.program)
+        if one_length:
+            console.warn(one_length)
         left_out = left_out_text(graph.program.interface)
         if left_out:
             console.say(f"left out of what the model returns: {left_out}")

@@ -73,11 +73,15 @@ def _costs(report: Report) -> Table:
 
 def ladder_table(report: LadderReport) -> Table:
     """One row for each budget of a ladder, the dense network first."""
-    table = _table(report.budget, "FLOPs", "parameters", report.metric, "ORT, of the dense time", "", right=4)
-    table.add_row("dense", "100 %", "100 %", _metric(report.dense), "100 %")
+    batch = next((rung.batch for rung in report.rungs if rung.batch is not None), 1)
+    headings = ("FLOPs", "parameters", "training", report.metric, f"ORT ms, batch {batch}")
+    table = _table(report.budget, *headings, "", right=len(headings))
+    table.caption = "shares of the dense network; of training, of as many epochs of it"
+    table.add_row("dense", "100 %", "100 %", "", _metric(report.dense), "100 %")
     for rung in report.rungs:
         time = "-" if rung.latency is None else numbers.percent(rung.latency)
-        costs = (numbers.percent(rung.flops), numbers.percent(rung.params))
+        training = "-" if rung.training is None else numbers.percent(rung.training)
+        costs = (numbers.percent(rung.flops), numbers.percent(rung.params), training)
         beaten = report.better is not None and rung.metric is not None and not rung.best
         told = "a smaller one is as good" if beaten else ""
         table.add_row(f"{rung.asked:g}", *costs, _metric(rung.metric), time, told)

@@ -17,7 +17,7 @@ class Flops(Budget):
     title = "FLOPs"
     unit = "MACs"
     per_unit = 2.0
-    help = "Share of the dense FLOPs to keep: 0.3, or 30%."
+    help = "Share of the dense FLOPs to keep: 0.3, or 30%; 0.7,0.5,0.3 one after the other."
 
     def cost(self, counts: Counts) -> Number:
         """Of all products."""

@@ -45,7 +45,7 @@ def shares_of(given: object, option: str) -> tuple[float, ...]:
     """
     parts: Sequence[object] = given if isinstance(given, (list, tuple)) else (given,)
     if isinstance(given, str) and (given.count(",") > 1 or ("," in given and _no_decimals(given))):
-        parts = given.split(",")
+        parts = given.rstrip(", ").split(",")
     shares = tuple(share_of(part, option) for part in parts)
     if len({*shares}) < len(shares) or not shares:
         raise UserError(f"{option} names a budget twice, or none.", hint=f"{option} 0.7,0.5,0.3 goes down a ladder.")

@@ -125,7 +125,7 @@ def test_what_a_configuration_says_is_saved_and_loaded(transformers: ModuleType,
 
 PLANS = {
     "layers differ": ({"layers.0.mlp.up_proj:64": 40}, r"model.layers.0.mlp.gate_proj.weight is \[40, 48\] here"),
-    "norms": ({"embed_tokens:48": 24}, "as the slim program does it, which none says"),
+    "norms": ({"embed_tokens:48": 24}, "as the slim program does it, which no configuration can say"),
 }
 
 

@@ -97,7 +97,29 @@ def test_a_ladder_is_not_written_over(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     with pytest.raises(UserError, match="a run is there already"):
         descend(tmp_path / "run", flops=[0.9, 0.5], epochs=2, stop_at=1)
+    before = (tmp_path / "run" / "flops-0.7" / "slim.onnx").read_bytes()
+    for shares in ([0.7, 0.5], [0.7, 0.4], [0.9, 0.8]):
+        with pytest.raises(UserError, match="is there already. Replace it with --force"):
+            descend(tmp_path / "run", flops=shares, epochs=2, resume=True, stop_at=1)
+    assert (tmp_path / "run" / "flops-0.7" / "slim.onnx").read_bytes() == before
     assert descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2, force=True).folder == tmp_path / "run"
+
+
+def test_a_ladder_goes_on_with_what_it_was_started_with(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        descend(tmp_path / "run", stop_at=18, checkpoint_seconds=0)
+    with pytest.raises(
+        UserError, match=r"of another run: the epochs of each was \[2, 2, 3\] there, and is \[3, 3, 3\]"
+    ):
+        descend(tmp_path / "run", epochs=9, resume=True)
+    with pytest.raises(UserError, match=r"of another run: the setting lr was null there, and is 0.5"):
+        descend(tmp_path / "run", lr=0.5, resume=True)
+
+
+def test_the_folder_of_a_ladder_names_its_runs(tmp_path: Path) -> None:
+    descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
+    told = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
+    assert told.exit_code == 2 and "Name one of them: flops-0.5, flops-0.7" in " ".join(told.output.split())
 
 
 @pytest.mark.parametrize(
@@ -157,7 +179,7 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     told = CliRunner().invoke(app, ["compress", "net.py", "--flops", "0.6,0.3", "--epochs", "2", "--set", "device=cpu"])
     assert told.exit_code == 0, told.output
     assert "budget 2 of 2: flops-0.3" in told.output and "written to runs/net: flops-0.6, flops-0.3" in told.output
-    table = told.output[told.output.index("of the dense time") :]
+    table = told.output[told.output.index("ORT ms") :]
     assert [line.split()[0] for line in table.splitlines()[2:5]] == ["dense", "0.6", "0.3"]
     report = json.loads((tmp_path / "runs" / "net" / "flops-0.3" / "report.json").read_text())
     assert report["settings"]["method"] == "progressive" and report["settings"]["flops"] == 0.3

@@ -19,15 +19,11 @@ from atograph.run.brought import job_from_python
 from atograph.run.compress import run
 from atograph.run.job import Job, Result
 from atograph.run.ladder.descent import Descent
-from atograph.run.ladder.saved import Saved
-from atograph.run.unfinished import resumption, unproved
+from atograph.run.ladder.saved import FILE, Saved, is_begun
 from atograph.terminal.console import Console
 from atograph.train.losses.defaults import default_metric
 from atograph.train.processes.replicas import join
 from atograph.values.eval_mode import copy_of
-
-FILE = "ladder.json"
-"""The report, beside the folders of the runs."""
 
 
 @public("atograph")
@@ -134,7 +130,7 @@ def go_down(
         console.say(f"budget {number + 1} of {len(descent.names)}: {name}")
         rung = rung if number == 0 else replace(rung, baseline=False, init=None)
         place = None if out is None else out / name
-        begun = resume and place is not None and _is_begun(place)
+        begun = resume and place is not None and is_begun(place)
         again = force or (resume and not begun)  # what is there then was never kept, or is of nobody
         result = run(partial(_same, rung), settings, out=place, force=again, resume=begun, console=console)
         saved.keep(number, rung)
@@ -151,11 +147,6 @@ def _same(job: Job) -> Job:
     return job
 
 
-def _is_begun(place: Path) -> bool:
-    """Whether there is a run to go on with."""
-    return resumption.last_of(place) is not None or unproved.is_there(place)
-
-
 def _report(job: Job, descent: Descent, results: Sequence[Result]) -> LadderReport:
     better = job.settings.metric_mode or ("max" if job.task.metric is default_metric else None)
     rungs = [
@@ -165,7 +156,9 @@ def _report(job: Job, descent: Descent, results: Sequence[Result]) -> LadderRepo
             flops=report.slim.flops / report.dense.flops,
             params=report.slim.params / max(report.dense.params, 1),
             metric=report.metrics.masked,
+            training=report.training_cost,
             latency=next((each.slim / each.dense for each in report.latency_ms), None),
+            batch=next((each.batch for each in report.latency_ms), None),
         )
         for name, share, report in zip(descent.names, descent.shares, (each.report for each in results), strict=True)
     ]

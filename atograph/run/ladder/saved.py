@@ -8,11 +8,12 @@ from atograph.files.durable import digest
 from atograph.files.reading import read_bytes
 from atograph.files.run_folder import RunFolder
 from atograph.graph import trace
+from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.report.run import Report
 from atograph.run.job import Job, Result
 from atograph.run.ladder.descent import Descent
-from atograph.run.unfinished import resumption
+from atograph.run.unfinished import resumption, unproved
 from atograph.slimming.slim import slim
 from atograph.train.processes.replicas import join
 from atograph.train.progress import EpochRow
@@ -22,19 +23,35 @@ from atograph.train.saved.weights import set_weights, weights_of
 from atograph.values.attributes import Attributes, values_of
 from atograph.values.eval_mode import copy_of
 
+FILE = "ladder.json"
+"""The report of a ladder, beside the folders of the runs."""
+
+
+def is_begun(place: Path) -> bool:
+    """Whether there is a run to go on with."""
+    return resumption.last_of(place) is not None or unproved.is_there(place)
+
 
 class Saved:
     """What a ladder needs of its finished rungs to go on with the next one: the trained network of each."""
 
     def __init__(self, out: Path | None, descent: Descent, job: Job, *, resume: bool, force: bool) -> None:
         self._out, self._names, self._resume = out, descent.names, resume
-        runs = [settings.model_dump(exclude=resumption.OF_THE_MACHINE) for settings in descent.settings]
-        self._own = as_json({"the settings": runs, "initial weights": None if job.init is None else digest(job.init)})
+        shared = descent.settings[0].model_dump(exclude=resumption.OF_THE_MACHINE | {descent.budget, "epochs"})
+        own = {f"the setting {name}": value for name, value in shared.items()}
+        own[f"the budgets of {descent.budget}"] = list(descent.shares)
+        own["the epochs of each"] = [settings.epochs for settings in descent.settings]
+        own["the digest of the initial weights"] = None if job.init is None else digest(job.init)
+        self._own = as_json(own)
         if out is None:
             return
-        resumption.check(out, resume=resume, force=force)
-        for name in self._names:
-            RunFolder(out / name, force=force or resume)
+        begun = resumption.check(out, resume=resume, force=force)
+        for name in self._names:  # of a ladder that is not finished, runs may be there, and are taken up
+            RunFolder(out / name, force=force or (resume and (begun or is_begun(out / name))))
+        if (out / FILE).exists() and not force:
+            raise UserError(
+                "a ladder is there already.", where=str(out), hint="Replace it with --force, or name another --out."
+            )
         if not resume:
             self.clear()
 

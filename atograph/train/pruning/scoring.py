@@ -145,7 +145,7 @@ def scores_with_data(
     if not criterion.ready:
         raise UserError(
             f"the criterion '{kind.name}' has seen no {kind.observes()}: there are no batches, the loss does not call "
-            "the model itself, or nothing is finite.",
+            "the model itself, nothing is finite, or its observe() added nothing to self.seen.",
             where="data",
         )
     prices = torch.tensor(list(unit_prices(budgets.priced(), units.sized).values()), device=device)

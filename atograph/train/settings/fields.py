@@ -100,8 +100,8 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     method: Annotated[str, AfterValidator(_method), Option(metavar="NAME")] = "ato"
-    """How to train and prune: ato prunes while it trains; the name of a criterion (magnitude, taylor, ...) prunes the
-    initial weights at once, and all epochs fine-tune the slim network. The table is `train.methods`."""
+    """How to train and prune: ato while it trains; progressive step by step at its beginning; the name of a criterion
+    (magnitude, taylor, ...) the initial weights at once, and all epochs fine-tune. The table is `train.methods`."""
     budgets: Mapping[str, float] = DEFAULT
     """Name of a budget (`passes.budgets`) → the largest share of the dense model's cost that the final mask keeps; with
     several, all hold, and the controller works at the one that is exceeded most. Each is given, and recorded, under its
@@ -188,7 +188,8 @@ class TrainSettings(BaseModel):
     """Clip the norm of all gradients of a step (`torch.nn.utils.clip_grad_norm_`); unlimited unless given."""
     ema: Annotated[Annotated[float, Field(gt=0.0, lt=1.0)] | None, Option(metavar="DECAY")] = None
     """Keep a moving average of the weights, of which a step changes 1 - DECAY (0.99, say), and hand it over. It begins
-    where the network is the one that comes out, and the metric is that of the average from then on."""
+    where the network is the one that comes out, and the metric is that of the average from then on. After n steps of it
+    no more than (1 + n) / (10 + n) is kept, so that it forgets where it began."""
     distill: Annotated[bool, Option()] = False
     """Learn from a teacher as well: ``teacher()`` in the SPEC, or the model with the weights that it comes with."""
     distill_weight: Fraction = 0.5
