@@ -140,6 +140,8 @@ class Graph(NotPickled):
         Raises:
             UserError: the plan is for another model.
         """
+        if not isinstance(plan, Plan):
+            raise UserError(f"within takes a plan, not a {type(plan).__name__}.")
         plan.check(self.groups)
         return Graph(self.program, self.model, self.groups, self._held.marks, plan.kept)
 
@@ -153,6 +155,8 @@ class Graph(NotPickled):
         listed = pairs_of(pairs)
         if not listed or listed == self.groups.coupled:
             return self
+        if self.limits:
+            raise UserError("groups are coupled before limits are set: graph.coupled(...).within(plan).")
         if self.groups.coupled:
             if all(self.groups.named(first) is self.groups.named(second) for first, second in listed):
                 return self

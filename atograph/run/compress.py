@@ -165,7 +165,8 @@ def run(
 def _as_the_first(make: Callable[[], Job], out: Path, force: bool, resume: bool, console: Console) -> Result:
     """As the process that writes."""
     unproved_run = resume and unproved.is_there(out)
-    with claimed(out, force=force or unproved_run) as folder:
+    forced = resume and resumption.last_of(out) is not None  # a run is there, and a later one was to replace it
+    with claimed(out, force=force or unproved_run or forced) as folder:
         resumption.check(out, resume=resume, force=force)
         if resume:
             _tell_of_resuming(out, console, finished=unproved_run)

@@ -34,27 +34,27 @@ class Average:
         if self._decay is None:
             return
         now = weights_of(model)
-        if not settled or not self._is_of(now):
+        if not settled or not self._is_of(model):
             self._values = {name: value.clone() for name, value in now.items()} if settled else {}
             self._steps = 0
             return
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (_WARM_UP + self._steps))
-        floats = [name for name, value in now.items() if value.is_floating_point()]
+        mixed = [
+            name for name, value in now.items() if value.is_floating_point() and value.shape == self._values[name].shape
+        ]
         mix: Callable[[list[Tensor], list[Tensor], int], None]
         mix = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        mix([self._values[name] for name in floats], [now[name] for name in floats], self._steps)
-        for name in now.keys() - {*floats}:
-            self._values[name].copy_(now[name])
+        mix([self._values[name] for name in mixed], [now[name] for name in mixed], self._steps)
+        self._values |= {name: now[name].clone() for name in now.keys() - {*mixed}}
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """Within, the model has the average's weights, where there is one of it."""
-        now = weights_of(model)
-        if not self._is_of(now):
+        if not self._is_of(model):
             yield
             return
-        own = {name: value.clone() for name, value in now.items()}
+        own = {name: value.clone() for name, value in weights_of(model).items()}
         set_weights(model, self._values)
         try:
             yield
@@ -63,7 +63,7 @@ class Average:
 
     def hand_over(self, model: nn.Module) -> None:
         """Give the model the average's weights for good."""
-        if self._is_of(weights_of(model)):
+        if self._is_of(model):
             set_weights(model, self._values)
         self._values = {}
 
@@ -77,8 +77,9 @@ class Average:
         assert isinstance(values, dict) and isinstance(steps, int), "state() gave these"
         self._values, self._steps = {name: value.to(device) for name, value in values.items()}, steps
 
-    def _is_of(self, weights: Mapping[str, Tensor]) -> bool:
-        """Whether the average is one of these tensors, by their names and shapes."""
-        return {name: value.shape for name, value in self._values.items()} == {
-            name: value.shape for name, value in weights.items()
-        }
+    def _is_of(self, model: nn.Module) -> bool:
+        """Whether the average is one of this module's parameters; buffers may have another shape at each step."""
+        names = {name for name, _value in (*model.named_parameters(), *model.named_buffers())}
+        return names == self._values.keys() and all(
+            value.shape == self._values[name].shape for name, value in model.named_parameters()
+        )

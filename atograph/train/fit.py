@@ -120,11 +120,14 @@ class Fit(RunState):
 
     def evaluate(self, data: Iterable[object] | None) -> float | None:
         """The metric over ``data``, of all processes together; None without data or where it makes no sense."""
-        replicas = self.replicas
-        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() and not overlaps(buffer)]
-        replicas.average_(buffers)
-        total, count = (replicas.total(each) for each in self.task.totals(self.model, data, self.device))
+        self._average_statistics()
+        total, count = (self.replicas.total(each) for each in self.task.totals(self.model, data, self.device))
         return total / count if count else None
+
+    def _average_statistics(self) -> None:
+        """Put the mean over the processes in the place of each buffer."""
+        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() and not overlaps(buffer)]
+        self.replicas.average_(buffers)
 
     def _learn_from_a_teacher(self) -> None:
         """Let the losses of the steps hold what the teacher says, if there is to be one."""
@@ -181,6 +184,7 @@ class Fit(RunState):
             self._diverged("weights that are not finite", epoch, position.step - 1)
         self.finished = last
         self.metric = None  # nobody is to take that of the epoch before for this one's
+        self._average_statistics()  # of the weights themselves: those of their average are measured
         with self.average.in_place(self.model):
             self.metric, pruned = self.evaluate(self.task.val_data), hook.pruned()
         row = EpochRow(

@@ -132,6 +132,7 @@ class RunState:
             "random": random,
             "buffers": {} if alone else dict(self.dense.named_buffers()),
             "hook": self.hook.state(),
+            "average": self.average.state(),
         }
         every = self.replicas.gather(own)
         if self.replicas.rank:
@@ -145,7 +146,6 @@ class RunState:
             "history": [asdict(row) for row in self.history],
             "before": self.metric_before,
             "best": self.best.state(),
-            "average": self.average.state(),
             "steps": self.clock.steps,
             "compute": self.compute.state(),
             "processes": every,
@@ -182,7 +182,7 @@ class RunState:
         self.metric = self.history[-1].metric if self.history else None
         self.metric_before = state.get("before")
         self.best.load(state.get("best"))
-        self.average.load(state["average"], self.device)
+        self.average.load(own["average"], self.device)
         self.finished = self.position.epoch >= self.settings.epochs
         for name, parameter in self.dense.named_parameters():
             if state["weights"][name].shape != parameter.shape:

@@ -69,16 +69,16 @@ def plan_from_scores(
     Raises:
         UserError: the budget is out of reach.
     """
-    allowed = within or {}
+    allowed = _checked(within or {}, groups)
     ranked, counts, levels = {}, {}, {}
     means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
     best = {name: float(score.max()) for name, score in scores.items()}
     gone = [group.name for group in groups.prunable if group.dropped or not allowed.get(group.name, (0,))]
-    gone += whole_branches(groups, budgets, scores, gone)
+    gone += whole_branches(groups, budgets, scores, gone, {name: len(units) for name, units in allowed.items()})
     smallest = fewest(groups, floor, round_to, [*gone, *sorted(best, key=best.__getitem__)])
     for number, group in enumerate(groups.prunable):
         if group.name in gone or group.name not in scores:
-            counts[group.name] = 0 if group.name in gone else group.size
+            counts[group.name] = 0 if group.name in gone else len(allowed.get(group.name, range(group.size)))
             continue
         units = torch.tensor(allowed.get(group.name, range(group.size)), dtype=torch.int64)
         values, order = torch.sort(scores[group.name].detach().double().cpu()[units], descending=True, stable=True)
@@ -104,7 +104,26 @@ def plan_from_scores(
         counts = _fill(counts, [group.name for group in groups.prunable], owner, size, budgets)
         counts = _exchange(counts, levels, budgets)
     kept = {name: units[: counts[name]] for name, units in ranked.items()}
-    return plan_of(groups, {**dict.fromkeys(gone, ()), **kept})
+    return plan_of(groups, {**allowed, **dict.fromkeys(gone, ()), **kept})
+
+
+def _checked(within: Mapping[str, Sequence[int]], groups: Groups) -> Mapping[str, Sequence[int]]:
+    """Units that may stay, as they were given.
+
+    Raises:
+        UserError: they are no units of prunable groups.
+    """
+    if not isinstance(within, Mapping):
+        raise UserError(
+            f"within maps groups to the units that may stay; this is a {type(within).__name__}.",
+            hint="Of an earlier plan it is plan.kept.",
+        )
+    for name, units in within.items():
+        group = groups[name]
+        known = isinstance(units, Sequence) and all(type(unit) is int and 0 <= unit < group.size for unit in units)
+        if group.frozen is not None or not known or len({*units}) < len(units):
+            raise UserError(f"within names what are no units of the prunable group {name}, which has {group.size}.")
+    return within
 
 
 def _fill(

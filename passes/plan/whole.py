@@ -11,7 +11,11 @@ from atograph.passes.budgets.budgets import Budgets
 
 
 def whole_branches(
-    groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor], wished: Sequence[str]
+    groups: Groups,
+    budgets: Budgets,
+    scores: Mapping[str, torch.Tensor],
+    wished: Sequence[str],
+    most: Mapping[str, int],
 ) -> list[str]:
     """The groups that lose all of their units, so that branches give about `Groups.depth` of what is saved.
 
@@ -24,14 +28,16 @@ def whole_branches(
         budgets: what is to be saved.
         scores: group name → score of each unit, shape ``[size]``; groups without scores stay.
         wished: groups that lose all of their units in any case.
+        most: group name → how many units there are, where some are gone already: what these cost is saved already.
     """
-    if not groups.depth:
+    saved_by = _Saved(budgets, most)
+    if not groups.depth or saved_by.enough:
         return []
     gone: list[str] = []
-    saved = _saved(budgets, wished)
-    for name in _least_first(groups, budgets, scores, wished):
+    saved = saved_by(wished)
+    for name in _least_first(groups, saved_by, scores, wished):
         together = groups.gone_together([*wished, *gone, name])
-        with_it = _saved(budgets, together)
+        with_it = saved_by(together)
         closer = abs(with_it - groups.depth) < abs(saved - groups.depth)
         if name in together and closer and with_it <= 1:
             gone.append(name)
@@ -40,7 +46,7 @@ def whole_branches(
 
 
 def _least_first(
-    groups: Groups, budgets: Budgets, scores: Mapping[str, torch.Tensor], wished: Sequence[str]
+    groups: Groups, saved_by: _Saved, scores: Mapping[str, torch.Tensor], wished: Sequence[str]
 ) -> list[str]:
     """The groups that may go, by the mean score of their units for what their going saves.
 
@@ -51,14 +57,27 @@ def _least_first(
     lowest = min((float(scores[group.name].min()) for group in free), default=0.0)
     found = {}
     for group in free:
-        whole, units = _saved(budgets, [group.name]), _saved(budgets, [group.name], left=1)
+        whole, units = saved_by([group.name]), saved_by([group.name], left=1)
         if whole > 0:
             found[group.name] = (float(scores[group.name].double().mean()) - lowest) * units / whole
     return sorted(found, key=found.__getitem__)
 
 
-def _saved(budgets: Budgets, fewer: Iterable[str], left: int = 0) -> float:
-    """How much of what has to be saved is saved where some groups keep ``left`` units: 1 is all of it, by the budget
-    that they save most of."""
-    kept = budgets.kept(dict.fromkeys(fewer, left))
-    return max((1 - kept[name]) / (1 - share) if share < 1 else 0.0 for name, share in budgets.shares.items())
+class _Saved:
+    """How much of what has still to be saved is saved where some groups keep ``left`` units: 1 is all of it, by the
+    budget that they save most of."""
+
+    def __init__(self, budgets: Budgets, most: Mapping[str, int]) -> None:
+        self._budgets, self._most, self._now = budgets, most, budgets.kept(most)
+
+    @property
+    def enough(self) -> bool:
+        """Whether nothing has to be saved any more."""
+        return all(self._now[name] <= share for name, share in self._budgets.shares.items())
+
+    def __call__(self, fewer: Iterable[str], left: int = 0) -> float:
+        kept = self._budgets.kept({**self._most, **dict.fromkeys(fewer, left)})
+        return max(
+            (self._now[name] - kept[name]) / (self._now[name] - share) if self._now[name] > share else 0.0
+            for name, share in self._budgets.shares.items()
+        )

@@ -292,6 +292,13 @@ def test_a_loop_with_several_swaps_goes_on_from_its_state(stop: int) -> None:
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
+def test_a_state_of_another_budget_is_refused() -> None:
+    first = started(sgd((net := TwoConvs()).parameters()), net, flops=0.9, method="progressive")
+    second = started(sgd((other := TwoConvs()).parameters()), other, flops=0.3, method="progressive")
+    with pytest.raises(UserError, match=r"of another training: its flops was 0\.9, and is 0\.3"):
+        second.load_state_dict(first.state_dict())
+
+
 @pytest.mark.parametrize("how", ["module.compile()", "torch.compile(module)", "a part"])
 def test_a_compiled_module_is_traced_and_trained(how: str) -> None:
     torch.manual_seed(0)

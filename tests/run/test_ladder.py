@@ -99,7 +99,7 @@ def test_a_ladder_is_not_written_over(tmp_path: Path) -> None:
         descend(tmp_path / "run", flops=[0.9, 0.5], epochs=2, stop_at=1)
     before = (tmp_path / "run" / "flops-0.7" / "slim.onnx").read_bytes()
     for shares in ([0.7, 0.5], [0.7, 0.4], [0.9, 0.8]):
-        with pytest.raises(UserError, match="is there already. Replace it with --force"):
+        with pytest.raises(UserError, match=r"is there already\. Replace it with --force"):
             descend(tmp_path / "run", flops=shares, epochs=2, resume=True, stop_at=1)
     assert (tmp_path / "run" / "flops-0.7" / "slim.onnx").read_bytes() == before
     assert descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2, force=True).folder == tmp_path / "run"
@@ -116,6 +116,29 @@ def test_a_ladder_goes_on_with_what_it_was_started_with(tmp_path: Path) -> None:
         descend(tmp_path / "run", lr=0.5, resume=True)
 
 
+def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Path, whole: atograph.Ladder) -> None:
+    """A checkpoint of the second budget descends from a network that is no more."""
+    with pytest.raises(UserError):
+        descend(tmp_path / "run", stop_at=18, checkpoint_seconds=0, val_data=blobs(2, seed=9), lr=0.03)
+    with pytest.raises(UserError):
+        descend(tmp_path / "run", stop_at=3, checkpoint_seconds=0, force=True)
+    assert not list((tmp_path / "run").glob(".flops-0.5*")), "the checkpoint of the ladder before"
+    same(whole, descend(tmp_path / "run", resume=True, checkpoint_seconds=0))
+
+
+def test_a_run_that_was_to_replace_another_goes_on(tmp_path: Path) -> None:
+    descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
+    with pytest.raises(UserError):
+        descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, stop_at=3, checkpoint_seconds=0, force=True)
+    again = descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, checkpoint_seconds=0, resume=True)
+    assert [len(result.history) for result in again] == [2, 2]
+
+
+def test_budgets_that_look_alike_have_folders_of_their_own(tmp_path: Path) -> None:
+    found = descend(tmp_path / "run", flops=[0.5, 0.4999999], epochs=0, method="magnitude")
+    assert [rung.folder for rung in found.report.rungs] == ["flops-0.5", "flops-0.4999999"]
+
+
 def test_the_folder_of_a_ladder_names_its_runs(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     told = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
@@ -125,7 +148,7 @@ def test_the_folder_of_a_ladder_names_its_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 2}, "2 epochs are too few for 3 budgets"),
+        ({"epochs": 2}, "2 epochs cannot be divided among 3 budgets"),
         ({"method": "ato"}, "the method 'ato' is for one budget, and there are 3"),
         ({"params": [0.5, 0.4]}, "one budget at a time goes down a ladder, and --flops and --params have several"),
         ({"flops": [0.5, 0.5]}, "flops names a budget twice"),

@@ -126,6 +126,48 @@ def test_plans_within_an_earlier_one(by: str) -> None:
         assert set(units) == set(best[: len(units)])
 
 
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(8, 32), nn.Linear(32, 3)
+        self.ups = nn.ModuleList(nn.Linear(32, 128) for _ in range(2))
+        self.downs = nn.ModuleList(nn.Linear(128, 32) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for up, down in zip(self.ups, self.downs, strict=True):
+            x = x + down(up(x).relu())
+        return self.head(x)
+
+
+def test_branches_go_for_what_is_still_to_be_saved() -> None:
+    """Of what an earlier plan has saved already, none of them is to give a share."""
+    torch.manual_seed(0)
+    graph = atograph.trace(Branches(), torch.randn(4, 8))
+    earlier = graph.plan(0.52)
+    later = graph.within(earlier).plan(0.5, depth=True)
+    assert 0.47 < float(graph.cost.flops(later.counts)) / graph.flops <= 0.5
+    assert graph.plan(0.5, depth=True).emptied, "from the whole network one branch goes"
+
+
+def test_units_that_may_stay_are_units() -> None:
+    graph = atograph.trace(Branches(), torch.randn(4, 8))
+    scores = graph.scores()
+    name = graph.prunable[0].name
+    for within in ({name: (100,)}, {name: {1, 2}}, {name: (0, 0)}, {name: torch.arange(3)}):
+        with pytest.raises(UserError, match="within names what are no units"):
+            graph.plan_from_scores(scores, 0.5, within=within)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there is no group"):
+        graph.plan_from_scores(scores, 0.5, within={"nothing": (0,)})
+    with pytest.raises(UserError, match="within takes a plan"):
+        graph.within({name: (0,)})  # type: ignore[arg-type]
+    few = graph.within(graph.plan(kept={name: range(3)}))
+    others = {group.name: scores[group.name] for group in graph.prunable[1:]}
+    assert few.plan_from_scores(others, 0.9).kept[name] == (0, 1, 2), "a group without scores keeps what it may"
+    with pytest.raises(UserError, match="groups are coupled before limits are set"):
+        few.coupled([("g0", "g1")])
+
+
 def test_a_model_that_has_no_slim_module_is_trained_dense() -> None:
     result = started([], make=Wide)
     assert "there have to be 8 channels" in result.why_dense and result.slim_from is None

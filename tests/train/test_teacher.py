@@ -65,9 +65,38 @@ def test_class_probabilities_are_classes_and_other_numbers_are_none() -> None:
     student, teacher = torch.randn(4, 5), torch.randn(4, 5)
     each = divergence(student, teacher, 2.0)
     torch.testing.assert_close(distance(student, teacher, torch.rand(4, 5).softmax(1)), each.mean())
-    squared = (student - teacher).square().mean() / teacher.var()
+    squared = (student - teacher).square().mean() / teacher.var(correction=0)
     for targets in (torch.randn(4, 5), None):
         torch.testing.assert_close(distance(student, teacher, targets), squared)
+
+
+def test_outputs_that_are_all_alike_have_no_variance() -> None:
+    student = torch.randn(4, 5)
+    assert float(distance(student, torch.zeros(4, 5), None)) == pytest.approx(float(student.square().mean()))
+    assert distance(student, torch.full((4, 5), 3.0), None).isfinite()
+    assert distance(torch.tensor([[2.0]]), torch.tensor([[1.0]]), None) == 1.0
+
+
+def test_where_two_dimensions_may_be_that_of_the_classes() -> None:
+    """As many tokens as classes: of a dict, as transformers take them, the classes come last; else second."""
+    student, teacher, targets = torch.randn(2, 5, 5), torch.randn(2, 5, 5), torch.zeros(2, 5, dtype=torch.long)
+    taught = Teacher(Table(teacher), weight=1.0)
+    found = taught(lambda model, batch: model(torch.zeros(1)).sum(), Table(student), {"labels": targets})
+    torch.testing.assert_close(found, divergence(student, teacher, 2.0).mean())
+    second = divergence(student.movedim(1, -1), teacher.movedim(1, -1), 2.0).mean()
+    torch.testing.assert_close(distance(student, teacher, targets), second)
+
+
+def test_a_loss_that_writes_into_the_logits_changes_nothing_for_the_teacher() -> None:
+    student, teacher, targets = torch.randn(4, 5), torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        logits = model(batch[0])
+        logits[:, 4] = -1e9
+        return functional.cross_entropy(logits, batch[1])
+
+    found = Teacher(Table(teacher), weight=1.0)(loss, Table(student), (torch.zeros(1), targets))
+    torch.testing.assert_close(found, divergence(student, teacher, 2.0).mean())
 
 
 def test_the_weight_divides_the_loss() -> None:
@@ -156,6 +185,29 @@ def test_the_average_is_that_of_the_steps() -> None:
     average.add(model, settled=True)
     average.hand_over(model)
     assert float(model.weight) == 4.0 and len(wanted) == 4
+
+
+class Last(nn.Module):
+    """It keeps the outputs of its last batch, which may be smaller than the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = (self.weight * x).detach()
+        return self.weight * x
+
+
+def test_buffers_of_any_shape_are_those_of_now() -> None:
+    model, average = Last(), Average(0.5)
+    for value, size in ((1.0, 4), (3.0, 2), (5.0, 4)):
+        nn.init.constant_(model.weight, value)
+        model(torch.ones(size))
+        average.add(model, settled=True)
+    average.hand_over(model)
+    assert 1.0 < float(model.weight) < 5.0 and model.last.shape == (4,)
 
 
 @pytest.mark.parametrize("method", ["ato", "progressive", "taylor"])

@@ -46,7 +46,7 @@ class Descent:
             )
         if 0 < settings.epochs < count:
             raise UserError(
-                f"{settings.epochs} epochs are too few for {count} budgets.",
+                f"{settings.epochs} epoch{'s' * (settings.epochs > 1)} cannot be divided among {count} budgets.",
                 hint="They are divided among them: --epochs 30 trains ten for each of three.",
             )
         epochs = [settings.epochs // count] * count
@@ -61,4 +61,4 @@ class Descent:
     @property
     def names(self) -> list[str]:
         """Of the folders."""
-        return [f"{self.budget}-{share:g}" for share in self.shares]
+        return [f"{self.budget}-{share!r}" for share in self.shares]

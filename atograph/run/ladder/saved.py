@@ -45,10 +45,12 @@ class Saved:
         self._own = as_json(own)
         if out is None:
             return
-        begun = resumption.check(out, resume=resume, force=force)
-        for name in self._names:  # of a ladder that is not finished, runs may be there, and are taken up
-            RunFolder(out / name, force=force or (resume and (begun or is_begun(out / name))))
-        if (out / FILE).exists() and not force:
+        places = [out, *(out / name for name in self._names)]
+        begun = [resumption.check(place, resume=resume, force=force) for place in places]
+        replaces = force or (resume and (any(begun) or any(map(unproved.is_there, places))))
+        for place in places[1:]:  # of a ladder that is not finished, runs may be there, and are taken up
+            RunFolder(place, force=replaces)
+        if (out / FILE).exists() and not replaces:
             raise UserError(
                 "a ladder is there already.", where=str(out), hint="Replace it with --force, or name another --out."
             )
@@ -64,6 +66,8 @@ class Saved:
             "attributes": values_of(job.model),
             "random": random_state(job.task.train_data),
         }
+        for name in self._names[number + 1 :]:
+            resumption.clear(self._out / name)  # what an earlier ladder has left of it goes on from another network
         self._of(number).save(number, 0, state)
 
     def is_kept(self, number: int) -> bool:
@@ -96,6 +100,8 @@ class Saved:
     def clear(self) -> None:
         """The ladder is finished, or starts anew."""
         if self._out is not None:
+            for name in self._names:
+                resumption.clear(self._out / name)
             resumption.clear(self._out)
 
     def _of(self, number: int) -> Checkpoints:

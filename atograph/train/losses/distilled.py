@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from atograph.train.losses.defaults import logits_of, split
 from atograph.train.losses.targets import IGNORED
 from atograph.values.user_code import in_one_line
 
-Call = tuple[tuple[Any, ...], dict[str, Any], object]
-"""Positional and keyword arguments of a model, and what it gave."""
+Call = tuple[tuple[Any, ...], dict[str, Any], Tensor]
+"""Positional and keyword arguments of a model, and the logits that it gave."""
 
 
 @public("atograph.train")
@@ -56,8 +56,8 @@ class Teacher:
                 "a teacher needs the model's outputs, and the loss does not call the model that it is given.",
                 hint="Call model(...) in loss(model, batch), and not a part of it; or train without a teacher.",
             )
-        targets = split(batch)[1]
-        taught = [self._difference(logits_of(output), self._asked(args, kw), targets) for args, kw, output in calls]
+        targets, last = split(batch)[1], isinstance(batch, Mapping)
+        taught = [self._difference(given, self._asked(args, kw), targets, last) for args, kw, given in calls]
         return (1 - self.weight) * own + self.weight * torch.stack(taught).mean()
 
     @torch.no_grad()
@@ -68,20 +68,23 @@ class Teacher:
             raise
         except Exception as error:
             raise UserError(
-                f"the teacher rejects what the model is called with: {in_one_line(error)}.",
+                f"the teacher rejects what the model is called with: {in_one_line(error)}",
                 hint="A teacher takes the same inputs as the model.",
             ) from error
 
-    def _difference(self, given: Tensor, wanted: Tensor, targets: Tensor | None) -> Tensor:
+    def _difference(self, given: Tensor, wanted: Tensor, targets: Tensor | None, last: bool) -> Tensor:
         if given.shape != wanted.shape:
             raise UserError(
                 f"the teacher's output is {list(wanted.shape)}, and the model's {list(given.shape)}.",
                 hint="A teacher has the same outputs as the model.",
             )
         given, wanted = given.float(), wanted.float()
-        dim = _classes(given, targets)
+        dim = _classes(given, targets, last)
         if dim is None:
-            return (given - wanted).square().mean() / wanted.var().clamp(min=1e-12)
+            scale = wanted.var(correction=0)
+            if not bool(scale > 1e-6 * wanted.square().mean()):  # all alike, or one number only
+                scale = wanted.square().mean().where(wanted.any(), torch.ones_like(scale))
+            return (given - wanted).square().mean() / scale
         divergence = functional.kl_div(
             (given / self.temperature).log_softmax(dim),
             (wanted / self.temperature).log_softmax(dim),
@@ -94,10 +97,11 @@ class Teacher:
         return self.temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
 
 
-def _classes(logits: Tensor, targets: Tensor | None) -> int | None:
+def _classes(logits: Tensor, targets: Tensor | None, last: bool) -> int | None:
     """The dimension of the classes, of which the targets hold indices or probabilities; None where they hold none.
 
-    ``[N, C]`` and ``[N]``; ``[N, C, H, W]`` and ``[N, H, W]``; ``[N, L, C]`` and ``[N, L]``.
+    ``[N, C]`` and ``[N]``; ``[N, C, H, W]`` and ``[N, H, W]``; ``[N, L, C]`` and ``[N, L]``. Where both may be meant,
+    it is the ``last`` one, or else the second.
     """
     if targets is None or targets.dtype is torch.bool:
         return None
@@ -105,7 +109,8 @@ def _classes(logits: Tensor, targets: Tensor | None) -> int | None:
         several = targets.shape == logits.shape and logits.dim() > 1 and logits.shape[1] > 1
         sums = targets.sum(1) if several else torch.zeros(1)
         return 1 if torch.allclose(sums, torch.ones_like(sums), atol=1e-3) else None
-    for dim in (1, logits.dim() - 1):
+    dims = (1, logits.dim() - 1) if logits.dim() > 1 else ()
+    for dim in reversed(dims) if last else dims:
         if (
             dim < logits.dim()
             and logits.shape[:dim] + logits.shape[dim + 1 :] == targets.shape
@@ -117,10 +122,10 @@ def _classes(logits: Tensor, targets: Tensor | None) -> int | None:
 
 @contextmanager
 def _calls(model: nn.Module) -> Iterator[list[Call]]:
-    """Note how a model is called, and what it gives."""
+    """Note how a model is called, and the logits that it gives: copies, for a loss may write into them."""
     calls: list[Call] = []
     hook = model.register_forward_hook(
-        lambda _model, args, kwargs, output: calls.append((args, kwargs, output)), with_kwargs=True
+        lambda _model, args, kwargs, output: calls.append((args, kwargs, logits_of(output).clone())), with_kwargs=True
     )
     try:
         yield calls

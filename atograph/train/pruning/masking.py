@@ -66,7 +66,7 @@ class Masking(Pruning[P]):
     def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return {
-            "method": [self.run.settings.method, self.run.settings.prior],
+            "settings": self._settings,
             "kept": {name: list(units) for name, units in self.plan.kept.items()},
             "mask": self.mask,
             "flops_share": self.flops_share,
@@ -80,12 +80,12 @@ class Masking(Pruning[P]):
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state; the dense model has its weights already, and the optimiser gets its own after it."""
-        before, now = state.get("method", ()), [self.run.settings.method, self.run.settings.prior]
-        if list(before) != now:
-            raise UserError(
-                f"this state is of another training: its method and prior were {' and '.join(before)}, and are "
-                f"{' and '.join(now)}."
-            )
+        before, now = state.get("settings", {}), self._settings
+        for name in now.keys() | before.keys():
+            if before.get(name) != now.get(name):
+                raise UserError(
+                    f"this state is of another training: its {name} was {before.get(name)}, and is {now.get(name)}."
+                )
         if state["kept"].keys() != self.plan.kept.keys():
             raise UserError("this state is of another training: it is of other groups.")
         self.plan, self.mask = self.graph.plan(kept=state["kept"]), state["mask"].to(self.mask.device)
@@ -96,6 +96,18 @@ class Masking(Pruning[P]):
         if self.frozen:
             self.importance.final()
         self.swap.resume(self.plan, state["slim_from"], state["why_dense"])
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        """What must be the same for a training to go on, beside what a run compares (`run.unfinished.resumption`)."""
+        moments = ("freeze", "zero", "tighten_start", "tighten_steps")
+        known = {name: getattr(self.run.settings, name) for name in moments if hasattr(self.run.settings, name)}
+        return {
+            "method": self.run.settings.method,
+            "prior": self.run.settings.prior,
+            **known,
+            **self.run.settings.budgets,
+        }
 
     def take(self, plan: P) -> None:
         """Let a plan be the mask."""

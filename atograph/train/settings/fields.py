@@ -378,6 +378,10 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "depth_share says how much whole branches are to give, and depth is off: give --depth, too"
             )
+        taught = ("distill_weight", "distill_temperature")
+        unused = [name for name in taught if getattr(self, name) != type(self).model_fields[name].default]
+        if unused and not self.distill:
+            raise ValueError(f"{unused[0]} is about a teacher, and there is none: give --distill, too")
         about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
