@@ -286,7 +286,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     for member, dim in dims.items():
         for axis in axes_of(dim):
             reason = axes.frozen(axis)
-            if reason is None or not reason.structural:
+            if axis.size and (reason is None or not reason.structural):  # what a branch has left may be empty
                 members.setdefault(axis, {})[member] = None
     slices, inputs = _Slices(axes, names), {node: node.name for node in carried(program)}
     held_by: dict[Axis, list[StateDim]] = {}

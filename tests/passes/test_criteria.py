@@ -309,5 +309,5 @@ def test_a_state_of_another_prior_does_not_go_on() -> None:
                                       optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
         for prior in ("taylor", "activation")
     }  # fmt: skip
-    with pytest.raises(UserError, match="method and prior were ato and taylor, and are ato and activation"):
+    with pytest.raises(UserError, match="its prior was taylor, and is activation"):
         made["activation"].load_state_dict(made["taylor"].state_dict())

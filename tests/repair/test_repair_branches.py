@@ -188,3 +188,32 @@ def test_a_parameter_that_only_code_reads_is_none_any_more() -> None:
     with torch.no_grad():
         torch.testing.assert_close(module(x), slim(x), rtol=1e-9, atol=1e-9)
         assert copy.deepcopy(module).float()(x.float()).dtype == torch.float32
+
+
+class Joined(nn.Module):
+    """What is left of a branch in a cat has no channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.bn, self.back, self.head = nn.BatchNorm2d(12), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        joined = self.bn(torch.cat([x, self.side(x)], 1))
+        return self.head((x + self.back(joined.relu())).relu())
+
+
+def test_a_slim_module_without_a_branch_is_slimmed_again() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    model = Joined().double().eval()
+    perturb(model)
+    graph = atograph.trace(model, x)
+    first = atograph.slim(graph, graph.steered(drop=["side"]).plan(kept={}))
+    assert first.module is not None
+    again = atograph.trace(first.module, x)
+    assert all(group.size for group in again.groups)
+    plan = again.plan(random=0, keep=0.6)
+    second = atograph.slim(again, plan)
+    torch.testing.assert_close(second(x), atograph.mask(first.module, plan)(x), rtol=1e-9, atol=1e-9)
