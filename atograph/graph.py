@@ -135,7 +135,7 @@ class Graph(NotPickled):
         return Graph(self.program, self.model, groups, self._held.marks, self.limits)
 
     def within(self, plan: Plan) -> Graph:
-        """The same graph, of whose units only those of a plan may stay: plans go on from that one.
+        """The same graph, whose plans from scores go on from a plan: of the units only those of it may stay.
 
         Raises:
             UserError: the plan is for another model.
@@ -408,6 +408,8 @@ class Graph(NotPickled):
         self, seen: Sensitivity, limits: Budgets, floor: float, round_to: int | Literal["auto"] | None, measured: bool
     ) -> Plan:
         """The plan by a sensitivity of this graph, or of one in which more could be pruned."""
+        if self.limits:
+            raise UserError("a sensitivity is of the whole network, and this graph is within an earlier plan.")
         tables = {group.name: seen.curves[group.name].lost for group in self.prunable if group.name in seen.curves}
         check_scores({name: seen.scores[name] for name in tables}, self.groups)
 

@@ -164,6 +164,9 @@ def test_units_that_may_stay_are_units() -> None:
     few = graph.within(graph.plan(kept={name: range(3)}))
     others = {group.name: scores[group.name] for group in graph.prunable[1:]}
     assert few.plan_from_scores(others, 0.9).kept[name] == (0, 1, 2), "a group without scores keeps what it may"
+    batches = [(torch.randn(4, 8), torch.tensor([0, 1, 2, 0]))]
+    with pytest.raises(UserError, match="this graph is within an earlier plan"):
+        few.plan(0.9, by=graph.sensitivity(batches, by="magnitude", widths=(0.5,)))
     with pytest.raises(UserError, match="groups are coupled before limits are set"):
         few.coupled([("g0", "g1")])
 

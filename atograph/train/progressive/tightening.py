@@ -72,8 +72,8 @@ class Tightening(Masking[P]):
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
-        self.taken = state.get("taken", 0)
         super().load(state)
+        self.taken = state["taken"]
 
     def _take(self, rungs: int) -> None:
         """Go down to the last of so many rungs."""
