@@ -37,10 +37,7 @@ class UnitMap(Units):
 
     def masked(self, mask: Tensor) -> dict[str, Tensor]:
         """Every parameter of the zeroing sets times its mask; differentiable in ``mask`` only."""
-        return {
-            name: self._times(parameter.detach(), name, _padded(mask, 1.0))
-            for name, parameter in self.parameters.items()
-        }
+        return {name: self._times(value.detach(), name, _padded(mask, 1.0)) for name, value in self.tensors.items()}
 
     @torch.no_grad()
     def scale_(self, factor: Tensor) -> None:
@@ -48,7 +45,7 @@ class UnitMap(Units):
         if not self._row:
             return
         along = torch.split(_padded(factor, 1.0)[self._index], self._lengths)
-        parameters: list[Tensor] = [self.parameters[name] for name, _at in self._row]
+        parameters = [self.tensors[name] for name, _at in self._row]
         factors = [
             _shaped(each, at.dim, parameter.ndim).to(parameter.dtype)
             for each, parameter, (_name, at) in zip(along, parameters, self._row, strict=True)
