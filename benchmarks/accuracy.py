@@ -5,23 +5,17 @@ the FLOPs of dense" train longer, until they have cost what the dense network co
 network on the test images at the end. What a run costs in time: `benchmarks.overhead`. With ``--json`` each run is kept
 as soon as it is measured, and a second call goes on with what is missing.
 
-``--reduced`` is for a CPU: ResNet-20 of half the width on images of 14 x 14, the first 15,000 of them, ten epochs. It
-takes 25 minutes on two cores with ``--jobs 2``.
+``--reduced`` is for a CPU: ResNet-20 of half the width on images of 14 x 14, the first 15,000 of them, ten epochs. A
+run takes half a minute to a minute on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -31,39 +25,19 @@ import atograph
 from atograph.proof.flop_count import count_flops
 from atograph.slimming.index_map import small_module
 from atograph.train import Task, TrainSettings, auto_train_once, dense_training
+from atograph.train.progressive.rungs import ladder
 from atograph.train.settings import settings_of
+from atograph.train.settings.progressive import ProgressiveSettings
 from benchmarks.fashion import NETWORKS, loaders
+from benchmarks.paired import Key, Outcome, Run, made, run_of, table
 from benchmarks.published import PUBLISHED
 
-BUDGETS = (0.5, 0.3)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained network.
-
-    Attributes:
-        accuracy: in percent.
-        flops: share of the dense network's.
-        seconds: of the training.
-        zeroing: points lost where what was left of the masked groups was zeroed; None without masks.
-        cost: FLOPs of the networks that were trained, over those of the dense network's epochs.
-    """
-
-    network: str
-    budget: float
-    method: str
-    seed: int
-    accuracy: float
-    flops: float
-    seconds: float
-    zeroing: float | None = None
-    cost: float | None = None
+BUDGETS = (0.5, 0.3, 0.15, 0.05)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all methods have in common."""
+    """What all methods have in common: a network, a budget, a seed, and what the command says."""
 
     network: str
     budget: float
@@ -94,19 +68,9 @@ class Bench:
         return count_flops(model.eval(), self.images(1))
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a method comes to: as in `Run`, the accuracy as a share."""
-
-    accuracy: float
-    flops: float
-    cost: float
-    zeroing: float | None = None
-
-
 def dense(bench: Bench) -> Outcome:
     """Plain training."""
-    return Outcome(_number(dense_training(bench.model(), bench.task(), bench.settings()).metric), 1.0, 1.0)
+    return Outcome(percent(dense_training(bench.model(), bench.task(), bench.settings()).metric), 1.0, 1.0)
 
 
 def narrow(bench: Bench, **changed: Any) -> Outcome:
@@ -119,7 +83,7 @@ def narrow(bench: Bench, **changed: Any) -> Outcome:
     settings = bench.settings(**changed)
     metric = dense_training(bench.model(low), bench.task(), settings).metric
     flops = bench.flops(bench.model(low)) / whole
-    return Outcome(_number(metric), flops, flops * settings.epochs / bench.settings().epochs)
+    return Outcome(percent(metric), flops, flops * settings.epochs / bench.settings().epochs)
 
 
 def pruned(bench: Bench, **changed: Any) -> Outcome:
@@ -127,9 +91,9 @@ def pruned(bench: Bench, **changed: Any) -> Outcome:
     model, settings = bench.model(), bench.settings(**changed)
     graph = atograph.trace(model, bench.images(2))
     run = auto_train_once(model, graph, bench.task(), settings, shrink=partial(small_module, graph))
-    lost = _number(run.metric_before_zeroing) - _number(run.metric_after_zeroing)
+    lost = percent(run.metric_before_zeroing) - percent(run.metric_after_zeroing)
     cost = sum(row.cost for row in run.history) / bench.settings().epochs
-    return Outcome(_number(run.metric_masked), atograph.slim(graph, run.plan).flops / graph.flops, cost, 100 * lost)
+    return Outcome(percent(run.metric_masked), atograph.slim(graph, run.plan).flops / graph.flops, cost, lost)
 
 
 def one_shot(bench: Bench) -> Outcome:
@@ -152,7 +116,7 @@ def torch_pruning(bench: Bench) -> Outcome:
     from benchmarks.regularised import train_regularised
 
     metric, flops = train_regularised(tp, bench.model(), bench.task(), bench.settings(), bench.budget, bench.images(1))
-    return Outcome(metric, flops, (1 + flops) / 2)
+    return Outcome(100 * metric, flops, (1 + flops) / 2)
 
 
 def longer(bench: Bench) -> Outcome:
@@ -160,6 +124,18 @@ def longer(bench: Bench) -> Outcome:
     settings = bench.settings()
     cost = settings.zero + (1 - settings.zero) * bench.budget
     return pruned(bench, epochs=round(settings.epochs / cost))
+
+
+def progressive_longer(bench: Bench) -> Outcome:
+    """The same for a training step by step."""
+    settings = bench.settings(method="progressive")
+    assert isinstance(settings, ProgressiveSettings)
+    start, end, steps = settings.tighten_start, settings.tighten_end, settings.tighten_steps
+    rungs = ladder({"flops": 1.0}, {"flops": bench.budget}, start, end, steps)
+    moments = [rung.moment for rung in rungs] + [1.0]
+    shares = [rung.shares["flops"] for rung in rungs]
+    cost = start + sum(share * (b - a) for share, a, b in zip(shares, moments, moments[1:], strict=False))
+    return pruned(bench, method="progressive", epochs=round(settings.epochs / cost))
 
 
 def narrow_longer(bench: Bench) -> Outcome:
@@ -175,6 +151,7 @@ METHODS: dict[str, Callable[[Bench], Outcome]] = {
     "progressive": partial(pruned, method="progressive"),
     "score only": partial(pruned, controller=False),
     "atograph, for the FLOPs of dense": longer,
+    "progressive, for the FLOPs of dense": progressive_longer,
     "one-shot magnitude, fine-tuned": one_shot,
     "ATO as published": published,
     "Torch-Pruning, regularised, fine-tuned": torch_pruning,
@@ -196,54 +173,37 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """What becomes of atograph when one choice is another."""
 
 
-def _number(value: float | None) -> float:
+def percent(value: float | None) -> float:
+    """A metric that there is, as a share, in percent."""
     assert value is not None
-    return value
+    return 100 * value
 
 
-def measure(bench: Bench, method: str) -> Run:
+def add_options(parser: argparse.ArgumentParser, epochs: int) -> None:
+    """What says how large networks and data are, and how runs are made."""
+    parser.add_argument("--reduced", action="store_true", help="for a CPU, see above")
+    parser.add_argument("--width", type=float, default=1.0, help="of every network, over the usual one")
+    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="average N x N pixels of the images")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, of one thread each")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--images", type=int, metavar="N", help="the first N training images (default: all 60,000)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST (default: Debian's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the runs there, and go on with what is missing")
+
+
+def reduce(options: argparse.Namespace) -> None:
+    """Take the sizes for a CPU, if they are asked for."""
+    if options.reduced:
+        options.width, options.shrink, options.images, options.epochs = 0.5, 2, 15_000, 10
+        options.network = options.network or ["ResNet-20"]
+
+
+def measure(key: Key, options: argparse.Namespace) -> Run:
     """Train once."""
-    started = time.perf_counter()
+    network, budget, method, seed = key
     how = METHODS[method] if method in METHODS else partial(pruned, **ABLATIONS[method])
-    found = how(bench)
-    seconds = time.perf_counter() - started
-    return Run(
-        bench.network, bench.budget, method, bench.seed, 100 * found.accuracy, found.flops, seconds, found.zeroing,
-        found.cost,
-    )  # fmt: skip
-
-
-def table(runs: Sequence[Run], against: str = "atograph") -> str:
-    """One row a method, network and budget: mean and standard deviation over the seeds, and how far it is ahead of
-    ``against`` with the same seeds, with the standard error of the mean difference."""
-    lines = [
-        f"| network | budget | method | accuracy | ± | ahead of {against} | FLOPs kept | cost | zeroing | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    found: dict[tuple[str, float, str], list[Run]] = {}
-    for run in runs:
-        found.setdefault((run.network, run.budget, run.method), []).append(run)
-    for (network, budget, method), each in found.items():
-        other = [] if method == against else found.get((network, budget, against), [])
-        lost = [run.zeroing for run in each if run.zeroing is not None]
-        costs = [run.cost for run in each if run.cost is not None]
-        cells = [
-            network, f"{budget:g}", method, f"{mean(run.accuracy for run in each):.2f}",
-            f"{stdev(run.accuracy for run in each):.2f}" if len(each) > 1 else "", _ahead(each, other),
-            f"{mean(run.flops for run in each):.3f}", f"{mean(costs):.2f}" if costs else "",
-            f"{max(lost):.2f}" if lost else "", str(len(each)),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _ahead(runs: Sequence[Run], others: Sequence[Run]) -> str:
-    """The mean difference over the seeds that both have, and its standard error."""
-    by_seed = {run.seed: run.accuracy for run in others}
-    differences = [run.accuracy - by_seed[run.seed] for run in runs if run.seed in by_seed]
-    if len(differences) < 2:
-        return ""
-    return f"{mean(differences):+.2f} ± {stdev(differences) / len(differences) ** 0.5:.2f}"
+    return run_of(key, partial(how, Bench(network, budget, seed, options)))
 
 
 def main() -> None:
@@ -252,50 +212,23 @@ def main() -> None:
         prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
-    parser.add_argument("--budget", type=float, action="append", help="default: 0.5 and 0.3")
+    parser.add_argument("--budget", type=float, action="append", help="default: 0.5, 0.3, 0.15 and 0.05")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all of them")
     parser.add_argument("--ablation", action="store_true", help="atograph with one choice changed at a time, instead")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
-    parser.add_argument("--reduced", action="store_true", help="for a CPU, see above")
-    parser.add_argument("--width", type=float, default=1.0, help="of every network, over the usual one")
-    parser.add_argument("--shrink", type=int, default=1, metavar="N", help="average N x N pixels of the images")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, of one thread each")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--images", type=int, metavar="N", help="the first N training images (default: all 60,000)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST (default: Debian's)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the runs there, and go on with what is missing")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default: 5)")
+    add_options(parser, epochs=30)
     options = parser.parse_args()
-    if options.reduced:
-        options.width, options.shrink, options.images, options.epochs = 0.5, 2, 15_000, 10
-        options.network = options.network or ["ResNet-20"]
+    reduce(options)
     methods = list(ABLATIONS) if options.ablation else options.method or list(METHODS)
-    runs = _read(options.json)
-    known = {(run.network, run.budget, run.method, run.seed) for run in runs}
     wanted = [
-        (Bench(network, 1.0 if method == "dense" else budget, seed, options), method)
+        (network, 1.0 if method == "dense" else budget, method, seed)
         for network in options.network or NETWORKS
         for seed in range(options.seeds)
         for budget in options.budget or BUDGETS
         for method in methods
     ]
-    missing = {
-        key: each for each in wanted if (key := (each[0].network, each[0].budget, each[1], each[0].seed)) not in known
-    }
-    with ProcessPoolExecutor(options.jobs, get_context("spawn"), partial(torch.set_num_threads, 1)) as pool:
-        for done in as_completed([pool.submit(measure, *each) for each in missing.values()]):
-            runs.append(done.result())
-            print(json.dumps(asdict(runs[-1])), file=sys.stderr, flush=True)
-            if options.json is not None:
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps([asdict(run) for run in runs], indent=1))
-    order = [*METHODS, *ABLATIONS]
-    runs.sort(key=lambda run: (run.network, -run.budget, order.index(run.method), run.seed))
-    print(table(runs))
-
-
-def _read(path: Path | None) -> list[Run]:
-    return [] if path is None or not path.exists() else [Run(**row) for row in json.loads(path.read_text())]
+    runs = made(wanted, partial(measure, options=options), options.jobs, options.json)
+    print(table(runs, [*METHODS, *ABLATIONS]))
 
 
 if __name__ == "__main__":

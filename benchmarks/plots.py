@@ -16,7 +16,8 @@ import matplotlib
 from matplotlib import pyplot
 
 from atograph.report.run import Report
-from benchmarks.accuracy import METHODS, Run
+from benchmarks.accuracy import METHODS
+from benchmarks.paired import Run
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "atograph"  # the same figures give the same file
@@ -36,8 +37,8 @@ def accuracy(runs: list[Run]) -> Any:
         budgets = sorted(found)
         axes.errorbar(
             [mean(run.flops for run in found[budget]) for budget in budgets],
-            [mean(run.accuracy for run in found[budget]) for budget in budgets],
-            [stdev(run.accuracy for run in found[budget]) if len(found[budget]) > 1 else 0.0 for budget in budgets],
+            [mean(run.metric for run in found[budget]) for budget in budgets],
+            [stdev(run.metric for run in found[budget]) if len(found[budget]) > 1 else 0.0 for budget in budgets],
             label=method, marker="osv^DPX*"[number % 8], capsize=3, linewidth=2 if method == "atograph" else 1,
         )  # fmt: skip
     axes.set(xlabel="share of the dense FLOPs", ylabel="test accuracy, %", title=network)

@@ -18,18 +18,15 @@ from atograph.train.fit import Fit
 from atograph.train.hook import Hook
 from atograph.values.eval_mode import eval_mode
 
-AT = 0.5
-"""The fraction of the training at which it prunes."""
-
 STEPS = 400
 """Pruning steps from the whole network to nothing: how closely the budget is met."""
 
 
 class Regularised(Hook):
-    """The hook of one run."""
+    """The hook of one run, which prunes at fraction ``at`` of the training."""
 
-    def __init__(self, fit: Fit, tp: ModuleType, budget: float, images: torch.Tensor) -> None:
-        self.fit, self.budget, self.done = fit, budget, False
+    def __init__(self, fit: Fit, tp: ModuleType, budget: float, images: torch.Tensor, at: float) -> None:
+        self.fit, self.budget, self.at, self.done = fit, budget, at, False
         self.images = images.to(fit.device)
         self.whole = self.flops()
         self.pruner = tp.pruner.GroupNormPruner(
@@ -47,7 +44,7 @@ class Regularised(Hook):
 
     def before_step(self, t: float, batch: Any) -> None:
         """Prune once the time has come."""
-        if t < AT or self.done:
+        if t < self.at or self.done:
             return
         self.done = True
         names = {id(parameter): name for name, parameter in self.fit.model.named_parameters()}
@@ -71,14 +68,28 @@ class Regularised(Hook):
 
 
 def train_regularised(
-    tp: ModuleType, model: nn.Module, task: Task, settings: TrainSettings, budget: float, images: torch.Tensor
+    tp: ModuleType,
+    model: nn.Module,
+    task: Task,
+    settings: TrainSettings,
+    budget: float,
+    images: torch.Tensor,
+    at: float = 0.5,
 ) -> tuple[float, float]:
-    """Accuracy in the end, and the share of the FLOPs kept."""
+    """Accuracy in the end, as a share, and the share of the FLOPs kept.
+
+    Args:
+        tp: the package.
+        model, task, settings: as for `dense_training`.
+        budget: share of the FLOPs.
+        images: an example input.
+        at: the fraction of the training at which it prunes; 0: before the first step, without regularisation.
+    """
     made: list[Regularised] = []
     fit = Fit(model, task, settings, Silent())
 
     def hook(run: Fit) -> Hook:
-        made.append(Regularised(run, tp, budget, images))
+        made.append(Regularised(run, tp, budget, images, at))
         return made[0]
 
     fit.run(hook)

@@ -38,6 +38,7 @@ from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs, check_accepts
 from atograph.terminal.console import Console
 from atograph.train.loop import auto_train_once, dense_training
+from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
 from atograph.train.saved.checkpoints import Checkpoints
@@ -91,6 +92,8 @@ class Run:
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
+        if job.settings.distill and looks_untrained(job.task.teacher or job.model):
+            console.warn(NOISE.format(how="--init FILE, a model() that loads some, or teacher()") + ".")
         graph = job.trace()
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:

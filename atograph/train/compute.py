@@ -85,15 +85,16 @@ class Compute:
         """
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             loss = self._loss(called, batch)
             share = self.replicas.share_of(batch_size(batch)) / len(batches)
             loss = loss * share if share != 1 else loss
             total = total.to(loss.device) + loss.detach().float()
-            if bool(loss.detach().isfinite()):
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            last = number == len(batches)
+            with self.replicas.averaging(called.parameters()) if last else nullcontext():
+                if bool(loss.detach().isfinite()):
+                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.replicas.average_([total])
-        self.replicas.average_gradients(called.parameters())
         return total
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from sample_report import REPORT
 
-from benchmarks import accuracy, overhead
+from benchmarks import accuracy, fine_tuning, overhead, paired
 from benchmarks.fashion import NETWORKS
+from benchmarks.paired import Key, Run, table
 
 OPTIONS = Namespace(
     epochs=4,
@@ -40,19 +42,42 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("method", [name for name in accuracy.METHODS if "Torch-Pruning" not in name])
 def test_each_method_trains_within_its_budget(method: str) -> None:
-    run = accuracy.measure(accuracy.Bench("VGG-16-BN", 0.3, 0, OPTIONS), method)
+    run = accuracy.measure(("VGG-16-BN", 0.3, method, 0), OPTIONS)
     assert run.flops == 1 if method == "dense" else 0.25 < run.flops <= 0.3
-    assert 0 <= run.accuracy <= 100 and run.seconds > 0
+    assert 0 <= run.metric <= 100 and run.seconds > 0
     assert run.cost == 1 if method == "dense" else run.cost is not None and 0.2 < run.cost < 1.3
+
+
+@pytest.mark.parametrize("method", [name for name in fine_tuning.METHODS if "Torch-Pruning" not in name])
+def test_each_method_goes_on_from_trained_weights(method: str, tmp_path: Path) -> None:
+    options = Namespace(**{**vars(OPTIONS), "epochs": 10, "lr": 0.02, "weights": tmp_path})
+    first = fine_tuning.train(("VGG-16-BN", 1.0, "dense", 0), options)
+    run = fine_tuning.measure(("VGG-16-BN", 0.3, method, 0), options)
+    assert first.metric >= 0 and len([*tmp_path.iterdir()]) == 1
+    assert run.flops == 1 if method == "dense, trained on" else 0.25 < run.flops <= 0.3
+
+
+def test_runs_are_kept_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paired, "ProcessPoolExecutor", lambda jobs, context, first: ThreadPoolExecutor(jobs))
+    asked: list[Key] = []
+
+    def make(key: Key) -> Run:
+        asked.append(key)
+        return paired.run_of(key, lambda: paired.Outcome(90.0 + key[3], 0.3))
+
+    keys = [("net", 0.3, "mine", seed) for seed in (0, 1, 0)]
+    made = paired.made(keys[:1], make, 1, tmp_path / "runs" / "kept.json")
+    again = paired.made(keys, make, 1, tmp_path / "runs" / "kept.json")
+    assert asked == keys[:2] and again[0] == made[0] and [run.metric for run in again] == [90.0, 91.0]
 
 
 def test_the_table() -> None:
     runs = [
-        accuracy.Run("ResNet-20", 1.0, "dense", 0, 90.0, 1.0, 10.0),
-        *(accuracy.Run("ResNet-20", 0.3, "atograph", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
-        *(accuracy.Run("ResNet-20", 0.3, "mine", s, 90.0 + 3 * s, 0.3, 7.0, cost=0.4) for s in (0, 1, 2)),
+        Run("ResNet-20", 1.0, "dense", 0, 90.0, 1.0, 10.0),
+        *(Run("ResNet-20", 0.3, "atograph", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
+        *(Run("ResNet-20", 0.3, "mine", s, 90.0 + 3 * s, 0.3, 7.0, cost=0.4) for s in (0, 1, 2)),
     ]
-    assert accuracy.table(runs).splitlines()[2:] == [
+    assert table(runs, ["dense", "atograph", "mine"]).splitlines()[2:] == [
         "| ResNet-20 | 1 | dense | 90.00 |  |  | 1.000 |  |  | 1 |",
         "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 |  | 0.299 |  | 0.01 | 2 |",
         "| ResNet-20 | 0.3 | mine | 93.00 | 3.00 | +2.00 ± 1.00 | 0.300 | 0.40 |  | 3 |",
@@ -77,7 +102,7 @@ def test_plots(tmp_path: Path) -> None:
     from benchmarks import plots
 
     runs = [
-        accuracy.Run("ResNet-20", budget, "atograph", seed, 89.0 + seed, budget, 7.0, 0.0)
+        Run("ResNet-20", budget, "atograph", seed, 89.0 + seed, budget, 7.0, 0.0)
         for budget in (0.3, 0.5)
         for seed in (0, 1)
     ]

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from atograph.passes.errors import UserError
-from atograph.train.processes.replicas import Alone, Several, _Parts, join
+from atograph.train.processes.parts import Parts
+from atograph.train.processes.replicas import Alone, Several, join
 
 # `accelerate launch` hands several processes without a GPU to mpirun; torchrun is what it hands those with GPUs to
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("kind", ["list", "loader"])
+@pytest.mark.parametrize("kind", ["list", "loader", "accumulate"])
 def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
     first, second = (load_file(folder / f"{kind}.{rank}.safetensors") for rank in (0, 1))
     told = [json.loads((folder / f"{kind}.{rank}.json").read_text()) for rank in (0, 1)]
@@ -47,6 +48,16 @@ def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
         torch.testing.assert_close(first[name], value, atol=2e-5, rtol=1e-3)
     for (loss, metric, flops), (loss_two, metric_two, flops_two) in zip(alone["rows"], told[0]["rows"], strict=True):
         assert loss == pytest.approx(loss_two, rel=1e-4) and (metric, flops) == (pytest.approx(metric_two), flops_two)
+
+
+def test_gradients_are_averaged_while_they_come(folder: Path) -> None:
+    """What only one process has counts as zero in the other, and what comes late travels once more."""
+    expected = {"first": 10 + 1.5, "one": 0.5, "twice": (1 + 2 + 4) / 2, "last": 1.5}
+    for rank in (0, 1):
+        gradients = load_file(folder / f"averaged.{rank}.safetensors")
+        assert {name: value.unique().tolist() for name, value in gradients.items()} == {
+            name: [value] for name, value in expected.items()
+        }
 
 
 def test_the_command_in_two_processes(uninterrupted: Path) -> None:
@@ -76,7 +87,7 @@ class Two:
 
 
 def parts(batches: list[Any], rank: int, even: bool = True) -> list[Any]:
-    return list(_Parts(batches, Two(rank), even))  # type: ignore[arg-type]
+    return list(Parts(batches, Two(rank), even))  # type: ignore[arg-type]
 
 
 def test_parts_of_batches() -> None:
@@ -86,7 +97,7 @@ def test_parts_of_batches() -> None:
     assert second[1]["x"].tolist() == [[2, 3], [6, 7]] and second[1]["weight"].shape == (3,) and second[2] == "text"
     alone = [(torch.tensor([7]),)]  # fewer examples than processes
     assert parts(alone, 1)[0][0].tolist() == [7] and parts(alone, 1, even=False) == []
-    assert len(_Parts([batch], Two(0), True)) == 1  # type: ignore[arg-type]
+    assert len(Parts([batch], Two(0), True)) == 1  # type: ignore[arg-type]
 
 
 def test_alone() -> None:

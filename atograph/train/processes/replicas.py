@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from functools import cache, partial
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -20,10 +20,10 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.passes.errors import UserError
+from atograph.train.processes.overlap import Overlap, flattened, split, vectors
 from atograph.train.processes.partners import Gone, Partners
+from atograph.train.processes.parts import InOrderOfFirst, Parts, counted, with_batches
 from atograph.train.saved.checkpoints import pack, unpack
-from atograph.train.saved.seeding import held_generators
-from atograph.values.batches import batch_size, map_tensors
 
 _PATIENCE = timedelta(days=1)
 """How long a process waits for another one: exporting and measuring a large model takes a while."""
@@ -49,6 +49,12 @@ class Replicas(Protocol):
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """The same for the gradients; a process without one counts as zero, where any has one."""
+
+    def averaging(self, parameters: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """The same for the gradients that a backward pass within the block makes, and those that are there before.
+
+        Most of them travel while the pass goes on. In the end all are the mean.
+        """
 
     def from_first(self, tensors: Sequence[Tensor]) -> None:
         """Put the first process's values in the place of each tensor."""
@@ -97,6 +103,10 @@ class Alone:
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """They are their own mean."""
+
+    def averaging(self, parameters: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """They are their own mean."""
+        return nullcontext()
 
     def from_first(self, tensors: Sequence[Tensor]) -> None:
         """It is this one."""
@@ -150,7 +160,7 @@ class Several:
         self._meeting = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """In one message for each type of number."""
+        """In few messages, each of one type of number."""
 
         def mean(flat: Tensor) -> None:
             self._sum_(flat)
@@ -159,20 +169,21 @@ class Several:
         self._together(tensors, mean)
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """After one message about who has which."""
+        """As `averaging`, after the backward pass."""
+        with self.averaging(parameters):
+            pass
+
+    @contextmanager
+    def averaging(self, parameters: Iterable[Tensor]) -> Iterator[None]:
+        """In one message for each bucket of gradients, and one about who has which."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        have = torch.tensor([float(parameter.grad is not None) for parameter in trained], device=self._meeting)
-        self._sum_(have)
-        gradients = []
-        for parameter, count in zip(trained, have.tolist(), strict=True):
-            if count and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if parameter.grad is not None:
-                gradients.append(parameter.grad)
-        self.average_(gradients)
+        overlap = Overlap(trained, self._meeting, self._partners.finish)
+        with overlap.sending():
+            yield
+        overlap.finish(self.count)
 
     def from_first(self, tensors: Sequence[Tensor]) -> None:
-        """In one message for each type of number."""
+        """In few messages, each of one type of number."""
         self._together(tensors, lambda flat: self._partners.finish(distributed.broadcast(flat, 0, async_op=True)))
 
     def total(self, value: float) -> float:
@@ -200,8 +211,8 @@ class Several:
         """
         loader = getattr(data, "made", data)  # what a SPEC's function returned
         batches = getattr(loader, "batch_sampler", None)
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not _counted(batches):
-            return _Parts(data, self, even)
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not counted(batches):
+            return Parts(data, self, even)
         from accelerate.data_loader import BatchSamplerShard
 
         try:
@@ -212,7 +223,7 @@ class Several:
                 where="train_data or val_data",
                 hint="Make the batch size, of all processes together, a multiple of their number.",
             ) from error
-        return _InOrderOfFirst(_with_batches(loader, own), self)
+        return InOrderOfFirst(with_batches(loader, own), self)
 
     def wait(self) -> None:
         """Until every process has come here."""
@@ -233,83 +244,12 @@ class Several:
         self._partners.finish(distributed.all_reduce(tensor, async_op=True))
 
     def _together(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-        """Exchange tensors in place, all of one type of number as one vector."""
-        by_type: dict[torch.dtype, list[Tensor]] = {}
-        for tensor in tensors:
-            by_type.setdefault(tensor.dtype, []).append(tensor.detach())
-        for same in by_type.values():
-            flat = torch.cat([tensor.reshape(-1) for tensor in same]).to(self._meeting)
+        """Exchange tensors in place, many in one vector."""
+        for same in vectors([tensor.detach() for tensor in tensors]):
+            flat = flattened(same).to(self._meeting)
             exchange(flat)
-            start = 0
-            for tensor in same:
-                tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
-                start += tensor.numel()
-
-
-class _InOrderOfFirst:
-    """Passes that begin with the first process's state of the generators: an order that is drawn then is the same."""
-
-    def __init__(self, data: Iterable[object], replicas: Several) -> None:
-        self.data, self._replicas = data, replicas
-
-    def __iter__(self) -> Iterator[object]:
-        held = [each for each in held_generators(self.data) if isinstance(each, torch.Generator)]
-        for generator in (torch.default_generator, *held):
-            state = generator.get_state()
-            self._replicas.from_first([state])
-            generator.set_state(state)
-        return iter(self.data)
-
-    def __len__(self) -> int:
-        """Batches in one pass.
-
-        Raises:
-            TypeError: the data has no length.
-        """
-        return len(self.data)  # type: ignore[arg-type]
-
-
-class _Parts(_InOrderOfFirst):
-    """Every ``count``-th example of each batch, from a process's rank on."""
-
-    def __init__(self, data: Iterable[object], replicas: Several, even: bool) -> None:
-        super().__init__(data, replicas)
-        self._even = even
-
-    def __iter__(self) -> Iterator[object]:
-        rank, count = self._replicas.rank, self._replicas.count
-        for batch in super().__iter__():
-            size = batch_size(batch)
-            mine = torch.arange(rank, size, count)
-            if not len(mine) and not self._even:
-                continue
-            if not len(mine):  # fewer examples than processes
-                mine = torch.tensor([rank % size])
-            yield map_tensors(batch, partial(_some, size, mine))
-
-
-def _counted(batch_sampler: object) -> bool:
-    """Whether its batches are all of one size, the last one aside."""
-    return isinstance(getattr(batch_sampler, "batch_size", None), int)
-
-
-def _with_batches(loader: DataLoader[object], batch_sampler: Iterable[list[int]]) -> DataLoader[object]:
-    """The same loader with other batches."""
-    workers: dict[str, Any] = {}
-    if loader.num_workers:
-        workers = {"prefetch_factor": loader.prefetch_factor, "persistent_workers": loader.persistent_workers}
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batch_sampler,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        **workers,
-    )
+            for tensor, part in split(flat, same):
+                tensor.copy_(part)
 
 
 @cache
@@ -329,8 +269,3 @@ def join(device: str = "auto") -> Replicas:
     if not started:
         atexit.register(distributed.destroy_process_group)
     return several
-
-
-def _some(size: int, indices: Tensor, tensor: Tensor) -> Tensor:
-    """Some rows of a tensor that has one for each of ``size`` examples; any other one as it is."""
-    return tensor[indices.to(tensor.device)] if tensor.ndim and tensor.shape[0] == size else tensor
