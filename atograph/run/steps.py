@@ -39,6 +39,7 @@ from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs, check_accepts
 from atograph.terminal.console import Console
 from atograph.train.loop import auto_train_once, dense_training
+from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
 from atograph.train.saved.checkpoints import Checkpoints
@@ -93,6 +94,8 @@ class Run:
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
         settings = job.settings
+        if settings.distill and looks_untrained(job.task.teacher or job.model):
+            console.warn(NOISE.format(how="--init FILE, a model() that loads some, or teacher()") + ".")
         graph = trace(
             job.model,
             *job.inputs,

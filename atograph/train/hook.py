@@ -98,6 +98,11 @@ class Pruning(Hook, Generic[P]):
     why_dense = ""
 
     @property
+    def in_force(self) -> P | None:
+        """The plan by which units are masked for good, or gone; None as long as all of them may stay."""
+        return self.plan if self.frozen else None
+
+    @property
     def losses(self) -> list[float]:
         """Of the controller, in this epoch."""
         return []

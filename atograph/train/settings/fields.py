@@ -186,7 +186,9 @@ class TrainSettings(BaseModel):
 
     clip: Annotated[Positive | None, Option(metavar="NORM")] = None
     """Clip the norm of all gradients of a step (`torch.nn.utils.clip_grad_norm_`); unlimited unless given."""
-    ema: Annotated[Annotated[float, Field(gt=0.0, lt=1.0)] | None, Option(metavar="DECAY")] = None
+    ema: Annotated[Annotated[float, Field(gt=0.0, lt=1.0)] | None, Field(examples=[0.99]), Option(metavar="DECAY")] = (
+        None
+    )
     """Keep a moving average of the weights, of which a step changes 1 - DECAY (0.99, say), and hand it over. It begins
     where the network is the one that comes out, and the metric is that of the average from then on. After n steps of it
     no more than (1 + n) / (10 + n) is kept, so that it forgets where it began."""
@@ -196,6 +198,12 @@ class TrainSettings(BaseModel):
     """Share of the loss that is the teacher's (Hinton et al., arXiv 1503.02531)."""
     distill_temperature: Positive = 2.0
     """Temperature of the probabilities that are compared with the teacher's."""
+    distill_hidden: NotNegative = 0.0
+    """Weight of hidden states beside that: how far the outputs of blocks are from the teacher's, at the units that stay
+    (FitNets, Romero et al., arXiv 1412.6550; TinyBERT, Jiao et al., arXiv 1909.10351). 0: they are not looked at."""
+    distill_layers: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Names or globs of the teacher's modules whose outputs are compared (layer3.*). None named: its blocks, or in a
+    network without any all layers but the last one. See `Teacher`."""
 
     # How steps are computed.
     accumulate: Annotated[int, Field(ge=1), Option()] = 1
@@ -378,10 +386,16 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "depth_share says how much whole branches are to give, and depth is off: give --depth, too"
             )
-        taught = ("distill_weight", "distill_temperature")
+        taught = ("distill_weight", "distill_temperature", "distill_hidden", "distill_layers")
         unused = [name for name in taught if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.distill:
             raise ValueError(f"{unused[0]} is about a teacher, and there is none: give --distill, too")
+        if self.distill_layers and not self.distill_hidden:
+            raise ValueError("distill_layers says which hidden states are compared, and distill_hidden is 0: none is")
+        if self.distill_hidden and self.compile:
+            raise ValueError(
+                "distill_hidden reads what blocks give, and compile leaves no blocks: train without one of them"
+            )
         about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
