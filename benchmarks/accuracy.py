@@ -1,9 +1,9 @@
 """Accuracy at a budget against what one would do instead: ``python -m benchmarks.accuracy``.
 
-Fashion-MNIST, or digits. Every method trains the same network with the same data, rates and number of epochs in all, for each seed; those "for
-the FLOPs of dense" train longer, until they have cost what the dense network costs. The accuracy is that of the slim
-network on the test images at the end. What a run costs in time: `benchmarks.overhead`. With ``--json`` each run is kept
-as soon as it is measured, and a second call goes on with what is missing.
+Fashion-MNIST, or digits. Every method trains the same network with the same data, rates and number of epochs in all,
+for each seed; those "for the FLOPs of dense" train longer, until they have cost what the dense network costs. The
+accuracy is that of the slim network on the test images at the end. What a run costs in time: `benchmarks.overhead`.
+With ``--json`` each run is kept as soon as it is measured, and a second call goes on with what is missing.
 
 ``--reduced`` is for a CPU: ResNet-20 of half the width on images of 14 x 14, the first 15,000 of them, ten epochs. A
 run takes half a minute to a minute on one core. ``--network digits --epochs 20 --budget 0.03 --seeds 10`` tells methods
