@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.loop_run import OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import as_inputs, check_accepts

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from atograph.integrations import Loss, Pruning, check_batch, check_example, required
-from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.loop_run import OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs, inputs_of_batch

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.integrations import Loss, Pruning, check_example, required
-from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.loop_run import OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.train.losses.defaults import LABELS, default_loss

@@ -103,13 +103,14 @@ class Teacher:
         with _calls(model) as calls, self._hidden.watched(model, self.model) as hidden:
             yield Said(calls, hidden)
 
-    def added(self, own: Tensor, said: Said, batch: object) -> Tensor:
+    def added(self, own: Tensor, said: Said, batch: object, share: float | Tensor = 1.0) -> Tensor:
         """A loss of the task and what the teacher says of the same calls, a 0-dim tensor.
 
         Args:
             own: the loss of the task.
             said: of the calls that it is made of.
             batch: its targets tell which dimension of the outputs is that of the classes.
+            share: of this batch in those that are added up to a step, where the loss of the task is divided so already.
 
         Raises:
             UserError: there was no call, or the teacher rejects its inputs or gives other outputs.
@@ -126,9 +127,10 @@ class Teacher:
             self._difference(given, wanted, targets, last)
             for (_args, _kwargs, given), wanted in zip(said.calls, asked, strict=True)
         ]
-        loss = (1 - self.weight) * own + self.weight * torch.stack(taught).mean()
+        loss = self.weight * torch.stack(taught).mean()
         states = self._hidden.difference(said.hidden, hidden) if self._hidden.weight else None
-        return loss if states is None else loss + self._hidden.weight * states
+        loss = loss if states is None else loss + self._hidden.weight * states
+        return (1 - self.weight) * own + share * loss
 
     @torch.no_grad()
     def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
