@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import isclose
 from typing import Any
 
@@ -15,6 +15,7 @@ from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.train.losses.distilled import Said, teacher_of
+from atograph.train.losses.hidden import States
 from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.settings import TrainSettings
 from atograph.values.eval_mode import copy_of
@@ -68,6 +69,11 @@ class Lessons:
         self._asked = True
         with self._teacher.listening(model) as said:
             yield said
+
+    def watching(self, model: nn.Module) -> AbstractContextManager[States]:
+        """Within, notes what the blocks of a model give (`Teacher.watching`)."""
+        self._asked = True
+        return self._teacher.watching(model)
 
     def added(self, own: Tensor, said: Said, batch: object, share: float | Tensor = 1.0) -> Tensor:
         """A loss of the task and what the teacher says (`Teacher.added`)."""

@@ -56,6 +56,8 @@ class AutoTrainOnce:
     Attributes:
         model: what the loop is to train: the model that was given, and its slim form once that can take its place.
         graph: the trace of the model that was given.
+        average: of the weights, where ``ema`` asks for one.
+        lessons: what the loop learns from a teacher; None: there is none.
         settings: every choice of the training; those of the weights (``lr``, ``optimizer``, ...) are the loop's own.
 
     Args:
@@ -130,12 +132,16 @@ class AutoTrainOnce:
         self._loop = LoopRun(model, self.settings, steps, optimizers, lambda: self._pruner.plan, on_swap)
         shrink = partial(small_module, self.graph) if optimizers else None
         self._pruner: Pruning[Plan] = hook_of(self._loop, self.graph, shrink)
-        self._average, self._lessons = Average(given.ema), None
-        if given.distill:
-            self._lessons = Lessons(
-                model, teacher, self.settings, self.graph, lambda: self._pruner.in_force, self._loop.tell,
-                compiled=self._given is not model,
-            )  # fmt: skip
+        self.average, self.lessons = Average(given.ema), self._lessons_of(teacher)
+
+    def _lessons_of(self, teacher: nn.Module | None) -> Lessons | None:
+        """What it learns from a teacher, if there is to be one."""
+        if not self.settings.distill:
+            return None
+        return Lessons(
+            self._loop.dense, teacher, self.settings, self.graph, lambda: self._pruner.in_force, self._loop.tell,
+            compiled=self._given is not self._loop.dense,
+        )  # fmt: skip
 
     @property
     def model(self) -> nn.Module:
@@ -196,16 +202,16 @@ class AutoTrainOnce:
             UserError: ``loss_fn`` does not call the model, or the teacher cannot be asked the same.
         """
         model = self.model
-        if self._lessons is None:
+        if self.lessons is None:
             return loss_fn(model)
-        with self._lessons.listening(model) as said:
+        with self.lessons.listening(model) as said:
             own = loss_fn(model)
-        return self._lessons.added(own, said, batch)
+        return self.lessons.added(own, said, batch)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within, the model has its average's weights, where there is one: to be measured, say."""
-        with self._average.in_place(self._loop.model):
+        with self.average.in_place(self._loop.model):
             yield
 
     def project(self, lr: float) -> None:
@@ -218,11 +224,11 @@ class AutoTrainOnce:
         if not self._begun:
             raise UserError("controller_step(loss_fn) was not called before this step.", hint="It makes the mask.")
         self._loop.check()
-        if self._lessons is not None:
-            self._lessons.check()
+        if self.lessons is not None:
+            self.lessons.check()
         self._begun = False
         self._pruner.after_step(self._moment, lr)
-        self._average.add(self._loop.model, settled=self.settled)
+        self.average.add(self._loop.model, settled=self.settled)
         self.done += 1
 
     def finish(self) -> Slim:
@@ -239,7 +245,7 @@ class AutoTrainOnce:
                     f"the training ended after {self.done:,} of {self.steps:,} steps, so what is masked is set to zero"
                 )
                 warnings.warn(f"{early} at once, and the weights had no time to recover.", stacklevel=2)
-            self._average.hand_over(self._loop.model)
+            self.average.hand_over(self._loop.model)
             self._pruner.finish()
             self._finished = True
         zero_(self._loop.dense, self._pruner.plan)
@@ -251,8 +257,8 @@ class AutoTrainOnce:
         The loss functions that were kept for the controller are not in it: it then learns from those that come.
         """
         state = {"done": self.done, "epoch": self._epoch, "pruner": self._pruner.state()}
-        average = {} if self.settings.ema is None else {"average": self._average.state()}
-        return state | average | ({} if self._lessons is None else {"teacher": self._lessons.state()})
+        average = {} if self.settings.ema is None else {"average": self.average.state()}
+        return state | average | ({} if self.lessons is None else {"teacher": self.lessons.state()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: after the dense model has its weights, and before the optimiser gets its state."""
@@ -268,7 +274,7 @@ class AutoTrainOnce:
                 hint="Load in this order: the dense model's weights, AutoTrainOnce's state, the optimiser's state.",
             ) from reason
         if "average" in state:
-            self._average.load(state["average"], self._loop.device)
+            self.average.load(state["average"], self._loop.device)
 
     def _check_same(self, state: Mapping[str, Any]) -> None:
         """Refuse a state with another average, or of another teacher.
@@ -277,12 +283,12 @@ class AutoTrainOnce:
             UserError: it is one.
         """
         for name, what, now in (
-            ("average", "ema", self.settings.ema is not None), ("teacher", "distill", self._lessons is not None)
+            ("average", "ema", self.settings.ema is not None), ("teacher", "distill", self.lessons is not None)
         ):  # fmt: skip
             if (name in state) != now:
                 before = "without" if now else "with"
                 raise UserError(f"this state is of another training: it was made {before} {what}.")
-        if self._lessons is not None and not self._lessons.same(state["teacher"]):
+        if self.lessons is not None and not self.lessons.same(state["teacher"]):
             raise UserError(
                 "the teacher is another network than the one that this state's training has learned from.",
                 hint="Make AutoTrainOnce of the model as it came, and load the weights of the checkpoint after that; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +100,12 @@ class Teacher:
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[Said]:
         """Within, notes how a model is called and what it gives, for `added`."""
-        with _calls(model) as calls, self._hidden.watched(model, self.model) as hidden:
+        with _calls(model) as calls, self.watching(model) as hidden:
             yield Said(calls, hidden)
+
+    def watching(self, model: nn.Module) -> AbstractContextManager[States]:
+        """Within, notes what the blocks of a model give, where hidden states are compared."""
+        return self._hidden.watched(model, self.model)
 
     def added(self, own: Tensor, said: Said, batch: object, share: float | Tensor = 1.0) -> Tensor:
         """A loss of the task and what the teacher says of the same calls, a 0-dim tensor.
@@ -121,7 +125,7 @@ class Teacher:
                 hint="Call model(...) in loss(model, batch), and not a part of it; or train without a teacher.",
             )
         targets, last = split(batch)[1], isinstance(batch, Mapping)
-        with self._hidden.watched(self.model, self.model) as hidden:
+        with self.watching(self.model) as hidden:
             asked = [self._asked(args, kwargs) for args, kwargs, _given in said.calls]
         taught = [
             self._difference(given, wanted, targets, last)
