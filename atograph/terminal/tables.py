@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.passes.budgets.budget import BUDGETS
+from atograph.report.chart import Chart, charts
 from atograph.terminal import numbers
+from atograph.terminal.plot import DENSE, SLIM, plots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from atograph.report.bench import Bench, LayerPair
     from atograph.report.ladder import LadderReport
     from atograph.report.run import Comparison, FrozenGroup, InTarget, Report
+    from atograph.report.tradeoff import Point
 
 _SHOWN_PLACES = 2
 
@@ -71,21 +74,44 @@ def _costs(report: Report) -> Table:
     return table
 
 
-def ladder_table(report: LadderReport) -> Table:
-    """One row for each budget of a ladder, the dense network first."""
-    batch = next((rung.batch for rung in report.rungs if rung.batch is not None), 1)
-    headings = ("FLOPs", "parameters", "training", report.metric, f"ORT ms, batch {batch}")
-    table = _table(report.budget, *headings, "", right=len(headings))
+def ladder_table(report: LadderReport) -> RenderableType:
+    """One row for each budget of a ladder, the dense network first, and the metric over what each costs."""
+    drawn = ladder_charts(report)
+    timed = any(rung.latency is not None for rung in report.rungs)
+    columns = ["FLOPs", "parameters", "training", report.metric]
+    columns += [f"ORT ms, batch {report.batch}", "of dense"] if timed else []
+    table = _table(report.budget, *columns, *(["Pareto"] if report.better else []), right=len(columns))
     table.caption = "shares of the dense network; of training, of as many epochs of it"
-    table.add_row("dense", "100 %", "100 %", "", _metric(report.dense), "100 %")
+
+    def row(name: str, point: Point, training: float | None, latency: float | None) -> None:
+        cells = [numbers.percent(point.flops), numbers.percent(point.params)]
+        cells += ["-" if training is None else numbers.percent(training), _metric(point.metric)]
+        if timed:
+            cells.append("-" if point.ms is None else numbers.three_digits(point.ms))
+            cells.append("-" if latency is None else numbers.percent(latency))
+        table.add_row(name, *cells, *([pareto_text(point)] if report.better else []))
+
+    row("dense", report.dense, None, 1.0)
     for rung in report.rungs:
-        time = "-" if rung.latency is None else numbers.percent(rung.latency)
-        training = "-" if rung.training is None else numbers.percent(rung.training)
-        costs = (numbers.percent(rung.flops), numbers.percent(rung.params), training)
-        beaten = report.better is not None and rung.metric is not None and not rung.best
-        told = "a smaller one is as good" if beaten else ""
-        table.add_row(f"{rung.asked:g}", *costs, _metric(rung.metric), time, told)
-    return table
+        row(f"{rung.asked:g}", rung, rung.training, rung.latency)
+    legend = Text(f"{SLIM[0]} {DENSE[0]} {PARETO}. {DENSE[0]} {DENSE[1]}: the dense network.", style="dim")
+    return Group(table, *([Text(), plots(drawn), legend] if drawn else []))
+
+
+def ladder_charts(report: LadderReport) -> list[Chart]:
+    """The metric over each cost, with a mark for each network."""
+    rungs = [(f"{rung.asked:g}", rung) for rung in report.rungs]
+    return charts(report.dense, {"slim": rungs}, report.metric, report.batch)
+
+
+PARETO = "on the Pareto front: no other network is as good for less"
+"""What a filled mark says."""
+
+
+def pareto_text(point: Point) -> str:
+    """The costs by which it is worth having: ``FLOPs, ms``."""
+    names = {"flops": "FLOPs", "latency": "ms"}
+    return ", ".join(names[cost] for cost in point.pareto) or "-"
 
 
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:

@@ -19,6 +19,9 @@ class Pruned:
     lam: float = 0.0
     controller_loss: float | None = None
     controller_lr: float = 0.0
+    controller_significant: float | None = None
+    controller_agreement: float | None = None
+    controller_resource: float | None = None
     soft_flops: float = 1.0
     vanishing: float = 0.0
     kept: Mapping[str, int] = field(default_factory=dict)

@@ -218,8 +218,17 @@ class TrainSettings(BaseModel):
     """Train with torch.compile. It takes a minute at the start and again for the slim module: for long runs."""
 
     # The search for the mask.
-    controller: bool = True
-    """False: no controller; the mask follows the prior alone (magnitude pruning within the same schedule)."""
+    controller: bool | Literal["auto"] = True
+    """False: no controller; the mask follows the prior alone (magnitude pruning within the same schedule). auto: the
+    controller learns, and the mask follows it where what it was taught is more than noise."""
+    controller_search: Literal["budget", "penalty"] = "penalty"
+    """budget: the controller decides the widths of families, and every mask that it tries is on the budget. penalty: it
+    decides on units one by one, and is punished for what they cost (paper)."""
+    controller_spread: Positive = 1.5
+    """With controller_search=budget, standard deviation of the widths that are tried, in logits of the prior."""
+    controller_masked: Fraction = 0.0
+    """Share of the steps of the search that train under a mask that the controller tries, so that the network knows
+    such masks when they are compared (Gomez et al., targeted dropout, arXiv 1905.13678)."""
     controller_start: Fraction = 0.1
     """T_w: the controller's first step (paper: 10 %)."""
     controller_interval: Annotated[int, Field(ge=1)] = 20
@@ -366,6 +375,8 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 f"epochs=0 trains nothing, but this method prunes while it trains (others: {', '.join(CRITERIA)})"
             )
+        if self.controller and self.controller_search == "budget" and self.prior == "none":
+            raise ValueError("controller_search=budget decides widths, and prior=none says nothing of which units")
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
         return self
