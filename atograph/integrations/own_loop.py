@@ -140,7 +140,7 @@ class AutoTrainOnce:
             return None
         return Lessons(
             self._loop.dense, teacher, self.settings, self.graph, lambda: self._pruner.in_force, self._loop.tell,
-            compiled=self._given is not self._loop.dense,
+            compiled=self._given is not self._loop.dense or any(map(_is_compiled, self._loop.dense.modules())),
         )  # fmt: skip
 
     @property
@@ -330,3 +330,8 @@ def _as_written(model: nn.Module) -> nn.Module:
     """The module that `torch.compile` was given, whose tensors have the names that its code knows."""
     own = getattr(model, "_orig_mod", None)
     return own if isinstance(own, nn.Module) else model
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `nn.Module.compile` was called."""
+    return getattr(module, "_compiled_call_impl", None) is not None
