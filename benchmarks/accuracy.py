@@ -1,12 +1,13 @@
-"""Accuracy at a budget on Fashion-MNIST, against what one would do instead: ``python -m benchmarks.accuracy``.
+"""Accuracy at a budget against what one would do instead: ``python -m benchmarks.accuracy``.
 
-Every method trains the same network with the same data, rates and number of epochs in all, for each seed; those "for
-the FLOPs of dense" train longer, until they have cost what the dense network costs. The accuracy is that of the slim
-network on the test images at the end. What a run costs in time: `benchmarks.overhead`. With ``--json`` each run is kept
-as soon as it is measured, and a second call goes on with what is missing.
+Fashion-MNIST, or digits. Every method trains the same network with the same data, rates and number of epochs in all,
+for each seed; those "for the FLOPs of dense" train longer, until they have cost what the dense network costs. The
+accuracy is that of the slim network on the test images at the end. What a run costs in time: `benchmarks.overhead`.
+With ``--json`` each run is kept as soon as it is measured, and a second call goes on with what is missing.
 
 ``--reduced`` is for a CPU: ResNet-20 of half the width on images of 14 x 14, the first 15,000 of them, ten epochs. A
-run takes half a minute to a minute on one core.
+run takes half a minute to a minute on one core. ``--network digits --epochs 20 --budget 0.03 --seeds 10`` tells methods
+apart in less.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from atograph.train import Task, TrainSettings, auto_train_once, dense_training
 from atograph.train.progressive.rungs import ladder
 from atograph.train.settings import settings_of
 from atograph.train.settings.progressive import ProgressiveSettings
-from benchmarks.fashion import NETWORKS, loaders
+from benchmarks.domains import DOMAINS
+from benchmarks.fashion import NETWORKS
 from benchmarks.paired import Key, Outcome, Run, made, run_of, table
 from benchmarks.published import PUBLISHED
 
@@ -51,16 +53,16 @@ class Bench:
 
     def task(self) -> Task:
         """The data; its order depends on the seed only."""
-        return Task(*loaders(self.options.data, self.options.images, self.seed, self.options.shrink))
+        return Task(*DOMAINS[self.network].loaders(self.options, self.seed))
 
     def model(self, width: float = 1.0) -> nn.Module:
         """The network with the seed's initial weights."""
         torch.manual_seed(self.seed)
-        return NETWORKS[self.network](width * self.options.width)
+        return DOMAINS[self.network].network(width * self.options.width)
 
     def images(self, count: int) -> torch.Tensor:
         """Noise of the shape of a batch."""
-        side = 28 // self.options.shrink
+        side = DOMAINS[self.network].side(self.options)
         return torch.randn(count, 1, side, side)
 
     def flops(self, model: nn.Module) -> int:
@@ -211,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
+    parser.add_argument("--network", choices=DOMAINS, action="append", help="default: all of Fashion-MNIST")
     parser.add_argument("--budget", type=float, action="append", help="default: 0.5, 0.3, 0.15 and 0.05")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all of them")
     parser.add_argument("--ablation", action="store_true", help="atograph with one choice changed at a time, instead")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,13 +60,14 @@ class Pooled(nn.Module):
         return self.head(self.features(x).mean(dim=(2, 3)))
 
 
-def resnet20(width: float = 1.0) -> nn.Module:
-    """16, 32 and 64 channels at a width of 1 (He et al., arXiv 1512.03385)."""
-    w = [_scaled(n, width) for n in (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)]
-    strides = [1, 1, 1, 2, 1, 1, 2, 1, 1]
+def resnet(blocks: Sequence[int], width: float = 1.0) -> nn.Module:
+    """Residual blocks of these channels at a width of 1, the first of a wider one with a stride of 2 (He et al., arXiv
+    1512.03385)."""
+    w = [_scaled(n, width) for n in (blocks[0], *blocks)]
+    strides = [1 + (now > before) for before, now in zip((blocks[0], *blocks), blocks, strict=False)]
     stem = [nn.Conv2d(1, w[0], 3, padding=1, bias=False), nn.BatchNorm2d(w[0]), nn.ReLU()]
-    blocks = [EXAMPLE.Block(a, b, stride) for a, b, stride in zip(w, w[1:], strides, strict=False)]
-    return Pooled(nn.Sequential(*stem, *blocks), w[-1])
+    layers = [EXAMPLE.Block(a, b, stride) for a, b, stride in zip(w, w[1:], strides, strict=False)]
+    return Pooled(nn.Sequential(*stem, *layers), w[-1])
 
 
 def vgg16_bn(width: float = 1.0) -> nn.Module:
@@ -99,7 +101,7 @@ def mobilenet_v2(width: float = 1.0) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[float], nn.Module]] = {
-    "ResNet-20": resnet20,
+    "ResNet-20": partial(resnet, (16, 16, 16, 32, 32, 32, 64, 64, 64)),
     "VGG-16-BN": vgg16_bn,
     "MobileNetV2": mobilenet_v2,
 }

@@ -19,6 +19,7 @@ from torch import nn
 
 from atograph.train import TrainSettings, dense_training
 from benchmarks.accuracy import Bench, add_options, percent, pruned, reduce
+from benchmarks.domains import DOMAINS
 from benchmarks.fashion import NETWORKS
 from benchmarks.paired import Key, Outcome, Run, made, run_of, table
 
@@ -101,7 +102,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
+    parser.add_argument("--network", choices=DOMAINS, action="append", help="default: all of Fashion-MNIST")
     parser.add_argument("--budget", type=float, action="append", help="default: 0.5 and 0.3")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all of them")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default: 5)")

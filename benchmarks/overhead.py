@@ -18,7 +18,8 @@ import torch
 
 import atograph
 from atograph.slimming.index_map import small_module
-from atograph.train import EpochRow, Task, TrainSettings, auto_train_once, dense_training
+from atograph.train import EpochRow, Task, auto_train_once, dense_training
+from atograph.train.settings import settings_of
 from benchmarks.fashion import NETWORKS, loaders
 
 
@@ -40,14 +41,13 @@ class Cost:
 def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
     """One run of each."""
     seconds: dict[str, list[EpochRow]] = {}
-    settings = TrainSettings(
-        flops=flops,
-        epochs=options.epochs,
-        device=options.device,
-        slim_at=options.slim_at,
-        round_to=options.round_to,
-        controller_min_steps=options.controller_min_steps,
-    )
+    settings = settings_of(
+        {
+            "flops": flops, "epochs": options.epochs, "device": options.device, "method": options.method,
+            "slim_at": options.slim_at, "round_to": options.round_to,
+            "controller_min_steps": options.controller_min_steps,
+        }
+    )  # fmt: skip
     slim_from = None
     for which in ("dense", "atograph"):
         train, val = loaders(options.data, options.images, seed=0)
@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all of them")
     parser.add_argument("--flops", type=float, action="append", help="default: 0.5 and 0.3")
+    parser.add_argument("--method", choices=("ato", "progressive"), default="ato")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=6000, help="training images (default: 6000)")
     parser.add_argument("--repeats", type=int, default=3, help="the median of this many pairs of runs (default: 3)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from atograph.ort.model import OnnxModel, runtime_child
@@ -29,17 +30,36 @@ def measure_latency(
         batch: samples per call.
         seconds: time to spend, warm-up aside; at least five calls of each are made.
     """
-    calls = [(dense, *inputs), (slim, *cut)]
-    taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model, args, kwargs in calls], seconds=seconds)
-    quartiles = [statistics.quantiles(times, n=4) for times in taken]
+    whole, narrow = medians_in_turns([(dense, inputs), (slim, cut)], seconds=seconds)
     return Latency(
-        batch=batch,
-        threads=dense.threads,
-        dense=quartiles[0][1],
-        slim=quartiles[1][1],
-        dense_spread=quartiles[0][2] - quartiles[0][0],
-        slim_spread=quartiles[1][2] - quartiles[1][0],
-    )
+        batch=batch, threads=dense.threads, dense=whole.ms, slim=narrow.ms, dense_spread=whole.spread,
+        slim_spread=narrow.spread,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The calls of one file.
+
+    Attributes:
+        ms: their median in milliseconds.
+        spread: between the quartiles.
+    """
+
+    ms: float
+    spread: float
+
+
+def medians_in_turns(files: Sequence[tuple[OnnxModel, Inputs]], *, seconds: float) -> list[Timed]:
+    """How long a call of each of several files takes; see `times_in_turns`.
+
+    Args:
+        files: each with its inputs.
+        seconds: time to spend, warm-up aside.
+    """
+    taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model, (args, kwargs) in files], seconds=seconds)
+    quartiles = [statistics.quantiles(times, n=4) for times in taken]
+    return [Timed(middle, upper - lower) for lower, middle, upper in quartiles]
 
 
 def times_in_turns(calls: Sequence[tuple[OnnxModel, Feed]], *, seconds: float) -> list[list[float]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,34 +9,24 @@ from pydantic import BaseModel, ConfigDict
 
 from atograph.files.reading import read_as
 from atograph.report.run import NO_REPORT
+from atograph.report.tradeoff import Better, Point, marked
 
 
-class LadderRung(BaseModel):
+class LadderRung(Point):
     """One slim model.
 
     Attributes:
         folder: of its run, within that of the ladder.
         asked: share of the budget.
-        flops, params: shares of the dense model's that were kept.
-        metric: of the slim network; None without validation data.
+        latency: of the file in ONNX Runtime over that of the dense model; as the run itself measured it, if the models
+            were not timed together. None where ONNX is no target.
         training: FLOPs of its training, over those of a dense training of as many epochs; None without any.
-        latency: of the file in ONNX Runtime at the smallest batch that was timed, over that of the dense model, which
-            was timed in turns with it; None where that was no target.
-        batch: the one that it was timed at.
-        best: whether no other rung is as good in the metric and costs less, by FLOPs (Pareto).
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     folder: str
     asked: float
-    flops: float
-    params: float
-    metric: float | None
-    latency: float | None
-    batch: int | None = None
+    latency: float | None = None
     training: float | None = None
-    best: bool = False
 
 
 class LadderReport(BaseModel):
@@ -48,9 +36,11 @@ class LadderReport(BaseModel):
         name: of the model.
         budget: what the shares are of: ``flops``.
         metric: its name.
-        better: which metric is better, ``max`` or ``min``; None: nobody said, and no rung is marked.
-        dense: the metric of the dense network, where it is known.
+        better: which metric is better, ``max`` or ``min``; None: nobody said, and no network is marked.
+        batch, threads: samples per call and threads within an op, at which latency was measured.
+        dense: the dense network; its metric, where it is known.
         rungs: from the largest budget to the smallest.
+        notes: what one should know of the figures.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -59,9 +49,17 @@ class LadderReport(BaseModel):
     name: str
     budget: str
     metric: str
-    better: Literal["max", "min"] | None
-    dense: float | None
+    better: Better | None
+    batch: int | None = None
+    threads: int | None = None
+    dense: Point
     rungs: list[LadderRung]
+    notes: list[str] = []
+
+    def marked(self) -> LadderReport:
+        """The same, with those networks marked that are worth having (`report.tradeoff.Point.pareto`)."""
+        dense, *rungs = marked([self.dense, *self.rungs], self.better)
+        return self.model_copy(update={"dense": dense, "rungs": rungs})
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -75,21 +73,3 @@ class LadderReport(BaseModel):
             UserError: the file cannot be read or is none.
         """
         return read_as(path, cls, NO_REPORT)
-
-
-def marked(rungs: Sequence[LadderRung], better: Literal["max", "min"] | None) -> list[LadderRung]:
-    """The same rungs, those marked that are worth having (`LadderRung.best`).
-
-    Args:
-        rungs: of one ladder.
-        better: which metric is.
-    """
-    sign = {"max": 1.0, "min": -1.0, None: math.nan}[better]
-    found = []
-    for rung in rungs:
-        worth = math.nan if rung.metric is None else sign * rung.metric
-        beaten = any(
-            other.metric is not None and sign * other.metric >= worth and other.flops < rung.flops for other in rungs
-        )
-        found.append(rung.model_copy(update={"best": worth == worth and not beaten}))
-    return found

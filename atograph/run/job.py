@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from atograph.graph import Graph
+from atograph.graph import Graph, trace
 from atograph.ort.model import OnnxModel
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
@@ -56,6 +56,14 @@ class Job:
         """The same with example inputs of the batch that the settings ask for."""
         batch = self.settings.batch
         return self if batch is None else replace(self, inputs=Inputs(*with_batch(self.inputs.example, batch)))
+
+    def trace(self) -> Graph:
+        """The graph of the model as it is now; without wishes about its groups."""
+        settings = self.settings
+        return trace(
+            self.model, *self.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state,
+            checks=settings.checks,
+        )  # fmt: skip
 
     def make_targets(self) -> list[Target]:
         """The targets of the run.

@@ -46,11 +46,16 @@ from atograph.values.eval_mode import eval_mode
 
 @dataclass(frozen=True)
 class DenseFile:
-    """The dense model in ONNX: its program, the file, and the target with what this model needs of it."""
+    """The dense model in ONNX: its program, the file, and the target with what this model needs of it.
+
+    Attributes:
+        remarks: what to know of the file, in sentences.
+    """
 
     program: ExportedProgram
     path: Path
     target: OnnxRuntime
+    remarks: Sequence[str] = ()
 
     def model(self) -> OnnxModel:
         """Loaded; written anew where someone has tidied up temporary files during a long training."""
@@ -84,23 +89,35 @@ def deployment(prepared: Prepared, folder: Path, console: Console) -> Deployment
     for target in prepared.job.make_targets():
         if isinstance(target, OnnxRuntime):
             timed = replace(target, threads=threads)
-            dense = _export_dense(prepared.job, timed, prepared.graph, folder, console)
+            dense = export_dense(prepared.graph, prepared.job.inputs, timed, folder, where=prepared.job.where)
+            for remark in dense.remarks:
+                console.warn(remark)
             targets.append(dense.target)
         else:
             targets.append(target)
     return Deployment(tuple(targets), dense)
 
 
-def _export_dense(job: Job, target: OnnxRuntime, graph: Graph, folder: Path, console: Console) -> DenseFile:
+def export_dense(graph: Graph, inputs: Inputs, target: OnnxRuntime, folder: Path, *, where: str) -> DenseFile:
+    """The dense model as an ONNX file that ONNX Runtime computes right, where it can be had.
+
+    Args:
+        graph: of the model.
+        inputs: what it takes.
+        target: how it is written.
+        folder: for the file.
+        where: the model, for errors.
+
+    Raises:
+        UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
+    """
     with stage("exporting the dense model"):
         program = to_exported(graph.program)
         path = export_onnx(program, folder / "dense.onnx", opset=target.opset)
-        check_runs(path, program, where=job.where)
+        check_runs(path, program, where=where)
         export = partial(export_onnx, program, opset=target.opset)
-        written = checked(path, program, export, ProgramModule(graph.program).cpu(), job.inputs)
-    for remark in written.remarks():
-        console.warn(remark)
-    return DenseFile(program, path, replace(target, apart=written.apart))
+        written = checked(path, program, export, ProgramModule(graph.program).cpu(), inputs)
+    return DenseFile(program, path, replace(target, apart=written.apart), written.remarks())
 
 
 def check_targets(job: Job) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from atograph.capture.model_state import current_state
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
-from atograph.graph import trace
 from atograph.inspection import overview
 from atograph.inspection.notes import state_line
 from atograph.inspection.page import page
@@ -39,6 +38,7 @@ from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs, check_accepts
 from atograph.terminal.console import Console
 from atograph.train.loop import auto_train_once, dense_training
+from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
 from atograph.train.saved.checkpoints import Checkpoints
@@ -92,15 +92,9 @@ class Run:
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
-        settings = job.settings
-        graph = trace(
-            job.model,
-            *job.inputs,
-            outputs=settings.outputs,
-            dynamic=settings.dynamic_texts,
-            state=settings.state,
-            checks=settings.checks,
-        )
+        if job.settings.distill and looks_untrained(job.task.teacher or job.model):
+            console.warn(NOISE.format(how="--init FILE, a model() that loads some, or teacher()") + ".")
+        graph = job.trace()
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
         if changed:
             console.warn(f"each call of the model changes {listed(changed)}; the slim program does not do that.")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from atograph.report.bench import Bench, LayerPair
-    from atograph.report.ladder import LadderReport
     from atograph.report.run import Comparison, FrozenGroup, InTarget, Report
 
 _SHOWN_PLACES = 2
@@ -37,7 +36,7 @@ def _costs(report: Report) -> Table:
     dense, slim, metrics = report.dense, report.slim, report.metrics
     in_onnx = not report.targets or "onnx" in report.targets
     headings = ("dense", "masked", "slim", *(["ONNX"] if in_onnx else []), "slim / dense")
-    table = _table("", *headings, right=len(headings))
+    table = table_of("", *headings, right=len(headings))
 
     def row(
         title: str | Text, dense: str = "", masked: str = "", slim: str = "", onnx: str = "", ratio: str = ""
@@ -59,9 +58,9 @@ def _costs(report: Report) -> Table:
     if report.training_cost is not None:
         row("FLOPs of the training", ratio=numbers.percent(report.training_cost))
     if metrics.measured:
-        row(Text(metrics.name), *map(_metric, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
+        row(Text(metrics.name), *map(metric_text, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
     if metrics.before_training is not None:
-        row("  before the training", _metric(metrics.before_training))
+        row("  before the training", metric_text(metrics.before_training))
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
         row("  lost at the last zeroing", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
     for speed in report.latency_ms:
@@ -71,28 +70,11 @@ def _costs(report: Report) -> Table:
     return table
 
 
-def ladder_table(report: LadderReport) -> Table:
-    """One row for each budget of a ladder, the dense network first."""
-    batch = next((rung.batch for rung in report.rungs if rung.batch is not None), 1)
-    headings = ("FLOPs", "parameters", "training", report.metric, f"ORT ms, batch {batch}")
-    table = _table(report.budget, *headings, "", right=len(headings))
-    table.caption = "shares of the dense network; of training, of as many epochs of it"
-    table.add_row("dense", "100 %", "100 %", "", _metric(report.dense), "100 %")
-    for rung in report.rungs:
-        time = "-" if rung.latency is None else numbers.percent(rung.latency)
-        training = "-" if rung.training is None else numbers.percent(rung.training)
-        costs = (numbers.percent(rung.flops), numbers.percent(rung.params), training)
-        beaten = report.better is not None and rung.metric is not None and not rung.best
-        told = "a smaller one is as good" if beaten else ""
-        table.add_row(f"{rung.asked:g}", *costs, _metric(rung.metric), time, told)
-    return table
-
-
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
     """One row for each comparison and what it is called, one column for each target."""
     labels = {name: each.label for _title, entry in entries for name, each in entry.targets.items()}
     headings = ("masked = slim", *(f"slim = {label}" for label in labels.values()), "tolerance")
-    table = _table("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
+    table = table_of("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
     for title, entry in entries:
         verdict = "NOT EQUAL" if not entry.holds else "equal *" if entry.faults else "equal"
         targets = (_in_target(entry.targets.get(name), entry) for name in labels)
@@ -116,7 +98,7 @@ def latency_table(found: Bench) -> Table:
     """One row for each batch size and number of threads: medians, and the distance between the quartiles."""
     promised = 1 / found.flops_share if found.flops_share else float("inf")
     headings = ("ONNX Runtime, CPU", "dense ms", "±", "slim ms", "±", "speed-up", "promised", "time saved")
-    table = _table(*headings, right=7)
+    table = table_of(*headings, right=7)
     for entry in found.latencies:
         name = f"batch {entry.batch}, {entry.threads} thread{'s' if entry.threads > 1 else ''}"
         times = ((entry.dense, entry.dense_spread), (entry.slim, entry.slim_spread))
@@ -128,7 +110,7 @@ def latency_table(found: Bench) -> Table:
 
 def layer_table(layers: Sequence[LayerPair]) -> Table:
     """One row for each layer, in the order in which they run."""
-    table = _table("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", right=5)
+    table = table_of("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", right=5)
     for layer in layers:
         kept = "" if layer.kept is None else numbers.percent(layer.kept)
         times = (f"{layer.dense:.4f}", f"{layer.slim:.4f}", _ratio(layer.slim, layer.dense))
@@ -138,7 +120,7 @@ def layer_table(layers: Sequence[LayerPair]) -> Table:
 
 def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     """One row for each reason, the most units first."""
-    table = _table("frozen", "groups", "units", "where", right=2)
+    table = table_of("frozen", "groups", "units", "where", right=2)
     units: Counter[str] = Counter()
     places: dict[str, list[str]] = {}
     for group in groups:
@@ -152,7 +134,8 @@ def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     return table
 
 
-def _table(*headings: str, right: int) -> Table:
+def table_of(*headings: str, right: int) -> Table:
+    """An empty table; of its columns, those after the first are numbers, as many as ``right``."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if 0 < index <= right else "left", overflow="fold")
@@ -168,5 +151,6 @@ def _ratio(after: float, before: float) -> str:
     return numbers.percent(after / before) if before else "-"
 
 
-def _metric(value: float | None) -> str:
+def metric_text(value: float | None) -> str:
+    """``0.9512``; a dash where it was not measured."""
     return "-" if value is None else f"{value:.4f}"

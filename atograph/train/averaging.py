@@ -67,6 +67,10 @@ class Average:
             set_weights(model, self._values)
         self._values = {}
 
+    def drop(self) -> None:
+        """Forget it: the model has the weights that it is to have."""
+        self._values = {}
+
     def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         return {"values": self._values, "steps": self._steps}

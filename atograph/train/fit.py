@@ -14,7 +14,7 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
-from atograph.train.losses.distilled import Teacher
+from atograph.train.losses.distilled import Teacher, teacher_of
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.processes.shards import gather, sharded
 from atograph.train.progress import EpochRow, Progress
@@ -33,6 +33,9 @@ from atograph.values.eval_mode import copy_of
 class Fit(RunState):
     """A run over all epochs; `run` trains the model in place.
 
+    Attributes:
+        teacher: what the losses of the steps learn from; None: there is none.
+
     Args:
         model, task, settings, checkpoints: as in `RunState`.
         progress: as in `auto_train_once`.
@@ -48,6 +51,7 @@ class Fit(RunState):
     ) -> None:
         super().__init__(model, task, settings, checkpoints)
         self.progress = progress
+        self.teacher: Teacher | None = None
         self._in_eval = [name for name, module in model.named_modules() if model.training and not module.training]
 
     def run(self, make_hook: Callable[[Fit], Hook]) -> None:
@@ -141,8 +145,8 @@ class Fit(RunState):
         if not settings.distill:
             return
         model = copy_of(self.model if self.task.teacher is None else self.task.teacher).to(self.device)
-        teacher = Teacher(model, settings.distill_weight, settings.distill_temperature)
-        self.task = self.compute.task = self.task.taught_by(teacher)
+        self.teacher = teacher_of(model, settings, self.tell)
+        self.task = self.compute.task = self.task.taught_by(self.teacher)
 
     def _finish(self) -> None:
         """The last step is done."""

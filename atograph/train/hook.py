@@ -19,6 +19,9 @@ class Pruned:
     lam: float = 0.0
     controller_loss: float | None = None
     controller_lr: float = 0.0
+    controller_significant: float | None = None
+    controller_agreement: float | None = None
+    controller_resource: float | None = None
     soft_flops: float = 1.0
     vanishing: float = 0.0
     kept: Mapping[str, int] = field(default_factory=dict)
@@ -96,6 +99,11 @@ class Pruning(Hook, Generic[P]):
     after_zero: float | None = None
     slim_from: float | None = None
     why_dense = ""
+
+    @property
+    def in_force(self) -> P | None:
+        """The plan by which units are masked for good, or gone; None as long as all of them may stay."""
+        return self.plan if self.frozen else None
 
     @property
     def losses(self) -> list[float]:

@@ -92,6 +92,8 @@ def auto_train_once(
 
     def hook(run: Fit) -> Hook:
         made.append(hook_of(run, graph, shrink))
+        if run.teacher is not None and settings.distill_hidden:
+            run.teacher.pruned(graph.program, lambda: made[0].in_force)
         return made[0]
 
     failure = None

@@ -22,6 +22,10 @@ class EpochRow:
         seconds: wall time of the epoch, evaluation included.
         controller_loss: mean over the epoch's controller steps, None without any.
         controller_lr: rate of the controller at the end of the epoch, 0 where it does not learn.
+        controller_significant: share of what the controller decides (units, or widths of families) for which the
+            gradient of the task's loss is more than two standard errors from zero; 0.05 would be noise.
+        controller_agreement: correlation of what the even steps of the controller taught with what the odd ones did.
+        controller_resource: norm of the resource term's gradient over that of the task's.
         soft_flops: share of the FLOPs at the units that the controller keeps in the mean over its noise, before the
             budget cuts its mask; that of the hard mask once it is final.
         vanishing: ‖what is masked‖ / ‖all prunable groups‖, by the 2-norm: what is still to go.
@@ -40,6 +44,9 @@ class EpochRow:
     seconds: float
     controller_loss: float | None = None
     controller_lr: float = 0.0
+    controller_significant: float | None = None
+    controller_agreement: float | None = None
+    controller_resource: float | None = None
     soft_flops: float = 1.0
     vanishing: float = 0.0
     kept: Mapping[str, int] = field(default_factory=dict)

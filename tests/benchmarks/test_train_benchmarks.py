@@ -11,9 +11,10 @@ import pytest
 import torch
 from sample_report import REPORT
 
-from benchmarks import accuracy, fine_tuning, overhead, paired
+from benchmarks import accuracy, domains, fashion, fine_tuning, overhead, paired
 from benchmarks.fashion import NETWORKS
 from benchmarks.paired import Key, Run, table
+from examples import digits
 
 OPTIONS = Namespace(
     epochs=4,
@@ -21,6 +22,7 @@ OPTIONS = Namespace(
     images=64,
     data=None,
     slim_at="zero",
+    method="ato",
     round_to=1,
     controller_min_steps=0,
     width=1.0,
@@ -36,7 +38,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> None:
         batches = list(zip(x.split(16), y.split(16), strict=True))
         return batches, batches[:1]
 
-    monkeypatch.setattr(accuracy, "loaders", loaders)
+    monkeypatch.setattr(fashion, "loaders", loaders)
     monkeypatch.setattr(overhead, "loaders", loaders)
 
 
@@ -87,6 +89,12 @@ def test_the_table() -> None:
 def test_the_overhead() -> None:
     cost = overhead.measure("VGG-16-BN", 0.5, OPTIONS)
     assert cost.until_freeze > 0 and cost.whole > 0 and cost.slim_from == 0.5
+
+
+def test_the_network_of_digits_is_that_of_the_example() -> None:
+    mine, theirs = domains.DOMAINS["digits"].network(1.0), digits.model()
+    assert [tuple(p.shape) for p in mine.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
+    assert fashion.NETWORKS["ResNet-20"](1.0)(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -18,7 +18,9 @@ import atograph
 from atograph.cli.app import app
 from atograph.passes.cost.share import shares_of
 from atograph.passes.errors import UserError
-from atograph.report.ladder import LadderReport, LadderRung, marked
+from atograph.report.ladder import LadderReport
+from atograph.run.ladder import descend as descend_module
+from atograph.run.ladder import summary
 
 SHARES = [0.3, 0.7, 0.5]
 
@@ -62,6 +64,59 @@ def test_each_rung_is_proved_and_goes_on_from_the_one_before(whole: atograph.Lad
     assert repr(whole) == "<Ladder of TwoConvs: flops 0.7, 0.5, 0.3>"
 
 
+def test_dense_and_slim_are_timed_in_one_go(whole: atograph.Ladder) -> None:
+    report = whole.report
+    assert (report.batch, report.threads, report.notes) == (1, 1, []) and report.dense.ms
+    for rung in report.rungs:
+        assert rung.ms and rung.spread is not None and rung.latency == rung.ms / report.dense.ms
+    assert any("latency" in each.pareto for each in report.rungs) and "flops" in report.rungs[-1].pareto
+
+
+QUICK = {"method": "magnitude", "epochs": 0, "flops": [0.7, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("options", "timed", "drawn"),
+    [({"targets": ["pt2"]}, False, 1), ({"val_data": None}, True, 0), ({"batch": 3}, True, 2)],
+)
+def test_what_cannot_be_measured_is_not_there(tmp_path: Path, options: dict[str, Any], timed: bool, drawn: int) -> None:
+    """ONNX is no target, there is no validation data, or the network takes one batch size only."""
+    report = descend(tmp_path / "run", **QUICK, **options).report
+    assert [rung.ms is not None for rung in (report.dense, *report.rungs)] == [timed] * 3 and report.notes == []
+    assert report.batch == (options.get("batch", 1) if timed else None)
+    assert (tmp_path / "run" / "report.html").read_text().count("aria-label") == drawn
+
+
+def test_a_ladder_outlives_a_failure_of_its_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_args: object, **_options: object) -> None:
+        raise UserError("ONNX Runtime has died.")
+
+    monkeypatch.setattr(summary, "time_in_turns", fails)
+    report = descend(tmp_path / "run", **QUICK).report
+    note = "the networks could not be timed in one go: ONNX Runtime has died."
+    assert report.notes == [note] and f"warning: {note}" in capsys.readouterr().err
+    assert report.dense.ms is None and all(rung.latency for rung in report.rungs), "as each run has measured it"
+    assert LadderReport.load(tmp_path / "run" / "ladder.json") == report
+    assert note in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_ladder_that_is_stopped_while_it_is_timed_is_timed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) as stopped:
+        patched.setattr(summary, "time_in_turns", stops)
+        descend(tmp_path / "run", **QUICK)
+    told = "All runs are finished, and their folders complete. To time them in one go: the same call with resume=True."
+    assert stopped.value.__notes__ == [told] and not (tmp_path / "run" / "ladder.json").exists()
+    monkeypatch.setattr(descend_module, "run", None)  # nothing is trained again
+    assert descend(tmp_path / "run", resume=True, **QUICK).report.dense.ms
+
+
 def same(first: atograph.Ladder, second: atograph.Ladder) -> None:
     for one, other in zip(first, second, strict=True):
         state = other.model.state_dict()
@@ -86,7 +141,7 @@ def test_a_ladder_that_was_stopped_goes_on_where_it_was(
     found = LadderReport.load(out / "ladder.json")
     assert found == resumed.report and [rung.folder for rung in found.rungs] == ["flops-0.7", "flops-0.5", "flops-0.3"]
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["flops-0.3", "flops-0.5", "flops-0.7", "ladder.json"]
+    assert names == ["flops-0.3", "flops-0.5", "flops-0.7", "ladder.json", "report.html"]
     assert not list(tmp_path.glob(".*")), "nothing is left beside it"
     for rung in found.rungs:
         slim = atograph.load(out / rung.folder)
@@ -178,17 +233,6 @@ def test_by_a_criterion_and_without_any_training() -> None:
 )  # fmt: skip
 def test_budgets_as_people_write_them(given: Any, shares: tuple[float, ...]) -> None:
     assert shares_of(given, "--flops") == pytest.approx(shares)
-
-
-def rung(metric: float | None, flops: float) -> LadderRung:
-    return LadderRung(folder="", asked=flops, flops=flops, params=flops, metric=metric, latency=None)
-
-
-def test_a_rung_is_worth_having_that_no_smaller_one_equals() -> None:
-    rungs = [rung(0.9, 0.7), rung(0.92, 0.5), rung(0.8, 0.3), rung(None, 0.2)]
-    assert [each.best for each in marked(rungs, "max")] == [False, True, True, False]
-    assert [each.best for each in marked(rungs, "min")] == [False, False, True, False]
-    assert [each.best for each in marked(rungs, None)] == [False] * 4
 
 
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

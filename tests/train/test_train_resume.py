@@ -183,7 +183,15 @@ def test_a_run_that_is_killed_again_and_again(tmp_path: Path, whole: Trained[Any
     same(finished, whole)
 
 
-@pytest.mark.parametrize("options", [{"optimizer": "adamw"}, {"controller_data": "val"}, {"slim_at": "freeze"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw"},
+        {"controller_data": "val"},
+        {"slim_at": "freeze"},
+        {"controller_search": "budget", "controller_masked": 0.5, "controller": "auto"},
+    ],
+)
 def test_with_other_settings(tmp_path: Path, options: dict[str, Any]) -> None:
     settings = SETTINGS.model_copy(update=options)
     with pytest.raises(Killed):

@@ -15,7 +15,7 @@ from atograph.passes.criteria.ranking import by_magnitude
 from atograph.passes.errors import UserError
 from atograph.train import auto_train_once
 from atograph.train.ato.controller import Controller, _head, logistic_noise, straight_through
-from atograph.train.ato.search import MaskSearch
+from atograph.train.ato.penalty import PenaltySearch
 from atograph.train.pruning.masks import UnitMap
 from atograph.train.pruning.pool import Pool
 from atograph.train.schedule import Clock, controller_interval, lr_factor, strength
@@ -25,10 +25,10 @@ from atograph.train.task import Task
 CPU = torch.device("cpu")
 
 
-def search_of(model: TwoConvs, **options: object) -> MaskSearch:
+def search_of(model: TwoConvs, **options: object) -> PenaltySearch:
     graph = two_convs_graph()
     units = UnitMap(graph.prunable, model, CPU)
-    return MaskSearch(model, graph, Task(blobs(2)), units, TrainSettings(flops=0.4, **options))
+    return PenaltySearch(model, graph, Task(blobs(2)), units, TrainSettings(flops=0.4, **options))
 
 
 def test_the_controller() -> None:
@@ -140,7 +140,7 @@ def test_a_budget_out_of_reach() -> None:
     graph = two_convs_graph()
     units = UnitMap(graph.prunable, model := TwoConvs(), CPU)
     with pytest.raises(UserError, match="out of reach"):
-        MaskSearch(model, graph, Task(blobs(1)), units, TrainSettings(flops=0.4, floor=0.9)).plan()
+        PenaltySearch(model, graph, Task(blobs(1)), units, TrainSettings(flops=0.4, floor=0.9)).plan()
 
 
 def test_the_clock() -> None:

@@ -10,18 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from atograph.files.writing import replacing, writing
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.cost.share import shares_of
 from atograph.passes.public import public
-from atograph.report.ladder import LadderReport, LadderRung, marked
+from atograph.report.ladder import LadderReport
 from atograph.run.brought import job_from_python
 from atograph.run.compress import run
 from atograph.run.job import Job, Result
+from atograph.run.ladder import summary
 from atograph.run.ladder.descent import Descent
-from atograph.run.ladder.saved import FILE, Saved, is_begun
+from atograph.run.ladder.saved import Saved, is_begun
 from atograph.terminal.console import Console
-from atograph.train.losses.defaults import default_metric
 from atograph.train.processes.replicas import join
 from atograph.values.eval_mode import copy_of
 
@@ -50,7 +49,7 @@ class Ladder:
     def __str__(self) -> str:
         """The table of all rungs, as the command prints it."""
         from atograph.terminal.console import as_text
-        from atograph.terminal.tables import ladder_table
+        from atograph.terminal.tradeoff import ladder_table
 
         return as_text(ladder_table(self.report))
 
@@ -76,7 +75,7 @@ def compress_ladder(
     Args:
         model: trained in place; in the end it is the network of the smallest budget.
         train_data: as for `compress`.
-        out: folder of the folders (``flops-0.7``, ...) and of ``ladder.json``; None writes nothing.
+        out: folder of the folders (``flops-0.7``, ...), of ``ladder.json`` and ``report.html``; None writes nothing.
         force, resume, quiet: as for `compress`.
         options: all others of `compress`. One budget is a list of shares. ``epochs`` are divided evenly among them, and
             the method is ``progressive`` unless another one is named.
@@ -135,35 +134,17 @@ def go_down(
         result = run(partial(_same, rung), settings, out=place, force=again, resume=begun, console=console)
         saved.keep(number, rung)
         results.append(replace(result, model=copy_of(job.model)))
-    report = _report(job, descent, results)
-    if out is not None and not join(job.settings.device).rank:
-        with replacing(out, where=out / FILE) as place, writing(out / FILE):
-            report.save(place / FILE)
-        saved.clear()
+    report = summary.report_of(job, descent, results)
+    replicas = join(job.settings.device)
+    with replicas.telling():
+        if not replicas.rank:  # alone, while the others wait
+            report = summary.timed(report, job, results, console)
+            if out is not None:
+                report = summary.write(report, out, console)
+                saved.clear()
+        replicas.wait()
     return Ladder(results, report, out)
 
 
 def _same(job: Job) -> Job:
     return job
-
-
-def _report(job: Job, descent: Descent, results: Sequence[Result]) -> LadderReport:
-    better = job.settings.metric_mode or ("max" if job.task.metric is default_metric else None)
-    rungs = [
-        LadderRung(
-            folder=name,
-            asked=share,
-            flops=report.slim.flops / report.dense.flops,
-            params=report.slim.params / max(report.dense.params, 1),
-            metric=report.metrics.masked,
-            training=report.training_cost,
-            latency=next((each.slim / each.dense for each in report.latency_ms), None),
-            batch=next((each.batch for each in report.latency_ms), None),
-        )
-        for name, share, report in zip(descent.names, descent.shares, (each.report for each in results), strict=True)
-    ]
-    first = results[0].report
-    return LadderReport(
-        name=job.name, budget=descent.budget, metric=first.metrics.name, better=better, dense=first.metrics.dense,
-        rungs=marked(rungs, better),
-    )  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from atograph.files.durable import digest
 from atograph.files.reading import read_bytes
 from atograph.files.run_folder import RunFolder
-from atograph.graph import trace
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.report.run import Report
@@ -89,11 +89,8 @@ class Saved:
         set_weights(job.model, state["weights"])
         Attributes(job.model).put(state["attributes"])
         set_random_state(state["random"], job.task.train_data)
-        model, settings = copy_of(job.model), job.settings
-        graph = trace(
-            model, *job.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state,
-            checks=settings.checks,
-        ).steered(**settings.steering)  # fmt: skip
+        model = copy_of(job.model)
+        graph = replace(job, model=model).trace().steered(**job.settings.steering)
         history = [EpochRow(**row) for row in report.curves]  # type: ignore[arg-type]
         return Result(model, plan, slim(graph, plan), report, history, place)
 

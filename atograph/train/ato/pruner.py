@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from atograph.train.ato.project import family_shares, project, zeroed_share
 from atograph.train.ato.search import MaskSearch
+from atograph.train.ato.searches import SEARCHES
 from atograph.train.hook import Pruned
 from atograph.train.interfaces import Graph, P, Training
 from atograph.train.pruning.masking import Masking
@@ -21,7 +23,8 @@ class Pruner(Masking[P]):
     """The hook of Auto-Train-Once.
 
     Phases, by fraction of the training: warm-up (dense; batches are set aside for the controller) -> search
-    (controller steps; the mask is read anew each epoch) -> from `projection_start`, what is masked shrinks ->
+    (controller steps; the mask is read anew each epoch; some steps train under masks that are drawn around it, so that
+    the network knows such masks when they are compared) -> from `projection_start`, what is masked shrinks ->
     frozen (the mask is final, λ rises) -> zero (what is masked is exactly zero, and is held there or, where the module
     can be made slim, not there any more).
     """
@@ -29,11 +32,13 @@ class Pruner(Masking[P]):
     def __init__(self, fit: Training, graph: Graph[P], shrink: Shrink[P] | None = None) -> None:
         super().__init__(fit, graph, shrink)
         self.settings = fit.settings
-        self.search = MaskSearch(fit.model, graph, fit.task, self.units, self.settings, fit.replicas)
+        kind: type[MaskSearch[P]] = SEARCHES[self.settings.controller_search]
+        self.search = kind(fit.model, graph, fit.task, self.units, self.settings, fit.replicas)
         self.plan = self.search.plan()  # a budget out of reach shows before the first step
         self.masking = self.zero = False
         self.lam, self.steps = 0.0, 0
         self.shares = torch.zeros_like(self.mask)
+        self._hidden: tuple[list[Tensor], Tensor] | None = None  # what a step under a mask has taken away, and the mask
 
     @property
     def losses(self) -> list[float]:
@@ -72,15 +77,11 @@ class Pruner(Masking[P]):
         if t < settings.controller_start:
             self.pool.offer(batch)
         elif not self.frozen:
-            if settings.controller and self.steps % controller_interval(settings, self.run.clock) == 0:
-                done = (t - settings.controller_start) / max(settings.freeze - settings.controller_start, 1e-9)
-                self.search.step(self.pool.take(otherwise=batch), done)
-            if t >= settings.projection_start and not self.masking:
-                self._read_mask()
-            self.steps += 1
+            self._search(t, batch)
 
     def after_step(self, t: float, lr: float) -> None:
         """Project what is masked, or hold it at zero (momentum would move it)."""
+        self._show()
         if self.zero:
             if not self.swap.slim:
                 self.units.scale_(self.mask)
@@ -106,6 +107,11 @@ class Pruner(Masking[P]):
         self.sync()
         self.run.train_on(self.run.dense)
 
+    def sync(self) -> None:
+        """Give the dense model what was trained in the slim one, and what a step under a mask has taken away."""
+        self._show()
+        super().sync()
+
     def pruned(self) -> Pruned:
         """How far the pruning is."""
         search, losses = self.search, self.search.losses
@@ -115,10 +121,34 @@ class Pruner(Masking[P]):
             lam=self.lam,
             controller_loss=sum(losses) / len(losses) if losses else None,
             controller_lr=0.0 if self.frozen or not losses else search.lr,
+            controller_significant=search.evidence.significant,
+            controller_agreement=search.evidence.agreement,
+            controller_resource=search.evidence.resource,
             soft_flops=self.flops_share if self.frozen else search.soft_flops(),
             vanishing=float((norms * (1 - self.mask)).sum() / norms.sum().clamp(min=1e-30)) ** 0.5,
             kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},
         )
+
+    def _search(self, t: float, batch: object) -> None:
+        """Let the controller learn if it is time, and hide what one of its masks drops if this step is to see one."""
+        settings, search = self.settings, self.search
+        if settings.controller and self.steps % controller_interval(settings, self.run.clock) == 0:
+            done = (t - settings.controller_start) / max(settings.freeze - settings.controller_start, 1e-9)
+            search.step(batch if search.fresh and not self.pool.closed else self.pool.take(otherwise=batch), done)
+        if t >= settings.projection_start and not self.masking:
+            self._read_mask()
+        before, now = (int(count * settings.controller_masked) for count in (self.steps, self.steps + 1))
+        if settings.controller and now > before:  # evenly, for a share of the steps
+            mask = search.drawn()
+            self._hidden = self.units.hide_(mask), mask
+            self.importance.leave_out()
+        self.steps += 1
+
+    def _show(self) -> None:
+        """Give back what a step under a mask has taken away."""
+        if self._hidden is not None:
+            self.units.show_(*self._hidden)
+            self._hidden = None
 
     def _read_mask(self, *, final: bool = False) -> None:
         self.search.refresh_prior(self.importance.criterion)

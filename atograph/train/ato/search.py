@@ -1,15 +1,18 @@
-"""The search for the mask: controller steps on data set aside, and scores that become plans."""
+"""The search for the mask: what every kind of it shares, steps of a controller and scores that become plans."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
-from typing import Any, Generic, TypedDict
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from atograph.passes.criteria.criterion import Criterion
-from atograph.train.ato.controller import Controller, logistic_noise, straight_through
+from atograph.train.ato.controller import Controller
+from atograph.train.ato.evidence import Evidence, EvidenceState
 from atograph.train.interfaces import Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.pruning.choice import Choice
@@ -20,6 +23,9 @@ from atograph.train.pruning.sharded_units import ShardedUnits
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 
+AGREEMENT = 0.5
+"""What `Evidence.agreement` has to be for a controller that is `auto`."""
+
 
 class SearchState(TypedDict):
     """What a checkpoint holds of a search; of controller and optimiser what `load_state_dict` takes."""
@@ -29,10 +35,31 @@ class SearchState(TypedDict):
     noise: Tensor
     prior: Tensor
     losses: list[float]
+    evidence: EvidenceState
 
 
-class MaskSearch(Generic[P]):
+@dataclass(frozen=True)
+class Lesson:
+    """What one step teaches.
+
+    Attributes:
+        loss: all that is minimised, a scalar.
+        decided: what the controller gave, ``[decisions]``, with its graph.
+        task, resource: gradients of the two terms of the loss in it.
+    """
+
+    loss: Tensor
+    decided: Tensor
+    task: Tensor
+    resource: Tensor
+
+
+class MaskSearch(abc.ABC, Generic[P]):
     """Owns the controller and its optimiser; changes no weight of the model.
+
+    Attributes:
+        fresh: whether it learns from the batch at hand, and not from some that were set aside.
+        evidence: whether what it learned is more than noise.
 
     Args:
         model: on its training device.
@@ -41,6 +68,8 @@ class MaskSearch(Generic[P]):
         units: of the graph's prunable groups.
         settings: see there.
     """
+
+    fresh: ClassVar[bool]
 
     def __init__(
         self,
@@ -60,11 +89,9 @@ class MaskSearch(Generic[P]):
         else:
             self._loss = MaskedLoss(model, task, units, by_batch=by_batch)
         self.choice = Choice(graph, units, settings, self.replicas)
-        self.budgets = graph.budgets(**settings.budgets)
-        if settings.controller:
-            self.budgets.check_gradients()
         device = units.family.device
-        self.controller = Controller(units.sizes, settings.seed).to(device)
+        self.controller = self._controller().to(device)
+        self.evidence = Evidence(self.controller().numel(), device)
         self.optimizer = torch.optim.AdamW(
             self.controller.parameters(),
             lr=settings.controller_lr,
@@ -83,6 +110,7 @@ class MaskSearch(Generic[P]):
             "noise": self.noise.get_state(),
             "prior": self.prior,
             "losses": self.losses,
+            "evidence": self.evidence.state(),
         }
 
     def load(self, state: SearchState) -> None:
@@ -91,6 +119,7 @@ class MaskSearch(Generic[P]):
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.set_state(state["noise"])
         self.prior, self.losses = state["prior"].to(self.prior.device), state["losses"]
+        self.evidence.load(state["evidence"])
 
     @property
     def lr(self) -> float:
@@ -98,47 +127,65 @@ class MaskSearch(Generic[P]):
         return float(self.optimizer.param_groups[0]["lr"])
 
     def step(self, batch: object, done: float = 0.0) -> None:
-        """One controller step on the masked task loss + γ·|log(F(mask) / target)| (paper, section 3).
-
-        With several budgets, F and target are those of the one that is exceeded most.
+        """One step of the controller.
 
         Args:
             batch: on the device.
             done: share of the controller's phase that is over.
         """
-        settings, units = self.settings, self.units
+        settings = self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.controller_lr * (0.1 if done >= settings.controller_drop else 1.0)
-        noise = logistic_noise(units.total, self.noise).to(self.prior.device)
-        mask = straight_through(self.controller() + self.prior + noise, settings.temperature)
-        task_loss = self._loss(mask, batch)
-        kept = {name: part.sum() for name, part in units.split(mask).items()}
-        share = torch.as_tensor(self.budgets.used(kept))
-        loss = task_loss + settings.gamma * share.clamp(min=1e-6).log().abs()
-        mean = loss.detach().clone()
+        lesson = self._lesson(batch)
+        mean = lesson.loss.detach().clone()
         self.replicas.average_([mean])
         if not bool(torch.isfinite(mean)):
             return  # a mask that breaks the model (overflow, say) teaches nothing
+        gradients = [lesson.task.clone(), lesson.resource.clone()]
+        self.replicas.average_(gradients)
+        self.evidence.add(*gradients)
         weights = list(self.controller.parameters())
-        # Not loss.backward(): that would leave gradients in the model's parameters.
-        for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        # Not backward(): that would leave gradients in the model's parameters.
+        found = torch.autograd.grad(lesson.decided, weights, gradients[0] + gradients[1])
+        for weight, grad in zip(weights, found, strict=True):
             weight.grad = grad
-        self.replicas.average_gradients(weights)
         nn.utils.clip_grad_norm_(weights, 1.0)
         self.optimizer.step()
         self.losses.append(float(mean))
 
-    @torch.no_grad()
-    def scores(self) -> Tensor:
-        """Tensor[total]: the logits without noise; higher is kept."""
-        return self.controller() + self.prior if self.settings.controller else self.prior
+    @property
+    def trusted(self) -> bool:
+        """Whether the mask follows the controller: always or never, as the settings say, or with ``auto`` where what
+        it was taught is more than noise."""
+        if self.settings.controller != "auto":
+            return self.settings.controller
+        agreement = self.evidence.agreement
+        return agreement is not None and agreement >= AGREEMENT
 
     @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Tensor[total]: of each unit, without noise; higher is kept."""
+        return self.prior + self._correction(self.controller()) if self.trusted else self.prior
+
+    @abc.abstractmethod
+    def _controller(self) -> Controller:
+        """What decides."""
+
+    @abc.abstractmethod
+    def _correction(self, decided: Tensor) -> Tensor:
+        """What the controller's decisions add to the scores, ``[total]``."""
+
+    @abc.abstractmethod
+    def _lesson(self, batch: object) -> Lesson:
+        """What a batch teaches of the controller as it is."""
+
+    @abc.abstractmethod
     def soft_flops(self) -> float:
-        """Share of the dense FLOPs at the units that the mask keeps in the mean over its noise."""
-        soft = self.scores().sigmoid()
-        kept = {name: float(part.sum()) for name, part in self.units.split(soft).items()}
-        return float(self.graph.cost.flops(kept)) / self.graph.flops
+        """Share of the dense FLOPs at the units that the controller keeps in the mean over its noise."""
+
+    @abc.abstractmethod
+    def drawn(self) -> Tensor:
+        """A mask as the controller tries them, ``[total]``."""
 
     def plan(self, scores: Tensor | None = None, *, final: bool = False) -> P:
         """The plan of ``scores`` [total] (None: the controller's, `scores`), exactly within the budget.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +12,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.program import Program
 from atograph.passes.public import public
+from atograph.train.losses.blocks import Plan
 from atograph.train.losses.defaults import logits_of, split
+from atograph.train.losses.hidden import HiddenStates, States, Tell, at_least_float32, relative_difference
 from atograph.train.losses.targets import IGNORED
+from atograph.train.settings import TrainSettings
 from atograph.values.user_code import in_one_line
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Tensor]
 """Positional and keyword arguments of a model, and the logits that it gave."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a network was asked for a batch, and what it said.
+
+    Attributes:
+        calls: of the network, with its logits.
+        hidden: what its blocks gave.
+    """
+
+    calls: list[Call]
+    hidden: States
 
 
 @public("atograph.train")
@@ -26,17 +44,33 @@ class Teacher:
 
     Source: Hinton et al., arXiv 1503.02531: (1 - weight) · loss + weight · T² · KL(teacher ‖ model), of the classes'
     probabilities at temperature T. Where a batch has no class indices, the outputs are no classes: the squared
-    difference over the variance of the teacher's takes the place of the divergence.
+    difference over the variance of the teacher's takes the place of the divergence. With ``hidden``, the squared
+    difference of the outputs of both networks' blocks over the variance of the teacher's is added (FitNets,
+    arXiv 1412.6550).
 
     Args:
         model: the teacher, of the model's inputs and outputs; it is put into eval mode, and its parameters require
             no gradient any more.
         weight: share of the whole loss, from 0 to 1.
         temperature: T.
+        hidden: weight of the hidden states, beside that; 0: they are not looked at.
+        layers: names or globs of the teacher's modules whose outputs are the hidden states; none: its blocks, the items
+            of ``Sequential`` and ``ModuleList`` with modules of their own, or else all layers but the last one.
+        tell: takes a sentence about hidden states that cannot be compared; None: a warning.
     """
 
-    def __init__(self, model: nn.Module, weight: float = 0.5, temperature: float = 2.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        weight: float = 0.5,
+        temperature: float = 2.0,
+        *,
+        hidden: float = 0.0,
+        layers: Sequence[str] = (),
+        tell: Tell | None = None,
+    ) -> None:
         self.model, self.weight, self.temperature = model.eval().requires_grad_(False), weight, temperature
+        self._hidden = HiddenStates(hidden, layers, tell)
 
     def __call__(self, loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch: object) -> Tensor:
         """The loss of one batch, a 0-dim tensor.
@@ -49,16 +83,58 @@ class Teacher:
         Raises:
             UserError: the loss does not call the model, or the teacher rejects its inputs or gives other outputs.
         """
-        with _calls(model) as calls:
+        with self.listening(model) as said:
             own = loss(model, batch)
-        if not calls:
+        return self.added(own, said, batch)
+
+    def pruned(self, program: Program, plan: Callable[[], Plan | None]) -> None:
+        """Tell that the model is one that is pruned: hidden states are compared at the units that stay.
+
+        Args:
+            program: of the dense model, as it was traced.
+            plan: what is masked at the moment, or gone; None: nothing yet.
+        """
+        if self._hidden.weight:
+            self._hidden.of(program, plan)
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[Said]:
+        """Within, notes how a model is called and what it gives, for `added`."""
+        with _calls(model) as calls, self.watching(model) as hidden:
+            yield Said(calls, hidden)
+
+    def watching(self, model: nn.Module) -> AbstractContextManager[States]:
+        """Within, notes what the blocks of a model give, where hidden states are compared."""
+        return self._hidden.watched(model, self.model)
+
+    def added(self, own: Tensor, said: Said, batch: object, share: float | Tensor = 1.0) -> Tensor:
+        """A loss of the task and what the teacher says of the same calls, a 0-dim tensor.
+
+        Args:
+            own: the loss of the task.
+            said: of the calls that it is made of.
+            batch: its targets tell which dimension of the outputs is that of the classes.
+            share: of this batch in those that are added up to a step, where the loss of the task is divided so already.
+
+        Raises:
+            UserError: there was no call, or the teacher rejects its inputs or gives other outputs.
+        """
+        if not said.calls:
             raise UserError(
                 "a teacher needs the model's outputs, and the loss does not call the model that it is given.",
                 hint="Call model(...) in loss(model, batch), and not a part of it; or train without a teacher.",
             )
         targets, last = split(batch)[1], isinstance(batch, Mapping)
-        taught = [self._difference(given, self._asked(args, kw), targets, last) for args, kw, given in calls]
-        return (1 - self.weight) * own + self.weight * torch.stack(taught).mean()
+        with self.watching(self.model) as hidden:
+            asked = [self._asked(args, kwargs) for args, kwargs, _given in said.calls]
+        taught = [
+            self._difference(given, wanted, targets, last)
+            for (_args, _kwargs, given), wanted in zip(said.calls, asked, strict=True)
+        ]
+        loss = self.weight * torch.stack(taught).mean()
+        states = self._hidden.difference(said.hidden, hidden) if self._hidden.weight else None
+        loss = loss if states is None else loss + self._hidden.weight * states
+        return (1 - self.weight) * own + share * loss
 
     @torch.no_grad()
     def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -78,13 +154,10 @@ class Teacher:
                 f"the teacher's output is {list(wanted.shape)}, and the model's {list(given.shape)}.",
                 hint="A teacher has the same outputs as the model.",
             )
-        given, wanted = given.float(), wanted.float()
+        given, wanted = at_least_float32(given), at_least_float32(wanted)
         dim = _classes(given, targets, last)
         if dim is None:
-            scale = wanted.var(correction=0)
-            if not bool(scale > 1e-6 * wanted.square().mean()):  # all alike, or one number only
-                scale = wanted.square().mean().where(wanted.any(), torch.ones_like(scale))
-            return (given - wanted).square().mean() / scale
+            return relative_difference(given, wanted)
         divergence = functional.kl_div(
             (given / self.temperature).log_softmax(dim),
             (wanted / self.temperature).log_softmax(dim),
@@ -95,6 +168,20 @@ class Teacher:
         if targets is not None and targets.shape == divergence.shape:
             counted = (targets != IGNORED).to(divergence)
         return self.temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
+
+
+def teacher_of(model: nn.Module, settings: TrainSettings, tell: Tell | None = None) -> Teacher:
+    """A network as the teacher that settings ask for.
+
+    Args:
+        model: a network of its own, on the device.
+        settings: of the training.
+        tell: as `Teacher` takes it.
+    """
+    return Teacher(
+        model, settings.distill_weight, settings.distill_temperature, hidden=settings.distill_hidden,
+        layers=settings.distill_layers, tell=tell,
+    )  # fmt: skip
 
 
 def _classes(logits: Tensor, targets: Tensor | None, last: bool) -> int | None:

@@ -40,6 +40,11 @@ class Tightening(Masking[P]):
         """Whether the last rung is taken."""
         return self.frozen
 
+    @property
+    def in_force(self) -> P | None:
+        """The plan of the last rung that was taken: what it drops never comes back."""
+        return self.plan if self.taken else None
+
     def before_step(self, t: float, batch: object) -> None:
         """Take the rung that is due."""
         self.importance.step(batch)

@@ -62,6 +62,11 @@ class Importance(Generic[P]):
         if self._watch is not None:
             self._watch.due = True
 
+    def leave_out(self) -> None:
+        """The gradients of this step are of another network, one under a mask."""
+        if self._watch is not None:
+            self._watch.due = False
+
     def look(self) -> None:
         """Let the criterion see some batches, where the training itself does not show it what it needs."""
         criterion, run = self.criterion, self._run

@@ -52,6 +52,22 @@ class UnitMap(Units):
         ]
         torch._foreach_mul_(parameters, factors)
 
+    @torch.no_grad()
+    def hide_(self, factor: Tensor) -> list[Tensor]:
+        """`scale_`, and what that took away: added to `scaled` parameters it gives them back, bit for bit where
+        factors are 0 or 1."""
+        parameters: list[Tensor] = [*self.tensors.values()]
+        taken = [parameter.detach().clone() for parameter in parameters]
+        self.scale_(factor)
+        torch._foreach_sub_(taken, parameters)
+        return taken
+
+    @torch.no_grad()
+    def show_(self, taken: list[Tensor], factor: Tensor) -> None:
+        """Give back what `hide_` took at the same factors; the rest may have changed in between."""
+        self.scale_(factor)
+        torch._foreach_add_([*self.tensors.values()], taken)
+
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
         for at in self.indices[name]:
             value = value * _shaped(mask[at.index], at.dim, value.ndim).to(value.dtype)

@@ -186,7 +186,9 @@ class TrainSettings(BaseModel):
 
     clip: Annotated[Positive | None, Option(metavar="NORM")] = None
     """Clip the norm of all gradients of a step (`torch.nn.utils.clip_grad_norm_`); unlimited unless given."""
-    ema: Annotated[Annotated[float, Field(gt=0.0, lt=1.0)] | None, Option(metavar="DECAY")] = None
+    ema: Annotated[Annotated[float, Field(gt=0.0, lt=1.0)] | None, Field(examples=[0.99]), Option(metavar="DECAY")] = (
+        None
+    )
     """Keep a moving average of the weights, of which a step changes 1 - DECAY (0.99, say), and hand it over. It begins
     where the network is the one that comes out, and the metric is that of the average from then on. After n steps of it
     no more than (1 + n) / (10 + n) is kept, so that it forgets where it began."""
@@ -196,6 +198,12 @@ class TrainSettings(BaseModel):
     """Share of the loss that is the teacher's (Hinton et al., arXiv 1503.02531)."""
     distill_temperature: Positive = 2.0
     """Temperature of the probabilities that are compared with the teacher's."""
+    distill_hidden: NotNegative = 0.0
+    """Weight of hidden states beside that: how far the outputs of blocks are from the teacher's, at the units that stay
+    (FitNets, Romero et al., arXiv 1412.6550; TinyBERT, Jiao et al., arXiv 1909.10351). 0: they are not looked at."""
+    distill_layers: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Names or globs of the teacher's modules whose outputs are compared (layer3.*). None named: its blocks, or in a
+    network without any all layers but the last one. See `Teacher`."""
 
     # How steps are computed.
     shard: Annotated[bool, Option()] = False
@@ -213,8 +221,17 @@ class TrainSettings(BaseModel):
     """Train with torch.compile. It takes a minute at the start and again for the slim module: for long runs."""
 
     # The search for the mask.
-    controller: bool = True
-    """False: no controller; the mask follows the prior alone (magnitude pruning within the same schedule)."""
+    controller: bool | Literal["auto"] = True
+    """False: no controller; the mask follows the prior alone (magnitude pruning within the same schedule). auto: the
+    controller learns, and the mask follows it where what it was taught is more than noise."""
+    controller_search: Literal["budget", "penalty"] = "penalty"
+    """budget: the controller decides the widths of families, and every mask that it tries is on the budget. penalty: it
+    decides on units one by one, and is punished for what they cost (paper)."""
+    controller_spread: Positive = 1.5
+    """With controller_search=budget, standard deviation of the widths that are tried, in logits of the prior."""
+    controller_masked: Fraction = 0.0
+    """Share of the steps of the search that train under a mask that the controller tries, so that the network knows
+    such masks when they are compared (Gomez et al., targeted dropout, arXiv 1905.13678)."""
     controller_start: Fraction = 0.1
     """T_w: the controller's first step (paper: 10 %)."""
     controller_interval: Annotated[int, Field(ge=1)] = 20
@@ -361,6 +378,8 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 f"epochs=0 trains nothing, but this method prunes while it trains (others: {', '.join(CRITERIA)})"
             )
+        if self.controller and self.controller_search == "budget" and self.prior == "none":
+            raise ValueError("controller_search=budget decides widths, and prior=none says nothing of which units")
         if self.projection_start > self.zero:
             raise ValueError(f"projection_start={self.projection_start:g} lies after zero={self.zero:g}")
         return self
@@ -381,10 +400,16 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "depth_share says how much whole branches are to give, and depth is off: give --depth, too"
             )
-        taught = ("distill_weight", "distill_temperature")
+        taught = ("distill_weight", "distill_temperature", "distill_hidden", "distill_layers")
         unused = [name for name in taught if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.distill:
             raise ValueError(f"{unused[0]} is about a teacher, and there is none: give --distill, too")
+        if self.distill_layers and not self.distill_hidden:
+            raise ValueError("distill_layers says which hidden states are compared, and distill_hidden is 0: none is")
+        if self.distill_hidden and self.compile:
+            raise ValueError(
+                "distill_hidden reads what blocks give, and compile leaves no blocks: train without one of them"
+            )
         about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":

@@ -86,12 +86,13 @@ def _expected(error: Mapping[str, Any]) -> str:
 
 
 def _example(kind: type[TrainSettings], name: str, expected: str) -> str | None:
-    """How one writes it: with its default, or else a value of its kind."""
-    default = kind.model_fields[name].default
+    """How one writes it: with its default, or else a value of its kind: the field's own example, if it has one."""
+    field = kind.model_fields[name]
+    default = field.examples[0] if field.examples else field.default
     if isinstance(default, tuple):
         return f'In Python: {name}=["stem"].'
     if default is None:
-        number = 0.1 if "float" in str(kind.model_fields[name].annotation) else 10
+        number = 0.1 if "float" in str(field.annotation) else 10
         default = expected.split(" ")[-1].strip("'") if "'" in expected else number
     text = str(default).lower() if isinstance(default, bool) else str(default)
     return f"An example: --set {name}={text}, in Python {name}={default!r}."

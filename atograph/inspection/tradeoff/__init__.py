@@ -1,0 +1,1 @@
+"""What networks cost and are worth, as pages: charts and a table."""
