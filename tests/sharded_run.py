@@ -21,6 +21,7 @@ from atograph.train.settings import settings_of
 KINDS: dict[str, dict[str, Any]] = {
     "progressive": {"method": "progressive", "optimizer": "adamw", "accumulate": 2, "clip": 1.0, "slim_at": "never"},
     "ato": {"controller_min_steps": 12, "slim_at": "never"},
+    "budget": {"controller_search": "budget", "controller_masked": 0.3, "controller_min_steps": 12, "slim_at": "never"},
     "magnitude": {"controller": False, "prior": "magnitude", "metric_mode": "max", "ema": 0.5, "slim_at": "never"},
 }
 

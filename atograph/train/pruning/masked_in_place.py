@@ -37,26 +37,30 @@ class MaskedInPlace:
             mask: ``[total]``, factors of units, the same in all processes.
             batch: on the device.
         """
-        units = self.units
+        units, slopes = self.units, mask.requires_grad and torch.is_grad_enabled()
         before = {name: part.detach().clone() for name, part in units.tensors.items()}
+        gradients: dict[str, Tensor] = {}
         units.scale_(mask.detach())
         try:
-            with own_gradients(self.model), same_buffers(self.model), eval_mode(self.model), torch.enable_grad():
+            with own_gradients(self.model), same_buffers(self.model), eval_mode(self.model):
                 if self.by_batch:
                     by_batch_norms(self.model, batch)
-                self.model.zero_grad(set_to_none=True)
-                loss = self.task.loss_to_train(self.model, batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-                gradients = gradients_of(units.parameters)
+                if slopes:
+                    self.model.zero_grad(set_to_none=True)
+                    loss = self.task.loss_to_train(self.model, batch)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    gradients = gradients_of(units.parameters)
+                else:
+                    loss = self.task.checked_loss(self.model, batch)
         finally:
             for name, part in units.tensors.items():
                 part.detach().copy_(before[name])
-        with torch.enable_grad():
-            factors = mask.detach().requires_grad_()
-            masked = units.masked(factors)
-            there = [name for name in masked if name in gradients]
-            from_mask = [masked[name] for name in there]
-            (slope,) = torch.autograd.grad(from_mask, factors, [gradients[name] for name in there])
+        if not slopes:
+            return loss.detach()
+        factors = mask.detach().requires_grad_()
+        masked = units.masked(factors)
+        there = [name for name in masked if name in gradients]
+        (slope,) = torch.autograd.grad([masked[name] for name in there], factors, [gradients[name] for name in there])
         value: Tensor = _WithSlope.apply(mask, loss.detach(), units.everywhere(slope))  # type: ignore[no-untyped-call]
         return value
 
