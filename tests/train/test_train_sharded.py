@@ -71,6 +71,8 @@ STOPPED = """
         global steps
         steps += model.training
         if steps == int(os.environ.get("KILL_AT", -1)) and os.environ["RANK"] == "1":
+            if os.environ["HOW"] == "refuse":
+                raise ValueError("this process has had enough")
             os.kill(os.getpid(), signal.SIGKILL)
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 """
@@ -91,6 +93,7 @@ def test_a_sharded_run_goes_on_from_the_parts_of_a_checkpoint(tmp_path: Path, mo
     assert json.loads((whole / "run" / "report.json").read_text())["float64"] < 1e-9
     with monkeypatch.context() as patch:
         patch.setenv("KILL_AT", "7")
+        patch.setenv("HOW", "kill")
         assert compressed(killed).returncode != 0
     newest = max((killed / ".run.checkpoints" / "training").iterdir())
     parts = [load_file(path / "tensors.safetensors") for path in sorted(newest.glob("part-*"))]
@@ -100,6 +103,17 @@ def test_a_sharded_run_goes_on_from_the_parts_of_a_checkpoint(tmp_path: Path, mo
     assert done.returncode == 0, done.stderr
     for name in ("slim.safetensors", "plan.json"):
         assert (killed / "run" / name).read_bytes() == (whole / "run" / name).read_bytes(), name
+
+
+def test_a_process_that_refuses_something_ends_the_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits within the model, for the other's part of a parameter."""
+    (tmp_path / "net.py").write_text(dedent(STOPPED))
+    monkeypatch.setenv("KILL_AT", "7")
+    monkeypatch.setenv("HOW", "refuse")
+    done = compressed(tmp_path)
+    assert done.returncode != 0
+    assert "error: process 1 of this training has ended: " in done.stderr, done.stderr
+    assert done.stderr.count("this process has had enough") == 2
 
 
 class Two(Alone):

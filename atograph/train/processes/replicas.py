@@ -255,6 +255,7 @@ class Several:
         except Gone:
             raise
         except BaseException as error:
+            self._partners.check_refusal(error)
             self._partners.refuse(error)
             raise
 
