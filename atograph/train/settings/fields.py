@@ -100,7 +100,8 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     method: Annotated[str, AfterValidator(_method), Option(metavar="NAME")] = "ato"
-    """How to train and prune: ato while it trains; progressive step by step at its beginning; the name of a criterion
+    """How to train and prune: progressive step by step at the beginning, where none is named on the command line, in
+    `compress` or in a loop; ato while it trains, the one that these settings are of; the name of a criterion
     (magnitude, taylor, ...) the initial weights at once, and all epochs fine-tune. The table is `train.methods`."""
     budgets: Mapping[str, float] = DEFAULT
     """Name of a budget (`passes.budgets`) → the largest share of the dense model's cost that the final mask keeps; with

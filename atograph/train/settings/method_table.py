@@ -19,3 +19,6 @@ METHODS = Registry[Any](
     },
     beside=CRITERIA,  # ``--method`` takes both
 )
+
+DEFAULT_METHOD = "progressive"
+"""The one of a training that names none."""

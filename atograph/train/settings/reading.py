@@ -12,7 +12,7 @@ from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.fields import TrainSettings
-from atograph.train.settings.method_table import METHODS
+from atograph.train.settings.method_table import DEFAULT_METHOD, METHODS
 
 
 def settings_of(values: Mapping[str, Any]) -> TrainSettings:
@@ -27,7 +27,7 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
         UserError: naming the first setting that does not exist or does not fit.
     """
     values = dict(values)
-    name = values.get("method", "ato")
+    name = values.get("method", DEFAULT_METHOD)
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
         known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
         near = get_close_matches(str(name), [*METHODS, *CRITERIA], n=2)
@@ -40,7 +40,8 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
                 hint="Give one of them; method='at-once' takes the prior.",
             )
         values |= {"prior": name, "method": "at-once"}
-    method = METHODS.get(values.get("method", "ato"))
+    values.setdefault("method", DEFAULT_METHOD)
+    method = METHODS.get(values["method"])
     kind: type[TrainSettings] = method.settings
     values = {**method.presets, **values}
     try:
