@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from atograph.run.apply import Applied, apply_plan
     from atograph.run.compress import Result, compress
     from atograph.run.ladder.descend import Ladder, compress_ladder
+    from atograph.run.sweep.sweeping import Sweep, sweep
     from atograph.run.unfinished.not_proved import NotProved
     from atograph.slimming.keep_module import keep_module
     from atograph.slimming.masking import mask
@@ -39,6 +40,8 @@ _HOMES = {
     "without_weights": "capture.weightless",
     "Sensitivity": "train.pruning.sensitivity",
     "Curve": "train.pruning.sensitivity",
+    "sweep": "run.sweep.sweeping",
+    "Sweep": "run.sweep.sweeping",
     # compress and results
     "compress": "run.compress",
     "AutoTrainOnce": "integrations.own_loop",
@@ -74,6 +77,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "without_weights",
     "Sensitivity",
     "Curve",
+    "sweep",
+    "Sweep",
     # compress and results
     "compress",
     "AutoTrainOnce",

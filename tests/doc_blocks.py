@@ -3,7 +3,7 @@
 `python doc_blocks.py FILE` works in the current folder. A ```python block that starts with ``# name.py`` is written to
 that file instead of being run. A ```text block right behind a ```python block is what that one prints. In a ```console
 block, lines that start with ``$ `` are commands and the others their output; ``...`` stands for anything. Of a training
-run, and of a sensitivity, only the wording is compared, not its figures.
+run, of a sensitivity and of a sweep, only the wording is compared, not its figures.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _command(arguments: list[str]) -> tuple[str, bool]:
     result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    measured = arguments[0] in ("compress", "sensitivity")
+    measured = arguments[0] in ("compress", "sensitivity", "sweep")
     return (result.stdout, measured) if result.exit_code == 0 else (result.stderr, False)
 
 

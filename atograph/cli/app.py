@@ -219,6 +219,55 @@ def sensitivity(
         )  # fmt: skip
 
 
+@app.command(short_help="Show what one-shot plans at several budgets cost and are worth.")
+@takes_settings(
+    "freeze_layers",
+    "only",
+    "min_units",
+    "floor",
+    "round_to",
+    "depth",
+    "drop",
+    "couple",
+    "outputs",
+    "dynamic",
+    "state",
+    "batch",
+    "metric_mode",
+    "seed",
+)
+def sweep(
+    spec: SpecArgument,
+    settings: Any,
+    flops: Annotated[str, typer.Option(metavar="SHARES", help="Shares of the FLOPs to keep.")] = "0.9,0.7,0.5,0.3",
+    method: Annotated[str, typer.Option(metavar="NAMES", help="Criteria: magnitude, taylor, ...")] = "magnitude,taylor",
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Also time the dense network and all slim ones in turns.")
+    ] = False,
+    batches: Annotated[
+        int, typer.Option(help="Batches of train_data() that criteria look at, where they look at any.")
+    ] = 4,
+    init: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, or .pt of plain tensors.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")] = None,
+    data: DataOption = None,
+    capture_limit: LimitOption = None,
+) -> None:
+    """Prune the model of SPEC at once to several budgets by several criteria, and measure each network as it is.
+
+    SPEC is a file or module that defines model() with trained weights (or --init), val_data() and metric(model, batch)
+    unless it is top-1, and train_data() where a criterion looks at gradients or activations. Nothing is trained. Ctrl-C
+    shows what there is until then.
+    """
+    from atograph.cli import sweep as command_sweep
+
+    with running(limit=capture_limit) as console:
+        command_sweep.sweep(
+            spec, flops=flops, method=method, latency=latency, batches=batches, init=init, json=json, html=html,
+            data=data, given=settings, console=console,
+        )  # fmt: skip
+
+
 @app.command(short_help="Slim a checkpoint by a plan, without loading it.")
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],

@@ -93,7 +93,7 @@ def _ladder(
     from atograph.run.brought import job_of_spec
     from atograph.run.ladder.descend import go_down
     from atograph.run.ladder.descent import Descent
-    from atograph.terminal.tables import ladder_table
+    from atograph.terminal.tradeoff import ladder_table
 
     descent = Descent.of(spec.settings(settings), several)
     make = job_of_spec(

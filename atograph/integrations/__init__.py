@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.lessons import Lessons
+from atograph.integrations.loop_run import OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import as_inputs, check_accepts
@@ -98,6 +100,7 @@ class Pruning:
         steps: how many steps it is going to make.
         loss: of a batch, for the controller.
         on_swap: called as ``on_swap(dense, slim)`` once there is a slim module, at the end.
+        teacher: a trained network; None: the model, where ``distill`` asks for one.
         settings: fields of `train.TrainSettings`.
 
     Raises:
@@ -113,11 +116,12 @@ class Pruning:
         steps: int,
         loss: Loss,
         on_swap: OnSwap | None,
+        teacher: nn.Module | None,
         settings: dict[str, Any],
     ) -> None:
         dense = {**settings, "slim_at": "never"}  # the trainer holds the model and the optimiser's parameters
         with own_randomness():
-            self.ato = AutoTrainOnce(model, inputs, steps=steps, optimizer=optimizer, **dense)
+            self.ato = AutoTrainOnce(model, inputs, steps=steps, optimizer=optimizer, teacher=teacher, **dense)
 
         class Held(tuple[Any, ...]):
             """A batch alone in a tuple that is also a loss function: copied to main memory, moved and saved as data."""
@@ -135,8 +139,19 @@ class Pruning:
         """After each step of the optimiser, with the rate of that step."""
         self.ato.project(lr)
 
-    def finish(self) -> Slim:
-        """The slim model, its module made as well; the dense one is then zero wherever it was cut."""
+    @property
+    def lessons(self) -> Lessons | None:
+        """What it learns from a teacher; None: there is none."""
+        return self.ato.lessons
+
+    def finish(self, *, best: bool = False) -> Slim:
+        """The slim model, its module made as well; the dense one is then zero wherever it was cut.
+
+        Args:
+            best: the model has the weights that it is to have, and an average takes their place no more.
+        """
+        if best:
+            self.ato.average.drop()
         slim, module = self.ato.finish(), None
         with suppress(UserError):  # who asks for it hears of it again
             module = slim.module  # now: later the trainer may have moved the dense model to another device

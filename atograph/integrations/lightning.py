@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atograph.integrations import Loss, Pruning, check_batch, check_example, required
-from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.lightning_step import arguments_of_step, taught, trainer_of, unnoticed
+from atograph.integrations.loop_run import OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs, inputs_of_batch
@@ -22,6 +24,7 @@ from atograph.train.saved.weights import set_weights, weights_of
 from atograph.train.settings import settings_of
 from atograph.values.attributes import Attributes, values_of
 from atograph.values.batches import to_device
+from atograph.values.eval_mode import copy_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -51,6 +54,9 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             what it logs.
         monitor: name of a logged validation metric: with ``metric_mode="max"`` or ``"min"`` the weights of the best
             validation after everything masked is zero are kept, and made slim in the end.
+        teacher: a trained network to learn from, called as the module (``distill`` follows from it); with
+            ``distill=True`` alone it is the module as it came. What it says is added to the loss that ``training_step``
+            returns, which has to call ``self(...)``; what that logs is its own loss.
         on_swap: called as ``on_swap(dense, slim)`` when there is a slim module, at the end of the training: what else
             follows the parameters (an average of them) may follow it from there; ``ato.cut`` makes dense tensors slim.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; those of the weights (``lr``, ...) are the
@@ -67,11 +73,14 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         *,
         loss: Loss | None = None,
         monitor: str | None = None,
+        teacher: nn.Module | None = None,
         on_swap: OnSwap | None = None,
         **settings: Any,
     ) -> None:
         check_example(example_inputs)
-        mode = settings_of(settings).metric_mode  # what is wrong with them shows here
+        settings = settings if teacher is None else {"distill": True, **settings}
+        self._chosen = settings_of(settings)  # what is wrong with them shows here
+        mode = self._chosen.metric_mode
         if (monitor is None) != (mode is None):
             raise UserError("monitor and metric_mode go together: the name of a logged metric, and which is better.")
         if settings.pop("patience", None) is not None:
@@ -82,11 +91,19 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         self._pruning: Pruning | None = None
         self._saved: dict[str, Any] | None = None
         self._begun, self._lr = False, 0.0
+        self._teacher, self._as_it_came = teacher, teacher
+        self._taught, self._measured = ExitStack(), ExitStack()
 
     @property
     def ato(self) -> AutoTrainOnce | None:
         """What prunes; None before the first batch."""
         return None if self._pruning is None else self._pruning.ato
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the module as it comes: a checkpoint puts other weights into it afterwards."""
+        if stage == "fit" and self._chosen.distill and self._teacher is None:
+            with trainer_of(pl_module, None, then=trainer):
+                self._as_it_came = copy_of(pl_module)
 
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
         """Refuse what it cannot do."""
@@ -104,7 +121,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             return
         pruning = self._pruning or self._start(trainer, pl_module, batch)
         settled = pruning.ato.settled
-        with _trainer_of(pl_module, None, then=trainer):
+        with trainer_of(pl_module, None, then=trainer):
             pruning.before_step((batch, batch_idx))
         if not settled:
             _forget_best(trainer)
@@ -124,19 +141,35 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
             self._pruning.after_step(self._lr)
             self._begun = False
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the averaged weights be measured, where there are some."""
+        if self._pruning is not None and not trainer.sanity_checking:
+            self._measured.enter_context(self._pruning.ato.averaged())
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if they are the best ones since everything masked is zero."""
-        if self._monitor is None or self._pruning is None or not self._pruning.ato.settled or trainer.sanity_checking:
+        if self._pruning is None or trainer.sanity_checking:
             return
-        if self._monitor not in trainer.callback_metrics:
+        with self._measured:
+            if self._monitor is not None and self._pruning.ato.settled:
+                self._offer(trainer, pl_module, self._monitor)
+
+    def _offer(self, trainer: Trainer, module: LightningModule, monitor: str) -> None:
+        if monitor not in trainer.callback_metrics:
             logged = ", ".join(map(str, trainer.callback_metrics)) or "nothing"
-            raise UserError(f"monitor={self._monitor!r} is not logged in validation; {logged} is.")
-        weights = {name: value.to("cpu", copy=True) for name, value in weights_of(pl_module).items()}
-        metric = float(trainer.callback_metrics[self._monitor])
-        self._best.offer(trainer.global_step, metric, weights, values_of(pl_module))
+            raise UserError(f"monitor={monitor!r} is not logged in validation; {logged} is.")
+        weights = {name: value.to("cpu", copy=True) for name, value in weights_of(module).items()}
+        metric = float(trainer.callback_metrics[monitor])
+        self._best.offer(trainer.global_step, metric, weights, values_of(module))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the trainer, and the module's weights, as they are without a callback."""
+        self._taught.close()
+        self._measured.close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the slim model, while all of it is on one device."""
+        self._taught.close()
         if self._pruning is not None:
             self._finish(trainer, pl_module, self._pruning)
 
@@ -171,7 +204,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         example = saved["inputs"] if batch is None and saved else self._example(module, batch)
         inputs = to_device(example, module.device)
         steps = int(trainer.estimated_stepping_batches)
-        with _trainer_of(module, None, then=trainer):
+        with trainer_of(module, None, then=trainer):
             if self._inputs is None and module.example_input_array is None:
                 check_batch(module, inputs)
             pruning = Pruning(
@@ -181,20 +214,24 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
                 steps=steps,
                 loss=self._loss_of(trainer),
                 on_swap=self._on_swap,
+                teacher=self._as_it_came,
                 settings=self._settings,
             )
         if saved and step:  # at step 0 it would be what a call of test() or validate() has left
             self._best.load(saved.pop("best", None))
             pruning.load(saved, step)
         self._pruning, self._begun = pruning, False
+        if pruning.lessons is not None and batch is not None:
+            self._taught.enter_context(taught(trainer, module, pruning.lessons))
         return pruning
 
     def _finish(self, trainer: Trainer, module: LightningModule, pruning: Pruning) -> None:
-        if self._best.epoch is not None:
-            set_weights(module, self._best.epoch.weights)
-            Attributes(module).put(self._best.epoch.attributes)
-        with _trainer_of(module, None, then=trainer):
-            self.slim = pruning.finish()
+        best = self._best.epoch
+        if best is not None:
+            set_weights(module, best.weights)
+            Attributes(module).put(best.attributes)
+        with trainer_of(module, None, then=trainer):
+            self.slim = pruning.finish(best=best is not None)
 
     def _example(self, module: LightningModule, batch: object) -> Any:
         if self._inputs is not None:
@@ -216,10 +253,10 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         def loss(module: Any, numbered: Any) -> Tensor:
             batch, number = numbered
             around = trainer.precision_plugin.train_step_context()
-            with around, _trainer_of(module, trainer, then=None), _unnoticed(module):
+            with around, trainer_of(module, trainer, then=None), unnoticed(module):
                 if self._loss is not None:
                     return self._loss(module, batch)
-                output = module.training_step(*(batch, number)[: _takes(module.training_step)])
+                output = module.training_step(*(batch, number)[: arguments_of_step(module.training_step)])
             found = output.get("loss") if isinstance(output, Mapping) else output
             if not isinstance(found, Tensor):
                 raise UserError(
@@ -279,36 +316,3 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
             "the schedule of the pruning needs to know how many steps the training makes, and nobody does.",
             hint="Give the Trainer max_steps, or max_epochs and data with a length.",
         )
-
-
-def _takes(step: Any) -> int:
-    """How many of (batch, batch_idx) a training step takes."""
-    parameters = inspect.signature(step).parameters.values()
-    return 2 if any(each.kind is each.VAR_POSITIONAL for each in parameters) else min(2, len(parameters))
-
-
-@contextmanager
-def _trainer_of(module: LightningModule, trainer: Trainer | None, *, then: Trainer | None) -> Iterator[None]:
-    """Within it the module has another trainer, or none: what looks at all that a module holds stops there."""
-    module.trainer = trainer
-    try:
-        yield
-    finally:
-        module.trainer = then
-
-
-@contextmanager
-def _unnoticed(module: LightningModule) -> Iterator[None]:
-    """Within it nothing is logged; afterwards metrics have the values that they had before."""
-    names = ("log", "log_dict")
-    states = [getattr(metric, "metric_state", None) or {} for metric in module.modules()]
-    values = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    before = [value.detach().clone() for value in values]
-    vars(module).update(dict.fromkeys(names, lambda *_args, **_kwargs: None))
-    try:
-        yield
-    finally:
-        for name in names:
-            del vars(module)[name]
-        for value, old in zip(values, before, strict=True):
-            value.detach().copy_(old)  # in place: what attributes hold is put back after each look of the controller

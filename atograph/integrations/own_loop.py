@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from atograph.capture.model_state import current_state
 from atograph.graph import trace
-from atograph.integrations.taking_over import TakingOver
+from atograph.integrations.lessons import Lessons
+from atograph.integrations.loop_run import LoopRun, OnSwap
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
@@ -21,17 +23,14 @@ from atograph.slimming.index_map import cut_state, small_module, whole_state
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import as_inputs
+from atograph.train.averaging import Average
 from atograph.train.hook import Pruning
 from atograph.train.methods.method import hook_of
 from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.processes.replicas import join
 from atograph.train.pruning.shrink import CannotShrink
-from atograph.train.schedule import Clock
+from atograph.train.saved.weights import is_sharded
 from atograph.train.settings import settings_of
-from atograph.train.task import Task
-
-OnSwap = Callable[[nn.Module, nn.Module], object]
-"""``on_swap(dense, slim)``."""
 
 LossFn = Callable[[nn.Module], Tensor]
 """``loss_fn(model)``: the loss of a batch that the function holds, a 0-dim tensor."""
@@ -51,9 +50,15 @@ class AutoTrainOnce:
             ato.project(lr=optimizer.param_groups[0]["lr"])
         slim = ato.finish()
 
+    With ``distill=True`` it learns from the model as it came, or from ``teacher``: ``ato.loss(loss_fn, batch)`` takes
+    the place of ``loss_fn(ato.model)`` then. With ``ema=0.99`` a moving average of the weights is what `finish` hands
+    over, and what the model has within ``with ato.averaged():``.
+
     Attributes:
         model: what the loop is to train: the model that was given, and its slim form once that can take its place.
         graph: the trace of the model that was given.
+        average: of the weights, where ``ema`` asks for one.
+        lessons: what the loop learns from a teacher; None: there is none.
         settings: every choice of the training; those of the weights (``lr``, ``optimizer``, ...) are the loop's own.
 
     Args:
@@ -66,6 +71,8 @@ class AutoTrainOnce:
             checkpoint was loaded as well, and each time that a smaller one does (``method="progressive"``): what else
             follows the parameters (an average of them) is to follow those of the slim one from then on. `cut` makes
             dense tensors slim.
+        teacher: a trained network of the same inputs and outputs, of which a copy is made (``distill`` follows from
+            it); with ``distill=True`` alone it is the model as it is given.
         settings: fields of `train.TrainSettings`, ``flops`` first of all; ``epochs`` says how often the mask is read
             anew while it is searched for. A loop that is to go on from a checkpoint with a budget of latency, or with
             ``round_to="auto"``, needs ``latency_table``, a file: what it holds is not measured again.
@@ -83,13 +90,19 @@ class AutoTrainOnce:
         steps: int,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         on_swap: OnSwap | None = None,
+        teacher: nn.Module | None = None,
         **settings: object,
     ) -> None:
         if not isinstance(steps, int) or steps < 1:
             raise UserError(f"a loop makes one step or more, not {steps!r}.")
         self._given, model = model, _as_written(model)
         optimizers = () if optimizer is None else optimizers_of(optimizer)
-        given = settings_of(settings)
+        given = settings_of(settings if teacher is None else {"distill": True, **settings})
+        if given.shard or any(is_sharded(parameter) for parameter in model.parameters()):
+            raise UserError(
+                "a model whose parameters are sharded over processes is not pruned in a loop of one's own.",
+                hint="atograph compress ... --shard trains one: see docs/large-models.md.",
+            )
         if optimizers:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")
@@ -109,12 +122,11 @@ class AutoTrainOnce:
                 hint="Keep the best weights where `settled` is true; in Lightning the callback's monitor does it, and "
                 "for a Trainer load_best_model_at_end.",
             )
-        own = [name for name in ("clip", "distill", "ema") if getattr(given, name)]
-        if own:
+        if given.clip is not None:
             raise UserError(
-                f"a loop makes its steps by itself, so {own[0]} is of no use to it.",
-                hint="docs/training.md shows how a loop does it: torch.nn.utils.clip_grad_norm_, AveragedModel, and "
-                "atograph.train.Teacher.",
+                "a loop makes its steps by itself, so clip is of no use to it.",
+                hint="Call torch.nn.utils.clip_grad_norm_ before the optimiser's step; in Lightning it is the "
+                "trainer's gradient_clip_val, and a Trainer's max_grad_norm.",
             )
         if not given.epochs:
             raise UserError("a loop trains: epochs is 1 or more.", hint="To prune at once: graph.plan, atograph.slim.")
@@ -123,9 +135,19 @@ class AutoTrainOnce:
         latency_budget.keep(self.graph, given, None)
         self.steps, self.done, self._epoch = steps, 0, -1
         self._begun = self._finished = False
-        self._loop = _Loop(model, self, optimizers, on_swap)
+        self._loop = LoopRun(model, self.settings, steps, optimizers, lambda: self._pruner.plan, on_swap)
         shrink = partial(small_module, self.graph) if optimizers else None
         self._pruner: Pruning[Plan] = hook_of(self._loop, self.graph, shrink)
+        self.average, self.lessons = Average(given.ema), self._lessons_of(teacher)
+
+    def _lessons_of(self, teacher: nn.Module | None) -> Lessons | None:
+        """What it learns from a teacher, if there is to be one."""
+        if not self.settings.distill:
+            return None
+        return Lessons(
+            self._loop.dense, teacher, self.settings, self.graph, lambda: self._pruner.in_force, self._loop.tell,
+            compiled=self._given is not self._loop.dense or any(map(_is_compiled, self._loop.dense.modules())),
+        )  # fmt: skip
 
     @property
     def model(self) -> nn.Module:
@@ -174,6 +196,30 @@ class AutoTrainOnce:
         self._pruner.before_step(t, loss_fn)
         return losses[-1] if len(losses) > before else None
 
+    def loss(self, loss_fn: LossFn, batch: object = None) -> Tensor:
+        """The loss of a step, with what the teacher says where there is one: a 0-dim tensor.
+
+        Args:
+            loss_fn: as in `controller_step`. The teacher is asked what ``loss_fn`` asks the model.
+            batch: what the loss is of, ``(inputs, targets)`` or a dict with labels. By its targets the teacher knows
+                whether outputs are classes, and along which dimension; without it they are compared as numbers.
+
+        Raises:
+            UserError: ``loss_fn`` does not call the model, or the teacher cannot be asked the same.
+        """
+        model = self.model
+        if self.lessons is None:
+            return loss_fn(model)
+        with self.lessons.listening(model) as said:
+            own = loss_fn(model)
+        return self.lessons.added(own, said, batch)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model has its average's weights, where there is one: to be measured, say."""
+        with self.average.in_place(self._loop.model):
+            yield
+
     def project(self, lr: float) -> None:
         """After each step of the optimiser: shrink what is masked, or hold it at zero.
 
@@ -184,16 +230,20 @@ class AutoTrainOnce:
         if not self._begun:
             raise UserError("controller_step(loss_fn) was not called before this step.", hint="It makes the mask.")
         self._loop.check()
+        if self.lessons is not None:
+            self.lessons.check()
         self._begun = False
         self._pruner.after_step(self._moment, lr)
+        self.average.add(self._loop.model, settled=self.settled)
         self.done += 1
 
     def finish(self) -> Slim:
         """Zero what is left of the masked groups, put all weights back into the dense model, and make it slim.
 
-        The weights are those of now: put an average (SWA, EMA) or what an optimiser evaluates with (schedule-free)
-        into `model` before. What that has moved of the masked groups is zero again afterwards. An optimiser that has
-        trained the slim module still holds its parameters: to train on, make a new one.
+        The weights are those of now, or with ``ema`` those of the average. Put another average (SWA), or what an
+        optimiser evaluates with (schedule-free), into `model` before. What that has moved of the masked groups is zero
+        again afterwards. An optimiser that has trained the slim module still holds its parameters: to train on, make a
+        new one.
         """
         if not self._finished:
             if self.done < self.steps * self.settings.zero_from:
@@ -201,6 +251,7 @@ class AutoTrainOnce:
                     f"the training ended after {self.done:,} of {self.steps:,} steps, so what is masked is set to zero"
                 )
                 warnings.warn(f"{early} at once, and the weights had no time to recover.", stacklevel=2)
+            self.average.hand_over(self._loop.model)
             self._pruner.finish()
             self._finished = True
         zero_(self._loop.dense, self._pruner.plan)
@@ -211,12 +262,15 @@ class AutoTrainOnce:
 
         The loss functions that were kept for the controller are not in it: it then learns from those that come.
         """
-        return {"done": self.done, "epoch": self._epoch, "pruner": self._pruner.state()}
+        state = {"done": self.done, "epoch": self._epoch, "pruner": self._pruner.state()}
+        average = {} if self.settings.ema is None else {"average": self.average.state()}
+        return state | average | ({} if self.lessons is None else {"teacher": self.lessons.state()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: after the dense model has its weights, and before the optimiser gets its state."""
         if not {"done", "epoch", "pruner"} <= state.keys():
             raise UserError("this is no state of AutoTrainOnce.", hint="state_dict() gives one.")
+        self._check_same(state)
         self.done, self._epoch = state["done"], state["epoch"]
         try:
             self._pruner.load(state["pruner"])
@@ -225,6 +279,27 @@ class AutoTrainOnce:
                 f"the slim module of this state cannot be made again: {reason}.",
                 hint="Load in this order: the dense model's weights, AutoTrainOnce's state, the optimiser's state.",
             ) from reason
+        if "average" in state:
+            self.average.load(state["average"], self._loop.device)
+
+    def _check_same(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state with another average, or of another teacher.
+
+        Raises:
+            UserError: it is one.
+        """
+        for name, what, now in (
+            ("average", "ema", self.settings.ema is not None), ("teacher", "distill", self.lessons is not None)
+        ):  # fmt: skip
+            if (name in state) != now:
+                before = "without" if now else "with"
+                raise UserError(f"this state is of another training: it was made {before} {what}.")
+        if self.lessons is not None and not self.lessons.same(state["teacher"]):
+            raise UserError(
+                "the teacher is another network than the one that this state's training has learned from.",
+                hint="Make AutoTrainOnce of the model as it came, and load the weights of the checkpoint after that; "
+                "or give it the same teacher=.",
+            )
 
     def sync(self) -> None:
         """Put the weights as they are now into the dense model."""
@@ -263,48 +338,6 @@ def _as_written(model: nn.Module) -> nn.Module:
     return own if isinstance(own, nn.Module) else model
 
 
-class _Loop:
-    """The loop as the pruner sees it (`train.interfaces.Training`)."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        ato: AutoTrainOnce,
-        optimizers: Sequence[torch.optim.Optimizer],
-        on_swap: OnSwap | None,
-    ) -> None:
-        self.dense = self.model = model
-        self.settings = ato.settings
-        self.clock = Clock(ato.settings.epochs, max(1, ato.steps // ato.settings.epochs))
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.task = Task([], loss=lambda model, loss_fn: loss_fn(model))
-        self.replicas = join()
-        self.optimizers, self._on_swap = optimizers, on_swap
-        self._plan_of: Callable[[], Plan] = lambda: ato._pruner.plan
-        self.plans = list[Plan]()  # of the slim modules so far
-        self._taking_over: TakingOver | None = None
-
-    def train_on(self, model: nn.Module) -> None:
-        """The loop asks for it before each step."""
-        self.model = model
-        if self._taking_over is not None:
-            self._taking_over.remove()
-            self._taking_over = None
-        if model is not self.dense:
-            self.plans = [*self.plans[-1:], self._plan_of()]
-            self._taking_over = TakingOver(self.dense, model)
-            if self._on_swap is not None:
-                self._on_swap(self.dense, model)
-
-    def tell(self, text: str) -> None:
-        """As a warning: the loop goes on."""
-        warnings.warn(text, stacklevel=2)
-
-    def check(self) -> None:
-        """Refuse a loop that does not ask."""
-        if self._taking_over is not None:
-            self._taking_over.check()
-
-    def evaluate(self, data: Iterable[object] | None) -> float | None:
-        """A loop of one's own measures by itself."""
-        return None
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `nn.Module.compile` was called."""
+    return getattr(module, "_compiled_call_impl", None) is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from math import isclose
 from pathlib import Path
@@ -14,14 +15,17 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from atograph.integrations import Loss, Pruning, check_example, required
-from atograph.integrations.own_loop import AutoTrainOnce, OnSwap
+from atograph.integrations.loop_run import OnSwap
+from atograph.integrations.own_loop import AutoTrainOnce
+from atograph.integrations.taught_forward import TaughtForward
 from atograph.passes.errors import UserError
 from atograph.slimming.slim import Slim
 from atograph.train.losses.defaults import LABELS, default_loss
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.saved.seeding import random_state, set_random_state
-from atograph.train.settings import settings_of
+from atograph.train.settings import TrainSettings, settings_of
 from atograph.values.batches import keep_copy, to_device
+from atograph.values.eval_mode import copy_of
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -51,6 +55,9 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords). None: the first batch
             without its labels.
         loss: ``loss(model, batch)`` for the controller, a 0-dim tensor. None: ``model(**batch).loss``.
+        teacher: a trained network to learn from (``distill`` follows from it); with ``distill=True`` alone it is the
+            model as it came. What it says is in the ``loss`` that the model gives in training, so that the Trainer has
+            to take that one.
         resume_from: the checkpoint to resume from, where it does not lie in the Trainer's ``output_dir``.
         on_swap: called as ``on_swap(dense, slim)`` when there is a slim module, at the end of the training: what else
             follows the parameters (an average of them) may follow it from there; ``ato.cut`` makes dense tensors slim.
@@ -68,15 +75,20 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         *,
         loss: Loss | None = None,
         on_swap: OnSwap | None = None,
+        teacher: nn.Module | None = None,
         resume_from: str | Path | None = None,
         **settings: object,
     ) -> None:
-        self._batches_at_most = settings_of(settings).controller_batches
+        settings = settings if teacher is None else {"distill": True, **settings}
+        self._chosen = settings_of(settings)
+        self._batches_at_most = self._chosen.controller_batches
         self.slim: Slim | None = None
         check_example(example_inputs)
         self._inputs, self._loss, self._settings = example_inputs, loss or default_loss, settings
         self._on_swap = on_swap
         self._resume_from = resume_from
+        self._teacher, self._as_it_came = teacher, teacher
+        self._taught: TaughtForward | None = None
         self._pruning: Pruning | None = None
         self._batches: list[object] = []
 
@@ -85,13 +97,20 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         """What prunes; None before the training."""
         return None if self._pruning is None else self._pruning.ato
 
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the model as it comes, for a training that is resumed: it has other weights when that begins."""
+        if self._chosen.distill and self._teacher is None:
+            self._as_it_came = copy_of(kwargs["model"])
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Trace the model, set batches aside, and go on from the checkpoint that the Trainer resumes from."""
-        _check(args, state)
+        _check(args, state, self._chosen)
         model: nn.Module = kwargs["model"]
         self.slim = None
+        if self._taught is not None:
+            self._taught.remove()  # of a training that was interrupted
         self._batches = _first(kwargs["train_dataloader"], self._batches_at_most)
         inputs = self._inputs if self._inputs is not None else _without_labels(self._batches[0], args)
         inputs = to_device(inputs, args.device)
@@ -103,10 +122,13 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
                 steps=state.max_steps,
                 loss=self._loss,
                 on_swap=self._on_swap,
+                teacher=self._as_it_came if state.global_step else self._teacher,
                 settings=self._settings,
             )
         if state.global_step:
             self._load(self._pruning, args, state, _sum(model))
+        if self._pruning.lessons is not None:
+            self._taught = TaughtForward(model, self._pruning.lessons, _precision(args))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -126,6 +148,8 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
     ) -> None:
         """Shrink what is masked, at the rate that a scheduler has not yet changed."""
         assert self._pruning is not None
+        if self._taught is not None:
+            self._taught.check()
         self._pruning.after_step(float(kwargs["optimizer"].param_groups[0]["lr"]))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -139,6 +163,9 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
     ) -> None:
         """Make the slim model."""
         assert self._pruning is not None
+        if self._taught is not None:
+            self._taught.remove()
+            self._taught = None
         with _as_written(kwargs["model"]):
             self.slim = self._pruning.finish()
 
@@ -179,7 +206,14 @@ def _sum(model: nn.Module) -> float:
     return float(sum(parameter.detach().cpu().double().abs().sum() for parameter in model.parameters()))
 
 
-def _check(args: TrainingArguments, state: TrainerState) -> None:
+def _precision(args: TrainingArguments) -> Callable[[], AbstractContextManager[object]]:
+    """Makes the context that accelerate computes the model's own forward pass in."""
+    if not (args.bf16 or args.fp16):
+        return nullcontext
+    return partial(torch.autocast, args.device.type, torch.bfloat16 if args.bf16 else torch.float16)
+
+
+def _check(args: TrainingArguments, state: TrainerState, settings: TrainSettings) -> None:
     """Refuse a training that the callback cannot follow."""
     one = "Train on one device; with CUDA_VISIBLE_DEVICES=0 the Trainer sees one GPU."
     refused = (
@@ -187,6 +221,16 @@ def _check(args: TrainingArguments, state: TrainerState) -> None:
         ("DeepSpeed", args.deepspeed, one),
         ("FSDP", args.fsdp, one),
         ("hyperparameter_search()", state.is_hyper_param_search, "Search first, and then prune."),
+        (
+            "ema and load_best_model_at_end",
+            settings.ema is not None and args.load_best_model_at_end,
+            "Its best checkpoint holds no averaged weights: leave out one of them.",
+        ),
+        (
+            "a teacher and torch_compile",
+            settings.distill and args.torch_compile,
+            "The teacher listens to the model's calls, which a compiled model hides: leave out torch_compile.",
+        ),
     )
     for what, holds, hint in refused:
         if holds:

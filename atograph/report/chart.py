@@ -39,7 +39,7 @@ class Chart:
         cost: the name of the cost.
         metric: what the metric is called.
         x_title: what is below.
-        marks: networks, the cheapest first.
+        marks: networks, those of a series in its own order.
         dense: what the dense network costs.
     """
 
@@ -57,7 +57,7 @@ class Chart:
     @property
     def front(self) -> list[Mark]:
         """Those on the front, the cheapest first."""
-        return [mark for mark in self.marks if mark.front]
+        return sorted((mark for mark in self.marks if mark.front), key=lambda mark: mark.x)
 
     @property
     def right(self) -> float:
@@ -89,5 +89,5 @@ def charts(
         ]
         whole = of(dense)
         if whole is not None and len(marks) > 1:
-            drawn.append(Chart(cost, metric, titles[cost], sorted(marks, key=lambda mark: mark.x), whole))
+            drawn.append(Chart(cost, metric, titles[cost], marks, whole))
     return drawn

@@ -20,7 +20,8 @@ class Point(BaseModel):
         metric: on validation data; None where it was not measured.
         ms: median milliseconds per call in ONNX Runtime, of networks that were timed in turns; None: it was not timed.
         spread: between the quartiles of these.
-        pareto: the costs by which no other network is as good in the metric for less, or better for as much.
+        pareto: the costs by which no other network is as good in the metric for less, or better for as much
+            (within `SAME`).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -56,13 +57,18 @@ def marked(points: Sequence[P], better: Better | None) -> list[P]:
     ]
 
 
+SAME = 0.01
+"""Costs that are so close (relative) are one: plans within one budget fill it to slightly different degrees."""
+
+
 def pareto(points: Sequence[tuple[float | None, float | None]], better: Better | None) -> list[bool]:
-    """Which pairs of cost and metric no other one dominates: it has as little of one and less of the other.
+    """Which pairs of cost and metric no other one dominates: it is as good for less, or better for as much.
 
-    A pair that lacks one of them dominates nothing and is not marked.
+    Whether one is better for as much is seen within `SAME`. A pair that lacks one of both dominates nothing and is not
+    marked.
 
-    >>> pareto([(1.0, 0.9), (0.5, 0.92), (0.3, 0.8), (0.3, None)], "max")
-    [False, True, True, False]
+    >>> pareto([(1.0, 0.9), (0.5, 0.92), (0.499, 0.91), (0.3, 0.8), (0.3, None)], "max")
+    [False, True, False, True, False]
     """
     sign = {"max": -1.0, "min": 1.0, None: None}[better]
     if sign is None:
@@ -71,6 +77,6 @@ def pareto(points: Sequence[tuple[float | None, float | None]], better: Better |
     whole = [pair for pair in pairs if pair is not None and not math.isnan(pair[1])]
 
     def dominated(cost: float, loss: float) -> bool:
-        return any((c, v) != (cost, loss) and c <= cost and v <= loss for c, v in whole)
+        return any((c < cost and v <= loss) or (c <= (1 + SAME) * cost and v < loss) for c, v in whole)
 
     return [pair is not None and not math.isnan(pair[1]) and not dominated(*pair) for pair in pairs]

@@ -11,17 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.passes.budgets.budget import BUDGETS
-from atograph.report.chart import Chart, charts
 from atograph.terminal import numbers
-from atograph.terminal.plot import DENSE, SLIM, plots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from atograph.report.bench import Bench, LayerPair
-    from atograph.report.ladder import LadderReport
     from atograph.report.run import Comparison, FrozenGroup, InTarget, Report
-    from atograph.report.tradeoff import Point
 
 _SHOWN_PLACES = 2
 
@@ -40,7 +36,7 @@ def _costs(report: Report) -> Table:
     dense, slim, metrics = report.dense, report.slim, report.metrics
     in_onnx = not report.targets or "onnx" in report.targets
     headings = ("dense", "masked", "slim", *(["ONNX"] if in_onnx else []), "slim / dense")
-    table = _table("", *headings, right=len(headings))
+    table = table_of("", *headings, right=len(headings))
 
     def row(
         title: str | Text, dense: str = "", masked: str = "", slim: str = "", onnx: str = "", ratio: str = ""
@@ -62,9 +58,9 @@ def _costs(report: Report) -> Table:
     if report.training_cost is not None:
         row("FLOPs of the training", ratio=numbers.percent(report.training_cost))
     if metrics.measured:
-        row(Text(metrics.name), *map(_metric, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
+        row(Text(metrics.name), *map(metric_text, (metrics.dense, metrics.masked, metrics.slim, metrics.onnx)))
     if metrics.before_training is not None:
-        row("  before the training", _metric(metrics.before_training))
+        row("  before the training", metric_text(metrics.before_training))
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
         row("  lost at the last zeroing", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
     for speed in report.latency_ms:
@@ -74,51 +70,11 @@ def _costs(report: Report) -> Table:
     return table
 
 
-def ladder_table(report: LadderReport) -> RenderableType:
-    """One row for each budget of a ladder, the dense network first, and the metric over what each costs."""
-    drawn = ladder_charts(report)
-    timed = any(rung.latency is not None for rung in report.rungs)
-    columns = ["FLOPs", "parameters", "training", report.metric]
-    columns += [f"ORT ms, batch {report.batch}", "of dense"] if timed else []
-    table = _table(report.budget, *columns, *(["Pareto"] if report.better else []), right=len(columns))
-    table.caption = "shares of the dense network; of training, of as many epochs of it"
-
-    def row(name: str, point: Point, training: float | None, latency: float | None) -> None:
-        cells = [numbers.percent(point.flops), numbers.percent(point.params)]
-        cells += ["-" if training is None else numbers.percent(training), _metric(point.metric)]
-        if timed:
-            cells.append("-" if point.ms is None else numbers.three_digits(point.ms))
-            cells.append("-" if latency is None else numbers.percent(latency))
-        table.add_row(name, *cells, *([pareto_text(point)] if report.better else []))
-
-    row("dense", report.dense, None, 1.0)
-    for rung in report.rungs:
-        row(f"{rung.asked:g}", rung, rung.training, rung.latency)
-    legend = Text(f"{SLIM[0]} {DENSE[0]} {PARETO}. {DENSE[0]} {DENSE[1]}: the dense network.", style="dim")
-    return Group(table, *([Text(), plots(drawn), legend] if drawn else []))
-
-
-def ladder_charts(report: LadderReport) -> list[Chart]:
-    """The metric over each cost, with a mark for each network."""
-    rungs = [(f"{rung.asked:g}", rung) for rung in report.rungs]
-    return charts(report.dense, {"slim": rungs}, report.metric, report.batch)
-
-
-PARETO = "on the Pareto front: no other network is as good for less"
-"""What a filled mark says."""
-
-
-def pareto_text(point: Point) -> str:
-    """The costs by which it is worth having: ``FLOPs, ms``."""
-    names = {"flops": "FLOPs", "latency": "ms"}
-    return ", ".join(names[cost] for cost in point.pareto) or "-"
-
-
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
     """One row for each comparison and what it is called, one column for each target."""
     labels = {name: each.label for _title, entry in entries for name, each in entry.targets.items()}
     headings = ("masked = slim", *(f"slim = {label}" for label in labels.values()), "tolerance")
-    table = _table("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
+    table = table_of("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
     for title, entry in entries:
         verdict = "NOT EQUAL" if not entry.holds else "equal *" if entry.faults else "equal"
         targets = (_in_target(entry.targets.get(name), entry) for name in labels)
@@ -142,7 +98,7 @@ def latency_table(found: Bench) -> Table:
     """One row for each batch size and number of threads: medians, and the distance between the quartiles."""
     promised = 1 / found.flops_share if found.flops_share else float("inf")
     headings = ("ONNX Runtime, CPU", "dense ms", "±", "slim ms", "±", "speed-up", "promised", "time saved")
-    table = _table(*headings, right=7)
+    table = table_of(*headings, right=7)
     for entry in found.latencies:
         name = f"batch {entry.batch}, {entry.threads} thread{'s' if entry.threads > 1 else ''}"
         times = ((entry.dense, entry.dense_spread), (entry.slim, entry.slim_spread))
@@ -154,7 +110,7 @@ def latency_table(found: Bench) -> Table:
 
 def layer_table(layers: Sequence[LayerPair]) -> Table:
     """One row for each layer, in the order in which they run."""
-    table = _table("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", right=5)
+    table = table_of("layer", "dense ms", "slim ms", "slim / dense", "FLOPs kept", "beyond the promised", right=5)
     for layer in layers:
         kept = "" if layer.kept is None else numbers.percent(layer.kept)
         times = (f"{layer.dense:.4f}", f"{layer.slim:.4f}", _ratio(layer.slim, layer.dense))
@@ -164,7 +120,7 @@ def layer_table(layers: Sequence[LayerPair]) -> Table:
 
 def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     """One row for each reason, the most units first."""
-    table = _table("frozen", "groups", "units", "where", right=2)
+    table = table_of("frozen", "groups", "units", "where", right=2)
     units: Counter[str] = Counter()
     places: dict[str, list[str]] = {}
     for group in groups:
@@ -178,7 +134,8 @@ def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     return table
 
 
-def _table(*headings: str, right: int) -> Table:
+def table_of(*headings: str, right: int) -> Table:
+    """An empty table; of its columns, those after the first are numbers, as many as ``right``."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if 0 < index <= right else "left", overflow="fold")
@@ -194,5 +151,6 @@ def _ratio(after: float, before: float) -> str:
     return numbers.percent(after / before) if before else "-"
 
 
-def _metric(value: float | None) -> str:
+def metric_text(value: float | None) -> str:
+    """``0.9512``; a dash where it was not measured."""
     return "-" if value is None else f"{value:.4f}"

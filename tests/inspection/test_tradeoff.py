@@ -15,7 +15,7 @@ from atograph.report.chart import charts
 from atograph.report.ladder import LadderReport, LadderRung
 from atograph.report.tradeoff import Better, Point, pareto
 from atograph.terminal.console import as_text
-from atograph.terminal.tables import ladder_table
+from atograph.terminal.tradeoff import ladder_table
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,9 @@ from atograph.terminal.tables import ladder_table
         ([(0.7, 0.9), (0.5, 0.92)], None, [False, False]),
         ([(0.5, 0.9), (0.5, 0.9), (0.5, 0.8)], "max", [True, True, False]),
         ([(0.5, 0.9), (0.3, 0.9)], "max", [False, True]),
+        ([(0.5, 0.9), (0.498, 0.8)], "max", [True, False]),  # as much, within 1 %
+        ([(0.5, 0.9), (0.498, 0.9)], "max", [False, True]),
+        ([(0.5, 0.9), (0.49, 0.8)], "max", [True, True]),
         ([(None, 0.9), (0.5, 0.8)], "max", [False, True]),
         ([(0.5, math.nan), (0.7, 0.8)], "max", [False, True]),
         ([], "max", []),
@@ -71,7 +74,7 @@ def test_a_ladder_in_the_terminal() -> None:
         0.9780 │            ●      ○                        0.9780 │                    ●     ○
                └────────────────────────────────────────           └────────────────────────────────────────
                 0    share of the dense FLOPs    100.0 %            0   ms in ONNX Runtime, batch 1    0.210
-        ● ◆ on the Pareto front: no other network is as good for less. ◆ ◇: the dense network.
+        ● slim, ◆ dense: on the Pareto front: no other network is as good for less; ○ and ◇: the others.
     """
     assert curves.endswith(dedent(wanted).strip())
 
@@ -84,7 +87,10 @@ def test_what_is_not_known_is_not_shown() -> None:
     assert "│" not in told and "ms" not in told and "Pareto" not in told
     page = ladder_page(bare)
     assert "<svg" not in page and "Of the dense network top-1 is not known." in page
-    assert "which top-1 is better, metric_mode says" in page
+    assert "whether more or less top-1 is better, metric_mode says (max or min)." in page
+    unmarked = LADDER.model_copy(update={"better": None}).marked()
+    told = as_text(ladder_table(unmarked))
+    assert "●" not in told and "◆" not in told and "○ slim, ◇ dense. No network is marked as the best: whether" in told
     untimed = LADDER.model_copy(update={"dense": LADDER.dense.model_copy(update={"ms": None})})
     assert [each.title for each in charts(untimed.dense, {}, "top-1", 1)] == []
 

@@ -21,6 +21,9 @@ from atograph.inspection.tradeoff.figure import (
     outline,
 )
 from atograph.report.chart import Chart
+from atograph.report.tradeoff import Point
+from atograph.terminal import numbers
+from atograph.terminal.tradeoff import unmarked_line
 
 _SIZE = {
     "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM
@@ -107,3 +110,27 @@ def _legend(charts: Sequence[Chart], names: Sequence[str]) -> list[_Key]:
     if any(mark.front for mark in marks):
         keys.append(_Key("Pareto front, its networks filled: no other one is as good for less"))
     return keys
+
+
+def timed_line(batch: int, threads: int) -> str:
+    """How latencies were measured."""
+    within = "1 thread" if threads == 1 else f"{threads} threads"
+    return (
+        f"All were timed in one go, a call of each in turn, in ONNX Runtime on the CPU (batch {batch}, {within}): "
+        "median milliseconds ± the distance between the quartiles."
+    )
+
+
+def missing_lines(metric: str, *, marked: bool) -> list[str]:
+    """Why no network is marked, if none is."""
+    return [] if marked else [unmarked_line(metric)]
+
+
+def metric_text(point: Point) -> str:
+    """``0.9512``; empty without one."""
+    return "" if point.metric is None else f"{point.metric:.4f}"
+
+
+def ms_text(point: Point) -> str:
+    """``0.214 ± 0.01``; empty where it was not timed."""
+    return "" if point.ms is None else f"{numbers.three_digits(point.ms)} ± {point.spread or 0:.2g}"

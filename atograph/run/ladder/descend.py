@@ -49,7 +49,7 @@ class Ladder:
     def __str__(self) -> str:
         """The table of all rungs, as the command prints it."""
         from atograph.terminal.console import as_text
-        from atograph.terminal.tables import ladder_table
+        from atograph.terminal.tradeoff import ladder_table
 
         return as_text(ladder_table(self.report))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,16 +100,21 @@ class Teacher:
     @contextmanager
     def listening(self, model: nn.Module) -> Iterator[Said]:
         """Within, notes how a model is called and what it gives, for `added`."""
-        with _calls(model) as calls, self._hidden.watched(model, self.model) as hidden:
+        with _calls(model) as calls, self.watching(model) as hidden:
             yield Said(calls, hidden)
 
-    def added(self, own: Tensor, said: Said, batch: object) -> Tensor:
+    def watching(self, model: nn.Module) -> AbstractContextManager[States]:
+        """Within, notes what the blocks of a model give, where hidden states are compared."""
+        return self._hidden.watched(model, self.model)
+
+    def added(self, own: Tensor, said: Said, batch: object, share: float | Tensor = 1.0) -> Tensor:
         """A loss of the task and what the teacher says of the same calls, a 0-dim tensor.
 
         Args:
             own: the loss of the task.
             said: of the calls that it is made of.
             batch: its targets tell which dimension of the outputs is that of the classes.
+            share: of this batch in those that are added up to a step, where the loss of the task is divided so already.
 
         Raises:
             UserError: there was no call, or the teacher rejects its inputs or gives other outputs.
@@ -120,15 +125,16 @@ class Teacher:
                 hint="Call model(...) in loss(model, batch), and not a part of it; or train without a teacher.",
             )
         targets, last = split(batch)[1], isinstance(batch, Mapping)
-        with self._hidden.watched(self.model, self.model) as hidden:
+        with self.watching(self.model) as hidden:
             asked = [self._asked(args, kwargs) for args, kwargs, _given in said.calls]
         taught = [
             self._difference(given, wanted, targets, last)
             for (_args, _kwargs, given), wanted in zip(said.calls, asked, strict=True)
         ]
-        loss = (1 - self.weight) * own + self.weight * torch.stack(taught).mean()
+        loss = self.weight * torch.stack(taught).mean()
         states = self._hidden.difference(said.hidden, hidden) if self._hidden.weight else None
-        return loss if states is None else loss + self._hidden.weight * states
+        loss = loss if states is None else loss + self._hidden.weight * states
+        return (1 - self.weight) * own + share * loss
 
     @torch.no_grad()
     def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

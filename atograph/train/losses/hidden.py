@@ -148,6 +148,8 @@ def _why_not(own: list[Tensor] | None, each: list[Tensor], cuts: Mapping[str, Cu
         return "it gives no numbers, or is not called"
     if name not in cuts:
         return "nobody knows which units stand where in what it gives"
+    if torch.is_grad_enabled() and not all(one.requires_grad for one in own):
+        return "no gradient reaches it, for it is frozen, or recomputed in the backward pass"
     wrong = [(one, other) for one, other in zip(own, each, strict=True) if not _fit(one, other, cuts[name])]
     return f"its output is {_shape(wrong[0][0])}, and the teacher's {_shape(wrong[0][1])}" if wrong else ""
 

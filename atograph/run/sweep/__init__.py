@@ -1,0 +1,1 @@
+"""One-shot plans at several budgets, without any training."""
