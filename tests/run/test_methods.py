@@ -130,6 +130,8 @@ def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "magnitude"}).prior == "magnitude"
     assert settings_of({"method": "magnitude", "freeze": 0.2, "zero": 0.3}).freeze == 0.2
     assert settings_of({"method": "progressive"}) == settings_of({}) != settings_of({"method": "ato"})
+    assert settings_of({"freeze": 0.4}) == settings_of({"method": "ato", "freeze": 0.4})  # only that has it
+    assert settings_of({"tighten_end": 0.3}) == settings_of({"method": "progressive", "tighten_end": 0.3})
     assert settings_of({"method": "at-once", "prior": "fpgm"}).prior == "fpgm"
     assert settings_of({"method": "lamp"}) == settings_of({"method": "at-once", "prior": "lamp"})
     with pytest.raises(UserError, match="method 'lamp' prunes by that criterion, and prior='fpgm' names another"):
@@ -177,7 +179,7 @@ def test_curves(tmp_path: Path) -> None:
     data = blobs(6)
     result = atograph.compress(
         fresh(), data, val_data=data[:2], flops=0.5, epochs=4, out=tmp_path / "run", tensorboard=tmp_path / "tb",
-        device="cpu", method="ato", controller_min_steps=4,
+        device="cpu", controller_min_steps=4,
     )  # fmt: skip
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [row["epoch"] for row in report["curves"]] == [1, 2, 3, 4]

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from atograph.train.settings.fields import Fraction, TrainSettings
+from atograph.train.settings.method_table import OF_ATO
 
 
 class ProgressiveSettings(TrainSettings):
@@ -33,11 +34,11 @@ class ProgressiveSettings(TrainSettings):
         for name in ("freeze", "zero"):
             if values.get(name, end) != end:
                 raise ValueError(f"the method progressive has tighten_end in place of {name}, which --method ato has")
-        for name in _OF_ATO:
-            if values.get(name) and values[name] != cls.model_fields[name].default:
-                raise ValueError(f"the method progressive has no use for {name}={values[name]}, which --method ato has")
         if values.get("controller"):
             raise ValueError("the method progressive has no controller, which --method ato has")
+        for name in OF_ATO:
+            if name != "paced" and values.get(name) and values[name] not in (cls.model_fields[name].default, end):
+                raise ValueError(f"the method progressive has no use for {name}={values[name]}, which --method ato has")
         return {"method": "progressive", **values, "freeze": end, "zero": end}
 
     @model_validator(mode="after")
@@ -46,11 +47,3 @@ class ProgressiveSettings(TrainSettings):
         if self.tighten_start > self.tighten_end:
             raise ValueError(f"tighten_start={self.tighten_start:g} lies after tighten_end={self.tighten_end:g}")
         return self
-
-
-_OF_ATO = (
-    "controller_start", "controller_interval", "controller_min_steps", "controller_lr", "controller_weight_decay",
-    "controller_norms", "controller_drop", "controller_search", "controller_spread", "controller_masked", "temperature",
-    "offset", "gamma", "prior_scale", "projection_start", "lambda_start", "lambda_freeze", "lambda_end",
-)  # fmt: skip
-"""Settings of its controller and its projection."""
