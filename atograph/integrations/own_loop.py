@@ -29,6 +29,7 @@ from atograph.train.methods.method import hook_of
 from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.processes.replicas import join
 from atograph.train.pruning.shrink import CannotShrink
+from atograph.train.saved.weights import is_sharded
 from atograph.train.settings import settings_of
 
 LossFn = Callable[[nn.Module], Tensor]
@@ -97,6 +98,11 @@ class AutoTrainOnce:
         self._given, model = model, _as_written(model)
         optimizers = () if optimizer is None else optimizers_of(optimizer)
         given = settings_of(settings if teacher is None else {"distill": True, **settings})
+        if given.shard or any(is_sharded(parameter) for parameter in model.parameters()):
+            raise UserError(
+                "a model whose parameters are sharded over processes is not pruned in a loop of one's own.",
+                hint="atograph compress ... --shard trains one: see docs/large-models.md.",
+            )
         if optimizers:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")

@@ -35,7 +35,7 @@ def ladder_table(report: LadderReport) -> RenderableType:
     row("dense", report.dense, None, 1.0)
     for rung in report.rungs:
         row(f"{rung.asked:g}", rung, rung.training, rung.latency)
-    return Group(table, *_curves(ladder_charts(report), []))
+    return Group(table, *_curves(ladder_charts(report), [], marked=report.better is not None))
 
 
 def sweep_table(report: SweepReport) -> RenderableType:
@@ -67,7 +67,7 @@ def sweep_table(report: SweepReport) -> RenderableType:
     names = report.criteria
     return Group(
         Text(f"{report.name}: {size}; one-shot plans, nothing is trained"), table, *told,
-        *_curves(drawn, names if len(names) > 1 else []),
+        *_curves(drawn, names if len(names) > 1 else [], marked=report.better is not None),
     )  # fmt: skip
 
 
@@ -108,17 +108,22 @@ def pareto_text(point: Point) -> str:
     return ", ".join(names[cost] for cost in point.pareto) or "-"
 
 
-def _curves(drawn: Sequence[Chart], series: Sequence[str]) -> list[RenderableType]:
+def unmarked_line(metric: str) -> str:
+    """Why there is no Pareto front."""
+    return f"No network is marked as the best: whether more or less {metric} is better, metric_mode says (max or min)."
+
+
+def _curves(drawn: Sequence[Chart], series: Sequence[str], *, marked: bool) -> list[RenderableType]:
     """The charts, with what their signs mean; series, where there are several, have letters."""
     if not drawn:
         return []
     letters = [f"{chr(ord('A') + place % 26)}{chr(ord('a') + place % 26)}" for place in range(len(series))]
-    if series:
-        whose = ", ".join(f"{pair[0]} {name}" for pair, name in zip(letters, series, strict=True))
-        legend = f"{whose}, {DENSE[0]} dense: {_PARETO}; small letters and {DENSE[1]}: all others."
-    else:
-        legend = f"{SLIM[0]} {DENSE[0]} {_PARETO}. {DENSE[0]} {DENSE[1]}: the dense network."
-    return [Text(), plots(drawn, letters), Text(legend, style="dim")]
+    sign = 0 if marked else 1
+    names = [f"{pair[sign]} {name}" for pair, name in zip(letters, series, strict=True)] or [f"{SLIM[sign]} slim"]
+    legend = f"{', '.join(names)}, {DENSE[sign]} dense"
+    others = f"small letters and {DENSE[1]}" if series else f"{SLIM[1]} and {DENSE[1]}"
+    more = f": {_PARETO}; {others}: the others." if marked else f". {unmarked_line(drawn[0].metric)}"
+    return [Text(), plots(drawn, letters), Text(legend + more, style="dim")]
 
 
 def _share(share: float | None) -> str:

@@ -74,7 +74,7 @@ def test_a_ladder_in_the_terminal() -> None:
         0.9780 │            ●      ○                        0.9780 │                    ●     ○
                └────────────────────────────────────────           └────────────────────────────────────────
                 0    share of the dense FLOPs    100.0 %            0   ms in ONNX Runtime, batch 1    0.210
-        ● ◆ on the Pareto front: no other network is as good for less. ◆ ◇: the dense network.
+        ● slim, ◆ dense: on the Pareto front: no other network is as good for less; ○ and ◇: the others.
     """
     assert curves.endswith(dedent(wanted).strip())
 
@@ -87,7 +87,10 @@ def test_what_is_not_known_is_not_shown() -> None:
     assert "│" not in told and "ms" not in told and "Pareto" not in told
     page = ladder_page(bare)
     assert "<svg" not in page and "Of the dense network top-1 is not known." in page
-    assert "whether more or less top-1 is better, metric_mode says" in page
+    assert "whether more or less top-1 is better, metric_mode says (max or min)." in page
+    unmarked = LADDER.model_copy(update={"better": None}).marked()
+    told = as_text(ladder_table(unmarked))
+    assert "●" not in told and "◆" not in told and "○ slim, ◇ dense. No network is marked as the best: whether" in told
     untimed = LADDER.model_copy(update={"dense": LADDER.dense.model_copy(update={"ms": None})})
     assert [each.title for each in charts(untimed.dense, {}, "top-1", 1)] == []
 

@@ -73,6 +73,20 @@ def test_each_plan_is_the_one_that_plan_makes_and_its_metric_that_of_the_slim_ne
     assert str(found).count("magnitude") == 3, "two rows and the legend"
 
 
+def test_data_that_can_be_read_once_serves_every_criterion(graph: atograph.Graph) -> None:
+    found = atograph.sweep(graph, 0.5, by=["taylor", "activation"], data=iter(TRAIN))
+    assert found.plans == {(name, 0.5): graph.plan(0.5, by=name, data=TRAIN) for name in ("taylor", "activation")}
+
+
+def test_a_model_without_values_is_told(graph: atograph.Graph) -> None:
+    with torch.device("meta"):
+        empty = atograph.trace(TwoConvs(), torch.randn(2, 1, 8, 8))
+    with pytest.raises(UserError, match="a sweep needs the values of the weights"):
+        atograph.sweep(empty, 0.5, val_data=VAL)
+    with pytest.raises(UserError, match="a sweep measures the model, and this graph has none"):
+        atograph.sweep(atograph.Graph(graph.program), 0.5)
+
+
 def test_dense_and_all_slim_networks_are_timed_in_one_go(graph: atograph.Graph) -> None:
     report = atograph.sweep(graph, SHARES, latency=True).report
     assert (report.batch, report.threads) == (1, 1) and report.dense.ms

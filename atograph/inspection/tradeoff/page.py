@@ -23,6 +23,7 @@ from atograph.inspection.tradeoff.figure import (
 from atograph.report.chart import Chart
 from atograph.report.tradeoff import Point
 from atograph.terminal import numbers
+from atograph.terminal.tradeoff import unmarked_line
 
 _SIZE = {
     "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM
@@ -122,9 +123,7 @@ def timed_line(batch: int, threads: int) -> str:
 
 def missing_lines(metric: str, *, marked: bool) -> list[str]:
     """Why no network is marked, if none is."""
-    if marked:
-        return []
-    return [f"No network is marked: whether more or less {metric} is better, metric_mode says."]
+    return [] if marked else [unmarked_line(metric)]
 
 
 def metric_text(point: Point) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from atograph.inspection.rows import rows
 from atograph.passes.cost.share import shares_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
+from atograph.passes.ir.values import require_values
 from atograph.passes.plan.choose import check_budgets
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
@@ -96,7 +97,8 @@ def sweep(
         UserError: no plan can be made, there is no criterion of a name, or it needs data; the graph has no model, or no
             values of its weights; the model or the metric rejects a batch.
     """
-    task = Task(data or (), val_data, loss=loss, metric=metric, metric_name=metric_name)
+    data = list(data) if isinstance(data, Iterator) else data  # each criterion looks at it
+    task = Task(() if data is None else data, val_data, loss=loss, metric=metric, metric_name=metric_name)
     sweeping = Sweeping(
         graph, shares_of(flops, "flops"), (by,) if isinstance(by, str) else tuple(by), task, data=data,
         better=metric_mode, latency=latency, floor=floor, round_to=round_to,
@@ -139,6 +141,7 @@ class Sweeping:
     ) -> None:
         if graph.model is None:
             raise UserError("a sweep measures the model, and this graph has none.")
+        require_values(dict(graph.model.named_parameters()), "a sweep needs the values of the weights")
         if not by or len({*by}) < len(by):
             raise UserError(f"the criteria of a sweep are one or several, each once, not {', '.join(by) or 'none'}.")
         for each in by:

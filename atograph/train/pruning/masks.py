@@ -37,10 +37,7 @@ class UnitMap(Units):
 
     def masked(self, mask: Tensor) -> dict[str, Tensor]:
         """Every parameter of the zeroing sets times its mask; differentiable in ``mask`` only."""
-        return {
-            name: self._times(parameter.detach(), name, _padded(mask, 1.0))
-            for name, parameter in self.parameters.items()
-        }
+        return {name: self._times(value.detach(), name, _padded(mask, 1.0)) for name, value in self.tensors.items()}
 
     @torch.no_grad()
     def scale_(self, factor: Tensor) -> None:
@@ -48,7 +45,7 @@ class UnitMap(Units):
         if not self._row:
             return
         along = torch.split(_padded(factor, 1.0)[self._index], self._lengths)
-        parameters: list[Tensor] = [self.parameters[name] for name, _at in self._row]
+        parameters = [self.tensors[name] for name, _at in self._row]
         factors = [
             _shaped(each, at.dim, parameter.ndim).to(parameter.dtype)
             for each, parameter, (_name, at) in zip(along, parameters, self._row, strict=True)
@@ -59,7 +56,7 @@ class UnitMap(Units):
     def hide_(self, factor: Tensor) -> list[Tensor]:
         """`scale_`, and what that took away: added to `scaled` parameters it gives them back, bit for bit where
         factors are 0 or 1."""
-        parameters: list[Tensor] = [*self.parameters.values()]
+        parameters: list[Tensor] = [*self.tensors.values()]
         taken = [parameter.detach().clone() for parameter in parameters]
         self.scale_(factor)
         torch._foreach_sub_(taken, parameters)
@@ -69,7 +66,7 @@ class UnitMap(Units):
     def show_(self, taken: list[Tensor], factor: Tensor) -> None:
         """Give back what `hide_` took at the same factors; the rest may have changed in between."""
         self.scale_(factor)
-        torch._foreach_add_([*self.parameters.values()], taken)
+        torch._foreach_add_([*self.tensors.values()], taken)
 
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
         for at in self.indices[name]:

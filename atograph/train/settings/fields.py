@@ -206,6 +206,9 @@ class TrainSettings(BaseModel):
     network without any all layers but the last one. See `Teacher`."""
 
     # How steps are computed.
+    shard: Annotated[bool, Option()] = False
+    """Several processes hold a part of the model each (`torch.distributed.fsdp.fully_shard`): for one that fits on no
+    single device. See docs/large-models.md."""
     accumulate: Annotated[int, Field(ge=1), Option()] = 1
     """Batches whose gradients make one step. They are averaged; "steps" of the other settings are these."""
     precision: Annotated[Literal["float32", "bfloat16", "float16"], Option()] = "float32"
