@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,19 @@ class UnitMap(Units):
         for at in self.indices[name]:
             value = value * _shaped(mask[at.index], at.dim, value.ndim).to(value.dtype)
         return value
+
+
+@dataclass(frozen=True)
+class UnderMask:
+    """The units that a mask keeps, as a plan tells them (`train.interfaces.Plan`)."""
+
+    kept: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, units: UnitMap, mask: Tensor) -> UnderMask:
+        """Of a flat mask ``[total]`` of 0 and 1."""
+        parts = units.split(mask.cpu()).items()
+        return cls({name: tuple(part.nonzero().flatten().tolist()) for name, part in parts})
 
 
 def _padded(flat: Tensor, value: float) -> Tensor:
