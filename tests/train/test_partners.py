@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from forked import begun, ranks
 from partners_run import train
+from torch.distributed import HashStore
+
+from atograph.train.processes.partners import Partners
 
 ENDS = {
     "refuses": "process 1 of this training has ended: the data of this process ends here.",
@@ -37,3 +40,11 @@ def test_the_others_know_in_seconds(tmp_path: Path, how: str) -> None:
             process.kill()
             process.join()
     assert not (tmp_path / "run").exists()
+
+
+def test_nobody_looks_any_more_while_python_ends() -> None:
+    """A thread within the store would end the process by a signal then."""
+    partners = Partners(0, 2, HashStore())
+    assert partners._thread.is_alive()
+    partners.leave()
+    assert not partners._thread.is_alive()

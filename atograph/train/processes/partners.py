@@ -48,7 +48,14 @@ class Partners:
         self.rank, self._others = rank, [each for each in range(count) if each != rank]
         self._beats, self._refusal = 0, ""
         self._seen: dict[int, tuple[bytes, int]] = {}
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Look no more: a thread that is within the store while Python ends would end the process by a signal."""
+        self._left.set()
+        self._thread.join(2 * BEAT)
 
     def finish(self, work: Work) -> None:
         """Wait for a message that all processes exchange.
@@ -107,7 +114,7 @@ class Partners:
 
     def _watch(self) -> None:
         told = False
-        while True:
+        while not self._left.is_set():
             try:
                 self._store.set(f"alive {self.rank}", str(self._beats))
                 for rank in self._others:
@@ -121,7 +128,7 @@ class Partners:
             except RuntimeError:  # the store is gone, and so is the process that kept it
                 return
             self._beats += 1
-            time.sleep(BEAT)
+            self._left.wait(BEAT)
 
     def _look_for(self, rank: int) -> None:
         key = f"alive {rank}"

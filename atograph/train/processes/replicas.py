@@ -243,6 +243,10 @@ class Several:
             ) from error
         return InOrderOfFirst(with_batches(loader, own), self)
 
+    def leave(self) -> None:
+        """Nothing is exchanged any more."""
+        self._partners.leave()
+
     def wait(self) -> None:
         """Until every process has come here."""
         self._partners.finish(distributed.barrier(async_op=True))
@@ -287,4 +291,5 @@ def join(device: str = "auto") -> Replicas:
     several = Several(device)
     if not started:
         atexit.register(distributed.destroy_process_group)
+    atexit.register(several.leave)  # before that
     return several
