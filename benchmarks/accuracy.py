@@ -102,12 +102,12 @@ def one_shot(bench: Bench) -> Outcome:
     """Half of the epochs dense, then the smallest magnitudes go at once, and the other half in the slim module."""
     half = 0.5
     at_once = {"controller_start": half, "projection_start": half, "freeze": half, "zero": half}
-    return pruned(bench, controller=False, prior="magnitude", **at_once)
+    return pruned(bench, method="ato", controller=False, prior="magnitude", **at_once)
 
 
 def published(bench: Bench) -> Outcome:
     """The schedule of the authors' code: the mask is frozen at half-time, nothing is zeroed or slim before the end."""
-    return pruned(bench, **PUBLISHED)
+    return pruned(bench, method="ato", **PUBLISHED)
 
 
 def torch_pruning(bench: Bench) -> Outcome:
@@ -123,9 +123,9 @@ def torch_pruning(bench: Bench) -> Outcome:
 
 def longer(bench: Bench) -> Outcome:
     """As many epochs more as the slim module saves, by its FLOPs: what the dense network would have cost."""
-    settings = bench.settings()
+    settings = bench.settings(method="ato")
     cost = settings.zero + (1 - settings.zero) * bench.budget
-    return pruned(bench, epochs=round(settings.epochs / cost))
+    return pruned(bench, method="ato", epochs=round(settings.epochs / cost))
 
 
 def progressive_longer(bench: Bench) -> Outcome:
@@ -145,15 +145,19 @@ def narrow_longer(bench: Bench) -> Outcome:
     return narrow(bench, epochs=round(bench.settings().epochs / bench.budget))
 
 
+ON_BUDGET: dict[str, Any] = {"controller_search": "budget", "controller_interval": 3, "controller_masked": 0.5}
+"""A controller that decides widths by pairs of masks on the budget, while half of the steps train under such masks."""
+
 METHODS: dict[str, Callable[[Bench], Outcome]] = {
     "dense": dense,
     "uniformly narrower": narrow,
     "uniformly narrower, for the FLOPs of dense": narrow_longer,
-    "atograph": pruned,
     "progressive": partial(pruned, method="progressive"),
-    "score only": partial(pruned, controller=False),
-    "atograph, for the FLOPs of dense": longer,
     "progressive, for the FLOPs of dense": progressive_longer,
+    "ato": partial(pruned, method="ato"),
+    "ato, for the FLOPs of dense": longer,
+    "ato, score only": partial(pruned, method="ato", controller=False),
+    "ato, controller on the budget": partial(pruned, method="ato", **ON_BUDGET),
     "one-shot magnitude, fine-tuned": one_shot,
     "ATO as published": published,
     "Torch-Pruning, regularised, fine-tuned": torch_pruning,
@@ -172,7 +176,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "zeroed at once (slim_at=freeze)": {"slim_at": "freeze"},
     "without a pace (paced=false)": {"paced": False},
 }
-"""What becomes of atograph when one choice is another."""
+"""What becomes of `ato` when one choice is another."""
 
 
 def percent(value: float | None) -> float:
@@ -204,7 +208,7 @@ def reduce(options: argparse.Namespace) -> None:
 def measure(key: Key, options: argparse.Namespace) -> Run:
     """Train once."""
     network, budget, method, seed = key
-    how = METHODS[method] if method in METHODS else partial(pruned, **ABLATIONS[method])
+    how = METHODS[method] if method in METHODS else partial(pruned, method="ato", **ABLATIONS[method])
     return run_of(key, partial(how, Bench(network, budget, seed, options)))
 
 
@@ -216,7 +220,7 @@ def main() -> None:
     parser.add_argument("--network", choices=DOMAINS, action="append", help="default: all of Fashion-MNIST")
     parser.add_argument("--budget", type=float, action="append", help="default: 0.5, 0.3, 0.15 and 0.05")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all of them")
-    parser.add_argument("--ablation", action="store_true", help="atograph with one choice changed at a time, instead")
+    parser.add_argument("--ablation", action="store_true", help="ato with one choice changed at a time, instead")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default: 5)")
     add_options(parser, epochs=30)
     options = parser.parse_args()

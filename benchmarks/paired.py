@@ -86,7 +86,7 @@ def made(wanted: Iterable[Key], make: Callable[[Key], Run], jobs: int, kept: Pat
     return runs
 
 
-def table(runs: Sequence[Run], order: Sequence[str], metric: str = "accuracy", against: str = "atograph") -> str:
+def table(runs: Sequence[Run], order: Sequence[str], metric: str = "accuracy", against: str = "progressive") -> str:
     """One row a method, network and budget: mean and standard deviation over the seeds, and the difference from
     ``against`` with the same seeds, with the standard error of its mean.
 

@@ -96,7 +96,7 @@ def settings_of(name: str, options: argparse.Namespace) -> TrainSettings:
     """
     if options.flops is not None:
         share_of(options.flops, "--flops")
-    given = {each: getattr(options, each) for each in ("flops", "epochs", "device", "seed")}
+    given = {"method": "ato"} | {each: getattr(options, each) for each in ("flops", "epochs", "device", "seed")}
     changed = train_settings(given, options.set).model_dump(exclude_unset=True)
     published = PUBLISHED if options.as_published else {}
     row = ROWS[name]

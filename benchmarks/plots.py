@@ -39,7 +39,7 @@ def accuracy(runs: list[Run]) -> Any:
             [mean(run.flops for run in found[budget]) for budget in budgets],
             [mean(run.metric for run in found[budget]) for budget in budgets],
             [stdev(run.metric for run in found[budget]) if len(found[budget]) > 1 else 0.0 for budget in budgets],
-            label=method, marker="osv^DPX*"[number % 8], capsize=3, linewidth=2 if method == "atograph" else 1,
+            label=method, marker="osv^DPX*"[number % 8], capsize=3, linewidth=2 if method == "progressive" else 1,
         )  # fmt: skip
     axes.set(xlabel="share of the dense FLOPs", ylabel="test accuracy, %", title=network)
     axes.legend(fontsize=7)

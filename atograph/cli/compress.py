@@ -38,8 +38,7 @@ def compress(
         raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
     shares = {name: shares_of(given[name], f"--{name}") for name in given if name in BUDGETS}
     several = {name: each for name, each in shares.items() if len(each) > 1}
-    own = {"method": "progressive"} if several else {}
-    settings = train_settings({**own, **given, **{name: min(each) for name, each in shares.items()}}, assignments)
+    settings = train_settings({**given, **{name: min(each) for name, each in shares.items()}}, assignments)
 
     from atograph.spec.spec import load_spec
     from atograph.train.settings import needs_data

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
-from atograph.passes.plan.plan import Plan
+from atograph.train.interfaces import Plan
 from atograph.train.losses.distilled import Said, teacher_of
 from atograph.train.losses.hidden import States
 from atograph.train.losses.untrained import NOISE, looks_untrained

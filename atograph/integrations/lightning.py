@@ -22,6 +22,7 @@ from atograph.spec.example_inputs import Inputs, inputs_of_batch
 from atograph.train.best import BestEpoch
 from atograph.train.saved.weights import set_weights, weights_of
 from atograph.train.settings import settings_of
+from atograph.train.settings.method_table import METHOD_OF_LOOPS
 from atograph.values.attributes import Attributes, values_of
 from atograph.values.batches import to_device
 from atograph.values.eval_mode import copy_of
@@ -79,7 +80,7 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
     ) -> None:
         check_example(example_inputs)
         settings = settings if teacher is None else {"distill": True, **settings}
-        self._chosen = settings_of(settings)  # what is wrong with them shows here
+        self._chosen = settings_of(settings, METHOD_OF_LOOPS)  # what is wrong with them shows here
         mode = self._chosen.metric_mode
         if (monitor is None) != (mode is None):
             raise UserError("monitor and metric_mode go together: the name of a logged metric, and which is better.")

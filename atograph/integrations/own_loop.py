@@ -29,7 +29,9 @@ from atograph.train.methods.method import hook_of
 from atograph.train.optim import check_optimizers, optimizers_of
 from atograph.train.processes.replicas import join
 from atograph.train.pruning.shrink import CannotShrink
+from atograph.train.saved.weights import is_sharded
 from atograph.train.settings import settings_of
+from atograph.train.settings.method_table import METHOD_OF_LOOPS
 
 LossFn = Callable[[nn.Module], Tensor]
 """``loss_fn(model)``: the loss of a batch that the function holds, a 0-dim tensor."""
@@ -96,7 +98,12 @@ class AutoTrainOnce:
             raise UserError(f"a loop makes one step or more, not {steps!r}.")
         self._given, model = model, _as_written(model)
         optimizers = () if optimizer is None else optimizers_of(optimizer)
-        given = settings_of(settings if teacher is None else {"distill": True, **settings})
+        given = settings_of(settings if teacher is None else {"distill": True, **settings}, METHOD_OF_LOOPS)
+        if given.shard or any(is_sharded(parameter) for parameter in model.parameters()):
+            raise UserError(
+                "a model whose parameters are sharded over processes is not pruned in a loop of one's own.",
+                hint="atograph compress ... --shard trains one: see docs/large-models.md.",
+            )
         if optimizers:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")

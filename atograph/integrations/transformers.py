@@ -24,6 +24,7 @@ from atograph.train.losses.defaults import LABELS, default_loss
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.saved.seeding import random_state, set_random_state
 from atograph.train.settings import TrainSettings, settings_of
+from atograph.train.settings.method_table import METHOD_OF_LOOPS
 from atograph.values.batches import keep_copy, to_device
 from atograph.values.eval_mode import copy_of
 
@@ -80,7 +81,7 @@ class AutoTrainOnceCallback(_TrainerCallback):  # type: ignore[misc]  # known on
         **settings: object,
     ) -> None:
         settings = settings if teacher is None else {"distill": True, **settings}
-        self._chosen = settings_of(settings)
+        self._chosen = settings_of(settings, METHOD_OF_LOOPS)
         self._batches_at_most = self._chosen.controller_batches
         self.slim: Slim | None = None
         check_example(example_inputs)

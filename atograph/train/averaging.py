@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from atograph.train.saved.weights import set_weights, weights_of
+from atograph.train.saved.weights import local, set_weights, weights_of
 
 _WARM_UP = 10
 """The average of few steps forgets faster: after n of them (1 + n) / (10 + n) at most is kept of it."""
@@ -85,5 +85,5 @@ class Average:
         """Whether the average is one of this module's parameters; buffers may have another shape at each step."""
         names = {name for name, _value in (*model.named_parameters(), *model.named_buffers())}
         return names == self._values.keys() and all(
-            value.shape == self._values[name].shape for name, value in model.named_parameters()
+            local(value).shape == self._values[name].shape for name, value in model.named_parameters()
         )

@@ -92,10 +92,15 @@ class Compute:
             total = total.to(loss.device) + loss.detach().float()
             last = number == len(batches)
             with self.replicas.averaging(called.parameters()) if last else nullcontext():
-                if bool(loss.detach().isfinite()):
+                if self._is_finite(loss):
                     self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.replicas.average_([total])
         return total
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether it has gradients; of a sharded model all processes compute them, or none does."""
+        finite = bool(loss.detach().isfinite())
+        return not self.replicas.total(float(not finite)) if self.settings.shard else finite
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step, by clipped gradients if that was asked for; in float16 not if one overflowed (the scale is halved)."""

@@ -16,11 +16,12 @@ from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
 from atograph.train.losses.distilled import Teacher, teacher_of
 from atograph.train.optim import Rates, make_optimizer
+from atograph.train.processes.shards import gather, sharded
 from atograph.train.progress import EpochRow, Progress
 from atograph.train.run_state import OTHER_RUN, Position, RunState
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.saved.seeding import random_state, seed_everything, set_random_state
-from atograph.train.saved.weights import overlaps, set_weights, weights_of
+from atograph.train.saved.weights import local, overlaps, set_weights, weights_of
 from atograph.train.schedule import lr_factor
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task, naming
@@ -69,8 +70,11 @@ class Fit(RunState):
         contiguous = [name for name, value in weights_of(self.model).items() if value.is_contiguous()]
         try:
             seed_everything(self.settings.seed)
-            self.model.to(self.device)
+            if not self.settings.shard:
+                self.model.to(self.device)
             self.replicas.from_first([value for value in weights_of(self.model).values() if not overlaps(value)])
+            if self.settings.shard:
+                self.model = self._called = self.dense = sharded(self.given, self.device, self.replicas.count)
             batch = self.task.check(self.model, self.device) if needs_data(self.settings) else 1
             self._learn_from_a_teacher()
             self.train_on(self.model)
@@ -100,7 +104,9 @@ class Fit(RunState):
                 self.hook.sync()
                 self.progress.stop()
         finally:
-            self.model = self._called = self.dense
+            if self.finished and self.dense is not self.given:
+                gather(self.dense, self.given)
+            self.model = self._called = self.dense = self.given
             self.dense.to(home)
             self.dense.zero_grad(set_to_none=True)
             now = {**dict(self.dense.named_parameters()), **dict(self.dense.named_buffers())}
@@ -184,7 +190,7 @@ class Fit(RunState):
             with self.whole.changing(but_for=Exception):
                 self._finish()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+        if self.replicas.total(sum(float(not torch.isfinite(local(parameter)).all()) for parameter in trained)):
             self._diverged("weights that are not finite", epoch, position.step - 1)
         self.finished = last
         self.metric = None  # nobody is to take that of the epoch before for this one's
@@ -252,9 +258,12 @@ class Fit(RunState):
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.model = self._called = self.dense
         set_weights(self.dense, self.good)
+        if self.dense is not self.given:
+            gather(self.dense, self.given)
+            self.good = weights_of(self.given)
         fast = [f"--{each}" for each in ("compile", "precision") if each in self.settings.model_fields_set]
         also = f" Or train without {' and '.join(fast)}, to see whether that is the cause." if fast else ""
-        saved = {name: self.good[name] for name in self.dense.state_dict() if name in self.good}
+        saved = {name: self.good[name] for name in self.given.state_dict() if name in self.good}
         last, where = self.history[-1] if self.history else None, f"epoch {epoch + 1}, step {step + 1}"
         raise Diverged(what, where=where, last=last, weights=saved, resumed=self.resumed, also=also)
 

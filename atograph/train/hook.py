@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from atograph.passes.authors import tell_errors
 from atograph.passes.public import public
-from atograph.train.interfaces import P
+from atograph.train.interfaces import P, Plan
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Pruning(Hook, Generic[P]):
     why_dense = ""
 
     @property
-    def in_force(self) -> P | None:
-        """The plan by which units are masked for good, or gone; None as long as all of them may stay."""
+    def in_force(self) -> Plan | None:
+        """The plan by which units are masked, or gone, in the steps that are made now; None while all of them stay."""
         return self.plan if self.frozen else None
 
     @property

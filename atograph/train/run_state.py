@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
 from atograph.train.processes.replicas import join
+from atograph.train.processes.shards import check_shardable, load_local_state, local_state
 from atograph.train.progress import EpochRow
 from atograph.train.saved.checkpoints import Checkpoints, NotWritten
 from atograph.train.saved.seeding import random_state, seed_everything, set_random_state
@@ -53,7 +55,8 @@ class RunState:
     """The state of a run, and how it is saved and taken up again.
 
     Attributes:
-        dense: the model that was given.
+        given: the model that was given.
+        dense: the same, or its copy that is sharded over the processes.
         model: what the steps train: the dense model, or its slim form once a hook has put that in its place.
         metric: of the last evaluation on the validation data.
         metric_before: the same before the first step.
@@ -73,11 +76,14 @@ class RunState:
     def __init__(
         self, model: nn.Module, task: Task, settings: TrainSettings, checkpoints: Checkpoints | None = None
     ) -> None:
-        self.dense, self.settings = model, settings
+        self.given = self.dense = model
+        self.settings = settings
         seed_everything(settings.seed)  # before the data is shared, whose order then follows it
         self.replicas = join(settings.device)
+        if settings.shard:
+            check_shardable(settings, self.replicas)
         self.device = self.replicas.device or pick_device(settings.device)
-        self.task = task.on(self.replicas.part_of).within(autocast(settings, self.device))
+        self.task = task.on(self._part_of).within(autocast(settings, self.device))
         self.compute = Compute(self.task, settings, self.device, self.replicas)
         self.model = self._called = model
         batches = self.task.steps_per_epoch
@@ -101,6 +107,11 @@ class RunState:
         self.optimizer: torch.optim.Optimizer
         self.others = list[Tensor]()
         self.good, self.resumed = dict[str, Tensor](), False
+
+    def _part_of(self, data: Iterable[object], even: bool) -> Iterable[object]:
+        """As `Replicas.part_of`; a sharded model is called by all processes together, so that none may have fewer
+        batches: of validation data each gets all."""
+        return data if self.settings.shard and not even else self.replicas.part_of(data, even)
 
     def save_if(self, *, due: bool) -> None:
         """Write a checkpoint; with ``due`` only if it is time for one, by the first process's clock."""
@@ -127,30 +138,45 @@ class RunState:
         assert self.checkpoints is not None
         self.hook.sync()
         position, alone = self.position, self.replicas.count == 1
-        own = {
+        own: dict[str, Any] = {
             "position": {each.name: getattr(position, each.name) for each in fields(position)},
             "random": random,
             "buffers": {} if alone else dict(self.dense.named_buffers()),
             "hook": self.hook.state(),
             "average": self.average.state(),
         }
+        large = {
+            "weights": weights_of(self.dense),
+            "attributes": values_of(self.dense),
+            "optimizer": local_state(self.optimizer),
+            "others": self.others,
+            "best": self.best.state(),
+        }
+        if self.settings.shard:
+            own["part"] = self._save_part(large)
+            large = {}
         every = self.replicas.gather(own)
         if self.replicas.rank:
             return
         state = {
-            "weights": weights_of(self.dense),
-            "attributes": values_of(self.dense),
-            "optimizer": self.optimizer.state_dict(),
+            **large,
             "optimizer's class": _class_of(self.optimizer),
-            "others": self.others,
             "history": [asdict(row) for row in self.history],
             "before": self.metric_before,
-            "best": self.best.state(),
             "steps": self.clock.steps,
             "compute": self.compute.state(),
             "processes": every,
         }
         self.checkpoints.save(position.epoch, position.step, state)
+
+    def _save_part(self, part: dict[str, Any]) -> str:
+        """Write what this process holds of a sharded model, and give its digest."""
+        assert self.checkpoints is not None
+        place = (self.position.epoch, self.position.step)
+        if not self.replicas.rank:
+            self.checkpoints.begin(*place)
+        self.replicas.wait()
+        return self.checkpoints.save_part(*place, self.replicas.rank, part)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one.
@@ -173,6 +199,9 @@ class RunState:
         if before != kind:
             _refuse(f"its optimiser was {before}, and is {kind} now")
         own = every[self.replicas.rank]
+        if self.settings.shard:
+            assert self.checkpoints is not None, "the state is of one"
+            state |= self.checkpoints.load_part(self.replicas.rank, own["part"])
         self.position, self.clock.steps = Position(**own["position"]), state["steps"]
         if not all(type(count) is int and count >= 0 for count in (self.position.epoch, self.position.step)):
             _refuse(f"it goes on at step {self.position.step} of epoch {self.position.epoch}")
@@ -184,8 +213,9 @@ class RunState:
         self.best.load(state.get("best"))
         self.average.load(own["average"], self.device)
         self.finished = self.position.epoch >= self.settings.epochs
-        for name, parameter in self.dense.named_parameters():
-            if state["weights"][name].shape != parameter.shape:
+        tensors = weights_of(self.dense)
+        for name, _parameter in self.dense.named_parameters():
+            if state["weights"][name].shape != tensors[name].shape:
                 _refuse(f"{name} has another shape there")
         set_weights(self.dense, {**state["weights"], **own["buffers"]})
         Attributes(self.dense).put(state.get("attributes", {}))
@@ -193,7 +223,7 @@ class RunState:
             other.copy_(value)
         self.good, self.resumed = state["weights"], True
         self.hook.load(own["hook"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_local_state(self.optimizer, state["optimizer"])
         self.compute.load(state["compute"])
         set_random_state(own["random"], self.task.train_data)
 

@@ -119,6 +119,14 @@ class Units:
         """A flat vector ``[total]``, cut into one of ``[size]`` per group."""
         return dict(zip(self.names, torch.split(flat, list(self.sizes)), strict=True))
 
+    def everywhere(self, sums: Tensor) -> Tensor:
+        """Sums over what is here, made sums over all that there is: over other processes' parts of sharded tensors."""
+        return sums
+
+    def _counted(self, name: str, at: UnitIndex) -> bool:
+        """Whether a tensor's dimension that is here is counted here."""
+        return True
+
     @torch.no_grad()
     def squared_norms(self) -> Tensor:
         """``[total]``: the sum of squares over all of a unit's slices, ‖x_g‖² of its zero-invariant group."""
@@ -142,13 +150,13 @@ class Units:
             values = of(name, self.tensors[name])
             for at in indices:
                 along.append(_summed(values, at.dim, len(at.index)))
-                has.append(int(values is not None))
+                has.append(int(values is not None and self._counted(name, at)))
         counts = self.family.new_zeros(self.total + 1)
         if self._row:
             device = self.family.device
             spread = torch.repeat_interleave(torch.tensor(has, device=device), torch.tensor(self._lengths).to(device))
             counts.index_add_(0, self._index, spread)
-        return self._added(along), counts[:-1]
+        return self._added(along), self.everywhere(counts)[:-1]
 
     def rows(self, group: str) -> Iterator[Tensor]:
         """Each slice of a group as ``[size, n]``: a row for each unit, with all that belongs to it there."""
@@ -177,7 +185,7 @@ class Units:
         if along:
             values = torch.cat([each.to(sums) for each in along])
             sums.index_add_(0, self._index, values.square() if square else values)
-        return sums[:-1]
+        return self.everywhere(sums)[:-1]
 
 
 def _summed(values: Tensor | None, dim: int, length: int) -> Tensor:

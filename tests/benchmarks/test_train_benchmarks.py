@@ -76,12 +76,12 @@ def test_runs_are_kept_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_table() -> None:
     runs = [
         Run("ResNet-20", 1.0, "dense", 0, 90.0, 1.0, 10.0),
-        *(Run("ResNet-20", 0.3, "atograph", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
+        *(Run("ResNet-20", 0.3, "progressive", seed, 89.0 + seed, 0.299, 7.0, 0.01 * seed) for seed in (0, 1)),
         *(Run("ResNet-20", 0.3, "mine", s, 90.0 + 3 * s, 0.3, 7.0, cost=0.4) for s in (0, 1, 2)),
     ]
-    assert table(runs, ["dense", "atograph", "mine"]).splitlines()[2:] == [
+    assert table(runs, ["dense", "progressive", "mine"]).splitlines()[2:] == [
         "| ResNet-20 | 1 | dense | 90.00 |  |  | 1.000 |  |  | 1 |",
-        "| ResNet-20 | 0.3 | atograph | 89.50 | 0.71 |  | 0.299 |  | 0.01 | 2 |",
+        "| ResNet-20 | 0.3 | progressive | 89.50 | 0.71 |  | 0.299 |  | 0.01 | 2 |",
         "| ResNet-20 | 0.3 | mine | 93.00 | 3.00 | +2.00 ± 1.00 | 0.300 | 0.40 |  | 3 |",
     ]
 
@@ -110,7 +110,7 @@ def test_plots(tmp_path: Path) -> None:
     from benchmarks import plots
 
     runs = [
-        Run("ResNet-20", budget, "atograph", seed, 89.0 + seed, budget, 7.0, 0.0)
+        Run("ResNet-20", budget, "progressive", seed, 89.0 + seed, budget, 7.0, 0.0)
         for budget in (0.3, 0.5)
         for seed in (0, 1)
     ]

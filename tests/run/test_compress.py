@@ -76,10 +76,10 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
     assert "certificate" in done.stdout and "model output" in done.stdout
 
     report = Report.load(folder / "report.json")
-    assert abs(report.budgets[0].reached - 0.3) <= 0.01  # one unit of this small network is 0.6 %
+    assert 0.28 <= report.budgets[0].reached <= 0.3  # a unit is 0.6 %, and what went at an earlier step stays away
     assert report.float64 is not None and report.float64 <= 1e-9
     assert [entry.batch for entry in report.certificate] == [1, 16]
-    assert all(entry.holds and entry.moved > 0.01 for entry in report.certificate)
+    assert all(entry.holds and entry.moved > 10 * entry.tolerance for entry in report.certificate)
     assert report.metrics.masked == report.metrics.slim == report.metrics.onnx
     assert report.slim.bytes == (folder / "slim.onnx").stat().st_size < report.dense.bytes
     rows = list(csv.DictReader((folder / "log.csv").open()))
@@ -212,7 +212,7 @@ def test_divergence_saves_the_last_good_weights(tmp_path: Path) -> None:
             value = nn.functional.cross_entropy(model(batch[0]), batch[1])
             return value * float("nan") if calls > 30 else value
     """)
-    done = run(tmp_path, "--flops", "0.5", "--epochs", "5", spec=spec)
+    done = run(tmp_path, "--flops", "0.5", "--epochs", "5", "--method", "ato", spec=spec)
     assert done.returncode == 2
     assert (
         "epoch 3, step 5: training diverged with a loss of nan; the model holds the weights of the end of epoch 2"

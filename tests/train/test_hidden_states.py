@@ -205,6 +205,29 @@ def test_hidden_states_alone_bring_a_network_back_to_its_teacher() -> None:
     assert near < 0.5 * far
 
 
+def test_a_step_under_a_mask_is_compared_at_the_units_that_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the controller searches, steps may train under masks that it draws, which are no plan yet."""
+    torch.manual_seed(0)
+    model, data = Blocks(), batches()
+    group = atograph.trace(model, data[0][0][:2]).groups.named("blocks.0.up").name
+    seen: list[Any] = []
+    added = Teacher.added
+
+    def noted(teacher: Teacher, *others: Any) -> Tensor:
+        plan = teacher._hidden._plan()
+        rows = model.blocks[0].up.weight.abs().sum(1).nonzero().flatten().tolist()
+        seen.append((None if plan is None else [*plan.kept[group]], rows))
+        return added(teacher, *others)
+
+    monkeypatch.setattr(Teacher, "added", noted)
+    trained(model, data, flops=0.5, distill_hidden=1.0, controller_masked=0.5, controller_min_steps=0)
+    search = seen[4 : int(0.35 * len(seen))]
+    masked = [(kept, rows) for kept, rows in search if kept is not None]
+    assert 0.3 < len(masked) / len(search) < 0.7 and any(len(rows) < 12 for _kept, rows in masked)
+    assert all(kept == rows for kept, rows in masked)
+    assert all(len(rows) == 12 for kept, rows in search if kept is None)
+
+
 @pytest.mark.parametrize("method", ["ato", "progressive"])
 @pytest.mark.parametrize("kill_at", [9, 26])
 def test_a_killed_run_goes_on_with_its_hidden_states(tmp_path: Path, method: str, kill_at: int) -> None:

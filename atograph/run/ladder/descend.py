@@ -78,7 +78,7 @@ def compress_ladder(
         out: folder of the folders (``flops-0.7``, ...), of ``ladder.json`` and ``report.html``; None writes nothing.
         force, resume, quiet: as for `compress`.
         options: all others of `compress`. One budget is a list of shares. ``epochs`` are divided evenly among them, and
-            the method is ``progressive`` unless another one is named.
+            the method is ``progressive``, or a criterion.
 
     Raises:
         UserError, NotProved: as `compress`; or the budgets are no ladder. Runs that are finished stay.
@@ -88,7 +88,7 @@ def compress_ladder(
     }
     falling = {name: shares for name, shares in several.items() if len(shares) > 1}
     options |= {name: min(shares) for name, shares in several.items()}
-    job = job_from_python(model, train_data, **{"method": "progressive", **options})
+    job = job_from_python(model, train_data, **options)
     descent = Descent.of(job.settings, falling or several)
     place = None if out is None else Path(out)
     first = replace(job, settings=descent.settings[0])

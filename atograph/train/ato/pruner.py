@@ -11,8 +11,9 @@ from atograph.train.ato.project import family_shares, project, zeroed_share
 from atograph.train.ato.search import MaskSearch
 from atograph.train.ato.searches import SEARCHES
 from atograph.train.hook import Pruned
-from atograph.train.interfaces import Graph, P, Training
+from atograph.train.interfaces import Graph, P, Plan, Training
 from atograph.train.pruning.masking import Masking
+from atograph.train.pruning.masks import UnderMask
 from atograph.train.pruning.shrink import Shrink
 from atograph.train.schedule import controller_interval, strength
 
@@ -39,6 +40,12 @@ class Pruner(Masking[P]):
         self.lam, self.steps = 0.0, 0
         self.shares = torch.zeros_like(self.mask)
         self._hidden: tuple[list[Tensor], Tensor] | None = None  # what a step under a mask has taken away, and the mask
+        self._shown: UnderMask | None = None
+
+    @property
+    def in_force(self) -> Plan | None:
+        """The final plan; before that, in a step under a mask, the units that it keeps."""
+        return super().in_force if self._hidden is None else self._shown
 
     @property
     def losses(self) -> list[float]:
@@ -141,6 +148,7 @@ class Pruner(Masking[P]):
         if settings.controller and now > before:  # evenly, for a share of the steps
             mask = search.drawn()
             self._hidden = self.units.hide_(mask), mask
+            self._shown = UnderMask.of(self.units, mask) if settings.distill_hidden else None
             self.importance.leave_out()
         self.steps += 1
 

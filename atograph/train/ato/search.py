@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypedDict
 
@@ -15,8 +16,10 @@ from atograph.train.ato.evidence import Evidence, EvidenceState
 from atograph.train.interfaces import Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.pruning.choice import Choice
+from atograph.train.pruning.masked_in_place import MaskedInPlace
 from atograph.train.pruning.masked_loss import MaskedLoss
 from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.sharded_units import ShardedUnits
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 
@@ -79,7 +82,12 @@ class MaskSearch(abc.ABC, Generic[P]):
     ) -> None:
         self.replicas = replicas or Alone()
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
-        self._loss = MaskedLoss(model, task, units, by_batch=settings.controller_norms == "batch")
+        by_batch = settings.controller_norms == "batch"
+        self._loss: Callable[[Tensor, object], Tensor]
+        if isinstance(units, ShardedUnits):
+            self._loss = MaskedInPlace(model, task, units, by_batch=by_batch)
+        else:
+            self._loss = MaskedLoss(model, task, units, by_batch=by_batch)
         self.choice = Choice(graph, units, settings, self.replicas)
         device = units.family.device
         self.controller = self._controller().to(device)

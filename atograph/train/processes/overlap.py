@@ -41,7 +41,7 @@ class Overlap:
     @contextmanager
     def sending(self) -> Iterator[None]:
         """Send what a backward pass within the block completes."""
-        handles = [parameter.register_post_accumulate_grad_hook(self._came) for parameter in self._parameters]
+        handles = [parameter.register_post_accumulate_grad_hook(self._came) for parameter in self._parameters]  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
@@ -115,5 +115,5 @@ def flattened(tensors: Sequence[Tensor]) -> Tensor:
 
 def split(flat: Tensor, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each tensor with its part of a vector that was made of tensors of these shapes."""
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return ((tensor, part.view(tensor.shape)) for tensor, part in zip(tensors, parts, strict=True))

@@ -70,6 +70,15 @@ class Partners:
             self._check(0.0)
             raise self._gone("another process of this training has ended", "Its own output says why.") from error
 
+    def check_refusal(self, error: BaseException) -> None:
+        """What is raised after another process has refused something comes from that: a connection that is closed.
+
+        Raises:
+            Gone: another one has.
+        """
+        if self._refusal:
+            raise self._gone(self._refusal, "") from error
+
     def refuse(self, error: BaseException) -> None:
         """Tell all others why this one ends, and wait a little until they know."""
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -24,6 +24,7 @@ from atograph.train.processes.overlap import Overlap, flattened, split, vectors
 from atograph.train.processes.partners import Gone, Partners
 from atograph.train.processes.parts import InOrderOfFirst, Parts, counted, with_batches
 from atograph.train.saved.checkpoints import pack, unpack
+from atograph.train.saved.weights import is_sharded
 
 _PATIENCE = timedelta(days=1)
 """How long a process waits for another one: exporting and measuring a large model takes a while."""
@@ -44,11 +45,17 @@ class Replicas(Protocol):
     def device(self) -> torch.device | None:
         """The device of this process; None: whatever the settings say."""
 
+    def sum_(self, tensor: Tensor) -> None:
+        """Put the sum over all processes in the place of a tensor."""
+
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Put the mean over all processes in the place of each tensor."""
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """The same for the gradients; a process without one counts as zero, where any has one."""
+        """The same for the gradients; a process without one counts as zero, where any has one.
+
+        Those of sharded parameters are means already, and stay.
+        """
 
     def averaging(self, parameters: Iterable[Tensor]) -> AbstractContextManager[None]:
         """The same for the gradients that a backward pass within the block makes, and those that are there before.
@@ -97,6 +104,9 @@ class Alone:
 
     rank, count = 0, 1
     device: torch.device | None = None
+
+    def sum_(self, tensor: Tensor) -> None:
+        """It is the sum."""
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """They are their own mean."""
@@ -159,6 +169,14 @@ class Several:
         nccl = distributed.get_backend() == "nccl"
         self._meeting = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
+    @torch.no_grad()
+    def sum_(self, tensor: Tensor) -> None:
+        """In one message."""
+        there = tensor.to(self._meeting)
+        self._sum_(there)
+        if there is not tensor:
+            tensor.copy_(there)
+
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """In few messages, each of one type of number."""
 
@@ -176,7 +194,7 @@ class Several:
     @contextmanager
     def averaging(self, parameters: Iterable[Tensor]) -> Iterator[None]:
         """In one message for each bucket of gradients, and one about who has which."""
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [each for each in parameters if each.requires_grad and not is_sharded(each)]
         overlap = Overlap(trained, self._meeting, self._partners.finish)
         with overlap.sending():
             yield
@@ -237,6 +255,7 @@ class Several:
         except Gone:
             raise
         except BaseException as error:
+            self._partners.check_refusal(error)
             self._partners.refuse(error)
             raise
 

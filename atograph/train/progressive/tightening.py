@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from atograph.train.hook import Pruned
-from atograph.train.interfaces import Graph, P, Training
+from atograph.train.interfaces import Graph, P, Plan, Training
 from atograph.train.progressive.rungs import Rung, ladder
 from atograph.train.pruning.choice import Choice
 from atograph.train.pruning.masking import Masking
@@ -41,7 +41,7 @@ class Tightening(Masking[P]):
         return self.frozen
 
     @property
-    def in_force(self) -> P | None:
+    def in_force(self) -> Plan | None:
         """The plan of the last rung that was taken: what it drops never comes back."""
         return self.plan if self.taken else None
 

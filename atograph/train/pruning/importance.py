@@ -44,6 +44,11 @@ class Importance(Generic[P]):
         if run.settings.prior == "none":
             return
         kind: type[Criterion] = CRITERIA.get(run.settings.prior)
+        if run.settings.shard and kind.observes() == "activations":
+            raise UserError(
+                f"the criterion '{kind.name}' runs the captured program, whose weights are in several processes.",
+                hint="Leave out --shard, or use another criterion: magnitude, taylor, lamp.",
+            )
         self.criterion = kind(units, graph.program if kind.needs & {"program", "activations"} else None)
         self.criterion.seen.memory = run.clock.steps_between(0.0, _MEMORY) or _MEMORY_WITHOUT_LENGTH
         if self.criterion.observes() == "gradients":

@@ -36,23 +36,27 @@ class MaskedLoss:
         """
         changed = {f"model.{name}": value for name, value in self.units.masked(mask).items()}
         with eval_mode(self._objective):
-            if self.by_batch and batch_size(batch) > 1:
-                changed |= _with_batch_statistics(self._objective)
+            if self.by_batch:
+                norms = by_batch_norms(self._objective, batch)
+                changed |= {name: value.clone() for name, value in norms.items()}
             loss: Tensor = functional_call(self._objective, changed, (batch,))
         return loss
 
 
-def _with_batch_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Let batch norms normalise by the batch at hand until the mode is set anew.
+def by_batch_norms(model: nn.Module, batch: object) -> dict[str, Tensor]:
+    """Let batch norms normalise by the batch at hand until the mode is set anew, if it has more than one example.
 
-    Their own buffers are to be exchanged for the copies that are returned.
+    Returns:
+        Their buffers by name, which a call is going to change.
     """
-    copies: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    if batch_size(batch) <= 1:
+        return buffers
     for name, module in model.named_modules():
         if isinstance(module, BatchNorm):
             module.training = True
-            copies |= {f"{name}.{buffer}": value.clone() for buffer, value in module.named_buffers(recurse=False)}
-    return copies
+            buffers |= {f"{name}.{buffer}": value for buffer, value in module.named_buffers(recurse=False)}
+    return buffers
 
 
 class _Objective(nn.Module):

@@ -10,8 +10,8 @@ from atograph.passes.errors import UserError
 from atograph.train.hook import Pruning
 from atograph.train.interfaces import Graph, P, Training
 from atograph.train.pruning.importance import Importance
-from atograph.train.pruning.masks import UnitMap
 from atograph.train.pruning.pool import Pool
+from atograph.train.pruning.sharded_units import units_in
 from atograph.train.pruning.shrink import Shrink
 from atograph.train.pruning.swap import Swap
 
@@ -38,7 +38,7 @@ class Masking(Pruning[P]):
                 hint="`graph.groups` says why, axis by axis. What requires no gradient goes with prune_frozen=True.",
             )
         self.run, self.graph = run, graph
-        self.units = UnitMap(graph.prunable, run.model, run.device)
+        self.units = units_in(graph.prunable, run.model, run.device, run.replicas)
         self.mask = torch.ones(self.units.total, device=run.device)
         self.pool = Pool(run.task, run.settings, run.clock, run.device)
         self.swap = Swap(run, shrink)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,7 @@ class UnitMap(Units):
 
     def masked(self, mask: Tensor) -> dict[str, Tensor]:
         """Every parameter of the zeroing sets times its mask; differentiable in ``mask`` only."""
-        return {
-            name: self._times(parameter.detach(), name, _padded(mask, 1.0))
-            for name, parameter in self.parameters.items()
-        }
+        return {name: self._times(value.detach(), name, _padded(mask, 1.0)) for name, value in self.tensors.items()}
 
     @torch.no_grad()
     def scale_(self, factor: Tensor) -> None:
@@ -48,7 +46,7 @@ class UnitMap(Units):
         if not self._row:
             return
         along = torch.split(_padded(factor, 1.0)[self._index], self._lengths)
-        parameters: list[Tensor] = [self.parameters[name] for name, _at in self._row]
+        parameters = [self.tensors[name] for name, _at in self._row]
         factors = [
             _shaped(each, at.dim, parameter.ndim).to(parameter.dtype)
             for each, parameter, (_name, at) in zip(along, parameters, self._row, strict=True)
@@ -59,7 +57,7 @@ class UnitMap(Units):
     def hide_(self, factor: Tensor) -> list[Tensor]:
         """`scale_`, and what that took away: added to `scaled` parameters it gives them back, bit for bit where
         factors are 0 or 1."""
-        parameters: list[Tensor] = [*self.parameters.values()]
+        parameters: list[Tensor] = [*self.tensors.values()]
         taken = [parameter.detach().clone() for parameter in parameters]
         self.scale_(factor)
         torch._foreach_sub_(taken, parameters)
@@ -69,12 +67,25 @@ class UnitMap(Units):
     def show_(self, taken: list[Tensor], factor: Tensor) -> None:
         """Give back what `hide_` took at the same factors; the rest may have changed in between."""
         self.scale_(factor)
-        torch._foreach_add_([*self.parameters.values()], taken)
+        torch._foreach_add_([*self.tensors.values()], taken)
 
     def _times(self, value: Tensor, name: str, mask: Tensor) -> Tensor:
         for at in self.indices[name]:
             value = value * _shaped(mask[at.index], at.dim, value.ndim).to(value.dtype)
         return value
+
+
+@dataclass(frozen=True)
+class UnderMask:
+    """The units that a mask keeps, as a plan tells them (`train.interfaces.Plan`)."""
+
+    kept: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, units: UnitMap, mask: Tensor) -> UnderMask:
+        """Of a flat mask ``[total]`` of 0 and 1."""
+        parts = units.split(mask.cpu()).items()
+        return cls({name: tuple(part.nonzero().flatten().tolist()) for name, part in parts})
 
 
 def _padded(flat: Tensor, value: float) -> Tensor:

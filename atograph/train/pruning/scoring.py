@@ -22,6 +22,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.values import require_values
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.pruning.masks import UnitMap
+from atograph.train.saved.weights import local
 from atograph.train.task import Loss, Task, naming
 from atograph.values.batches import to_device
 from atograph.values.eval_mode import eval_mode
@@ -70,7 +71,7 @@ def observe(
         if criterion.observes() == "gradients"
         else _Activations(criterion, model, task)
     )
-    with _own_gradients(model):
+    with own_gradients(model):
         for number, batch in enumerate(batches, 1):
             with naming("the model or the loss", f"batch {number}", batch, where=where), eval_mode(model):
                 show(criterion, batch)
@@ -153,12 +154,12 @@ def scores_with_data(
 
 
 def gradients_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Name → gradient, of those that have one."""
-    return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    """Name → gradient, of those that have one; of sharded ones the part of this process."""
+    return {name: local(parameter.grad) for name, parameter in parameters.items() if parameter.grad is not None}
 
 
 @contextmanager
-def _own_gradients(model: nn.Module) -> Iterator[None]:
+def own_gradients(model: nn.Module) -> Iterator[None]:
     """Put back in the end what gradients the parameters had."""
     before = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:

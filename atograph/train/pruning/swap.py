@@ -47,6 +47,10 @@ class Swap(Generic[P]):
         run = self._run
         if self._shrink is None or not run.optimizers or run.settings.slim_at == "never" or self.why_dense:
             return
+        if run.settings.shard:
+            self.why_dense = "its parameters are sharded over the processes"
+            run.tell(f"the dense module is trained on: {self.why_dense}")
+            return
         exact = run.task.within(nullcontext)  # without mixed precision, whose rounding would hide a wrong width
         try:
             small = self._shrink(plan)

@@ -7,7 +7,8 @@ import re
 import shutil
 import time
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,8 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, object], seconds: float) -> None:
         self.folder, self._identity, self._seconds = folder, as_json(identity), seconds
         self._last = time.monotonic()
+        self._begun: Path | None = None
+        self._folders: list[Path] = []  # that were made for it
 
     @property
     def off(self) -> bool:
@@ -68,7 +71,7 @@ class Checkpoints:
         return time.monotonic() - self._last >= self._seconds
 
     def save(self, epoch: int, step: int, state: Mapping[str, object]) -> None:
-        """Write a state, and drop all but the last ones.
+        """Write a state, and drop all but the last ones; of several processes' parts (`save_part`) it is the last.
 
         Args:
             epoch, step: what comes next, counted from 0; of two checkpoints the later one is that with more of them.
@@ -77,31 +80,73 @@ class Checkpoints:
         Raises:
             UserError: the state holds something else, or the folder cannot be written.
         """
-        packed, tensors = pack(state)
-        about = {"format": _FORMAT, "identity": self._identity, "state": packed}
+        packed = pack(state)
         if self.off:
             return
-        made = self.folder / f"{epoch:06}-{step:08}.tmp"
-        folders: list[Path] = []
-        try:
-            shutil.rmtree(made, ignore_errors=True)
-            folders = make_folders(self.folder)
-            made.mkdir()
-            save_file(tensors, made / "tensors.safetensors")
-            about["sha256"] = digest(made / "tensors.safetensors")
-            (made / "state.json").write_text(json.dumps(about), encoding="utf-8")
-            sync(made)
+        made = self._unfinished(epoch, step)
+        if self._begun != made:
+            self.begin(epoch, step)
+        with self._writing(made):
+            self._write(made, packed)
             shutil.rmtree(made.with_suffix(""), ignore_errors=True)
             made.rename(made.with_suffix(""))
             sync_folder(self.folder)
             for old in self._found()[:-KEPT]:
                 shutil.rmtree(old)
-        except (OSError, SafetensorError) as error:
+        self._begun, self._last = None, time.monotonic()
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Make the folder of a checkpoint that is to come.
+
+        Raises:
+            NotWritten: it cannot be made.
+        """
+        if self.off:
+            return
+        self._begun = made = self._unfinished(epoch, step)
+        with self._writing(made):
             shutil.rmtree(made, ignore_errors=True)
-            remove_folders(folders)  # or else there seemed to be something to resume from
+            self._folders = make_folders(self.folder)
+            made.mkdir()
+
+    def save_part(self, epoch: int, step: int, number: int, state: Mapping[str, object]) -> str:
+        """Write what one of several processes has to a checkpoint that is begun; the digest of its tensors.
+
+        Raises:
+            UserError: as `save`.
+        """
+        packed, made = pack(state), self._unfinished(epoch, step)
+        if self.off:
+            return ""
+        with self._writing(made):
+            part = made / _part(number)
+            part.mkdir()
+            return self._write(part, packed)
+
+    def _unfinished(self, epoch: int, step: int) -> Path:
+        return self.folder / f"{epoch:06}-{step:08}.tmp"
+
+    @contextmanager
+    def _writing(self, made: Path) -> Iterator[None]:
+        """What cannot be written leaves nothing behind."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            self._begun = None
+            shutil.rmtree(made, ignore_errors=True)
+            remove_folders(self._folders)  # or else there seemed to be something to resume from
             text = f"the checkpoint cannot be written: {reason_of(error)}."
             raise NotWritten(text, where=str(self.folder)) from error
-        self._last = time.monotonic()
+
+    def _write(self, folder: Path, packed: tuple[Json, Mapping[str, Tensor]]) -> str:
+        """A packed state as two files; the digest of its tensors."""
+        state, tensors = packed
+        save_file(dict(tensors), folder / "tensors.safetensors")
+        found = digest(folder / "tensors.safetensors")
+        about = {"format": _FORMAT, "identity": self._identity, "state": state, "sha256": found}
+        (folder / "state.json").write_text(json.dumps(about), encoding="utf-8")
+        sync(folder)
+        return found
 
     def load(self) -> dict[str, Any] | None:
         """The state that was saved last; None where there is none.
@@ -113,15 +158,30 @@ class Checkpoints:
         if not found:
             return None
         path = found[-1]
-        for each in (self.folder, path, *path.iterdir()):
+        for each in (self.folder, path, *path.rglob("*")):
             if not is_one_s_own(each):
                 raise not_one_s_own(each)
+        return self._read(path)
+
+    def load_part(self, number: int, sha256: str) -> dict[str, Any]:
+        """What one of several processes has saved in the checkpoint that `load` gives.
+
+        Args:
+            number: of the process.
+            sha256: the digest that `save_part` gave.
+
+        Raises:
+            UserError: it is damaged, or not what was saved then.
+        """
+        return self._read(self._found()[-1] / _part(number), sha256)
+
+    def _read(self, path: Path, sha256: str | None = None) -> dict[str, Any]:
         try:
             # infinite numbers are such that the training has come upon
             about = _About.model_validate(_state_of(path / "state.json"), strict=True)
             tensors = path / "tensors.safetensors"
             _check_size(tensors)
-            if about.sha256 != digest(tensors):
+            if about.sha256 != digest(tensors) or sha256 not in (None, about.sha256):
                 raise ValueError("its tensors are not those that were written")
             check_identity(about.identity, self._identity, path)
             with safe_open(tensors, framework="pt") as file:
@@ -133,7 +193,7 @@ class Checkpoints:
                 first_of(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__,
                 path,
                 "this checkpoint cannot be read",
-                "Remove it to go on from the one before, if there is one." if len(found) > 1 else None,
+                "Remove it to go on from the one before, if there is one." if len(self._found()) > 1 else None,
             ) from error
         return state
 
@@ -143,6 +203,10 @@ class Checkpoints:
 
     def _found(self) -> list[Path]:
         return _checkpoints_in(self.folder)
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05}"
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:

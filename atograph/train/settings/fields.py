@@ -100,8 +100,9 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     method: Annotated[str, AfterValidator(_method), Option(metavar="NAME")] = "ato"
-    """How to train and prune: ato while it trains; progressive step by step at its beginning; the name of a criterion
-    (magnitude, taylor, ...) the initial weights at once, and all epochs fine-tune. The table is `train.methods`."""
+    """How to train and prune: progressive (the command's and `compress`'s own) step by step at the beginning; ato while
+    it trains; the name of a criterion (magnitude, taylor, ...) the initial weights at once, and all epochs fine-tune.
+    The table is `train.methods`."""
     budgets: Mapping[str, float] = DEFAULT
     """Name of a budget (`passes.budgets`) → the largest share of the dense model's cost that the final mask keeps; with
     several, all hold, and the controller works at the one that is exceeded most. Each is given, and recorded, under its
@@ -206,6 +207,9 @@ class TrainSettings(BaseModel):
     network without any all layers but the last one. See `Teacher`."""
 
     # How steps are computed.
+    shard: Annotated[bool, Option()] = False
+    """Several processes hold a part of the model each (`torch.distributed.fsdp.fully_shard`): for one that fits on no
+    single device. See docs/large-models.md."""
     accumulate: Annotated[int, Field(ge=1), Option()] = 1
     """Batches whose gradients make one step. They are averaged; "steps" of the other settings are these."""
     precision: Annotated[Literal["float32", "bfloat16", "float16"], Option()] = "float32"

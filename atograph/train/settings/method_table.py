@@ -19,3 +19,17 @@ METHODS = Registry[Any](
     },
     beside=CRITERIA,  # ``--method`` takes both
 )
+
+DEFAULT_METHOD = "progressive"
+"""The one of a training that names none, and no setting that only another one has."""
+
+METHOD_OF_LOOPS = "ato"
+"""The same in a loop of one's own: the module changes once there, and not in steps that the loop has to follow."""
+
+OF_ATO = (
+    "freeze", "zero", "controller", "controller_start", "controller_interval", "controller_min_steps", "controller_lr",
+    "controller_weight_decay", "controller_norms", "controller_drop", "controller_search", "controller_spread",
+    "controller_masked", "temperature", "offset", "gamma", "prior_scale", "projection_start", "lambda_start",
+    "lambda_freeze", "lambda_end", "paced",
+)  # fmt: skip
+"""Settings that only Auto-Train-Once has, or sets by itself: who gives one of them and no method means it."""

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from atograph.train.settings.fields import Fraction, TrainSettings
+from atograph.train.settings.method_table import OF_ATO
 
 
 class ProgressiveSettings(TrainSettings):
@@ -32,10 +33,13 @@ class ProgressiveSettings(TrainSettings):
         end = values.get("tighten_end", cls.model_fields["tighten_end"].default)
         for name in ("freeze", "zero"):
             if values.get(name, end) != end:
-                raise ValueError(f"the method progressive has tighten_end in place of {name}")
+                raise ValueError(f"the method progressive has tighten_end in place of {name}, which --method ato has")
         if values.get("controller"):
-            raise ValueError("the method progressive has no controller")
-        return {**values, "freeze": end, "zero": end}
+            raise ValueError("the method progressive has no controller, which --method ato has")
+        for name in OF_ATO:
+            if name != "paced" and values.get(name) and values[name] not in (cls.model_fields[name].default, end):
+                raise ValueError(f"the method progressive has no use for {name}={values[name]}, which --method ato has")
+        return {"method": "progressive", **values, "freeze": end, "zero": end}
 
     @model_validator(mode="after")
     def _start_before_end(self) -> ProgressiveSettings:

@@ -12,22 +12,24 @@ from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.fields import TrainSettings
-from atograph.train.settings.method_table import METHODS
+from atograph.train.settings.method_table import DEFAULT_METHOD, METHODS, OF_ATO
 
 
-def settings_of(values: Mapping[str, Any]) -> TrainSettings:
+def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> TrainSettings:
     """Settings from values that a user gave.
 
     Args:
         values: fields of `TrainSettings`, or of the settings of the method that ``method`` names: one of the table of
             methods, or a criterion by which the initial weights are pruned at once. Other values override what that
             sets.
+        method: of values that name none, and hold no setting that only ``ato`` has.
 
     Raises:
         UserError: naming the first setting that does not exist or does not fit.
     """
     values = dict(values)
-    name = values.get("method", "ato")
+    values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
+    name = values["method"]
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
         known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
         near = get_close_matches(str(name), [*METHODS, *CRITERIA], n=2)
@@ -40,9 +42,9 @@ def settings_of(values: Mapping[str, Any]) -> TrainSettings:
                 hint="Give one of them; method='at-once' takes the prior.",
             )
         values |= {"prior": name, "method": "at-once"}
-    method = METHODS.get(values.get("method", "ato"))
-    kind: type[TrainSettings] = method.settings
-    values = {**method.presets, **values}
+    chosen = METHODS.get(values["method"])
+    kind: type[TrainSettings] = chosen.settings
+    values = {**chosen.presets, **values}
     try:
         return kind(**values)
     except ValidationError as error:
