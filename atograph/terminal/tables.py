@@ -138,7 +138,7 @@ def table_of(*headings: str, right: int) -> Table:
     """An empty table; of its columns, those after the first are numbers, as many as ``right``."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if 0 < index <= right else "left", overflow="fold")
+        table.add_column(Text(heading), justify="right" if 0 < index <= right else "left", overflow="fold")
     return table
 
 

@@ -91,6 +91,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     unmarked = LADDER.model_copy(update={"better": None}).marked()
     told = as_text(ladder_table(unmarked))
     assert "●" not in told and "◆" not in told and "○ slim, ◇ dense. No network is marked as the best: whether" in told
+    assert "[b]acc" in as_text(ladder_table(LADDER.model_copy(update={"metric": "[b]acc"}))).splitlines()[0]
     untimed = LADDER.model_copy(update={"dense": LADDER.dense.model_copy(update={"ms": None})})
     assert [each.title for each in charts(untimed.dense, {}, "top-1", 1)] == []
 

@@ -21,6 +21,7 @@ from atograph.passes.errors import UserError
 from atograph.report.ladder import LadderReport
 from atograph.run.ladder import descend as descend_module
 from atograph.run.ladder import summary
+from atograph.train.processes.replicas import Alone
 
 SHARES = [0.3, 0.7, 0.5]
 
@@ -87,6 +88,25 @@ def test_what_cannot_be_measured_is_not_there(tmp_path: Path, options: dict[str,
     assert (tmp_path / "run" / "report.html").read_text().count("aria-label") == drawn
 
 
+class Second(Alone):
+    """The second of two processes."""
+
+    rank = 1
+
+    def __init__(self) -> None:
+        self.waited = 0
+
+    def wait(self) -> None:
+        self.waited += 1
+
+
+def test_only_the_first_process_times_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = Second()
+    monkeypatch.setattr(descend_module, "join", lambda device: second)
+    report = descend(tmp_path / "run", **QUICK).report
+    assert report.dense.ms is None and second.waited == 1 and not (tmp_path / "run" / "ladder.json").exists()
+
+
 def test_a_ladder_outlives_a_failure_of_its_timing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,7 +119,7 @@ def test_a_ladder_outlives_a_failure_of_its_timing(
     assert report.notes == [note] and f"warning: {note}" in capsys.readouterr().err
     assert report.dense.ms is None and all(rung.latency for rung in report.rungs), "as each run has measured it"
     assert LadderReport.load(tmp_path / "run" / "ladder.json") == report
-    assert note in (tmp_path / "run" / "report.html").read_text()
+    assert f"<p>T{note[1:]}</p>" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_ladder_that_is_stopped_while_it_is_timed_is_timed_later(
