@@ -107,8 +107,8 @@ def test_a_cost_without_a_gradient(cost: Any, what: str) -> None:
     wrong = rf"^{HERE}:Energy: the cost of the budget 'energy' gives the controller no gradient: .* it is {what}\."
     with pytest.raises(UserError, match=rf"{wrong} .*method=\"progressive\""):
         atograph.compress(TwoConvs(), DATA, method="ato", **train)
-    for method in ("magnitude", "progressive"):
-        result = atograph.compress(TwoConvs(), DATA, method=method, **train)
+    for other in ("magnitude", "progressive"):
+        result = atograph.compress(TwoConvs(), DATA, method=other, **train)
         assert all(each.reached <= 0.6 for each in result.report.budgets)
 
 
