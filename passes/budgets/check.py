@@ -58,7 +58,7 @@ def check_gradient(row: Budget, groups: Sequence[Group]) -> None:
             row,
             f"gives the controller no gradient: for counts that are 0-dim tensors it is {what}",
             "Write it with arithmetic on the counts as they come (+, *, torch.maximum), no float(), int() or .item(); "
-            'or prune at once, which needs no gradient: method="at-once".',
+            'or train by a method without a controller: method="progressive".',
         )
 
 

@@ -299,7 +299,7 @@ def test_a_disk_that_is_full_after_the_training(
 @pytest.mark.parametrize(("name", "value", "said", "example"), [
     ("lr", "abc", "expected a number, got 'abc'.", "--set lr="),
     ("epochs", "1.5", "expected a whole number, got '1.5'.", "--set epochs=10, in Python epochs=10."),
-    ("controller", "maybe", "expected true or false, got 'maybe'.", "--set controller=true, in Python "),
+    ("controller", "maybe", "expected true or false or 'auto', got 'maybe'.", "--set controller=true, in Python "),
     ("batch", 0, "expected a value greater than or equal to 1, got 0.", "--set batch=10"),
     ("latency_batch", -1, "expected a value greater than or equal to 1, got -1.", "--set latency_batch=1"),
     ("round_to", "x", "expected a whole number or 'auto', got 'x'.", "--set round_to=auto"),

@@ -55,7 +55,7 @@ class UnitMap(Units):
 
     @torch.no_grad()
     def hide_(self, factor: Tensor) -> list[Tensor]:
-        """`scale_`, and what that took away: added to `scaled` parameters it gives them back, bit for bit where
+        """`scale_`, and what that took away: added to the scaled parameters it gives them back, bit for bit where
         factors are 0 or 1."""
         parameters: list[Tensor] = [*self.tensors.values()]
         taken = [parameter.detach().clone() for parameter in parameters]
