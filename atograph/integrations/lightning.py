@@ -167,6 +167,8 @@ class AutoTrainOnceCallback(_Callback):  # type: ignore[misc]  # known only wher
         """Leave the trainer, and the module's weights, as they are without a callback."""
         self._taught.close()
         self._measured.close()
+        if self._pruning is not None:
+            self._pruning.ato.sync()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the slim model, while all of it is on one device."""

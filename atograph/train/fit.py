@@ -14,7 +14,7 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
-from atograph.train.losses.distilled import Teacher, teacher_of
+from atograph.train.losses.distilled import teacher_of
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.processes.shards import gather, sharded
 from atograph.train.progress import EpochRow, Progress
@@ -34,7 +34,6 @@ class Fit(RunState):
     """A run over all epochs; `run` trains the model in place.
 
     Attributes:
-        teacher: what the losses of the steps learn from; None: there is none.
 
     Args:
         model, task, settings, checkpoints: as in `RunState`.
@@ -51,7 +50,6 @@ class Fit(RunState):
     ) -> None:
         super().__init__(model, task, settings, checkpoints)
         self.progress = progress
-        self.teacher: Teacher | None = None
         self._in_eval = [name for name, module in model.named_modules() if model.training and not module.training]
 
     def run(self, make_hook: Callable[[Fit], Hook]) -> None:
@@ -256,6 +254,7 @@ class Fit(RunState):
         return loss
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
+        self.hook.sync()  # what it does to the dense model comes before the good weights
         self.model = self._called = self.dense
         set_weights(self.dense, self.good)
         if self.dense is not self.given:

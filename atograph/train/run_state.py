@@ -15,6 +15,7 @@ from atograph.train.best import BestEpoch
 from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
+from atograph.train.losses.distilled import Teacher
 from atograph.train.processes.replicas import join
 from atograph.train.processes.shards import check_shardable, load_local_state, local_state
 from atograph.train.progress import EpochRow
@@ -65,6 +66,7 @@ class RunState:
         best: the best epoch so far, where the settings say which is better.
         kept: the epoch whose weights the model has in the end; None: the last.
         good: the weights (in main memory) of the last good epoch, or of the checkpoint where ``resumed`` is true.
+        teacher: what the losses of the steps learn from; None: there is none.
         optimizer: of the parameters of ``model``.
         others: what the optimiser trains beside the dense model: parameters of the loss.
 
@@ -104,6 +106,7 @@ class RunState:
         self.hook = Hook()
         self.checkpoints, self.position = checkpoints, Position()
         self.whole = WholeStep(kept=checkpoints is not None and not checkpoints.off and self.replicas.count == 1)
+        self.teacher: Teacher | None = None
         self.optimizer: torch.optim.Optimizer
         self.others = list[Tensor]()
         self.good, self.resumed = dict[str, Tensor](), False
@@ -148,6 +151,7 @@ class RunState:
         large = {
             "weights": weights_of(self.dense),
             "attributes": values_of(self.dense),
+            "teacher": None if self.teacher is None else self.teacher.digest(),
             "optimizer": local_state(self.optimizer),
             "others": self.others,
             "best": self.best.state(),
@@ -196,6 +200,13 @@ class RunState:
         every, before, kind = state["processes"], state["optimizer's class"], _class_of(self.optimizer)
         if len(every) != self.replicas.count:
             _refuse(f"it was one of {len(every)} processes, and now there are {self.replicas.count}")
+        if self.teacher is not None and not self.teacher.same(state["teacher"]):
+            raise UserError(
+                "the teacher is another network than the one that this run has learned from.",
+                where="teacher",
+                hint="Without one of its own it is the model as it comes: give it anew, with the weights that it came "
+                "with when the run was started, or give the same teacher.",
+            )
         if before != kind:
             _refuse(f"its optimiser was {before}, and is {kind} now")
         own = every[self.replicas.rank]

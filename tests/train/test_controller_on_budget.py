@@ -168,3 +168,26 @@ def test_equal_seeds_give_equal_runs() -> None:
 def test_widths_without_an_order_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"prior=none says nothing of which units"):
         TrainSettings(controller_search="budget", prior="none")
+
+
+def test_a_training_that_diverges_under_a_mask_has_its_last_good_weights() -> None:
+    torch.manual_seed(0)
+    model, ends = TwoConvs(), list[Any]()
+
+    def loss(net: TwoConvs, batch: Any) -> Tensor:
+        value = torch.nn.functional.cross_entropy(net(batch[0]), batch[1])
+        if not net.training:
+            return value
+        ends.append(copy.deepcopy(net.state_dict()))
+        under = not bool(net.conv1.weight.flatten(1).any(1).all())
+        return value * float("nan") if under and len(ends) > 18 else value
+
+    settings = TrainSettings(
+        flops=0.4, epochs=10, device="cpu", controller_search="budget", controller_masked=1.0, zero=0.9, freeze=0.9
+    )
+    with pytest.raises(Exception, match="end of epoch 2"):
+        auto_train_once(model, two_convs_graph(), Task(blobs(8), loss=loss), settings)
+    assert model.conv1.weight.flatten(1).any(1).all()
+    good = ends[16]["conv1.weight"]  # as the third epoch's first step saw it, where it was not under the mask
+    shown = good.flatten(1).any(1)
+    assert torch.equal(model.conv1.weight[shown], good[shown])

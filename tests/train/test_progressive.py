@@ -251,3 +251,33 @@ def test_what_the_steps_cost_is_noted() -> None:
     found = [row.cost for row in result.history]
     assert found == pytest.approx([sum(expected[8 * n : 8 * n + 8]) / 8 for n in range(5)])
     assert [row.cost for row in started([], slim_at="never").history] == [1.0] * 5
+
+
+def test_data_without_a_length_is_pruned_step_by_step_too() -> None:
+    """No two steps at once, although nobody knows when the first epoch ends."""
+    torch.manual_seed(0)
+    model, taken = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)), list[int]()
+
+    class Endless:
+        def __iter__(self) -> Any:
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(200):
+                yield torch.randn(4, 8, generator=generator), torch.arange(4)
+
+    def loss(net: nn.Module, batch: Any) -> torch.Tensor:
+        if net.training:
+            taken.append(int(model[0].weight.any(1).sum()))
+        return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+    graph = atograph.trace(model, torch.randn(2, 8))
+    auto_train_once(model, graph, Task(Endless(), loss=loss), settings_of({"flops": 0.3, "epochs": 1, "device": "cpu"}))
+    widths = list(dict.fromkeys(taken))
+    assert len(widths) >= 5 and widths == sorted(widths, reverse=True) and taken[18] == 32 and taken[170] == widths[-1]
+
+
+def test_what_is_wrong_with_its_settings_is_said_of_them() -> None:
+    for value in ("abc", 1.5, None):
+        with pytest.raises(UserError, match=r"setting tighten_end: expected .*tighten_end=0.15"):
+            settings_of({"method": "progressive", "tighten_end": value})
+    with pytest.raises(UserError, match=r"the method ato has no setting 'tighten_end', which progressive has\."):
+        settings_of({"freeze": 0.4, "tighten_end": 0.2})

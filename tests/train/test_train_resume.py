@@ -199,6 +199,15 @@ def test_with_other_settings(tmp_path: Path, options: dict[str, Any]) -> None:
     same(run(tmp_path / "saved", settings, own_generator=True), run(None, settings, own_generator=True))
 
 
+@pytest.mark.parametrize("fail_at", [9, 10, 11, 12])
+def test_a_step_under_a_mask_is_one_again(tmp_path: Path, fail_at: int) -> None:
+    """Where the user's code fails in it, and the run goes on from before it."""
+    settings = SETTINGS.model_copy(update={"controller_search": "budget", "controller_masked": 0.5})
+    with pytest.raises(UserError):
+        run(tmp_path / "saved", settings, kill_at=fail_at, by=ValueError)
+    same(run(tmp_path / "saved", settings), run(None, settings))
+
+
 def test_the_last_two_stay_and_hold_no_pickle(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(tmp_path / "saved", kill_at=14)

@@ -115,6 +115,8 @@ def go_down(
         UserError, NotProved: as `run.compress.run`. Rungs that are finished stay.
     """
     job = make()
+    if job.settings.distill and job.task.teacher is None:
+        job.task.teacher = copy_of(job.model)  # of all budgets, and not each of the one before
     saved = Saved(out, descent, job, resume=resume, force=force)
     results: list[Result] = []
     for number, (name, settings) in enumerate(zip(descent.names, descent.settings, strict=True)):

@@ -146,6 +146,8 @@ class Sweeping:
             raise UserError(f"the criteria of a sweep are one or several, each once, not {', '.join(by) or 'none'}.")
         for each in by:
             CRITERIA.get(each)
+        if better not in (None, "max", "min"):
+            raise UserError(f"a metric is better at its max or at its min, not at {better!r}.", where="metric_mode")
         self._graph, self._model, self._data, self._latency = graph, graph.model, data, latency
         self._shares, self._by = sorted(shares, reverse=True), by
         self._floor, self._round_to, self._where = floor, round_to, where

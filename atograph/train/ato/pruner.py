@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atograph.train.ato.project import family_shares, project, zeroed_share
-from atograph.train.ato.search import MaskSearch
+from atograph.train.ato.search import AGREEMENT, MaskSearch
 from atograph.train.ato.searches import SEARCHES
 from atograph.train.hook import Pruned
 from atograph.train.interfaces import Graph, P, Plan, Training
@@ -39,13 +39,14 @@ class Pruner(Masking[P]):
         self.masking = self.zero = False
         self.lam, self.steps = 0.0, 0
         self.shares = torch.zeros_like(self.mask)
-        self._hidden: tuple[list[Tensor], Tensor] | None = None  # what a step under a mask has taken away, and the mask
+        self._drawn: Tensor | None = None  # the mask of a step under one, and what it has taken away
+        self._taken: list[Tensor] | None = None
         self._shown: UnderMask | None = None
 
     @property
     def in_force(self) -> Plan | None:
         """The final plan; before that, in a step under a mask, the units that it keeps."""
-        return super().in_force if self._hidden is None else self._shown
+        return super().in_force if self._taken is None else self._shown
 
     @property
     def losses(self) -> list[float]:
@@ -55,7 +56,7 @@ class Pruner(Masking[P]):
     def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
         own = {name: getattr(self, name) for name in _SAVED}
-        return super().state() | own | {"search": self.search.state()}
+        return super().state() | own | {"search": self.search.state(), "drawn": self._drawn}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
@@ -64,6 +65,8 @@ class Pruner(Masking[P]):
             setattr(self, name, state[name])
         self.shares = family_shares(self.units, self.mask)
         self.search.load(state["search"])
+        if state["drawn"] is not None:
+            self._hide(state["drawn"].to(self.mask.device))
 
     def epoch_start(self, t: float) -> None:
         """Read the mask anew, unless it is frozen."""
@@ -89,6 +92,7 @@ class Pruner(Masking[P]):
     def after_step(self, t: float, lr: float) -> None:
         """Project what is masked, or hold it at zero (momentum would move it)."""
         self._show()
+        self._drawn = None
         if self.zero:
             if not self.swap.slim:
                 self.units.scale_(self.mask)
@@ -107,6 +111,7 @@ class Pruner(Masking[P]):
 
     def finish(self) -> None:
         """Make sure that the mask is final and what it masks exactly zero, whatever the schedule was."""
+        self._show()
         if not self.frozen:
             self._freeze()
         if not self.zero:
@@ -146,17 +151,20 @@ class Pruner(Masking[P]):
             self._read_mask()
         before, now = (int(count * settings.controller_masked) for count in (self.steps, self.steps + 1))
         if settings.controller and now > before:  # evenly, for a share of the steps
-            mask = search.drawn()
-            self._hidden = self.units.hide_(mask), mask
-            self._shown = UnderMask.of(self.units, mask) if settings.distill_hidden else None
-            self.importance.leave_out()
+            self._hide(search.drawn())
         self.steps += 1
+
+    def _hide(self, mask: Tensor) -> None:
+        """Let the step that comes see a mask."""
+        self._drawn, self._taken = mask, self.units.hide_(mask)
+        self._shown = UnderMask.of(self.units, mask) if self.settings.distill_hidden else None
+        self.importance.leave_out()
 
     def _show(self) -> None:
         """Give back what a step under a mask has taken away."""
-        if self._hidden is not None:
-            self.units.show_(*self._hidden)
-            self._hidden = None
+        if self._taken is not None and self._drawn is not None:
+            self.units.show_(self._taken, self._drawn)
+            self._taken = None
 
     def _read_mask(self, *, final: bool = False) -> None:
         self.search.refresh_prior(self.importance.criterion)
@@ -169,6 +177,11 @@ class Pruner(Masking[P]):
         self.importance.look()
         self._read_mask(final=True)
         self.frozen = True
+        if self.settings.controller == "auto":
+            agreed = self.search.evidence.agreement
+            found = "too little to say" if agreed is None else f"{agreed:.2f}, and {AGREEMENT:g} is asked for"
+            follows = "follows the controller" if self.search.trusted else "follows the score alone"
+            self.run.tell(f"the mask {follows}: the halves of what the controller was taught agree by {found}")
         self.importance.final()
 
     def _zero(self) -> None:

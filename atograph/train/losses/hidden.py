@@ -133,9 +133,9 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _note(states: list[Tensor], _module: nn.Module, _args: object, output: object) -> None:
-    first = next(tensors(output), None)
-    if first is not None and first.is_floating_point():
-        states.append(first.clone())
+    found = [each for each in tensors(output) if each.is_floating_point()]
+    if len(found) == 1:  # of several nobody knows which one a node of the program is
+        states.append(found[0].clone())
 
 
 def _why_not(own: list[Tensor] | None, each: list[Tensor], cuts: Mapping[str, Cuts], name: str) -> str:
@@ -145,7 +145,7 @@ def _why_not(own: list[Tensor] | None, each: list[Tensor], cuts: Mapping[str, Cu
     if len(own) != len(each):
         return f"called {len(own)} times, and {len(each)} times in the teacher"
     if not each:
-        return "it gives no numbers, or is not called"
+        return "it is not called, or gives no tensor of numbers, or several"
     if name not in cuts:
         return "nobody knows which units stand where in what it gives"
     if torch.is_grad_enabled() and not all(one.requires_grad for one in own):

@@ -13,6 +13,9 @@ from atograph.train.pruning.masking import Masking
 from atograph.train.pruning.shrink import Shrink
 from atograph.train.settings.progressive import ProgressiveSettings
 
+_APART = 20
+"""Steps between two rungs at least, as long as the number of steps is not known."""
+
 
 class Tightening(Masking[P]):
     """The hook of progressive tightening.
@@ -24,6 +27,7 @@ class Tightening(Masking[P]):
 
     Attributes:
         taken: how many rungs have been taken.
+        apart: steps since the last one.
     """
 
     def __init__(self, run: Training, graph: Graph[P], shrink: Shrink[P] | None = None) -> None:
@@ -33,7 +37,7 @@ class Tightening(Masking[P]):
         self.choice = Choice(graph, self.units, settings, run.replicas)
         self.plan = self.choice.plan(self.choice.scores(None))  # a budget out of reach shows before the first step
         self.rungs = self._ladder(settings)
-        self.taken = 0
+        self.taken = self.apart = 0
 
     @property
     def settled(self) -> bool:
@@ -50,6 +54,9 @@ class Tightening(Masking[P]):
         self.importance.step(batch)
         self.swap.follow()
         due = sum(t >= rung.moment for rung in self.rungs)
+        self.apart += 1
+        if self.run.clock.steps is None and self.rungs[0].moment > 0:  # nobody knows how long it is: no two at once
+            due = min(due, self.taken + 1) if self.apart >= _APART else self.taken
         if due > self.taken:
             self._take(due)
             self.swap.to(self.plan, t, batch)
@@ -62,6 +69,7 @@ class Tightening(Masking[P]):
     def finish(self) -> None:
         """Make sure that the last rung is taken, whatever the schedule was."""
         if not self.frozen:
+            self.run.tell("the training ended before the last step of the pruning: the weights had no time to recover")
             self._take(len(self.rungs))
         self.sync()
         self.run.train_on(self.run.dense)
@@ -73,12 +81,12 @@ class Tightening(Masking[P]):
 
     def state(self) -> dict[str, object]:
         """What a checkpoint holds of it."""
-        return super().state() | {"taken": self.taken}
+        return super().state() | {"taken": self.taken, "apart": self.apart}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
         super().load(state)
-        self.taken = state["taken"]
+        self.taken, self.apart = state["taken"], state["apart"]
 
     def _take(self, rungs: int) -> None:
         """Go down to the last of so many rungs."""
@@ -93,7 +101,7 @@ class Tightening(Masking[P]):
         self.swap.back()
         self.take(self.graph.plan(kept=self.graph.limits) if begins else self._plan(rung, final=last))
         self.units.scale_(self.mask)
-        self.taken, self.frozen = rungs, last
+        self.taken, self.frozen, self.apart = rungs, last, 0
         if last:
             self.importance.final()
             self.after_zero = self.measured()

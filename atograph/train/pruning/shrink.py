@@ -204,6 +204,7 @@ def _try(dense: nn.Module, slim: nn.Module, loss: Callable[[nn.Module], Tensor])
             before = torch.get_rng_state()
             try:
                 value = loss(tried)
+                depends = module is dense or _depends(value, tried)
             except Exception as error:
                 at = line_of_user(error)
                 which = "it fails" if module is slim else "the loss fails, with a copy of the dense module too"
@@ -211,7 +212,7 @@ def _try(dense: nn.Module, slim: nn.Module, loss: Callable[[nn.Module], Tensor])
                 raise CannotShrink(f"in training, {which}: {text}") from error
             drawn |= bool(devices) or not torch.equal(before, torch.get_rng_state())
             values.append(float(value.detach()))
-            if module is slim and not _depends(value, tried):
+            if module is slim and not depends:
                 raise CannotShrink("the loss is not that of the model that it is given")
     if not drawn and abs(values[0] - values[1]) > 1e-3 * max(abs(values[0]), 1e-3):
         raise CannotShrink(f"in training, its loss is {values[1]:.4g} where it should be {values[0]:.4g}")
@@ -221,7 +222,8 @@ def _depends(value: Tensor, module: nn.Module) -> bool:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not value.requires_grad or not trained:
         return False
-    return any(grad is not None for grad in torch.autograd.grad(value, trained, allow_unused=True))
+    value.backward()  # type: ignore[no-untyped-call]  # not autograd.grad: checkpoints of activations may refuse that
+    return any(parameter.grad is not None for parameter in trained)
 
 
 def _alike(dense: Value, slim: Value) -> bool:

@@ -52,15 +52,22 @@ class Swap(Generic[P]):
             run.tell(f"the dense module is trained on: {self.why_dense}")
             return
         exact = run.task.within(nullcontext)  # without mixed precision, whose rounding would hide a wrong width
+        why, shrunk = "", None
         try:
             small = self._shrink(plan)
-            self._shrunk = Shrunk(run.dense, small, run.optimizers, lambda model: exact.checked_loss(model, batch))
+            shrunk = Shrunk(run.dense, small, run.optimizers, lambda model: exact.checked_loss(model, batch))
         except CannotShrink as reason:
-            self.why_dense = str(reason)
+            why = str(reason)
+        if run.replicas.total(float(bool(why))):  # all processes train a slim module, or none does
+            if shrunk is not None:
+                shrunk.undo()
+            self.why_dense = why or "another process has none"
             run.tell(f"the dense module is trained on, because there is no slim one: {self.why_dense}")
             self.slim_from = None
         else:
-            run.train_on(self._shrunk.module)
+            assert shrunk is not None
+            self._shrunk = shrunk
+            run.train_on(shrunk.module)
             self.slim_from = t if self.slim_from is None else self.slim_from
 
     def back(self) -> None:

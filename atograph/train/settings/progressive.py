@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from atograph.passes.cost.share import number_of
 from atograph.train.settings.fields import Fraction, TrainSettings
 from atograph.train.settings.method_table import OF_ATO
 
@@ -30,7 +31,9 @@ class ProgressiveSettings(TrainSettings):
         """The moments that every method has follow from the method's own."""
         if not isinstance(values, Mapping):
             return values
-        end = values.get("tighten_end", cls.model_fields["tighten_end"].default)
+        end = number_of(values.get("tighten_end", cls.model_fields["tighten_end"].default))
+        if end is None or not 0 <= end <= 1:
+            return {"method": "progressive", **values}  # what is wrong with it is told where it stands
         for name in ("freeze", "zero"):
             if values.get(name, end) != end:
                 raise ValueError(f"the method progressive has tighten_end in place of {name}, which --method ato has")

@@ -56,6 +56,10 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
         if first["type"] == "extra_forbidden":
             near = get_close_matches(place, [*BUDGETS, *kind.model_fields], n=3)
             hint = f"Perhaps {', '.join(near)}? " if near else ""
+            owners = [name for name in METHODS if place in METHODS.get(name).settings.model_fields]
+            if owners:
+                what = f"the method {chosen.name} has no setting {place!r}, which {' and '.join(owners)} has"
+                raise UserError(f"{what}.", hint=f"Leave it out, or give method={owners[0]}.") from error
             raise UserError(f"there is no training setting {place!r}.", hint=f"{hint}{LISTED}") from error
         if first["type"] == "value_error":
             message = ", or: ".join(each["msg"].removeprefix("Value error, ") for each in about).rstrip(".")
