@@ -25,6 +25,7 @@ class Recording(BudgetSearch[Any]):
     """Notes the masks that it tries, and has a loss that is told."""
 
     def __init__(self, loss: Any, **options: object) -> None:
+        torch.manual_seed(0)
         model, graph = TwoConvs(), two_convs_graph()
         units = UnitMap(graph.prunable, model, CPU)
         settings = TrainSettings(flops=0.4, **options)
