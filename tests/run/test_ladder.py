@@ -21,6 +21,7 @@ from atograph.passes.errors import UserError
 from atograph.report.ladder import LadderReport
 from atograph.run.ladder import descend as descend_module
 from atograph.run.ladder import summary
+from atograph.train import fit as fit_module
 from atograph.train.processes.replicas import Alone
 
 SHARES = [0.3, 0.7, 0.5]
@@ -234,6 +235,20 @@ def test_the_folder_of_a_ladder_names_its_runs(tmp_path: Path) -> None:
 def test_what_is_no_ladder_is_said_before_any_step(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         descend(stop_at=1, **options)
+
+
+def test_all_budgets_have_the_same_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model as it came, and not the pruned one of the budget before."""
+    teachers: list[float] = []
+    made = fit_module.teacher_of
+
+    def noted(model: nn.Module, *rest: Any) -> Any:
+        teachers.append(float(sum(each.abs().sum() for each in model.parameters())))
+        return made(model, *rest)
+
+    monkeypatch.setattr(fit_module, "teacher_of", noted)
+    descend(distill=True)
+    assert len(teachers) > 1 and len({*teachers}) == 1
 
 
 def test_by_a_criterion_and_without_any_training() -> None:
