@@ -237,3 +237,31 @@ def test_a_killed_run_goes_on_with_its_average_and_its_teacher(tmp_path: Path, k
 def test_a_loop_of_ones_own_clips_by_itself() -> None:
     with pytest.raises(UserError, match="a loop makes its steps by itself"):
         atograph.AutoTrainOnce(TwoConvs(), torch.randn(2, 1, 8, 8), steps=4, flops=0.5, clip=1.0)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(tmp_path: Path) -> None:
+    """Such as the model itself, half-trained, where it was the teacher as it came."""
+    teachers = [nn.Sequential(nn.Linear(8, 4)) for _ in range(2)]
+    data = [(torch.randn(4, 8), torch.arange(4)) for _ in range(3)]
+
+    def train(teacher: nn.Module, stop: bool) -> None:
+        calls: list[None] = []
+
+        def loss(net: nn.Module, batch: Any) -> Tensor:
+            calls.extend([None] * net.training)
+            if stop and len(calls) == 8:
+                raise KeyboardInterrupt
+            return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        atograph.compress(
+            model, data, loss=loss, teacher=teacher, flops=0.5, epochs=5, device="cpu", out=tmp_path / "run",
+            resume=not stop, checkpoint_seconds=0,
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        train(teachers[0], stop=True)
+    with pytest.raises(UserError, match="the teacher is another network"):
+        train(teachers[1], stop=False)
+    train(teachers[0], stop=False)

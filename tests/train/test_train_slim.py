@@ -245,3 +245,22 @@ def test_a_loss_that_the_slim_module_cannot_have_is_told_at_once(loss: Any, said
     ((before, text),) = heard.told
     assert before == 0 and said in text and "(raised at test_train_slim.py:" in text
     assert result.slim_from is None and said in result.why_dense
+
+
+def test_activations_that_are_recomputed_are_no_reason_to_fail() -> None:
+    """Reentrant checkpoints refuse gradients of chosen tensors."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).relu()
+            inner = lambda x: self.b(x).relu()  # noqa: E731
+            x = torch.utils.checkpoint.checkpoint(inner, x, use_reentrant=True) if self.training else inner(x)
+            return self.c(x)
+
+    data = [(torch.randn(4, 8), torch.arange(4)) for _ in range(3)]
+    result = atograph.compress(Net(), data, flops=0.5, epochs=2, device="cpu")
+    assert result.slim.module is not None and result.report.float64 is not None and result.report.float64 < 1e-9
