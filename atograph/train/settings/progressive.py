@@ -34,14 +34,16 @@ class ProgressiveSettings(TrainSettings):
         end = number_of(values.get("tighten_end", cls.model_fields["tighten_end"].default))
         if end is None or not 0 <= end <= 1:
             return {"method": "progressive", **values}  # what is wrong with it is told where it stands
-        for name in ("freeze", "zero"):
-            if values.get(name, end) != end:
+        unused = {name: cls.model_fields[name].default for name in OF_ATO} | {"controller": False}
+        unused |= {"controller_start": 0.0, "projection_start": 0.0, "freeze": end, "zero": end}
+        for name, value in unused.items():
+            if values.get(name, value) == value:
+                continue
+            if name in ("freeze", "zero"):
                 raise ValueError(f"the method progressive has tighten_end in place of {name}, which --method ato has")
-        if values.get("controller"):
-            raise ValueError("the method progressive has no controller, which --method ato has")
-        for name in OF_ATO:
-            if name != "paced" and values.get(name) and values[name] not in (cls.model_fields[name].default, end):
-                raise ValueError(f"the method progressive has no use for {name}={values[name]}, which --method ato has")
+            if name == "controller":
+                raise ValueError("the method progressive has no controller, which --method ato has")
+            raise ValueError(f"the method progressive has no use for {name}={values[name]}, which --method ato has")
         return {"method": "progressive", **values, "freeze": end, "zero": end}
 
     @model_validator(mode="after")
