@@ -24,8 +24,8 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.program import pt2_file
 from atograph.program.limits import with_checked_sizes
-from atograph.report.run import NO_REPORT
 from atograph.report.same_run import HINT
+from atograph.report.saved import NO_REPORT
 from atograph.spec.example_inputs import Inputs
 from atograph.values.state_cut import widened_inputs
 from atograph.values.structures import tensors_of

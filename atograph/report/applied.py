@@ -11,7 +11,8 @@ from atograph.files.reading import read_as
 from atograph.files.run_folder import check_folder
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
-from atograph.report.run import FROM_PYTHON, NO_REPORT, Count, Report
+from atograph.report.run import FROM_PYTHON, Count, Report
+from atograph.report.saved import NO_REPORT
 from atograph.spec.source import Source
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
-from atograph.files.reading import read_as
-from atograph.report.run import NO_REPORT
+from atograph.report.saved import SavedReport
 from atograph.report.tradeoff import Better, Point, marked
 
 
@@ -29,7 +27,7 @@ class LadderRung(Point):
     training: float | None = None
 
 
-class LadderReport(BaseModel):
+class LadderReport(SavedReport):
     """Everything about a finished ladder.
 
     Attributes:
@@ -54,22 +52,9 @@ class LadderReport(BaseModel):
     threads: int | None = None
     dense: Point
     rungs: list[LadderRung]
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
     def marked(self) -> LadderReport:
         """The same, with those networks marked that are worth having (`report.tradeoff.Point.pareto`)."""
         dense, *rungs = marked([self.dense, *self.rungs], self.better)
         return self.model_copy(update={"dense": dense, "rungs": rungs})
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> LadderReport:
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: the file cannot be read or is none.
-        """
-        return read_as(path, cls, NO_REPORT)

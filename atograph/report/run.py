@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from atograph.files.reading import read_as
+from atograph.report.saved import SavedReport
 from atograph.spec.source import Source
 
 FORMAT = "atograph report 2"
@@ -16,8 +15,6 @@ FORMAT = "atograph report 2"
 FROM_PYTHON = "the model"
 """What a report names where there was no SPEC."""
 
-NO_REPORT = "not a report of atograph"
-"""What to say of a file that is none."""
 
 _OF_ONNX = ("slim_onnx", "runtime")
 """What an entry says of ONNX Runtime beside its target, for readers of both forms."""
@@ -204,7 +201,7 @@ class FrozenGroup(_Record):
     where: str
 
 
-class Report(_Record):
+class Report(_Record, SavedReport):
     """Everything about one finished run."""
 
     format: Literal["atograph report 2"] = "atograph report 2"
@@ -282,16 +279,3 @@ class Report(_Record):
         """What the certificate compares: ``masked``, ``slim``, and the file of each target."""
         entry = next(iter(self.certificate), None)
         return ["masked", "slim", *([] if entry is None else [each.label for each in entry.targets.values()])]
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Report:
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: the file cannot be read or is no report of atograph's.
-        """
-        return read_as(path, cls, NO_REPORT)

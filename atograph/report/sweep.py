@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from atograph.files.reading import read_as
-from atograph.report.run import NO_REPORT
+from atograph.report.saved import SavedReport
 from atograph.report.tradeoff import Better, Point, marked
 
 
@@ -48,7 +46,7 @@ class SweepRow(_Record):
     why: str = ""
 
 
-class SweepReport(_Record):
+class SweepReport(_Record, SavedReport):
     """Everything about a sweep.
 
     Attributes:
@@ -94,16 +92,3 @@ class SweepReport(_Record):
         left = iter(points)
         rows = [row if row.point is None else row.model_copy(update={"point": next(left)}) for row in self.rows]
         return self.model_copy(update={"dense": dense, "rows": rows})
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> SweepReport:
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: the file cannot be read or is none.
-        """
-        return read_as(path, cls, NO_REPORT)

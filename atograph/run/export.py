@@ -28,8 +28,9 @@ from atograph.process.stages import stage
 from atograph.program import pt2_file
 from atograph.program.load import check_weights_beside, load_run
 from atograph.program.model import ProgramModel
-from atograph.report.run import NO_REPORT, Count
+from atograph.report.run import Count
 from atograph.report.same_run import check_same_plan
+from atograph.report.saved import NO_REPORT
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.deployed import export_untrusted, load_untrusted
 from atograph.targets.table import targets_of
