@@ -21,6 +21,7 @@ from atograph.capture.recorder import NotTraced, Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
+from atograph.passes.ir.names import named
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import drop_dead_code
@@ -135,6 +136,7 @@ def _functional(program: Program, *, dead: bool) -> Program:
     elif drop_dead_code(result.graph):  # an auxiliary head whose result nobody takes is no part of the program
         result = result.rewritten(result.graph, result.state)
         result.interface = replace(result.interface, dead=True)
+    result = named(result)
     verify(result)
     return result
 
