@@ -145,7 +145,7 @@ def same(first: atograph.Ladder, second: atograph.Ladder) -> None:
         assert all(torch.equal(value, state[name]) for name, value in one.model.float().state_dict().items())
 
 
-@pytest.mark.parametrize(("stop_at", "finished"), [(3, 0), (12, 1), (18, 1), (30, 2)])
+@pytest.mark.parametrize(("stop_at", "finished"), [(4, 0), (12, 1), (18, 1), (30, 2)])
 def test_a_ladder_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, whole: atograph.Ladder, stop_at: int, finished: int
 ) -> None:
@@ -197,7 +197,7 @@ def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Pa
     with pytest.raises(UserError):
         descend(tmp_path / "run", stop_at=18, checkpoint_seconds=0, val_data=blobs(2, seed=9), lr=0.03)
     with pytest.raises(UserError):
-        descend(tmp_path / "run", stop_at=3, checkpoint_seconds=0, force=True)
+        descend(tmp_path / "run", stop_at=4, checkpoint_seconds=0, force=True)
     assert not list((tmp_path / "run").glob(".flops-0.5*")), "the checkpoint of the ladder before"
     same(whole, descend(tmp_path / "run", resume=True, checkpoint_seconds=0))
 
@@ -205,7 +205,7 @@ def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Pa
 def test_a_run_that_was_to_replace_another_goes_on(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     with pytest.raises(UserError):
-        descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, stop_at=3, checkpoint_seconds=0, force=True)
+        descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, stop_at=4, checkpoint_seconds=0, force=True)
     again = descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, checkpoint_seconds=0, resume=True)
     assert [len(result.history) for result in again] == [2, 2]
 
