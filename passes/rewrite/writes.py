@@ -106,7 +106,7 @@ class _Replay:
         return self.program.rewritten(self.graph, self.program.state)
 
     def _write(self, node: fx.Node, target: fx.Node) -> None:
-        functional = _functional(node.target)
+        functional = functional_form(node.target)
         if functional is None:
             raise Hidden(f"{node.target} has no functional form")
         for argument in node.all_input_nodes:
@@ -174,7 +174,7 @@ class _Replay:
         return made
 
 
-def _functional(target: Any) -> OpOverload | None:
+def functional_form(target: Any) -> OpOverload | None:
     """``aten.relu_.default`` → ``aten.relu.default``; None where there is no such op with the same arguments."""
     namespace, name = target._schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
