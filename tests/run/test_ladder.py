@@ -19,8 +19,10 @@ from atograph.cli.app import app
 from atograph.passes.cost.share import shares_of
 from atograph.passes.errors import UserError
 from atograph.report.ladder import LadderReport
+from atograph.run import steps as steps_module
 from atograph.run.ladder import descend as descend_module
 from atograph.run.ladder import summary
+from atograph.train import DenseTrained, TrainSettings, dense_training
 from atograph.train import fit as fit_module
 from atograph.train.processes.replicas import Alone
 
@@ -64,6 +66,18 @@ def test_each_rung_is_proved_and_goes_on_from_the_one_before(whole: atograph.Lad
         assert all(set(units) <= set(before.plan.kept[name]) for name, units in after.plan.kept.items())
         assert after.report.metrics.before_training == pytest.approx(before.report.metrics.masked)
     assert repr(whole) == "<Ladder of TwoConvs: flops 0.7, 0.5, 0.3>"
+
+
+def test_the_baseline_is_trained_as_long_as_all_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+
+    def dense(model: nn.Module, task: Any, settings: TrainSettings, *rest: Any) -> DenseTrained:
+        trained.append(settings.epochs)
+        return dense_training(model, task, settings, *rest)
+
+    monkeypatch.setattr(steps_module, "dense_training", dense)
+    assert descend(epochs=4, flops=[0.7, 0.5], baseline=True).report.dense.metric is not None
+    assert trained == [4]
 
 
 def test_dense_and_slim_are_timed_in_one_go(whole: atograph.Ladder) -> None:
