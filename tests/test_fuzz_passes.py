@@ -29,7 +29,7 @@ pytestmark = [
 
 Example = tuple[Grown | Composed, tuple[Tensor, ...]]
 
-CLOSE = {"dce": 0.0, "cse": 0.0, "canonicalize": 0.0}
+CLOSE = {"dce": 0.0, "cse": 0.0, "canonicalize": 0.0, "fold-constants": 0.0, "fold-batch-norm": 1e-9}
 """Pass → how far off its values may be, relatively, in float64."""
 
 
