@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ _TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.
 
 @dataclass(frozen=True)
 class FoldBatchNorm(RewritePass):
-    """Fold each batch norm of fixed statistics into the convolution or linear layer whose value it alone reads.
+    """Fold each batch norm of fixed statistics into the convolution or linear layer whose value it alone reads, and
+    whose weight nothing else reads.
 
     The new weight and bias are ``folded.weight`` and ``folded.bias`` beside those of the layer, computed in float64.
     The values are the same to rounding. Where a weight is computed, and not read as it is, layer and norm stay.
@@ -41,40 +42,55 @@ class FoldBatchNorm(RewritePass):
             UserError: the weights are on the meta device.
         """
         names = program.state_names()
-        found = [node for node in program.graph.nodes if _folds(node, names.keys())]
+        norms = [node for node in program.graph.nodes if _may_fold(node, names.keys())]
+        reads = {norm.args[0]: _read(norm) for norm in norms}
+        found = [norm for norm in norms if all(reads.get(user) == _read(norm) for user in _weight(norm).users)]
         if not found:
             return program
         require_values(program.state, "folding a batch norm needs values")
         graph, nodes = copy_graph(program.graph)
-        state = dict(program.state)
+        state, made = dict(program.state), dict[Hashable, list[fx.Node]]()
         tensors = {placeholder: program.state[name] for placeholder, name in names.items()}
         for old in found:
             norm = nodes[old]
             layer: fx.Node = norm.args[0]  # type: ignore[assignment]
-            owner = names[arguments_of(layer)["weight"].name].rpartition(".")[0]
-            made = []
-            for name, value in zip(("weight", "bias"), _folded(norm, layer, tensors), strict=True):
-                made.append(program.new_parameter(graph, value, f"{owner}.folded.{name}".lstrip(".")))
-                state[made[-1].name] = value
-            layer.args = (layer.args[0], *made, *layer.args[3:])
+            if _read(old) not in made:
+                owner = names[_weight(old).name].rpartition(".")[0]
+                for name, value in zip(("weight", "bias"), _folded(norm, layer, tensors), strict=True):
+                    node = program.new_parameter(graph, value, f"{owner}.folded.{name}".lstrip("."))
+                    made.setdefault(_read(old), []).append(node)
+                    state[node.name] = value
+            layer.args = (layer.args[0], *made[_read(old)], *layer.args[3:])
             layer.kwargs = {name: value for name, value in layer.kwargs.items() if name not in ("weight", "bias")}
             norm.replace_all_uses_with(layer)
         drop_dead_code(graph)
         return program.rewritten(graph, state)
 
 
-def _folds(norm: fx.Node, state: Any) -> bool:
+def _may_fold(norm: fx.Node, state: Container[str]) -> bool:
     """Whether a node is a batch norm that can go into what it reads."""
     if norm.target is not aten.batch_norm.default or arguments_of(norm)["training"]:
         return False
     layer = norm.args[0]
     if not isinstance(layer, fx.Node) or len(layer.users) != 1 or not _has_channels_at_1(layer):
         return False
-    given, own = arguments_of(norm), arguments_of(layer)
-    read = [own["weight"], own["bias"], *(given[name] for name in ("weight", "bias", "running_mean", "running_var"))]
-    tensors = [each for each in read if each is not None]
+    tensors = [each for each in _read(norm) if isinstance(each, fx.Node)]
     same_type = len({each.meta["val"].dtype for each in (norm, layer, *tensors)}) == 1
-    return given["running_mean"] is not None and same_type and all(each.name in state for each in tensors)
+    has_mean = arguments_of(norm)["running_mean"] is not None
+    return has_mean and same_type and all(each.name in state for each in tensors)
+
+
+def _weight(norm: fx.Node) -> fx.Node:
+    """The weight of the layer in front."""
+    weight: fx.Node = arguments_of(norm.args[0])["weight"]  # type: ignore[arg-type]
+    return weight
+
+
+def _read(norm: fx.Node) -> tuple[object, ...]:
+    """What a batch norm and the layer in front of it are made of."""
+    given, layer = arguments_of(norm), arguments_of(norm.args[0])  # type: ignore[arg-type]
+    names = ("weight", "bias", "running_mean", "running_var", "eps")
+    return layer["weight"], layer["bias"], *(given[name] for name in names)
 
 
 def _has_channels_at_1(layer: fx.Node) -> bool:

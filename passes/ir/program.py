@@ -88,6 +88,7 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         before = next((n for n in graph.nodes if n.op != "placeholder" or n.name in inputs), None)
         with graph.inserting_before(before):
             made = graph.placeholder(f"{name}_{number}")
+        made.target = made.name  # which fx writes in small letters
         made.meta["val"] = empty(mode_of(graph), value.shape, value.dtype, value.device)
         return made
 

@@ -251,27 +251,28 @@ def test_a_batch_norm_goes_into_the_layer(name: str) -> None:
     torch.testing.assert_close(ProgramModule(result)(x), model(x), rtol=1e-12, atol=1e-12)
 
 
-class Twice(nn.Module):
-    """One convolution in front of two norms; one in front of a norm and something else; a weight that is computed."""
+class Shared(nn.Module):
+    """A convolution and its norm, twice; one in front of two norms; one that is read besides; a computed weight."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.read = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.both, self.two, self.read = (nn.Conv2d(4, 4, 1) for _ in range(3))
         self.normed = parametrizations.weight_norm(nn.Conv2d(4, 4, 1))
-        self.a, self.b, self.c, self.d = (nn.BatchNorm2d(4) for _ in range(4))
+        self.a, self.b, self.c, self.d, self.e = (nn.BatchNorm2d(4) for _ in range(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.b(self.conv(self.a(self.conv(x))))
+        x = self.a(self.both(self.a(self.both(x))))
+        x = self.c(self.two(self.b(self.two(x))))
         y = self.read(x)
-        return self.c(y) + y + self.d(self.normed(x))
+        return self.d(y) + y + self.e(self.normed(x))
 
 
-def test_each_call_of_a_layer_has_its_own_weights() -> None:
-    model, x = moved(Twice()), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+def test_what_is_shared() -> None:
+    model, x = moved(Shared()), torch.randn(2, 4, 3, 3, dtype=torch.float64)
     result = Pipeline.parse("fold-batch-norm").run(capture(model, (x,)))
-    assert body(result).count("batch_norm") == 2
+    assert body(result).count("batch_norm") == 4
     folded = {name for name in result.parameter_names() if "folded" in name}
-    assert folded == {f"conv.folded.{name}{number}" for name in ("weight", "bias") for number in ("", "_0")}
+    assert folded == {"both.folded.weight", "both.folded.bias"} and "both.weight" not in result.state
     torch.testing.assert_close(ProgramModule(result)(x), model(x), rtol=1e-12, atol=1e-12)
 
 

@@ -183,7 +183,7 @@ def test_new_parameters() -> None:
     graph, _nodes = copy_graph(program.graph)
     state = dict(program.state)
     root = next(node for node in graph.nodes if node.op == "call_function")
-    for name in ("scale.weight", "w"):
+    for name in ("Scale.weight", "w", "w"):
         value = torch.full((4,), 2.0, dtype=torch.float64)
         made = program.new_parameter(graph, value, name)
         state[made.name] = value
@@ -192,10 +192,10 @@ def test_new_parameters() -> None:
         user.meta = dict(root.meta)
         root.replace_all_uses_with(user, delete_user_cb=lambda node, user=user: node is not user)
     result = program.rewritten(graph, state)
-    assert result.parameter_names() == {"w", "scale.weight", "w_0"}
-    assert result.state.keys() == {"w", "scale.weight", "w_0"}
+    assert result.parameter_names() == {"w", "Scale.weight", "w_0", "w_1"}
+    assert result.state.keys() == {"w", "Scale.weight", "w_0", "w_1"}
     module = ProgramModule(result)
-    assert {name for name, _parameter in module.named_parameters()} == {"w", "scale.weight", "w_0"}
+    assert {name for name, _parameter in module.named_parameters()} == {"w", "Scale.weight", "w_0", "w_1"}
     x = torch.randn(2, 5, 4, dtype=torch.float64)
-    torch.testing.assert_close(module(x), 4 * ProgramModule(program)(x))
+    torch.testing.assert_close(module(x), 8 * ProgramModule(program)(x))
     Pipeline.parse("canonicalize,infer-axes,find-groups,estimate-cost,plan-random,slim").run(result)
