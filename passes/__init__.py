@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from atograph.passes.patterns.replace import PatternPass, Replacement
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.pipeline.registry import register
-    from atograph.passes.pipeline.text import format_program
     from atograph.passes.plan.choose import group_norms
     from atograph.passes.plan.plan import Plan
     from atograph.passes.rules import Effect, Op, Unsupported, rule
+    from atograph.passes.text.printer import format_program
 
 _HOMES = {
     # programs
@@ -40,7 +40,7 @@ _HOMES = {
     "module_of": "ir.reason",
     "at": "ir.sizes",
     "copy_graph": "ir.program",
-    "format_program": "pipeline.text",
+    "format_program": "text.printer",
     # passes
     "Pass": "base",
     "AnalysisPass": "base",

@@ -25,7 +25,7 @@ ORDER = {
         "terminal process report spec capture train files values passes version"
     ),
     "atograph.passes": (
-        "pipeline rewrite cleanup patterns plan criteria budgets cost analysis base rules axes ir torch_private "
+        "pipeline text rewrite cleanup patterns plan criteria budgets cost analysis base rules axes ir torch_private "
         "registry lazy authors errors public"
     ),
 }
