@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from atograph.passes.base import RewritePass
-from atograph.passes.ir.aliases import returned
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.randomness import drop_dead_code, has_effects
 from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.rules.aliases import returned
 from atograph.passes.torch_private import OpOverload, pytree
 
 
