@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from atograph.passes.ir.reason import Reason, module_of
     from atograph.passes.ir.run import ProgramModule
     from atograph.passes.ir.sizes import at
+    from atograph.passes.patterns.replace import PatternPass, Replacement
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.pipeline.registry import register
     from atograph.passes.plan.choose import group_norms
@@ -46,6 +47,8 @@ _HOMES = {
     "Pass": "base",
     "AnalysisPass": "base",
     "RewritePass": "base",
+    "PatternPass": "patterns.replace",
+    "Replacement": "patterns.replace",
     "Pipeline": "pipeline.pipeline",
     "register": "pipeline.registry",
     # facts
@@ -95,6 +98,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "Pass",
     "AnalysisPass",
     "RewritePass",
+    "PatternPass",
+    "Replacement",
     "Pipeline",
     "register",
     # facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Signature
 from typing import TypeAlias
@@ -282,10 +282,16 @@ class Interface:
         names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked", "reads_training")
         return replace(self, **{name: getattr(other, name) for name in names})
 
+    def quantised(self, weights: Collection[str], zero_points: Collection[str]) -> Interface:
+        """The same where buffers hold quantised weights, which are parameters, and zero points, which are constants."""
+        buffers = self.buffers - {*weights, *zero_points}
+        return replace(self, parameters=self.parameters | {*weights}, buffers=frozenset(buffers))
+
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""
         return replace(self, state={p: name for p, name in self.state.items() if p not in placeholders})
 
-    def with_constant(self, placeholder: str, name: str) -> Interface:
-        """The same with one more constant."""
-        return replace(self, state={**self.state, placeholder: name})
+    def with_state(self, placeholder: str, name: str, *, trained: bool) -> Interface:
+        """The same with one more parameter or constant."""
+        parameters = self.parameters | {name} if trained else self.parameters
+        return replace(self, state={**self.state, placeholder: name}, parameters=parameters)
