@@ -56,6 +56,7 @@ FORMS = Registry[ProgramForm](
     base="atograph.spec.programs:ProgramForm",
     ours={
         ".pt2": "atograph.program.incoming:Exported",
+        ".txt": "atograph.program.incoming:Text",
         "run": "atograph.program.incoming:Run",
     },
 )

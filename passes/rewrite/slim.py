@@ -57,6 +57,17 @@ class SlimProgram(RewritePass):
         kept = Kept.by(self._plan_for(program), program)
         return slimmed_by(program, kept) if kept else program
 
+    def equivalent(self, given: Program) -> Program:
+        """The program with the units that go at zero."""
+        plan, state = self._plan_for(given), dict(given.state)
+        for name, slices in plan.zeroing.items():
+            units = plan.mask(name)
+            for part in () if bool(units.all()) else slices:
+                tensor = state[part.parameter]
+                along = part.mask(units).to(tensor.device).reshape([-1, *[1] * (tensor.dim() - part.dim - 1)])
+                state[part.parameter] = tensor.detach().masked_fill(along == 0, 0.0)
+        return given.rewritten(given.graph, state)
+
     def broken(self, given: Program, result: Program) -> Iterator[str]:
         """No parameter has an old size, and what the plan leaves alone is the very same tensor."""
         groups, plan = given.fact(Groups), self._plan_for(given)
