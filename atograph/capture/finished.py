@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from atograph.capture.quantised import with_quantised_weights
 from atograph.passes.ir.names import named
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
@@ -40,6 +41,7 @@ def functional(program: Program, *, dead: bool = False) -> Program:
         result = result.rewritten(result.graph, result.state)
         result.interface = replace(result.interface, dead=True)
     result = named(result)
+    result.interface = with_quantised_weights(result)
     verify(result)
     return result
 
