@@ -40,9 +40,22 @@ def _no_instances(x: fx.Node, shape: Sequence[Argument], weight: fx.Node | None 
     return None
 
 
+def _another_view(x: fx.Node, size: Sequence[Argument], stride: Sequence[Argument]) -> str | None:
+    """Why a view by strides is not the tensor itself."""
+    value = x.meta["val"]
+    sizes, strides = ([each.meta["val"] if isinstance(each, fx.Node) else each for each in s] for s in (size, stride))
+    same = len(sizes) == value.dim() and all(
+        a == b and (a == 1 or step == own)
+        for a, b, step, own in zip(sizes, value.shape, strides, value.stride(), strict=True)
+    )
+    return None if same else "it is another view of the memory"
+
+
 class Recompose(PatternPass):
-    """Replace what ``run_decompositions()`` of an `ExportedProgram` makes of convolutions, norms and linear layers by the
-    ops that were there before. They give the same to rounding, and have the same groups as in the module."""
+    """Replace what `ExportedProgram.run_decompositions` makes of convolutions, linear layers and norms by the
+    ops that were there before: the same values to rounding, and the groups of the module. Attention stays written out,
+    with the same groups as well.
+    """
 
     name = "recompose"
     replacements = (
@@ -105,6 +118,7 @@ class Recompose(PatternPass):
             lambda x, momentum, eps: _instance_norm(x, None, None, momentum, eps),
             _no_instances,
         ),
+        Replacement(lambda x, size, stride: aten.as_strided(x, size, stride), lambda x: x, _another_view),
         Replacement(
             lambda x, dim: aten._log_softmax(x, dim, False),
             lambda x, dim: aten.log_softmax(x, dim),
