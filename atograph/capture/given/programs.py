@@ -25,13 +25,13 @@ from atograph.passes.ir.exported.notes import ways_of
 from atograph.passes.ir.exported.symbols import conditions_of
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example
-from atograph.passes.ir.names import named
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, propagate, runs_alone
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.patterns.recompose import Recompose
 from atograph.passes.pipeline.verify import verify
+from atograph.passes.text.names import named
 from atograph.passes.torch_private import pytree
 from atograph.values.dynamic_sizes import STATIC
 
