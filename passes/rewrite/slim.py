@@ -17,6 +17,7 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
+from atograph.passes.cleanup.cse import share_sizes
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import drop_checks
 from atograph.passes.ir.express import Holders, build
@@ -239,6 +240,8 @@ class _Rewrite:
             else:
                 self.nodes[node] = self.copy(node)
             self._note_sizes(node, self.nodes[node])
+        same = share_sizes(self.graph)
+        self.nodes = {old: same.get(new, new) for old, new in self.nodes.items()}
         self._note_origins()
         if not self.program.interface.checked:
             drop_checks(self.graph)
