@@ -32,7 +32,7 @@ coverage: $(VENV)/.installed-for-tests
 N ?= 10000
 SEED ?= 0
 fuzz: $(VENV)/.installed-for-tests
-	FUZZ_N=$(N) FUZZ_SEED=$(SEED) $(PYTEST) tests/test_fuzz.py
+	FUZZ_N=$(N) FUZZ_SEED=$(SEED) $(PYTEST) tests/test_fuzz.py tests/test_fuzz_passes.py
 
 # Hours. For less, or to go on where a run was interrupted: make zoo ZOO_ARGS="--only 'hf:*'", ZOO_ARGS="... --resume".
 ZOO_ARGS ?= --onnx --compare torch-pruning --json build/zoo.json --markdown docs/coverage.md

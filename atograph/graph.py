@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from atograph.capture.model_state import ModelState
 from atograph.capture.time_limit import capture_limit
@@ -37,6 +38,7 @@ from atograph.passes.plan.least import fewest
 from atograph.passes.plan.plan import Plan, plan_of
 from atograph.passes.public import public
 from atograph.process.stages import stage
+from atograph.spec.programs import as_module
 from atograph.train.pruning.sensitivity import BATCHES, WIDTHS, Sensitivity, measure
 from atograph.values.attributes import Mark, Value
 from atograph.values.batches import to_device
@@ -498,7 +500,7 @@ class Graph(NotPickled):
 
 @public("atograph")
 def trace(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram | str | Path,
     args: object = (),
     kwargs: Mapping[str, object] | None = None,
     *,
@@ -512,7 +514,9 @@ def trace(
 
     Args:
         model: any module; it is left as it is. One on the meta device needs no memory for its weights; plans that
-            do not look at weights work all the same, and `apply_plan` slims a checkpoint of it.
+            do not look at weights work all the same, and `apply_plan` slims a checkpoint of it. Or a program: what
+            `torch.export.export` gives, the path of its ``.pt2`` file, or the folder of a run (docs/programs.md). It
+            has its own example inputs and dynamic sizes.
         args: example inputs, a tuple; a lone tensor stands for a tuple of one, and a dict is one argument, too. Tensors
             have the batch first.
         kwargs: keyword example inputs: ``trace(model, (), {"ids": ids, "mask": mask})``. The slim program takes them by
@@ -533,8 +537,6 @@ def trace(
         UserError: torch.export refuses the model, or it takes too long, or has no output of a name; or an output cannot
             become the input that ``state`` pairs it with.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"trace() takes a torch.nn.Module, not a {type(model).__name__}.")
     if checks not in ("keep", "drop"):
         raise UserError(f"checks is 'keep' or 'drop', not {checks!r}.")
     if kwargs is not None and not isinstance(kwargs, Mapping):
@@ -543,6 +545,8 @@ def trace(
             hint="Several positional inputs are one tuple: trace(model, (a, b)).",
         )
     positional = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
+    given = (positional, dict(kwargs or {}))
+    model = as_module(model, given if any(given) else None)
     limit = nullcontext() if time_limit is None else capture_limit(time_limit)
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture

@@ -14,8 +14,21 @@ from typing import Any
 
 import pytest
 import torch
-from growing import FUNCTIONS, KNOTS, ROWS, Composed, Grown, Stateful, compositions, networks, streams
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from growing import (
+    EXAMPLES,
+    FUNCTIONS,
+    KNOTS,
+    MANY,
+    ROWS,
+    SEED,
+    Composed,
+    Grown,
+    Stateful,
+    compositions,
+    networks,
+    streams,
+)
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from reached import every, expected, rows_of
 from torch import Tensor
@@ -34,17 +47,6 @@ from atograph.proof.flop_count import count_flops
 from atograph.values.batch_size import batch_sizes, with_batch
 from atograph.values.resized import around, resized
 from benchmarks.exact import Outcome, as_double, compare, difference, perturb
-
-EXAMPLES = int(os.environ.get("FUZZ_N", "150"))
-SEED = int(os.environ.get("FUZZ_SEED", "0"))
-MANY = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter"),

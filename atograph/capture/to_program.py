@@ -17,17 +17,15 @@ from torch import nn
 from atograph.capture.any_size import captured
 from atograph.capture.by_sizes.dynamic import wishes_of
 from atograph.capture.by_sizes.lengths import with_lengths
+from atograph.capture.finished import ended, functional
+from atograph.capture.given.programs import as_given
 from atograph.capture.recorder import NotTraced, Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
-from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.randomness import drop_dead_code
-from atograph.passes.ir.state import state_outputs, with_state
-from atograph.passes.pipeline.verify import verify
-from atograph.passes.rewrite.functionalize import Functionalize
-from atograph.passes.torch_private import TopLevelTracedModule, pytree
+from atograph.passes.ir.run import ProgramModule
+from atograph.passes.torch_private import TopLevelTracedModule
 from atograph.values.batch_size import batch_of, repeat_single
 from atograph.values.dynamic_sizes import Dynamic, texts_of
 from atograph.values.eval_mode import eval_mode
@@ -74,6 +72,8 @@ def capture(
             hint="Give the module that it was made from.",
         )
     inputs = (args, dict(kwargs or {}))
+    if isinstance(model, ProgramModule):
+        return as_given(model, inputs, dynamic=texts_of(dynamic), outputs=outputs, pairs=state_texts(state))
     batch = batch_of(inputs)
     if batch == 0:
         raise UserError("the example inputs hold no sample: their first dimension is 0.")
@@ -83,13 +83,13 @@ def capture(
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         repeated = repeat_single(inputs) if wishes.batch else inputs  # a batch of one would be taken for a constant
         try:
-            finish = partial(_functional, dead=dead)
+            finish = partial(functional, dead=dead)
             # lengths of state are told by one capture at the example's sizes
             first = replace(wishes, sizes=()) if pairs else wishes
-            program = _ended(captured(model, inputs, repeated, first, finish), outputs, pairs)
+            program = ended(captured(model, inputs, repeated, first, finish), outputs, pairs)
             others = [*with_lengths(wishes, program)] or ([wishes] if first != wishes else [])
             for other in others:
-                program = _ended(captured(model, inputs, repeated, other, finish), outputs, pairs)
+                program = ended(captured(model, inputs, repeated, other, finish), outputs, pairs)
                 if not program.interface.still:
                     break
         except Unfollowed as reason:
@@ -114,40 +114,9 @@ def recorded(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, ob
     plain(inputs)
     with eval_mode(model), plain_outputs(model), within_limit(model), torch.no_grad(), _quiet():
         try:
-            return _functional(record_program(model, *inputs, batch=batch_of(inputs), others=False), dead=False)
+            return functional(record_program(model, *inputs, batch=batch_of(inputs), others=False), dead=False)
         except (NotTraced, Unfollowed, AtographError):
             return None
-
-
-def _ended(program: Program, outputs: Sequence[str], pairs: Sequence[str]) -> Program:
-    """A program with the outputs that are read, which knows its state."""
-    if outputs:
-        program = returning(program, [*outputs, *state_outputs(program, pairs)])
-        verify(program)
-    return with_state(program, pairs)
-
-
-def _functional(program: Program, *, dead: bool) -> Program:
-    result = Functionalize()(program).graph_module
-    assert isinstance(result, Program)
-    if dead:
-        result = _with_dead_results(result)
-    elif drop_dead_code(result.graph):  # an auxiliary head whose result nobody takes is no part of the program
-        result = result.rewritten(result.graph, result.state)
-        result.interface = replace(result.interface, dead=True)
-    verify(result)
-    return result
-
-
-def _with_dead_results(program: Program) -> Program:
-    output, nodes = program.output_node, program.graph.nodes
-    unused = [n for n in nodes if n.op == "call_function" and not n.users and isinstance(n.meta["val"], torch.Tensor)]
-    output.args = ([*output.args[0], *unused],)  # type: ignore[misc]
-    drop_dead_code(program.graph)
-    result = program.rewritten(program.graph, program.state)
-    results = len(output.args[0]) - len(result.interface.writes)
-    result.interface = replace(result.interface, returns=pytree.tree_structure([0] * results))
-    return result
 
 
 @contextmanager

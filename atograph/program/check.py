@@ -83,7 +83,7 @@ class _Config(_Strict):
 
 
 def load_program_file(
-    path: Path, extras: Sequence[str], *, flat: bool = False
+    path: Path, extras: Sequence[str], *, flat: bool = False, writes: bool = False
 ) -> tuple[ExportedProgram, dict[str, str]]:
     """The program of a file, and texts that lie beside it in the archive; an empty one where there is none.
 
@@ -91,6 +91,8 @@ def load_program_file(
         path: the file.
         extras: the names of the texts.
         flat: the program takes and returns values in a row; its example inputs are left out.
+        writes: whether it may write in place, as programs do that torch.export has just made. Whoever reads such a one
+            makes it functional before it is run.
 
     Raises:
         Unreadable: saying what in it is not as atograph writes it; nothing of it was run.
@@ -104,10 +106,11 @@ def load_program_file(
         _tensors(reader, sizes, name, folder, allowed) for name, (folder, allowed) in _PAYLOADS.items()
     )
     inputs = None if flat else _inputs(reader.read_bytes(_INPUTS))
-    model = canonical_program(parse_json(_text(reader, sizes, _MODEL)), flat=flat)
+    model = canonical_program(parse_json(_text(reader, sizes, _MODEL)), flat=flat, writes=writes)
     artifact = SerializedArtifact(model, weights, constants, inputs)  # type: ignore[arg-type]  # unpickled ones will do
     program = deserialize(artifact)
-    _check_writes(program)
+    if not writes:
+        _check_writes(program)
     there = [extra for extra in extras if f"extra/{extra}" in sizes]
     return program, dict.fromkeys(extras, "") | {
         extra: _text(reader, sizes, f"extra/{extra}").decode() for extra in there

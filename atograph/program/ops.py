@@ -16,6 +16,7 @@ import torch
 
 from atograph.files.reading import Json, Unreadable
 from atograph.passes.public import public
+from atograph.passes.rewrite.writes import functional_form
 from atograph.passes.rules import rule_for
 from atograph.passes.torch_private import HigherOrderOperator, OpOverload, OpOverloadPacket
 
@@ -115,14 +116,18 @@ _DEFINED_IN = {"torch.ops.transformers.grouped_mm_fallback.default": "transforme
 """Op that has a rule → the module of an installed package that defines it."""
 
 
-def check_target(target: str) -> None:
+def check_target(target: str, *, writes: bool = False) -> None:
     """Refuse what is no op that a program of a file may call.
+
+    Args:
+        target: as the file says it.
+        writes: whether ops may write in place, where their functional form may be called.
 
     Raises:
         UnknownOp: by name.
         Unreadable: there is no such op here.
     """
-    if _ON_NUMBERS.fullmatch(target) or _op_of(target) is not None:
+    if _ON_NUMBERS.fullmatch(target) or _op_of(target, writes=writes) is not None:
         return
     region = _REGION.fullmatch(target)
     there = getattr(torch.ops.higher_order, region[1], None) if region and region[1] in _REGIONS else None
@@ -148,14 +153,14 @@ def check_call(node: Mapping[str, Any]) -> None:
         Unreadable: naming the op and the argument.
     """
     target = str(node["target"])
-    op = _op_of(target)
+    op = _op_of(target, writes=True)  # whether it may write was asked before
     if op is not None:
         _check_arguments(op, node["inputs"])
     elif target.startswith(("_operator.", "math.", "torch.sym_", "torch._sym_")):
         _check_numbers(target, node["inputs"])
 
 
-def _op_of(target: str) -> OpOverload | None:
+def _op_of(target: str, *, writes: bool) -> OpOverload | None:
     """The op of a name, if a file may call it.
 
     Raises:
@@ -171,7 +176,10 @@ def _op_of(target: str) -> OpOverload | None:
     op = getattr(packet, name[3], None) if isinstance(packet, OpOverloadPacket) else None
     if packet is None:
         raise Unreadable(f"it calls the op {name[1]}.{name[2]}.{name[3]}, which is not here")
-    return op if isinstance(op, OpOverload) and _is_known(op) else None
+    if not isinstance(op, OpOverload):
+        return None
+    functional = functional_form(op) if writes and op._schema.is_mutable else None
+    return op if _is_known(op) or (functional is not None and _is_known(functional)) else None
 
 
 def _is_known(op: OpOverload) -> bool:

@@ -183,12 +183,13 @@ def _without_origin(program: ExportedProgram) -> Iterator[None]:
             node.meta.update(origin)
 
 
-def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, str]:
+def read_program(path: Path, *, flat: bool = False, writes: bool = False) -> tuple[ExportedProgram, str]:
     """The program, and the digest of its plan; an empty one where the file does not say.
 
     Args:
         path: the file.
         flat: the program takes and returns values in a row, and has no example inputs.
+        writes: whether it may write in place; of a file that atograph has not made.
 
     Raises:
         UserError: the file cannot be read.
@@ -196,7 +197,7 @@ def read_program(path: Path, *, flat: bool = False) -> tuple[ExportedProgram, st
     try:
         with quiet():
             check_regular(path)
-            program, texts = load_program_file(path, (_PLAN, _SIZES, _FILE_NAMES, _WAYS), flat=flat)
+            program, texts = load_program_file(path, (_PLAN, _SIZES, _FILE_NAMES, _WAYS), flat=flat, writes=writes)
             program = with_file_names(program, _file_names(texts[_FILE_NAMES]))
             program = with_ways(with_size_names(program, _size_names(texts[_SIZES])), _ways(texts[_WAYS]))
             return program, texts[_PLAN]

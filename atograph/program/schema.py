@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 from typing import TypeGuard
 
 import torch
@@ -48,12 +48,13 @@ _MOST_DIMS = 64
 """As many as a tensor of torch may have."""
 
 
-def canonical_program(value: object, *, flat: bool = False) -> bytes:
+def canonical_program(value: object, *, flat: bool = False, writes: bool = False) -> bytes:
     """JSON of the same program, of which every part was looked at.
 
     Args:
         value: what was read.
         flat: the program takes and returns values in a row, so that no class of a container has to be there.
+        writes: whether its ops may write in place.
 
     Raises:
         Unreadable: quoting what is none of an exported program.
@@ -67,14 +68,15 @@ def canonical_program(value: object, *, flat: bool = False) -> bytes:
     for symbol in symbols:
         if not is_symbol(symbol):
             raise misplaced(symbol, "a size")
-    whole = _Reader(frozenset(symbols), flat).dataclass(schema.ExportedProgram, value, DEEPEST)
+    whole = _Reader(frozenset(symbols), flat, writes).dataclass(schema.ExportedProgram, value, DEEPEST)
     return json.dumps(whole, allow_nan=False).encode()
 
 
 class _Reader:
     """Copies JSON along the dataclasses of torch's schema."""
 
-    def __init__(self, symbols: frozenset[str], flat: bool = False) -> None:
+    def __init__(self, symbols: frozenset[str], flat: bool = False, writes: bool = False) -> None:
+        target = partial(_target, writes=writes)
         self._symbols = symbols
         self._left_out = {**_LEFT_OUT, **(_LEFT_OUT_IF_FLAT if flat else {})}
         self._sizes: dict[str, str] = {}
@@ -84,8 +86,8 @@ class _Reader:
             ("SymExpr", "expr_str"): self._size,
             ("ExportedProgram", "range_constraints"): str,
             ("ExportedProgram", "verifiers"): _dialect,
-            ("Node", "target"): _target,
-            ("Argument", "as_operator"): _target,
+            ("Node", "target"): target,
+            ("Argument", "as_operator"): target,
             ("Argument", "as_string"): str,
             ("Argument", "as_strings"): str,
             ("ConstantValue", "as_string"): str,
@@ -197,8 +199,8 @@ def _tensor_name(value: str) -> str:
     return value
 
 
-def _target(value: str) -> str:
-    check_target(value)
+def _target(value: str, *, writes: bool) -> str:
+    check_target(value, writes=writes)
     return value
 
 

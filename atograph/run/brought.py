@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.run import ProgramModule
 from atograph.process.stages import stage
 from atograph.run.job import Job
-from atograph.spec.example_inputs import as_inputs, inputs_of_batch
+from atograph.spec.example_inputs import Inputs, as_inputs, inputs_of_batch
 from atograph.spec.init_weights import load_init
+from atograph.spec.programs import as_module
 from atograph.spec.source import Source
 from atograph.targets.table import DEFAULT, classes_of
 from atograph.train.saved.seeding import seed_everything
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def job_from_python(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram | str | Path,
     train_data: Iterable[object] | None = None,
     *,
     example_inputs: object = None,
@@ -52,17 +55,17 @@ def job_from_python(
     checked = settings_of(settings)
     if train_data is None and needs_data(checked):
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
-    if train_data is None and example_inputs is None:
+    given = None if example_inputs is None else as_inputs(example_inputs, where="example_inputs")
+    model = as_module(model, given and given.example)
+    if isinstance(model, ProgramModule) and given is None and model.program.interface.example is not None:
+        given = Inputs(*model.program.interface.example)
+    if train_data is None and given is None:
         raise UserError("without train_data, the example_inputs have to be given.")
     batches = () if train_data is None else train_data
     task = Task(
         batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer, teacher=teacher
     )
-    inputs = (
-        inputs_of_batch(task.first_batch())
-        if example_inputs is None
-        else as_inputs(example_inputs, where="example_inputs")
-    )
+    inputs = inputs_of_batch(task.first_batch()) if given is None else given
     return Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
         settings=checked, baseline=baseline, opset=opset, targets=_named(targets),

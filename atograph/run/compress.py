@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.export import ExportedProgram
 
 from atograph.files.run_lock import claimed
 from atograph.files.writing import replacing, writing
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 @public("atograph")
 def compress(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram | str | Path,
     train_data: Iterable[object] | None = None,
     *,
     example_inputs: object = None,
@@ -59,7 +60,8 @@ def compress(
     """Train a model to a budget, make it physically smaller, and prove that nothing changed.
 
     Args:
-        model: trained in place.
+        model: trained in place. Or a program, as `trace` takes it, with its own example inputs: without data it is
+            pruned at once by ``method="magnitude", epochs=0``.
         train_data: batches, readable once per epoch (a DataLoader, a list); None: nothing is trained, with
             ``method="magnitude", epochs=0``.
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default

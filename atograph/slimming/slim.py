@@ -179,6 +179,10 @@ class Slim(NotPickled):
         model = self._graph.model
         if model is None:
             return NotRepaired(Problem("the graph was not traced from a module"))
+        if isinstance(model, ProgramModule):
+            made = ProgramModule(self._slimmed.rewritten(self._slimmed.graph, _copies(self._slimmed.state)))
+            self._as_made = AsMade(made)
+            return Repaired(made.train(model.training), (), ())
         try:
             if self.plan.emptied:
                 repaired = module_without_branches(model, self._graph.program, self._slimmed, self.plan)
@@ -321,6 +325,10 @@ class Slim(NotPickled):
     def _require_values(self, doing: str) -> None:
         hint = "Load the weights and slim again, or slim a checkpoint with atograph.apply_plan, one tensor at a time."
         require_values(self._slimmed.state, doing, hint)
+
+
+def _copies(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: like(value, value.detach().clone()) for name, value in state.items()}
 
 
 class _Runner(nn.Module):

@@ -39,6 +39,8 @@ def as_inputs(value: object, *, where: str) -> Inputs:
     """Read a tensor, a tuple or list (positional) or a dict (keywords) as the arguments of one call."""
     import torch
 
+    if isinstance(value, Inputs):
+        return value
     if isinstance(value, torch.Tensor):
         return Inputs((value,), {})
     if isinstance(value, Mapping) and value and all(isinstance(key, str) for key in value):
@@ -76,9 +78,10 @@ def check_accepts(model: nn.Module, inputs: Inputs, *, where: str) -> None:
     import torch
 
     from atograph.capture.time_limit import TookTooLong, within_limit
+    from atograph.values.eval_mode import set_mode
 
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    set_mode(model, training=False)
     try:
         with torch.no_grad(), within_limit(model, "the first call of the model"):
             model(*inputs.args, **inputs.kwargs)

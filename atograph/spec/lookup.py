@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from atograph.passes.errors import UserError
+from atograph.spec.programs import FORMS, INSTEAD, form_of
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 """Packages whose models have names."""
@@ -21,7 +22,7 @@ class Target:
     """Something that can be loaded.
 
     Attributes:
-        kind: a model of another package by its name, a Python file, or a module.
+        kind: a model of another package by its name, a program (a file or a folder), a Python file, or a module.
         text: as it was given.
         name: the file, module or ``library:model``, without the factory.
         factory: the maker of the model; None where none is named.
@@ -31,7 +32,7 @@ class Target:
         files: what importing it runs or reads, the packages around a module first.
     """
 
-    kind: Literal["library", "file", "module"]
+    kind: Literal["library", "program", "file", "module"]
     text: str
     name: str
     factory: str | None
@@ -45,7 +46,7 @@ class Target:
         name = self.name
         if self.kind == "library" and self.path is not None:
             name = f"{name.partition(':')[0]}:./{self.path.name}"
-        elif self.kind == "file" and self.path is not None:
+        elif self.kind in ("file", "program") and self.path is not None:
             name = self.path.name
         return name if self.factory is None else f"{name}:{self.factory}"
 
@@ -75,6 +76,10 @@ def target_of(text: str, folder: Path | None = None) -> Target:
         return Target("library", text, text, None, path, None if path is None else path.parent, (path,) if path else ())
     name, factory = _split(text)
     try:
+        whole = _absolute(here, str(Path(text).expanduser()))
+        if form_of(whole) is not None or (whole.suffix.lower() in FORMS and not whole.is_dir()):
+            _check_there(whole, text)
+            return Target("program", text, text, None, whole, whole.parent, (whole,))
         if _is_file(name, here):
             path = _absolute(here, name)
             _check_file(path, name)
@@ -131,13 +136,16 @@ def _is_file(name: str, folder: Path) -> bool:
     return name.endswith(".py") or "/" in name or "\\" in name or (folder / name).is_file() or name in (".", "..")
 
 
-def _check_file(path: Path, name: str) -> None:
+def _check_there(path: Path, name: str) -> None:
     if not path.exists():
         raise UserError("no such file.", where=name)
+
+
+def _check_file(path: Path, name: str) -> None:
+    _check_there(path, name)
     if not path.is_file() or path.suffix != ".py":
-        raise UserError(
-            "not a Python file (.py).", where=name, hint="Give a file that defines model() and train_data()."
-        )
+        hint = INSTEAD.get(path.suffix.lower(), "Give a file that defines model() and train_data().")
+        raise UserError("not a Python file (.py).", where=name, hint=hint)
 
 
 def _files_of(name: str, root: Path | None) -> tuple[Path, ...] | None:

@@ -15,6 +15,7 @@ from atograph.spec.example_inputs import Inputs, as_inputs, inputs_of_batch
 from atograph.spec.importing import as_script, import_file, import_module
 from atograph.spec.library_models import library_model
 from atograph.spec.lookup import Target, target_of
+from atograph.spec.programs import program_spec
 from atograph.values.dynamic_sizes import texts_of
 from atograph.values.state_texts import state_texts
 from atograph.values.user_code import kind_of, user_code
@@ -288,7 +289,8 @@ def load_spec(text: str, *, data: Path | None = None) -> Spec:
 
     Args:
         text: ``model.py``, ``package.module``, or either with ``:factory``, the maker of the model; or a model of
-            another package by its name, ``timm:resnet50`` (`library_models`).
+            another package by its name, ``timm:resnet50`` (`library_models`); or a program, a ``.pt2`` file say
+            (`programs`).
         data: handed to each of the file's functions that has a parameter ``data``.
 
     Raises:
@@ -314,6 +316,10 @@ def load_target(
     """
     if target.kind == "library":
         module, name = library_model(target, offline=offline)
+        return Spec(text=target.text, name=name, where=target.text, module=module, target=target, data=data)
+    if target.kind == "program":
+        assert target.path is not None
+        module, name = program_spec(target.path)
         return Spec(text=target.text, name=name, where=target.text, module=module, target=target, data=data)
     if target.kind == "file":
         assert target.path is not None

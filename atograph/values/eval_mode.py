@@ -11,7 +11,7 @@ from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
@@ -38,14 +38,23 @@ def eval_mode(model: nn.Module, *, files: bool = True) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     with unchanged(model, files=files), _same_values(module for module, _training in flags):
-        model.train()
-        model.eval()
+        set_mode(model, training=True)
+        set_mode(model, training=False)
         try:
             yield
         finally:
             for module, training in flags:
                 if module.training != training:  # of a ScriptModule it is no attribute like others
                     module.training = training
+
+
+def set_mode(model: nn.Module, *, training: bool) -> None:
+    """``model.train(training)``; what ``ExportedProgram.module()`` gives has no modes, and stays as it is."""
+    try:
+        model.train(training)
+    except NotImplementedError:
+        if not isinstance(model, fx.GraphModule):
+            raise
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import fx, nn
@@ -13,7 +14,7 @@ from torch.fx import traceback
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import raising
 from atograph.passes.ir.fake.factories import traced
-from atograph.passes.ir.interface import DynamicSize, Interface, Ways, broken, ways_in_words
+from atograph.passes.ir.interface import DynamicSize, Example, Interface, Ways, broken, ways_in_words
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH, is_dynamic, text
 from atograph.passes.public import public
@@ -56,6 +57,30 @@ class ProgramModule(nn.Module):
         for placeholder, value in zip(interface.writes, results[:written], strict=True):
             values[placeholder].copy_(value)
         return pytree.tree_unflatten(results[written:], interface.returns)
+
+    @property
+    def program(self) -> Program:
+        """The program that it runs, with the tensors that it was made with."""
+        return self._called[0]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that it has now, by the names of the program's state."""
+        return {name: _lookup(self, name) for name in self.program.interface.state.values()}
+
+    def example_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Example:
+        """The arguments of a call in the structure that the program was captured with.
+
+        Raises:
+            UserError: they are not those of the program.
+        """
+        example: Example = pytree.tree_unflatten(self._leaves(args, kwargs), self.program.interface.takes)
+        return example
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo.update((id(program), program) for program in (*self._called, *self._raising))  # they are never changed
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        vars(copied).update(deepcopy(vars(self), memo))
+        return copied
 
     def inputs_of(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, torch.Tensor]:
         """The arguments of a call by their placeholders.

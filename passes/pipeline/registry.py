@@ -15,6 +15,9 @@ PASSES = Registry[Pass](
     base="atograph.passes.base:Pass",
     ours={
         "functionalize": "atograph.passes.rewrite.functionalize:Functionalize",
+        "dce": "atograph.passes.cleanup.dce:RemoveDeadCode",
+        "cse": "atograph.passes.cleanup.cse:ShareSubexpressions",
+        "canonicalize": "atograph.passes.cleanup.canonicalize:Canonicalize",
         "gather-shuffles": "atograph.passes.rewrite.gather_shuffles:GatherShuffles",
         "infer-axes": "atograph.passes.analysis.infer_axes:InferAxes",
         "find-groups": "atograph.passes.analysis.groups:FindGroups",

@@ -7,7 +7,6 @@ memory, and the other views are taken again when they are read.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Target
 
+from atograph.passes.ir.aliases import DROPOUTS, is_undeclared, may_view
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
@@ -60,15 +60,6 @@ def written(node: fx.Node) -> fx.Node | None:
     return None
 
 
-# what may share memory with its inputs though its schema does not say so: dropout that is off always does
-_OFF = (
-    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
-)  # fmt: skip
-_UNDECLARED = {
-    aten.type_as, aten.atleast_1d, aten.atleast_2d, aten.atleast_3d, aten.broadcast_tensors, aten.conj_physical,
-    aten.einsum, aten.meshgrid, aten.unsafe_chunk, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.cartesian_prod,
-}  # fmt: skip
-
 # how a value goes back into what it is a view of: (emit, the view's node, the whole before, the part) → the whole after
 _PUT_BACK: dict[Target, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.slice.Tensor: lambda emit, view, whole, part: emit(aten.slice_scatter.default, whole, part, *view.args[1:]),
@@ -81,14 +72,8 @@ _PUT_BACK: dict[Target, Callable[[Emit, fx.Node, fx.Node, fx.Node], fx.Node]] = 
     aten.permute.default: lambda emit, view, whole, part: emit(aten.permute.default, part, _inverse(view)),
     aten.alias.default: lambda emit, view, whole, part: part,
     aten.detach.default: lambda emit, view, whole, part: part,
-    **dict.fromkeys(_OFF, lambda emit, view, whole, part: part),  # the very same tensor
+    **dict.fromkeys(DROPOUTS, lambda emit, view, whole, part: part),  # the very same tensor
 }
-
-
-def _is_undeclared(node: fx.Node) -> bool:
-    if node.target is operator.getitem:
-        return any(map(_is_undeclared, node.all_input_nodes))
-    return getattr(node.target, "overloadpacket", None) in _UNDECLARED
 
 
 def _inverse(view: fx.Node) -> list[int]:
@@ -116,12 +101,12 @@ class _Replay:
             for argument in node.all_input_nodes:
                 self._refresh(argument)
             self.now[node] = copy_node(self.graph, node, self.now)
-            if node.target in _PUT_BACK and _may_view(node):
+            if node.target in _PUT_BACK and may_view(node):
                 self.part_of[node] = node.args[0]
         return self.program.rewritten(self.graph, self.program.state)
 
     def _write(self, node: fx.Node, target: fx.Node) -> None:
-        functional = _functional(node.target)
+        functional = functional_form(node.target)
         if functional is None:
             raise Hidden(f"{node.target} has no functional form")
         for argument in node.all_input_nodes:
@@ -156,8 +141,8 @@ class _Replay:
                 self.now[whole] = self.now[view]
             path.append(whole)
         owner = path[-1]
-        if _may_view(owner) and owner.op != "placeholder":
-            raise Hidden(f"{owner.target} may or may not be a view", torch_can=not _is_undeclared(owner))
+        if may_view(owner) and owner.op != "placeholder":
+            raise Hidden(f"{owner.target} may or may not be a view", torch_can=not is_undeclared(owner))
         for node in _memory(owner, self.order, write):
             if node in path:
                 continue
@@ -165,7 +150,7 @@ class _Replay:
                 self.stale.add(node)
             elif any(self.order[user] > self.order[write] for user in node.users):
                 raise Hidden(
-                    f"{node.target} may or may not be a view of what is written to", torch_can=not _is_undeclared(node)
+                    f"{node.target} may or may not be a view of what is written to", torch_can=not is_undeclared(node)
                 )
 
     def _refresh(self, node: fx.Node) -> None:
@@ -189,7 +174,7 @@ class _Replay:
         return made
 
 
-def _functional(target: Any) -> OpOverload | None:
+def functional_form(target: Any) -> OpOverload | None:
     """``aten.relu_.default`` → ``aten.relu.default``; None where there is no such op with the same arguments."""
     namespace, name = target._schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
@@ -207,36 +192,10 @@ def _argument_types(overload: OpOverload) -> list[str]:
 
 def _aliases(node: fx.Node) -> Iterator[fx.Node]:
     """Inputs and users of a node that may share its memory."""
-    yield from _may_view(node)
+    yield from may_view(node)
     for user in node.users:
-        if node in _may_view(user):
+        if node in may_view(user):
             yield user
-
-
-def _may_view(node: fx.Node) -> list[fx.Node]:
-    """What a node's value may be a view of: the arguments that its schema says it may alias."""
-    schema = getattr(node.target, "_schema", None)
-    if node.target in _OFF:
-        return [node.args[0]] if not node.args[2] else []  # type: ignore[list-item]
-    if _is_undeclared(node):
-        return list(node.all_input_nodes)
-    if schema is None:  # getitem
-        return [n for n in node.all_input_nodes if node.op == "call_function" and _may_give_views(n)]
-    if not _may_give_views(node):
-        return []
-    found: list[fx.Node] = []
-    for argument, value in zip(schema.arguments, node.args, strict=False):
-        if argument.alias_info is not None:
-            found.extend(n for n in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(n, fx.Node))
-    return found
-
-
-def _may_give_views(node: fx.Node) -> bool:
-    """Whether its schema says so, or there is none; the two tensors of a ``topk`` are its own."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return type(node.meta.get("val")) is not int
-    return any(result.alias_info is not None for result in schema.returns)
 
 
 def _memory(node: fx.Node, order: dict[fx.Node, int], until: fx.Node) -> set[fx.Node]:

@@ -4,6 +4,7 @@ A network is a list of steps; each reads values that were made before it, and ma
 """
 
 from growing.composed import Composed, compositions
+from growing.effort import EXAMPLES, MANY, SEED
 from growing.functions import FUNCTIONS
 from growing.grow import networks
 from growing.knots import KNOTS
@@ -11,4 +12,17 @@ from growing.network import Grown
 from growing.rows import ROWS
 from growing.stateful import Stateful, streams
 
-__all__ = ["FUNCTIONS", "KNOTS", "ROWS", "Composed", "Grown", "Stateful", "compositions", "networks", "streams"]
+__all__ = [
+    "EXAMPLES",
+    "FUNCTIONS",
+    "KNOTS",
+    "MANY",
+    "ROWS",
+    "SEED",
+    "Composed",
+    "Grown",
+    "Stateful",
+    "compositions",
+    "networks",
+    "streams",
+]

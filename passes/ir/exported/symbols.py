@@ -35,9 +35,12 @@ def symbols_of(graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> dict[sympy.Sy
             values = Size.of([place.multiple * value for value in size.values])
             if size.parts and free_symbols(own) and not own.node.expr.is_Symbol:
                 continue  # its parts tell it
-            if not free_symbols(own) or not own.node.expr.is_Symbol or symbols.get(own.node.expr, values) != values:
+            symbol = own.node.expr if free_symbols(own) else None
+            if symbol is not None and symbol == place.multiple * next(iter(symbol.free_symbols)):  # torch's 32*s0
+                symbol, values = next(iter(symbol.free_symbols)), Size.of(size.values)
+            if symbol is None or not symbol.is_Symbol or symbols.get(symbol, values) != values:
                 raise NotIntegral(f"the code has decided something by the size {size.name}")
-            symbols[own.node.expr] = values
+            symbols[symbol] = values
     return symbols
 
 
@@ -129,5 +132,9 @@ def _guards(exported: ExportedProgram) -> list[sympy.Basic]:
     values = [leaf for node in exported.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val"))]
     sizes = [size for value in values if isinstance(value, torch.Tensor) for size in value.shape if is_symbolic(size)]
     environments = {id(size.node.shape_env): size.node.shape_env for size in sizes}
-    guards = [guard.expr for environment in environments.values() for guard in environment.guards]
+    guards = [
+        guard.expr.xreplace(environment.replacements)  # a dim that was found to be 2*s0 had a symbol before
+        for environment in environments.values()
+        for guard in environment.guards
+    ]
     return [guard for guard in guards if not any(str(symbol).startswith("u") for symbol in guard.free_symbols)]

@@ -1,0 +1,45 @@
+"""Programs that come in from files: what `torch.export.save` writes, and the folder of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from atograph.capture.given.programs import program_module
+from atograph.passes.ir.interface import Example
+from atograph.passes.ir.run import ProgramModule
+from atograph.program.load import load_program
+from atograph.program.pt2_file import read_program
+from atograph.spec.programs import ProgramForm
+
+
+class Exported(ProgramForm):
+    """A ``.pt2`` file of anybody's, read without torch's own loader, which runs what a file says."""
+
+    name: ClassVar[str] = ".pt2"
+    words: ClassVar[str] = "as torch.export.save writes it"
+
+    @staticmethod
+    def read(path: Path, example: Example | None) -> ProgramModule:
+        """The program of a file.
+
+        Raises:
+            UserError: it cannot be read, or calls an op that is not known here.
+        """
+        return program_module(read_program(path, writes=True)[0], example)
+
+
+class Run(ProgramForm):
+    """The slim program in the folder of a run, of ``atograph apply`` or of `Slim.save`."""
+
+    name: ClassVar[str] = "run"
+    words: ClassVar[str] = "the folder of a run"
+
+    @staticmethod
+    def read(path: Path, example: Example | None) -> ProgramModule:
+        """The program of a folder.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return program_module(load_program(path), example)

@@ -1,0 +1,158 @@
+"""Programs that a SPEC may name: files of one suffix each, and folders of runs. Reading one runs no code of it.
+
+Each is a row here, and becomes a `ProgramModule`: a module with the program's own weights and example inputs, which
+every command and `trace` take like any other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+from atograph.passes.errors import UserError
+from atograph.passes.registry import Registry
+from atograph.spec.example_inputs import Inputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from atograph.passes.ir.interface import Example
+    from atograph.passes.ir.run import ProgramModule
+
+
+class ProgramForm(ABC):
+    """A kind of file, or of folder, that holds a program.
+
+    Attributes:
+        name: the suffix of such files, with the dot.
+        words: what it is, after the suffix: "as torch.export.save writes it".
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def read(path: Path, example: Example | None) -> ProgramModule:
+        """The program of a file, as a module that has its weights, its example inputs and its dynamic sizes.
+
+        Args:
+            path: the file.
+            example: arguments of one call, ``(args, kwargs)``, where the user gives them; None: the file's own, or
+                such as its shapes allow.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+
+
+FORMS = Registry[ProgramForm](
+    "kind of program file",
+    "kinds of program files",
+    group="atograph.programs",
+    base="atograph.spec.programs:ProgramForm",
+    ours={
+        ".pt2": "atograph.program.incoming:Exported",
+        "run": "atograph.program.incoming:Run",
+    },
+)
+"""Suffix → what a file of that kind is; ``run`` is the folder of a run."""
+
+
+def form_of(path: Path) -> str | None:
+    """The row of what kind of program a file or folder holds; None for anything else."""
+    if path.is_dir():
+        return "run" if (path / "slim.pt2").exists() else None
+    suffix = path.suffix.lower()
+    return suffix if suffix in FORMS else None
+
+
+def read_program(path: str | Path, example: Example | None = None) -> ProgramModule:
+    """The program of a file or of a run's folder, as a module.
+
+    Args:
+        path: it.
+        example: arguments of one call, ``(args, kwargs)``; those that the file holds, unless given.
+
+    Raises:
+        UserError: there is no such file, or it holds no program that can be read.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise UserError("no such file.", where=str(path))
+    form = form_of(place)
+    if form is None:
+        told = ", ".join(f"{suffix} ({FORMS.get(suffix).words})" for suffix in FORMS if suffix.startswith("."))
+        raise UserError(
+            "this file is not of a kind that holds a program.",
+            where=str(path),
+            hint=INSTEAD.get(place.suffix.lower(), f"A program is a file {told}, or the folder of a run."),
+        )
+    return FORMS.get(form).read(place, example)
+
+
+def as_module(given: object, example: Example | None = None) -> nn.Module:
+    """What `trace` and `compress` take for a model, as a module.
+
+    Args:
+        given: a module, an exported program, or the path of a program.
+        example: arguments of one call, where the user gives them.
+
+    Raises:
+        UserError: it is none of them, or a module whose code TorchScript holds.
+    """
+    import torch
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    if isinstance(given, (str, Path)):
+        return read_program(given, example)
+    if isinstance(given, ExportedProgram):
+        from atograph.capture.given.programs import program_module
+
+        return program_module(given, example)
+    if isinstance(given, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise UserError(f"this is a module of TorchScript ({type(given).__name__}), whose code cannot be followed.",
+                        hint=_NO_SCRIPT)  # fmt: skip
+    if not isinstance(given, nn.Module):
+        raise UserError(f"a model is a torch.nn.Module, a torch.export.ExportedProgram or the path of a program, not "
+                        f"a {type(given).__name__}.")  # fmt: skip
+    return given
+
+
+def program_spec(path: Path) -> tuple[ModuleType, str]:
+    """What a program's path names, as a module that a SPEC could be, and a short name.
+
+    Raises:
+        UserError: as `read_program`.
+    """
+    read: list[ProgramModule] = [read_program(path)]
+
+    def model() -> ProgramModule:
+        """A fresh module each time."""
+        return read.pop() if read else read_program(path)
+
+    example = read[0].program.interface.example
+    assert example is not None
+    inputs = Inputs(*example)
+    made = ModuleType(str(path))
+    vars(made).update(model=model, example_inputs=lambda: inputs)
+    return made, path.resolve().name.removesuffix(path.suffix)
+
+
+_NO_SCRIPT = (
+    "Give the torch.nn.Module that it was made from, or torch.export.export(module, args) of that: TorchScript keeps "
+    "no graph of ATen ops, and torch has no way from it to one."
+)
+_WEIGHTS = (
+    "Weights alone are no program: give the model's code as SPEC, and this file with --init. A whole program is what "
+    "torch.export.save(torch.export.export(module, args), 'model.pt2') writes."
+)
+INSTEAD: Mapping[str, str] = {
+    ".pt": f"{_WEIGHTS} Of a file of TorchScript: {_NO_SCRIPT}", ".pth": _WEIGHTS, ".bin": _WEIGHTS,
+    ".ckpt": _WEIGHTS, ".safetensors": _WEIGHTS, ".ts": _NO_SCRIPT,
+}  # fmt: skip
+"""Suffix of what holds no program → what to do instead."""

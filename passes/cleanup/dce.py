@@ -1,0 +1,24 @@
+"""``dce``: dead code goes, the ops whose values nobody reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atograph.passes.base import RewritePass
+from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.randomness import drop_dead_code
+
+
+@dataclass(frozen=True)
+class RemoveDeadCode(RewritePass):
+    """Remove the ops whose values nobody reads, and the parameters that only they read.
+
+    What writes, checks, or draws random numbers stays: without it, all later draws would be others.
+    """
+
+    name = "dce"
+
+    def rewrite(self, program: Program) -> Program:
+        """The same program without dead code."""
+        graph, _nodes = copy_graph(program.graph)
+        return program.rewritten(graph, program.state) if drop_dead_code(graph) else program

@@ -1,0 +1,91 @@
+"""Random networks through the passes that ship, before ``slim`` and behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from growing import EXAMPLES, MANY, SEED, Composed, Grown, compositions, networks
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from atograph.capture.to_program import capture
+from atograph.passes.analysis.groups import Groups
+from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.run import ProgramModule
+from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
+from atograph.passes.plan.at_random import random_plan
+from atograph.passes.rewrite.slim import SlimProgram
+from atograph.slimming.masking import zero_
+from benchmarks.exact import difference, perturb
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter"),
+    pytest.mark.filterwarnings("ignore:index_reduce"),
+]
+
+Example = tuple[Grown | Composed, tuple[Tensor, ...]]
+
+CLOSE = {"dce": 0.0, "cse": 0.0, "canonicalize": 0.0}
+"""Pass → how far off its values may be, relatively, in float64."""
+
+
+class Redundant(nn.Module):
+    """A network that is run twice, with ops that do nothing behind it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Any:
+        once, again = (listed(self.network(*inputs)) for _ in range(2))
+        return tuple(self.sum(a, b) for a, b in zip(once, again, strict=True))
+
+    def sum(self, a: Tensor, b: Tensor) -> Tensor:
+        b = b.clone().view(b.shape)
+        return a.transpose(0, -1).transpose(-1, 0) + b * 1 if b.is_floating_point() else b
+
+
+@pytest.mark.parametrize("name", CLOSE)
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 10, 10))
+@given(networks() | compositions(), st.integers(0, 2**16), st.booleans())
+def test_before_and_after_slim(name: str, example: Example, number: int, twice: bool) -> None:
+    """The pass changes no value and no group, its program made slim is exact, and so is a slim one after the pass."""
+    model, given = example
+    perturb(model, number)
+    inputs = tuple(x.double() for x in given)
+    program = capture((Redundant(model) if twice else model).double().eval(), inputs)
+    result = Pipeline.parse(name).run(program)
+    reference = outputs(program, inputs)
+    assert difference(reference, outputs(result, inputs)) <= CLOSE[name], model
+    analysed, whole = (Pipeline.parse(ANALYSE).run(each) for each in (result, program))
+    assert groups(analysed) == groups(whole), model
+    plan = random_plan(analysed.fact(Groups), keep=0.5, seed=number)
+    slim = Pipeline((SlimProgram(plan),)).run(analysed)
+    masked = copied(analysed)
+    zero_(ProgramModule(masked), plan)
+    expected = outputs(masked, inputs)
+    assert difference(expected, outputs(slim, inputs)) <= 1e-9, model
+    assert difference(expected, outputs(Pipeline.parse(name).run(slim), inputs)) <= 1e-9, model
+
+
+def outputs(program: Program, inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    with torch.no_grad():
+        return listed(ProgramModule(program)(*inputs))
+
+
+def groups(program: Program) -> list[tuple[object, ...]]:
+    return sorted((str(g.members), g.size, g.frozen is None) for g in program.fact(Groups))
+
+
+def copied(program: Program) -> Program:
+    """A program of the same values with tensors of its own."""
+    return program.rewritten(copy_graph(program.graph)[0], {n: t.detach().clone() for n, t in program.state.items()})
+
+
+def listed(found: Any) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
