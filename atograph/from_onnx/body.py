@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import onnx
@@ -21,6 +22,27 @@ from atograph.passes.errors import UserError
 
 Place: TypeAlias = tuple[nn.Module, str]
 """A module, and what it calls a tensor."""
+
+
+GraphPath: TypeAlias = tuple[tuple[int, str], ...]
+"""The way to an inner graph: the position of a node that is no constant, and the attribute that holds the graph."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor of a network comes from.
+
+    Attributes:
+        name: of the parameter or buffer.
+        graph: which graph the constant is in.
+        constant: its name there.
+        where: for each element of the tensor its position in the constant; None: the same.
+    """
+
+    name: str
+    graph: GraphPath
+    constant: str
+    where: torch.Tensor | None
 
 
 class Weights(nn.Module):
@@ -99,11 +121,15 @@ class Body(nn.Module):
             for op, position in laid_out:
                 layout = op.row.layouts[position]
                 self._laid_out[index_of[id(op)], position] = [
-                    self._hold(f"{name}_{number}", part.contiguous(), name, where.contiguous(), trained=role == "weight")
+                    self._hold(
+                        f"{name}_{number}", part.contiguous(), name, where.contiguous(), trained=role == "weight"
+                    )
                     for number, (part, where) in enumerate(zip(layout(op, tensor), layout(op, places), strict=True))
                 ]
 
-    def _hold(self, name: str, tensor: torch.Tensor, source: str, where: torch.Tensor | None, *, trained: bool) -> Place:
+    def _hold(
+        self, name: str, tensor: torch.Tensor, source: str, where: torch.Tensor | None, *, trained: bool
+    ) -> Place:
         """Register a tensor under its own name, within modules for the parts before its dots."""
         *heads, leaf = [part for part in name.split(".") if part] or ["constant"]
         module: nn.Module = self
@@ -148,3 +174,26 @@ class Body(nn.Module):
     def _input(self, index: int, position: int, name: str, values: Mapping[str, Value]) -> Value:
         laid_out = self._laid_out.get((index, position))
         return values[name] if laid_out is None else [getattr(module, leaf) for module, leaf in laid_out]
+
+    def tensor_of(self, name: str) -> torch.Tensor | None:
+        """The weight or buffer that a name stands for."""
+        if name not in self._tensors:
+            return None
+        module, leaf = self._tensors[name]
+        found: torch.Tensor = getattr(module, leaf)
+        return found
+
+    def number_of(self, name: str) -> float | None:
+        """The one number that a name stands for."""
+        found = self._numbers.get(name)
+        return float(found.item()) if found is not None and found.array.size == 1 else None
+
+    def all_sources(self, prefix: str = "", path: GraphPath = ()) -> Iterator[Source]:
+        """Where each parameter and buffer comes from, those of inner graphs as well."""
+        for name, (constant, where) in self.sources.items():
+            yield Source(f"{prefix}{name}", path, constant, where)
+        names = {id(module): name for name, module in self.named_children()}
+        for index, op in enumerate(self.nodes):
+            for key, body in op.bodies.items():
+                assert isinstance(body, Body)
+                yield from body.all_sources(f"{prefix}{names[id(op)]}.bodies.{key}.", (*path, (index, key)))

@@ -53,6 +53,10 @@ class OnnxFile:
     outputs: tuple[FileValue, ...]
     opsets: Mapping[str, int]
 
+    def __deepcopy__(self, _memo: object) -> OnnxFile:
+        """Itself: nobody changes it."""
+        return self
+
     @property
     def metadata(self) -> dict[str, str]:
         """What it says about itself."""
@@ -91,7 +95,9 @@ def read_onnx(path: Path) -> OnnxFile:
 def _value(value: onnx.ValueInfoProto, path: Path) -> FileValue:
     kind = value.type
     if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in TYPES:
-        raise UserError(f"{value.name!r} is no tensor of numbers.", where=str(path), hint="Such files cannot be pruned.")
+        raise UserError(
+            f"{value.name!r} is no tensor of numbers.", where=str(path), hint="Such files cannot be pruned."
+        )
     tensor = kind.tensor_type
     shape = None
     if tensor.HasField("shape"):

@@ -55,6 +55,7 @@ FORMS = Registry[ProgramForm](
     group="atograph.programs",
     base="atograph.spec.programs:ProgramForm",
     ours={
+        ".onnx": "atograph.from_onnx.incoming:Onnx",
         ".pt2": "atograph.program.incoming:Exported",
         "run": "atograph.program.incoming:Run",
     },

@@ -31,8 +31,8 @@ def loop(op: Op, count: Value, condition: Value, *rest: Value) -> tuple[Value, .
         if step == MOST_STEPS:
             raise op.refuse(f"it goes round more than {MOST_STEPS} times")
         again, *values = op.body("body", (Known.scalar(step), Known.scalar(True, torch.bool), *carried), outer)
-        carried = tuple(values[: count_of])
-        for collected, value in zip(rows, values[count_of :], strict=True):
+        carried = tuple(values[:count_of])
+        for collected, value in zip(rows, values[count_of:], strict=True):
             collected.append(value)
         goes_on = bool(again.item() if isinstance(again, Known) else again)
         step += 1

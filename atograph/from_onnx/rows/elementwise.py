@@ -92,7 +92,9 @@ def unary(op: Op, value: Value) -> Value:
     if all_known(value) and op.kind in host.ELEMENTWISE:
         return host.elementwise(op.kind, value)
     tensor = op.tensor(value)
-    return tensor if op.kind in ("Floor", "Ceil", "Round") and not tensor.is_floating_point() else UNARY[op.kind](tensor)
+    return (
+        tensor if op.kind in ("Floor", "Ceil", "Round") and not tensor.is_floating_point() else UNARY[op.kind](tensor)
+    )
 
 
 @row("LeakyRelu")
@@ -215,7 +217,9 @@ def where(op: Op, condition: Value, one: Value, other: Value) -> Value:
     if like is None:
         return torch.where(op.tensor(condition), op.tensor(one), op.tensor(other))
     choice = op.tensor(condition)
-    return torch.where(choice, *(op.operand(value, like) if isinstance(value, Known) else value for value in (one, other)))
+    return torch.where(
+        choice, *(op.operand(value, like) if isinstance(value, Known) else value for value in (one, other))
+    )
 
 
 @row("Identity", "Dropout")
@@ -231,5 +235,3 @@ def bit_shift(op: Op, x: Tensor, by: Value) -> Tensor:
     """To the left or to the right."""
     by = op.tensor(by)
     return torch.bitwise_left_shift(x, by) if op.attributes["direction"] == "LEFT" else torch.bitwise_right_shift(x, by)
-
-

@@ -35,7 +35,11 @@ def gather(op: Op, x: Value, places: Value) -> Value:
     if isinstance(places, Known):
         shape, flat = places.array.shape, places.ints()
         run = not places.sized and flat == [*range(flat[0], flat[0] + len(flat))] if flat else False
-        taken = x.narrow(axis, flat[0] % x.shape[axis], len(flat)) if run else x.index_select(axis, _flat(op, places, x, axis))
+        taken = (
+            x.narrow(axis, flat[0] % x.shape[axis], len(flat))
+            if run
+            else x.index_select(axis, _flat(op, places, x, axis))
+        )
         return taken if len(shape) == 1 else taken.unflatten(axis, shape)
     if axis == 0 and x.dim() == 2 and isinstance(x, torch.nn.Parameter):
         return F.embedding(places, x)
@@ -129,7 +133,9 @@ def scatter_nd(op: Op, x: Value, places: Value, updates: Value) -> Value:
         raise op.refuse(f"it puts things together by {how}")
     if all_known(x, places, updates) and how == "none":
         made = x.array.copy()
-        for row_of, value in zip(places.array.reshape(-1, places.array.shape[-1]), updates.array.reshape(-1), strict=True):
+        for row_of, value in zip(
+            places.array.reshape(-1, places.array.shape[-1]), updates.array.reshape(-1), strict=True
+        ):
             made[tuple(row_of)] = value
         return Known(made, x.dtype, x.sized or updates.sized)
     x, places = op.tensor(x), op.tensor(places)
@@ -140,7 +146,11 @@ def scatter_nd(op: Op, x: Value, places: Value, updates: Value) -> Value:
 def one_hot(op: Op, places: Value, depth: Value, values: Value) -> Tensor:
     """One value at each position, and another elsewhere."""
     places, length = op.tensor(places).to(torch.int64), op.number(depth)
-    off, on = (op.number(Known(each.reshape(1), values.dtype)) for each in values.array) if isinstance(values, Known) else values.unbind()
+    off, on = (
+        (op.number(Known(each.reshape(1), values.dtype)) for each in values.array)
+        if isinstance(values, Known)
+        else values.unbind()
+    )
     axis = op.attribute("axis", -1)
     axis = axis + places.dim() + 1 if axis < 0 else axis
     shape = [1] * (places.dim() + 1)

@@ -42,7 +42,9 @@ def layer_norm(op: Op, x: Tensor, scale: Value, bias: Value = None) -> Tensor:
     axis = op.attribute("axis", -1) % x.dim()
     weight = op.tensor(scale, x)
     shift = None if bias is None else op.tensor(bias, x)
-    return F.layer_norm(x, tuple(weight.shape[weight.dim() - (x.dim() - axis) :]), weight, shift, op.attribute("epsilon", 1e-5))
+    return F.layer_norm(
+        x, tuple(weight.shape[weight.dim() - (x.dim() - axis) :]), weight, shift, op.attribute("epsilon", 1e-5)
+    )
 
 
 @row("RMSNormalization", weights=(1,))
@@ -57,7 +59,9 @@ def rms_norm(op: Op, x: Tensor, scale: Value) -> Tensor:
 @row("LRN")
 def local_response_norm(op: Op, x: Tensor) -> Tensor:
     """By the channels around each."""
-    size, alpha, beta, bias = (op.attribute(n, d) for n, d in (("size", 1), ("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    size, alpha, beta, bias = (
+        op.attribute(n, d) for n, d in (("size", 1), ("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
     if size % 2 == 0:
         raise op.refuse("its window has an even length")
     return F.local_response_norm(x, size, alpha, beta, bias)

@@ -20,9 +20,7 @@ _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"],
 def _in_order(op: Op, weight: Tensor) -> list[Tensor]:
     """A matrix for each direction."""
     size = weight.shape[1] // len(_GATES[op.kind])
-    return [
-        torch.cat([one.narrow(0, gate * size, size) for gate in _GATES[op.kind]]) for one in weight.unbind()
-    ]
+    return [torch.cat([one.narrow(0, gate * size, size) for gate in _GATES[op.kind]]) for one in weight.unbind()]
 
 
 def _biases(op: Op, bias: Tensor) -> list[Tensor]:

@@ -60,11 +60,16 @@ def _resized(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str
     even = whole or _multiples(x, spatial)
     if kind == "nearest":
         rounding = op.attribute("nearest_mode", "round_prefer_floor")
-        floors = mode == "asymmetric" and rounding == "floor" or op.kind == "Upsample" or op.opset < 11
-        if floors or (even and rounding in ("floor", "round_prefer_floor", "round_prefer_ceil") and mode == "half_pixel"):
+        floors = (mode == "asymmetric" and rounding == "floor") or op.kind == "Upsample" or op.opset < 11
+        if floors or (
+            even and rounding in ("floor", "round_prefer_floor", "round_prefer_ceil") and mode == "half_pixel"
+        ):
             return F.interpolate(x, size=spatial, mode="nearest")
-        if mode == "asymmetric" and even and rounding == "round_prefer_floor" and all(
-            factor in (None, 1.0, 2.0) for factor in factors
+        if (
+            mode == "asymmetric"
+            and even
+            and rounding == "round_prefer_floor"
+            and all(factor in (None, 1.0, 2.0) for factor in factors)
         ):
             twice = all(to == 2 * own or to == own for own, to in zip(x.shape[2:], spatial, strict=True))
             if twice:  # 0.5 is rounded down: as by floors
@@ -130,7 +135,13 @@ def _linear(x: Tensor, spatial: list[Any], factors: list[Any]) -> Tensor:
 @row("GridSample")
 def grid_sample(op: Op, x: Tensor, grid: Tensor) -> Tensor:
     """At the positions of a grid."""
-    modes = {"bilinear": "bilinear", "linear": "bilinear", "nearest": "nearest", "bicubic": "bicubic", "cubic": "bicubic"}
+    modes = {
+        "bilinear": "bilinear",
+        "linear": "bilinear",
+        "nearest": "nearest",
+        "bicubic": "bicubic",
+        "cubic": "bicubic",
+    }
     return F.grid_sample(
         x, grid, modes[op.attribute("mode", "bilinear")], op.attribute("padding_mode", "zeros"),
         bool(op.attribute("align_corners", 0)),

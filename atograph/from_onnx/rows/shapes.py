@@ -14,6 +14,7 @@ from atograph.from_onnx.known import Known, filled
 from atograph.from_onnx.op import Op, all_known
 from atograph.from_onnx.table import Value, row
 
+
 @row("Shape")
 def shape(op: Op, x: Value) -> Known:
     """The sizes of a value, or some of them."""
@@ -35,7 +36,9 @@ def reshape(op: Op, x: Value, to: Value = None) -> Value:
     """Another shape: 0 keeps a size, -1 follows from the others."""
     sizes = op.attribute("shape") if to is None else op.numbers(to)
     if isinstance(x, Known):
-        return Known(x.array.reshape([x.array.shape[i] if s == 0 else s for i, s in enumerate(sizes)]), x.dtype, x.sized)
+        return Known(
+            x.array.reshape([x.array.shape[i] if s == 0 else s for i, s in enumerate(sizes)]), x.dtype, x.sized
+        )
     if not op.attribute("allowzero", 0):
         sizes = [x.shape[dim] if type(each) is int and each == 0 else each for dim, each in enumerate(sizes)]
     return x.reshape(sizes)
@@ -48,7 +51,9 @@ def flatten(op: Op, x: Tensor) -> Tensor:
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
         return x.reshape(1, -1)
-    return x.flatten(axis) if axis == 1 and x.dim() > 1 else x.reshape(_product(x.shape[:axis]), _product(x.shape[axis:]))
+    return (
+        x.flatten(axis) if axis == 1 and x.dim() > 1 else x.reshape(_product(x.shape[:axis]), _product(x.shape[axis:]))
+    )
 
 
 def _product(sizes: Any) -> Any:
