@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -16,6 +17,9 @@ from atograph.passes.errors import UserError
 
 LENGTHS = (64, 16, 224, 32, 128, 256, 320, 512, 576, 640, 48, 96, 1024, 8, 1)
 """What sizes without a number are tried at, one after the other, until the file can be computed."""
+
+ROWS = (100, 2)
+"""Whole numbers below these are tried where nothing tells how large they may be."""
 
 _BATCHES = (2, 3, 5, 7)
 
@@ -91,8 +95,8 @@ def example_for(network: OnnxNetwork, dims: Dims) -> dict[str, torch.Tensor]:
             hint="Give inputs: --data FILE.npz, or trace(path, inputs).",
         )  # fmt: skip
     reason: UserError | None = None
-    for sizes in _sizes(values, dims):
-        made = {value.name: _filled(network, value, dims, sizes) for value in values}
+    for sizes, rows in product(_sizes(values, dims), ROWS):
+        made = {value.name: _filled(network, value, dims, sizes, rows) for value in values}
         try:
             tried(network, made)
         except UserError as error:
@@ -119,7 +123,7 @@ def _sizes(values: Sequence[FileValue], dims: Dims) -> Iterator[dict[str, int]]:
             return
 
 
-def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[str, int]) -> torch.Tensor:
+def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[str, int], most: int) -> torch.Tensor:
     assert value.shape is not None
     shape = [
         each if isinstance(each, int) else sizes[dims.names[value.name, dim]] for dim, each in enumerate(value.shape)
@@ -128,9 +132,9 @@ def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[s
     if dtype.is_floating_point:
         return torch.randn(shape, generator=random).to(dtype)
     rows = rows_looked_up(network, value.name)
-    if dtype == torch.bool or rows is None:
+    if rows is None and (len(shape) < 2 or "mask" in value.name.lower()):
         return torch.full(shape, compared_with(network, value.name), dtype=dtype)
-    return torch.randint(rows, shape, generator=random).to(dtype)
+    return torch.randint(most if rows is None else rows, shape, generator=random).to(dtype)
 
 
 def rows_looked_up(graph: Body, name: str) -> int | None:
