@@ -34,6 +34,7 @@ class Job:
     Attributes:
         within: only its units may stay; None: all may.
         later: budgets that the model is to be trained to after this run: they are looked at before it.
+        dense_epochs: of the baseline; None: as many as the training has.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Job:
     source: Source | None = None
     within: Plan | None = None
     later: Sequence[Mapping[str, float]] = ()
+    dense_epochs: int | None = None
 
     def at_its_batch(self) -> Job:
         """The same with example inputs of the batch that the settings ask for."""

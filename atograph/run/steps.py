@@ -43,6 +43,7 @@ from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import needs_data
+from atograph.train.settings.method_table import METHODS
 from atograph.train.tensorboard import TensorBoard
 from atograph.values.eval_mode import copy_of
 from atograph.values.user_code import in_one_line
@@ -125,6 +126,8 @@ class Run:
         smallest = budgets.kept(fewest(graph.groups, settings.floor, multiple))
         for what, share in budgets.shares.items():
             console.budget(what, share, budgets.dense[what], smallest[what])
+        method = METHODS.get(settings.method)
+        console.say(f"method: {method.name}, by {settings.prior} scores: {method.help}")
         if graph.latency is not None and graph.latency.tried:
             console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
         return Prepared(job, graph, settings, smallest, multiple, started)
@@ -158,10 +161,6 @@ class Run:
             shrink=partial(small_module, graph),
             checkpoints=training,
         )
-        if trained.why_dense:
-            self.console.say(
-                f"trained in the dense module to the end, because there is no slim one: {trained.why_dense}"
-            )
         if trained.best_epoch is not None:
             self.console.say(
                 f"epoch {trained.best_epoch} is kept, the best one after the zeroing: "
@@ -274,4 +273,7 @@ def _progress(job: Job, rank: int, console: Console) -> Progress:
 def _baseline(job: Job, console: Console, checkpoints: Checkpoints | None) -> float | None:
     model = copy_of(job.model)
     progress = console.progress("dense baseline", job.task.metric_name)
-    return dense_training(model, job.task, job.settings, progress, checkpoints).metric
+    settings = job.settings
+    if job.dense_epochs is not None:
+        settings = settings.model_copy(update={"epochs": job.dense_epochs})
+    return dense_training(model, job.task, settings, progress, checkpoints).metric

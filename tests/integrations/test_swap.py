@@ -244,7 +244,9 @@ def test_an_average_follows_each_of_several_swaps() -> None:
         widths.append(sum(value.numel() for value in slim.parameters()))
 
     optimizer = sgd(net.parameters())
-    ladder = {"method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4}
+    ladder = {
+        "method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4, "tighten_apart": 1,
+    }  # fmt: skip
     ato = started(optimizer, net, on_swap=on_swap, **ladder)
     with pytest.raises(UserError, match="the mask is not final yet"):
         ato.cut(net.state_dict())
@@ -258,7 +260,9 @@ def test_an_average_follows_each_of_several_swaps() -> None:
 @pytest.mark.parametrize("stop", [3, 9, 16])
 def test_a_loop_with_several_swaps_goes_on_from_its_state(stop: int) -> None:
     """Bit for bit, within the ladder and behind it."""
-    ladder = {"method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4}
+    ladder = {
+        "method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4, "tighten_apart": 1,
+    }  # fmt: skip
 
     def begin() -> tuple[nn.Module, torch.optim.Optimizer, atograph.AutoTrainOnce]:
         torch.manual_seed(0)

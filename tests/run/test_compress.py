@@ -72,7 +72,8 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
     ]  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0].startswith("budget: keep 30.0 % = ") and "remove 70.0 %; smallest reachable " in lines[0]
-    assert [line.split()[2] for line in lines[1:5]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert lines[1] == "method: progressive, by taylor scores: prunes step by step at the beginning of the training"
+    assert [line.split()[2] for line in lines[2:6]] == ["1/4", "2/4", "3/4", "4/4"]
     assert "certificate" in done.stdout and "model output" in done.stdout
 
     report = Report.load(folder / "report.json")

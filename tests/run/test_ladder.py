@@ -19,8 +19,10 @@ from atograph.cli.app import app
 from atograph.passes.cost.share import shares_of
 from atograph.passes.errors import UserError
 from atograph.report.ladder import LadderReport
+from atograph.run import steps as steps_module
 from atograph.run.ladder import descend as descend_module
 from atograph.run.ladder import summary
+from atograph.train import DenseTrained, TrainSettings, dense_training
 from atograph.train import fit as fit_module
 from atograph.train.processes.replicas import Alone
 
@@ -64,6 +66,18 @@ def test_each_rung_is_proved_and_goes_on_from_the_one_before(whole: atograph.Lad
         assert all(set(units) <= set(before.plan.kept[name]) for name, units in after.plan.kept.items())
         assert after.report.metrics.before_training == pytest.approx(before.report.metrics.masked)
     assert repr(whole) == "<Ladder of TwoConvs: flops 0.7, 0.5, 0.3>"
+
+
+def test_the_baseline_is_trained_as_long_as_all_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+
+    def dense(model: nn.Module, task: Any, settings: TrainSettings, *rest: Any) -> DenseTrained:
+        trained.append(settings.epochs)
+        return dense_training(model, task, settings, *rest)
+
+    monkeypatch.setattr(steps_module, "dense_training", dense)
+    assert descend(epochs=4, flops=[0.7, 0.5], baseline=True).report.dense.metric is not None
+    assert trained == [4]
 
 
 def test_dense_and_slim_are_timed_in_one_go(whole: atograph.Ladder) -> None:
@@ -145,7 +159,7 @@ def same(first: atograph.Ladder, second: atograph.Ladder) -> None:
         assert all(torch.equal(value, state[name]) for name, value in one.model.float().state_dict().items())
 
 
-@pytest.mark.parametrize(("stop_at", "finished"), [(3, 0), (12, 1), (18, 1), (30, 2)])
+@pytest.mark.parametrize(("stop_at", "finished"), [(4, 0), (12, 1), (18, 1), (30, 2)])
 def test_a_ladder_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, whole: atograph.Ladder, stop_at: int, finished: int
 ) -> None:
@@ -197,7 +211,7 @@ def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Pa
     with pytest.raises(UserError):
         descend(tmp_path / "run", stop_at=18, checkpoint_seconds=0, val_data=blobs(2, seed=9), lr=0.03)
     with pytest.raises(UserError):
-        descend(tmp_path / "run", stop_at=3, checkpoint_seconds=0, force=True)
+        descend(tmp_path / "run", stop_at=4, checkpoint_seconds=0, force=True)
     assert not list((tmp_path / "run").glob(".flops-0.5*")), "the checkpoint of the ladder before"
     same(whole, descend(tmp_path / "run", resume=True, checkpoint_seconds=0))
 
@@ -205,7 +219,7 @@ def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Pa
 def test_a_run_that_was_to_replace_another_goes_on(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     with pytest.raises(UserError):
-        descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, stop_at=3, checkpoint_seconds=0, force=True)
+        descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, stop_at=4, checkpoint_seconds=0, force=True)
     again = descend(tmp_path / "run", flops=[0.7, 0.5], epochs=4, checkpoint_seconds=0, resume=True)
     assert [len(result.history) for result in again] == [2, 2]
 

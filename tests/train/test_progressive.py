@@ -28,7 +28,7 @@ from atograph.train.settings import settings_of
 SETTINGS = settings_of(
     {
         "method": "progressive", "flops": 0.4, "epochs": 5, "device": "cpu", "tighten_start": 0.1, "tighten_steps": 5,
-        "tighten_end": 0.6,
+        "tighten_end": 0.6, "tighten_apart": 1,
     }
 )  # fmt: skip
 
@@ -188,6 +188,15 @@ def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], k
 def test_a_run_that_is_shorter_than_its_ladder_takes_it_at_once() -> None:
     result = started([], epochs=1, tighten_steps=64)
     assert result.history[-1].flops <= 0.4 and result.metric_masked is not None
+
+
+@pytest.mark.parametrize(("apart", "rungs"), [(1, 5), (10, 3), (20, 2), (21, 1), (1000, 1)])
+def test_a_short_training_takes_fewer_steps(apart: int, rungs: int) -> None:
+    """The ladder has 20 of 40 steps; the last of its own is where it was, and all of it is reached."""
+    plans: list[Plan] = []
+    result = started(plans, tighten_apart=apart)
+    assert len(plans) == rungs and result.plan == plans[-1]
+    assert result.history[-1].flops <= 0.4 and (rungs > 1 or [row.flops for row in result.history][:2] == [1.0, 1.0])
 
 
 def test_a_budget_out_of_reach_is_said_before_the_first_step() -> None:

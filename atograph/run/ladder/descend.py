@@ -122,7 +122,8 @@ def go_down(
     for number, (name, settings) in enumerate(zip(descent.names, descent.settings, strict=True)):
         later = [{**each.budgets} for each in descent.settings[number + 1 :]]
         within = results[-1].plan if results else None
-        rung = replace(job, settings=settings, within=within, later=later)
+        epochs = sum(each.epochs for each in descent.settings)  # the baseline is trained as long as all of them
+        rung = replace(job, settings=settings, within=within, later=later, dense_epochs=epochs)
         found = saved.take_up(number, rung)
         if found is not None:
             console.say(f"{name} is finished already")

@@ -127,15 +127,16 @@ class Pruner(Masking[P]):
     def pruned(self) -> Pruned:
         """How far the pruning is."""
         search, losses = self.search, self.search.losses
+        found = search.evidence if losses else None  # in epochs without a step of the controller there is nothing new
         norms = self.units.squared_norms()
         return Pruned(
             zeroed=zeroed_share(self.units, self.mask),
             lam=self.lam,
             controller_loss=sum(losses) / len(losses) if losses else None,
             controller_lr=0.0 if self.frozen or not losses else search.lr,
-            controller_significant=search.evidence.significant,
-            controller_agreement=search.evidence.agreement,
-            controller_resource=search.evidence.resource,
+            controller_significant=found and found.significant,
+            controller_agreement=found and found.agreement,
+            controller_resource=found and found.resource,
             soft_flops=self.flops_share if self.frozen else search.soft_flops(),
             vanishing=float((norms * (1 - self.mask)).sum() / norms.sum().clamp(min=1e-30)) ** 0.5,
             kept={name: int(part.sum()) for name, part in self.units.split(self.mask).items()},

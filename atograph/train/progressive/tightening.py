@@ -109,8 +109,11 @@ class Tightening(Masking[P]):
     def _ladder(self, settings: ProgressiveSettings) -> Sequence[Rung]:
         kept = {name: len(units) for name, units in self.graph.limits.items()}
         now = {name: float(self.graph.budgets(**{name: 1.0}).used(kept)) for name in settings.budgets}
-        end, count = settings.tighten_end, settings.tighten_steps
-        rungs = ladder(now, settings.budgets, settings.tighten_start, end, count)
+        start, end, count = settings.tighten_start, settings.tighten_end, settings.tighten_steps
+        between = self.run.clock.steps_between(start, end)
+        if between is not None:  # a short training has fewer, as far apart
+            count = min(count, 1 + between // settings.tighten_apart)
+        rungs = ladder(now, settings.budgets, start, end, count)
         return [Rung(0.0, now), *rungs] if kept else rungs
 
     def _plan(self, rung: Rung, *, final: bool) -> P:
