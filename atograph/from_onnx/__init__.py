@@ -1,1 +1,1 @@
-"""ONNX files as modules: read, their constants sorted into weights and numbers, their ops computed by a table of rows."""
+"""ONNX files as programs: read, their constants sorted into weights and numbers, their ops computed by a table."""

@@ -105,7 +105,7 @@ def example_for(network: OnnxNetwork, dims: Dims) -> dict[str, torch.Tensor]:
         return made
     assert reason is not None
     raise UserError(
-        f"it can be computed with none of the inputs that its shapes allow and that were tried; with the first of them, "
+        "it can be computed with none of the inputs that its shapes allow and that were tried; with the first of them, "
         f"{reason.message}", where=reason.where, hint="Give inputs of the right kind: --data FILE.npz, or trace(path, "
         "inputs).",
     )  # fmt: skip

@@ -66,8 +66,9 @@ class Onnx(ProgramForm):
                 raise UserError(error.message, where=str(path), hint=error.hint) from error
             raise
         program.interface = replace(
-            program.interface, called={**network.names, **dims.names_in_file()}, asked=(), reads_training=False
-        )
+            program.interface, called={**network.names, **dims.names_in_file()}, asked=(), reads_training=False,
+            metadata=network.file.metadata,
+        )  # fmt: skip
         made = OnnxProgram(program, network.file, tuple(network.all_sources()))
         made.eval()
         check_same(made, inputs)
@@ -90,4 +91,10 @@ def _by_name(network: OnnxNetwork, args: tuple[object, ...], kwargs: Mapping[str
             f"it takes {', '.join(network.inputs)}, each a tensor, and the inputs given are "
             f"{', '.join(given) or 'none'}.", where=str(network.file.path),
         )  # fmt: skip
-    return given
+    return {value.name: _cut(given[value.name], value.shape) for value in network.file.inputs}
+
+
+def _cut(given: torch.Tensor, shape: tuple[int | str | None, ...] | None) -> torch.Tensor:
+    """As many samples as the file takes, where it takes a certain number of them."""
+    samples = shape[0] if shape and given.dim() == len(shape) else None
+    return given[:samples] if isinstance(samples, int) and samples < len(given) else given

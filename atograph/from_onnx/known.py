@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.object_]
 
+_TORCHS = {
+    **{name: getattr(torch, name) for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8")},
+    **{name: getattr(torch, name) for name in ("uint8", "uint16", "uint32", "uint64", "bool")},
+}
+"""numpy's name of a type → torch's type."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -44,7 +50,7 @@ class Known:
     @classmethod
     def of_array(cls, array: NDArray[Any]) -> Known:
         """A constant."""
-        return cls(filled(array.reshape(-1).tolist()).reshape(array.shape), torch.from_numpy(array.reshape(-1)).dtype)
+        return cls(filled(array.reshape(-1).tolist()).reshape(array.shape), _TORCHS[array.dtype.name])
 
     def ints(self) -> list[int]:
         """All of it as a list."""
@@ -85,7 +91,7 @@ def rounded(value: Any, dtype: torch.dtype) -> Any:
         return bool(value)
     if dtype.is_floating_point:
         return float(np.float32(value)) if dtype == torch.float32 else float(value)
-    return value if isinstance(value, int) or isinstance(value, torch.SymInt) else int(value)
+    return value if isinstance(value, (int, torch.SymInt)) else int(value)
 
 
 def quotient(one: Any, other: Any) -> Any:
@@ -110,7 +116,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Pow": operator.pow, "Neg": operator.neg, "Abs": abs, "Sqrt": math.sqrt, "Floor": lambda v: float(math.floor(v)),
     "Ceil": lambda v: float(math.ceil(v)), "Round": half_to_even, "Sign": lambda v: (v > 0) - (v < 0),
     "Reciprocal": lambda v: 1 / v, "Exp": math.exp, "Log": math.log,
-    "Not": operator.not_, "And": lambda a, b: a and b, "Or": lambda a, b: a or b, "Xor": lambda a, b: bool(a) != bool(b),
+    "Not": operator.not_, "And": lambda a, b: a and b, "Or": lambda a, b: a or b,
+    "Xor": lambda a, b: bool(a) != bool(b),
     "Equal": operator.eq, "Less": operator.lt, "LessOrEqual": operator.le, "Greater": operator.gt,
     "GreaterOrEqual": operator.ge,
     "Min": lambda *v: reduce(min, v), "Max": lambda *v: reduce(max, v), "Sum": lambda *v: reduce(operator.add, v),

@@ -112,9 +112,9 @@ class Op(nn.Module):
 
     def operand(self, value: Value, like: torch.Tensor) -> torch.Tensor | Any:
         """A value for elementwise ops with a tensor: a lone number stays one, where that does not change the rank."""
-        if isinstance(value, Known) and value.array.size == 1 and value.array.ndim <= like.dim():
-            if value.dtype.is_floating_point == like.is_floating_point():
-                return value.item()
+        lone = isinstance(value, Known) and value.array.size == 1 and value.array.ndim <= like.dim()
+        if lone and value.dtype.is_floating_point == like.is_floating_point():
+            return value.item()
         return self.tensor(value, like)
 
     def numbers(self, value: Value, default: Sequence[Any] | None = None) -> list[Any]:

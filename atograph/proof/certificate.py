@@ -90,9 +90,9 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other), and with
     its other dynamic sizes below and above those of ``inputs``; where there is state, in several calls in a row, too.
 
-    A model that came from an ONNX file is run as that file, too, with the plan's zeros in it: what the slim file gives is
-    compared with what that gives. Where slim and a target differ, the masked dense network is exported to that target and run there, too: what the
-    target gets wrong of that is its own mistake, and only the values that it gets right count.
+    A model that came from an ONNX file is run as that file, too, with the plan's zeros in it: the slim file is compared
+    with that. Where slim and a target differ, the masked dense network is exported to that target and run there, too:
+    what the target gets wrong of that is its own mistake, and only the values that it gets right count.
 
     Args:
         masked: the dense network on the CPU with the plan's zeroing sets at zero.

@@ -107,7 +107,7 @@ def gather_nd(op: Op, x: Value, places: Value) -> Tensor:
         shape = [1] * (places.dim() - 1)
         shape[dim] = -1
         index.append(torch.arange(places.shape[dim]).reshape(shape))
-    return x[tuple([*index, *places.unbind(-1)])]
+    return x[(*index, *places.unbind(-1))]
 
 
 _SCATTERED = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -156,6 +156,8 @@ def one_hot(op: Op, places: Value, depth: Value, values: Value) -> Tensor:
     shape = [1] * (places.dim() + 1)
     shape[axis] = -1
     hit = torch.where(places < 0, places + length, places).unsqueeze(axis) == torch.arange(length).reshape(shape)
+    if isinstance(on, Tensor):
+        return torch.where(hit, on, off)
     dtype = op.wide if values.dtype == torch.float32 else values.dtype
     return torch.where(hit, torch.full((), on, dtype=dtype), torch.full((), off, dtype=dtype))
 

@@ -29,7 +29,7 @@ def _biases(op: Op, bias: Tensor) -> list[Tensor]:
     size = bias.shape[1] // (2 * len(gates))
     for one in bias.unbind():
         for half in one.chunk(2):
-            parts.append(torch.cat([half.narrow(0, gate * size, size) for gate in gates]))
+            parts += [torch.cat([half.narrow(0, gate * size, size) for gate in gates])]
     return parts
 
 

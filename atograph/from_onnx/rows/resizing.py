@@ -79,9 +79,9 @@ def _resized(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str
         return F.interpolate(x, size=spatial, mode=_LINEAR[x.dim()], align_corners=mode == "align_corners")
     if kind == "linear" and mode == "asymmetric":
         return _linear(x, spatial, factors[2:])
-    if kind == "cubic" and x.dim() == 4 and op.attribute("cubic_coeff_a", -0.75) == -0.75:
-        if mode in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-            return F.interpolate(x, size=spatial, mode="bicubic", align_corners=mode == "align_corners")
+    centred = mode in ("half_pixel", "pytorch_half_pixel", "align_corners")
+    if kind == "cubic" and x.dim() == 4 and op.attribute("cubic_coeff_a", -0.75) == -0.75 and centred:
+        return F.interpolate(x, size=spatial, mode="bicubic", align_corners=mode == "align_corners")
     raise op.refuse(f"it interpolates by {kind} with {mode}, and torch does not")
 
 
@@ -101,7 +101,8 @@ def _positions(length: Any, to: Any, factor: float | None, mode: str) -> Tensor:
 
 _ROUNDED = {
     "floor": torch.floor, "ceil": torch.ceil,
-    "round_prefer_floor": lambda place: torch.ceil(place - 0.5), "round_prefer_ceil": lambda place: torch.floor(place + 0.5),
+    "round_prefer_floor": lambda place: torch.ceil(place - 0.5),
+    "round_prefer_ceil": lambda place: torch.floor(place + 0.5),
 }  # fmt: skip
 
 
