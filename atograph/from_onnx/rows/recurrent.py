@@ -49,6 +49,9 @@ def recurrent(
     x = x.flip(0) if direction == "reverse" else x
     count, hidden, batch = len(weights), states[0].shape[1], x.shape[1]
     start = x.new_zeros(count, batch, hidden) if first is None else op.tensor(first, x)
+    for state in (start, first_cell):
+        if isinstance(state, Tensor) and state.shape[1] != batch:  # torch's kernel does not look, and reads elsewhere
+            raise ValueError(f"its state is for {state.shape[1]} samples, and its input has {batch}")
     flat = [
         part
         for index in range(count)
