@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from atograph.passes.ir.reason import Reason, module_of
     from atograph.passes.ir.run import ProgramModule
     from atograph.passes.ir.sizes import at
+    from atograph.passes.patterns.replace import PatternPass, Replacement
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.pipeline.registry import register
-    from atograph.passes.pipeline.text import format_program
     from atograph.passes.plan.choose import group_norms
     from atograph.passes.plan.plan import Plan
     from atograph.passes.rules import Effect, Op, Unsupported, rule
+    from atograph.passes.text.printer import format_program
 
 _HOMES = {
     # programs
@@ -39,11 +40,13 @@ _HOMES = {
     "module_of": "ir.reason",
     "at": "ir.sizes",
     "copy_graph": "ir.program",
-    "format_program": "pipeline.text",
+    "format_program": "text.printer",
     # passes
     "Pass": "base",
     "AnalysisPass": "base",
     "RewritePass": "base",
+    "PatternPass": "patterns.replace",
+    "Replacement": "patterns.replace",
     "Pipeline": "pipeline.pipeline",
     "register": "pipeline.registry",
     # facts
@@ -92,6 +95,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "Pass",
     "AnalysisPass",
     "RewritePass",
+    "PatternPass",
+    "Replacement",
     "Pipeline",
     "register",
     # facts

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch._C import _jit_resolve_packet as resolve_packet
     from torch._C._functorch import is_functorch_wrapped_tensor
     from torch._decomp import decomposition_table
     from torch._dispatch.python import enable_python_dispatcher
@@ -80,6 +81,7 @@ __all__ = [
     "onnx_registration",
     "onnx_type_promotion",
     "pytree",
+    "resolve_packet",
     "schema",
     "tree_leaves",
     "tree_map",
@@ -125,6 +127,7 @@ _HOMES = {
     "is_composite": "torch._export.utils:_is_cia_op",
     "is_functorch_wrapped_tensor": "torch._C._functorch:is_functorch_wrapped_tensor",
     "may_stay_composite": "torch._export.utils:_check_valid_to_preserve",
+    "resolve_packet": "torch._C:_jit_resolve_packet",
     "tree_leaves": "torch.utils._pytree:tree_leaves",
     "tree_map": "torch.utils._pytree:tree_map",
 }

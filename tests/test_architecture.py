@@ -25,8 +25,8 @@ ORDER = {
         "repair terminal process report spec capture train files values passes version"
     ),
     "atograph.passes": (
-        "pipeline rewrite cleanup plan criteria budgets cost analysis base rules axes ir torch_private registry lazy "
-        "authors errors public"
+        "pipeline text rewrite cleanup patterns plan criteria budgets cost analysis base rules axes ir torch_private "
+        "registry lazy authors errors public"
     ),
 }
 """From top to bottom: a folder imports those after it only."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from atograph.passes.ir.names import named
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import drop_dead_code
@@ -25,7 +26,7 @@ def ended(program: Program, outputs: Sequence[str], pairs: Sequence[str]) -> Pro
 
 
 def functional(program: Program, *, dead: bool = False) -> Program:
-    """A program without in-place ops and dead code, verified.
+    """A program without in-place ops and dead code, with plain names, verified.
 
     Args:
         program: as it was captured.
@@ -38,6 +39,7 @@ def functional(program: Program, *, dead: bool = False) -> Program:
     elif drop_dead_code(result.graph):  # an auxiliary head whose result nobody takes is no part of the program
         result = result.rewritten(result.graph, result.state)
         result.interface = replace(result.interface, dead=True)
+    result = named(result)
     verify(result)
     return result
 

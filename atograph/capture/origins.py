@@ -167,6 +167,8 @@ class AnnotatedCalls(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
+        if torch.compiler.is_dynamo_compiling():  # it traces the body of a region, and this as well; it has no frames
+            return func(*args, **(kwargs or {}))
         call = (call_in_source(func), next(self._numbers))
         with traceback.preserve_node_meta(), traceback.annotate({_CALL: call}):
             return func(*args, **(kwargs or {}))

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
+from unittest.mock import patch
 
 import torch
 from torch import fx, nn
@@ -335,7 +336,8 @@ class _Trace:
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
         replaced = _replaced(self.model, list(self.state.values()), state)
-        with unchanged(self.model), replaced, readers_of_training(self.model) as readers:
+        unmixed = patch.object(torch, "compile", _compiles)
+        with unchanged(self.model), replaced, unmixed, readers_of_training(self.model) as readers:
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
         self.reads_training |= bool(readers)
         return results
@@ -347,6 +349,12 @@ class _Trace:
         for path, [index] in _paths(signature.bind(*args, **kwargs).arguments, signature):
             names[index] = path if isinstance(self.leaves[index], torch.Tensor) else None
         return names
+
+
+def _compiles(*_args: object, **_kwargs: object) -> None:
+    """What stands for `torch.compile` while a model is recorded: a region (``torch.cond``, ``scan``) compiles itself,
+    which Dynamo would skip under the recorder, now and whenever it meets that code again in this process."""
+    raise NotTraced("it has a region: control flow, or what it compiles by itself")
 
 
 def _resized(wishes: Wishes, points: Mapping[str, tuple[int, ...]], index: int) -> _Sizes:

@@ -59,8 +59,6 @@ def opt(
 
 
 def _program_text(program: Program) -> str:
-    from atograph.passes.analysis.groups import Groups
-    from atograph.passes.pipeline.text import format_groups, format_program
+    from atograph.passes.text.printer import format_facts, format_program
 
-    groups = program.facts.get(Groups)
-    return format_program(program) + (format_groups(groups) if groups is not None else "")
+    return format_program(program) + format_facts(program)

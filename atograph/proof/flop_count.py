@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from contextlib import nullcontext
+from typing import Any, ClassVar
 
 import torch
+from torch import fx
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
-from atograph.passes.torch_private import OpOverloadPacket
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.run import ProgramModule
+from atograph.passes.torch_private import HigherOrderOperator, OpOverloadPacket, disable_current_modes
 
 
 def count_flops(run: Callable[..., object], *args: object, **kwargs: object) -> int:
@@ -26,6 +30,20 @@ def count_flops(run: Callable[..., object], *args: object, **kwargs: object) -> 
     with torch.no_grad(), counter:
         run(*args, **kwargs)
     return int(counter.get_total_flops())
+
+
+class WithoutRegions(ProgramModule):
+    """A program whose regions (``torch.cond``, ``scan``, ...) are run and not counted: the data decide which way they
+    go, and how often."""
+
+    def _results(self, program: Program, inputs: list[torch.Tensor]) -> Any:
+        return _Uncounted(program).run(*inputs)
+
+
+class _Uncounted(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        with disable_current_modes() if isinstance(n.target, HigherOrderOperator) else nullcontext():
+            return super().run_node(n)
 
 
 class _Everything:

@@ -16,11 +16,10 @@ from atograph.ort.model import OnnxModel
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.reproducer import reproducible
 from atograph.process.stages import stage
 from atograph.proof.certificate import certify, exactness, gives_numbers
-from atograph.proof.flop_count import count_flops
+from atograph.proof.flop_count import WithoutRegions, count_flops
 from atograph.report.run import Comparison, Latency, Report
 from atograph.run.job import Job, Outcome
 from atograph.run.report_so_far import Figures, report_of
@@ -46,7 +45,7 @@ def check_cost(graph: Graph, inputs: Inputs) -> None:
 
 
 def _check_flops(which: str, predicted: int, program: Program, inputs: Inputs) -> None:
-    form = ProgramModule(program, checked=False)  # a single sample may decide otherwise, and costs the same
+    form = WithoutRegions(program, checked=False)  # a single sample may decide otherwise, and costs the same
     if program.interface.batch is None:  # else it costs what the example does
         inputs = Inputs(*with_batch(inputs.example, batch_sizes(inputs.example, program)[0]))
     args, kwargs = inputs

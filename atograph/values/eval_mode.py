@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import wraps
 from types import CellType, FunctionType
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
@@ -95,12 +96,32 @@ def unchanged(model: nn.Module, *, files: bool = True) -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Within it, what `torch.compile` was asked to compile runs as it is written."""
+    """Within it, what `torch.compile` was asked to compile runs as it is written; but for regions of torch's own.
+
+    ``torch.cond``, ``scan`` and the like compile their bodies with each call, which lifts the weights out of them.
+    """
     if "torch._dynamo" not in sys.modules:  # nobody has asked, and to import it takes a second
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), patch.object(torch, "compile", _of_regions(torch.compile)):
         yield
+
+
+def _of_regions(compile: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.compile` that does so for what code of torch's own asks, whatever the stance is."""
+
+    def compiled(*args: Any, **options: Any) -> Any:
+        made = compile(*args, **options)
+        if not str(sys._getframe(1).f_globals.get("__name__")).startswith("torch."):
+            return made
+
+        def call(*inputs: object, **others: object) -> object:
+            with torch.compiler.set_stance("default"):
+                return made(*inputs, **others)
+
+        return call
+
+    return compiled
 
 
 @contextmanager

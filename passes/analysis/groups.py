@@ -143,6 +143,10 @@ class Groups:
     def __len__(self) -> int:
         return len(self.listed)
 
+    def __str__(self) -> str:
+        """One line a group."""
+        return "\n".join(map(str, self.listed))
+
     def __getitem__(self, name: str) -> Group:
         """The group called ``name``.
 

@@ -13,10 +13,10 @@ from torch.fx.node import Target
 
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.same import with_same
-from atograph.passes.ir.aliases import DROPOUTS, may_view, returned
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import is_dynamic
+from atograph.passes.rules.aliases import DROPOUTS, may_view, returned
 from atograph.passes.rules.reorder import REORDERINGS, order_of
 from atograph.passes.rules.table import arguments_of
 from atograph.passes.torch_private import OpOverload

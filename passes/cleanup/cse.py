@@ -10,10 +10,10 @@ from torch import fx
 
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.same import with_same
-from atograph.passes.ir.aliases import returned
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.randomness import has_effects
+from atograph.passes.rules.aliases import returned
 from atograph.passes.rules.table import arguments_of
 from atograph.passes.torch_private import OpOverload
 

@@ -93,6 +93,9 @@ class CostModel:
     _params: Cost
     _bytes: Peak
 
+    def __str__(self) -> str:
+        return f"{self.flops():,} FLOPs, {self.params():,} parameters, {self.bytes():,} bytes of activations"
+
     def flops(self, kept: Counts | None = None) -> Number:
         """Total FLOPs (two per multiply-add) for a batch of one."""
         return self._flops(kept or {})

@@ -291,6 +291,7 @@ class Interface:
         """The same without some placeholders of the state."""
         return replace(self, state={p: name for p, name in self.state.items() if p not in placeholders})
 
-    def with_constant(self, placeholder: str, name: str) -> Interface:
-        """The same with one more constant."""
-        return replace(self, state={**self.state, placeholder: name})
+    def with_state(self, placeholder: str, name: str, *, trained: bool) -> Interface:
+        """The same with one more parameter or constant."""
+        parameters = self.parameters | {name} if trained else self.parameters
+        return replace(self, state={**self.state, placeholder: name}, parameters=parameters)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from itertools import count
+from itertools import chain, count
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,9 @@ from atograph.passes.public import public
 from atograph.passes.torch_private import FakeTensor, LazyGraphModule
 
 T = TypeVar("T")
+
+_PARAMETER = "parameter"
+"""In the ``meta`` of a placeholder that a rewrite has made for a parameter: the name of that."""
 
 
 @public("atograph.passes")
@@ -53,8 +57,10 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
             graph, _nodes = copy_graph(graph)
         for node in graph.nodes:
             known = node.name in interface.state or node.name in interface.inputs
-            if node.op == "placeholder" and not known and node.name in state:
-                interface = interface.with_constant(node.name, node.name)  # one that a rewrite has made
+            if node.op == "placeholder" and not known and node.name in state:  # one that a rewrite has made
+                name = node.meta.get(_PARAMETER)
+                interface = interface.with_state(node.name, name or node.name, trained=name is not None)
+                state = {**state, interface.state[node.name]: state[node.name]}
         unused = _drop_unused_state(graph, interface)
         program = cls(torch.nn.Module() if root is None else root, graph)
         program.interface, program.facts = interface.without(unused), {}
@@ -65,7 +71,8 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
     def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
         """A new program that is called like this one, with another graph and other tensors.
 
-        A placeholder that the interface does not know is a new constant, if ``state`` has a value under its name.
+        A placeholder that the interface does not know is a new constant or parameter, if ``state`` has a value under
+        its name.
         """
         return Program.build(graph, self.interface, state, root=self)
 
@@ -75,13 +82,25 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         Its name, ``name`` with a number, is new to the program and to the graph; the state that goes with the graph to
         `rewritten` has to hold ``value`` under it.
         """
-        taken = {node.name for node in graph.nodes} | set(self.interface.state.values())
+        taken = {node.name for node in graph.nodes} | set(self.interface.state.values()) | self.interface.state.keys()
         number = next(n for n in count() if f"{name}_{n}" not in taken)
         inputs = {node.name for node in self.input_nodes()}
         before = next((n for n in graph.nodes if n.op != "placeholder" or n.name in inputs), None)
         with graph.inserting_before(before):
             made = graph.placeholder(f"{name}_{number}")
+        made.target = made.name  # which fx writes in small letters
         made.meta["val"] = empty(mode_of(graph), value.shape, value.dtype, value.device)
+        return made
+
+    def new_parameter(self, graph: fx.Graph, value: torch.Tensor, name: str) -> fx.Node:
+        """Add a placeholder for a parameter to a graph that a rewrite is making of this program.
+
+        As `new_constant`: the state has to hold ``value`` under the placeholder's name. In the new program the
+        parameter is called ``name``, with a number where the program has a tensor of that name.
+        """
+        made = self.new_constant(graph, value, "p_" + re.sub(r"\W", "_", name))
+        taken = {*self.interface.state.values(), *(node.meta.get(_PARAMETER) for node in graph.nodes)}
+        made.meta[_PARAMETER] = next(n for n in chain([name], (f"{name}_{n}" for n in count())) if n not in taken)
         return made
 
     def constants(self) -> dict[fx.Node, torch.Tensor]:

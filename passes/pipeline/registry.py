@@ -18,6 +18,8 @@ PASSES = Registry[Pass](
         "dce": "atograph.passes.cleanup.dce:RemoveDeadCode",
         "cse": "atograph.passes.cleanup.cse:ShareSubexpressions",
         "canonicalize": "atograph.passes.cleanup.canonicalize:Canonicalize",
+        "fold-constants": "atograph.passes.cleanup.fold_constants:FoldConstants",
+        "fold-batch-norm": "atograph.passes.cleanup.fold_batch_norm:FoldBatchNorm",
         "gather-shuffles": "atograph.passes.rewrite.gather_shuffles:GatherShuffles",
         "infer-axes": "atograph.passes.analysis.infer_axes:InferAxes",
         "find-groups": "atograph.passes.analysis.groups:FindGroups",

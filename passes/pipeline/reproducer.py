@@ -12,8 +12,8 @@ from pathlib import Path
 
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
-from atograph.passes.pipeline.text import format_program
 from atograph.passes.plan.plan import Plan
+from atograph.passes.text.printer import format_program
 
 _PACKAGES = ("atograph", "torch", "onnx", "onnxruntime", "onnxscript", "numpy")
 

@@ -97,6 +97,9 @@ class Plan(BaseModel):
         title = f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
         return html_table(title, ("group", "units", "kept", "made by → read by"), rows, right=(1, 2))
 
+    def __str__(self) -> str:
+        return "\n".join(f"{name}  keeps {len(units):,} of {self.sizes[name]:,}" for name, units in self.kept.items())
+
     def to_json(self) -> str:
         """The plan as JSON text."""
         return self.model_dump_json(indent=1) + "\n"

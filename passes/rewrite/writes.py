@@ -14,10 +14,10 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Target
 
-from atograph.passes.ir.aliases import DROPOUTS, is_undeclared, may_view
 from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
+from atograph.passes.rules.aliases import DROPOUTS, is_undeclared, may_view
 from atograph.passes.torch_private import OpOverload
 
 aten = torch.ops.aten

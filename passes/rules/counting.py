@@ -8,17 +8,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from atograph.passes.ir.propagate import mode_of
 from atograph.passes.ir.sizes import at
-from atograph.passes.torch_private import tree_map
+from atograph.passes.torch_private import HigherOrderOperator, tree_map
 
 
 def flops_of(node: fx.Node) -> int:
-    """What `torch.utils.flop_counter` counts for a node and a batch of one; 0 where the node cannot run on its own."""
+    """What `torch.utils.flop_counter` counts for a node and a batch of one; 0 where the node cannot run on its own, and
+    of a region, which goes as the data decide."""
+    if isinstance(node.target, HigherOrderOperator):
+        return 0
 
     def value(argument: object) -> object:
         if not isinstance(argument, fx.Node):
             return at(argument) if type(argument) is int else argument
-        if argument.op == "get_attr":  # the body of a higher-order op
-            return getattr(argument.graph.owning_module, str(argument.target))
         return tree_map(_of_one_sample, argument.meta.get("val"))
 
     try:

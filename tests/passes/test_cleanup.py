@@ -9,16 +9,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from atograph.capture.to_program import capture
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.canonicalize import Canonicalize
 from atograph.passes.cleanup.cse import ShareSubexpressions
 from atograph.passes.cleanup.dce import RemoveDeadCode
+from atograph.passes.cleanup.fold_batch_norm import FoldBatchNorm
+from atograph.passes.cleanup.fold_constants import FoldConstants
+from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import Pipeline
-from atograph.passes.pipeline.text import format_program
+from atograph.passes.text.printer import format_program
+from benchmarks.exact import perturb
 
 aten = torch.ops.aten
 
@@ -65,7 +70,7 @@ def test_dead_code_goes_with_its_parameters() -> None:
     relu, _matmul = returns.args[0]
     returns.args = ([relu, relu],)
     dead = program.rewritten(graph, program.state)
-    assert body(Pipeline.parse("dce").run(dead)) == "%0 = aten.relu(%x)\nreturn [%0, %0]"
+    assert body(Pipeline.parse("dce").run(dead)) == "%relu = aten.relu(%x)\nreturn (%relu, %relu)"
     assert not RemoveDeadCode()(dead).graph_module.state and "w" in dead.state
 
 
@@ -74,7 +79,7 @@ def test_random_ops_that_nobody_reads_stay() -> None:
         torch.randn_like(x)
         return x + torch.randn_like(x)
 
-    assert cleaned(RemoveDeadCode(), function).count("randn_like") == 2
+    assert cleaned(RemoveDeadCode(), function).count("aten.randn_like") == 2
 
 
 # -- cse ---------------------------------------------------------------------------------------------------------------
@@ -86,12 +91,12 @@ def test_the_same_ops_are_computed_once() -> None:
         return one * torch.add(other, x, alpha=1) - (one + x)
 
     assert cleaned(ShareSubexpressions(), function) == (
-        "%0 = aten.matmul(%x, w)\n"
-        "%1 = aten.sigmoid(%0)\n"
-        "%2 = aten.add.Tensor(%1, %x)\n"
-        "%3 = aten.mul.Tensor(%1, %2)\n"
-        "%4 = aten.sub.Tensor(%3, %2)\n"
-        "return [%4]"
+        "%matmul = aten.matmul(%x, w)\n"
+        "%sigmoid = aten.sigmoid(%matmul)\n"
+        "%add = aten.add.Tensor(%sigmoid, %x)\n"
+        "%mul = aten.mul.Tensor(%sigmoid, %add)\n"
+        "%sub = aten.sub.Tensor(%mul, %add)\n"
+        "return %sub"
     )
 
 
@@ -127,7 +132,10 @@ def test_ops_that_do_nothing_go() -> None:
         return y + y.detach()
 
     assert cleaned(Canonicalize(), function) == (
-        "%0 = aten.matmul(%x, w)\n%1 = aten.detach(%0)\n%2 = aten.add.Tensor(%0, %1)\nreturn [%2]"
+        "%matmul = aten.matmul(%x, w)\n"
+        "%detach = aten.detach(%matmul)\n"
+        "%add = aten.add.Tensor(%matmul, %detach)\n"
+        "return %add"
     )
 
 
@@ -166,7 +174,7 @@ def test_minus_zero_and_integers() -> None:
 
 def test_what_is_returned_is_no_input_and_no_other_output() -> None:
     text = cleaned(Canonicalize(), lambda x, w: (x.relu().clone(), x.neg().clone() + 1))
-    assert text == "%0 = aten.relu(%x)\n%1 = aten.neg(%x)\n%2 = aten.add.Tensor(%1, 1)\nreturn [%0, %2]"
+    assert text == "%relu = aten.relu(%x)\n%neg = aten.neg(%x)\n%add = aten.add.Tensor(%neg, 1)\nreturn (%relu, %add)"
 
 
 def test_together_they_leave_little() -> None:
@@ -176,5 +184,116 @@ def test_together_they_leave_little() -> None:
 
     program = capture(Of(function), (torch.randn(3, 4),))
     assert body(Pipeline.parse("canonicalize,cse,dce").run(program)) == (
-        "%0 = aten.matmul(%x, w)\n%1 = aten.tanh(%0)\n%2 = aten.mul.Tensor(%1, %1)\nreturn [%2]"
+        "%matmul = aten.matmul(%x, w)\n%tanh = aten.tanh(%matmul)\n%mul = aten.mul.Tensor(%tanh, %tanh)\nreturn %mul"
     )
+
+
+# -- fold-constants ----------------------------------------------------------------------------------------------------
+
+
+def test_what_constants_come_to() -> None:
+    mask = torch.tensor([1.0, 0.0, 2.0, 1.0])
+
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        return x * (mask.exp() + torch.arange(4)).unsqueeze(0) + torch.zeros(4)
+
+    program = capture(Of(function), (torch.randn(3, 4),))
+    result = Pipeline.parse("fold-constants").run(program)
+    assert body(result) == (
+        '%mul = aten.mul.Tensor(%x, folded_0)\n%zeros = aten.zeros([4], device=device("cpu"), pin_memory=False)\n'
+        "%add_1 = aten.add.Tensor(%mul, %zeros)\nreturn %add_1"
+    )
+    assert torch.equal(result.state["folded_0"], (mask.exp() + torch.arange(4))[None])
+    x = torch.randn(5, 4)
+    assert torch.equal(ProgramModule(result)(x), ProgramModule(program)(x))
+    assert FoldConstants()(result).graph_module is result
+    assert FoldConstants(largest=3)(program).graph_module is program
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: x @ w.exp(),  # a parameter
+        lambda x, w: x + torch.ones(4),  # one op alone
+        lambda x, w: x + torch.rand(4).neg(),
+        lambda x, w: x + torch.arange(len(x)).unsqueeze(1),  # as long as the batch
+        lambda x, w: (x + 1, torch.arange(4).unsqueeze(0)),  # the caller's own
+    ],
+)
+def test_what_is_no_constant(function: Callable[..., Any]) -> None:
+    program = capture(Of(function), (torch.randn(3, 4),))
+    assert FoldConstants()(program).graph_module is program, body(program)
+
+
+# -- fold-batch-norm ---------------------------------------------------------------------------------------------------
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv2d": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6)), (2, 4, 5, 5)),
+    "grouped": (lambda: nn.Sequential(nn.Conv1d(4, 6, 3, groups=2), nn.BatchNorm1d(6, affine=False)), (2, 4, 5)),
+    "same": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, padding="same"), nn.BatchNorm2d(6)), (2, 4, 5, 5)),
+    "conv3d": (lambda: nn.Sequential(nn.Conv3d(4, 6, 2), nn.BatchNorm3d(6)), (2, 4, 3, 3, 3)),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2), nn.BatchNorm2d(6)), (2, 4, 5, 5)),
+    "linear": (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU()), (2, 4)),
+}
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """A model in float64 whose numbers are not those that it began with."""
+    perturb(model.double().eval())
+    return model
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_batch_norm_goes_into_the_layer(name: str) -> None:
+    make, shape = LAYERS[name]
+    model, x = moved(make()), torch.randn(shape, dtype=torch.float64)
+    program = capture(model, (x,))
+    result = Pipeline.parse("fold-batch-norm").run(program)
+    assert "batch_norm" not in body(result)
+    assert result.parameter_names() == {"0.folded.weight", "0.folded.bias"} and "0.weight" in program.state
+    torch.testing.assert_close(ProgramModule(result)(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+class Shared(nn.Module):
+    """A convolution and its norm, twice; one in front of two norms; one that is read besides; a computed weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.two, self.read = (nn.Conv2d(4, 4, 1) for _ in range(3))
+        self.normed = parametrizations.weight_norm(nn.Conv2d(4, 4, 1))
+        self.a, self.b, self.c, self.d, self.e = (nn.BatchNorm2d(4) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(self.both(self.a(self.both(x))))
+        x = self.c(self.two(self.b(self.two(x))))
+        y = self.read(x)
+        return self.d(y) + y + self.e(self.normed(x))
+
+
+def test_what_is_shared() -> None:
+    model, x = moved(Shared()), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    result = Pipeline.parse("fold-batch-norm").run(capture(model, (x,)))
+    assert body(result).count("aten.batch_norm") == 4
+    folded = {name for name in result.parameter_names() if "folded" in name}
+    assert folded == {"both.folded.weight", "both.folded.bias"} and "both.weight" not in result.state
+    torch.testing.assert_close(ProgramModule(result)(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)),  # which goes by the dim before the last here
+        nn.Sequential(nn.BatchNorm1d(4), nn.Conv1d(4, 4, 1)),
+        nn.Sequential(nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4, track_running_stats=False)),
+    ],
+)
+def test_a_batch_norm_that_stays(model: nn.Module) -> None:
+    program = capture(model, (torch.randn(2, 4, 4),))
+    assert FoldBatchNorm()(program).graph_module is program
+
+
+def test_weights_that_are_not_there_are_asked_for() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)).to("meta")
+    program = capture(model, (torch.randn(2, 4, 5, 5, device="meta"),))
+    with pytest.raises(UserError, match=r"folding a batch norm needs values, but 0\.weight"):
+        FoldBatchNorm()(program)

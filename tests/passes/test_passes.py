@@ -22,9 +22,9 @@ from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline import registry
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
-from atograph.passes.pipeline.text import format_program
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.slim import SlimProgram
+from atograph.passes.text.printer import format_program
 
 ROOT = Path(__file__).parents[2]
 

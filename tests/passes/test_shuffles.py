@@ -23,8 +23,8 @@ from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
-from atograph.passes.pipeline.text import format_program
 from atograph.passes.rewrite.gather_shuffles import GatherShuffles
+from atograph.passes.text.printer import format_program
 from atograph.proof.flop_count import count_flops
 from atograph.slimming.masking import zero_
 from benchmarks.exact import compare, compare_plan

@@ -14,7 +14,7 @@ import hashlib, json, sys
 import torch
 import atograph
 from atograph.inspection import overview
-from atograph.passes.pipeline.text import format_groups, format_program
+from atograph.passes.text.printer import format_program
 from networks import NETWORKS, build
 from test_compress import data
 
@@ -32,7 +32,7 @@ for name in NETWORKS:
     slim = atograph.slim(graph, plan)
     found[name] = {
         "program": digest(format_program(graph.program)),
-        "groups": digest(format_groups(graph.groups)),
+        "groups": digest(str(graph.groups)),
         "fingerprint": plan.digest,
         "random plan": digest(plan.to_json()),
         "plan by magnitude": digest(graph.plan(flops=0.5).to_json()),

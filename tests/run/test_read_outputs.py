@@ -98,10 +98,13 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "two options": (("inspect", "net.py", "--outputs", "logits", "--outputs", "aux"), ("returns: feats.",)),
     "the file says so": (("inspect", "says.py"), ("1 of 3 groups", "returns: aux, feats.")),
     "the option wins": (("inspect", "says.py", "--outputs", "aux"), ("returns: logits, feats.",)),
-    "passes": (("opt", "says.py", "--passes", "infer-axes"), ("return [%2, None, None]",)),
+    "passes": (
+        ("opt", "says.py", "--passes", "infer-axes"),
+        ('return {"logits": %head_linear, "aux": None, "feats": None}',),
+    ),
     "passes with an option": (
         ("opt", "net.py", "--passes", "infer-axes", "--outputs", "feats"),
-        ("return [None, None, %1]",),
+        ('return {"logits": None, "aux": None, "feats": %relu}',),
     ),
 }
 

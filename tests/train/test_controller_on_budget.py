@@ -12,6 +12,7 @@ from fakes import TwoConvs, blobs, two_convs_graph
 from pydantic import ValidationError
 from torch import Tensor
 
+import atograph
 from atograph.train import TrainSettings, auto_train_once
 from atograph.train.ato.evidence import Evidence
 from atograph.train.ato.on_budget import BudgetSearch
@@ -192,3 +193,31 @@ def test_a_training_that_diverges_under_a_mask_has_its_last_good_weights() -> No
     good = ends[16]["conv1.weight"]  # as the third epoch's first step saw it, where it was not under the mask
     shown = good.flatten(1).any(1)
     assert torch.equal(model.conv1.weight[shown], good[shown])
+
+
+def test_a_loop_that_ends_in_a_step_under_a_mask_loses_nothing() -> None:
+    """What that step hides is there again."""
+    torch.manual_seed(0)
+    net = TwoConvs()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    ato = atograph.AutoTrainOnce(
+        net, blobs(1)[0][0][:2], steps=20, flops=0.4, optimizer=optimizer, controller_search="budget",
+        controller_masked=1.0,
+    )  # fmt: skip
+    whole = {name: value.clone() for name, value in net.state_dict().items() if "conv" in name}
+    for x, y in blobs(8):
+        ato.controller_step(lambda module, x=x, y=y: torch.nn.functional.cross_entropy(module(x), y))
+        if not net.conv1.weight.flatten(1).any(1).all():
+            break
+        ato.project(lr=0.0)
+    else:
+        raise AssertionError("no step was under a mask")
+    slim = ato.finish()
+    left = atograph.mask(net, slim.plan).state_dict()
+    for name, value in whole.items():
+        kept = left[name] != 0
+        assert kept.any() and torch.equal(left[name][kept], value[kept]), name
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(slim(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+    rows = [int(left[f"{layer}.weight"].flatten(1).any(1).sum()) for layer in ("conv1", "conv2")]
+    assert rows == list(slim.plan.counts.values())[: len(rows)], "each unit that stays is there"

@@ -160,6 +160,44 @@ class Other(nn.Module):
         return self.head(self.blocks[0](self.stem(x)))
 
 
+class Several(nn.Module):
+    """A block that gives a state of its own beside its output, as a layer with a cache does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner = self.up(x).relu()
+        return x + self.down(inner), inner
+
+
+class OfSeveral(nn.Module):
+    """[N, 4] -> 3 classes, by two such blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Linear(4, 8), nn.ModuleList([Several(), Several()]), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x, _state = block(x)
+        return self.head(x)
+
+
+def test_blocks_of_several_outputs_have_no_hidden_state() -> None:
+    """Which of them it would be nobody knows: their first layers are named instead."""
+    torch.manual_seed(0)
+    data = batches()
+    with pytest.raises(
+        UserError, match=r"blocks.0, blocks.1 \(it .* gives no tensor of numbers, or several\)"
+    ) as error:
+        trained(OfSeveral(), data, flops=0.5, distill_hidden=1.0)
+    assert "distill_layers" in (error.value.hint or "")
+    trained(OfSeveral(), data, flops=0.5, distill_hidden=1.0, distill_layers=["blocks.*.down"])
+
+
 def trained(model: nn.Module, data: Any, loss: Any = None, **options: Any) -> nn.Module:
     """The slim module of a run."""
     settings = settings_of({"epochs": 6, "device": "cpu", "lr": 0.05, "distill": True, **options})

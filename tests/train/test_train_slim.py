@@ -15,7 +15,9 @@ import atograph
 from atograph.slimming.index_map import small_module
 from atograph.train import Task, Trained, TrainSettings, auto_train_once
 from atograph.train.diverged import Diverged
+from atograph.train.processes.replicas import Alone
 from atograph.train.progress import EpochRow, Silent
+from atograph.train.pruning.swap import Swap
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -264,3 +266,28 @@ def test_activations_that_are_recomputed_are_no_reason_to_fail() -> None:
     data = [(torch.randn(4, 8), torch.arange(4)) for _ in range(3)]
     result = atograph.compress(Net(), data, flops=0.5, epochs=2, device="cpu")
     assert result.slim.module is not None and result.report.float64 is not None and result.report.float64 < 1e-9
+
+
+def test_one_process_that_has_no_slim_module_keeps_all_of_them_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process could not make it: this one goes on as if it had not either."""
+    totals: list[float] = []
+
+    def total(_replicas: Alone, value: float) -> float:
+        totals.append(value)
+        return value + 1.0
+
+    whole, swaps = run("never"), []
+    original = Swap.to
+
+    def to(self: Swap[Any], *args: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Alone, "total", total)
+            original(self, *args)
+        swaps.append(self.slim)
+
+    monkeypatch.setattr(Swap, "to", to)
+    dense = run("zero")
+    assert totals == [0.0] and swaps == [False]
+    assert dense.slim_from is None and dense.why_dense == "another process has none" and dense.plan == whole.plan
+    for row, other in zip(whole.history, dense.history, strict=True):
+        assert (row.loss, row.metric) == (other.loss, other.metric)

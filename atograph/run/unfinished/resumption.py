@@ -12,8 +12,8 @@ from atograph.files.durable import digest, is_one_s_own
 from atograph.files.reading import Json
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
-from atograph.passes.pipeline.text import format_program
 from atograph.passes.plan.plan import fingerprint
+from atograph.passes.text.printer import format_program
 from atograph.train.saved.checkpoints import Checkpoints, as_json, newest, not_one_s_own
 from atograph.train.settings import TrainSettings
 

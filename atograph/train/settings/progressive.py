@@ -24,7 +24,7 @@ class ProgressiveSettings(TrainSettings):
     """When the last units go: the network is as small as its budget from here on."""
     tighten_steps: Annotated[int, Field(ge=1)] = 8
     """In how many steps the budget is reached. Each costs about as much time as making the model slim does once."""
-    tighten_apart: Annotated[int, Field(ge=1)] = 5
+    tighten_apart: Annotated[int, Field(ge=1)] = 2
     """How many steps of the training lie between two of them at least: a short training takes fewer of them."""
 
     @model_validator(mode="before")

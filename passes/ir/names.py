@@ -1,0 +1,46 @@
+"""What nodes are called: by the module that issued them and by their op, ``layer1_0_conv1_conv2d``.
+
+Passes copy nodes with their names, so a name stays what it is whatever a pass puts before it; and a line that is new in
+the user's model renames nothing outside its own module.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import module_of
+from atograph.passes.torch_private import OpOverload
+
+
+def named(program: Program) -> Program:
+    """The same program, whose ops have plain names; those of its placeholders stay."""
+    graph = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: nodes[old])
+        is_op = node.op.startswith("call_")
+        copied = graph.create_node(node.op, node.target, args, kwargs, plain_name(node) if is_op else node.name)
+        if node.op == "placeholder":  # fx would rename one that is called like a Python builtin
+            copied.name = node.name
+        copied.meta = dict(node.meta)
+        nodes[node] = copied
+    return program.rewritten(graph, program.state)
+
+
+def plain_name(node: fx.Node) -> str:
+    """What a node would be called if it were the only one: ``stem_1_batch_norm``; ``relu`` outside of all modules.
+
+    A module that is called like the op is not said twice: ``stem_relu``.
+    """
+    *owners, op = [*module_of(node).split("."), op_name(node)]
+    if owners and owners[-1] == op:
+        owners.pop()
+    return "_".join([owner for owner in owners if owner] + [op])
+
+
+def op_name(node: fx.Node) -> str:
+    """What a node's op is called without its package and overload: ``conv2d``."""
+    if isinstance(node.target, OpOverload):
+        return str(node.target.overloadpacket.__name__).strip("_")
+    return str(getattr(node.target, "__name__", node.target)).rpartition(".")[2].strip("_")

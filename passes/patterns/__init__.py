@@ -1,0 +1,1 @@
+"""Patterns of ops and what takes their place, both written as Python functions."""

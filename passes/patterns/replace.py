@@ -1,0 +1,113 @@
+"""Passes that are patterns and what takes their place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import fx
+
+from atograph.passes.base import RewritePass
+from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.randomness import drop_dead_code
+from atograph.passes.ir.reason import reason_at
+from atograph.passes.ir.sizes import text
+from atograph.passes.patterns.match import Match, Miss, match
+from atograph.passes.patterns.written import pattern_of, write
+from atograph.passes.public import public
+from atograph.passes.rules.table import name_of
+
+
+@public("atograph.passes")
+class Replacement(NamedTuple):
+    """A pattern, and what takes its place.
+
+    Attributes:
+        pattern: a function of what may be anything: tensors, numbers, shapes. Its ops are those of ATen, written as
+            ``x * 0.5``, ``x.mean(-1)``, ``torch.erf(x)`` or ``torch.ops.aten.erf(x)``, of any overload unless one is
+            named.
+        by: a function of some of the same, by name. It may read ``x.shape``.
+        unless: a function of some of the same, nodes and numbers, that says why a match is none; None where it is.
+    """
+
+    pattern: Callable[..., Any]
+    by: Callable[..., Any]
+    unless: Callable[..., str | None] | None = None
+
+
+@public("atograph.passes")
+@dataclass(frozen=True)
+class PatternPass(RewritePass):
+    """A pass that puts ops in the place of others.
+
+    Attributes:
+        replacements: the first that matches counts. A match whose inner values are read elsewhere is none, and neither
+            is one whose replacement would be of another shape or type.
+    """
+
+    replacements: ClassVar[tuple[Replacement, ...]]
+
+    def rewrite(self, program: Program) -> Program:
+        """The same program with each match replaced."""
+        graph, _nodes = copy_graph(program.graph)
+        replaced = [each for each in self._outcomes(graph) if isinstance(each, Match)]
+        if not replaced:
+            return program
+        drop_dead_code(graph)
+        return program.rewritten(graph, program.state)
+
+    def refused(self, program: Program) -> list[str]:
+        """Of each near match, which has at least half of the ops of a pattern, what is in the way, with its place."""
+        graph, _nodes = copy_graph(program.graph)
+        return [f"{name_of(each.node.target)}: {reason_at(each.node, each.text)}"
+                for each in [*self._outcomes(graph)][::-1] if isinstance(each, Miss)]  # fmt: skip
+
+    def _outcomes(self, graph: fx.Graph) -> Iterator[Match | Miss]:
+        """Replace what matches, from the end on; what was replaced, and what nearly was."""
+        patterns = [(each, pattern_of(each.pattern)) for each in self.replacements]
+        used: set[fx.Node] = set()
+        for node in reversed(list(graph.nodes)):
+            if node.op != "call_function" or node in used:
+                continue
+            misses: list[Miss] = []
+            for replacement, pattern in patterns:
+                outcome = match(pattern, node)
+                if isinstance(outcome, Match):
+                    outcome = _put(replacement, outcome)
+                if isinstance(outcome, Match):
+                    used |= outcome.nodes
+                    yield outcome
+                    break
+                if 2 * outcome.matched >= len(pattern.nodes) - len(pattern.find_nodes(op="placeholder")) - 1:
+                    misses.append(outcome)
+            else:
+                yield from misses[:1]
+
+
+def _put(replacement: Replacement, found: Match) -> Match | Miss:
+    """Put what takes its place into the graph, before the last op of a match, and let all read that."""
+    root, ops = found.root, len(found.nodes)
+    if replacement.unless is not None:
+        names = inspect.signature(replacement.unless).parameters
+        why = replacement.unless(**{name: found.values[name] for name in names})
+        if why is not None:
+            return Miss(root, why, ops)
+    try:
+        made = write(replacement.by, found.values, root)
+    except RuntimeError as error:  # of torch, about shapes or types
+        return Miss(root, f"what would take its place is refused: {str(error).splitlines()[0]}", ops)
+    if _form(made) != _form(root):
+        return Miss(root, f"it gives {_form(root)}, and what would take its place {_form(made)}", ops)
+    root.replace_all_uses_with(made)
+    return found
+
+
+def _form(node: object) -> str:
+    """Type, shape and device of what a node gives, in words."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else node
+    if not isinstance(value, torch.Tensor):
+        return str(value)
+    return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(text, value.shape))}] on {value.device}"

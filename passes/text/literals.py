@@ -1,0 +1,93 @@
+"""Values as text: numbers, quoted strings, types of torch, lists, and the data classes of an interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx
+
+from atograph.passes.ir.decisions import Decision
+from atograph.passes.ir.interface import Condition, DynamicSize, Place
+
+DTYPES = {
+    torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
+    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
+    **{dtype: name for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype) and name not in (
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "double",
+        "float", "half", "long", "int", "short", "cfloat", "cdouble", "chalf")},
+}  # fmt: skip
+"""What types of numbers are called where a tensor is described: ``f32``; torch's own name where there is none."""
+
+RECORDS = {kind.__name__: kind for kind in (Condition, Decision, DynamicSize, Place)}
+"""Data classes that an interface holds, written as calls: ``Place(placeholder="x", dim=2)``."""
+
+_OF_TORCH = (torch.dtype, torch.layout, torch.memory_format)
+_PLAIN = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_TAKEN = {"None", "True", "False", "inf", "nan", "torch", "device", "complex", "opaque", *RECORDS}
+
+Names = Callable[[fx.Node], str]
+
+
+def written(value: object, names: Names) -> str:
+    """A value as the parser reads it back.
+
+    What has no form of its own is written ``opaque("...")``, which is refused where a program needs it.
+
+    Args:
+        value: an argument of an op, or what an interface holds.
+        names: what a node is written as.
+    """
+    if isinstance(value, fx.Node):
+        return names(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(int(value)) if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, _OF_TORCH):
+        return str(value)
+    if isinstance(value, torch.device):
+        return f"device({quoted(str(value))})"
+    if isinstance(value, complex):
+        return f"complex({value.real!r}, {value.imag!r})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{written(k, names)}: {written(v, names)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple):
+        return f"({', '.join(written(item, names) for item in value)}{',' if len(value) == 1 else ''})"
+    if isinstance(value, list):
+        return f"[{', '.join(written(item, names) for item in value)}]"
+    if type(value).__name__ in RECORDS:
+        return _record(value, names)
+    return f"opaque({quoted(type(value).__name__)})"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, on one line."""
+    return json.dumps(text)
+
+
+def state_name(name: str) -> str:
+    """A name of the user's model as it stands in the text: in backticks where it would be taken for something else."""
+    plain = _PLAIN.fullmatch(name) and name.partition(".")[0] not in _TAKEN and not _is_number(name)
+    return name if plain else f"`{json.dumps(name)[1:-1].replace('`', chr(92) + 'u0060')}`"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _record(value: object, names: Names) -> str:
+    """A data class with the fields that are not their defaults."""
+    fields = [
+        f"{field.name}={written(getattr(value, field.name), names)}"
+        for field in dataclasses.fields(value)  # type: ignore[arg-type]
+        if getattr(value, field.name) != field.default
+    ]
+    return f"{type(value).__name__}({', '.join(fields)})"

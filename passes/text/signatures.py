@@ -1,0 +1,37 @@
+"""What a model's ``forward`` takes, as text: names and defaults, without types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from itertools import pairwise
+
+from atograph.passes.text.literals import written
+
+_STARS: Mapping[object, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+
+
+def signature_text(signature: Signature) -> str:
+    """The arguments in parentheses: ``(x, mask=None, *, deep=False)``; what a text cannot hold is ``opaque``."""
+    parameters = list(signature.parameters.values())
+    parts: list[str] = []
+    for before, each in pairwise([None, *parameters]):
+        assert each is not None
+        if before is not None and before.kind is Parameter.POSITIONAL_ONLY is not each.kind:
+            parts.append("/")
+        bare = before is None or before.kind not in (Parameter.VAR_POSITIONAL, Parameter.KEYWORD_ONLY)
+        if each.kind is Parameter.KEYWORD_ONLY and bare:
+            parts.append("*")
+        default = "" if each.default is Parameter.empty else f"={written(each.default, str)}"
+        parts.append(f"{_STARS.get(each.kind, '')}{each.name}{default}")
+    if parameters and parameters[-1].kind is Parameter.POSITIONAL_ONLY:
+        parts.append("/")
+    return f"({', '.join(parts)})"
+
+
+def is_plain(signature: Signature) -> bool:
+    """Whether it takes all by name or position, and nothing has a default."""
+    return all(
+        each.kind is Parameter.POSITIONAL_OR_KEYWORD and each.default is Parameter.empty
+        for each in signature.parameters.values()
+    )
