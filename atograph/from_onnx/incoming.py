@@ -71,7 +71,7 @@ class Onnx(ProgramForm):
         )  # fmt: skip
         made = OnnxProgram(program, network.file, tuple(network.all_sources()))
         made.eval()
-        check_same(made, inputs)
+        check_same(made, network, inputs)
         return made
 
 

@@ -24,6 +24,9 @@ TYPES: Mapping[int, torch.dtype] = {
 """ONNX's types → torch's."""
 
 
+_QUANTISED = "The file is quantised: prune the one that it was made of, and quantise what comes out."
+
+
 class Op(nn.Module):
     """A node that computes by its row.
 
@@ -169,8 +172,9 @@ def _row_of(node: onnx.NodeProto, place: str) -> Row:
     found = ROWS.get((domain, node.op_type))
     if found is None:
         name = f"{domain}::{node.op_type}" if domain else node.op_type
+        quantised = any(part in name for part in ("Quantize", "Integer", "QLinear"))
         raise UserError(
             f"nothing is known of the ONNX op {name} ({place}).", where="the ONNX file",
-            hint="Export the model without it; or write a row for it (atograph/from_onnx/rows).",
+            hint=_QUANTISED if quantised else "Export the model without it, or write a row for it: see docs/onnx.md.",
         )  # fmt: skip
     return found

@@ -61,9 +61,7 @@ def _resized(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str
     if kind == "nearest":
         rounding = op.attribute("nearest_mode", "round_prefer_floor")
         floors = (mode == "asymmetric" and rounding == "floor") or op.kind == "Upsample" or op.opset < 11
-        if floors or (
-            even and rounding in ("floor", "round_prefer_floor", "round_prefer_ceil") and mode == "half_pixel"
-        ):
+        if floors or (even and rounding in ("round_prefer_floor", "round_prefer_ceil") and mode == "half_pixel"):
             return F.interpolate(x, size=spatial, mode="nearest")
         if (
             mode == "asymmetric"
