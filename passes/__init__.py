@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from atograph.passes.plan.choose import group_norms
     from atograph.passes.plan.plan import Plan
     from atograph.passes.rules import Effect, Op, Unsupported, rule
+    from atograph.passes.text.parser import parse_program
     from atograph.passes.text.printer import format_program
 
 _HOMES = {
@@ -41,6 +42,7 @@ _HOMES = {
     "at": "ir.sizes",
     "copy_graph": "ir.program",
     "format_program": "text.printer",
+    "parse_program": "text.parser",
     # passes
     "Pass": "base",
     "AnalysisPass": "base",
@@ -91,6 +93,7 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "at",
     "copy_graph",
     "format_program",
+    "parse_program",
     # passes
     "Pass",
     "AnalysisPass",

@@ -49,7 +49,7 @@ def train(kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The trained weights, and what else has to agree."""
     torch.manual_seed(0 if kind != "loader" else join("cpu").rank)  # the first process's initial weights are everyone's
     model = Net()
-    settings = TrainSettings(flops=0.5, epochs=6, device="cpu", controller_min_steps=8, lr=0.02)
+    settings = TrainSettings(flops=0.5, epochs=4, device="cpu", controller_min_steps=8, lr=0.02)
     if kind == "accumulate":
         settings = settings.model_copy(update={"accumulate": 2})
     graph = atograph.trace(model, torch.randn(2, 1, 8, 8))

@@ -61,7 +61,7 @@ def train(kind: str, *, shard: bool) -> tuple[dict[str, Tensor], dict[str, Any]]
     x = torch.randn(90, 6, generator=generator).double()
     y = x[:, :1].sin() + x[:, 1:2]
     data = list(zip(x.split(15), y.split(15), strict=True))
-    settings = settings_of({"flops": 0.5, "epochs": 6, "device": "cpu", "lr": 0.02, "shard": shard, **KINDS[kind]})
+    settings = settings_of({"flops": 0.5, "epochs": 4, "device": "cpu", "lr": 0.02, "shard": shard, **KINDS[kind]})
     graph = atograph.trace(model, x[:2])
 
     def loss(model: nn.Module, batch: Any) -> Tensor:

@@ -31,9 +31,11 @@ from growing import (
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from reached import every, expected, rows_of
+from read_back import check_read_back
 from torch import Tensor
 
 import atograph
+from atograph.capture import capture
 from atograph.inspection import overview
 from atograph.inspection.chain import causes
 from atograph.onnx.export import export_onnx
@@ -155,6 +157,25 @@ def test_any_size(dynamic: Counter[str], example: tuple[Grown | Composed, tuple[
                 continue
             assert difference(whole, _listed(program(*args))) <= 1e-9, (model, sizes)
             assert difference(reference, _listed(slim(*args))) <= 1e-9, (model, sizes)
+
+
+@seed(SEED)
+@MANY
+@given(networks() | compositions() | streams(), st.integers(0, 2**16))
+def test_the_text_is_read_back(example: tuple[Any, ...], number: int) -> None:
+    """A program, with other sizes dynamic and with state, and the slim one: each is what its text says, read again."""
+    model, inputs, *state = example
+    args = (inputs, *state) if state else inputs
+    texts = [
+        f"{leaf}:{dim}=d{leaf}_{dim}"
+        for leaf, x in enumerate(inputs)
+        for dim in range(2 if x.dim() == 4 else 1, x.dim())
+        if x.shape[dim] > 1 and number % 3 == 0 and not state
+    ]
+    graph = atograph.trace(model, args, dynamic=texts, state={"1": "state"} if state else None)
+    check_read_back(capture(model, args, dynamic=texts), *args)
+    slim = atograph.slim(graph, graph.plan(random=number, keep=0.5, depth=number % 2 == 0))
+    check_read_back(slim.passes_program, *(() if state else args))
 
 
 @seed(SEED)

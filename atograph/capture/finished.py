@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from atograph.passes.ir.names import named
+from atograph.capture.quantised import with_quantised_weights
 from atograph.passes.ir.outputs import returning
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.state import state_outputs, with_state
 from atograph.passes.pipeline.verify import verify
 from atograph.passes.rewrite.functionalize import Functionalize
+from atograph.passes.text.names import named
 from atograph.passes.torch_private import pytree
 
 
@@ -40,6 +41,7 @@ def functional(program: Program, *, dead: bool = False) -> Program:
         result = result.rewritten(result.graph, result.state)
         result.interface = replace(result.interface, dead=True)
     result = named(result)
+    result.interface = with_quantised_weights(result)
     verify(result)
     return result
 

@@ -46,7 +46,10 @@ def _is_setting(name: str) -> bool:
 
 
 SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME.")
+    str,
+    typer.Argument(
+        metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME, model.pt2, a run's folder."
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -160,8 +163,9 @@ def inspect(
 ) -> None:
     """Trace the model of SPEC and show its groups: nothing is trained or changed, and weights are not needed.
 
-    SPEC is a file or module that defines model() and example_inputs(), or a model of an installed package:
-    timm:resnet50, torchvision:resnet18, or transformers: and a folder with a config.json.
+    SPEC is a file or module that defines model() and example_inputs(); a program: model.pt2 of torch.export.save, or
+    the folder of a run; or a model of an installed package: timm:resnet50, torchvision:resnet18, or transformers: and a
+    folder with a config.json.
     """
     from atograph.cli import inspect as command_inspect
 
@@ -272,10 +276,13 @@ def sweep(
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],
     spec: SpecArgument,
-    weights: Annotated[
-        Path, typer.Option(help="Dense weights: a .safetensors file, an index of shards, or their folder.")
-    ],
     out: Annotated[Path, typer.Option(help="Folder for the slim weights.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dense weights: a .safetensors file, an index of shards, or their folder. A program has its own."
+        ),
+    ] = None,
     shard_size: Annotated[str, typer.Option(help="The most that one file of weights holds.")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     data: DataOption = None,
@@ -284,7 +291,8 @@ def apply(
 ) -> None:
     """Cut what PLAN drops out of a checkpoint, one tensor at a time: the weights never have to fit in memory.
 
-    SPEC is a file or module that defines model() and example_inputs(). Its model is made without weights.
+    SPEC is a file or module that defines model() and example_inputs(), whose model is made without weights; or a
+    program (model.pt2), whose own weights are cut where none are named.
 
     The folder holds model.safetensors (or shards and their index), slim.pt2 (the slim program, without its weights),
     plan.json and report.json.

@@ -139,8 +139,9 @@ def _makers(group: Group) -> str:
 def _untrained(graph: Steerable) -> Iterator[tuple[str, Reason]]:
     model = graph.model
     parameters = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
-    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    if len(frozen) == len(parameters):
+    floats = {name: each for name, each in parameters.items() if each.is_floating_point()}  # no integer is ever trained
+    frozen = {name for name, parameter in floats.items() if not parameter.requires_grad}
+    if len(frozen) == len(floats):
         return
     for group in graph.groups:
         name = next((name for name, _dim in group.members if name in frozen), None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import nn
 
+from atograph.capture.model_state import current_state
 from atograph.capture.time_limit import within_limit
 from atograph.graph import trace
 from atograph.passes.errors import InternalError, UserError
@@ -177,7 +178,7 @@ def exactness(masked: nn.Module, slim: Slim, inputs: Inputs) -> float | None:
     with eval_mode(wide), torch.no_grad():
         try:
             reference = slim.state.outputs(tensors_of(wide(*args, **kwargs), slim.left_out))
-        except RuntimeError:  # the model itself casts to float32 somewhere
+        except (RuntimeError, AssertionError):  # the model itself casts to float32 somewhere, or quantises that
             return None
         difference = None
         forms: tuple[Callable[[], Slim], ...] = (lambda: slim, lambda: _anew(wide, slim, Inputs(*started)))
@@ -229,7 +230,7 @@ def _revived(masked: nn.Module, plan: Plan) -> nn.Module:
     """The masked network with noise, of the scale of what stayed, where the plan has zeros: if this did not change the
     output, the comparison would show nothing."""
     revived = copy_of(masked)
-    parameters = dict(revived.named_parameters(remove_duplicate=False))
+    parameters = current_state(revived)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, slices in plan.zeroing.items():
@@ -238,7 +239,10 @@ def _revived(masked: nn.Module, plan: Plan) -> nn.Module:
                 parameter = parameters[part.parameter]
                 shape = [-1 if d == part.dim else 1 for d in range(parameter.dim())]
                 dropped = (part.mask(units) == 0).reshape(shape)
-                scale = parameter.std(correction=0) + 1e-3
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-                parameter.copy_(torch.where(dropped, noise * scale, parameter))
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.is_floating_point() or parameter.is_complex():
+                    noise = noise.to(parameter.dtype) * (parameter.std(correction=0) + 1e-3)
+                else:  # quantised
+                    noise = (noise * (parameter.float().std(correction=0) + 1)).clamp(-127, 127).to(parameter.dtype)
+                parameter.copy_(torch.where(dropped, noise, parameter))
     return revived

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from atograph.capture.model_state import current_state
 from atograph.passes.errors import UserError
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.plan import Plan
@@ -47,7 +48,7 @@ class Masked(nn.Module):
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         super().__init__()
         self.model = model
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters = current_state(model)
         names = {part.parameter for slices in plan.zeroing.values() for part in slices}
         copies = {id(parameters[name]): parameters[name].detach().clone() for name in names if name in parameters}
         self._own = {name: copies[id(parameters[name])] for name in names if name in parameters}
@@ -64,7 +65,7 @@ def zero_(model: nn.Module, plan: Plan) -> None:
     Raises:
         UserError: the model has no such parameters, or they are on the meta device.
     """
-    _zero(dict(model.named_parameters(remove_duplicate=False)), plan)
+    _zero(current_state(model), plan)
 
 
 @torch.no_grad()

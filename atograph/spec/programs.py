@@ -101,7 +101,7 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
         example: arguments of one call, where the user gives them.
 
     Raises:
-        UserError: it is none of them, or a module whose code TorchScript holds.
+        UserError: it is none of them.
     """
     import torch
     from torch import nn
@@ -113,8 +113,8 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
         from atograph.capture.given.programs import program_module
 
         return program_module(given, example)
-    if isinstance(given, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise UserError(f"this is a module of TorchScript ({type(given).__name__}), whose code cannot be followed.",
+    if isinstance(given, torch.jit.ScriptFunction):
+        raise UserError(f"this is a function of TorchScript ({type(given).__name__}), and no module.",
                         hint=_NO_SCRIPT)  # fmt: skip
     if not isinstance(given, nn.Module):
         raise UserError(f"a model is a torch.nn.Module, a torch.export.ExportedProgram or the path of a program, not "
@@ -122,10 +122,7 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
     return given
 
 
-_NO_SCRIPT = (
-    "Give the torch.nn.Module that it was made from, or torch.export.export(module, args) of that: TorchScript keeps "
-    "no graph of ATen ops, and torch has no way from it to one."
-)
+_NO_SCRIPT = "Give the torch.nn.Module that it was made from, or torch.export.export(module, args) of that."
 _WEIGHTS = (
     "Weights alone are no program: give the model's code as SPEC, and this file with --init. A whole program is what "
     "torch.export.save(torch.export.export(module, args), 'model.pt2') writes."

@@ -78,6 +78,8 @@ def norms_along(value: torch.Tensor, dim: int) -> torch.Tensor:
     """``[n]``: the 2-norm over all dimensions but ``dim``, in float32 or what is more precise."""
     others = [d for d in range(value.dim()) if d != dim]
     precise = torch.promote_types(value.dtype, torch.float32)
+    if not value.is_floating_point() and not value.is_complex():  # quantised weights
+        value = value.to(precise)
     return torch.linalg.vector_norm(value, dim=others, dtype=precise) if others else value.abs().to(precise)
 
 

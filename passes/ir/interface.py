@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import Signature
 from typing import TypeAlias
@@ -286,6 +286,11 @@ class Interface:
         """The same with what another one knows of how the program was captured."""
         names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked", "reads_training")
         return replace(self, **{name: getattr(other, name) for name in names})
+
+    def quantised(self, weights: Collection[str], zero_points: Collection[str]) -> Interface:
+        """The same where buffers hold quantised weights, which are parameters, and zero points, which are constants."""
+        buffers = self.buffers - {*weights, *zero_points}
+        return replace(self, parameters=self.parameters | {*weights}, buffers=frozenset(buffers))
 
     def without(self, placeholders: set[str]) -> Interface:
         """The same without some placeholders of the state."""

@@ -94,7 +94,7 @@ class _InProgram(_Writer):
         with self._mode, torch.no_grad():
             if isinstance(made.target, OpOverloadPacket):
                 values = fx.map_arg((made.args, made.kwargs), lambda node: node.meta["val"])
-                overload = resolve_packet(made.target._qualified_op_name, *values[0], **values[1])  # type: ignore[index]
+                overload = resolve_packet(made.target._qualified_op_name, *values[0], **values[1])
                 made.target = getattr(made.target, overload)
             made.meta = {**self._origin, "val": run(made)}
         return made

@@ -1,4 +1,7 @@
-"""Fake quantisation: each value is rounded to a step. Zero stays zero, because the zero point lies within the range."""
+"""Quantisation: each value is rounded to a step, and stays a float (fake quantisation) or becomes an integer and back.
+
+Zero stays zero, because the zero point lies within the range: as an integer it is the zero point.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,34 @@ def observed(op: Op) -> Effect:
     operands = (op.operand("self"), *(op.operand(name, links) for name in names))
     notes = tuple(op.shape(name) for name in names)
     return Effect((x, x, *notes), Map(operands, absorbing=(op["self"],), dividing=(op["scale"],)))
+
+
+_DECOMPOSED = "quantized_decomposed"
+
+
+# round(x / s) + z as an integer, and (q − z) s as a float again; one step and one zero point for all
+@rule(*(
+    f"{_DECOMPOSED}.{way}_per_tensor.{overload}"
+    for way in ("quantize", "dequantize") for overload in ("default", "tensor", "tensor2")
+))  # fmt: skip
+def quantise(op: Op) -> Effect:
+    """Floats to integers or back: the proof evaluates it, for what is zero is the zero point as an integer."""
+    steps = [op[name] for name in ("scale", "zero_point") if isinstance(op[name], fx.Node)]
+    operands = (op.operand("input"), *(op.operand(step, {}) for step in steps))
+    dividing = (op["scale"],) if steps and op.name.startswith("quantize") else ()
+    return Effect((op.shape("input"),), Map(operands, dividing=dividing))
+
+
+# the same with a step and a zero point for each index of a dim
+@rule(f"{_DECOMPOSED}.quantize_per_channel.default", f"{_DECOMPOSED}.dequantize_per_channel.default")
+def quantise_by_channel(op: Op) -> Effect:
+    """Steps and zero points are cut with their units; where all zero points are zero, so is what was zero."""
+    x, at = op.shape("input"), op.axis("axis")
+    steps = [op[name] for name in ("scales", "zero_points") if op.has(name)]
+    for step in steps:
+        op.unify(op.shape(step)[0], x[at])
+    zeros = op.constant("zero_points") if op.has("zero_points") else None
+    symmetric = not op.has("zero_points") or (zeros is not None and not bool(zeros.any()))
+    operands = (op.operand("input"), *(op.operand(step, {0: at}) for step in steps))
+    dividing = (op["scales"],) if op.name.startswith("quantize") else ()
+    return Effect((x,), Map(operands, absorbing=(op["input"],) if symmetric else (), dividing=dividing))

@@ -29,6 +29,14 @@ _OF_TORCH = (torch.dtype, torch.layout, torch.memory_format)
 _PLAIN = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _TAKEN = {"None", "True", "False", "inf", "nan", "torch", "device", "complex", "opaque", *RECORDS}
 
+
+@dataclasses.dataclass(frozen=True)
+class Opaque:
+    """A value that had no text when it was printed: of a default argument, say."""
+
+    kind: str
+
+
 Names = Callable[[fx.Node], str]
 
 
@@ -61,7 +69,7 @@ def written(value: object, names: Names) -> str:
         return f"[{', '.join(written(item, names) for item in value)}]"
     if type(value).__name__ in RECORDS:
         return _record(value, names)
-    return f"opaque({quoted(type(value).__name__)})"
+    return f"opaque({quoted(value.kind if isinstance(value, Opaque) else type(value).__name__)})"
 
 
 def quoted(text: str) -> str:

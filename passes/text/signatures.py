@@ -1,12 +1,14 @@
-"""What a model's ``forward`` takes, as text: names and defaults, without types."""
+"""What a model's ``forward`` takes, as text and back: names and defaults, without types."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import Parameter, Signature
 from itertools import pairwise
+from typing import Any
 
 from atograph.passes.text.literals import written
+from atograph.passes.text.scanner import Scanner
 
 _STARS: Mapping[object, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 
@@ -35,3 +37,35 @@ def is_plain(signature: Signature) -> bool:
         each.kind is Parameter.POSITIONAL_OR_KEYWORD and each.default is Parameter.empty
         for each in signature.parameters.values()
     )
+
+
+def read_signature(scanner: Scanner) -> Signature:
+    """What `signature_text` gives, read back."""
+    at = scanner.at
+    parameters: list[Parameter] = []
+    kind: Any = Parameter.POSITIONAL_OR_KEYWORD
+
+    def parameter() -> None:
+        nonlocal kind
+        if scanner.take("/"):
+            parameters[:] = [each.replace(kind=Parameter.POSITIONAL_ONLY) for each in parameters]
+            return
+        own: Any = kind
+        if scanner.take("**"):
+            own = Parameter.VAR_KEYWORD
+        elif scanner.take("*"):
+            kind = Parameter.KEYWORD_ONLY
+            if scanner.next_is(","):
+                return
+            own = Parameter.VAR_POSITIONAL
+        name = scanner.word("the name of an argument")
+        default = scanner.value() if scanner.take("=") else Parameter.empty
+        parameters.append(Parameter(name, own, default=default))
+
+    scanner.expect("(")
+    scanner.items(")", parameter)
+    try:
+        return Signature(parameters)
+    except ValueError as error:
+        scanner.fail(f"this is no signature: {error}", at)
+        raise

@@ -10,8 +10,8 @@ from torch import nn
 
 from atograph.capture import capture
 from atograph.passes import Program, copy_graph, format_program
-from atograph.passes.ir.names import named
 from atograph.passes.ir.propagate import propagate
+from atograph.passes.text.names import named
 
 
 def relu_in_front(program: Program) -> Program:

@@ -254,10 +254,10 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 def test_fashion_mnist_on_a_subset(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "atograph", "compress", str(ROOT / "examples" / "fashion_mnist.py"),
-        "--flops", "0.3", "--epochs", "6", "--out", str(tmp_path / "run"),
+        "--flops", "0.3", "--epochs", "4", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, "FASHION_MNIST_LIMIT": "1500"}
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "FASHION_MNIST_LIMIT": "1000"}
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())

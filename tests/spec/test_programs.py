@@ -154,11 +154,16 @@ class Small(nn.Module):
         return torch.relu(x)
 
 
-@pytest.mark.parametrize("made", [torch.jit.script(Small()), torch.jit.trace(Small(), X)], ids=["script", "trace"])
-def test_torchscript_is_told_in_words(made: nn.Module) -> None:
-    with pytest.raises(UserError, match="TorchScript") as refusal:
-        atograph.trace(made, X)
-    assert "torch.export.export(module, args)" in str(refusal.value)
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+def test_scripted_modules_are_followed_and_traced_ones_told_in_words() -> None:
+    assert "relu" in str(atograph.trace(torch.jit.script(Small()), X).program.graph)
+    with pytest.raises(UserError, match=r"made by torch.jit.trace.*Give the module that it was made from"):
+        atograph.trace(torch.jit.trace(Small(), X), X)
+    with pytest.raises(UserError, match="TorchScript"):
+        atograph.trace(torch.jit.script(doubled), X)
 
 
 @pytest.mark.parametrize(("name", "hint"), [("net.pt", "TorchScript"), ("net.pth", "--init"), ("net.txt", "model()")])
