@@ -130,11 +130,18 @@ def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[s
     ]
     dtype, random = TYPES[value.code], torch.Generator().manual_seed(0)
     if dtype.is_floating_point:
-        return torch.randn(shape, generator=random).to(dtype)
+        image = len(shape) == 4 and shape[1] in (1, 3)
+        return (_smooth(shape, random) if image else torch.randn(shape, generator=random)).to(dtype)
     rows = rows_looked_up(network, value.name)
     if rows is None and (len(shape) < 2 or "mask" in value.name.lower()):
         return torch.full(shape, compared_with(network, value.name), dtype=dtype)
     return torch.randint(most if rows is None else rows, shape, generator=random).to(dtype)
+
+
+def _smooth(shape: Sequence[int], random: torch.Generator) -> torch.Tensor:
+    """Images of smooth patches: white noise would drive networks to where they saturate."""
+    patches = torch.randn(*shape[:2], 8, 8, generator=random)
+    return torch.nn.functional.interpolate(patches, size=tuple(shape[2:]), mode="bilinear")
 
 
 def rows_looked_up(graph: Body, name: str) -> int | None:
