@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import onnx
 import torch
@@ -15,10 +14,8 @@ from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value
 from atograph.ort.session import OnnxSession
 from atograph.passes.errors import InternalError
+from atograph.passes.ir.run import ProgramModule
 from atograph.values.difference import TOLERANCES, largest_difference
-
-if TYPE_CHECKING:
-    from atograph.from_onnx.incoming import OnnxProgram
 
 TOLERANCE = TOLERANCES[torch.float32]
 
@@ -26,7 +23,7 @@ OF_ONE = {"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "Erf"}
 """Ops whose kernels in ONNX Runtime are right to the rounding of one, however small the value is."""
 
 
-def check_same(program: OnnxProgram, network: OnnxNetwork, inputs: Mapping[str, torch.Tensor]) -> None:
+def check_same(program: ProgramModule, network: OnnxNetwork, inputs: Mapping[str, torch.Tensor]) -> None:
     """Run file and program on the same inputs; where they are apart, look at each node with ONNX Runtime's own inputs.
 
     Small differences grow on the way through a network, and a sigmoid far from zero is right in ONNX Runtime to the
@@ -41,7 +38,7 @@ def check_same(program: OnnxProgram, network: OnnxNetwork, inputs: Mapping[str, 
         UserError: ONNX Runtime cannot run the file.
         InternalError: they are not the same; names the first node that is not.
     """
-    file = program.file
+    file = network.file
     expected = _run(OnnxSession(file.path), inputs)
     with torch.no_grad():
         found = program(*(inputs[value.name] for value in file.inputs))

@@ -144,13 +144,21 @@ class Forms:
             return None
         expected = self.slim.state.outputs(tensors_of(made, self.slim.left_out))
         values = self._others[target.name]
-        difference = largest_difference(expected, values)
+        difference, fault = largest_difference(expected, values), None
         if not difference <= allowed and _same_shapes(self.masked, expected) and _same_shapes(expected, values):
+            whole, of_dense = difference, largest_difference(self.masked, expected)
             pairs = [differences(one, other) <= allowed for one, other in zip(self.masked, expected, strict=True)]
             apart = [differences(one, other) for one, other in zip(expected, values, strict=True)]
-            counted = torch.cat(apart)[torch.cat(pairs)]
+            right = torch.cat(pairs)
+            counted = torch.cat(apart)[right]
             difference = float(counted.max()) if counted.numel() else 0.0
-        return InTarget(label=LABEL, difference=difference, tolerance=allowed)
+            fault = RuntimeFault(
+                title=target.title,
+                dense=of_dense if isfinite(of_dense) else None,
+                slim=whole if isfinite(whole) else None,
+                compared=float(right.double().mean()),
+            )
+        return InTarget(label=LABEL, difference=difference, tolerance=allowed, fault=fault)
 
     def _without_faults(
         self, target: Target, values: Sequence[torch.Tensor], allowed: float

@@ -179,7 +179,8 @@ class Comparison(_Record):
     @property
     def faults(self) -> list[RuntimeFault]:
         """What the runtimes get wrong by themselves."""
-        return [each.fault for each in self.targets.values() if each.fault is not None]
+        compared = [*self.targets.values(), *([] if self.source is None else [self.source])]
+        return [each.fault for each in compared if each.fault is not None]
 
     @property
     def holds(self) -> bool:
