@@ -55,6 +55,7 @@ FORMS = Registry[ProgramForm](
     ours={
         ".onnx": "atograph.from_onnx.incoming:Onnx",
         ".pt2": "atograph.program.incoming:Exported",
+        ".txt": "atograph.program.incoming:Text",
         "run": "atograph.program.incoming:Run",
     },
 )
