@@ -69,7 +69,7 @@ def capture(
     if isinstance(model, TopLevelTracedModule):
         raise UserError(
             "this module was made by torch.jit.trace, which has followed its code already, for one batch size.",
-            hint="Give the module that it was made from.",
+            hint="Give the module that it was made from, or torch.export.export(module, args).",
         )
     inputs = (args, dict(kwargs or {}))
     if isinstance(model, ProgramModule):

@@ -46,7 +46,10 @@ def _is_setting(name: str) -> bool:
 
 
 SpecArgument = Annotated[
-    str, typer.Argument(metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME.")
+    str,
+    typer.Argument(
+        metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME, model.pt2, a run's folder."
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -117,21 +120,44 @@ def compress(
 @app.command(short_help="Run a pipeline of passes and print the program.")
 @takes_settings("outputs", "dynamic", "state", "batch")
 def opt(
-    spec: SpecArgument,
     settings: Any,
-    passes: Annotated[str, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')],
+    spec: Annotated[
+        str | None, typer.Argument(metavar="SPEC", help="A SPEC, a program's file (.pt2, .txt), or a run's folder.")
+    ] = None,
+    passes: Annotated[str | None, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')] = None,
+    list_passes: Annotated[bool, typer.Option("--list-passes", help="All passes with their options.")] = False,
     print_after_all: Annotated[bool, typer.Option("--print-after-all", help="Print after every pass.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the text there instead of printing it.")] = None,
+    print_before: Annotated[list[str] | None, typer.Option(metavar="PASS", help="Print before this pass.")] = None,
+    print_after: Annotated[list[str] | None, typer.Option(metavar="PASS", help="Print after this pass.")] = None,
+    print_changed: Annotated[bool, typer.Option("--print-changed", help="What each pass changes, as a diff.")] = False,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="How long each pass takes.")] = False,
+    verify_each: Annotated[
+        str | None, typer.Option(metavar="numeric", help="Run the example before and after each rewrite, and compare.")
+    ] = None,
+    bisect: Annotated[bool, typer.Option("--bisect", help="Find the first wrong pass.")] = False,
+    run_reproducer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Run what an internal error has left.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it there instead of printing it: .pt2, .onnx, or the text.")
+    ] = None,
     data: DataOption = None,
     capture_limit: LimitOption = None,
 ) -> None:
-    """Capture the model of SPEC, run a pipeline of passes over it, and print its textual form."""
+    """Capture the model of SPEC, or read a program, run a pipeline of passes over it, and print its textual form."""
     from atograph.cli import opt as command_opt
 
     with running(limit=capture_limit) as console:
-        command_opt.opt(
-            spec, passes=passes, print_after_all=print_after_all, out=out, data=data, given=settings, console=console
-        )
+        shown = command_opt.Shown(
+            before=print_before or (), after=None if print_after_all else print_after or (), changed=print_changed,
+            times=time_passes, numeric=command_opt.is_numeric(verify_each), bisect=bisect,
+        )  # fmt: skip
+        if list_passes:
+            command_opt.list_passes()
+        elif run_reproducer is not None:
+            command_opt.reproduce(run_reproducer, shown, console)
+        else:
+            command_opt.opt(spec, passes=passes, shown=shown, out=out, data=data, given=settings, console=console)
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
@@ -160,8 +186,9 @@ def inspect(
 ) -> None:
     """Trace the model of SPEC and show its groups: nothing is trained or changed, and weights are not needed.
 
-    SPEC is a file or module that defines model() and example_inputs(), or a model of an installed package:
-    timm:resnet50, torchvision:resnet18, or transformers: and a folder with a config.json.
+    SPEC is a file or module that defines model() and example_inputs(); a program: model.pt2 of torch.export.save, or
+    the folder of a run; or a model of an installed package: timm:resnet50, torchvision:resnet18, or transformers: and a
+    folder with a config.json.
     """
     from atograph.cli import inspect as command_inspect
 
@@ -272,10 +299,13 @@ def sweep(
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],
     spec: SpecArgument,
-    weights: Annotated[
-        Path, typer.Option(help="Dense weights: a .safetensors file, an index of shards, or their folder.")
-    ],
     out: Annotated[Path, typer.Option(help="Folder for the slim weights.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dense weights: a .safetensors file, an index of shards, or their folder. A program has its own."
+        ),
+    ] = None,
     shard_size: Annotated[str, typer.Option(help="The most that one file of weights holds.")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     data: DataOption = None,
@@ -284,7 +314,8 @@ def apply(
 ) -> None:
     """Cut what PLAN drops out of a checkpoint, one tensor at a time: the weights never have to fit in memory.
 
-    SPEC is a file or module that defines model() and example_inputs(). Its model is made without weights.
+    SPEC is a file or module that defines model() and example_inputs(), whose model is made without weights; or a
+    program (model.pt2), whose own weights are cut where none are named.
 
     The folder holds model.safetensors (or shards and their index), slim.pt2 (the slim program, without its weights),
     plan.json and report.json.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atograph.files.plan_file import read_plan
+from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +19,7 @@ def apply(
     plan_file: Path,
     text: str,
     *,
-    weights: Path,
+    weights: Path | None,
     out: Path,
     shard_size: str,
     force: bool,
@@ -31,10 +32,20 @@ def apply(
     from atograph.files.checkpoint import Checkpoint
     from atograph.files.run_folder import RunFolder
     from atograph.files.shards import parse_size
+    from atograph.files.writing import scratch
+    from atograph.spec.spec import load_spec
     from atograph.terminal import numbers
 
     RunFolder(out, force=force)
     parse_size(shard_size)
+    if weights is None:
+        spec = load_spec(text, data=data)
+        if spec.target.kind != "program":
+            raise UserError("there are no weights to cut.", where=text, hint="Name a checkpoint: --weights FILE.")
+        with scratch() as aside:
+            own = _weights_of(spec.model(), aside / "weights.safetensors")
+            apply(plan_file, text, weights=own, out=out, shard_size=shard_size, force=force, data=data, console=console)
+        return
     checkpoint = Checkpoint.open(weights)
     dense, count = numbers.size(checkpoint.nbytes), len(checkpoint.tensors)
     console.say(f"weights: {dense} in {count} tensors and {_files(len(checkpoint.files))}")
@@ -43,7 +54,6 @@ def apply(
     from atograph.process.stages import stage
     from atograph.run.apply import apply_plan
     from atograph.spec.source import Source
-    from atograph.spec.spec import load_spec
 
     console.phase("loading the file")
     spec = load_spec(text, data=data)
@@ -80,6 +90,16 @@ def empty_model(spec: Spec, console: Console) -> nn.Module:
     except UserCodeError as error:
         console.warn(f"the model cannot be made without its weights ({error.__cause__}), so it is made with them.")
     return spec.model()
+
+
+def _weights_of(model: nn.Module, file: Path) -> Path:
+    """The weights of a program, as a checkpoint."""
+    from safetensors.torch import save_file
+
+    from atograph.capture.model_state import current_state
+
+    save_file({name: value.detach().clone().contiguous() for name, value in current_state(model).items()}, file)
+    return file
 
 
 def _files(number: int) -> str:

@@ -173,8 +173,9 @@ def spec_of_run(run: Path, text: str | None, data: Path | None, trust: bool, con
         )
     told = target.shown if known is None else f"{target.shown}, with --data {known}"
     if not trust:
+        what = "a program, and it would be read and run" if target.kind == "program" else "code, and it would run"
         raise UserError(
-            f"report.json says that this run was made from {told}. That is code, and it would run with your rights.",
+            f"report.json says that this run was made from {told}. That is {what} with your rights.",
             where=str(run),
             hint="If you know it: --trust-spec. Or name what to run: --spec SPEC.",
         )

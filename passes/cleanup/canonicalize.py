@@ -145,7 +145,7 @@ def _plus_zero(node: fx.Node, known: _Known) -> fx.Node | None:
 
 def _is(value: object, number: float) -> bool:
     """Whether an argument is this number, its sign included."""
-    return type(value) in (int, float) and value == number and copysign(1, value) == copysign(1, number)  # type: ignore[arg-type]
+    return type(value) in (int, float) and value == number and copysign(1, value) == copysign(1, number)
 
 
 _VIEWS: dict[Target, _Rule] = {

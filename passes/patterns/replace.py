@@ -91,7 +91,7 @@ def _put(replacement: Replacement, found: Match) -> Match | Miss:
     """Put what takes its place into the graph, before the last op of a match, and let all read that."""
     root, ops = found.root, len(found.nodes)
     if replacement.unless is not None:
-        names = inspect.signature(replacement.unless).parameters
+        names = found.values.keys() & inspect.signature(replacement.unless).parameters.keys()
         why = replacement.unless(**{name: found.values[name] for name in names})
         if why is not None:
             return Miss(root, why, ops)

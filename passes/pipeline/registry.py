@@ -19,6 +19,7 @@ PASSES = Registry[Pass](
         "cse": "atograph.passes.cleanup.cse:ShareSubexpressions",
         "canonicalize": "atograph.passes.cleanup.canonicalize:Canonicalize",
         "fold-constants": "atograph.passes.cleanup.fold_constants:FoldConstants",
+        "recompose": "atograph.passes.patterns.recompose:Recompose",
         "fold-batch-norm": "atograph.passes.cleanup.fold_batch_norm:FoldBatchNorm",
         "gather-shuffles": "atograph.passes.rewrite.gather_shuffles:GatherShuffles",
         "infer-axes": "atograph.passes.analysis.infer_axes:InferAxes",

@@ -29,6 +29,9 @@ from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, propagate, runs_alone
 from atograph.passes.ir.run import ProgramModule
+from atograph.passes.patterns.recompose import Recompose
+from atograph.passes.pipeline.verify import verify
+from atograph.passes.text.names import named
 from atograph.passes.torch_private import pytree
 from atograph.values.dynamic_sizes import STATIC
 
@@ -80,7 +83,17 @@ def _program(
     program.interface = replace(
         program.interface, example=inputs, dynamic=dynamic, ways=ways, still=still, fixed=batch, reads_training=False
     )
-    return functional(program)
+    return _recomposed(functional(program))
+
+
+def _recomposed(program: Program) -> Program:
+    """The program with the ops of modules, where it was decomposed."""
+    result = Recompose()(program).graph_module
+    assert isinstance(result, Program)
+    if result is not program:
+        result = named(result)
+        verify(result)
+    return result
 
 
 def as_given(
