@@ -187,3 +187,16 @@ def test_a_decision_by_an_input_is_the_example_s(tmp_path: Path) -> None:
     assert any("then_branch" in name for name in slim.passes_program.state)
     with pytest.raises(atograph.UserError, match="decide"):
         slim(program.interface.example[0][0], torch.tensor(8000))
+
+
+def test_a_file_of_torch_onnx_is_written_again(tmp_path: Path) -> None:
+    """Its constants are called as torch.onnx calls those that it makes when it writes the file again."""
+    weights = [numpy_helper.from_array(noise(6, 6, seed=seed), f"val_{seed}") for seed in range(12)]
+    nodes = [helper.make_node("MatMul", [f"v{seed}", f"val_{seed}"], [f"v{seed + 1}"]) for seed in range(12)]
+    nodes += [helper.make_node("Reshape", ["v12", "shape"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "own", [helper.make_tensor_value_info("v0", TensorProto.FLOAT, ["batch", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2, 3])],
+        [*weights, numpy_helper.from_array(np.array([-1, 2, 3]), "shape")],
+    )  # fmt: skip
+    proved(save(graph, tmp_path / "own.onnx", opset=18), tmp_path, 0.6)
