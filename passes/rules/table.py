@@ -18,16 +18,17 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, dim_of
-from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
+from atograph.passes.axes.flow import Flow, Link, Operand, Terms, Unknown
 from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.reason import Reason, reason_at
 from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
+from atograph.passes.registry import skipped
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
 
@@ -50,6 +51,7 @@ class Effect:
         left: what it gives where nothing is left of what it sums over: the sum of these operands (a bias), zeros if
             there are none. None: that is not known, and no group that brings this about may lose all its units.
         joins: whether it lays operands side by side, so that it can do without an empty one.
+        terms: how it scales and adds, for the properties of groups; None: as `rules.terms` has it, if it does.
     """
 
     outs: tuple[Shape, ...]
@@ -60,6 +62,7 @@ class Effect:
     lower: Callable[[Lowering], fx.Node] | None = None
     left: tuple[Operand, ...] | None = None
     joins: bool = False
+    terms: Terms | None = None
 
 
 class Lowering(Protocol):
@@ -294,12 +297,8 @@ def _load_entry_points() -> None:
     for point in entry_points(group="atograph.rules"):
         try:
             point.load()
-        except Exception as error:  # code of another package
-            raise UserError(
-                f"the op rules of {point.value} cannot be loaded ({type(error).__name__}: {error}).",
-                where=f"entry points atograph.rules, {point.name}",
-                hint="Mend the package that brings them, or remove it.",
-            ) from error
+        except Exception as error:  # code of another package, which models without its ops do not need
+            skipped(f"the entry point {point.name!r} of op rules, {point.value},", f"{type(error).__name__}: {error}")
 
 
 def rule_for(target: Target) -> Rule | None:
