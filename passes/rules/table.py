@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, dim_of
-from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
+from atograph.passes.axes.flow import Flow, Link, Operand, Terms, Unknown
 from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
@@ -52,6 +52,7 @@ class Effect:
         left: what it gives where nothing is left of what it sums over: the sum of these operands (a bias), zeros if
             there are none. None: that is not known, and no group that brings this about may lose all its units.
         joins: whether it lays operands side by side, so that it can do without an empty one.
+        terms: how it scales and adds, for the properties of groups; None: as `rules.terms` has it, if it does.
     """
 
     outs: tuple[Shape, ...]
@@ -62,6 +63,7 @@ class Effect:
     lower: Callable[[Lowering], fx.Node | Sequence[fx.Node]] | None = None
     left: tuple[Operand, ...] | None = None
     joins: bool = False
+    terms: Terms | None = None
 
 
 class Lowering(Protocol):
