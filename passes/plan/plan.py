@@ -37,8 +37,8 @@ class Plan(BaseModel):
         carried: group name → the slices of inputs that are state which a removed unit is cut from; they are called by
             their placeholders.
         fingerprint: identifies the groups of the model that the plan was made for.
-        program: identifies its parameters, those too that are in no group, and all of their dimensions, as kernel sizes;
-            empty in a plan of an older version.
+        program: identifies its parameters by names and shapes, what is in no group as well, as kernel sizes; empty in a
+            plan of an older version.
         version: of this file format.
     """
 
