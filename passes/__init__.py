@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from atograph.passes.ir.run import ProgramModule
     from atograph.passes.ir.sizes import at
     from atograph.passes.patterns.replace import PatternPass, Replacement
-    from atograph.passes.pipeline.pipeline import Pipeline
+    from atograph.passes.pipeline.pipeline import Fixpoint, Pipeline
     from atograph.passes.pipeline.registry import register
+    from atograph.passes.pipeline.running import Instrument
     from atograph.passes.plan.choose import group_norms
     from atograph.passes.plan.plan import Plan
     from atograph.passes.rules import Effect, Op, Unsupported, rule
@@ -50,6 +51,8 @@ _HOMES = {
     "PatternPass": "patterns.replace",
     "Replacement": "patterns.replace",
     "Pipeline": "pipeline.pipeline",
+    "Fixpoint": "pipeline.pipeline",
+    "Instrument": "pipeline.running",
     "register": "pipeline.registry",
     # facts
     "Axes": "analysis.infer_axes",
@@ -101,6 +104,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "PatternPass",
     "Replacement",
     "Pipeline",
+    "Fixpoint",
+    "Instrument",
     "register",
     # facts
     "Axes",

@@ -22,6 +22,11 @@ def foreign(kind: type) -> bool:
     return kind.__module__.split(".")[0] != "atograph"
 
 
+def package_of(kind: type) -> str:
+    """The package that a class is from, which is to blame for it."""
+    return str(kind.__module__).partition(".")[0]
+
+
 def place_of(kind: type) -> str:
     """``package.module:Class``, as an entry point says it."""
     return f"{kind.__module__}:{kind.__qualname__}"

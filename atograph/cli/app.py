@@ -120,21 +120,44 @@ def compress(
 @app.command(short_help="Run a pipeline of passes and print the program.")
 @takes_settings("outputs", "dynamic", "state", "batch")
 def opt(
-    spec: SpecArgument,
     settings: Any,
-    passes: Annotated[str, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')],
+    spec: Annotated[
+        str | None, typer.Argument(metavar="SPEC", help="A SPEC, a program's file (.pt2, .txt), or a run's folder.")
+    ] = None,
+    passes: Annotated[str | None, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')] = None,
+    list_passes: Annotated[bool, typer.Option("--list-passes", help="All passes with their options.")] = False,
     print_after_all: Annotated[bool, typer.Option("--print-after-all", help="Print after every pass.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the text there instead of printing it.")] = None,
+    print_before: Annotated[list[str] | None, typer.Option(metavar="PASS", help="Print before this pass.")] = None,
+    print_after: Annotated[list[str] | None, typer.Option(metavar="PASS", help="Print after this pass.")] = None,
+    print_changed: Annotated[bool, typer.Option("--print-changed", help="What each pass changes, as a diff.")] = False,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="How long each pass takes.")] = False,
+    verify_each: Annotated[
+        str | None, typer.Option(metavar="numeric", help="Run the example before and after each rewrite, and compare.")
+    ] = None,
+    bisect: Annotated[bool, typer.Option("--bisect", help="Find the first wrong pass.")] = False,
+    run_reproducer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Run what an internal error has left.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it there instead of printing it: .pt2, .onnx, or the text.")
+    ] = None,
     data: DataOption = None,
     capture_limit: LimitOption = None,
 ) -> None:
-    """Capture the model of SPEC, run a pipeline of passes over it, and print its textual form."""
+    """Capture the model of SPEC, or read a program, run a pipeline of passes over it, and print its textual form."""
     from atograph.cli import opt as command_opt
 
     with running(limit=capture_limit) as console:
-        command_opt.opt(
-            spec, passes=passes, print_after_all=print_after_all, out=out, data=data, given=settings, console=console
-        )
+        shown = command_opt.Shown(
+            before=print_before or (), after=None if print_after_all else print_after or (), changed=print_changed,
+            times=time_passes, numeric=command_opt.is_numeric(verify_each), bisect=bisect,
+        )  # fmt: skip
+        if list_passes:
+            command_opt.list_passes()
+        elif run_reproducer is not None:
+            command_opt.reproduce(run_reproducer, shown, console)
+        else:
+            command_opt.opt(spec, passes=passes, shown=shown, out=out, data=data, given=settings, console=console)
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")

@@ -45,9 +45,14 @@ def compress(
 
     console.phase("loading the file")
     spec = load_spec(text, data=data)
+    if spec.target.kind == "program" and settings.method == "at-once" and "epochs" not in asked:
+        settings = settings.model_copy(update={"epochs": 0})  # there is nothing to train a program with but its data
     if needs_data(settings):
         spec.require_training()
-    folder = Path("runs", spec.name) if out is None else out
+    file = out if out is not None and out.suffix == ".onnx" else None
+    folder = Path("runs", spec.name) if out is None else out if file is None else out.with_suffix("")
+    if file is not None and several:
+        raise UserError("several budgets give several files.", where=str(file), hint="Name a folder: --out runs/all.")
 
     from atograph.run.compress import compress_spec
 
@@ -71,7 +76,31 @@ def compress(
         console=console,
     )
     console.report(result.report)
-    console.say(f"written to {folder}")
+    if file is not None:
+        _put(folder, file)
+    console.say(f"written to {folder}" if file is None else f"written to {file}, and all of the run to {folder}")
+
+
+def _put(folder: Path, file: Path) -> None:
+    """Copy a run's ONNX file to where it is wanted; one whose weights are in a second file is written there anew.
+
+    Raises:
+        UserError: the run has none, or it cannot be written.
+    """
+    import shutil
+
+    from atograph.files.durable import weights_beside
+    from atograph.files.writing import replacing, writing
+    from atograph.run.export import export_run
+
+    made = folder / "slim.onnx"
+    if not made.exists():
+        raise UserError("this run has no ONNX file.", where=str(folder), hint="--target onnx makes one.")
+    if weights_beside(made).exists():
+        export_run(folder, path=file)
+        return
+    with replacing(file.parent, where=file) as place, writing(file):
+        shutil.copyfile(made, place / file.name)
 
 
 def _ladder(

@@ -1,8 +1,9 @@
-"""``atograph opt``: run any pipeline of passes over the user's model, and print what it made of it."""
+"""``atograph opt``: run any pipeline of passes over a program, look on, and print or write what it became."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,54 +12,195 @@ import typer
 from atograph.cli.compress import train_settings
 from atograph.cli.runner import write_text
 from atograph.files.plan_file import read_plan
-from atograph.passes.errors import printable
+from atograph.passes.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from atograph.passes.base import Pass
+    from torch.export import ExportedProgram
+
     from atograph.passes.ir.program import Program
+    from atograph.passes.pipeline.pipeline import Pipeline
+    from atograph.passes.pipeline.running import Instrument
     from atograph.terminal.console import Console
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is looked at while the passes run.
+
+    Attributes:
+        before: passes before which the program is printed.
+        after: passes after which it is; None: all.
+        changed: print what each pass changes.
+        times: tell how long each takes.
+        numeric: compare what the program computes before and after each rewrite.
+        bisect: find the first wrong pass, and run nothing else.
+    """
+
+    before: Collection[str] = ()
+    after: Collection[str] | None = ()
+    changed: bool = False
+    times: bool = False
+    numeric: bool = False
+    bisect: bool = False
+
+    @property
+    def on_the_way(self) -> bool:
+        """Whether programs are printed while passes run, and not at the end."""
+        return bool(self.before) or self.after != () or self.changed
+
+
+def is_numeric(text: str | None) -> bool:
+    """What ``--verify-each`` asks for.
+
+    Raises:
+        UserError: there is no such check.
+    """
+    if text not in (None, "numeric"):
+        raise UserError(f"--verify-each takes 'numeric', not {text!r}.",
+                        hint="The structure of programs is verified after each pass in any case.")  # fmt: skip
+    return text == "numeric"
+
+
 def opt(
-    text: str,
+    text: str | None,
     *,
-    passes: str,
-    print_after_all: bool,
+    passes: str | None,
+    shown: Shown,
     out: Path | None,
     data: Path | None,
     given: Mapping[str, object],
     console: Console,
 ) -> None:
-    """Print the program after the pipeline, or after each of its passes."""
+    """Run a pipeline over the program of a SPEC, and print it or write it.
+
+    Raises:
+        UserError: there is no SPEC or no pipeline, or one of them cannot be read.
+    """
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.plan.plan import Plan
+
+    if text is None or passes is None:
+        raise UserError("opt needs a SPEC and --passes.", hint="atograph opt --list-passes tells what there is.")
+    pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
+    _run(pipeline, _captured(text, data, given), shown, out, console)
+
+
+def reproduce(path: Path, shown: Shown, console: Console) -> None:
+    """Run what an internal error has left: it is raised again, or does not come.
+
+    Raises:
+        UserError: the file is none of these.
+        InternalError: it came again.
+    """
+    from atograph.passes.pipeline.pipeline import Pipeline
+    from atograph.passes.pipeline.reproducer import read_reproducer
+    from atograph.passes.plan.plan import Plan
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"it cannot be read: {error}.", where=str(path)) from error
+    program, passes, plan = read_reproducer(text, str(path))
+    if plan is not None:
+        program.facts[Plan] = plan
+
+    def read(name: str) -> Plan:
+        return read_plan(name) if plan is None else plan
+
+    _run(Pipeline.parse(passes, readers={Plan: read}), program, shown, None, console)
+    console.say(f"{passes} ran, and nothing went wrong")
+
+
+def list_passes() -> None:
+    """Print each pass with what it does and its options; those of other packages with their package."""
+    from atograph.passes.pipeline.listing import listed
+
+    typer.echo(printable(listed()), nl=False)
+
+
+def _captured(text: str, data: Path | None, given: Mapping[str, object]) -> Program:
+    """The program of a SPEC."""
     from atograph.spec.example_inputs import check_accepts
     from atograph.spec.spec import load_spec
 
-    pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
     spec = load_spec(text, data=data)
     model, inputs = spec.model(), spec.inputs()
     check_accepts(model, inputs, where=spec.where)
 
     from atograph.capture.to_program import capture
 
-    texts: list[str] = []
-
-    def note(each: Pass, program: Program) -> None:
-        texts.append(f"after {each.name}:\n{_program_text(program)}")
-        if out is None:  # at once, so that what came before a pass that fails is on the screen
-            typer.echo(printable(texts[-1]))
-
     settings = spec.settings(train_settings(given, ()))
-    captured = capture(model, *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state)
-    program = pipeline.run(captured, after=note if print_after_all else None)
-    if not print_after_all:
-        texts.append(_program_text(program))
-    if out is not None or not print_after_all:
-        write_text("\n".join(texts), out, console)
+    return capture(model, *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state)
 
 
-def _program_text(program: Program) -> str:
+def _run(pipeline: Pipeline, program: Program, shown: Shown, out: Path | None, console: Console) -> None:
+    from atograph.passes.pipeline.bisect import bisect
+    from atograph.passes.pipeline.instruments import Clock, full_text
     from atograph.passes.text.printer import format_facts, format_program
 
-    return format_program(program) + format_facts(program)
+    if shown.bisect:
+        found = bisect(pipeline, program)
+        typer.echo(printable("no pass is wrong" if found is None else str(found)))
+        return
+    texts: list[str] = []
+
+    def say(text: str) -> None:
+        texts.append(text)
+        if out is None:  # at once, so that what came before a pass that fails is on the screen
+            typer.echo(printable(text))
+
+    instruments = _instruments(shown, say)
+    result = pipeline.run(program, instruments=instruments, schedule=True)
+    write = WRITERS.get(out.suffix.lower()) if out is not None else None
+    if out is not None and write is not None:
+        _write(result, out, write, console)
+    elif not shown.on_the_way:
+        text = full_text(result) if out is None else format_program(result, values=True) + format_facts(result)
+        write_text(text, out, console)
+    elif out is not None:
+        write_text("\n".join(texts), out, console)
+    for each in instruments:
+        if isinstance(each, Clock):
+            typer.echo(each.table(), nl=False)
+
+
+def _instruments(shown: Shown, say: Callable[[str], None]) -> list[Instrument]:
+    from atograph.passes.pipeline.instruments import Changes, Clock, Printer
+    from atograph.passes.pipeline.numeric import NumericCheck
+
+    instruments: list[Instrument] = []
+    if shown.numeric:
+        instruments.append(NumericCheck())
+    if shown.before or shown.after != ():
+        instruments.append(Printer(say, shown.before, shown.after))
+    if shown.changed:
+        instruments.append(Changes(say))
+    if shown.times:
+        instruments.append(Clock())
+    return instruments
+
+
+def _write(program: Program, out: Path, write: Callable[[ExportedProgram, Path], None], console: Console) -> None:
+    from atograph.files.writing import replacing
+    from atograph.passes.ir.exported.to_exported import to_exported
+
+    exported = to_exported(program)
+    with replacing(out.parent, where=out) as folder:
+        write(exported, folder / out.name)
+    console.say(f"written to {out}")
+
+
+def _pt2(exported: ExportedProgram, path: Path) -> None:
+    from atograph.program.pt2_file import program_bytes
+
+    path.write_bytes(program_bytes(exported, ""))
+
+
+def _onnx(exported: ExportedProgram, path: Path) -> None:
+    from atograph.onnx.export import export_onnx
+
+    export_onnx(exported, path)
+
+
+WRITERS: Mapping[str, Callable[[ExportedProgram, Path], None]] = {".pt2": _pt2, ".onnx": _onnx}
+"""Suffix → how a program is written; any other one is a text."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from atograph.ort.model import OnnxModel, runtime_child
+from atograph.ort.model import OnnxModel
+from atograph.ort.session import runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import ChildError
 from atograph.report.run import Latency

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from atograph.files.writing import CannotWrite
-from atograph.ort.model import runtime_child
+from atograph.ort.session import runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import SECONDS, ChildError
 from atograph.values.user_code import one_line

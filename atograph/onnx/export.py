@@ -227,6 +227,17 @@ def _name(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str], s
 
 
 def _rename(graph: onnx_ir.Graph, names: Mapping[str, str]) -> None:
-    """Give inputs and outputs the names that they have in files."""
-    for value in (*graph.inputs, *graph.outputs):
+    """Give inputs, outputs and sizes the names that they have in files."""
+    if not names:
+        return
+    ends = [*graph.inputs, *graph.outputs]
+    inside = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    taken = {names.get(value.name or "", value.name) for value in ends}
+    for value in inside:
+        if value.name in taken and not any(value is end for end in ends):
+            value.name = f"{value.name}_inner"
+    for value in ends:
         value.name = names.get(value.name or "", value.name)
+    for value in (*ends, *inside):
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape([_renamed(dim, names) for dim in value.shape])

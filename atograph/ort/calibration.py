@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from atograph.ort.model import FileInput, OnnxModel
+from atograph.ort.model import OnnxModel
+from atograph.ort.session import FileInput
 from atograph.passes.errors import UserError
 from atograph.spec.example_inputs import inputs_of_batch
 

@@ -15,7 +15,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from atograph.files.durable import weights_beside
 from atograph.files.writing import writing
 from atograph.onnx.kept_apart import find
-from atograph.ort.model import runtime_child
+from atograph.ort.session import runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import ChildError
 from atograph.process.quiet import quiet

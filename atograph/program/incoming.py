@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from atograph.capture.given.programs import program_module
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.run import ProgramModule
+from atograph.passes.text.parser import parse_program
 from atograph.program.load import load_program
 from atograph.program.pt2_file import read_program
 from atograph.spec.programs import ProgramForm
@@ -43,3 +45,22 @@ class Run(ProgramForm):
             UserError: it cannot be read.
         """
         return program_module(load_program(path), example)
+
+
+class Text(ProgramForm):
+    """A program as text, with numbers that are drawn for weights and inputs."""
+
+    name: ClassVar[str] = ".txt"
+    words: ClassVar[str] = "the text of a program, as atograph opt prints it"
+
+    @staticmethod
+    def read(path: Path, example: Example | None) -> ProgramModule:
+        """The program of a file.
+
+        Raises:
+            UserError: it cannot be read, with line and column.
+        """
+        program = parse_program(path.read_text(encoding="utf-8", errors="replace"), seed=0, where=str(path))
+        if example is not None:
+            program.interface = replace(program.interface, example=example)
+        return ProgramModule(program)

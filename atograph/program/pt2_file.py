@@ -74,7 +74,8 @@ def _size_names(text: str) -> SizeNames:
         raise Unreadable(f"{_SIZES}: {first_of(error)}") from error
 
 
-_FileName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,200}$")]
+_FileName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,300}$")]
+"""Whatever an ONNX file may call a value, in one line."""
 
 
 class _FileNames(RootModel[dict[str, _FileName]]):

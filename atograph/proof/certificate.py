@@ -16,6 +16,7 @@ from atograph.passes.ir.outputs import OutputPath
 from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
 from atograph.proof.forms import Forms, largest
+from atograph.proof.source_file import LABEL, SourceFile, source_file
 from atograph.report.run import Comparison
 from atograph.slimming.slim import Slim
 from atograph.slimming.slim import slim as make_slim
@@ -69,6 +70,8 @@ def _failure(entry: Comparison, targets: Mapping[str, Target]) -> InternalError:
     for name, each in entry.targets.items():
         own = f" (of {each.tolerance:.0e})" if each.tolerance != entry.tolerance else ""
         parts.append(f"slim and {targets[name].title} by {each.difference:.1e}{own}")
+    if entry.source is not None and not entry.source.holds:
+        parts.append(f"the {LABEL} and the slim file by {entry.source.difference:.1e}")
     text = f"the certificate failed at a {entry.at}: {', '.join(parts)}"
     wrong = [targets[name] for name, each in entry.targets.items() if not each.holds]
     ours = entry.masked_slim > entry.tolerance or not wrong
@@ -88,8 +91,9 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
     """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other), and with
     its other dynamic sizes below and above those of ``inputs``; where there is state, in several calls in a row, too.
 
-    Where slim and a target differ, the masked dense network is exported to that target and run there, too: what the
-    target gets wrong of that is its own mistake, and only the values that it gets right count.
+    A model that came from an ONNX file is run as that file, too, with the plan's zeros in it: the slim file is compared
+    with that. Where slim and a target differ, the masked dense network is exported to that target and run there, too:
+    what the target gets wrong of that is its own mistake, and only the values that it gets right count.
 
     Args:
         masked: the dense network on the CPU with the plan's zeroing sets at zero.
@@ -97,13 +101,21 @@ def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: In
         files: of the slim program, each in its target.
         inputs: real ones, a batch of two or more.
     """
+    with source_file(masked, files) as source:
+        return _compared(masked, slim, files, inputs, source)
+
+
+def _compared(
+    masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs, source: SourceFile | None
+) -> list[Comparison]:
     revived = _revived(masked, slim.plan)
     entries = []
     interface, given = slim.passes_program.interface, inputs.example
     *smaller, own = batch_sizes(inputs, slim.passes_program)
     calls = [*((size, {}) for size in smaller), *((own, sizes) for sizes in around(interface)), (own, {})]
     for batch, sizes in calls:
-        form = Forms(masked, revived, slim, files, with_batch(resized(given, interface, sizes), batch, interface))
+        resized_inputs = with_batch(resized(given, interface, sizes), batch, interface)
+        form = Forms(masked, revived, slim, files, resized_inputs, source)
         try:
             form.call_masked()
         except Exception:
@@ -139,8 +151,10 @@ def _worse(one: Comparison, other: Comparison) -> Comparison:
     targets = {
         name: max(one.targets[name], other.targets[name], key=lambda each: each.difference) for name in one.targets
     }
+    sources = [each.source for each in (one, other) if each.source is not None]
     return one.model_copy(update={
         "masked_slim": max(one.masked_slim, other.masked_slim), "targets": targets,
+        "source": max(sources, key=lambda each: each.difference, default=None),
         "tolerance": max(one.tolerance, other.tolerance), "moved": max(one.moved, other.moved),
     })  # fmt: skip
 

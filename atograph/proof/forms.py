@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from atograph.files.writing import scratch
+from atograph.ort.model import OnnxModel
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.interface import Example
 from atograph.process.stages import stage
+from atograph.proof.source_file import LABEL, SourceFile
 from atograph.report.run import Comparison, InTarget, RuntimeFault
 from atograph.slimming.slim import Slim
 from atograph.targets.base import Target
@@ -32,11 +34,19 @@ class Forms:
         slim: what was made of it.
         files: of the slim program.
         inputs: of the first call of the dense network.
+        source: the ONNX file that the dense network came from, with its zeros.
     """
 
     def __init__(
-        self, masked: nn.Module, revived: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Example
+        self,
+        masked: nn.Module,
+        revived: nn.Module,
+        slim: Slim,
+        files: Sequence[Deployed],
+        inputs: Example,
+        source: SourceFile | None = None,
     ) -> None:
+        self._source = source
         self.slim, self._masked, self._revived, self._files = slim, masked, revived, files
         self.dense_inputs = self._revived_inputs = slim.state.started(inputs)
         self._inputs = slim.state.inputs(self.dense_inputs)
@@ -95,6 +105,7 @@ class Forms:
             sizes=dict(sizes),
             masked_slim=masked_slim,
             targets=targets,
+            source=self._of_source(allowed),
             tolerance=allowed,
             moved=largest(reference, self.slim.state.outputs(self._others[""])),
         )
@@ -120,6 +131,34 @@ class Forms:
         if excused and not difference <= allowed and _same_shapes(self.outputs, values):
             difference, fault = self._without_faults(target, values, allowed)
         return InTarget(label=target.label, difference=difference, tolerance=allowed, fault=fault)
+
+    def _of_source(self, allowed: float) -> InTarget | None:
+        """The file that the dense network came from against the file of the slim one, both in ONNX Runtime.
+
+        None where there is none, or it does not take these sizes. Where ONNX Runtime is wrong of the dense one, the
+        values count that it is right of.
+        """
+        target = next((file.target for file in self._files if isinstance(file.run, OnnxModel)), None)
+        made = None if self._source is None or target is None else self._source(self.dense_inputs)
+        if made is None or target is None:
+            return None
+        expected = self.slim.state.outputs(tensors_of(made, self.slim.left_out))
+        values = self._others[target.name]
+        difference, fault = largest_difference(expected, values), None
+        if not difference <= allowed and _same_shapes(self.masked, expected) and _same_shapes(expected, values):
+            whole, of_dense = difference, largest_difference(self.masked, expected)
+            pairs = [differences(one, other) <= allowed for one, other in zip(self.masked, expected, strict=True)]
+            apart = [differences(one, other) for one, other in zip(expected, values, strict=True)]
+            right = torch.cat(pairs)
+            counted = torch.cat(apart)[right]
+            difference = float(counted.max()) if counted.numel() else 0.0
+            fault = RuntimeFault(
+                title=target.title,
+                dense=of_dense if isfinite(of_dense) else None,
+                slim=whole if isfinite(whole) else None,
+                compared=float(right.double().mean()),
+            )
+        return InTarget(label=LABEL, difference=difference, tolerance=allowed, fault=fault)
 
     def _without_faults(
         self, target: Target, values: Sequence[torch.Tensor], allowed: float

@@ -139,6 +139,8 @@ class Comparison(_Record):
     """Masked dense program against slim program."""
     targets: dict[str, InTarget]
     """Slim program against the file of each target of the run, by the target's name."""
+    source: InTarget | None = None
+    """The ONNX file that the model came from, with the plan's zeros in it, against the slim one, in ONNX Runtime."""
     tolerance: float
     """Of masked against slim; of a target, unless it has its own."""
     moved: float
@@ -177,12 +179,14 @@ class Comparison(_Record):
     @property
     def faults(self) -> list[RuntimeFault]:
         """What the runtimes get wrong by themselves."""
-        return [each.fault for each in self.targets.values() if each.fault is not None]
+        compared = [*self.targets.values(), *([] if self.source is None else [self.source])]
+        return [each.fault for each in compared if each.fault is not None]
 
     @property
     def holds(self) -> bool:
         """Whether all differences are within their tolerances."""
-        return self.masked_slim <= self.tolerance and all(each.holds for each in self.targets.values())
+        compared = [*self.targets.values(), *([] if self.source is None else [self.source])]
+        return self.masked_slim <= self.tolerance and all(each.holds for each in compared)
 
 
 class Rounding(_Record):

@@ -20,8 +20,9 @@ from atograph.onnx.metadata import metadata
 from atograph.onnx.opsets import check_opset
 from atograph.ort.calibration import calibration_batches
 from atograph.ort.faults import checked
-from atograph.ort.model import OnnxModel, size_on_disk
+from atograph.ort.model import OnnxModel
 from atograph.ort.precision import to_float16, to_int8
+from atograph.ort.session import size_on_disk
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.process.stages import stage

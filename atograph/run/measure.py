@@ -16,7 +16,7 @@ from atograph.ort.model import OnnxModel
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
-from atograph.passes.pipeline.reproducer import reproducible
+from atograph.passes.pipeline.reproducer import Case, reproducible
 from atograph.process.stages import stage
 from atograph.proof.certificate import certify, exactness, gives_numbers
 from atograph.proof.flop_count import WithoutRegions, count_flops
@@ -40,7 +40,7 @@ _LOOKED_AT = 8
 
 def check_cost(graph: Graph, inputs: Inputs) -> None:
     """The cost model must be right before anyone trains by it."""
-    with reproducible(graph.program):
+    with reproducible(Case(graph.program)):
         _check_flops("dense", graph.flops, graph.program, inputs)
 
 
@@ -69,7 +69,7 @@ def measure(outcome: Outcome, console: Console) -> Report:
     job, graph, trained = outcome.prepared.job, outcome.prepared.graph, outcome.trained
     assert outcome.slimmed is not None
     slimmed, onnx = outcome.slimmed, outcome.onnx
-    with stage("proving"), reproducible(graph.program, slimmed.plan):
+    with stage("proving"), reproducible(Case(graph.program, (), slimmed.plan)):
         inputs = _real_inputs(job, slimmed, console)
         certificate = certify(job.model, slimmed, outcome.deployed, inputs)
         difference = exactness(job.model, slimmed, inputs)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atograph.graph import Graph
 from atograph.inspection.notes import state_line
-from atograph.ort.model import size_on_disk
+from atograph.ort.session import size_on_disk
 from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.run.job import Outcome
 from atograph.train.compute import pick_device

@@ -289,8 +289,11 @@ class Slim(NotPickled):
         """What an ONNX file says about where it comes from: the plan, and what was kept of the dense model."""
         from atograph.onnx.metadata import metadata
 
-        dense, limits = self._graph, self._slimmed.interface.limits
-        return metadata(self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params), limits=limits)
+        dense, interface = self._graph, self._slimmed.interface
+        own = metadata(
+            self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params), limits=interface.limits
+        )
+        return {**interface.metadata, **own}
 
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.

@@ -9,12 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from atograph.passes.errors import UserError
 from atograph.passes.registry import Registry
-from atograph.spec.example_inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +53,9 @@ FORMS = Registry[ProgramForm](
     group="atograph.programs",
     base="atograph.spec.programs:ProgramForm",
     ours={
+        ".onnx": "atograph.from_onnx.incoming:Onnx",
         ".pt2": "atograph.program.incoming:Exported",
+        ".txt": "atograph.program.incoming:Text",
         "run": "atograph.program.incoming:Run",
     },
 )
@@ -121,26 +121,6 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
         raise UserError(f"a model is a torch.nn.Module, a torch.export.ExportedProgram or the path of a program, not "
                         f"a {type(given).__name__}.")  # fmt: skip
     return given
-
-
-def program_spec(path: Path) -> tuple[ModuleType, str]:
-    """What a program's path names, as a module that a SPEC could be, and a short name.
-
-    Raises:
-        UserError: as `read_program`.
-    """
-    read: list[ProgramModule] = [read_program(path)]
-
-    def model() -> ProgramModule:
-        """A fresh module each time."""
-        return read.pop() if read else read_program(path)
-
-    example = read[0].program.interface.example
-    assert example is not None
-    inputs = Inputs(*example)
-    made = ModuleType(str(path))
-    vars(made).update(model=model, example_inputs=lambda: inputs)
-    return made, path.resolve().name.removesuffix(path.suffix)
 
 
 _NO_SCRIPT = "Give the torch.nn.Module that it was made from, or torch.export.export(module, args) of that."

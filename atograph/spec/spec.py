@@ -15,7 +15,8 @@ from atograph.spec.example_inputs import Inputs, as_inputs, inputs_of_batch
 from atograph.spec.importing import as_script, import_file, import_module
 from atograph.spec.library_models import library_model
 from atograph.spec.lookup import Target, target_of
-from atograph.spec.programs import program_spec
+from atograph.spec.program_data import HINT
+from atograph.spec.program_spec import program_spec
 from atograph.values.dynamic_sizes import texts_of
 from atograph.values.state_texts import state_texts
 from atograph.values.user_code import kind_of, user_code
@@ -244,6 +245,12 @@ class Spec:
     def require_training(self) -> None:
         """Refuse a file that cannot train."""
         if not hasattr(self.module, "train_data"):
+            if self.target.kind == "program":
+                raise UserError(
+                    "a program brings no data, and this needs some.",
+                    where=self.where,
+                    hint=f"{HINT} Without data: --method magnitude.",
+                )
             raise UserError(
                 "the file defines no `train_data`.",
                 where=self.where,
@@ -319,7 +326,7 @@ def load_target(
         return Spec(text=target.text, name=name, where=target.text, module=module, target=target, data=data)
     if target.kind == "program":
         assert target.path is not None
-        module, name = program_spec(target.path)
+        module, name = program_spec(target.path, data)
         return Spec(text=target.text, name=name, where=target.text, module=module, target=target, data=data)
     if target.kind == "file":
         assert target.path is not None

@@ -73,12 +73,15 @@ def _costs(report: Report) -> Table:
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
     """One row for each comparison and what it is called, one column for each target."""
     labels = {name: each.label for _title, entry in entries for name, each in entry.targets.items()}
-    headings = ("masked = slim", *(f"slim = {label}" for label in labels.values()), "tolerance")
+    source = next((entry.source.label for _title, entry in entries if entry.source is not None), None)
+    of_source = () if source is None else (f"{source} = ONNX",)
+    headings = ("masked = slim", *(f"slim = {label}" for label in labels.values()), *of_source, "tolerance")
     table = table_of("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
     for title, entry in entries:
         verdict = "NOT EQUAL" if not entry.holds else "equal *" if entry.faults else "equal"
         targets = (_in_target(entry.targets.get(name), entry) for name in labels)
-        figures = (f"{entry.masked_slim:.1e}", *targets, f"{entry.tolerance:.1e}", _share(entry.moved))
+        files = () if source is None else (_in_target(entry.source, entry),)
+        figures = (f"{entry.masked_slim:.1e}", *targets, *files, f"{entry.tolerance:.1e}", _share(entry.moved))
         table.add_row(title, *figures, verdict)
     faults = dict.fromkeys(fault.title for _title, entry in entries for fault in entry.faults)
     if faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
@@ -45,6 +46,27 @@ class ShareSubexpressions(RewritePass):
                 if node in outside:
                     outside.add(first)
         return with_same(program, same)
+
+
+def share_sizes(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Compute each size once, in a graph that a rewrite is making; which node is read in place of one that is gone.
+
+    Tensors stay: who looks for what a layer has become finds each call of it.
+    """
+    seen: dict[Hashable, fx.Node] = {}
+    same: dict[fx.Node, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.sym_size.int or _is_arithmetic(node):
+            first = seen.setdefault(_key(node, same), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.erase_node(node)
+                same[node] = first
+    return same
+
+
+def _is_arithmetic(node: fx.Node) -> bool:
+    return runs_alone(node) and not isinstance(node.target, OpOverload) and node.target is not operator.getitem
 
 
 def _may_be_shared(node: fx.Node) -> bool:

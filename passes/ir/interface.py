@@ -218,6 +218,9 @@ class Interface:
         state_pairs: placeholder of an input → the index of the result that becomes this input in the next call
             (`ir.state`).
         state_texts: the same as it was asked for, ``output=input`` each; to capture the model anew.
+        called: input, output or dynamic size → what files call it, where that is another name: a program that comes
+            from a file has its names.
+        metadata: what the file that it comes from said of itself.
     """
 
     state: Mapping[str, str]
@@ -243,6 +246,8 @@ class Interface:
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state_pairs: Mapping[str, int] = field(default_factory=dict)
     state_texts: tuple[str, ...] = ()
+    called: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def batch(self) -> DynamicSize | None:

@@ -23,6 +23,21 @@ _PARAMETER = "parameter"
 """In the ``meta`` of a placeholder that a rewrite has made for a parameter: the name of that."""
 
 
+class MissingFact(UserError):
+    """The result of an analysis is needed that has not run.
+
+    Args:
+        name: of the pass that makes it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"this needs the result of the pass '{name}', which has not run on the program.",
+            hint=f"Put '{name}' before it in the pipeline.",
+        )
+
+
 @public("atograph.passes")
 class Program(LazyGraphModule):  # code is made of the graph when it is first run
     """A captured program: a graph of ATen ops, how it is called, its state, and what analyses found out.
@@ -143,8 +158,7 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         """
         if kind not in self.facts:
             name = getattr(kind, "made_by", kind.__name__)
-            raise UserError(f"this needs the result of the pass '{name}', which has not run on the program.",
-                            hint=f"Put '{name}' before it in the pipeline.")  # fmt: skip
+            raise MissingFact(name)
         found: T = self.facts[kind]
         return found
 

@@ -92,12 +92,15 @@ def state_among_outputs(program: Program) -> dict[int, str]:
 
 
 def file_names(program: Program) -> dict[str, str]:
-    """What the tensors of state that stand in containers are called in a file: ``past_key_values.0.key``.
+    """What inputs, outputs and sizes are called in a file, where that is another name.
+
+    Of the tensors of state that stand in containers that is ``past_key_values.0.key``.
 
     Returns:
-        Placeholder, or name of an output, → that.
+        Placeholder, name of an output, or of a size, → that.
     """
-    interface, names = program.interface, dict[str, str]()
+    interface = program.interface
+    names = dict(interface.called)
     parameters = list(interface.signature.parameters)
     for placeholder, (kind, first, *keys) in zip(interface.inputs, paths_of(interface.takes), strict=True):
         if placeholder is None or placeholder not in interface.state_pairs:

@@ -90,7 +90,8 @@ class _InProgram(_Writer):
         self, kind: str, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument],
         name: str | None = None, type_expr: object = None,
     ) -> fx.Node:  # fmt: skip
-        made = super().create_node(kind, target, args, kwargs)
+        listed = tuple(list(each) if isinstance(each, tuple) else each for each in args)  # a shape, as captured
+        made = super().create_node(kind, target, listed, kwargs)
         with self._mode, torch.no_grad():
             if isinstance(made.target, OpOverloadPacket):
                 values = fx.map_arg((made.args, made.kwargs), lambda node: node.meta["val"])

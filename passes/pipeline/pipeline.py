@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from atograph.passes.base import Pass
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.options import Readers, print_pass, read_pass
-from atograph.passes.pipeline.reproducer import reproducible
-from atograph.passes.pipeline.verify import Given, verify_pass, verify_promises
-from atograph.passes.plan.plan import Plan
+from atograph.passes.pipeline.running import After, Instrument, Run
+from atograph.passes.pipeline.verify import verify_promises
 from atograph.passes.public import public
 
 ANALYSE = "gather-shuffles,infer-axes,find-groups,estimate-cost"
 """What `atograph.trace` runs."""
 
-After: TypeAlias = Callable[[Pass, Program], None]
-"""Is called with each pass that ran and the program that it left."""
-
-_OPENING = re.compile(r"\s*\(")
+_OPENING = re.compile(r"\s*(?P<fixpoint>fixpoint\s*)?\(")
 _CLOSING = re.compile(r"\)\s*")
-_PASS = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>[^}]*)\})?\s*")
+_PASS = re.compile(r"""\s*(?P<name>[A-Za-z][\w-]*)\s*(?:\{(?P<options>(?:"(?:[^"\\]|\\.)*"|[^}"])*)\})?\s*""")
+
+_MOST_ROUNDS = 50
+"""Of a fixpoint."""
 
 
 @public("atograph.passes")
@@ -57,43 +55,77 @@ class Pipeline(Pass):
         return cls(passes)
 
     def __str__(self) -> str:
-        return ",".join(f"({each})" if type(each) is Pipeline else print_pass(each) for each in self.passes)
+        return ",".join(map(_printed, self.passes))
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Run the passes."""
         program = self.program(graph_module)
         with _without_collection():
-            result = self._run(program, None, [])
+            result = self._run(program, Run())
         return PassResult(result, result is not program)
 
-    def run(self, program: Program, after: After | None = None) -> Program:
-        """Run the passes; ``after`` is called with each pass and the program that it left, also within inner pipelines.
+    def run(
+        self,
+        program: Program,
+        after: After | None = None,
+        *,
+        instruments: Sequence[Instrument] = (),
+        schedule: bool = False,
+    ) -> Program:
+        """Run the passes, those of inner pipelines in their place.
+
+        Args:
+            program: to run them on.
+            after: called with each pass and the program that it left.
+            instruments: look on before and after each pass.
+            schedule: run an analysis whose result a pass needs and that has not run, with its default options.
 
         Raises:
             UserError: what a pass refuses.
-            InternalError: an invariant is broken; the text names the passes that ran.
+            InternalError: an invariant is broken, or a pass has failed; the text names the passes that ran.
         """
         with _without_collection():
-            return self._run_as_pass(program, after, [])
+            return self._run_as_pass(program, Run(after, tuple(instruments), schedule))
 
-    def _run_as_pass(self, program: Program, after: After | None, ran: list[str]) -> Program:
+    def _run_as_pass(self, program: Program, run: Run) -> Program:
         """Run the passes, with what the pipeline itself requires, ensures and promises."""
         self.requires(program)
-        result = self._run(program, after, ran)
+        result = self._run(program, run)
         self.ensures(result)
-        verify_promises(self, program, result, after=_listed(ran))
+        verify_promises(self, program, result, after=run.listed)
         return result
 
-    def _run(self, program: Program, after: After | None, ran: list[str]) -> Program:
+    def _run(self, program: Program, run: Run) -> Program:
         for each in self.passes:
-            if isinstance(each, Pipeline):
-                program = each._run_as_pass(program, after, ran)
-                continue
-            ran.append(each.name)
-            program = _checked(each, program, _listed(ran))
-            if after is not None:
-                after(each, program)
+            program = each._run_as_pass(program, run) if isinstance(each, Pipeline) else run.step(each, program)
         return program
+
+
+@public("atograph.passes")
+@dataclass(frozen=True)
+class Fixpoint(Pipeline):
+    """Passes in order, again and again until none of them changes the program: ``fixpoint(canonicalize,cse,dce)``."""
+
+    name = "fixpoint"
+
+    def __str__(self) -> str:
+        return f"{self.name}({super().__str__()})"
+
+    def _run(self, program: Program, run: Run) -> Program:
+        for _ in range(_MOST_ROUNDS):
+            before, program = program, super()._run(program, run)
+            if program is before:
+                return program
+        raise UserError(
+            f"after {_MOST_ROUNDS} rounds, {self} still changes the program.",
+            hint="One of its passes undoes what another one does, or gives a new program where there is nothing to do.",
+        )
+
+
+def _printed(each: Pass) -> str:
+    if type(each) is Pipeline:
+        return f"({each})"
+    return str(each) if isinstance(each, Fixpoint) else print_pass(each)
 
 
 def _read_passes(text: str, at: int, readers: Readers) -> tuple[tuple[Pass, ...], int]:
@@ -101,11 +133,12 @@ def _read_passes(text: str, at: int, readers: Readers) -> tuple[tuple[Pass, ...]
     passes: list[Pass] = []
     while True:
         if opening := _OPENING.match(text, at):
+            kind = Fixpoint if opening["fixpoint"] else Pipeline
             inner, at = _read_passes(text, opening.end(), readers)
             closing = _CLOSING.match(text, at)
             if closing is None:
                 raise UserError(f"expected ')' in the pipeline after '{text[max(0, at - 20) : at]}'.")
-            passes.append(Pipeline(inner))
+            passes.append(kind(inner))
             at = closing.end()
         elif match := _PASS.match(text, at):
             passes.append(read_pass(match["name"], match["options"] or "", readers))
@@ -120,40 +153,6 @@ def _read_passes(text: str, at: int, readers: Readers) -> tuple[tuple[Pass, ...]
         if text[at] != ",":
             raise UserError(f"expected ',' in the pipeline before '{text[at : at + 20]}'.")
         at += 1
-
-
-def _listed(ran: list[str]) -> str:
-    return " → ".join(ran)
-
-
-def _checked(each: Pass, program: Program, ran: str) -> Program:
-    """What a pass gives, verified.
-
-    Args:
-        each: the pass.
-        program: to be run on.
-        ran: the passes that have run, this one included.
-    """
-    given = Given.of(program)
-    with reproducible(program, _plan_of(each, program)) as shown:
-        try:
-            outcome = each(program)
-        except InternalError as error:
-            error.add_note(f"passes: {ran}")
-            raise
-        result = getattr(outcome, "graph_module", None)
-        if not isinstance(result, Program):
-            culprit = type(each).__module__.partition(".")[0]
-            raise InternalError(f"the pass '{each.name}' gave a {type(result).__name__}, not a Program.", culprit)
-        shown[f"what {each.name} made of it"] = result
-        verify_pass(each, given, result, after=ran)
-    return result
-
-
-def _plan_of(each: Pass, program: Program) -> Plan | None:
-    """The plan that a pass works with, if it does."""
-    plan = getattr(each, "plan", None)
-    return plan if isinstance(plan, Plan) else program.facts.get(Plan)
 
 
 @contextmanager

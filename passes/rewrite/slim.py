@@ -17,6 +17,7 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
 from atograph.passes.base import RewritePass
+from atograph.passes.cleanup.cse import share_sizes
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import drop_checks
 from atograph.passes.ir.express import Holders, build
@@ -56,6 +57,17 @@ class SlimProgram(RewritePass):
         """
         kept = Kept.by(self._plan_for(program), program)
         return slimmed_by(program, kept) if kept else program
+
+    def equivalent(self, given: Program) -> Program:
+        """The program with the units that go at zero."""
+        plan, state = self._plan_for(given), dict(given.state)
+        for name, slices in plan.zeroing.items():
+            units = plan.mask(name)
+            for part in () if bool(units.all()) else slices:
+                tensor = state[part.parameter]
+                along = part.mask(units).to(tensor.device).reshape([-1, *[1] * (tensor.dim() - part.dim - 1)])
+                state[part.parameter] = tensor.detach().masked_fill(along == 0, 0.0)
+        return given.rewritten(given.graph, state)
 
     def broken(self, given: Program, result: Program) -> Iterator[str]:
         """No parameter has an old size, and what the plan leaves alone is the very same tensor."""
@@ -228,6 +240,8 @@ class _Rewrite:
             else:
                 self.nodes[node] = self.copy(node)
             self._note_sizes(node, self.nodes[node])
+        same = share_sizes(self.graph)
+        self.nodes = {old: same.get(new, new) for old, new in self.nodes.items()}
         self._note_origins()
         if not self.program.interface.checked:
             drop_checks(self.graph)

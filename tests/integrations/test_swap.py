@@ -245,7 +245,7 @@ def test_an_average_follows_each_of_several_swaps() -> None:
 
     optimizer = sgd(net.parameters())
     ladder = {
-        "method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4, "tighten_apart": 1,
+        "method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4, "slim_apart": 1,
     }  # fmt: skip
     ato = started(optimizer, net, on_swap=on_swap, **ladder)
     with pytest.raises(UserError, match="the mask is not final yet"):
@@ -261,7 +261,7 @@ def test_an_average_follows_each_of_several_swaps() -> None:
 def test_a_loop_with_several_swaps_goes_on_from_its_state(stop: int) -> None:
     """Bit for bit, within the ladder and behind it."""
     ladder = {
-        "method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4, "tighten_apart": 1,
+        "method": "progressive", "tighten_start": 0.1, "tighten_end": 0.6, "tighten_steps": 4, "slim_apart": 1,
     }  # fmt: skip
 
     def begin() -> tuple[nn.Module, torch.optim.Optimizer, atograph.AutoTrainOnce]:

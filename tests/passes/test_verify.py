@@ -254,10 +254,13 @@ def test_a_bug_leaves_what_a_report_needs(saved: Path) -> None:
             spoiled.run(graph.program)
     (path,) = saved.iterdir()
     assert caught.value.reproducer == path
-    assert caught.value.__notes__ == [f"Please attach {path}: it holds the program and the plan, and no weights."]
+    assert caught.value.__notes__ == [
+        f"Please attach {path}: it holds the program and the plan, and no weights.",
+        f"It runs with: atograph opt --run-reproducer {path}",
+    ]
     text = path.read_text()
     titles = re.findall(r"^== (.*) ==$", text, re.MULTILINE)
-    assert titles == ["error", "versions", "program", "what slim made of it", "plan.json"]
+    assert titles == ["error", "pipeline", "versions", "program", "what slim made of it", "plan.json"]
     assert "internal error: after slim: head.bias is (99,), its placeholder is" in text
     assert f"torch {version('torch')}" in text
     assert "param head.weight : f32[5, " in text

@@ -28,7 +28,7 @@ from atograph.train.settings import settings_of
 SETTINGS = settings_of(
     {
         "method": "progressive", "flops": 0.4, "epochs": 5, "device": "cpu", "tighten_start": 0.1, "tighten_steps": 5,
-        "tighten_end": 0.6, "tighten_apart": 1,
+        "tighten_end": 0.6, "slim_apart": 1,
     }
 )  # fmt: skip
 
@@ -190,13 +190,23 @@ def test_a_run_that_is_shorter_than_its_ladder_takes_it_at_once() -> None:
     assert result.history[-1].flops <= 0.4 and result.metric_masked is not None
 
 
-@pytest.mark.parametrize(("apart", "rungs"), [(1, 5), (10, 3), (20, 2), (21, 1), (1000, 1)])
-def test_a_short_training_takes_fewer_steps(apart: int, rungs: int) -> None:
-    """The ladder has 20 of 40 steps; the last of its own is where it was, and all of it is reached."""
+@pytest.mark.parametrize(("apart", "slim_from"), [(5, 0.1), (6, 0.6)])
+def test_modules_are_made_slim_where_they_are_trained_for_long_enough(apart: int, slim_from: float) -> None:
+    """The five steps down are 5 training steps apart; it changes nothing but what they cost."""
     plans: list[Plan] = []
-    result = started(plans, tighten_apart=apart)
-    assert len(plans) == rungs and result.plan == plans[-1]
-    assert result.history[-1].flops <= 0.4 and (rungs > 1 or [row.flops for row in result.history][:2] == [1.0, 1.0])
+    result, dense = started(plans, slim_apart=apart), started([], slim_at="never")
+    assert result.slim_from == pytest.approx(slim_from, abs=0.03) and plans[-1] == result.plan == dense.plan
+    assert len(plans) == (5 if apart == 5 else 1) and result.metric_masked == dense.metric_masked
+    for row, other in zip(result.history, dense.history, strict=True):
+        assert row.loss == pytest.approx(other.loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("kill_at", [2, 7, 13, 18, 24, 26, 30])
+def test_a_killed_run_that_holds_its_masks_ends_as_a_whole_one(tmp_path: Path, kill_at: int) -> None:
+    settings = settings_of({**SETTINGS.model_dump(), "slim_apart": 6})
+    with pytest.raises(Killed):
+        run(tmp_path / "saved", settings, kill_at=kill_at)
+    same(run(tmp_path / "saved", settings), run(None, settings))
 
 
 def test_a_budget_out_of_reach_is_said_before_the_first_step() -> None:

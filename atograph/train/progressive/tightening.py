@@ -59,7 +59,8 @@ class Tightening(Masking[P]):
             due = min(due, self.taken + 1) if self.apart >= _APART else self.taken
         if due > self.taken:
             self._take(due)
-            self.swap.to(self.plan, t, batch)
+            if self.frozen or self._is_of_use:
+                self.swap.to(self.plan, t, batch)
 
     def after_step(self, t: float, lr: float) -> None:
         """Hold at zero what is gone: momentum would move it in the dense module."""
@@ -110,11 +111,15 @@ class Tightening(Masking[P]):
         kept = {name: len(units) for name, units in self.graph.limits.items()}
         now = {name: float(self.graph.budgets(**{name: 1.0}).used(kept)) for name in settings.budgets}
         start, end, count = settings.tighten_start, settings.tighten_end, settings.tighten_steps
-        between = self.run.clock.steps_between(start, end)
-        if between is not None:  # a short training has fewer, as far apart
-            count = min(count, 1 + between // settings.tighten_apart)
         rungs = ladder(now, settings.budgets, start, end, count)
         return [Rung(0.0, now), *rungs] if kept else rungs
+
+    @property
+    def _is_of_use(self) -> bool:
+        """Whether a slim module of the last rung that was taken is trained for long enough before the next one."""
+        rung, after = self.rungs[self.taken - 1 : self.taken + 1]
+        steps = self.run.clock.steps_between(rung.moment, after.moment)
+        return (_APART if steps is None else steps) >= self.run.settings.slim_apart
 
     def _plan(self, rung: Rung, *, final: bool) -> P:
         within = self.plan.kept if self.taken else None

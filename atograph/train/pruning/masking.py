@@ -74,6 +74,7 @@ class Masking(Pruning[P]):
             "metrics": [self.metric_dense, self.before_zero, self.after_zero],
             "criterion": self.importance.state(),
             "pool": self.pool.state(),
+            "slim": self.swap.slim,
             "slim_from": self.slim_from,
             "why_dense": self.why_dense,
         }
@@ -95,13 +96,13 @@ class Masking(Pruning[P]):
         self.pool.load(state["pool"])
         if self.frozen:
             self.importance.final()
-        self.swap.resume(self.plan, state["slim_from"], state["why_dense"])
+        self.swap.resume(self.plan if state["slim"] else None, state["slim_from"], state["why_dense"])
 
     @property
     def _settings(self) -> dict[str, object]:
         """What must be the same for a training to go on, beside what a run compares (`run.unfinished.resumption`)."""
         moments = (
-            "freeze", "zero", "tighten_start", "tighten_steps", "tighten_apart", "controller", "controller_search",
+            "freeze", "zero", "tighten_start", "tighten_steps", "slim_apart", "controller", "controller_search",
             "controller_masked",
         )  # fmt: skip
         known = {name: getattr(self.run.settings, name) for name in moments if hasattr(self.run.settings, name)}

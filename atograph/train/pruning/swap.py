@@ -77,14 +77,14 @@ class Swap(Generic[P]):
             self._shrunk = None
             self._run.train_on(self._run.dense)
 
-    def resume(self, plan: P, slim_from: float | None, why_dense: str) -> None:
-        """Go on from a state in which a slim module was trained, or none was.
+    def resume(self, plan: P | None, slim_from: float | None, why_dense: str) -> None:
+        """Go on from a state in which the slim module of a plan was trained, or none was.
 
         Raises:
             UserError: there is nothing to make it.
         """
         self.slim_from, self.why_dense = slim_from, why_dense
-        if slim_from is None:
+        if plan is None:
             return
         if self._shrink is None or not self._run.optimizers:
             raise UserError(

@@ -23,9 +23,10 @@ class ProgressiveSettings(TrainSettings):
     tighten_end: Fraction = 0.15
     """When the last units go: the network is as small as its budget from here on."""
     tighten_steps: Annotated[int, Field(ge=1)] = 8
-    """In how many steps the budget is reached. Each costs about as much time as making the model slim does once."""
-    tighten_apart: Annotated[int, Field(ge=1)] = 2
-    """How many steps of the training lie between two of them at least: a short training takes fewer of them."""
+    """In how many steps the budget is reached."""
+    slim_apart: Annotated[int, Field(ge=1)] = 20
+    """How many training steps a slim module has to be of use for: where the steps down are closer, what they mask is
+    held at zero in the dense module until the last one. To make a module slim costs as much as some tens of steps."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,122 @@
+"""An ONNX file as it lies on the disk: what it takes, what it gives, its graph."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import inliner
+
+from atograph.from_onnx.op import TYPES
+from atograph.passes.errors import UserError
+from atograph.values.user_code import one_line
+
+SUFFIX = ".onnx"
+OLDEST = 7
+"""The opset from which on ops broadcast as they do now."""
+
+
+@dataclass(frozen=True)
+class FileValue:
+    """An input or output.
+
+    Attributes:
+        name: as the file has it.
+        code: ONNX's number of its type.
+        shape: a size, a name, or None for a size that has no name; None for any rank.
+    """
+
+    name: str
+    code: int
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was read.
+
+    Attributes:
+        path: where from.
+        model: all of it.
+        inputs: what has to be given: without initialisers, which older files list as well.
+        outputs: what it gives.
+        opsets: by domain.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    inputs: tuple[FileValue, ...]
+    outputs: tuple[FileValue, ...]
+    opsets: Mapping[str, int]
+
+    def __deepcopy__(self, _memo: object) -> OnnxFile:
+        """Itself: nobody changes it."""
+        return self
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What it says about itself."""
+        return {entry.key: entry.value for entry in self.model.metadata_props}
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read a file, with weights that lie in others beside it.
+
+    Raises:
+        UserError: it is none, it is damaged, or takes something that is no tensor.
+    """
+    if not path.is_file():
+        raise UserError("no such file.", where=str(path))
+    try:
+        model = onnx.load(str(path))
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        onnx.checker.check_model(model) if model.ByteSize() < 2**31 - 1 else None
+    except Exception as error:
+        raise UserError(
+            f"this is no ONNX file that can be read: {one_line(error)}.", where=str(path),
+            hint="Is it complete, with the weights that lie in a file beside it?",
+        ) from error  # fmt: skip
+    opsets = {each.domain if each.domain != "ai.onnx" else "": each.version for each in model.opset_import}
+    if opsets.get("", OLDEST) < OLDEST:
+        raise UserError(
+            f"it is of opset {opsets['']}, and ops broadcast in another way before {OLDEST}.", where=str(path),
+            hint="onnx.version_converter makes a newer one of it.",
+        )  # fmt: skip
+    constants = {each.name for each in model.graph.initializer}
+    inputs = [_value(each, path) for each in model.graph.input if each.name not in constants]
+    return OnnxFile(path, model, tuple(inputs), tuple(_value(each, path) for each in model.graph.output), opsets)
+
+
+def _value(value: onnx.ValueInfoProto, path: Path) -> FileValue:
+    kind = value.type
+    if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in TYPES:
+        raise UserError(
+            f"{value.name!r} is no tensor of numbers.", where=str(path), hint="Such files cannot be pruned."
+        )
+    tensor = kind.tensor_type
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(each.dim_value if each.dim_value > 0 else _name(each.dim_param) for each in tensor.shape.dim)
+    return FileValue(value.name, tensor.elem_type, shape)
+
+
+def _name(text: str) -> str | None:
+    return None if text in ("", "?") else text
+
+
+def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """A Python name for each of some names."""
+    known, found = {*taken}, dict[str, str]()
+    for name in names:
+        plain = re.sub(r"\W+", "_", name).strip("_") or "input"
+        plain = f"input_{plain}" if plain[0].isdigit() or keyword.iskeyword(plain) else plain
+        while plain in known:
+            plain += "_"
+        known.add(plain)
+        found[name] = plain
+    return found

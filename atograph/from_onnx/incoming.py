@@ -1,0 +1,100 @@
+"""ONNX files as programs: read, captured, and proved against ONNX Runtime on the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from atograph.capture.to_program import capture
+from atograph.from_onnx.body import Source
+from atograph.from_onnx.examples import dims_of, example_for
+from atograph.from_onnx.file import OnnxFile, read_onnx
+from atograph.from_onnx.masked_file import write_with_weights
+from atograph.from_onnx.network import OnnxNetwork, network_of, tried
+from atograph.from_onnx.proved import check_same
+from atograph.passes.errors import AtographError, UserError
+from atograph.passes.ir.interface import Example
+from atograph.passes.ir.program import Program
+from atograph.passes.ir.run import ProgramModule
+from atograph.spec.programs import ProgramForm
+
+
+class OnnxProgram(ProgramModule):
+    """The program of an ONNX file, which knows the file and where in it each of its weights stands.
+
+    Attributes:
+        file: as it was read.
+        sources: of its parameters and buffers.
+    """
+
+    def __init__(self, program: Program, file: OnnxFile, sources: tuple[Source, ...]) -> None:
+        super().__init__(program)
+        self.file, self.sources = file, sources
+
+    def write_file(self, path: Path) -> Path:
+        """The file again with the weights that this module has now."""
+        return write_with_weights(self.file, self.sources, self.tensors(), path)
+
+
+class Onnx(ProgramForm):
+    """An ONNX file of anybody's; reading it runs no code of it."""
+
+    name: ClassVar[str] = ".onnx"
+    words: ClassVar[str] = "an ONNX file, of opset 7 or newer"
+
+    @staticmethod
+    def read(path: Path, example: Example | None) -> ProgramModule:
+        """The program of a file.
+
+        Raises:
+            UserError: it has an op or a type that is not known here; or it computes something else here than in ONNX
+                Runtime; or it cannot be computed with the inputs.
+        """
+        network = network_of(read_onnx(path))
+        dims = dims_of(network.file.inputs, network.arguments)
+        inputs = example_for(network, dims) if example is None else _by_name(network, *example)
+        tried(network, inputs)
+        dynamic = dims.texts(network.arguments)
+        try:
+            program = capture(network, tuple(inputs[name] for name in network.inputs), dynamic=dynamic)
+        except AtographError as error:
+            if error.where is None:
+                raise UserError(error.message, where=str(path), hint=error.hint) from error
+            raise
+        program.interface = replace(
+            program.interface, called={**network.names, **dims.names_in_file()}, asked=(), reads_training=False,
+            metadata=network.file.metadata,
+        )  # fmt: skip
+        made = OnnxProgram(program, network.file, tuple(network.all_sources()))
+        made.eval()
+        check_same(made, network, inputs)
+        return made
+
+
+def _by_name(network: OnnxNetwork, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, Any]:
+    """Arguments of a call by the names of the file's inputs.
+
+    Raises:
+        UserError: they are others, or no tensors.
+    """
+    own = {argument: name for name, argument in network.arguments.items()}
+    if not kwargs and len(args) == 1 and isinstance(args[0], Mapping):
+        args, kwargs = (), args[0]
+    given = dict(zip(network.inputs, args, strict=False)) | {own.get(name, name): each for name, each in kwargs.items()}
+    missing = [name for name in network.inputs if not isinstance(given.get(name), torch.Tensor)]
+    if missing or len(args) > len(network.inputs) or len(given) > len(network.inputs):
+        raise UserError(
+            f"it takes {', '.join(network.inputs)}, each a tensor, and the inputs given are "
+            f"{', '.join(given) or 'none'}.", where=str(network.file.path),
+        )  # fmt: skip
+    return {value.name: _cut(given[value.name], value.shape) for value in network.file.inputs}
+
+
+def _cut(given: torch.Tensor, shape: tuple[int | str | None, ...] | None) -> torch.Tensor:
+    """As many samples as the file takes, where it takes a certain number of them."""
+    samples = shape[0] if shape and given.dim() == len(shape) else None
+    return given[:samples] if isinstance(samples, int) and samples < len(given) else given

@@ -1,0 +1,155 @@
+"""ONNX files as programs: imported, proved, pruned, and written with their own names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from small_files import network, noise, one_op, recurrent_net, save
+
+import atograph
+from atograph.from_onnx.incoming import OnnxProgram
+from atograph.from_onnx.table import ROWS, Row
+from atograph.proof.certificate import compare, exactness
+from atograph.run.rehearse import deploy
+from atograph.slimming.masking import mask
+from atograph.spec.example_inputs import Inputs
+from atograph.targets.table import targets_of
+
+
+def shapes(path: Path) -> dict[str, list[object]]:
+    graph = onnx.load(path).graph
+    return {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+
+
+def proved(path: Path, folder: Path, flops: float = 0.5) -> atograph.Slim:
+    """Prune a file, and hold the slim file against the masked one; both in ONNX Runtime."""
+    graph = atograph.trace(path)
+    plan = graph.plan(flops=flops)
+    slim = atograph.slim(graph, plan)
+    assert graph.model is not None
+    masked, example = mask(graph.model, plan), graph.program.interface.example
+    assert example is not None
+    entries = compare(masked, slim, deploy(slim, targets_of(["onnx"]), folder), Inputs(*example))
+    for entry in entries:
+        assert entry.source is not None
+        assert entry.holds
+        assert entry.moved > 1e-3
+    difference = exactness(masked, slim, Inputs(*example))
+    assert difference is not None
+    assert difference <= 1e-9
+    return slim
+
+
+@pytest.mark.parametrize("in_constants", [False, True])
+def test_a_file_comes_in_and_goes_out_with_its_own_names(tmp_path: Path, in_constants: bool) -> None:
+    path = network(tmp_path / "net.onnx", in_constants=in_constants)
+    slim = proved(path, tmp_path)
+    assert slim.flops <= 0.5 * atograph.trace(path).flops
+    written = slim.to_onnx(tmp_path / "out.onnx")
+    assert shapes(written) == {"input.1": ["N", 3, "height", "width"], "495": ["N", 5]}
+    said = {each.key: each.value for each in onnx.load(written).metadata_props}
+    assert said["author"] == "nobody"
+    assert said["classes"] == "cat, dog"
+    assert said["atograph.plan"]
+
+
+def test_the_slim_file_is_what_the_masked_file_is_by_hand(tmp_path: Path) -> None:
+    """Without any of our own comparing: zeros are written into the initialisers that the plan names."""
+    path = network(tmp_path / "net.onnx")
+    graph = atograph.trace(path)
+    plan = graph.plan(flops=0.4)
+    model = onnx.load(path)
+    held = {each.name: each for each in model.graph.initializer}
+    for group, slices in plan.zeroing.items():
+        for part in slices:
+            array = numpy_helper.to_array(held[part.parameter]).copy()
+            gone = part.mask(plan.mask(group)).numpy() == 0
+            array[(slice(None),) * part.dim + (gone,)] = 0
+            held[part.parameter].CopyFrom(numpy_helper.from_array(array, part.parameter))
+    onnx.save(model, str(tmp_path / "masked.onnx"))
+    atograph.slim(graph, plan).to_onnx(tmp_path / "slim.onnx")
+    for batch, height in ((1, 9), (4, 21)):
+        feed = {"input.1": noise(batch, 3, height, 12, seed=batch)}
+        masked, slim, dense = (
+            onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(["495"], feed)[0]
+            for file in (tmp_path / "masked.onnx", tmp_path / "slim.onnx", path)
+        )
+        np.testing.assert_allclose(slim, masked, rtol=1e-4, atol=1e-5)
+        assert np.abs(dense - masked).max() > 1e-2
+
+
+def test_gates_of_recurrent_layers_find_back_into_the_file(tmp_path: Path) -> None:
+    """Weights come in another order of gates; the masked file has its zeros where the file has these units."""
+    slim = proved(recurrent_net(tmp_path / "lstm.onnx"), tmp_path)
+    assert slim.params < 0.8 * atograph.trace(tmp_path / "lstm.onnx").params
+
+
+def test_branches_have_their_own_weights(tmp_path: Path) -> None:
+    """The branch of an `If` whose condition is a number is part of the program; zeros go into its constants."""
+    node, held = helper.make_node, numpy_helper.from_array
+    inner = [
+        helper.make_graph(
+            [node("Constant", [], ["w"], value=held(noise(8, 6, seed=seed) / 3, "w")),
+             node("MatMul", ["hidden", "w"], [f"made_{seed}"])],
+            f"branch_{seed}", [], [helper.make_tensor_value_info(f"made_{seed}", TensorProto.FLOAT, None)],
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        [
+            node("MatMul", ["x", "first"], ["before"]), node("Relu", ["before"], ["hidden"]),
+            node("Shape", ["x"], ["sizes"]), node("Size", ["sizes"], ["rank"]), node("Equal", ["rank", "two"], ["is"]),
+            node("If", ["is"], ["chosen"], then_branch=inner[0], else_branch=inner[1]),
+            node("MatMul", ["chosen", "last"], ["y"]),
+        ],
+        "branches", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [held(noise(4, 8), "first"), held(noise(6, 3), "last"), held(np.array(2), "two")],
+    )  # fmt: skip
+    slim = proved(save(graph, tmp_path / "if.onnx"), tmp_path, 0.6)
+    assert any("then_branch" in name for name in slim.passes_program.state)
+
+
+def test_an_import_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = network(tmp_path / "net.onnx")
+    monkeypatch.setitem(ROWS, ("", "Relu"), Row(lambda _op, x: torch.sigmoid(x)))
+    with pytest.raises(atograph.InternalError, match=r"differ by .* first at Relu that gives 'r'"):
+        atograph.trace(path)
+
+
+def test_what_cannot_come_in_is_refused_by_name(tmp_path: Path) -> None:
+    path, _fed = one_op(tmp_path / "op.onnx", "MaxUnpool", [noise(1, 1, 2, 2), np.arange(4).reshape(1, 1, 2, 2)],
+                        {"kernel_shape": [2, 2]}, opset=17)  # fmt: skip
+    with pytest.raises(atograph.UserError, match=r"nothing is known of the ONNX op MaxUnpool \(MaxUnpool that gives"):
+        atograph.trace(path)
+    (tmp_path / "none.onnx").write_bytes(b"no file")
+    with pytest.raises(atograph.UserError, match="no ONNX file that can be read"):
+        atograph.trace(tmp_path / "none.onnx")
+    with pytest.raises(atograph.UserError, match="no such file"):
+        atograph.trace(tmp_path / "missing.onnx")
+    old = onnx.load(network(tmp_path / "net.onnx"))
+    old.opset_import[0].version = 6
+    (tmp_path / "old.onnx").write_bytes(old.SerializeToString())
+    with pytest.raises(atograph.UserError, match=r"opset 6|no ONNX file that can be read"):
+        atograph.trace(tmp_path / "old.onnx")
+    with pytest.raises(atograph.UserError, match=r"it takes input\.1, each a tensor"):
+        atograph.trace(tmp_path / "net.onnx", (torch.zeros(1, 3, 8, 8), torch.zeros(1)))
+
+
+def test_inputs_are_given_by_the_names_of_the_file(tmp_path: Path) -> None:
+    path = network(tmp_path / "net.onnx")
+    x = torch.randn(3, 3, 12, 10)
+    for given in ((x,), ()):
+        graph = atograph.trace(path, given, None if given else {"input.1": x})
+        assert graph.program.interface.example is not None
+        assert graph.program.interface.example[0][0].shape == x.shape
+    assert isinstance(graph.model, OnnxProgram)
