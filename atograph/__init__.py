@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from atograph.capture.weightless import without_weights
     from atograph.graph import Graph, trace
     from atograph.integrations.own_loop import AutoTrainOnce
+    from atograph.passes.analysis.changed import reordered, scaled
     from atograph.passes.analysis.groups import Group
+    from atograph.passes.analysis.properties.known import Property
     from atograph.passes.errors import AtographError, InternalError, UserError
     from atograph.passes.ir.reason import Reason
     from atograph.passes.plan.plan import Plan
@@ -36,6 +38,9 @@ _HOMES = {
     "trace": "graph",
     "Graph": "graph",
     "Group": "passes.analysis.groups",
+    "Property": "passes.analysis.properties.known",
+    "reordered": "passes.analysis.changed",
+    "scaled": "passes.analysis.changed",
     "Reason": "passes.ir.reason",
     "without_weights": "capture.weightless",
     "Sensitivity": "train.pruning.sensitivity",
@@ -73,6 +78,9 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "trace",
     "Graph",
     "Group",
+    "Property",
+    "reordered",
+    "scaled",
     "Reason",
     "without_weights",
     "Sensitivity",

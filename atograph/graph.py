@@ -29,6 +29,7 @@ from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
+from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.choose import check_budgets, scores_of
@@ -508,6 +509,7 @@ def trace(
     outputs: Sequence[str | int] | str | int | None = None,
     state: State = None,
     checks: Literal["keep", "drop"] = "keep",
+    passes: str | Pipeline = "",
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -531,6 +533,9 @@ def trace(
             go, as an empty cache and zeros are.
         checks: where the model's code decides by values, the program has the example's decisions, and raises where
             other inputs or weights decide otherwise; ``"drop"``: it does not look.
+        passes: what the program goes through before its groups are found, ``"canonicalize,fold-batch-norm"``: passes of
+            yours, too (docs/pipelines.md). Where they change parameters, the graph is of the program that they gave, as
+            a module, and no longer of ``model``.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
@@ -554,4 +559,16 @@ def trace(
         captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)], state=state)
         captured.interface = replace(captured.interface, checked=checks == "keep")
     with stage("finding the groups"):
-        return Graph(Pipeline.parse(ANALYSE).run(captured), model)
+        program = captured
+        if passes:
+            pipeline = Pipeline.parse(passes) if isinstance(passes, str) else passes
+            program = pipeline.run(captured, schedule=True)
+            if not _same_parameters(captured, program):
+                model = ProgramModule(program)
+        return Graph(Pipeline.parse(ANALYSE).run(program), model)
+
+
+def _same_parameters(given: Program, program: Program) -> bool:
+    """Whether a program has no other parameters and buffers than another one; constants may be new."""
+    own = program.interface.parameters | program.interface.buffers
+    return all(tensor is given.state.get(name) for name, tensor in program.state.items() if name in own)

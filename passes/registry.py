@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
@@ -17,7 +18,8 @@ class Registry(Generic[T]):
     """A table of classes by name, each a subclass of ``base`` with the class attribute ``name``.
 
     A row comes from ``ours``, from the entry-point group ``group`` of an installed package, or from `register`, the
-    decorator. A name that is taken raises.
+    decorator. There, a name that is taken raises. An entry point that asks for one is skipped with a warning: a package
+    that is installed beside others takes nothing from them.
 
     Args:
         kind: what a row is, in words: ``"pass"``.
@@ -47,7 +49,6 @@ class Registry(Generic[T]):
             beside._beside = self
         self._base = base
         self._loaders: dict[str, Callable[[], object]] = {name: partial(_load, path) for name, path in ours.items()}
-        self._clashes: dict[str, str] = {}  # names of ours that an entry point asks for
         self._homes: dict[str, str] = {}  # of rows that others bring
         self._looked_around = False
 
@@ -74,8 +75,6 @@ class Registry(Generic[T]):
             raise UserError(
                 f"there is no {self.kind} {name!r}.", hint=f"{perhaps}Known {self.plural}: {', '.join(self)}."
             )
-        if name in self._clashes:
-            raise self._taken(name, self._clashes[name])
         if name in self._homes:
             self._check_name(name)
         try:
@@ -147,7 +146,6 @@ class Registry(Generic[T]):
     def _taken(self, name: str, by: str) -> UserError:
         return UserError(
             f"two {self.plural} are called {name!r}: the name is taken{by}.",
-            where=f"entry points {self.group}" if name in self._clashes else None,
             hint="Call one of them something else.",
         )
 
@@ -159,8 +157,14 @@ class Registry(Generic[T]):
                 if point.name not in self._loaders:
                     self._loaders[point.name], self._homes[point.name] = point.load, point.value
                 elif self._homes.get(point.name) != point.value:
-                    self._clashes[point.name] = f" already, and {point.value} asks for it, too"
+                    owner = self._homes.get(point.name, "atograph")
+                    skipped(f"the {self.kind} {point.name!r} of {point.value}", f"{owner} has that name")
             self._looked_around = True
+
+
+def skipped(what: str, why: str) -> None:
+    """Warn that something of another package is left out."""
+    warnings.warn(f"{what} is skipped: {why}.", stacklevel=3)
 
 
 def _home(row: type) -> str:

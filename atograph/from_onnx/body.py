@@ -20,6 +20,9 @@ from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value
 from atograph.passes.errors import UserError
 
+_TORCHS_OWN = re.compile(r"val_\d+")
+"""What torch.onnx calls the values that it makes itself: the weights of files that it wrote, too."""
+
 Place: TypeAlias = tuple[nn.Module, str]
 """A module, and what it calls a tensor."""
 
@@ -141,7 +144,7 @@ class Body(nn.Module):
                 module.add_module(head, Weights())
             module = module.get_submodule(head)
             path.append(head)
-        while hasattr(module, leaf):
+        while hasattr(module, leaf) or _TORCHS_OWN.fullmatch(leaf):
             leaf += "_"
         if trained:
             module.register_parameter(leaf, nn.Parameter(tensor))

@@ -11,12 +11,12 @@ import torch
 
 from atograph.capture.to_program import capture
 from atograph.from_onnx.body import Source
-from atograph.from_onnx.examples import dims_of, example_for
+from atograph.from_onnx.examples import Dims, dims_of, example_for
 from atograph.from_onnx.file import OnnxFile, read_onnx
 from atograph.from_onnx.masked_file import write_with_weights
 from atograph.from_onnx.network import OnnxNetwork, network_of, tried
 from atograph.from_onnx.proved import check_same
-from atograph.passes.errors import AtographError, UserError
+from atograph.passes.errors import UserError
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
@@ -58,13 +58,7 @@ class Onnx(ProgramForm):
         dims = dims_of(network.file.inputs, network.arguments)
         inputs = example_for(network, dims) if example is None else _by_name(network, *example)
         tried(network, inputs)
-        dynamic = dims.texts(network.arguments)
-        try:
-            program = capture(network, tuple(inputs[name] for name in network.inputs), dynamic=dynamic)
-        except AtographError as error:
-            if error.where is None:
-                raise UserError(error.message, where=str(path), hint=error.hint) from error
-            raise
+        program = _captured(network, inputs, dims)
         program.interface = replace(
             program.interface, called={**network.names, **dims.names_in_file()}, asked=(), reads_training=False,
             metadata=network.file.metadata,
@@ -73,6 +67,29 @@ class Onnx(ProgramForm):
         made.eval()
         check_same(made, network, inputs)
         return made
+
+
+def _captured(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Dims) -> Program:
+    """The program with the dynamic dims of the file; where it cannot be followed at other sizes than the example's,
+    with the batch alone, or with none, and why.
+
+    Raises:
+        UserError: it cannot be captured at all.
+    """
+    first: UserError | None = None
+    for dynamic in dict.fromkeys((dims.texts(network.arguments), (), False)):
+        try:
+            program = capture(network, tuple(inputs[name] for name in network.inputs), dynamic=dynamic)
+        except UserError as error:
+            first = first or error
+            continue
+        if first is not None:
+            others = {name for (_input, dim), name in dims.names.items() if dim or dynamic is False}
+            still = {**program.interface.still, **dict.fromkeys(sorted(others), first.message)}
+            program.interface = replace(program.interface, still=still)
+        return program
+    assert first is not None
+    raise UserError(first.message, where=first.where or str(network.file.path), hint=first.hint) from first
 
 
 def _by_name(network: OnnxNetwork, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, Any]:

@@ -122,29 +122,48 @@ class Sides(NamedTuple):
     readers: Sites
 
 
-def sides(program: Program, axes: Axes) -> Sides:
-    """The sides of all parameters, also of those that ops turn about or scale before they meet the model's input."""
-    both = Sides({}, {})
+class Fixed(NamedTuple):
+    """What depends on parameters, buffers and constants only: weights that ops turn about or scale before they meet the
+    model's input.
+
+    Attributes:
+        nodes: these values.
+        origins: for each dim of theirs the dims of state that it comes from.
+    """
+
+    nodes: set[fx.Node]
+    origins: dict[ValueDim, dict[tuple[fx.Node, int], None]]
+
+
+def fixed_values(program: Program, axes: Axes) -> Fixed:
+    """All that depends on state only."""
     inputs = set(program.input_nodes())
-    fixed: set[fx.Node] = set()  # what depends on parameters only
-    origins: dict[ValueDim, dict[tuple[fx.Node, int], None]] = {}
+    fixed, origins = Fixed(set(), {})
     for node in program.graph.nodes:
         if node.op == "placeholder" and node not in inputs:
             fixed.add(node)
             origins |= {ValueDim(node, 0, dim): {(node, dim): None} for dim in range(len(axes.shape(node)))}
         effect = axes.effects.get(node)
-        if effect is None:
-            continue
-        if all(each in fixed for each in node.all_input_nodes if axes.shapes.get(each)):  # sizes do not count
-            fixed.add(node)
+        if effect is None or not all(each in fixed for each in node.all_input_nodes if axes.shapes.get(each)):
+            continue  # sizes do not count
+        fixed.add(node)
         read = axes.read_output(node)
-        for operand, link, along in links_of(axes, node, effect.flow, fixed):
+        for operand, link, _along in links_of(axes, node, effect.flow, fixed):
             before = origins.get(ValueDim(operand.node, read, link.source), {})
-            if node in fixed:
-                origins.setdefault(ValueDim(node, link.output, link.target), {}).update(before)
-            else:
-                for axis in axes_of(along):
-                    both.makers.setdefault(axis, {}).update(before)
+            origins.setdefault(ValueDim(node, link.output, link.target), {}).update(before)
+    return Fixed(fixed, origins)
+
+
+def sides(program: Program, axes: Axes) -> Sides:
+    """The sides of all parameters, also of those that ops turn about or scale before they meet the model's input."""
+    both = Sides({}, {})
+    fixed, origins = fixed_values(program, axes)
+    for node, effect in axes.effects.items():
+        read = axes.read_output(node)
+        for operand, link, along in links_of(axes, node, effect.flow, fixed) if node not in fixed else ():
+            for axis in axes_of(along):
+                before = origins.get(ValueDim(operand.node, read, link.source), {})
+                both.makers.setdefault(axis, {}).update(before)
         for contraction in effect.flow.contractions if isinstance(effect.flow, Affine) else ():
             read_there = [known for site, dim in contraction.sites if (known := origins.get(ValueDim(site, 0, dim)))]
             for axis in axes_of(axes.resolve(contraction.over)) if read_there else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import ClassVar
@@ -13,6 +13,8 @@ from atograph.passes.analysis.branches import Branches, backed_up
 from atograph.passes.analysis.couplings import sides
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import names_for, unknown_name
+from atograph.passes.analysis.properties.known import Known, Member, Property, Shared
+from atograph.passes.analysis.properties.roles import Role
 from atograph.passes.analysis.routes import StateDim
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.analysis.zero import ZeroSets, prove
@@ -36,7 +38,6 @@ class Group:
         size: number of units.
         members: every parameter dimension that holds the axis.
         consumers: the members that are summed over along the axis (input channels); the others produce it.
-        slices: gives `zeroing`.
         frozen: why no unit of it may go; None for a prunable group.
         axis: the axis itself.
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
@@ -50,15 +51,15 @@ class Group:
 
     name: str
     size: int
-    members: tuple[tuple[str, int], ...]
-    consumers: frozenset[tuple[str, int]]
-    slices: Callable[[], tuple[Slice, ...]] = field(repr=False)
+    members: tuple[Member, ...]
+    consumers: frozenset[Member]
+    _known: Known = field(repr=False)
     frozen: Reason | None
     axis: Axis
     outer: bool = False
     least: int = 1
-    makers: frozenset[tuple[str, int]] = frozenset()
-    readers: frozenset[tuple[str, int]] = frozenset()
+    makers: frozenset[Member] = frozenset()
+    readers: frozenset[Member] = frozenset()
     dropped: bool = False
     state: tuple[Slice, ...] = ()
 
@@ -66,7 +67,98 @@ class Group:
     def zeroing(self) -> tuple[Slice, ...]:
         """The parameter slices which, once zero, make a unit removable (empty for a frozen group); made on first use:
         where all layers read all others, they are as many as pairs of layers."""
-        return self.slices()
+        return self._known.zeroing()
+
+    @property
+    def buffers(self) -> tuple[Member, ...]:
+        """The dimensions of buffers that hold the axis (statistics of a batch norm); they are cut along with it."""
+        return self._known.buffers
+
+    def slices(self, member: Member) -> tuple[Slice, ...]:
+        """Where the units lie in a member or a buffer, whatever it does with them; several slices where they lie in
+        several runs.
+
+        Args:
+            member: its name and the dimension: ``("mid.weight", 1)``.
+
+        Raises:
+            UserError: it is neither.
+        """
+        self._check(member)
+        return self._known.slices(member)
+
+    def roles(self, member: Member) -> frozenset[Role]:
+        """What a member or a buffer does with the units, by the ops that read it.
+
+        It ``makes`` them (a weight's output channels), ``reads`` them (its input channels, which are summed over),
+        ``scales`` a tensor unit by unit, or ``shifts`` it, that is, it is added; several where several ops read it.
+        ``unknown``: the rule of an op does not say what it does with them.
+
+        Raises:
+            UserError: it is no member and no buffer of the group.
+        """
+        self._check(member)
+        return self._known.roles(member)
+
+    def _check(self, member: Member) -> None:
+        if member not in self._known:
+            listed = ", ".join(f"{name}[{dim}]" for name, dim in (*self.members, *self.buffers)[:8])
+            raise UserError(
+                f"{member!r} is no dimension that holds the units of group {self.name}.",
+                hint=f"A member is a pair of a name and a dimension; there are {listed}.",
+            )
+
+    @property
+    def zero_provable(self) -> Property:
+        """Whether its units may go: with the zeroing set at zero, masked is slim."""
+        return Property("zero-provable", self.frozen)
+
+    @property
+    def permutable(self) -> Property:
+        """Whether its units may be put into any other order, in all members and buffers at once (`reordered`)."""
+        return Property("permutable", self._known.why_ordered)
+
+    @property
+    def additive(self) -> Property:
+        """Whether the program's outputs are a constant plus what each unit adds, for inputs as they are.
+
+        Of two plans that share the units of the group between them, the slim programs add up to the dense one, when
+        what is there without any unit (a bias, a residual) is counted once.
+        """
+        frozen = None if self.free else self.frozen
+        return Property("additive", frozen or self._known.why_no_sum)
+
+    @property
+    def homogeneous(self) -> Property:
+        """Whether units may be scaled by s > 0 where they are made and by 1/s wherever they are read (`scaling`)."""
+        found = self._powers()
+        return Property("homogeneous", found if isinstance(found, Reason) else None)
+
+    def scaling(self, member: Member | None = None) -> Mapping[Member, float]:
+        """By which powers of s > 0 parameters may be scaled along each unit so that no output changes.
+
+        Args:
+            member: it is scaled by s, and the others as has to be; of those that may stay, the first ones do. None: all
+                that only read the units are scaled by 1/s.
+
+        Returns:
+            member → power, without those that stay.
+
+        Raises:
+            UserError: no such scales are known, and why.
+        """
+        if member is not None:
+            self._check(member)
+        found = self._powers(member)
+        if isinstance(found, Reason):
+            raise UserError(f"the units of group {self.name} cannot be scaled: {found}.")
+        return found
+
+    def _powers(self, member: Member | None = None) -> Mapping[Member, float] | Reason:
+        if member is not None:
+            return Reason("a buffer stays as it is") if member in self.buffers else self._known.powers({member: 1})
+        readers = [each for each in self.members if self.roles(each) == {"reads"}]
+        return self._known.powers(dict.fromkeys(readers, -1) if readers else {self.members[0]: 1})
 
     def step(self, round_to: int) -> int:
         """In which steps units may go where widths are to be multiples of ``round_to``.
@@ -274,31 +366,30 @@ class FindGroups(AnalysisPass):
 
 def groups_of(program: Program, axes: Axes) -> Groups:
     """The groups of a program with these axes. What the proof freezes is known to the groups' own axes only."""
-    inference = axes.inference.fork()
+    original, inference = axes, axes.inference.fork()
     both = sides(program, axes)
     zero_sets = prove(program, axes, both, inference)
     axes = replace(axes, inference=inference.seal())
-    parameters = program.parameter_names()
+    parameters, changeable = program.parameter_names(), program.interface.parameters | program.interface.buffers
     names = dict(program.state_nodes())
-    dims = {
-        (name, index): dim
-        for node, name in names.items()
-        if name in parameters
-        for index, dim in enumerate(axes.shape(node))
-    }
-    members: dict[Axis, dict[tuple[str, int], None]] = {}
-    for member, dim in dims.items():
-        for axis in axes_of(dim):
-            reason = axes.frozen(axis)
-            if axis.size and (reason is None or not reason.structural):  # what a branch has left may be empty
-                members.setdefault(axis, {})[member] = None
+    members: dict[Axis, dict[Member, StateDim]] = {}
+    buffers: dict[Axis, dict[Member, StateDim]] = {}
+    dims: dict[Member, Dim] = {}
+    for node, name in names.items():
+        for index, dim in enumerate(axes.shape(node) if name in changeable else ()):
+            dims[name, index] = dim
+            for axis in axes_of(dim):
+                reason = axes.frozen(axis)
+                if axis.size and (reason is None or not reason.structural):  # what a branch has left may be empty
+                    side = members if name in parameters else buffers
+                    side.setdefault(axis, {})[name, index] = (node, index)
     slices, inputs = _Slices(axes, names), {node: node.name for node in carried(program)}
     held_by: dict[Axis, list[StateDim]] = {}
     for node in inputs:
         for index, dim in enumerate(axes.shape(node)):
             for axis in dict.fromkeys(axes_of(dim)):
                 held_by.setdefault(axis, []).append((node, index))
-    of_state = _Slices(axes, inputs)
+    of_state, shared = _Slices(axes, inputs), Shared(program, original)
     listed = []
     for number, (axis, held) in enumerate(members.items()):
         makers, readers = (
@@ -310,7 +401,10 @@ def groups_of(program: Program, axes: Axes) -> Groups:
             size=axis.size,
             members=tuple(held),
             consumers=frozenset((names[node], dim) for node, dim in zero_sets.consumers.get(axis, ())),
-            slices=partial(slices.of, axis, zero_sets.sites.get(axis, ())),
+            _known=Known(
+                shared, axis, held | buffers.get(axis, {}), tuple(buffers.get(axis, ())),
+                slices.of, partial(slices.of, axis, zero_sets.sites.get(axis, ())),
+            ),
             frozen=axes.frozen(axis),
             axis=axis,
             outer=all(_is_outer(axis, dims[member]) for member in held),

@@ -69,6 +69,12 @@ class Slice(BaseModel):
         """int64 ``[length]``: the unit that each index belongs to, -1 for none; never to be written to."""
         return _units(self.length, self.size, self.offset, self.outer, self.stride, self.inner, self.positions)
 
+    @property
+    def indices(self) -> torch.Tensor:
+        """int64 ``[size, outer · inner]``: where each unit lies along the dimension."""
+        placed = self.units.argsort(stable=True)
+        return placed[self.length - self.size * self.outer * self.inner :].view(self.size, -1)
+
     def mask(self, units: torch.Tensor) -> torch.Tensor:
         """Spread a mask over units (shape ``[size]``) along the dimension (shape ``[length]``)."""
         return torch.cat([units, units.new_ones(1)])[self.units]

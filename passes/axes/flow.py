@@ -110,3 +110,31 @@ class Unknown:
 
 
 Flow: TypeAlias = Affine | Keep | Map | Constant | Unknown
+
+
+@public("atograph.passes")
+@dataclass(frozen=True)
+class Term:
+    """One product of an op's algebra: scale a factor by s > 0 and the product is scaled by s.
+
+    Attributes:
+        factors: these, with where their dims land; none: a constant.
+        of: other inputs, any function of which multiplies it.
+    """
+
+    factors: tuple[Operand, ...]
+    of: tuple[fx.Node, ...] = ()
+
+
+@public("atograph.passes")
+@dataclass(frozen=True)
+class Terms:
+    """What an op computes of its inputs, as far as scales and sums go.
+
+    Attributes:
+        products: it is the sum of these.
+        linear: where it is not (a maximum, a rectifier), it only scales with them, all at once.
+    """
+
+    products: tuple[Term, ...]
+    linear: bool = True

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from atograph.passes.axes.dims import Dim, Shape, product
-from atograph.passes.axes.flow import Affine, Contraction, Operand
+from atograph.passes.axes.flow import Affine, Contraction, Operand, Term, Terms
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.rules.corrected import old_width, standardised
 from atograph.passes.rules.table import Effect, Lowering, Op, Unsupported, rule
@@ -43,7 +43,23 @@ def batch_norm(op: Op) -> Effect:
     if op.get("training") or not op.has("running_mean"):
         return _own_statistics(op)
     flow = Affine(_per_channel(op, x[1], 1))
-    return Effect((x, (), ())[: op.out_count()], flow)
+    return Effect((x, (), ())[: op.out_count()], flow, terms=_by_running_statistics(op))
+
+
+def _by_running_statistics(op: Op) -> Terms:
+    """w / sqrt(var + eps) times x, minus the same times the mean, plus b."""
+    weight = (op.operand("weight", {0: 1}),) if op.has("weight") else ()
+    of = (op["running_var"],)
+    products = [Term((op.operand("input"), *weight), of), Term((op.operand("running_mean", {0: 1}), *weight), of)]
+    return Terms((*products, *((Term((op.operand("bias", {0: 1}),)),) if op.has("bias") else ())))
+
+
+def _of_own_statistics(op: Op, products: tuple[tuple[Operand, ...], ...]) -> Terms | None:
+    """w times some function of x, plus b."""
+    if op.has("bias") and not op.has("weight"):
+        return None
+    scaled, *biases = products
+    return Terms((Term(scaled, (op["input"],)), *map(Term, biases)))
 
 
 def _own_statistics(op: Op) -> Effect:
@@ -59,7 +75,8 @@ def _by_statistics(op: Op, axes: list[int]) -> Effect:
     over = [x[d] for d in axes]
     width = old_width(op, over)
     contractions = tuple(Contraction(((op["input"], d),), x[d]) for d in axes)
-    flow = Affine(_per_channel(op, x[1], 1), contractions, divides_over=_divides_over(op, over))
+    products = _per_channel(op, x[1], 1)
+    flow = Affine(products, contractions, divides_over=_divides_over(op, over))
 
     def lower(lowering: Lowering) -> fx.Node:
         if lowering.size(product(over)) == width:
@@ -71,7 +88,7 @@ def _by_statistics(op: Op, axes: list[int]) -> Effect:
                 out = lowering.call(target, out, lowering.call(aten.view.default, lowering.value(op[name]), shape))
         return out
 
-    return Effect((x,), flow, lower=lower)
+    return Effect((x,), flow, lower=lower, terms=_of_own_statistics(op, products))
 
 
 # each channel of each sample on its own
@@ -99,7 +116,9 @@ def group_norm(op: Op) -> Effect:
     op.unify(x[1], product([groups, within]))
     for dim in x[2:]:
         op.freeze(dim, "spatial size")
-    return Effect((x,), Affine(_per_channel(op, x[1], 1)), sizes={"num_groups": groups})
+    products = _per_channel(op, x[1], 1)
+    terms = _of_own_statistics(op, products)
+    return Effect((x,), Affine(products), sizes={"num_groups": groups}, terms=terms)
 
 
 # w (x − mean) / sqrt(var + eps) + b over the last dims
@@ -158,7 +177,8 @@ def _over_last_dims(op: Op, normalised: Callable[[Lowering, list[int], Shape, in
         return out
 
     flow = Affine(products, contractions, divides_over=_divides_over(op, over))
-    return Effect((x,), flow, sizes={"normalized_shape": over}, lower=lower)
+    terms = _of_own_statistics(op, products)
+    return Effect((x,), flow, sizes={"normalized_shape": over}, lower=lower, terms=terms)
 
 
 # w = g v / |v|, |v| over all dims but one: along that one g is zeroed (v would be 0/0), along the others v adds nothing

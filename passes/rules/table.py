@@ -18,16 +18,17 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from atograph.passes.axes.dims import ONE, Dim, Shape, axes_of, dim_of
-from atograph.passes.axes.flow import Flow, Link, Operand, Unknown
+from atograph.passes.axes.flow import Flow, Link, Operand, Terms, Unknown
 from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
-from atograph.passes.errors import InternalError, UserError
+from atograph.passes.errors import InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.reason import Reason, reason_at
 from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
+from atograph.passes.registry import skipped
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
 
@@ -46,10 +47,12 @@ class Effect:
         sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
         positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
-        lower: rewrites the node in the slim program when one of its dims has shrunk (see `Lowering`).
+        lower: rewrites the node in the slim program when one of its dims has shrunk (see `Lowering`). It gives a node,
+            or several: one for each output, in order.
         left: what it gives where nothing is left of what it sums over: the sum of these operands (a bias), zeros if
             there are none. None: that is not known, and no group that brings this about may lose all its units.
         joins: whether it lays operands side by side, so that it can do without an empty one.
+        terms: how it scales and adds, for the properties of groups; None: as `rules.terms` has it, if it does.
     """
 
     outs: tuple[Shape, ...]
@@ -57,9 +60,10 @@ class Effect:
     sizes: Mapping[str, Dim | Sequence[Dim | None]] = field(default_factory=dict)
     positions: Mapping[str, Dim] = field(default_factory=dict)
     flops: Callable[[Count], Polynomial | int] | None = None
-    lower: Callable[[Lowering], fx.Node] | None = None
+    lower: Callable[[Lowering], fx.Node | Sequence[fx.Node]] | None = None
     left: tuple[Operand, ...] | None = None
     joins: bool = False
+    terms: Terms | None = None
 
 
 class Lowering(Protocol):
@@ -294,12 +298,8 @@ def _load_entry_points() -> None:
     for point in entry_points(group="atograph.rules"):
         try:
             point.load()
-        except Exception as error:  # code of another package
-            raise UserError(
-                f"the op rules of {point.value} cannot be loaded ({type(error).__name__}: {error}).",
-                where=f"entry points atograph.rules, {point.name}",
-                hint="Mend the package that brings them, or remove it.",
-            ) from error
+        except Exception as error:  # code of another package, which models without its ops do not need
+            skipped(f"the entry point {point.name!r} of op rules, {point.value},", f"{type(error).__name__}: {error}")
 
 
 def rule_for(target: Target) -> Rule | None:

@@ -153,3 +153,50 @@ def test_inputs_are_given_by_the_names_of_the_file(tmp_path: Path) -> None:
         assert graph.program.interface.example is not None
         assert graph.program.interface.example[0][0].shape == x.shape
     assert isinstance(graph.model, OnnxProgram)
+
+
+def test_a_decision_by_an_input_is_the_example_s(tmp_path: Path) -> None:
+    """An `If` on a value that is fed: the program has the example's branch, at the example's sizes, and says so."""
+    node, held = helper.make_node, numpy_helper.from_array
+    inner = [
+        helper.make_graph(
+            [node("Mul", ["hidden", f"by_{seed}"], [f"made_{seed}"])], f"branch_{seed}", [],
+            [helper.make_tensor_value_info(f"made_{seed}", TensorProto.FLOAT, None)],
+            [held(noise(8, seed=seed), f"by_{seed}")],
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        [
+            node("MatMul", ["x", "first"], ["before"]), node("Relu", ["before"], ["hidden"]),
+            node("Equal", ["rate", "known"], ["is"]),
+            node("If", ["is"], ["chosen"], then_branch=inner[0], else_branch=inner[1]),
+            node("MatMul", ["chosen", "last"], ["y"]),
+        ],
+        "branches",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "length", 4]),
+         helper.make_tensor_value_info("rate", TensorProto.INT64, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "length", 3])],
+        [held(noise(4, 8), "first"), held(noise(8, 3), "last"), held(np.array(16000), "known")],
+    )  # fmt: skip
+    path = save(graph, tmp_path / "if.onnx")
+    program = atograph.trace(path).program
+    assert program.interface.example is not None
+    assert program.interface.example[0][1] == 16000
+    slim = proved(path, tmp_path)
+    assert any("then_branch" in name for name in slim.passes_program.state)
+    with pytest.raises(atograph.UserError, match="decide"):
+        slim(program.interface.example[0][0], torch.tensor(8000))
+
+
+def test_a_file_of_torch_onnx_is_written_again(tmp_path: Path) -> None:
+    """Its constants are called as torch.onnx calls those that it makes when it writes the file again."""
+    weights = [numpy_helper.from_array(noise(6, 6, seed=seed), f"val_{seed}") for seed in range(12)]
+    nodes = [helper.make_node("MatMul", [f"v{seed}", f"val_{seed}"], [f"v{seed + 1}"]) for seed in range(12)]
+    nodes += [helper.make_node("Reshape", ["v12", "shape"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "own", [helper.make_tensor_value_info("v0", TensorProto.FLOAT, ["batch", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2, 3])],
+        [*weights, numpy_helper.from_array(np.array([-1, 2, 3]), "shape")],
+    )  # fmt: skip
+    proved(save(graph, tmp_path / "own.onnx", opset=18), tmp_path, 0.6)

@@ -12,6 +12,7 @@ import torch
 from networks import build
 from typer.testing import CliRunner
 
+import atograph
 from atograph.capture import capture
 from atograph.cli.app import app
 from atograph.passes import (
@@ -292,6 +293,18 @@ def test_options_of_each_kind(text: str, expected: Options) -> None:
 def test_options_that_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_pass("options", text, {})
+
+
+def test_trace_runs_passes_first(program: Program) -> None:
+    model, inputs = build("residual")
+    plain, same = atograph.trace(model, inputs), atograph.trace(model, inputs, passes="canonicalize,cse")
+    assert [*map(str, same.groups)] == [*map(str, plain.groups)] and same.model is model
+    slim = atograph.trace(model, inputs, passes=Pipeline.parse("plan-random{keep=0.5},slim"))
+    assert slim.groups["g0"].size == 4 and slim.model is not model
+    plan = slim.plan(random=0)
+    with torch.no_grad():
+        masked, cut = atograph.mask(slim.model, plan)(inputs), atograph.slim(slim, plan)(inputs)
+    torch.testing.assert_close(masked, cut, rtol=1e-4, atol=1e-6)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -7,9 +7,13 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import atograph
 from atograph.passes.errors import UserError
 from atograph.passes.registry import Registry
+from atograph.passes.rules import table
 
 
 class Shape:
@@ -83,9 +87,28 @@ def test_a_package_cannot_take_a_name_of_ours(shapes: Registry[Shape], monkeypat
     monkeypatch.setattr(
         "importlib.metadata.entry_points", lambda group: [EntryPoint("circle", f"{HERE}:Square", "shapes")]
     )
-    assert list(shapes) == ["circle"]  # other rows are of use all the same
-    with pytest.raises(UserError, match=r"two shapes are called 'circle'.* asks for it, too"):
-        shapes.get("circle")
+    with pytest.warns(match=rf"the shape 'circle' of {HERE}:Square is skipped: atograph has that name"):
+        assert list(shapes) == ["circle"]
+    assert shapes.get("circle") is Circle
+
+
+def test_of_two_packages_the_first_has_the_name(shapes: Registry[Shape], monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint("square", f"{HERE}:{name}", "shapes") for name in ("Square", "Misnamed")]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
+    with pytest.warns(match=rf"of {HERE}:Misnamed is skipped: {HERE}:Square has that name"):
+        assert shapes.get("square") is Square
+
+
+def test_rules_that_cannot_be_loaded_disable_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("broken", "no_such_package.rules", "atograph.rules")
+    monkeypatch.setattr(table, "entry_points", lambda group: [point])
+    table._load_entry_points.cache_clear()
+    try:
+        with pytest.warns(match=r"the entry point 'broken' of op rules, no_such_package\.rules, is skipped: ModuleNot"):
+            graph = atograph.trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
+    finally:
+        table._load_entry_points.cache_clear()
+    assert len(graph.prunable) == 1
 
 
 @pytest.mark.parametrize("row", [type("Nameless", (), {}), type("Nameless", (Shape,), {"name": ""}), "circle"])

@@ -146,11 +146,7 @@ def scatter_nd(op: Op, x: Value, places: Value, updates: Value) -> Value:
 def one_hot(op: Op, places: Value, depth: Value, values: Value) -> Tensor:
     """One value at each position, and another elsewhere."""
     places, length = op.tensor(places).to(torch.int64), op.number(depth)
-    off, on = (
-        (op.number(Known(each.reshape(1), values.dtype)) for each in values.array)
-        if isinstance(values, Known)
-        else values.unbind()
-    )
+    off, on = values.ints() if isinstance(values, Known) else values.unbind()
     axis = op.attribute("axis", -1)
     axis = axis + places.dim() + 1 if axis < 0 else axis
     shape = [1] * (places.dim() + 1)

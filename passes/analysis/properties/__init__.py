@@ -1,0 +1,1 @@
+"""What holds of a group besides that its units may go: roles of its members, scales, orders, sums."""
