@@ -23,6 +23,7 @@ import atograph
 from atograph.passes.torch_private import pytree
 from atograph.values.difference import TOLERANCES, relative_difference
 from atograph.values.structures import tensors_of
+from benchmarks.int8_layers import in_int8
 from benchmarks.program_models import MODELS, Inputs
 
 Way = Callable[[str, nn.Module, Inputs, Path], "tuple[object, nn.Module | None]"]
@@ -67,19 +68,9 @@ class Turned(nn.Module):
 
 
 def int8(model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    """By pt2e of torchao, calibrated on the example: weights by channel, activations as a whole."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
-    model, inputs = model.float(), pytree.tree_map(_float, inputs)
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # its quantizer looks for pairs of ops, and none of those that write
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
-    prepared = prepare_pt2e(exported(model, inputs).module(), quantizer)
-    with torch.no_grad():
-        prepared(*inputs[0], **inputs[1])
-    return exported(convert_pt2e(prepared), inputs)
+    """In int8, calibrated on the example: weights by channel, activations as a whole."""
+    args, kwargs = pytree.tree_map(_float, inputs)
+    return exported(in_int8(model.float(), *args), (args, kwargs))
 
 
 def _float(leaf: torch.Tensor) -> torch.Tensor:

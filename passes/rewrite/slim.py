@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -216,6 +217,7 @@ class _Rewrite:
         self.graph = fx.Graph()
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
+        self._parts: dict[Any, tuple[fx.Node, ...]] = {}  # old nodes of several outputs → what gives each of these
         self._holders = Holders()
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
@@ -235,8 +237,14 @@ class _Rewrite:
                     self._note_sizes(node, new)
                 continue
             effect = self.axes.effects.get(node)
-            if effect is not None and effect.lower is not None and self._touched(node):
-                self.nodes[node] = effect.lower(_Lowering(node, self))
+            if node.target is operator.getitem and node.args[0] in self._parts:
+                self.nodes[node] = self._parts[node.args[0]][node.args[1]]
+            elif effect is not None and effect.lower is not None and self._touched(node):
+                lowered = effect.lower(_Lowering(node, self))
+                if not isinstance(lowered, fx.Node):
+                    self._parts[node] = tuple(lowered)
+                    continue
+                self.nodes[node] = lowered
             else:
                 self.nodes[node] = self.copy(node)
             self._note_sizes(node, self.nodes[node])

@@ -47,7 +47,8 @@ class Effect:
         sizes: arguments that restate sizes, by schema name: one dim, or one per position (None: leave it alone).
         positions: arguments that are an index, by schema name: what lies before it.
         flops: total FLOPs of the node given an evaluation of shapes; None: not counted (as in flop_counter).
-        lower: rewrites the node in the slim program when one of its dims has shrunk (see `Lowering`).
+        lower: rewrites the node in the slim program when one of its dims has shrunk (see `Lowering`). It gives a node,
+            or several: one for each output, in order.
         left: what it gives where nothing is left of what it sums over: the sum of these operands (a bias), zeros if
             there are none. None: that is not known, and no group that brings this about may lose all its units.
         joins: whether it lays operands side by side, so that it can do without an empty one.
@@ -59,7 +60,7 @@ class Effect:
     sizes: Mapping[str, Dim | Sequence[Dim | None]] = field(default_factory=dict)
     positions: Mapping[str, Dim] = field(default_factory=dict)
     flops: Callable[[Count], Polynomial | int] | None = None
-    lower: Callable[[Lowering], fx.Node] | None = None
+    lower: Callable[[Lowering], fx.Node | Sequence[fx.Node]] | None = None
     left: tuple[Operand, ...] | None = None
     joins: bool = False
     terms: Terms | None = None
