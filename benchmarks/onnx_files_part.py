@@ -73,7 +73,7 @@ def _measured(path: Path, folder: Path, share: float) -> Iterator[tuple[str, dic
         "opset": file.opsets.get(""), "ops": len(nodes), "unknown": dict(unknown), "bytes": path.stat().st_size,
         "kinds": sorted({node.op_type for node in nodes}),
     }  # fmt: skip
-    graph = atograph.trace(path, tuple(_written_pages(file)))
+    graph = _traced(path, file)
     reasons: Counter[str] = Counter()
     for group in graph.groups:
         if group.frozen is not None:
@@ -106,7 +106,19 @@ def _measured(path: Path, folder: Path, share: float) -> Iterator[tuple[str, dic
     yield "done", {"float64": exactness(masked, slim, inputs)}
 
 
-def _written_pages(file: OnnxFile) -> list[torch.Tensor]:
+def _traced(path: Path, file: OnnxFile) -> atograph.Graph:
+    """With pages of one height or another, or the example that is made of the file's shapes."""
+    for height in (96, 48):
+        pages = _written_pages(file, height)
+        try:
+            return atograph.trace(path, tuple(pages))
+        except atograph.UserError:
+            if not pages:
+                raise
+    return atograph.trace(path)
+
+
+def _written_pages(file: OnnxFile, high: int) -> list[torch.Tensor]:
     """Pages with text, for a file whose one input is an image; none for others: the file's own example then.
 
     A detector of text or of faces finds nothing in noise, and what a sigmoid far below zero gives is compared with
@@ -116,7 +128,7 @@ def _written_pages(file: OnnxFile) -> list[torch.Tensor]:
     if others or first.shape is None or len(first.shape) != 4 or first.shape[1] not in (1, 3):
         return []
     batch, channels, height, width = (
-        size if isinstance(size, int) else other for size, other in zip(first.shape, (2, 3, 96, 160), strict=True)
+        size if isinstance(size, int) else other for size, other in zip(first.shape, (2, 3, high, 160), strict=True)
     )
     pages = []
     for index in range(batch):

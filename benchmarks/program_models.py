@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
@@ -26,13 +27,30 @@ def _torchvision(name: str, side: int = 64) -> tuple[nn.Module, Inputs]:
     return _made(models.get_model(name, weights=None, num_classes=10), torch.randn(2, 3, side, side).double())
 
 
+def _densenet(**options: Any) -> tuple[nn.Module, Inputs]:
+    from benchmarks.models.torchvision_models import models
+
+    return _made(models.DenseNet(num_classes=10, **options), torch.randn(2, 3, 64, 64).double())
+
+
 def _timm(name: str, side: int = 64, **options: Any) -> tuple[nn.Module, Inputs]:
+    import_module("benchmarks.models.torchvision_models")  # timm imports torchvision
     import timm
 
     return _made(timm.create_model(name, num_classes=10, **options), torch.randn(2, 3, side, side).double())
 
 
+def _mixer(ratio: float | tuple[float, float] = (0.5, 4.0), **parts: str) -> tuple[nn.Module, Inputs]:
+    import_module("benchmarks.models.torchvision_models")
+    from timm.models import mlp_mixer
+
+    options = {name: getattr(mlp_mixer, part) for name, part in parts.items()} | {"mlp_ratio": ratio}
+    model = mlp_mixer.MlpMixer(num_classes=10, img_size=64, patch_size=16, num_blocks=2, embed_dim=64, **options)
+    return _made(model, torch.randn(2, 3, 64, 64).double())
+
+
 def _transformers(kind: str, config: str, **options: Any) -> tuple[nn.Module, Inputs]:
+    import_module("benchmarks.models.torchvision_models")  # transformers does, too
     import transformers
 
     made = getattr(transformers, config)(vocab_size=99, use_cache=False, attn_implementation="sdpa", **options)
@@ -57,14 +75,14 @@ _SMALL = {
 
 MODELS: Mapping[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "ResNet-18": lambda: _torchvision("resnet18"),
-    "VGG-11": lambda: _torchvision("vgg11_bn", 32),
+    "DenseNet": lambda: _densenet(growth_rate=8, block_config=(2, 2, 2), num_init_features=16),
     "SqueezeNet": lambda: _torchvision("squeezenet1_1"),
     "MobileNetV3": lambda: _torchvision("mobilenet_v3_small"),
-    "AlexNet": lambda: _torchvision("alexnet"),
+    "RegNet": lambda: _timm("regnetx_002"),
     "ViT": lambda: _timm("vit_tiny_patch16_224", img_size=64, depth=2),
     "ConvNeXt": lambda: _timm("convnext_atto", depths=(1, 1, 1, 1)),
-    "MLP-Mixer": lambda: _timm("mixer_s16_224", img_size=64, num_blocks=2, embed_dim=64),
-    "ResMLP": lambda: _timm("resmlp_12_224", img_size=64, num_blocks=2, embed_dim=64),
+    "MLP-Mixer": lambda: _mixer(),
+    "ResMLP": lambda: _mixer(4, block_layer="ResBlock", norm_layer="Affine"),
     "BERT": lambda: _transformers("BertForMaskedLM", "BertConfig", **_SMALL),
     "Llama": lambda: _transformers("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, **_SMALL),
     "GPT-2": lambda: _transformers("GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=2, n_head=4),

@@ -71,21 +71,20 @@ class Onnx(ProgramForm):
 
 def _captured(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Dims) -> Program:
     """The program with the dynamic dims of the file; where it cannot be followed at other sizes than the example's,
-    with the batch alone, or with none, and why.
+    with none, and why.
 
     Raises:
         UserError: it cannot be captured at all.
     """
     first: UserError | None = None
-    for dynamic in dict.fromkeys((dims.texts(network.arguments), (), False)):
+    for dynamic in dict.fromkeys((dims.texts(network.arguments), False)):
         try:
             program = capture(network, tuple(inputs[name] for name in network.inputs), dynamic=dynamic)
         except UserError as error:
             first = first or error
             continue
         if first is not None:
-            others = {name for (_input, dim), name in dims.names.items() if dim or dynamic is False}
-            still = {**program.interface.still, **dict.fromkeys(sorted(others), first.message)}
+            still = dict.fromkeys(sorted({*dims.names.values()}), first.message)
             program.interface = replace(program.interface, still=still)
         return program
     assert first is not None
@@ -99,8 +98,9 @@ def _by_name(network: OnnxNetwork, args: tuple[object, ...], kwargs: Mapping[str
         UserError: they are others, or no tensors.
     """
     own = {argument: name for name, argument in network.arguments.items()}
-    if not kwargs and len(args) == 1 and isinstance(args[0], Mapping):
-        args, kwargs = (), args[0]
+    first = args[0] if len(args) == 1 and not kwargs else None
+    if isinstance(first, Mapping):
+        args, kwargs = (), first
     given = dict(zip(network.inputs, args, strict=False)) | {own.get(name, name): each for name, each in kwargs.items()}
     missing = [name for name in network.inputs if not isinstance(given.get(name), torch.Tensor)]
     if missing or len(args) > len(network.inputs) or len(given) > len(network.inputs):

@@ -13,7 +13,7 @@ from atograph.from_onnx.body import Body
 from atograph.from_onnx.file import OnnxFile, identifiers, read_onnx
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.op import Op
-from atograph.passes.errors import AtographError, UserError
+from atograph.passes.errors import UserError
 from atograph.values.user_code import one_line
 
 
@@ -57,7 +57,7 @@ class OnnxNetwork(Body):
 
     def _apply(self, function: Callable[..., Any], recurse: bool = True) -> Self:
         """Moved or cast; where the weights become float64, so does all that the file calls float32."""
-        super()._apply(function, recurse)
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         self.set_width()
         return self
 
@@ -104,7 +104,7 @@ def tried(network: OnnxNetwork, inputs: Mapping[str, Any]) -> dict[str, torch.Te
     try:
         with torch.no_grad():
             return network.by_name(inputs)
-    except AtographError as error:
+    except UserError as error:
         raise UserError(error.message, where=str(network.file.path), hint=error.hint) from error
     except Exception as error:
         at = next((note for note in getattr(error, "__notes__", ())), "a node")

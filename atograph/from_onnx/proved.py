@@ -60,16 +60,17 @@ def _run(session: OnnxSession, inputs: Mapping[str, torch.Tensor]) -> list[torch
 
 def _node_apart(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor]) -> str:
     """The first node that gives something else than in ONNX Runtime, of the values that it gets there."""
-    names = list(dict.fromkeys(name for op in network.nodes for name in op.outputs if name))
     with scratch() as aside:
         path = aside / "values.onnx"
-        onnx.save(_giving(network.file, names), str(path))
+        model = _giving(network.file)
+        names = [value.name for value in model.graph.output]
+        onnx.save(model, str(path))
         session = OnnxSession(path, plain=True)
         theirs = dict(zip(names, _run(session, inputs), strict=True))
     wrong = list[str]()
 
     def seen(op: Op, name: str, value: Value) -> Value:
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or name not in theirs:
             return value
         reference = theirs[name]
         if reference.shape != value.shape or not _close(reference, value, of_one=op.kind in OF_ONE):
@@ -81,16 +82,14 @@ def _node_apart(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor]) -> str
     return wrong[0] if wrong else ""
 
 
-def _giving(file: OnnxFile, names: list[str]) -> onnx.ModelProto:
-    """The same file that gives all values of its nodes."""
+def _giving(file: OnnxFile) -> onnx.ModelProto:
+    """The same file that gives all values of its nodes, as far as it can be told what tensors they are."""
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
-    types = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    own = {value.name: value for value in model.graph.output}
-    del model.graph.output[:]
-    model.graph.output.extend(
-        own[name] if name in own else types.get(name, onnx.ValueInfoProto(name=name)) for name in names
-    )
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    own = {value.name for value in model.graph.output}
+    known = [each for each in inferred if each.type.tensor_type.HasField("shape") and each.name not in own]
+    model.graph.output.extend(known)
     return model
 
 

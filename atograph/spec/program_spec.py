@@ -27,7 +27,7 @@ def program_spec(path: Path, data: Path | None = None) -> tuple[ModuleType, str]
     """
     arrays = Arrays(data) if data is not None and data.suffix.lower() == ".npz" else None
     functions = of_python(data) if data is not None and arrays is None else {}
-    given: Example | None = None if arrays is None else ((), arrays.part(0, EXAMPLES))
+    given: Example | None = None if arrays is None else ((), {**arrays.part(0, EXAMPLES)})
     if "example_inputs" in functions:
         given = as_inputs(functions["example_inputs"](), where=f"{data}: example_inputs()").example
     read: list[ProgramModule] = [read_program(path, given)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -215,6 +216,7 @@ class Groups:
         state: what was declared to be state, ``output=input`` each.
         branches: what is left of the program where groups lose all their units.
         depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
+        program: a digest of the names and shapes of the program's parameters.
     """
 
     made_by: ClassVar[str] = "find-groups"
@@ -228,6 +230,7 @@ class Groups:
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     depth: float = 0.0
+    program: str = ""
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -415,8 +418,14 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     interface, branches = program.interface, Branches(program, axes)
     return Groups(
         tuple(listed), axes, zero_sets, branches,
-        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts,
+        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, program=_digest(program),
     )  # fmt: skip
+
+
+def _digest(program: Program) -> str:
+    """Identifies the parameters of a program by their names and shapes."""
+    shapes = sorted((name, tuple(program.state[name].shape)) for name in program.parameter_names())
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
 
 
 class _Slices:

@@ -52,9 +52,9 @@ def _another_view(x: fx.Node, size: Sequence[Argument], stride: Sequence[Argumen
 
 
 class Recompose(PatternPass):
-    """Replace what `ExportedProgram.run_decompositions` makes of convolutions, linear layers and norms by the
-    ops that were there before: the same values to rounding, and the groups of the module. Attention stays written out,
-    with the same groups as well.
+    """Replace what ``run_decompositions()`` makes of convolutions, linear layers and norms by the ops that were there
+    before: the same values to rounding, and the groups of the module. Attention stays written out, with the same groups
+    as well.
     """
 
     name = "recompose"

@@ -37,6 +37,8 @@ class Plan(BaseModel):
         carried: group name → the slices of inputs that are state which a removed unit is cut from; they are called by
             their placeholders.
         fingerprint: identifies the groups of the model that the plan was made for.
+        program: identifies its parameters by names and shapes, what is in no group as well, as kernel sizes; empty in a
+            plan of an older version.
         version: of this file format.
     """
 
@@ -44,6 +46,7 @@ class Plan(BaseModel):
 
     version: int = Field(default=1, ge=1, le=1)
     fingerprint: str
+    program: str = ""
     sizes: dict[str, Annotated[int, Field(ge=1)]]
     kept: dict[str, tuple[Unit, ...]]
     zeroing: dict[str, tuple[Slice, ...]]
@@ -165,6 +168,11 @@ class Plan(BaseModel):
         same_zeroing = all(slices == groups[name].zeroing for name, slices in self.zeroing.items())
         if self.fingerprint != fingerprint(groups) or not same_zeroing:
             raise UserError("the plan is for another model: the groups have the same sizes but other members.")
+        if self.program and self.program != groups.program:
+            raise UserError(
+                "the plan is for another model: the groups are the same, but there are other parameters besides, or "
+                "dimensions in no group, as kernel sizes, are others."
+            )
 
 
 def _where_they_differ(a: str, b: str, shown: int = 100) -> tuple[str, str]:
@@ -211,6 +219,7 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
     groups.check_without([name for name, units in chosen.items() if not units])
     return Plan(
         fingerprint=fingerprint(groups),
+        program=groups.program,
         sizes={group.name: group.size for group in groups.prunable},
         kept=chosen,
         zeroing={group.name: group.zeroing for group in groups.prunable},

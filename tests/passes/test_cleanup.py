@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations
 from atograph.capture.to_program import capture
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.canonicalize import Canonicalize
-from atograph.passes.cleanup.cse import ShareSubexpressions
+from atograph.passes.cleanup.cse import ShareSubexpressions, share_sizes
 from atograph.passes.cleanup.dce import RemoveDeadCode
 from atograph.passes.cleanup.fold_batch_norm import FoldBatchNorm
 from atograph.passes.cleanup.fold_constants import FoldConstants
@@ -297,3 +298,17 @@ def test_weights_that_are_not_there_are_asked_for() -> None:
     program = capture(model, (torch.randn(2, 4, 5, 5, device="meta"),))
     with pytest.raises(UserError, match=r"folding a batch norm needs values, but 0\.weight"):
         FoldBatchNorm()(program)
+
+
+def test_sizes_are_computed_once() -> None:
+    program = capture(Of(lambda x, w: torch.cat([x, x])), (torch.randn(3, 4),))
+    graph, nodes = copy_graph(program.graph)
+    returns = next(iter(reversed(graph.nodes)))
+    with graph.inserting_before(returns):
+        x = nodes[program.input_nodes()[0]]
+        sizes = [graph.call_function(aten.sym_size.int, (x, 0)) for _ in range(2)]
+        doubled = [graph.call_function(operator.mul, (size, 2)) for size in sizes]
+        tripled = graph.call_function(operator.mul, (sizes[1], 3))
+        views = [graph.call_function(aten.view.default, (returns.args[0][0], [each, 4])) for each in doubled]
+    assert share_sizes(graph) == {sizes[1]: sizes[0], doubled[1]: doubled[0]}
+    assert [view.args[1][0] for view in views] == [doubled[0]] * 2 and tripled.args[0] is sizes[0]

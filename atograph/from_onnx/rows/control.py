@@ -83,7 +83,7 @@ def split_to_sequence(op: Op, x: torch.Tensor, sizes: Value = None) -> list[Valu
     """A sequence of pieces."""
     axis = op.attribute("axis", 0)
     if sizes is None:
-        parts = list(x.split(1, axis))
+        parts = list(torch.split(x, 1, axis))
         return parts if op.attribute("keepdims", 1) else [part.squeeze(axis) for part in parts]
     scalar = isinstance(sizes, Known) and sizes.array.ndim == 0
-    return list(x.split(op.number(sizes) if scalar else op.numbers(sizes), axis))
+    return list(torch.split(x, op.number(sizes) if scalar else op.numbers(sizes), axis))

@@ -119,7 +119,8 @@ def celu(op: Op, x: Tensor) -> Tensor:
 def selu(op: Op, x: Tensor) -> Tensor:
     """A scaled one."""
     alpha, gamma = op.attribute("alpha", 1.67326319217681884765625), op.attribute("gamma", 1.05070102214813232421875)
-    return F.elu(x, alpha) * gamma
+    made: Tensor = F.elu(x, alpha) * gamma
+    return made
 
 
 @row("PRelu", weights=(1,))
@@ -135,7 +136,8 @@ def prelu(op: Op, x: Tensor, slope: Value) -> Tensor:
 @row("HardSigmoid")
 def hard_sigmoid(op: Op, x: Tensor) -> Tensor:
     """A clipped line."""
-    return (x * op.attribute("alpha", 0.2) + op.attribute("beta", 0.5)).clamp(0.0, 1.0)
+    made: Tensor = (x * op.attribute("alpha", 0.2) + op.attribute("beta", 0.5)).clamp(0.0, 1.0)
+    return made
 
 
 @row("ThresholdedRelu")

@@ -95,7 +95,8 @@ def gather_elements(op: Op, x: Value, places: Value) -> Tensor:
     """An element for each position."""
     x, places = op.tensor(x), op.tensor(places)
     axis = op.attribute("axis", 0)
-    return x.gather(axis, torch.where(places < 0, places + x.shape[axis], places))
+    made: Tensor = x.gather(axis, torch.where(places < 0, places + x.shape[axis], places))
+    return made
 
 
 @row("GatherND")
@@ -107,7 +108,8 @@ def gather_nd(op: Op, x: Value, places: Value) -> Tensor:
         shape = [1] * (places.dim() - 1)
         shape[dim] = -1
         index.append(torch.arange(places.shape[dim]).reshape(shape))
-    return x[(*index, *places.unbind(-1))]
+    made: Tensor = x[(*index, *places.unbind(-1))]
+    return made
 
 
 _SCATTERED = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -120,9 +122,10 @@ def scatter_elements(op: Op, x: Value, places: Value, updates: Value) -> Tensor:
     updates = op.tensor(updates, x)
     axis, how = op.attribute("axis", 0), op.attribute("reduction", "none")
     places = torch.where(places < 0, places + x.shape[axis], places)
-    if how == "none":
-        return x.scatter(axis, places, updates)
-    return x.scatter_reduce(axis, places, updates, _SCATTERED[how])
+    made: Tensor = (
+        x.scatter(axis, places, updates) if how == "none" else x.scatter_reduce(axis, places, updates, _SCATTERED[how])
+    )
+    return made
 
 
 @row("ScatterND")

@@ -70,7 +70,8 @@ def local_response_norm(op: Op, x: Tensor) -> Tensor:
 @row("LpNormalization")
 def lp_norm(op: Op, x: Tensor) -> Tensor:
     """By a norm along an axis."""
-    return x / x.norm(op.attribute("p", 2), op.attribute("axis", -1), keepdim=True)
+    made: Tensor = x / x.norm(op.attribute("p", 2), op.attribute("axis", -1), keepdim=True)
+    return made
 
 
 @row("MeanVarianceNormalization")

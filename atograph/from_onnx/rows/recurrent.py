@@ -67,7 +67,7 @@ def recurrent(
             function = torch.rnn_relu
         made, *last = function(x, start, flat, *shared)
     made = made.flip(0) if direction == "reverse" else made
-    made = made.unflatten(2, (count, hidden)).permute(0, 2, 1, 3)
+    made = made.reshape(*made.shape[:2], count, hidden).permute(0, 2, 1, 3)
     return (made, *last)
 
 

@@ -61,7 +61,8 @@ def arg(op: Op, x: Tensor) -> Tensor:
     axis, keep = op.attribute("axis", 0), bool(op.attribute("keepdims", 1))
     find = torch.argmax if op.kind == "ArgMax" else torch.argmin
     if op.attribute("select_last_index", 0):
-        return x.shape[axis] - 1 - find(x.flip(axis), axis, keep)
+        last: Tensor = x.shape[axis] - 1 - find(x.flip(axis), axis, keep)
+        return last
     return find(x, axis, keep)
 
 

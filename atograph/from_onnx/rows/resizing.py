@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def _positions(length: Any, to: Any, factor: float | None, mode: str) -> Tensor:
     return (place + 0.5) / scale - 0.5
 
 
-_ROUNDED = {
+_ROUNDED: dict[str, Callable[[Tensor], Tensor]] = {
     "floor": torch.floor, "ceil": torch.ceil,
     "round_prefer_floor": lambda place: torch.ceil(place - 0.5),
     "round_prefer_ceil": lambda place: torch.floor(place + 0.5),

@@ -198,7 +198,8 @@ def eye_like(op: Op, x: Tensor) -> Tensor:
     """Ones on a diagonal."""
     dtype = op.dtype(op.attributes["dtype"]) if "dtype" in op.attributes else x.dtype
     rows, columns = x.shape
-    return (torch.arange(rows)[:, None] + op.attribute("k", 0) == torch.arange(columns)[None]).to(dtype)
+    made: Tensor = (torch.arange(rows)[:, None] + op.attribute("k", 0) == torch.arange(columns)[None]).to(dtype)
+    return made
 
 
 @row("Trilu", known=(1,))
