@@ -40,11 +40,11 @@ def _timm(name: str, side: int = 64, **options: Any) -> tuple[nn.Module, Inputs]
     return _made(timm.create_model(name, num_classes=10, **options), torch.randn(2, 3, side, side).double())
 
 
-def _mixer(**parts: str) -> tuple[nn.Module, Inputs]:
+def _mixer(ratio: float | tuple[float, float] = (0.5, 4.0), **parts: str) -> tuple[nn.Module, Inputs]:
     import_module("benchmarks.models.torchvision_models")
     from timm.models import mlp_mixer
 
-    options = {name: getattr(mlp_mixer, part) for name, part in parts.items()}
+    options = {name: getattr(mlp_mixer, part) for name, part in parts.items()} | {"mlp_ratio": ratio}
     model = mlp_mixer.MlpMixer(num_classes=10, img_size=64, patch_size=16, num_blocks=2, embed_dim=64, **options)
     return _made(model, torch.randn(2, 3, 64, 64).double())
 
@@ -82,7 +82,7 @@ MODELS: Mapping[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "ViT": lambda: _timm("vit_tiny_patch16_224", img_size=64, depth=2),
     "ConvNeXt": lambda: _timm("convnext_atto", depths=(1, 1, 1, 1)),
     "MLP-Mixer": lambda: _mixer(),
-    "ResMLP": lambda: _mixer(block_layer="ResBlock", norm_layer="Affine"),
+    "ResMLP": lambda: _mixer(4, block_layer="ResBlock", norm_layer="Affine"),
     "BERT": lambda: _transformers("BertForMaskedLM", "BertConfig", **_SMALL),
     "Llama": lambda: _transformers("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, **_SMALL),
     "GPT-2": lambda: _transformers("GPT2LMHeadModel", "GPT2Config", n_embd=32, n_layer=2, n_head=4),

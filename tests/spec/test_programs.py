@@ -166,7 +166,7 @@ def test_scripted_modules_are_followed_and_traced_ones_told_in_words() -> None:
         atograph.trace(torch.jit.script(doubled), X)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("net.pt", "TorchScript"), ("net.pth", "--init"), ("net.txt", "model()")])
+@pytest.mark.parametrize(("name", "hint"), [("net.pt", "TorchScript"), ("net.pth", "--init"), ("net.md", "model()")])
 def test_files_that_hold_no_program(name: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(UserError) as refusal:

@@ -24,7 +24,7 @@ from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.ir.exported.notes import ways_of
 from atograph.passes.ir.exported.symbols import conditions_of
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example
+from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example, Interface
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, propagate, runs_alone
@@ -135,7 +135,7 @@ def _check_sizes(dynamic: Sequence[DynamicSize], values: dict[str, torch.Tensor]
                 )
 
 
-def _renamed(program: Program, texts: Sequence[str]) -> object:
+def _renamed(program: Program, texts: Sequence[str]) -> Interface:
     """The interface with the names that a user has for dynamic sizes, and his limits."""
     interface = program.interface
     assert interface.example is not None
