@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from atograph.capture.weightless import without_weights
     from atograph.graph import Graph, trace
     from atograph.integrations.own_loop import AutoTrainOnce
-    from atograph.passes.analysis.changed import reordered, scaled
     from atograph.passes.analysis.groups import Group
+    from atograph.passes.analysis.properties.changed import reordered, scaled
     from atograph.passes.analysis.properties.known import Property
     from atograph.passes.errors import AtographError, InternalError, UserError
     from atograph.passes.ir.reason import Reason
@@ -39,8 +39,8 @@ _HOMES = {
     "Graph": "graph",
     "Group": "passes.analysis.groups",
     "Property": "passes.analysis.properties.known",
-    "reordered": "passes.analysis.changed",
-    "scaled": "passes.analysis.changed",
+    "reordered": "passes.analysis.properties.changed",
+    "scaled": "passes.analysis.properties.changed",
     "Reason": "passes.ir.reason",
     "without_weights": "capture.weightless",
     "Sensitivity": "train.pruning.sensitivity",

@@ -32,7 +32,7 @@ class Slice(Protocol):
 
 
 class Group(Protocol):
-    """A family of zero-invariant groups: the units of one axis (`passes.analysis.groups.Group`)."""
+    """A family of zero-invariant groups: the units of one axis (`passes.analysis.properties.group.Group`)."""
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from atograph.passes.analysis.groups import Group
+from atograph.passes.analysis.properties.group import Group
 from atograph.passes.analysis.properties.known import Member
 from atograph.passes.errors import UserError
 from atograph.passes.public import public
