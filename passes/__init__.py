@@ -12,7 +12,7 @@ from atograph.passes.lazy import lazy
 if TYPE_CHECKING:
     from atograph.passes.analysis.groups import Group, Groups
     from atograph.passes.analysis.infer_axes import Axes
-    from atograph.passes.axes.flow import Affine, Constant, Contraction, Keep, Map, Unknown
+    from atograph.passes.axes.flow import Affine, Constant, Contraction, Keep, Map, Term, Terms, Unknown
     from atograph.passes.base import AnalysisPass, Pass, RewritePass
     from atograph.passes.budgets.budget import Budget, budget
     from atograph.passes.cost.cost import CostModel
@@ -68,6 +68,8 @@ _HOMES = {
     "Contraction": "axes.flow",
     "Keep": "axes.flow",
     "Map": "axes.flow",
+    "Term": "axes.flow",
+    "Terms": "axes.flow",
     "Unknown": "axes.flow",
     "Unsupported": "rules",
     # plans
@@ -121,6 +123,8 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "Contraction",
     "Keep",
     "Map",
+    "Term",
+    "Terms",
     "Unknown",
     "Unsupported",
     # plans

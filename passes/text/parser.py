@@ -159,16 +159,31 @@ class _Parser:
             scanner.fail("expected the type of a tensor, such as f32[s0, 3]", type_at)
         assert isinstance(told, TensorType)
         strides = scanner.value() if scanner.keyword("strides") else None
-        device = torch.device(scanner.string() if scanner.keyword("on") else "cpu")
+        device = self._device()
         if name in (read.inputs if kind == "input" else read.kinds):
             scanner.fail(f"{name} is there twice", at)
-        self.reader.placeholder(placeholder, told, device, strides, at, None if kind == "input" else name)
+        try:
+            self.reader.placeholder(placeholder, told, device, strides, at, None if kind == "input" else name)
+        except (RuntimeError, TypeError, ValueError) as error:
+            scanner.fail(f"no tensor is like that: {str(error).splitlines()[0].rstrip('.')}", type_at)
         if kind == "input":
             read.inputs[name], read.devices[name] = told, device
             return
         read.state[placeholder], read.kinds[name] = name, kind
         value = (scanner.take("...") or scanner.value()) if scanner.take("=") else None
         read.values[name] = self._tensor(name, kind, told, device, value, at)
+
+    def _device(self) -> torch.device:
+        """Where a tensor lies, if that is told."""
+        if not self.scanner.keyword("on"):
+            return torch.device("cpu")
+        self.scanner.skip()
+        at = self.scanner.at
+        try:
+            return torch.device(self.scanner.string())
+        except RuntimeError:
+            self.scanner.fail("there is no device of that name", at)
+            raise
 
     def _tensor(
         self, name: str, kind: str, told: TensorType, device: torch.device, value: object, at: int
@@ -184,7 +199,11 @@ class _Parser:
                 return torch.tensor(value, dtype=told.dtype, device=device).reshape(told.shape)
             except (TypeError, ValueError, RuntimeError):
                 self.scanner.fail(f"the values of {name} are none of its type and shape", at)
-        made = state_value(told, device, self.drawn if self.seed is not None else None)
+        try:
+            made = state_value(told, device, self.drawn if self.seed is not None else None)
+        except (RuntimeError, MemoryError) as error:
+            self.scanner.fail(f"{name} cannot be made: {str(error).splitlines()[0].rstrip('.')}", at)
+            raise
         return torch.nn.Parameter(made, made.is_floating_point()) if kind == "param" else made
 
     def _write(self) -> None:

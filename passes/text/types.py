@@ -15,6 +15,7 @@ from atograph.passes.text.scanner import Scanner
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 _WITH_GROUP = re.compile(r"[^,\[\]=\n]*?=", re.ASCII)
 _SIZES = {f"s{index}": prime for index, prime in enumerate((BATCH, *DATA))}
+_MOST = 2**62
 _OPERATORS = re.compile(r"//|[+*-]")
 _WHOLE = re.compile(r"\w+(?![\w.])", re.ASCII)
 _TERM = re.compile(r"\d{1,19}|[A-Za-z_]\w*", re.ASCII)
@@ -58,7 +59,11 @@ def _dim(scanner: Scanner, dynamic: Mapping[str, int]) -> int:
     scanner.skip()
     if found := _WITH_GROUP.match(scanner.text, scanner.at):
         scanner.at = found.end()
-    return read_size(scanner, dynamic)
+    scanner.skip()
+    at, size = scanner.at, read_size(scanner, dynamic)
+    if not 0 <= int(size) < _MOST:
+        scanner.fail("a dim is a number from 0 up, of 62 bits at most", at)
+    return size
 
 
 def read_size(scanner: Scanner, dynamic: Mapping[str, int]) -> int:
