@@ -49,9 +49,13 @@ def recurrent(
     x = x.flip(0) if direction == "reverse" else x
     count, hidden, batch = len(weights), states[0].shape[1], x.shape[1]
     start = x.new_zeros(count, batch, hidden) if first is None else op.tensor(first, x)
-    for state in (start, first_cell):
-        if isinstance(state, Tensor) and state.shape[1] != batch:  # torch's kernel does not look, and reads elsewhere
+    for state in (start, first_cell):  # torch's kernel does not look, and reads elsewhere
+        if isinstance(state, Tensor) and (state.shape[0] != count or state.shape[2] != hidden):
+            raise ValueError(f"its state is of the shape {[*state.shape]}")
+        if isinstance(state, Tensor) and state.shape[1] != batch:
             raise ValueError(f"its state is for {state.shape[1]} samples, and its input has {batch}")
+    if x.shape[2] != weights[0].shape[1] or x.shape[0] == 0:
+        raise ValueError(f"its input is of the shape {[*x.shape]}, and has to have {weights[0].shape[1]} features")
     flat = [
         part
         for index in range(count)
