@@ -34,6 +34,7 @@ class Tightening(Masking[P]):
         super().__init__(run, graph, shrink)
         settings = run.settings
         assert isinstance(settings, ProgressiveSettings), "the method has these"
+        self.slim_apart = settings.slim_apart
         self.choice = Choice(graph, self.units, settings, run.replicas)
         self.plan = self.choice.plan(self.choice.scores(None))  # a budget out of reach shows before the first step
         self.rungs = self._ladder(settings)
@@ -119,7 +120,7 @@ class Tightening(Masking[P]):
         """Whether a slim module of the last rung that was taken is trained for long enough before the next one."""
         rung, after = self.rungs[self.taken - 1 : self.taken + 1]
         steps = self.run.clock.steps_between(rung.moment, after.moment)
-        return (_APART if steps is None else steps) >= self.run.settings.slim_apart
+        return (_APART if steps is None else steps) >= self.slim_apart
 
     def _plan(self, rung: Rung, *, final: bool) -> P:
         within = self.plan.kept if self.taken else None
