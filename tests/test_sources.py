@@ -21,6 +21,8 @@ ALLOWED = {
     ("atograph/process/child_process.py", "import subprocess"): "to start this Python with a module of atograph's own",
     ("atograph/files/pickled.py", "import pickle"): "for the error that torch.load raises; nothing is loaded by it",
     ("atograph/files/pickled.py", "torch.load"): "with weights_only=True: tensors and plain containers, no classes",
+    ("atograph/spec/program_data.py", "np.load"): "with allow_pickle=False: arrays only",
+    ("atograph/from_onnx/network.py", "exec"): "a signature of names that were checked, as namedtuple makes one",
     ("atograph/targets/pt2.py", "torch.export.load"): "of a file that this process has just written, as users will",
 }
 """File and what it does → why it may."""
@@ -82,7 +84,7 @@ def test_json_of_others_is_read_by_one_reader() -> None:
             "ort/worker",
             "train/saved/checkpoints",
         )
-    }
+    } | {"passes/pipeline/options.py", "passes/text/scanner.py"}  # one text in quotes each
     for path in SOURCES:
         nodes = ast.walk(parsed(path))
         if any(isinstance(node, ast.Call) and name_of(node.func) in ("json.load", "json.loads") for node in nodes):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,19 +79,20 @@ def network_of(file: OnnxFile | Path | str) -> OnnxNetwork:
     """
     read = file if isinstance(file, OnnxFile) else read_onnx(Path(file))
     arguments = identifiers([each.name for each in read.inputs])
-    kind = type("OnnxNetwork", (OnnxNetwork,), {"forward": _forward(arguments), "__module__": __name__})
+    kind = type("OnnxNetwork", (OnnxNetwork,), {"forward": _forward(arguments.values()), "__module__": __name__})
     made = kind(read)
     made.eval()
     assert isinstance(made, OnnxNetwork)
     return made
 
 
-def _forward(arguments: Mapping[str, str]) -> Callable[..., dict[str, torch.Tensor]]:
-    """A method with the inputs for parameters, made as `dataclasses` makes an ``__init__``: whoever wraps it, or asks
-    for its signature, finds an ordinary one."""
-    given = ", ".join(f"{name!r}: {own}" for name, own in arguments.items())
+def _forward(names: Iterable[str]) -> Callable[..., dict[str, torch.Tensor]]:
+    """A method with these parameters, in the order of the inputs, made as `dataclasses` makes an ``__init__``: whoever
+    wraps it, or asks for its code, finds an ordinary one (torch.export does)."""
+    listed = ", ".join(names)
+    assert all(name.isidentifier() and not iskeyword(name) for name in listed.split(", ")), "no code is in a name"
     space: dict[str, Any] = {}
-    exec(f"def forward(self, {', '.join(arguments.values())}):\n    return self.by_name({{{given}}})", space)
+    exec(f"def forward(self, {listed}):\n    return self.by_name(dict(zip(self.inputs, ({listed},))))", space)
     found: Callable[..., dict[str, torch.Tensor]] = space["forward"]
     return found
 

@@ -107,11 +107,11 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
-def _of_regions(compile: Callable[..., Any]) -> Callable[..., Any]:
+def _of_regions(original: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.compile` that does so for what code of torch's own asks, whatever the stance is."""
 
     def compiled(*args: Any, **options: Any) -> Any:
-        made = compile(*args, **options)
+        made = original(*args, **options)
         if not str(sys._getframe(1).f_globals.get("__name__")).startswith("torch."):
             return made
 
