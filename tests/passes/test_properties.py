@@ -209,3 +209,20 @@ def test_what_is_not_so_is_refused() -> None:
         atograph.reordered(stem, graph.program.state, torch.zeros(6, dtype=torch.int64))
     with pytest.raises(UserError, match="6 positive numbers"):
         atograph.scaled(stem, graph.program.state, -torch.ones(6))
+
+
+def test_each_tensor_that_changes_has_to() -> None:
+    """Without any one of them the outputs are others: what is claimed to hold is seen by the tests above."""
+    torch.manual_seed(0)
+    net = Convolutional().double().eval()
+    perturb(net)
+    inputs = (torch.randn(2, 3, 8, 8, dtype=torch.float64),)
+    graph = atograph.trace(net, inputs)
+    group, state = graph.groups.named("stem"), graph.program.state
+    before, factors = run(graph, {}, inputs), torch.linspace(0.5, 2, 6, dtype=torch.float64)
+    order = torch.tensor([1, 2, 3, 4, 5, 0])
+    for changed in (atograph.reordered(group, state, order), atograph.scaled(group, state, factors)):
+        assert len(changed) >= 3 and difference(before, run(graph, changed, inputs)) <= EXACT
+        for name in changed:
+            rest = {each: value for each, value in changed.items() if each != name}
+            assert difference(before, run(graph, rest, inputs)) > 1e-6, name
