@@ -12,14 +12,18 @@ PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
 # Bytecode is kept, even where the shell says otherwise: each of some hundred processes would compile the same modules.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test coverage fuzz zoo docs dist lint types lock format clean
+.PHONY: demo test test-long coverage fuzz zoo docs dist lint types lock format clean
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/atograph compress examples/digits.py --flops 0.3 --epochs 40 --round-to 2 --baseline --force
 
 test: $(VENV)/.installed-for-tests
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS) -m 'not long'
+
+# Whole models, kills, several processes, trainings to the end: what takes long, and breaks rarely by itself.
+test-long: $(VENV)/.installed-for-tests
+	$(PYTEST) $(PYTEST_ARGS) -m long
 
 # The same tests, and which lines and branches they reach; less than 95 % of passes/ or 90 % of the whole is a failure.
 coverage: $(VENV)/.installed-for-tests

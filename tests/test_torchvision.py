@@ -13,6 +13,7 @@ QUICK_WITH_ATTENTION = ("swin_t", "swin_v2_t", "swin3d_t")
 
 
 @pytest.mark.parametrize("name", [*CONVOLUTIONAL, *QUICK_WITH_ATTENTION])
+@pytest.mark.long
 def test_slim_equals_masked_and_costs_what_was_predicted(name: str) -> None:
     inputs = example(name, small=True)
     found = compare(build(name, small=True), (inputs,), seed=0, keep=0.5)

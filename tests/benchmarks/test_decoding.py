@@ -9,6 +9,7 @@ from benchmarks.decoding import measure, table
 
 @pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize(("name", "files"), [("Mixtral", "decoder.onnx"), ("Whisper", "encoder.onnx, decoder.onnx")])
+@pytest.mark.long
 def test_tokens_of_a_slim_cache_are_the_masked_models(name: str, files: str) -> None:
     row = measure(name, steps=4, layers=1)
     assert row.equal == row.tokens == 12 and row.difference < 1e-4 and row.files == files

@@ -248,6 +248,7 @@ MEGAMACS = {
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.long
 def test_every_network_can_be_cut_to_its_budget(name: str) -> None:
     row = ROWS[name]
     classes, side = CLASSES[row.data], 224 if row.data == "imagenet" else 32

@@ -43,6 +43,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in accuracy.METHODS if "Torch-Pruning" not in name])
+@pytest.mark.long
 def test_each_method_trains_within_its_budget(method: str) -> None:
     run = accuracy.measure(("VGG-16-BN", 0.3, method, 0), OPTIONS)
     assert run.flops == 1 if method == "dense" else 0.25 < run.flops <= 0.3
@@ -51,6 +52,7 @@ def test_each_method_trains_within_its_budget(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in fine_tuning.METHODS if "Torch-Pruning" not in name])
+@pytest.mark.long
 def test_each_method_goes_on_from_trained_weights(method: str, tmp_path: Path) -> None:
     options = Namespace(**{**vars(OPTIONS), "epochs": 10, "lr": 0.02, "weights": tmp_path})
     first = fine_tuning.train(("VGG-16-BN", 1.0, "dense", 0), options)

@@ -31,6 +31,7 @@ QUICK = {
 
 
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.long
 def test_a_model_of_the_zoo_is_exact_and_reaches_its_budget(name: str) -> None:
     """A random half of every group, and 0.3 of the FLOPs: masked equals slim, the output moved, FLOPs as counted."""
     assert name in models.NAMES

@@ -382,6 +382,7 @@ def test_other_inputs_leave_masks_alone() -> None:
     torch.testing.assert_close(other_image, torch.tensor([[2.7, 1.4]]))
 
 
+@pytest.mark.long
 def test_a_real_row() -> None:
     pytest.importorskip("transformers", reason="transformers is not installed: no real row of the zoo is measured")
     pytest.importorskip("timm", reason="timm is not installed: no real row of the zoo is measured")

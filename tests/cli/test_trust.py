@@ -140,6 +140,7 @@ def test_data_in_a_run_is_not_handed_to_code(place: Path) -> None:
     assert code == 2 and "said to lie in it" in output
 
 
+@pytest.mark.long
 def test_a_run_that_one_stands_in_is_not_on_the_path_of_imports(place: Path) -> None:
     mark = place / "was run"
     for name in ("safetensors", "networkx", "net_of_mine"):

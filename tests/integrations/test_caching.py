@@ -46,6 +46,7 @@ def decoded(form: Any, ids: Tensor, mask: Tensor, cache: Cache, count: int = 8) 
 
 
 @pytest.mark.parametrize(("kind", "whole"), [("llama", True), ("qwen3", False)])
+@pytest.mark.long
 def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: str, whole: bool, tmp_path: Path) -> None:
     """In ONNX Runtime, too, and with the module, where ``whole``."""
     model = decoder(kind)

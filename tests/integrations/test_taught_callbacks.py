@@ -74,6 +74,7 @@ def test_lightning_learns_from_the_module_as_it_came(
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 6], ids=["search", "frozen", "end"])
+@pytest.mark.long
 def test_lightning_resumes_with_its_teacher_and_its_average(lightning: ModuleType, tmp_path: Path, epochs: int) -> None:
     whole = lightning_run(lightning, tmp_path / "whole", **SETTINGS)
     whole.fit()
@@ -143,6 +144,7 @@ def test_the_trainer_learns_from_the_model_as_it_came(
 
 
 @pytest.mark.parametrize("step", [10, 30, 48], ids=["search", "zero", "end"])
+@pytest.mark.long
 def test_the_trainer_resumes_with_its_teacher_and_its_average(
     transformers: ModuleType, tmp_path: Path, step: int
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_loop_that_does_not_ask_its_teacher_is_refused(start: TwoConvs) -> Non
 
 
 @pytest.mark.parametrize("killed_at", [3, 12, 30])
+@pytest.mark.long
 def test_a_loop_goes_on_with_its_average_and_its_teacher(start: TwoConvs, killed_at: int) -> None:
     options = {"distill": True, "distill_hidden": 0.5, "ema": 0.9}
     whole = Taught(start, **options)

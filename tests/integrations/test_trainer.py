@@ -89,6 +89,7 @@ def test_the_trainer_ends_with_a_slim_model(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("step", [3, 10, 18, 30, 48], ids=["warm-up", "search", "frozen", "zero", "end"])
+@pytest.mark.long
 def test_the_trainer_resumes(trained: Trained, step: int, tmp_path: Path) -> None:
     checkpoint = trained.folder / f"checkpoint-{step}"
     run = Trained(trained.transformers, tmp_path, resume_from=checkpoint, **LEARNED)
@@ -100,6 +101,7 @@ def test_the_trainer_resumes(trained: Trained, step: int, tmp_path: Path) -> Non
     assert same(run.callback._pruning.state(), trained.callback._pruning.state())
 
 
+@pytest.mark.long
 def test_the_trainer_resumes_from_its_last_checkpoint(transformers: ModuleType, tmp_path: Path) -> None:
     one = Trained(transformers, tmp_path)
     one.train(save_strategy="epoch")
@@ -180,6 +182,7 @@ def test_the_trainer_refuses(transformers: ModuleType, change: dict[str, Any], m
         AutoTrainOnceCallback().on_train_begin(asked, asked, None)
 
 
+@pytest.mark.long
 def test_the_trainer_refuses_a_checkpoint_of_another_training(trained: Trained, tmp_path: Path) -> None:
     checkpoint = trained.folder / "checkpoint-30"
     with pytest.raises(UserError, match=r"checkpoint-30: there is no state of the pruning here .* resume_from"):

@@ -240,6 +240,7 @@ def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.randn(8, 16, generator=generator), torch.randint(4, (8,), generator=generator)) for _ in range(12)]
 
 
+@pytest.mark.long
 def test_a_run_with_a_table_gives_the_same_plan_and_one_that_goes_on_measures_no_layer(
     fake: list[str], tmp_path: Path
 ) -> None:

@@ -194,6 +194,7 @@ def test_numbers_near_0_and_1_stay_in_the_file(case: str, tmp_path: Path) -> Non
     [lambda y, x: y, lambda y, x: ((y > 0) + y * x.long(), (y > x).sum() / 2 + y.half(), x.long() / 3)],
     ids=["one type", "types that are promoted"],
 )
+@pytest.mark.long
 def test_a_table_of_translations_that_is_read_once_gives_the_same_file(
     returns: Callable[[Tensor, Tensor], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -321,6 +321,7 @@ HARMS: tuple[Any, ...] = (
 
 
 @pytest.mark.parametrize("name", JSON)
+@pytest.mark.long
 def test_harm_in_every_place_of_the_text(name: str, saved: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Found by walking what torch wrote, so that a field of a newer torch is tried as well."""
     monkeypatch.chdir(tmp_path)

@@ -52,6 +52,7 @@ def without(graph: atograph.Graph, *layers: str, flops: float | None = None, **w
 
 
 @pytest.mark.parametrize("family", ["Llama", "Gemma2"])
+@pytest.mark.long
 def test_a_decoder_without_a_layer(transformers: ModuleType, tmp_path: Path, family: str) -> None:
     slim = without_the_second(transformers, family)
     module = pickle.loads(pickle.dumps(copy.deepcopy(slim.module)))

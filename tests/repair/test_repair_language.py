@@ -64,6 +64,7 @@ def kept(graph: atograph.Graph, counts: dict[str, int]) -> atograph.Plan:
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Mistral"])
 @pytest.mark.parametrize("counts", [(1, 3), (2, 1), (1, 1), (2, 2), (1, 2)], ids=str)
+@pytest.mark.long
 def test_a_module_under_grouped_queries_whatever_counts_come_out(
     transformers: ModuleType, family: str, counts: tuple[int, int]
 ) -> None:

@@ -247,6 +247,7 @@ _LARGE = """
 """
 
 
+@pytest.mark.long
 def test_a_checkpoint_need_not_fit_in_memory(tmp_path: Path) -> None:
     """604 MB in 12 shards; what the process has resident grows by a tenth of that."""
     found = subprocess.run(

@@ -251,6 +251,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
     not (FASHION / "train-images-idx3-ubyte.gz").exists() and "FASHION_MNIST" not in os.environ,
     reason="Fashion-MNIST is not installed (Debian: apt-get install dataset-fashion-mnist)",
 )
+@pytest.mark.long
 def test_fashion_mnist_on_a_subset(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "atograph", "compress", str(ROOT / "examples" / "fashion_mnist.py"),

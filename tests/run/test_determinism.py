@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 RUN = """
 import hashlib, json, sys
 import torch
@@ -64,6 +66,7 @@ def in_another_process(hash_seed: str) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
+@pytest.mark.long
 def test_another_process_finds_the_same() -> None:
     """Groups, plans of every kind, the slim program, and a training to its last bit (on one CPU thread)."""
     here: dict[str, Any] = {}

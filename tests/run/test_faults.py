@@ -92,6 +92,7 @@ def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"net.py", OUT, "__pycache__"}
 
 
+@pytest.mark.long
 def test_killed_twenty_times(tmp_path: Path) -> None:
     """Whenever it is killed, ``--resume`` goes on, and what comes out is what an undisturbed run gives."""
     (tmp_path / "net.py").write_text(SPEC)

@@ -95,6 +95,7 @@ QUICK = {"method": "magnitude", "epochs": 0, "flops": [0.7, 0.5]}
     ("options", "timed", "drawn"),
     [({"targets": ["pt2"]}, False, 1), ({"val_data": None}, True, 0), ({"batch": 3}, True, 2)],
 )
+@pytest.mark.long
 def test_what_cannot_be_measured_is_not_there(tmp_path: Path, options: dict[str, Any], timed: bool, drawn: int) -> None:
     """ONNX is no target, there is no validation data, or the network takes one batch size only."""
     report = descend(tmp_path / "run", **QUICK, **options).report
@@ -160,6 +161,7 @@ def same(first: atograph.Ladder, second: atograph.Ladder) -> None:
 
 
 @pytest.mark.parametrize(("stop_at", "finished"), [(8, 0), (16, 1), (26, 1)])
+@pytest.mark.long
 def test_a_ladder_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, whole: atograph.Ladder, stop_at: int, finished: int
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_ladder_that_was_stopped_goes_on_where_it_was(
         assert slim(torch.randn(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.long
 def test_a_ladder_is_not_written_over(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     with pytest.raises(UserError, match="a run is there already"):
@@ -204,6 +207,7 @@ def test_a_ladder_goes_on_with_what_it_was_started_with(tmp_path: Path) -> None:
         descend(tmp_path / "run", lr=0.5, resume=True)
 
 
+@pytest.mark.long
 def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Path, whole: atograph.Ladder) -> None:
     """A checkpoint of the second budget descends from a network that is no more."""
     with pytest.raises(UserError):
@@ -214,6 +218,7 @@ def test_what_a_ladder_left_that_was_begun_anew_is_not_gone_on_with(tmp_path: Pa
     same(whole, descend(tmp_path / "run", resume=True, checkpoint_seconds=0))
 
 
+@pytest.mark.long
 def test_a_run_that_was_to_replace_another_goes_on(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     with pytest.raises(UserError):

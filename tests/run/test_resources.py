@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize(("work", "most"), [("slim program", 2.0), ("slim module", 3.0)])
+@pytest.mark.long
 def test_memory_follows_the_weights(work: str, most: float) -> None:
     """Weights included: they are there once, and what the plan leaves of them; for the module also a masked copy."""
     command = [sys.executable, "-m", "benchmarks.memory", "--mb", "500", "--one", "perceptron", work]

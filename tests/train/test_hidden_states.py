@@ -268,6 +268,7 @@ def test_a_step_under_a_mask_is_compared_at_the_units_that_it_keeps(monkeypatch:
 
 @pytest.mark.parametrize("method", ["ato", "progressive"])
 @pytest.mark.parametrize("kill_at", [9, 26])
+@pytest.mark.long
 def test_a_killed_run_goes_on_with_its_hidden_states(tmp_path: Path, method: str, kill_at: int) -> None:
     settings = settings_of(
         {"flops": 0.4, "epochs": 5, "device": "cpu", "distill": True, "distill_hidden": 0.5, "method": method}

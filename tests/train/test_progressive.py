@@ -178,6 +178,7 @@ def test_a_model_that_has_no_slim_module_is_trained_dense() -> None:
 
 
 @pytest.mark.parametrize("kill_at", [2, 5, 7, 12, 16, 22, 27, 32, 40])
+@pytest.mark.long
 def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], kill_at: int) -> None:
     """Before and behind each rung."""
     with pytest.raises(Killed):
@@ -202,6 +203,7 @@ def test_modules_are_made_slim_where_they_are_trained_for_long_enough(apart: int
 
 
 @pytest.mark.parametrize("kill_at", [2, 7, 13, 18, 24, 26, 30])
+@pytest.mark.long
 def test_a_killed_run_that_holds_its_masks_ends_as_a_whole_one(tmp_path: Path, kill_at: int) -> None:
     settings = settings_of({**SETTINGS.model_dump(), "slim_apart": 6})
     with pytest.raises(Killed):

@@ -105,6 +105,7 @@ def test_channels_last(plain: Trained[Any]) -> None:
     close(run, plain, 1e-4)
 
 
+@pytest.mark.long
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)  # without vectors, C++ compiles sooner
     run = trained(Small, compile=True)

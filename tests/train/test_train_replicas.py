@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["list", "loader", "accumulate"])
+@pytest.mark.long
 def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
     first, second = (load_file(folder / f"{kind}.{rank}.safetensors") for rank in (0, 1))
     told = [json.loads((folder / f"{kind}.{rank}.json").read_text()) for rank in (0, 1)]
@@ -50,6 +51,7 @@ def test_two_processes_end_as_one(folder: Path, kind: str) -> None:
         assert loss == pytest.approx(loss_two, rel=1e-4) and (metric, flops) == (pytest.approx(metric_two), flops_two)
 
 
+@pytest.mark.long
 def test_gradients_are_averaged_while_they_come(folder: Path) -> None:
     """What only one process has counts as zero in the other, and what comes late travels once more."""
     expected = {"first": 10 + 1.5, "one": 0.5, "twice": (1 + 2 + 4) / 2, "last": 1.5}
@@ -203,6 +205,7 @@ def kill(folder: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("killed_at", [9, 22], ids=["the controller learns", "the slim module is trained"])
+@pytest.mark.long
 def test_killed_and_resumed_in_two_processes(killed_at: int, killed: Path, tmp_path: Path, uninterrupted: Path) -> None:
     """Each process goes on with its own generators, batches set aside, and batch-norm statistics."""
     if killed_at == 9:
@@ -218,6 +221,7 @@ def test_killed_and_resumed_in_two_processes(killed_at: int, killed: Path, tmp_p
         assert row | {"seconds": 0} == expected | {"seconds": 0}
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_two_processes_is_not_for_one(tmp_path: Path, killed: Path) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     done = compressed(tmp_path, "--resume", processes=1)

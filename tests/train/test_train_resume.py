@@ -118,6 +118,7 @@ def whole() -> Trained[Any]:
 
 
 @pytest.mark.parametrize("kill_at", [2, 7, 9, 14, 16, 20, 22, 35, 40])
+@pytest.mark.long
 def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], kill_at: int) -> None:
     """In the warm-up, the search, the projection, after the freeze, and in the slim module."""
     with pytest.raises(Killed):

@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.long
 def test_sharded_ends_as_one_process(folder: Path, kind: str) -> None:
     first, second = (load_file(folder / f"{kind}.{rank}.safetensors") for rank in (0, 1))
     told = [json.loads((folder / f"{kind}.{rank}.json").read_text()) for rank in (0, 1)]
@@ -83,6 +84,7 @@ def compressed(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return completed(folder, *command, "--set", "checkpoint_seconds=0", *options, processes=2)
 
 
+@pytest.mark.long
 def test_a_sharded_run_goes_on_from_the_parts_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
