@@ -14,6 +14,17 @@ UNREACHED = {
     "aten._fused_moving_avg_obs_fq_helper_functional.default": "of modules for quantisation aware training",
     "aten._grouped_mm.default": "has no kernel for float64: the zoo's mixture of experts goes through it",
     "transformers.grouped_mm_fallback.default": "an op of transformers: the same",
+    **dict.fromkeys(
+        (
+            *(f"quantized_decomposed.{way}quantize_per_channel.default" for way in ("", "de")),
+            *(
+                f"quantized_decomposed.{way}quantize_per_tensor.{kind}"
+                for way in ("", "de")
+                for kind in ("default", "tensor", "tensor2")
+            ),
+        ),
+        "takes float32 only: tests/capture/test_int8_programs.py goes through it",
+    ),
 }
 """Rows that no network in eval mode and float64 goes through."""
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import atograph
 from atograph.onnx.export import export_onnx
-from atograph.ort import model
+from atograph.ort import session
 from atograph.ort.model import OnnxModel
 from atograph.process.child_process import Child, ChildDied, ChildRefused
 
@@ -130,5 +130,5 @@ def test_files_that_never_end_or_take_all_memory(tmp_path: Path) -> None:
     with pytest.raises(atograph.UserError, match=r"GB of memory that are free|process that runs it"):
         OnnxModel(hostile(tmp_path / "large.onnx", "large"), program).run(one)
     assert good(torch.ones(1)) == 1
-    model.runtime_child().close()
+    session.runtime_child().close()
     assert good(torch.ones(1)) == 1

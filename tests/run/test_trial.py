@@ -328,4 +328,4 @@ def test_a_reproducer_shows_what_the_pass_made() -> None:
         Pipeline((Renames(),)).run(capture(model, (inputs,)))
     assert caught.value.reproducer is not None
     titles = re.findall(r"^== (.*) ==$", caught.value.reproducer.read_text(), re.MULTILINE)
-    assert titles == ["error", "versions", "program", "what renames made of it", "plan.json"]
+    assert titles == ["error", "pipeline", "versions", "program", "what renames made of it", "plan.json"]
