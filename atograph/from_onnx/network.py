@@ -13,7 +13,7 @@ from atograph.from_onnx import rows
 from atograph.from_onnx.body import Body
 from atograph.from_onnx.file import OnnxFile, identifiers, read_onnx
 from atograph.from_onnx.known import Known
-from atograph.from_onnx.op import Op
+from atograph.from_onnx.op import NotKnown, Op
 from atograph.passes.errors import UserError
 from atograph.values.user_code import one_line
 
@@ -107,7 +107,8 @@ def tried(network: OnnxNetwork, inputs: Mapping[str, Any]) -> dict[str, torch.Te
         with torch.no_grad():
             return network.by_name(inputs)
     except UserError as error:
-        raise UserError(error.message, where=str(network.file.path), hint=error.hint) from error
+        kind = NotKnown if isinstance(error, NotKnown) else UserError
+        raise kind(error.message, where=str(network.file.path), hint=error.hint) from error
     except Exception as error:
         at = next((note for note in getattr(error, "__notes__", ())), "a node")
         raise UserError(f"{at} cannot be computed: {one_line(error)}.", where=str(network.file.path)) from error
