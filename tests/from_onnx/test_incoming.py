@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from small_files import Array, network, noise, one_op, recurrent_net, save
 
 import atograph
 from atograph.from_onnx import rows
+from atograph.from_onnx.file import identifiers
 from atograph.from_onnx.incoming import OnnxProgram
 from atograph.from_onnx.table import ROWS, Row
 from atograph.proof.certificate import compare, exactness
@@ -179,6 +181,26 @@ def test_forms_that_are_not_known_are_refused_by_what_they_are(tmp_path: Path, f
     with pytest.raises(atograph.UserError, match=f"{op} that gives 'out_0': .*{reason}") as told:
         atograph.trace(path)
     assert "--data" not in str(told.value)
+
+
+NAMES = [
+    ("self", "dict"), ("zip", "None"), ("x²", "²x"), ("ﬁ", "fi"), ("µ", "μ"), ("class", "x y"), ("一", "2"), ("①", "_"),
+    ("self", "input_self"), ("torch", "by_name"), ("٣", "a·b"), ("℘", "℮"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_inputs_may_be_called_anything(tmp_path: Path, names: tuple[str, str]) -> None:
+    nodes = [helper.make_node("Sub", names, ["difference"]), helper.make_node("MatMul", ["difference", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "named", [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in names],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])], [numpy_helper.from_array(noise(4, 3), "w")],
+    )  # fmt: skip
+    program = atograph.trace(save(graph, tmp_path / "named.onnx")).program
+    found = list(identifiers(names).values())
+    assert all(each.isidentifier() for each in found)
+    assert len({unicodedata.normalize("NFKC", each) for each in found}) == len(names)
+    assert program.interface.example is not None
 
 
 def test_inputs_are_given_by_the_names_of_the_file(tmp_path: Path) -> None:

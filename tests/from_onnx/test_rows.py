@@ -231,6 +231,11 @@ INDEXING: list[Case] = [
     ("Gather", [X, ints(2, 0)], {"axis": 1}, {"constant": [1]}),
     ("Gather", [X, ints(1)[0]], {"axis": 1}, {"constant": [1]}),
     ("Gather", [X, ints(-1, 0)], {"axis": 2}, {}),
+    *(
+        ("Gather", [X, ints(*places)], {"axis": 2}, {"constant": [1]})
+        for places in ((-1, 0, 1), (-1, 0), (-2, -1), (1, 2), (), (-3,))
+    ),
+    ("Gather", [X, np.array([[-1, 0], [1, 2]])], {"axis": 1}, {"constant": [1]}),
     ("Gather", [noise(9, 4), np.array([[1, 2], [8, 0]])], {}, {"constant": [0]}),
     ("Gather", [X, np.array([[0, 1], [2, 2]])], {"axis": 1}, {}),
     ("Slice", [X, ints(1), ints(3), ints(2)], {}, {"constant": [1, 2, 3]}),
