@@ -12,7 +12,7 @@ from atograph.from_onnx.body import Body
 from atograph.from_onnx.constants import readers_of
 from atograph.from_onnx.file import FileValue, identifiers
 from atograph.from_onnx.network import OnnxNetwork, tried
-from atograph.from_onnx.op import TYPES
+from atograph.from_onnx.op import TYPES, NotKnown
 from atograph.passes.errors import UserError
 
 LENGTHS = (64, 16, 224, 32, 128, 256, 320, 512, 576, 640, 48, 96, 1024, 8, 1)
@@ -20,6 +20,8 @@ LENGTHS = (64, 16, 224, 32, 128, 256, 320, 512, 576, 640, 48, 96, 1024, 8, 1)
 
 ROWS = (100, 2)
 """Whole numbers below these are tried where nothing tells how large they may be."""
+
+_UNKNOWN = "Nothing is known here of this form of the op: export the model without it; see docs/onnx.md."
 
 _BATCHES = (2, 3, 5, 7)
 
@@ -85,7 +87,7 @@ def example_for(network: OnnxNetwork, dims: Dims) -> dict[str, torch.Tensor]:
     """Inputs that a network can be computed with, by their names in the file.
 
     Raises:
-        UserError: it can be computed with none that were tried.
+        UserError: it has a form of an op that is not known here; or it can be computed with none that were tried.
     """
     values = network.file.inputs
     unknown = next((value for value in values if value.shape is None), None)
@@ -104,6 +106,8 @@ def example_for(network: OnnxNetwork, dims: Dims) -> dict[str, torch.Tensor]:
             continue
         return made
     assert reason is not None
+    if isinstance(reason, NotKnown):
+        raise UserError(reason.message, where=reason.where, hint=reason.hint or _UNKNOWN)
     raise UserError(
         "it can be computed with none of the inputs that its shapes allow and that were tried; with the first of them, "
         f"{reason.message}", where=reason.where, hint="Give inputs of the right kind: --data FILE.npz, or trace(path, "

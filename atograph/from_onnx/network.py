@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +10,9 @@ import torch
 
 from atograph.from_onnx import rows
 from atograph.from_onnx.body import Body
-from atograph.from_onnx.file import OnnxFile, identifiers, read_onnx
+from atograph.from_onnx.file import RESERVED, OnnxFile, identifiers, read_onnx
 from atograph.from_onnx.known import Known
-from atograph.from_onnx.op import Op
+from atograph.from_onnx.op import NotKnown, Op
 from atograph.passes.errors import UserError
 from atograph.values.user_code import one_line
 
@@ -90,7 +89,7 @@ def _forward(names: Iterable[str]) -> Callable[..., dict[str, torch.Tensor]]:
     """A method with these parameters, in the order of the inputs, made as `dataclasses` makes an ``__init__``: whoever
     wraps it, or asks for its code, finds an ordinary one (torch.export does)."""
     listed = ", ".join(names)
-    assert all(name.isidentifier() and not iskeyword(name) for name in listed.split(", ")), "no code is in a name"
+    assert all(name.isidentifier() and name not in RESERVED for name in listed.split(", ")), "no code is in a name"
     space: dict[str, Any] = {}
     exec(f"def forward(self, {listed}):\n    return self.by_name(dict(zip(self.inputs, ({listed},))))", space)
     found: Callable[..., dict[str, torch.Tensor]] = space["forward"]
@@ -107,7 +106,8 @@ def tried(network: OnnxNetwork, inputs: Mapping[str, Any]) -> dict[str, torch.Te
         with torch.no_grad():
             return network.by_name(inputs)
     except UserError as error:
-        raise UserError(error.message, where=str(network.file.path), hint=error.hint) from error
+        kind = NotKnown if isinstance(error, NotKnown) else UserError
+        raise kind(error.message, where=str(network.file.path), hint=error.hint) from error
     except Exception as error:
         at = next((note for note in getattr(error, "__notes__", ())), "a node")
         raise UserError(f"{at} cannot be computed: {one_line(error)}.", where=str(network.file.path)) from error

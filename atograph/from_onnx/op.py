@@ -27,6 +27,10 @@ TYPES: Mapping[int, torch.dtype] = {
 _QUANTISED = "The file is quantised: prune the one that it was made of, and quantise what comes out."
 
 
+class NotKnown(UserError):
+    """A form of an op of which nothing is known here, whatever the inputs are."""
+
+
 class Op(nn.Module):
     """A node that computes by its row.
 
@@ -87,9 +91,9 @@ class Op(nn.Module):
             return value
         return layout(self, self.tensor(value))
 
-    def refuse(self, why: str, hint: str | None = None) -> UserError:
+    def refuse(self, why: str, hint: str | None = None) -> NotKnown:
         """An error about this node."""
-        return UserError(f"{self.place}: {why}.", where="the ONNX file", hint=hint)
+        return NotKnown(f"{self.place}: {why}.", where="the ONNX file", hint=hint)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from small_files import network, noise, one_op, recurrent_net, save
+from small_files import Array, network, noise, one_op, recurrent_net, save
 
 import atograph
+from atograph.from_onnx import rows
+from atograph.from_onnx.file import identifiers
 from atograph.from_onnx.incoming import OnnxProgram
 from atograph.from_onnx.table import ROWS, Row
 from atograph.proof.certificate import compare, exactness
@@ -20,6 +23,10 @@ from atograph.run.rehearse import deploy
 from atograph.slimming.masking import mask
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.table import targets_of
+
+
+def f32(*values: float) -> Array:
+    return np.array(values, dtype=np.float32)
 
 
 def shapes(path: Path) -> dict[str, list[object]]:
@@ -121,6 +128,7 @@ def test_branches_have_their_own_weights(tmp_path: Path) -> None:
 
 def test_an_import_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = network(tmp_path / "net.onnx")
+    rows.load()
     monkeypatch.setitem(ROWS, ("", "Relu"), Row(lambda _op, x: torch.sigmoid(x)))
     with pytest.raises(atograph.InternalError, match=r"differ by .* first at Relu that gives 'r'"):
         atograph.trace(path)
@@ -143,6 +151,56 @@ def test_what_cannot_come_in_is_refused_by_name(tmp_path: Path) -> None:
         atograph.trace(tmp_path / "old.onnx")
     with pytest.raises(atograph.UserError, match=r"it takes input\.1, each a tensor"):
         atograph.trace(tmp_path / "net.onnx", (torch.zeros(1, 3, 8, 8), torch.zeros(1)))
+
+
+IMAGE, SEQUENCE = noise(1, 2, 6, 6), noise(5, 2, 3)
+REFUSED = {
+    "LSTM layout=1": ("LSTM", [noise(2, 5, 3), noise(1, 16, 3), noise(1, 16, 4)], {"hidden_size": 4, "layout": 1},
+                      {"constant": [1, 2]}, "layout=1"),
+    "LSTM clip": ("LSTM", [SEQUENCE, noise(1, 16, 3), noise(1, 16, 4)], {"hidden_size": 4, "clip": 1.0},
+                  {"constant": [1, 2]}, "clips its cells"),
+    "GRU": ("GRU", [SEQUENCE, noise(1, 12, 3), noise(1, 12, 4)], {"hidden_size": 4}, {"constant": [1, 2]},
+            "linear_before_reset=0"),
+    "MaxPool positions": ("MaxPool", [IMAGE], {"kernel_shape": [2, 2]}, {"outputs": 2}, "positions of the largest"),
+    "Resize half_pixel_symmetric": ("Resize", [IMAGE, None, f32(1, 1, 2, 2)],
+                                    {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"},
+                                    {"constant": [2], "opset": 19}, "places pixels by half_pixel_symmetric"),
+    "Resize of 2 dims": ("Resize", [noise(4, 4), None, f32(2, 2)], {"mode": "linear"}, {"constant": [2]}, "2 dims"),
+    "Resize of channels": ("Resize", [IMAGE, None, f32(1, 2, 1, 1)], {}, {"constant": [2]}, "samples or channels"),
+    "Resize exclude_outside": ("Resize", [IMAGE, None, f32(1, 1, 2, 2)], {"mode": "cubic", "exclude_outside": 1},
+                               {"constant": [2]}, "exclude_outside=1"),
+}  # fmt: skip
+"""Op, inputs, attributes, how the file is made, and what the error says."""
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_forms_that_are_not_known_are_refused_by_what_they_are(tmp_path: Path, form: str) -> None:
+    """With the node and the reason, and no advice to give other inputs: none would help."""
+    op, inputs, attributes, how, reason = REFUSED[form]
+    path, _fed = one_op(tmp_path / "op.onnx", op, inputs, attributes, **{"opset": 17, **how})
+    with pytest.raises(atograph.UserError, match=f"{op} that gives 'out_0': .*{reason}") as told:
+        atograph.trace(path)
+    assert "--data" not in str(told.value)
+
+
+NAMES = [
+    ("self", "dict"), ("zip", "None"), ("x²", "²x"), ("ﬁ", "fi"), ("µ", "μ"), ("class", "x y"), ("一", "2"), ("①", "_"),
+    ("self", "input_self"), ("torch", "by_name"), ("٣", "a·b"), ("℘", "℮"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_inputs_may_be_called_anything(tmp_path: Path, names: tuple[str, str]) -> None:
+    nodes = [helper.make_node("Sub", names, ["difference"]), helper.make_node("MatMul", ["difference", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "named", [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in names],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])], [numpy_helper.from_array(noise(4, 3), "w")],
+    )  # fmt: skip
+    program = atograph.trace(save(graph, tmp_path / "named.onnx")).program
+    found = list(identifiers(names).values())
+    assert all(each.isidentifier() for each in found)
+    assert len({unicodedata.normalize("NFKC", each) for each in found}) == len(names)
+    assert program.interface.example is not None
 
 
 def test_inputs_are_given_by_the_names_of_the_file(tmp_path: Path) -> None:

@@ -231,6 +231,11 @@ INDEXING: list[Case] = [
     ("Gather", [X, ints(2, 0)], {"axis": 1}, {"constant": [1]}),
     ("Gather", [X, ints(1)[0]], {"axis": 1}, {"constant": [1]}),
     ("Gather", [X, ints(-1, 0)], {"axis": 2}, {}),
+    *(
+        ("Gather", [X, ints(*places)], {"axis": 2}, {"constant": [1]})
+        for places in ((-1, 0, 1), (-1, 0), (-2, -1), (1, 2), (), (-3,))
+    ),
+    ("Gather", [X, np.array([[-1, 0], [1, 2]])], {"axis": 1}, {"constant": [1]}),
     ("Gather", [noise(9, 4), np.array([[1, 2], [8, 0]])], {}, {"constant": [0]}),
     ("Gather", [X, np.array([[0, 1], [2, 2]])], {"axis": 1}, {}),
     ("Slice", [X, ints(1), ints(3), ints(2)], {}, {"constant": [1, 2, 3]}),
@@ -281,7 +286,37 @@ RESIZING: list[Case] = [
         for mode in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
     ),
     ("Resize", [IMAGE, None, None, ints(2, 4, 13, 11)], {"mode": "cubic", "cubic_coeff_a": -0.75}, {"constant": [3]}),
+    *(
+        (
+            "Resize",
+            [IMAGE, None, f32(1, 1, *by)],
+            {"mode": kind, "coordinate_transformation_mode": mode},
+            {"constant": [2]},
+        )
+        for kind in ("linear", "cubic")
+        for mode in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
+        for by in ((1.5, 1.3), (0.6, 0.45), (2, 3), (0.2, 1.3))
+    ),
+    *(
+        (
+            "Resize",
+            [IMAGE, None, f32(1, 1, 1.5, 1.3)],
+            {"coordinate_transformation_mode": "asymmetric", "nearest_mode": rounding},
+            {"constant": [2]},
+        )
+        for rounding in ("floor", "ceil", "round_prefer_ceil")
+    ),
+    (
+        "Resize",
+        [IMAGE, None, f32(1, 1, 1.5, 1.3)],
+        {"mode": "cubic", "cubic_coeff_a": -0.5},
+        {"constant": [2]},
+    ),
+    ("Resize", [noise(1, 2, 10), None, f32(1, 1, 1.3)], {"mode": "linear"}, {"constant": [2]}),
     ("Resize", [IMAGE, f32(1, 1, 2, 2)], {}, {"opset": 10, "constant": [1]}),
+    ("Resize", [IMAGE, f32(1, 1, 1.5, 1.3)], {}, {"opset": 10, "constant": [1]}),
+    ("Resize", [IMAGE, f32(1, 1, 0.6, 0.45)], {}, {"opset": 10, "constant": [1]}),
+    ("Upsample", [IMAGE, f32(1, 1, 1.5, 1.3)], {"mode": "linear"}, {"opset": 9, "constant": [1]}),
     ("Upsample", [IMAGE, f32(1, 1, 2, 3)], {}, {"opset": 9, "constant": [1]}),
     ("GridSample", [IMAGE, np.clip(noise(2, 5, 5, 2), -1, 1)], {}, {"opset": 16}),
 ]

@@ -34,7 +34,8 @@ def gather(op: Op, x: Value, places: Value) -> Value:
         return x.select(axis, places.item())
     if isinstance(places, Known):
         shape, flat = places.array.shape, places.ints()
-        run = not places.sized and flat == [*range(flat[0], flat[0] + len(flat))] if flat else False
+        run = bool(flat) and not places.sized and flat == [*range(flat[0], flat[0] + len(flat))]
+        run = run and (flat[0] >= 0 or flat[-1] < 0)  # from the last to the first is no run
         taken = (
             x.narrow(axis, flat[0] % x.shape[axis], len(flat))
             if run
@@ -52,7 +53,8 @@ def _flat(op: Op, places: Known, x: Tensor, axis: int) -> Tensor:
     """Positions as a row; those that count from the end are told from the front."""
     if places.sized:
         return op.tensor(places).reshape(-1)
-    return torch.tensor([place % x.shape[axis] if place < 0 else place for place in places.ints()])
+    told = [place % x.shape[axis] if place < 0 else place for place in places.ints()]
+    return torch.tensor(told, dtype=torch.int64)
 
 
 @row("Slice", known=(1, 2, 3, 4))

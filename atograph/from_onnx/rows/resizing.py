@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from functools import partial, reduce
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +16,7 @@ from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value, row
 
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
+_PLACED = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
 
 
 @row("Resize", known=(1, 2, 3))
@@ -47,41 +51,74 @@ def upsample(op: Op, x: Tensor, scales: Value = None) -> Tensor:
 
 
 def _scaled(length: Any, factor: float) -> Any:
-    """A length times a factor, rounded down; a whole factor leaves a size what it is."""
+    """A length times a factor, rounded down as ONNX Runtime does it, in float32; a whole factor leaves a size what it
+    is."""
     if factor == 1.0:
         return length
-    return length * int(factor) if float(factor).is_integer() else int(length * factor)
+    if float(factor).is_integer():
+        return length * int(factor)
+    return int(np.float32(length) * np.float32(factor)) if type(length) is int else int(length * factor)
 
 
 def _resized(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str, mode: str) -> Tensor:
-    spatial = target[2:]
+    _check(op, x, target, factors, kind, mode)
+    spatial, factors = target[2:], factors[2:]
     whole = all(type(factor) is float and factor.is_integer() and factor >= 1 for factor in factors)
     if whole and all(factor == 1.0 for factor in factors):
         return x
-    even = whole or _multiples(x, spatial)
+    told = all(_tells(*each) for each in zip(x.shape[2:], spatial, factors, strict=True))
     if kind == "nearest":
-        rounding = op.attribute("nearest_mode", "round_prefer_floor")
-        floors = (mode == "asymmetric" and rounding == "floor") or op.kind == "Upsample" or op.opset < 11
-        if floors or (even and rounding in ("round_prefer_floor", "round_prefer_ceil") and mode == "half_pixel"):
+        return _nearest(op, x, spatial, factors, mode, even=whole or _multiples(x, spatial), told=told)
+    corners = mode == "align_corners"
+    single = mode == "pytorch_half_pixel" and any(type(to) is int and to == 1 for to in spatial)
+    if mode != "asymmetric" and (told or corners) and not single:
+        if kind == "linear":
+            return F.interpolate(x, size=spatial, mode=_LINEAR[x.dim()], align_corners=corners)
+        if x.dim() == 4 and op.attribute("cubic_coeff_a", -0.75) == -0.75:
+            return F.interpolate(x, size=spatial, mode="bicubic", align_corners=corners)
+    taps = _linear if kind == "linear" else partial(_cubic, op.attribute("cubic_coeff_a", -0.75))
+    return _between(x, spatial, factors, mode, taps)
+
+
+def _check(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str, mode: str) -> None:
+    """Refuse what is not known here."""
+    if x.dim() not in _LINEAR:
+        raise op.refuse(f"it resizes a tensor of {x.dim()} dims, and 3 to 5 are known here")
+    if mode not in _PLACED:
+        raise op.refuse(f"it places pixels by {mode}, and known are {', '.join(_PLACED)}")
+    if kind not in ("nearest", "linear", "cubic"):
+        raise op.refuse(f"it interpolates by {kind}")
+    if kind == "cubic" and op.attribute("exclude_outside", 0):
+        raise op.refuse("it leaves out what is outside (exclude_outside=1)")
+    for own, to, factor in zip(x.shape[:2], target, factors, strict=False):
+        if factor not in (None, 1.0) or (type(own) is int and type(to) is int and own != to):
+            raise op.refuse("it resizes samples or channels, its first two dims")
+
+
+def _tells(length: Any, to: Any, factor: float | None) -> bool:
+    """Whether the sizes alone tell the factor."""
+    return factor is None or factor.is_integer() or (type(length) is int and length * factor == to)
+
+
+def _nearest(op: Op, x: Tensor, spatial: list[Any], factors: list[Any], mode: str, *, even: bool, told: bool) -> Tensor:
+    rounding = op.attribute("nearest_mode", "round_prefer_floor")
+    older = op.kind == "Upsample" or op.opset < 11
+    smaller = any(factor is not None and factor < 1 for factor in factors)
+    floors = not smaller if older else mode == "asymmetric" and rounding == "floor"
+    if told and floors:
+        return F.interpolate(x, size=spatial, mode="nearest")
+    if even and told and rounding in ("round_prefer_floor", "round_prefer_ceil") and mode == "half_pixel":
+        return F.interpolate(x, size=spatial, mode="nearest")
+    if (
+        mode == "asymmetric"
+        and even
+        and rounding == "round_prefer_floor"
+        and all(factor in (None, 1.0, 2.0) for factor in factors)
+    ):
+        twice = all(to == 2 * own or to == own for own, to in zip(x.shape[2:], spatial, strict=True))
+        if twice:  # 0.5 is rounded down: as by floors
             return F.interpolate(x, size=spatial, mode="nearest")
-        if (
-            mode == "asymmetric"
-            and even
-            and rounding == "round_prefer_floor"
-            and all(factor in (None, 1.0, 2.0) for factor in factors)
-        ):
-            twice = all(to == 2 * own or to == own for own, to in zip(x.shape[2:], spatial, strict=True))
-            if twice:  # 0.5 is rounded down: as by floors
-                return F.interpolate(x, size=spatial, mode="nearest")
-        return _by_positions(op, x, spatial, factors[2:], mode, rounding)
-    if kind == "linear" and mode in ("half_pixel", "pytorch_half_pixel", "align_corners") and x.dim() in _LINEAR:
-        return F.interpolate(x, size=spatial, mode=_LINEAR[x.dim()], align_corners=mode == "align_corners")
-    if kind == "linear" and mode == "asymmetric":
-        return _linear(x, spatial, factors[2:])
-    centred = mode in ("half_pixel", "pytorch_half_pixel", "align_corners")
-    if kind == "cubic" and x.dim() == 4 and op.attribute("cubic_coeff_a", -0.75) == -0.75 and centred:
-        return F.interpolate(x, size=spatial, mode="bicubic", align_corners=mode == "align_corners")
-    raise op.refuse(f"it interpolates by {kind} with {mode}, and torch does not")
+    return _by_positions(x, spatial, factors, mode, "older" if older else rounding)
 
 
 def _multiples(x: Tensor, spatial: list[Any]) -> bool:
@@ -95,6 +132,8 @@ def _positions(length: Any, to: Any, factor: float | None, mode: str) -> Tensor:
         return place * ((length - 1) / (to - 1) if to > 1 else 0.0)
     if mode == "asymmetric":
         return place / scale
+    if mode == "pytorch_half_pixel" and type(to) is int and to == 1:
+        return place
     return (place + 0.5) / scale - 0.5
 
 
@@ -105,30 +144,52 @@ _ROUNDED: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-def _by_positions(op: Op, x: Tensor, spatial: list[Any], factors: list[Any], mode: str, rounding: str) -> Tensor:
+def _by_positions(x: Tensor, spatial: list[Any], factors: list[Any], mode: str, rounding: str) -> Tensor:
     """The nearest, dim by dim, wherever the file says that it stands."""
-    if mode not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise op.refuse(f"it places pixels by {mode}")
     for dim, (to, factor) in enumerate(zip(spatial, factors, strict=True), start=2):
         if factor != 1.0:
-            place = _ROUNDED[rounding](_positions(x.shape[dim], to, factor, mode))
+            older = "floor" if factor is None or factor >= 1 else "ceil"  # ONNX Runtime, before opset 11
+            place = _ROUNDED[older if rounding == "older" else rounding](_positions(x.shape[dim], to, factor, mode))
             x = x.index_select(dim, place.clamp(0, x.shape[dim] - 1).to(torch.int64))
     return x
 
 
-def _linear(x: Tensor, spatial: list[Any], factors: list[Any]) -> Tensor:
-    """Linear along each dim, from the left edge of each pixel."""
+Taps: TypeAlias = "Callable[[Tensor], dict[int, Tensor]]"
+"""What each neighbour is multiplied by, by how far it is from the one below: of shares between that and the next."""
+
+
+def _linear(share: Tensor) -> dict[int, Tensor]:
+    return {0: 1 - share, 1: share}
+
+
+def _cubic(a: float, share: Tensor) -> dict[int, Tensor]:
+    """Keys's kernel."""
+
+    def near(far: Tensor) -> Tensor:
+        return ((a + 2) * far - (a + 3)) * far * far + 1
+
+    def beyond(far: Tensor) -> Tensor:
+        return ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+
+    return {-1: beyond(share + 1), 0: near(share), 1: near(1 - share), 2: beyond(2 - share)}
+
+
+def _between(x: Tensor, spatial: list[Any], factors: list[Any], mode: str, taps: Taps) -> Tensor:
+    """Sums of neighbours along each dim, wherever the file says that each pixel stands; edges go on outside."""
     for dim, (to, factor) in enumerate(zip(spatial, factors, strict=True), start=2):
         if factor == 1.0:
             continue
-        place = _positions(x.shape[dim], to, factor, "asymmetric").clamp(0, x.shape[dim] - 1).to(x.dtype)
+        last = x.shape[dim] - 1
+        place = _positions(x.shape[dim], to, factor, mode).to(x.dtype)
+        place = place.clamp(0, last) if taps is _linear else place
         below = place.floor()
         shape = [1] * x.dim()
         shape[dim] = -1
-        share = (place - below).reshape(shape)
-        left = below.to(torch.int64)
-        right = (left + 1).clamp(max=x.shape[dim] - 1)
-        x = x.index_select(dim, left) * (1 - share) + x.index_select(dim, right) * share
+        whole, parts = below.to(torch.int64), taps(place - below)
+        x = reduce(
+            operator.add,
+            (x.index_select(dim, (whole + step).clamp(0, last)) * part.reshape(shape) for step, part in parts.items()),
+        )
     return x
 
 
