@@ -177,7 +177,8 @@ def test_numbers_need_weights(program: Program) -> None:
 
 def test_what_a_pass_raises_leaves_a_file_that_runs(program: Program, tmp_path: Path) -> None:
     text = 'infer-axes,find-groups,raising{text="too, bad"}'
-    with pytest.raises(InternalError, match=r"the pass 'raising' raised ValueError: too, bad \(test_driver.py:\d+\)\. This is a bug in test_"):
+    said = r"the pass 'raising' raised ValueError: too, bad \(test_driver.py:\d+\)\. This is a bug in test_"
+    with pytest.raises(InternalError, match=said):
         Pipeline.parse("gather-shuffles,cse," + text).run(program)
     with pytest.raises(InternalError) as error:
         Pipeline.parse("gather-shuffles,cse," + text).run(program)
