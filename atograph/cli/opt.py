@@ -85,6 +85,8 @@ def opt(
         raise UserError("opt needs a SPEC and --passes.", hint="atograph opt --list-passes tells what there is.")
     spec = load_spec(text, data=data)  # first: it may register passes of its own
     pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
+    if out is not None and out.suffix.lower() in WRITERS and Path(text).suffix.lower() == ".txt":
+        console.warn(f"a text holds no weights: those of {out} are random numbers.")
     _run(pipeline, _captured(spec, given), shown, out, console)
 
 
