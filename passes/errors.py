@@ -41,10 +41,12 @@ class InternalError(AtographError):
 
     Attributes:
         reproducer: the file that helps to reproduce it (`atograph.passes.pipeline.reproducer`), once there is one.
+        found_by: options of ``atograph opt`` without which it does not show.
     """
 
     def __init__(self, message: str, culprit: str = "atograph") -> None:
         self.reproducer: Path | None = None
+        self.found_by = ""
         super().__init__(
             f"internal error: {message} This is a bug in {culprit}; please report it with the model that shows it."
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from atograph.passes.ir.program import Program
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.pipeline.running import Instrument
+    from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
 
 
@@ -78,11 +79,13 @@ def opt(
     """
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.plan.plan import Plan
+    from atograph.spec.spec import load_spec
 
     if text is None or passes is None:
         raise UserError("opt needs a SPEC and --passes.", hint="atograph opt --list-passes tells what there is.")
+    spec = load_spec(text, data=data)  # first: it may register passes of its own
     pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
-    _run(pipeline, _captured(text, data, given), shown, out, console)
+    _run(pipeline, _captured(spec, given), shown, out, console)
 
 
 def reproduce(path: Path, shown: Shown, console: Console) -> None:
@@ -118,12 +121,10 @@ def list_passes() -> None:
     typer.echo(printable(listed()), nl=False)
 
 
-def _captured(text: str, data: Path | None, given: Mapping[str, object]) -> Program:
+def _captured(spec: Spec, given: Mapping[str, object]) -> Program:
     """The program of a SPEC."""
     from atograph.spec.example_inputs import check_accepts
-    from atograph.spec.spec import load_spec
 
-    spec = load_spec(text, data=data)
     model, inputs = spec.model(), spec.inputs()
     check_accepts(model, inputs, where=spec.where)
 
@@ -142,23 +143,18 @@ def _run(pipeline: Pipeline, program: Program, shown: Shown, out: Path | None, c
         found = bisect(pipeline, program)
         typer.echo(printable("no pass is wrong" if found is None else str(found)))
         return
-    texts: list[str] = []
 
-    def say(text: str) -> None:
-        texts.append(text)
-        if out is None:  # at once, so that what came before a pass that fails is on the screen
-            typer.echo(printable(text))
+    def say(text: str) -> None:  # at once, so that what came before a pass that fails is on the screen
+        typer.echo(printable(text))
 
     instruments = _instruments(shown, say)
     result = pipeline.run(program, instruments=instruments, schedule=True)
     write = WRITERS.get(out.suffix.lower()) if out is not None else None
     if out is not None and write is not None:
         _write(result, out, write, console)
-    elif not shown.on_the_way:
+    elif out is not None or not shown.on_the_way:
         text = full_text(result) if out is None else format_program(result, values=True) + format_facts(result)
         write_text(text, out, console)
-    elif out is not None:
-        write_text("\n".join(texts), out, console)
     for each in instruments:
         if isinstance(each, Clock):
             typer.echo(each.table(), nl=False)
@@ -167,7 +163,10 @@ def _run(pipeline: Pipeline, program: Program, shown: Shown, out: Path | None, c
 def _instruments(shown: Shown, say: Callable[[str], None]) -> list[Instrument]:
     from atograph.passes.pipeline.instruments import Changes, Clock, Printer
     from atograph.passes.pipeline.numeric import NumericCheck
+    from atograph.passes.pipeline.registry import PASSES
 
+    for name in {*shown.before, *(shown.after or ())} - {*PASSES}:
+        raise UserError(f"there is no pass '{name}' to print the program at.", hint="atograph opt --list-passes")
     instruments: list[Instrument] = []
     if shown.numeric:
         instruments.append(NumericCheck())

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from atograph.capture.finished import functional
 from atograph.capture.given.programs import program_module
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.run import ProgramModule
+from atograph.passes.rewrite.writes import written
 from atograph.passes.text.parser import parse_program
 from atograph.program.load import load_program
 from atograph.program.pt2_file import read_program
@@ -61,6 +63,8 @@ class Text(ProgramForm):
             UserError: it cannot be read, with line and column.
         """
         program = parse_program(path.read_text(encoding="utf-8", errors="replace"), seed=0, where=str(path))
+        if any(written(node) is not None for node in program.graph.nodes):
+            program = functional(program)  # no pass expects a value to change after its node
         if example is not None:
             program.interface = replace(program.interface, example=example)
         return ProgramModule(program)

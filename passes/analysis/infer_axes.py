@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -186,14 +186,19 @@ class _Walk:
 
 
 def _freeze_repeated(inference: Inference, node: fx.Node, dim: Dim) -> None:
-    """An axis that multiplies itself has no unit that can go alone. In a sum, as in (f + f) × c, it may stand twice."""
+    for axis in repeated_axes(dim):
+        inference.freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
+
+
+def repeated_axes(dim: Dim) -> Iterator[Axis]:
+    """Axes that multiply themselves: no unit of them can go alone. In a sum, as in (f + f) × c, one may stand twice."""
     for term in dim.terms:
         if len(term) == 1 and isinstance(term[0], Axis):
             continue
         inside = [set(axes_of(dim_of(factor))) for factor in term]
         for axis in dict.fromkeys(axes_of(Dim((term,)))):
             if sum(axis in axes for axes in inside) > 1:
-                inference.freeze(dim_of(axis), reason_at(node, "it multiplies itself in one dimension"))
+                yield axis
         for factor in term:
             if not isinstance(factor, Axis):
-                _freeze_repeated(inference, node, factor.source if isinstance(factor, Permuted) else factor)
+                yield from repeated_axes(factor.source if isinstance(factor, Permuted) else factor)

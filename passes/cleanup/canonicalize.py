@@ -128,19 +128,24 @@ def _in_their_order(node: fx.Node, known: _Known) -> fx.Node | None:
 
 
 def _with_one(node: fx.Node, known: _Known) -> fx.Node | None:
-    return _input(node, known) if _is(arguments_of(node)["other"], 1) else None
+    """Not of complex numbers, whose parts meet in a product: infinities make NaNs."""
+    return _input(node, known) if _is(arguments_of(node)["other"], 1) and not _is_complex(node) else None
 
 
 def _less_zero(node: fx.Node, known: _Known) -> fx.Node | None:
     given = arguments_of(node)
-    return _input(node, known) if _is(given["other"], 0.0) and given["alpha"] == 1 else None
+    neutral = _is(given["other"], 0.0) and not _is_complex(node)
+    return _input(node, known) if neutral and given["alpha"] == 1 else None
 
 
 def _plus_zero(node: fx.Node, known: _Known) -> fx.Node | None:
     given = arguments_of(node)
-    floats = node.meta["val"].dtype.is_floating_point or node.meta["val"].dtype.is_complex
-    neutral = _is(given["other"], -0.0 if floats else 0.0)
+    neutral = _is(given["other"], -0.0 if node.meta["val"].dtype.is_floating_point else 0.0) and not _is_complex(node)
     return _input(node, known) if neutral and given["alpha"] == 1 else None
+
+
+def _is_complex(node: fx.Node) -> bool:
+    return bool(node.meta["val"].dtype.is_complex)
 
 
 def _is(value: object, number: float) -> bool:

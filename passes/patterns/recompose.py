@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -38,6 +39,14 @@ def _no_instances(x: fx.Node, shape: Sequence[Argument], weight: fx.Node | None 
     if first != 1 or others != list(sizes[2:]) or (weight is not None and weight.meta["val"].shape != sizes[1:2]):
         return "samples and channels are not made one dim"
     return None
+
+
+def _of_other_sizes(x: fx.Node, n: Argument, c: Argument, hw: Argument) -> str | None:
+    """Why a group norm is not over the channels of its input."""
+    sizes = x.meta["val"].shape
+    told = [each.meta["val"] if isinstance(each, fx.Node) else each for each in (n, c, hw)]
+    own = [sizes[0], sizes[1], prod(sizes[2:])]
+    return None if told == own else f"it is told the sizes {told}, and its input has {own}"
 
 
 def _another_view(x: fx.Node, size: Sequence[Argument], stride: Sequence[Argument]) -> str | None:
@@ -92,6 +101,7 @@ class Recompose(PatternPass):
                 x, weight, bias, n, c, hw, groups, eps
             )[0],
             lambda x, weight, bias, groups, eps: aten.group_norm(x, groups, weight, bias, eps),
+            _of_other_sizes,
         ),
         Replacement(
             lambda x, weight, bias, mean, var, momentum, eps: aten._native_batch_norm_legit_no_training(

@@ -41,7 +41,9 @@ class NumericCheck(Instrument):
         if not problem and result is not given:
             problem = difference(outputs(expected(each, given)), outputs(result))
         if problem:
-            raise InternalError(f"the pass '{each.name}' {problem}.", package_of(type(each)))
+            error = InternalError(f"the pass '{each.name}' {problem}.", package_of(type(each)))
+            error.found_by = " --verify-each numeric"
+            raise error
 
 
 def expected(each: Pass, given: Program) -> Program:

@@ -69,7 +69,7 @@ def reproducible(case: Case) -> Iterator[dict[str, Program]]:
             else:
                 error.add_note(f"Please attach {error.reproducer}: it holds the program and the plan, and no weights.")
                 if case.passes:
-                    error.add_note(f"It runs with: atograph opt --run-reproducer {error.reproducer}")
+                    error.add_note(f"It runs with: atograph opt --run-reproducer {error.reproducer}{error.found_by}")
         raise
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 from typing import TypeAlias
 
 from atograph.passes.authors import package_of
@@ -101,6 +104,7 @@ class Run:
             raise
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+            said += f" ({_place_of(error, each)})"
             raise InternalError(f"the pass '{each.name}' raised {said}.", package_of(type(each))) from error
         result = getattr(outcome, "graph_module", None)
         if not isinstance(result, Program):
@@ -113,3 +117,11 @@ def _plan_of(each: Pass, program: Program) -> Plan | None:
     """The plan that a pass works with, if it does."""
     plan = getattr(each, "plan", None)
     return plan if isinstance(plan, Plan) else program.facts.get(Plan)
+
+
+def _place_of(error: Exception, each: Pass) -> str:
+    """The line of a pass's own file that an exception came from, or else the one that raised it."""
+    frames = extract_tb(error.__traceback__)
+    own = getattr(sys.modules.get(type(each).__module__), "__file__", None)
+    found = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
+    return f"{Path(found.filename).name}:{found.lineno}"

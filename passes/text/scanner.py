@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -135,12 +136,17 @@ class Scanner:
 
     def value(self) -> Any:
         """Read a value: a number, a text, a container, a name."""
+        with self.deeper():
+            return self._value()
+
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        """Read what stands within something else; refused where that goes too deep."""
         self._deep += 1
         if self._deep > _DEEPEST:
             self.fail(f"more than {_DEEPEST} containers within each other")
-        read = self._value()
+        yield
         self._deep -= 1
-        return read
 
     def _value(self) -> Any:
         self.skip()

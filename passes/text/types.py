@@ -94,11 +94,13 @@ def _product(scanner: Scanner, dynamic: Mapping[str, int]) -> int:
 
 def _factor(scanner: Scanner, dynamic: Mapping[str, int]) -> int:
     if scanner.take("("):
-        value = read_size(scanner, dynamic)
+        with scanner.deeper():
+            value = read_size(scanner, dynamic)
         scanner.expect(")")
         return value
     if scanner.take("-"):
-        return -_factor(scanner, dynamic)
+        with scanner.deeper():
+            return -_factor(scanner, dynamic)
     found = scanner.match(_TERM, "a size")
     if found[0].isdigit():
         return int(found[0])

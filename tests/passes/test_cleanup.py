@@ -312,3 +312,17 @@ def test_sizes_are_computed_once() -> None:
         views = [graph.call_function(aten.view.default, (returns.args[0][0], [each, 4])) for each in doubled]
     assert share_sizes(graph) == {sizes[1]: sizes[0], doubled[1]: doubled[0]}
     assert [view.args[1][0] for view in views] == [doubled[0]] * 2 and tripled.args[0] is sizes[0]
+
+
+@pytest.mark.parametrize("change", [lambda z: z * 1, lambda z: z / 1, lambda z: z - 0.0, lambda z: z + -0.0])
+def test_complex_numbers_are_left_alone(change: Callable[[Tensor], Tensor]) -> None:
+    """The parts of an infinite one make NaNs of each other, and signs of zeros change."""
+
+    class Net(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return change(z)
+
+    z = torch.tensor([complex(torch.inf, torch.inf), complex(-0.0, -0.0), 1j])
+    program = capture(Net(), (z,))
+    result = Pipeline((Canonicalize(),)).run(program)
+    assert len(result.graph.nodes) == len(program.graph.nodes)

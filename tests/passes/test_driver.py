@@ -177,7 +177,8 @@ def test_numbers_need_weights(program: Program) -> None:
 
 def test_what_a_pass_raises_leaves_a_file_that_runs(program: Program, tmp_path: Path) -> None:
     text = 'infer-axes,find-groups,raising{text="too, bad"}'
-    with pytest.raises(InternalError, match=r"the pass 'raising' raised ValueError: too, bad\. This is a bug in test_"):
+    said = r"the pass 'raising' raised ValueError: too, bad \(test_driver.py:\d+\)\. This is a bug in test_"
+    with pytest.raises(InternalError, match=said):
         Pipeline.parse("gather-shuffles,cse," + text).run(program)
     with pytest.raises(InternalError) as error:
         Pipeline.parse("gather-shuffles,cse," + text).run(program)
@@ -352,3 +353,59 @@ def test_all_passes_are_listed() -> None:
     assert "    how: one of fast, exact, default fast.\n" in text
     assert "    flops: a value of type float, required." in text
     assert all(f"{name} (" in text for name in registry.PASSES)
+
+
+IN_PLACE = """
+program {
+  forward(x)
+  input %x : f32[3]
+  %r = aten.relu(%x) : f32[3]
+  %a = aten.neg(%r) : f32[3]
+  %w = aten.add_.Tensor(%r, 1) : f32[3]
+  %b = aten.neg(%r) : f32[3]
+  %c = aten.mul.Tensor(%a, %b) : f32[3]
+  return %c
+}
+"""
+
+
+def test_what_a_text_writes_in_place_is_a_value_of_its_own(tmp_path: Path) -> None:
+    """Else the two negations would be taken for the same."""
+    (tmp_path / "net.txt").write_text(IN_PLACE)
+    told = CliRunner().invoke(app, ["opt", str(tmp_path / "net.txt"), "--passes", "cse"])
+    assert told.exit_code == 0, told.output
+    assert told.output.count("aten.neg") == 2 and "add_" not in told.output
+
+
+def test_a_pass_to_print_at_that_there_is_not(tmp_path: Path) -> None:
+    (tmp_path / "net.txt").write_text(IN_PLACE)
+    told = CliRunner().invoke(app, ["opt", str(tmp_path / "net.txt"), "--passes", "cse", "--print-after", "nosuch"])
+    assert told.exit_code == 2 and "there is no pass 'nosuch'" in " ".join(told.output.split())
+
+
+SPEC_WITH_A_PASS = """
+import torch
+from torch import nn
+from atograph.passes import Program, RewritePass, register
+
+class Fails(RewritePass):
+    name = "fails-in-a-spec"
+
+    def rewrite(self, program: Program) -> Program:
+        raise KeyError("oops")
+
+register("fails-in-a-spec", lambda: Fails)
+
+def model():
+    return nn.Linear(3, 2)
+
+def example_inputs():
+    return (torch.randn(2, 3),)
+"""
+
+
+def test_a_spec_may_have_passes_of_its_own_and_their_line_is_told(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SPEC_WITH_A_PASS)
+    told = CliRunner().invoke(app, ["opt", str(tmp_path / "net.py"), "--passes", "fails-in-a-spec"])
+    said = " ".join(f"{told.output} {told.exception}".split())
+    assert told.exit_code != 0 and "raised KeyError: 'oops' (net.py:10)" in said

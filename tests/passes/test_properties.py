@@ -207,7 +207,7 @@ def test_what_is_not_so_is_refused() -> None:
         atograph.scaled(head, graph.program.state, torch.ones(2))
     with pytest.raises(UserError, match="holds each of the units 0 to 5 once"):
         atograph.reordered(stem, graph.program.state, torch.zeros(6, dtype=torch.int64))
-    with pytest.raises(UserError, match="6 positive numbers"):
+    with pytest.raises(UserError, match="6 positive finite numbers"):
         atograph.scaled(stem, graph.program.state, -torch.ones(6))
 
 
@@ -226,3 +226,19 @@ def test_each_tensor_that_changes_has_to() -> None:
         for name in changed:
             rest = {each: value for each, value in changed.items() if each != name}
             assert difference(before, run(graph, rest, inputs)) > 1e-6, name
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, 5)])
+def test_units_that_multiply_each_other_in_one_dimension_are_not_scaled(part: slice) -> None:
+    class Gram(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(len(range(36)[part]), 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            u = self.a(x)
+            return self.b((u.t() @ u).flatten()[part])
+
+    graph = atograph.trace(Gram().double(), torch.randn(3, 4, dtype=torch.float64))
+    made = [group for group in graph.groups if ("a.weight", 0) in group.makers]
+    assert made and not any(group.homogeneous for group in made)

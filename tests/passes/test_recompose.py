@@ -112,3 +112,15 @@ def test_what_is_no_module_stays() -> None:
     program = capture(Other(), (torch.randn(4, 4),), dynamic=False)
     assert Recompose()(program).graph_module is program
     assert any("another view of the memory" in line for line in Recompose().refused(program))
+
+
+def test_a_group_norm_that_is_told_other_sizes_stays() -> None:
+    """By those sizes it norms other channels together."""
+
+    class Told(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aten.native_group_norm(x, None, None, 1, 12, 4, 2, 1e-5)[0]
+
+    x = torch.randn(2, 6, 4, dtype=torch.float64)
+    graph = atograph.trace(torch.export.export(Told(), (x,)))
+    torch.testing.assert_close(graph.model(x), Told()(x), rtol=1e-12, atol=1e-12)

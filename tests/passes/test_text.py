@@ -164,3 +164,9 @@ def test_what_has_no_text_is_told_where_it_is_needed() -> None:
     assert '  forward(x, how=opaque("type"))' in text and format_program(parse_program(text)) == text
     with pytest.raises(UserError, match=r"a value of the kind type has no text"):
         parse_program(text.replace("(%x, 1)", '(%x, opaque("type"))'))
+
+
+def test_sizes_within_sizes_without_end_are_refused() -> None:
+    deep = "(" * 5000 + "3" + ")" * 5000
+    with pytest.raises(UserError, match="within each other"):
+        parse_program(f"program {{\n  forward(x)\n  input %x : f32[{deep}]\n  return %x\n}}\n")

@@ -60,10 +60,10 @@ def scaled(group: Group, state: State, factors: torch.Tensor, member: Member | N
         new tensors, for ``model.load_state_dict(..., strict=False)``.
 
     Raises:
-        UserError: no such scales are known, or a factor is not positive.
+        UserError: no such scales are known, or a factor is not positive and finite.
     """
-    if tuple(factors.shape) != (group.size,) or not bool((factors > 0).all()):
-        raise UserError(f"the scales of group {group.name} are {group.size} positive numbers.")
+    if tuple(factors.shape) != (group.size,) or not bool(((factors > 0) & factors.isfinite()).all()):
+        raise UserError(f"the scales of group {group.name} are {group.size} positive finite numbers.")
     changed: dict[str, torch.Tensor] = {}
     for (name, dim), power in group.scaling(member).items():
         value = changed.get(name, state[name]).detach()

@@ -15,10 +15,10 @@ from typing import NamedTuple, TypeAlias
 from torch import fx
 
 from atograph.passes.analysis.couplings import ValueDim
-from atograph.passes.analysis.infer_axes import Axes
+from atograph.passes.analysis.infer_axes import Axes, repeated_axes
 from atograph.passes.analysis.properties.equations import Equations, plus
 from atograph.passes.analysis.properties.roles import brought
-from atograph.passes.axes.dims import Axis, axes_of
+from atograph.passes.axes.dims import Axis, Dim, axes_of
 from atograph.passes.axes.flow import Affine, Operand, Terms
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, reason_at
@@ -58,6 +58,7 @@ class Scaling:
         self._truthful = axes.frozen(axis) is None  # dims that could not be aligned may hide units
         self._powers: dict[ValueDim, Power] = {ValueDim(site[0], 0, site[1]): {site: Fraction(1)} for site in members}
         equations = [each for node in program.input_nodes() for each in self._of_unscaled(node, "model input")]
+        equations += [each for site in members for each in self._of_member(*site)]
         equations += [each for node, effect in axes.effects.items() for each in self._of(node, effect)]
         equations += self._of_outputs(program)
         self._equations = sorted((each for each in equations if each.power), key=lambda each: each.unknown)
@@ -92,6 +93,11 @@ class Scaling:
         read, terms = self._axes.read_output(node), terms_of(node, effect)
         if not any(self._places(each, output) for each, output in self._inputs(node, read)):
             return
+        if any(self._multiplies_itself(dim) for shape in self._axes.shapes.get(node, ()) for dim in shape):
+            text = "the units multiply each other in one dimension"
+            yield from self._unscaled(node, [*self._inputs(node, read)], text)
+            yield from self._of_unscaled(node, text)
+            return
         if terms is None:
             text = f"{name_of(node.target)} is not known to scale"
             yield from self._unscaled(node, [*self._inputs(node, read)], text)
@@ -108,6 +114,16 @@ class Scaling:
         for output in range(len(effect.outs)):
             for dim in self._places(node, output):
                 yield from self._of_result(ValueDim(node, output, dim), effect, terms, read)
+
+    def _of_member(self, node: fx.Node, dim: int) -> Iterator[_Equation]:
+        """A parameter whose places belong to several units each stays as it is."""
+        if self._multiplies_itself(self._axes.shape(node)[dim]):
+            reason = Reason("the units multiply each other in one dimension", node.name)
+            yield _Equation(self._powers[ValueDim(node, 0, dim)], reason, True)
+
+    def _multiplies_itself(self, dim: Dim) -> bool:
+        """Whether the places of a dim belong to several units each, as those of the flattened u × u do."""
+        return any(self._axis is axis for axis in repeated_axes(dim))
 
     def _inputs(self, node: fx.Node, read: int) -> list[tuple[fx.Node, int]]:
         listed = []
