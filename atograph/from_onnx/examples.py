@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import torch
 
@@ -20,6 +21,9 @@ LENGTHS = (64, 16, 224, 32, 128, 256, 320, 512, 576, 640, 48, 96, 1024, 8, 1)
 
 ROWS = (100, 2)
 """Whole numbers below these are tried where nothing tells how large they may be."""
+
+MOST_NUMBERS = 2**28
+"""In an input that nobody gives."""
 
 _UNKNOWN = "Nothing is known here of this form of the op: export the model without it; see docs/onnx.md."
 
@@ -98,8 +102,8 @@ def example_for(network: OnnxNetwork, dims: Dims) -> dict[str, torch.Tensor]:
         )  # fmt: skip
     reason: UserError | None = None
     for sizes, rows in product(_sizes(values, dims), ROWS):
-        made = {value.name: _filled(network, value, dims, sizes, rows) for value in values}
         try:
+            made = {value.name: _filled(network, value, dims, sizes, rows) for value in values}
             tried(network, made)
         except UserError as error:
             reason = reason or error
@@ -132,6 +136,11 @@ def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[s
     shape = [
         each if isinstance(each, int) else sizes[dims.names[value.name, dim]] for dim, each in enumerate(value.shape)
     ]
+    if prod(shape) > MOST_NUMBERS:
+        raise UserError(
+            f"the input {value.name!r} of the shape {shape} has more numbers than are made up here ({MOST_NUMBERS}).",
+            where=str(network.file.path),
+        )
     dtype, random = TYPES[value.code], torch.Generator().manual_seed(0)
     if dtype.is_floating_point:
         image = len(shape) == 4 and shape[1] in (1, 3)

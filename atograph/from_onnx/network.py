@@ -88,10 +88,11 @@ def network_of(file: OnnxFile | Path | str) -> OnnxNetwork:
 def _forward(names: Iterable[str]) -> Callable[..., dict[str, torch.Tensor]]:
     """A method with these parameters, in the order of the inputs, made as `dataclasses` makes an ``__init__``: whoever
     wraps it, or asks for its code, finds an ordinary one (torch.export does)."""
-    listed = ", ".join(names)
-    assert all(name.isidentifier() and name not in RESERVED for name in listed.split(", ")), "no code is in a name"
+    listed = [*names]
+    assert all(name.isidentifier() and name not in RESERVED for name in listed), "no code is in a name"
+    values = "".join(f"{name}, " for name in listed)
     space: dict[str, Any] = {}
-    exec(f"def forward(self, {listed}):\n    return self.by_name(dict(zip(self.inputs, ({listed},))))", space)
+    exec(f"def forward(self, {values}):\n    return self.by_name(dict(zip(self.inputs, ({values}))))", space)
     found: Callable[..., dict[str, torch.Tensor]] = space["forward"]
     return found
 

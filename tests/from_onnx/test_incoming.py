@@ -167,6 +167,7 @@ REFUSED = {
                                     {"constant": [2], "opset": 19}, "places pixels by half_pixel_symmetric"),
     "Resize of 2 dims": ("Resize", [noise(4, 4), None, f32(2, 2)], {"mode": "linear"}, {"constant": [2]}, "2 dims"),
     "Resize of channels": ("Resize", [IMAGE, None, f32(1, 2, 1, 1)], {}, {"constant": [2]}, "samples or channels"),
+    "Dropout": ("Dropout", [IMAGE, f32(0.5)[0], np.array(True)], {}, {"constant": [1, 2]}, "training_mode"),
     "Resize exclude_outside": ("Resize", [IMAGE, None, f32(1, 1, 2, 2)], {"mode": "cubic", "exclude_outside": 1},
                                {"constant": [2]}, "exclude_outside=1"),
 }  # fmt: skip
@@ -181,6 +182,17 @@ def test_forms_that_are_not_known_are_refused_by_what_they_are(tmp_path: Path, f
     with pytest.raises(atograph.UserError, match=f"{op} that gives 'out_0': .*{reason}") as told:
         atograph.trace(path)
     assert "--data" not in str(told.value)
+
+
+@pytest.mark.parametrize("shape", [[10**12, 4], [2**63 - 1, 2**62]])
+def test_a_shape_of_no_end_asks_for_inputs(tmp_path: Path, shape: list[int]) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["many"], ["y"])], "large",
+        [helper.make_tensor_value_info("many", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )  # fmt: skip
+    with pytest.raises(atograph.UserError, match=r"the input 'many' of the shape .* more numbers .*--data"):
+        atograph.trace(save(graph, tmp_path / "large.onnx"))
 
 
 NAMES = [

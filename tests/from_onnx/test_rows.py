@@ -102,6 +102,7 @@ ELEMENTWISE: list[Case] = [
     ("Where", [X > 0, X, f32(0)], {}, {}),
     ("Where", [X > 0, f32(1), X], {}, {"constant": [1]}),
     ("Dropout", [X], {}, {"opset": 12}),
+    ("Dropout", [X, f32(0.5)[0], np.array(False)], {}, {"constant": [1, 2]}),
     ("BitwiseAnd", [I64, I64 + 1], {}, {"opset": 18}),
 ]
 
@@ -122,6 +123,22 @@ CONVOLUTIONS: list[Case] = [
     ("MaxPool", [IMAGE], {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 1, 1]}, {}),
     ("MaxPool", [IMAGE], {"kernel_shape": [2, 3], "ceil_mode": 1, "strides": [2, 2]}, {"opset": 10}),
     ("MaxPool", [noise(1, 2, 9)], {"kernel_shape": [3], "dilations": [2]}, {}),
+    *(
+        (
+            op,
+            [IMAGE],
+            {"kernel_shape": [size, size], "strides": [by, by], "pads": pads, "ceil_mode": 1, **how},
+            {"opset": 19},
+        )
+        for op, how in (("MaxPool", {}), ("AveragePool", {}), ("AveragePool", {"count_include_pad": 1}))
+        for size, by, pads in (
+            (2, 2, [0, 0, 1, 1]),
+            (3, 2, [1, 1, 0, 0]),
+            (2, 3, [1, 0, 0, 1]),
+            (3, 2, [0, 0, 2, 2]),
+            (2, 2, [1, 1, 1, 1]),
+        )
+    ),
     ("AveragePool", [IMAGE], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, {}),
     ("AveragePool", [IMAGE], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}, {}),
     ("AveragePool", [IMAGE], {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1], "strides": [2, 2]}, {}),
@@ -242,6 +259,11 @@ INDEXING: list[Case] = [
     ("Slice", [X], {"starts": [0, 1], "ends": [1, 99], "axes": [0, 2]}, {"opset": 9}),
     ("Slice", [X, ints(-1), ints(-99), ints(2), ints(-1)], {}, {"constant": [1, 2, 3, 4]}),
     ("Slice", [X, ints(3), ints(0), ints(2), ints(-2)], {}, {"constant": [1, 2, 3, 4]}),
+    *(
+        ("Slice", [x, ints(start), ints(end), ints(0), ints(step)], {}, {"constant": constant})
+        for x, constant in ((noise(5), [1, 2, 3, 4]), (np.arange(5), [0, 1, 2, 3, 4]))
+        for start, end, step in ((-100, -200, -1), (-100, -200, -2), (-6, -7, -1), (10, -100, -2), (-100, 3, -1))
+    ),
     ("Slice", [X, ints(0), ints(2**62), ints(1), ints(2)], {}, {"constant": [1, 2, 3, 4]}),
     ("GatherElements", [X, np.zeros((2, 1, 4), np.int64) - 1], {"axis": 1}, {}),
     ("GatherND", [X, np.array([[0, 1], [1, 2]])], {}, {}),

@@ -106,8 +106,18 @@ def max_pool(op: Op, x: Tensor) -> Value:
         raise op.refuse("it gives the positions of the largest values")
     pads = _pads(op, x, kernel, strides, dilations)
     half = any(pad > width // 2 for pad, width in zip(pads, [*kernel, *kernel], strict=True))
-    x, inside = _padded(x, pads, float("-inf")) if not half else _all_padded(x, pads, float("-inf"))
-    return _of_rank(op, _MAX, x)(x, kernel, strides, inside, dilations, bool(op.attribute("ceil_mode", 0)))
+    padded, inside = _padded(x, pads, float("-inf")) if not half else _all_padded(x, pads, float("-inf"))
+    made = _of_rank(op, _MAX, x)(padded, kernel, strides, inside, dilations, bool(op.attribute("ceil_mode", 0)))
+    return made if padded is x else _within(op, made, x, pads, strides)
+
+
+def _within(op: Op, made: Tensor, x: Tensor, pads: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Without windows that begin in the padding behind: those are there where torch rounds up and sees no padding."""
+    if op.attribute("ceil_mode", 0):
+        for dim, (begin, stride) in enumerate(zip(pads, strides, strict=False), start=2):
+            most = -(-(x.shape[dim] + begin) // stride)
+            made = made.narrow(dim, 0, most) if made.shape[dim] > most else made
+    return made
 
 
 def _all_padded(x: Tensor, pads: Sequence[int], value: float) -> tuple[Tensor, list[int]]:
@@ -130,12 +140,11 @@ def average_pool(op: Op, x: Tensor) -> Tensor:
     if even or counted:
         padded, inside = _padded(x, pads)
         made: Tensor = pool(padded, kernel, strides, inside, ceil, counted or not even)
-        return made
+        return made if padded is x else _within(op, made, x, pads, strides)
     padded, _none = _all_padded(x, pads, 0.0)
     ones, _none = _all_padded(torch.ones_like(x[:1, :1]), pads, 0.0)
     of_ones = pool(ones, kernel, strides, 0, ceil)
-    quotient: Tensor = pool(padded, kernel, strides, 0, ceil) / of_ones
-    return quotient
+    return _within(op, pool(padded, kernel, strides, 0, ceil) / of_ones, x, pads, strides)
 
 
 @row("GlobalAveragePool")

@@ -224,12 +224,18 @@ def where(op: Op, condition: Value, one: Value, other: Value) -> Value:
     )
 
 
-@row("Identity", "Dropout")
-def identity(op: Op, x: Value, *_rest: Value) -> Value:
-    """The same; nothing is dropped where nothing is trained."""
-    if op.kind == "Dropout" and len(op.outputs) > 1 and op.outputs[1]:
-        return x, torch.ones_like(x, dtype=torch.bool)
+@row("Identity")
+def identity(op: Op, x: Value) -> Value:
+    """The same."""
     return x
+
+
+@row("Dropout")
+def dropout(op: Op, x: Value, _ratio: Value = None, training: Value = None) -> Value:
+    """The same; nothing is dropped where nothing is trained."""
+    if training is not None and (training.item() if isinstance(training, Known) else bool(training)):
+        raise op.refuse("it drops by chance (training_mode)")
+    return (x, torch.ones_like(x, dtype=torch.bool)) if len(op.outputs) > 1 and op.outputs[1] else x
 
 
 @row("BitShift")

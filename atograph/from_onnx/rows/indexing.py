@@ -70,6 +70,7 @@ def slice_(
     if isinstance(x, Known):
         index: list[Any] = [slice(None)] * rank
         for begin, stop, axis, step in zip(begins, stops, along, by, strict=True):
+            begin = max(begin, -x.array.shape[axis]) if step < 0 else begin
             index[axis % rank] = slice(begin, None if step < 0 and stop < -_FAR else stop, step)
         return Known(x.array[tuple(index)], x.dtype, x.sized)
     for begin, stop, axis, step in zip(begins, stops, along, by, strict=True):
@@ -82,7 +83,7 @@ def _sliced(x: Tensor, axis: int, begin: Any, stop: Any, step: int) -> Tensor:
     index: list[Any] = [slice(None)] * x.dim()
     if step < 0:
         length = x.shape[axis]
-        first = min(begin + length if begin < 0 else begin, length - 1)
+        first = max(min(begin + length if begin < 0 else begin, length - 1), 0)
         last = -1 if stop < -length else stop + length if stop < 0 else stop
         index[axis] = slice(length - 1 - first, length - 1 - last, -step)
         return x.flip(axis)[tuple(index)]
