@@ -122,7 +122,7 @@ def compress(
 def opt(
     settings: Any,
     spec: Annotated[
-        str | None, typer.Argument(metavar="SPEC", help="A SPEC, a program's file (.pt2, .onnx, .txt), or a run's folder.")
+        str | None, typer.Argument(metavar="SPEC", help="A SPEC, a program (.pt2, .onnx, .txt), or a run's folder.")
     ] = None,
     passes: Annotated[str | None, typer.Option(help='Such as "infer-axes,find-groups,slim{plan=plan.json}".')] = None,
     list_passes: Annotated[bool, typer.Option("--list-passes", help="All passes with their options.")] = False,
