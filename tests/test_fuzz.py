@@ -129,6 +129,7 @@ def test_compositions(example: tuple[Composed, tuple[Tensor, ...]], number: int,
             assert difference(_listed(slim(*wide)), _listed(slim.module(*wide))) <= 1e-9, model
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 4, 10))
 @given(networks() | compositions(), st.integers(0, 2**16))
@@ -160,7 +161,7 @@ def test_any_size(dynamic: Counter[str], example: tuple[Grown | Composed, tuple[
 
 
 @seed(SEED)
-@MANY
+@settings(MANY, max_examples=max(EXAMPLES // 8, 10))
 @given(networks() | compositions() | streams(), st.integers(0, 2**16))
 def test_the_text_is_read_back(example: tuple[Any, ...], number: int) -> None:
     """A program, with other sizes dynamic and with state, and the slim one: each is what its text says, read again."""

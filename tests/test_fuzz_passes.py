@@ -61,6 +61,7 @@ def normed(network: nn.Module) -> nn.Module:
     return network
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLOSE)
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 10, 10))
