@@ -22,7 +22,6 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.spec.programs import ProgramForm
 
-
 _OTHER_SIZES = "Of another size it is with inputs of that: --data FILE.npz, or trace(path, inputs)"
 
 
