@@ -162,7 +162,18 @@ def opt(
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
 @takes_settings(
-    "freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "outputs", "dynamic", "state", "batch"
+    "freeze_layers",
+    "only",
+    "min_units",
+    "floor",
+    "depth",
+    "drop",
+    "couple",
+    "uniform",
+    "outputs",
+    "dynamic",
+    "state",
+    "batch",
 )
 def inspect(
     spec: SpecArgument,
@@ -208,6 +219,7 @@ def inspect(
     "depth",
     "drop",
     "couple",
+    "uniform",
     "outputs",
     "dynamic",
     "state",
@@ -256,6 +268,7 @@ def sensitivity(
     "depth",
     "drop",
     "couple",
+    "uniform",
     "outputs",
     "dynamic",
     "state",
