@@ -199,13 +199,14 @@ class Graph(NotPickled):
         trained_only: bool = False,
         depth: bool | float = False,
         drop: Iterable[str] = (),
+        uniform: bool = False,
     ) -> Graph:
         """The same graph where groups stay whole, keep more units, go together or altogether: `inspection.steering`."""
         from atograph.inspection.steering import steer
 
         return steer(
             self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only,
-            depth=depth, drop=drop,
+            depth=depth, drop=drop, uniform=uniform,
         )  # fmt: skip
 
     @property
@@ -257,6 +258,7 @@ class Graph(NotPickled):
         round_to: int | Literal["auto"] | None = None,
         measured: bool = True,
         depth: bool | float = False,
+        uniform: bool = False,
         **budgets: float | None,
     ) -> Plan:
         """Choose the units that stay, in one of three ways.
@@ -279,6 +281,8 @@ class Graph(NotPickled):
                 branches go. A number is the share of what is saved that they give, True is a half
                 (``graph.steered(depth=True)`` for all plans). By sensitivity a group goes where that loses least: its
                 curves have to be measured with it.
+            uniform: whether groups that are alike in all layers keep equally many units, as in ``graph.steered``, which
+                says so for all plans; not with ``kept``.
             budgets: other shares to keep, by the names of the table of budgets (`passes.budgets`): ``params``,
                 ``bytes``, ``latency``, ... With several budgets, all hold.
 
@@ -287,11 +291,14 @@ class Graph(NotPickled):
                 data.
         """
         whole = depth_of(depth)
-        graph = self if whole is None else self.with_groups(self.groups.emptying(whole))
+        graph = self.steered(uniform=True) if uniform else self
+        graph = graph if whole is None else graph.with_groups(graph.groups.emptying(whole))
         shares = {what: share for what, share in {"flops": flops, **budgets}.items() if share is not None}
         if sum((bool(shares), random is not None, kept is not None)) != 1:
             listed = ", ".join(f"{name}=" for name in BUDGETS)
             raise UserError(f"plan() takes either budgets ({listed}), or random=, or kept=.")
+        if kept is not None and uniform:
+            raise UserError("uniform=True chooses counts, and kept= says them.")
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")

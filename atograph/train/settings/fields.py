@@ -141,6 +141,9 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    uniform: Annotated[bool, Option()] = False
+    """The same widths in all layers, so that one number of a configuration says each: groups that are alike in all
+    layers keep equally many units, each its own best ones, and heads stay as wide as they are."""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
     """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
     nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
@@ -353,6 +356,7 @@ class TrainSettings(BaseModel):
         return {
             "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
             "trained_only": not self.prune_frozen, "depth": self.depth and self.depth_share, "drop": self.drop,
+            "uniform": self.uniform,
         }  # fmt: skip
 
     @property
