@@ -210,6 +210,7 @@ class Interface:
             code may go another way. Nothing has to, where there are none.
         still: name of a size that was to be dynamic → why it is the example's for ever.
         asked: what was asked to be dynamic, a text a dim; to capture the model anew.
+        passes: passes that it went through after its capture, as the text of a pipeline; to do so anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
@@ -239,6 +240,7 @@ class Interface:
     ways: Ways = ()
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
+    passes: str = ""
     dead: bool = False
     decided: tuple[Decision, ...] = ()
     checked: bool = True
@@ -285,7 +287,9 @@ class Interface:
 
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
-        names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked", "reads_training")
+        names = [
+            "looked_at", "fixed", "ways", "still", "asked", "passes", "dead", "decided", "checked", "reads_training",
+        ]  # fmt: skip
         return replace(self, **{name: getattr(other, name) for name in names})
 
     def quantised(self, weights: Collection[str], zero_points: Collection[str]) -> Interface:
