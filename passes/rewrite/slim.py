@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,10 +25,11 @@ from atograph.passes.ir.express import Holders, build
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.points import Points
-from atograph.passes.ir.program import Program, copy_node
+from atograph.passes.ir.program import Program, attach, copy_node
 from atograph.passes.ir.propagate import mode_of, propagate
 from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.reason import ORIGIN
+from atograph.passes.ir.regions import Control, Regions
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan
@@ -210,15 +211,62 @@ class _Lowering:
         return self._rewrite.copy(self.node)
 
 
+class _Scope:
+    """A graph that is being made: of the program, or of a region of it.
+
+    Args:
+        inputs: old nodes of it that hold sizes.
+        old: the module that holds the regions of the old graph.
+
+    Attributes:
+        graph: the new one.
+        root: the module that holds its regions.
+        holders: which of its nodes hold dynamic sizes.
+        lifted: value of the graph around it → placeholder that takes it in, beside what it took before.
+    """
+
+    def __init__(self, inputs: Sequence[fx.Node], old: torch.nn.Module) -> None:
+        self.inputs, self.old = inputs, old
+        self.graph, self.root, self.holders = fx.Graph(), torch.nn.Module(), Holders()
+        self.lifted: dict[fx.Node, fx.Node] = {}
+
+    def lift(self, value: fx.Node) -> fx.Node:
+        """The placeholder that takes in a value of the graph around."""
+        if value not in self.lifted:
+            first = next((node for node in self.graph.nodes if node.op != "placeholder"), None)
+            with self.graph.inserting_before(first):
+                self.lifted[value] = self.graph.placeholder(value.name)
+        return self.lifted[value]
+
+    def finished(self, lifted: Sequence[fx.Node]) -> fx.GraphModule:
+        """The region, which takes some values after what it took before."""
+        for value in lifted:
+            placeholder = self.lift(value)
+            after = next(node for node in self.graph.nodes if node.op != "placeholder")
+            after.prepend(placeholder)
+        share_sizes(self.graph)
+        drop_dead_code(self.graph)
+        return self.module()
+
+    def module(self) -> fx.GraphModule:
+        self.complete()
+        return fx.GraphModule(self.root, self.graph)
+
+    def complete(self) -> None:
+        """Hold the regions, too, that are as they were."""
+        for target in {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}:
+            if not _has(self.root, target):
+                attach(self.root, target, reduce(getattr, target.split("."), self.old))
+
+
 class _Rewrite:
     def __init__(self, program: Program, kept: Kept, state: Mapping[str, torch.Tensor] | None = None) -> None:
         self.program, self.axes, self.kept = program, kept.axes, kept
         self._state = program.state if state is None else state
-        self.graph = fx.Graph()
+        self._scopes = [_Scope(program.input_nodes(), program)]
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._parts: dict[Any, tuple[fx.Node, ...]] = {}  # old nodes of several outputs → what gives each of these
-        self._holders = Holders()
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
         if kept.rest is not None:
@@ -227,27 +275,22 @@ class _Rewrite:
                 lambda dim: self.printed(self.kept.size(dim)), self.constant,
             )  # fmt: skip
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that is being made just now."""
+        return self._scopes[-1].graph
+
     def run(self) -> Program:
         state = {
             name: self.kept.slice(self._state[name], self.axes.shape(node)) for node, name in self.program.state_nodes()
         }
         for node in self.program.graph.nodes:
-            if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):
-                if isinstance(new := self.nodes.get(node), fx.Node):
-                    self._note_sizes(node, new)
-                continue
-            effect = self.axes.effects.get(node)
-            if node.target is operator.getitem and node.args[0] in self._parts:
-                self.nodes[node] = self._parts[node.args[0]][node.args[1]]
-            elif effect is not None and effect.lower is not None and self._touched(node):
-                lowered = effect.lower(_Lowering(node, self))
-                if not isinstance(lowered, fx.Node):
-                    self._parts[node] = tuple(lowered)
-                    continue
-                self.nodes[node] = lowered
-            else:
-                self.nodes[node] = self.copy(node)
-            self._note_sizes(node, self.nodes[node])
+            if self._leftovers is None or not self._leftovers.lay(node, partial(self.copy, node)):
+                self._place(node)
+            elif isinstance(new := self.nodes.get(node), fx.Node):
+                self._note_sizes(node, new)
+        (own,) = self._scopes
+        own.complete()
         same = share_sizes(self.graph)
         self.nodes = {old: same.get(new, new) for old, new in self.nodes.items()}
         self._note_origins()
@@ -255,11 +298,51 @@ class _Rewrite:
             drop_checks(self.graph)
         drop_dead_code(self.graph)
         names = self.program.state_names()
-        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs())
+        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs(), own.root)
         self._check_shapes()
-        program = self.program.rewritten(self.graph, state | self.constants)
+        program = self.program.rewritten(self.graph, state | self.constants, own.root)
         program.interface = replace(program.interface, example=self._example())
         return program
+
+    def _place(self, node: fx.Node) -> None:
+        """Give a node its place in the new graph."""
+        effect = self.axes.effects.get(node)
+        if node.target is operator.getitem and node.args[0] in self._parts:
+            self.nodes[node] = self._parts[node.args[0]][node.args[1]]  # type: ignore[index]
+        elif (control := self.axes.regions.controls.get(node)) is not None:
+            self.nodes[node] = self._copy_control(control)
+        elif effect is not None and effect.lower is not None and self._touched(node):
+            lowered = effect.lower(_Lowering(node, self))
+            if not isinstance(lowered, fx.Node):
+                self._parts[node] = tuple(lowered)
+                return
+            self.nodes[node] = lowered
+        else:
+            self.nodes[node] = self.copy(node)
+        self._note_sizes(node, self.nodes[node])
+
+    def _copy_control(self, control: Control) -> fx.Node:
+        """An op of control flow with new regions, which take in what is new in them."""
+        made: list[_Scope] = []
+        for region in control.regions:
+            made.append(_Scope(list(region.takes), region.module))
+            self._scopes.append(made[-1])
+            for node in region.module.graph.nodes:
+                self._place(node)
+            self._scopes.pop()
+        lifted = list(dict.fromkeys(value for scope in made for value in scope.lifted))
+        for region, scope in zip(control.regions, made, strict=True):
+            attach(self._scopes[-1].root, region.name, scope.finished(lifted))
+        copied = self.copy(control.node)
+        *others, operands = copied.args
+        copied.args = (*others, (*operands, *lifted))  # type: ignore[misc]
+        return copied
+
+    def _lift(self, value: fx.Node, depth: int = 0) -> fx.Node:
+        """A value of the graph so many scopes deep in the one that is being made."""
+        for scope in self._scopes[depth + 1 :]:
+            value = scope.lift(value)
+        return value
 
     def _inputs(self) -> dict[str, torch.Tensor]:
         """The inputs that shrink, which are state, without data."""
@@ -290,7 +373,7 @@ class _Rewrite:
         for new in self.graph.nodes:
             new.meta["gives"] = ()
         for node, new in self.nodes.items():
-            new.meta["gives"] = (*new.meta["gives"], node.name)
+            new.meta["gives"] = (*new.meta.get("gives", ()), node.name)
 
     def _touched(self, node: fx.Node) -> bool:
         involved = [node, *node.all_input_nodes]
@@ -298,9 +381,9 @@ class _Rewrite:
 
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
         """A new constant of the program."""
-        made = self.program.new_constant(self.graph, value, name)
+        made = self.program.new_constant(self._scopes[0].graph, value, name)
         self.constants[made.name] = value
-        return made
+        return self._lift(made)
 
     def copy(self, node: fx.Node, nodes: Mapping[fx.Node, fx.Node] | None = None) -> fx.Node:
         """A node of the new graph like an old one, with its sizes printed again; ``nodes``: where its operands are."""
@@ -346,7 +429,7 @@ class _Rewrite:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
-        part = self._holders.express(size, before)
+        part = self._scopes[-1].holders.express(size, before)
         if part is None:
             raise InternalError(f"no sizes of the program tell the size {size!r}.")
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
@@ -359,11 +442,11 @@ class _Rewrite:
             if self._tells_less(node):
                 self._shrunk.add(new)
             else:
-                self._holders.add(self.axes.points.size(node), new)
+                self._scopes[-1].holders.add(self.axes.points.size(node), new)
         elif self.axes.points and isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
             for index, dim in enumerate(self.axes.shape(node)):
                 if not self.kept.shrinks(dim):
-                    self._holders.add(dim.size, new, index)
+                    self._scopes[-1].holders.add(dim.size, new, index)
 
     def _tells_less(self, node: fx.Node) -> bool:
         """Whether a number of the old graph is the size of a dim that shrinks, or computed from one."""
@@ -374,18 +457,23 @@ class _Rewrite:
 
     def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""
-        if known in self._holders:
-            node, index = self._holders[known]
+        holders = self._scopes[-1].holders
+        if known in holders:
+            node, index = holders[known]
             return node if index is None else self.graph.call_function(aten.sym_size.int, (node, index))
-        for node in self.program.input_nodes():
-            for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
-                if size == known:
-                    return self.graph.call_function(aten.sym_size.int, (self.nodes[node], index))
+        for depth, scope in reversed(list(enumerate(self._scopes))):
+            for node in scope.inputs:
+                for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                    if size == known:
+                        held = scope.graph.call_function(aten.sym_size.int, (self.nodes[node], index))
+                        return self._lift(held, depth)
         raise InternalError(f"no value of the program holds the dynamic size {text(known)}.")
 
     def _check_shapes(self) -> None:
         """Every value's shape must be the one that its axes give."""
-        alive, points = set(self.graph.nodes), Points(self.graph, self.program.interface.dynamic)
+        root = self._scopes[0].root
+        alive = set(Regions(self.graph, root).order)
+        points = Points(self.graph, self.program.interface.dynamic, root)
         for node, new in self.nodes.items():
             if new not in alive or node not in self.axes.shapes:
                 continue
@@ -397,6 +485,14 @@ class _Rewrite:
                 wanted = tuple(self.kept.size(dim) for dim in shape)
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
+
+
+def _has(root: torch.nn.Module, path: str) -> bool:
+    try:
+        reduce(getattr, path.split("."), root)
+    except AttributeError:
+        return False
+    return True
 
 
 def _slot(node: fx.Node, name: str) -> Slot:

@@ -12,7 +12,7 @@ from torch._higher_order_ops import scan, while_loop
 from torch.nn.attention.flex_attention import flex_attention
 
 import atograph
-from atograph.proof.flop_count import WithoutRegions, count_flops
+from atograph.proof.flop_count import RegionByRegion, count_flops
 
 
 class Net(nn.Module):
@@ -79,7 +79,7 @@ def test_regions(name: str, ran: bool) -> None:
         for given in (slim, slim.program.module(check_guards=False)):
             assert torch.allclose(given(x), masked(x), rtol=1e-9, atol=1e-12)
         assert torch.equal(model(x), dense)
-    assert count_flops(WithoutRegions(graph.program), x[:1]) == graph.flops
+    assert count_flops(RegionByRegion(graph.program), x[:1]) == graph.flops
 
 
 def test_a_program_with_a_region_comes_back(tmp_path: object) -> None:

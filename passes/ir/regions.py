@@ -1,0 +1,271 @@
+"""Regions: the graphs that ops of control flow run (``cond``, ``while_loop``, ``scan``, ``map``), as parts of a program.
+
+A region is a graph with operands. Its placeholders take values of the graph around it, whole or one index after the
+other, and in a loop what the round before gave; what the op gives are results of its regions. So all values of a program
+stand in one order, each after those that it is made of, but for what a round hands on to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx
+from torch.fx.node import Argument
+
+from atograph.passes.torch_private import HigherOrderOperator
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a placeholder of a region is given.
+
+    Attributes:
+        call: the op that runs the region.
+        source: a value of the graph around it, or a number.
+        sliced: whether it is one index after the other along the first dim of that, a round each.
+        again: in loops the result that it is in the next round; None where it stays.
+    """
+
+    call: fx.Node
+    source: Argument
+    sliced: bool = False
+    again: Argument = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one output of an op of control flow is.
+
+    Attributes:
+        of: results of regions, or what went in: it is one of these.
+        stacked: whether those of all rounds are laid side by side along a new first dim.
+    """
+
+    of: tuple[Argument, ...]
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class Region:
+    """A graph that an op runs.
+
+    Attributes:
+        name: what the graph around it calls it.
+        module: that holds the graph, and regions within it.
+        takes: what each placeholder is given.
+    """
+
+    name: str
+    module: fx.GraphModule
+    takes: Mapping[fx.Node, Taken]
+
+
+@dataclass(frozen=True)
+class Control:
+    """An op of control flow whose regions can be followed.
+
+    Attributes:
+        node: the op.
+        regions: in the order in which they are looked at.
+        gives: each output.
+        along: the value along whose first dim it goes, a round for each index; None where it has no such.
+    """
+
+    node: fx.Node
+    regions: tuple[Region, ...]
+    gives: tuple[Given, ...]
+    along: fx.Node | None = None
+
+
+class Regions:
+    """The regions of a program that can be followed.
+
+    Args:
+        graph: of the program.
+        root: the module that holds the regions; the one that has the graph unless given.
+
+    Attributes:
+        order: all values, those of regions before what the op gives.
+        taken: placeholder of a region → what it is given.
+        controls: op of control flow → its regions.
+    """
+
+    def __init__(self, graph: fx.Graph, root: torch.nn.Module | None = None) -> None:
+        self.order: list[fx.Node] = []
+        self.taken: dict[fx.Node, Taken] = {}
+        self.controls: dict[fx.Node, Control] = {}
+        self._add(graph, root)
+
+    def _add(self, graph: fx.Graph, root: torch.nn.Module | None) -> None:
+        for node in graph.nodes:
+            control = control_of(node, root)
+            if control is not None and all(map(_is_known, control.regions)):
+                self.controls[node] = control
+                for region in control.regions:
+                    self.taken.update(region.takes)
+                    self._add(region.module.graph, region.module)
+            if node.op in ("placeholder", "call_function"):
+                self.order.append(node)
+
+    def reads(self, node: fx.Node) -> list[fx.Node]:
+        """The values that a value is made of; of what a round hands on, too."""
+        if (taken := self.taken.get(node)) is not None:
+            return [each for each in (taken.source, taken.again) if isinstance(each, fx.Node)]
+        results = self.controls[node].gives if node in self.controls else ()
+        given = (each for result in results for each in result.of if isinstance(each, fx.Node))
+        return list(dict.fromkeys((*node.all_input_nodes, *given)))
+
+    @property
+    def names(self) -> set[str]:
+        """What the ops are called whose regions are followed."""
+        return {node.name for node in self.controls}
+
+    @property
+    def loops(self) -> bool:
+        """Whether rounds hand anything on."""
+        return any(taken.again is not None for taken in self.taken.values())
+
+    def outside(self, node: fx.Node) -> fx.Node:
+        """The value that a placeholder of a region is for good, where it is one: in the end one of the program's graph."""
+        while (taken := self.taken.get(node)) is not None and isinstance(taken.source, fx.Node):
+            if taken.sliced or taken.again is not None:
+                break
+            node = taken.source
+        return node
+
+    def within(self, node: fx.Node) -> Iterator[fx.Node]:
+        """The values of the regions of an op, and of regions in these."""
+        for region in self.controls[node].regions if node in self.controls else ():
+            for each in region.module.graph.nodes:
+                yield from self.within(each)
+                yield each
+
+
+def _is_known(region: Region) -> bool:
+    """Whether each value of a region has a type, and none of its ops writes."""
+    ops = [node for node in region.module.graph.nodes if node.op in ("placeholder", "call_function")]
+    return all("val" in node.meta and not writes(node) for node in ops)
+
+
+def why_whole(node: fx.Node) -> str:
+    """Why the regions of an op of control flow are not followed, in words."""
+    control = control_of(node)
+    if control is None:
+        return "what it runs is no program that can be followed"
+    for region in control.regions:
+        for each in region.module.graph.nodes:
+            if each.op == "call_function" and writes(each):
+                return f"{each.target} writes in it"
+            if each.op == "call_function" and "val" not in each.meta:
+                return f"{each.target} in it tells no sizes"
+    return "its operands tell no sizes"
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether an op's schema says that it writes into a tensor that it is given."""
+    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+
+
+def control_of(node: fx.Node, root: torch.nn.Module | None = None) -> Control | None:
+    """The regions of an op of control flow; None for any other op, and where they cannot be found.
+
+    Args:
+        node: of a graph.
+        root: the module that holds the regions; the one that has the graph unless given.
+    """
+    if not isinstance(node.target, HigherOrderOperator) or node.kwargs:
+        return None
+    form = _FORMS.get(node.target._name)
+    holder = node.graph.owning_module if root is None else root
+    if form is None or holder is None:
+        return None
+    try:
+        return form(node, lambda argument: _module(argument, holder))
+    except (ValueError, AttributeError, IndexError):  # another number of arguments, or no graph
+        return None
+
+
+def _module(argument: Argument, holder: torch.nn.Module) -> fx.GraphModule:
+    """The graph that an argument of an op names.
+
+    Raises:
+        ValueError: it is none, or another op runs it as well.
+    """
+    if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+        raise ValueError("a region that is no part of the program")
+    names = [node.target for node in argument.graph.nodes if node.op == "get_attr"]
+    module = holder.get_submodule(str(argument.target))
+    if not isinstance(module, fx.GraphModule) or names.count(argument.target) > 1 or len(argument.users) != 1:
+        raise ValueError("a region that is shared, or no graph")
+    return module
+
+
+# -- one row for each op -----------------------------------------------------------------------------------------------
+
+_Find: TypeAlias = Callable[[Argument], fx.GraphModule]
+_Form: TypeAlias = Callable[[fx.Node, _Find], Control]
+
+
+def _region(argument: Argument, find: _Find, takes: list[Taken]) -> Region:
+    module = find(argument)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return Region(str(argument.target), module, dict(zip(placeholders, takes, strict=True)))  # type: ignore[union-attr]
+
+
+def _results(module: fx.GraphModule) -> list[Argument]:
+    given = next(iter(reversed(module.graph.nodes))).args[0]
+    return list(given) if isinstance(given, (tuple, list)) else [given]
+
+
+def _cond(node: fx.Node, find: _Find) -> Control:
+    """``cond(predicate, one, other, operands)``: either gives the results."""
+    _predicate, *branches, operands = _arguments(node, 4)
+    regions = [_region(each, find, [Taken(node, operand) for operand in operands]) for each in branches]
+    gives = zip(*(_results(each.module) for each in regions), strict=True)
+    return Control(node, tuple(regions), tuple(map(Given, gives)))
+
+
+def _map(node: fx.Node, find: _Find) -> Control:
+    """``map_impl(body, xs, others)``: the body on each index of xs."""
+    body, xs, others = _arguments(node, 3)
+    takes = [*(Taken(node, x, sliced=True) for x in xs), *(Taken(node, other) for other in others)]
+    region = _region(body, find, takes)
+    gives = tuple(Given((result,), stacked=True) for result in _results(region.module))
+    return Control(node, (region,), gives, xs[0])
+
+
+def _scan(node: fx.Node, find: _Find) -> Control:
+    """``scan(body, init, xs, others)``: the body takes what is carried, an index of xs, and others; it gives what is
+    carried on, and results of the round."""
+    body, init, xs, others = _arguments(node, 4)
+    results = _results(find(body))
+    carried = [Taken(node, each, again=again) for each, again in zip(init, results, strict=False)]
+    takes = [*carried, *(Taken(node, x, sliced=True) for x in xs), *(Taken(node, other) for other in others)]
+    last = [Given((each.source, each.again)) for each in carried]
+    gives = (*last, *(Given((result,), stacked=True) for result in results[len(init) :]))
+    return Control(node, (_region(body, find, takes),), gives, xs[0])
+
+
+def _while_loop(node: fx.Node, find: _Find) -> Control:
+    """``while_loop(condition, body, init, others)``: both take what is carried, and others; the body gives what is
+    carried on."""
+    condition, body, init, others = _arguments(node, 4)
+    results = _results(find(body))
+    if len(results) != len(init):
+        raise ValueError("a loop that gives more than it carries")
+    carried = [Taken(node, each, again=again) for each, again in zip(init, results, strict=True)]
+    takes = [*carried, *(Taken(node, other) for other in others)]
+    regions = tuple(_region(each, find, takes) for each in (condition, body))
+    return Control(node, regions, tuple(Given((each.source, each.again)) for each in carried))
+
+
+def _arguments(node: fx.Node, count: int) -> list[Any]:
+    if len(node.args) != count:
+        raise ValueError("another form of the op")
+    return list(node.args)
+
+
+_FORMS: dict[str, _Form] = {"cond": _cond, "map_impl": _map, "scan": _scan, "while_loop": _while_loop}
