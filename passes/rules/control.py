@@ -31,13 +31,13 @@ def controlled(op: Op) -> Effect:
     """An op that runs regions."""
     control = op.control
     if control is None:
-        return frozen_effect(op, f"{op.name} is kept whole: {why_whole(op.node)}")
+        return _whole(op, why_whole(op.node))
     for taken in dict.fromkeys(each for region in control.regions for each in region.takes.values()):
         if not isinstance(taken.source, fx.Node) or not op.has_shape(taken.source):
             continue
         if taken.sliced and control.along is not None:
             op.unify(op.shape(control.along)[0], op.shape(taken.source)[0])
-            op.freeze(op.shape(taken.source)[0], f"{op.name} goes over it")
+            op.freeze(op.shape(taken.source)[0], f"{op.name.removesuffix('_impl')} goes over it")
         if isinstance(taken.again, fx.Node):
             _unify(op, op.shape(taken.source), op.shape(taken.again))
     outs, operands = list[Shape](), list[Operand]()
@@ -70,4 +70,8 @@ def _unify(op: Op, one: Shape, other: Shape) -> None:
 @rule("flex_attention")
 def flex_attention(op: Op) -> Effect:
     """Attention with scores that a function of the user's changes."""
-    return frozen_effect(op, f"{op.name} is kept whole: {why_whole(op.node)}")
+    return _whole(op, "its scores are changed by a function, which is not followed")
+
+
+def _whole(op: Op, why: str) -> Effect:
+    return frozen_effect(op, f"{op.name.removesuffix('_impl')} is kept whole: {why}")
