@@ -36,9 +36,7 @@ class Points:
         Exception: an op does not take the sizes that it gets at a point.
     """
 
-    def __init__(
-        self, graph: fx.Graph, dynamic: Sequence[DynamicSize], root: torch.nn.Module | None = None
-    ) -> None:
+    def __init__(self, graph: fx.Graph, dynamic: Sequence[DynamicSize], root: torch.nn.Module | None = None) -> None:
         self._names = {Size.of(size.values): size.name for size in dynamic}
         self._others = [_values_at(graph, dynamic, point, root) for point in range(1, points_of(dynamic))]
 

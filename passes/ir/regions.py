@@ -1,8 +1,8 @@
-"""Regions: the graphs that ops of control flow run (``cond``, ``while_loop``, ``scan``, ``map``), as parts of a program.
+"""Regions: the graphs that ops of control flow run (``cond``, ``while_loop``, ``scan``, ``map``), as parts of programs.
 
 A region is a graph with operands. Its placeholders take values of the graph around it, whole or one index after the
-other, and in a loop what the round before gave; what the op gives are results of its regions. So all values of a program
-stand in one order, each after those that it is made of, but for what a round hands on to the next.
+other, and in a loop what the round before gave; what the op gives are results of its regions. So all values of a
+program stand in one order, each after those that it is made of, but for what a round hands on to the next.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Regions:
         return any(taken.again is not None for taken in self.taken.values())
 
     def outside(self, node: fx.Node) -> fx.Node:
-        """The value that a placeholder of a region is for good, where it is one: in the end one of the program's graph."""
+        """The value of the program's graph that a placeholder of a region always is; as far as it always is one."""
         while (taken := self.taken.get(node)) is not None and isinstance(taken.source, fx.Node):
             if taken.sliced or taken.again is not None:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,19 +13,17 @@ import torch
 from torch import fx
 from torch.fx.node import Argument
 
-from atograph.passes.analysis.branches import Branches
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
+from atograph.passes.axes.dims import Dim, dim_of, evaluate
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.cse import share_sizes
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import drop_checks
-from atograph.passes.ir.express import Holders, build
+from atograph.passes.ir.express import build
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.points import Points
-from atograph.passes.ir.program import Program, attach, copy_node
+from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, propagate
 from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.reason import ORIGIN
@@ -33,7 +31,9 @@ from atograph.passes.ir.regions import Control, Regions
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.kept import Kept
 from atograph.passes.rewrite.leftovers import Leftovers
+from atograph.passes.rewrite.scopes import Scope
 from atograph.passes.torch_private import pytree
 
 aten = torch.ops.aten
@@ -99,76 +99,6 @@ def slimmed_by(program: Program, kept: Kept, state: Mapping[str, torch.Tensor] |
     return _Rewrite(program, kept, state).run()
 
 
-class Kept:
-    """Which units of each axis stay, and what follows for dims.
-
-    Args:
-        kept: the units of each axis that loses some.
-        axes: of the program.
-        branches: of the program; without it, none may lose all of its units.
-
-    Attributes:
-        rest: what is left where axes lose all of their units; None where none does.
-    """
-
-    def __init__(self, kept: dict[Axis, Indices], axes: Axes, branches: Branches | None = None) -> None:
-        self._kept, self.axes = kept, axes
-        emptied = [axis for axis, units in kept.items() if not len(units)]
-        self.rest = branches.without(emptied) if branches is not None and emptied else None
-
-    @classmethod
-    def by(cls, plan: Plan, program: Program) -> Kept:
-        """What a plan keeps of a program.
-
-        Raises:
-            UserError: the plan does not fit the program.
-        """
-        groups = program.fact(Groups)
-        plan.check(groups)
-        kept = {
-            group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
-            for group in groups.prunable
-            if len(plan.kept.get(group.name, range(group.size))) < group.size
-        }
-        return cls(kept, groups.axes, groups.branches)
-
-    def __bool__(self) -> bool:
-        """Whether any unit goes."""
-        return bool(self._kept)
-
-    def shrinks(self, dim: Dim) -> bool:
-        """Whether the dim loses any index."""
-        return any(axis in self._kept for axis in axes_of(self.axes.resolve(dim)))
-
-    def size(self, dim: Dim) -> int:
-        """The dim's new size."""
-        return evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
-
-    def indices(self, dim: Dim) -> Indices:
-        """The indices along the dim that stay."""
-        resolved = self.axes.resolve(dim)
-        return kept_indices(resolved, lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
-
-    def cuts(self, shape: Sequence[Dim]) -> tuple[Indices | None, ...]:
-        """For each dim the indices that stay; None where all of them do."""
-        return tuple(self.indices(dim) if self.shrinks(dim) else None for dim in shape)
-
-    def state_cuts(self, program: Program) -> dict[str, tuple[Indices | None, ...]]:
-        """The `cuts` of each state tensor of a program whose axes have been inferred, by name."""
-        return {name: self.cuts(self.axes.shape(node)) for node, name in program.state_nodes()}
-
-    def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
-        """The part of a state tensor that stays; a parameter stays a parameter."""
-        sliced = tensor.detach()
-        for index, kept in enumerate(self.cuts(shape)):
-            if kept is not None:
-                sliced = sliced.index_select(index, torch.from_numpy(kept).to(tensor.device))
-        if sliced is tensor or sliced.shape == tensor.shape:
-            return tensor
-        is_parameter = isinstance(tensor, torch.nn.Parameter)
-        return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad) if is_parameter else sliced
-
-
 Slot: TypeAlias = int | str
 """Of an argument of a node: its position, or its keyword."""
 
@@ -211,59 +141,11 @@ class _Lowering:
         return self._rewrite.copy(self.node)
 
 
-class _Scope:
-    """A graph that is being made: of the program, or of a region of it.
-
-    Args:
-        inputs: old nodes of it that hold sizes.
-        old: the module that holds the regions of the old graph.
-
-    Attributes:
-        graph: the new one.
-        root: the module that holds its regions.
-        holders: which of its nodes hold dynamic sizes.
-        lifted: value of the graph around it → placeholder that takes it in, beside what it took before.
-    """
-
-    def __init__(self, inputs: Sequence[fx.Node], old: torch.nn.Module) -> None:
-        self.inputs, self.old = inputs, old
-        self.graph, self.root, self.holders = fx.Graph(), torch.nn.Module(), Holders()
-        self.lifted: dict[fx.Node, fx.Node] = {}
-
-    def lift(self, value: fx.Node) -> fx.Node:
-        """The placeholder that takes in a value of the graph around."""
-        if value not in self.lifted:
-            first = next((node for node in self.graph.nodes if node.op != "placeholder"), None)
-            with self.graph.inserting_before(first):
-                self.lifted[value] = self.graph.placeholder(value.name)
-        return self.lifted[value]
-
-    def finished(self, lifted: Sequence[fx.Node]) -> fx.GraphModule:
-        """The region, which takes some values after what it took before."""
-        for value in lifted:
-            placeholder = self.lift(value)
-            after = next(node for node in self.graph.nodes if node.op != "placeholder")
-            after.prepend(placeholder)
-        share_sizes(self.graph)
-        drop_dead_code(self.graph)
-        return self.module()
-
-    def module(self) -> fx.GraphModule:
-        self.complete()
-        return fx.GraphModule(self.root, self.graph)
-
-    def complete(self) -> None:
-        """Hold the regions, too, that are as they were."""
-        for target in {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}:
-            if not _has(self.root, target):
-                attach(self.root, target, reduce(getattr, target.split("."), self.old))
-
-
 class _Rewrite:
     def __init__(self, program: Program, kept: Kept, state: Mapping[str, torch.Tensor] | None = None) -> None:
         self.program, self.axes, self.kept = program, kept.axes, kept
         self._state = program.state if state is None else state
-        self._scopes = [_Scope(program.input_nodes(), program)]
+        self._scopes = [Scope(program.input_nodes(), program)]
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._parts: dict[Any, tuple[fx.Node, ...]] = {}  # old nodes of several outputs → what gives each of these
@@ -290,7 +172,7 @@ class _Rewrite:
             elif isinstance(new := self.nodes.get(node), fx.Node):
                 self._note_sizes(node, new)
         (own,) = self._scopes
-        own.complete()
+        root = own.complete()
         same = share_sizes(self.graph)
         self.nodes = {old: same.get(new, new) for old, new in self.nodes.items()}
         self._note_origins()
@@ -298,9 +180,9 @@ class _Rewrite:
             drop_checks(self.graph)
         drop_dead_code(self.graph)
         names = self.program.state_names()
-        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs(), own.root)
+        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs(), root)
         self._check_shapes()
-        program = self.program.rewritten(self.graph, state | self.constants, own.root)
+        program = self.program.rewritten(self.graph, state | self.constants, root)
         program.interface = replace(program.interface, example=self._example())
         return program
 
@@ -323,16 +205,16 @@ class _Rewrite:
 
     def _copy_control(self, control: Control) -> fx.Node:
         """An op of control flow with new regions, which take in what is new in them."""
-        made: list[_Scope] = []
+        made: list[Scope] = []
         for region in control.regions:
-            made.append(_Scope(list(region.takes), region.module))
+            made.append(Scope(list(region.takes), region.module))
             self._scopes.append(made[-1])
             for node in region.module.graph.nodes:
                 self._place(node)
             self._scopes.pop()
         lifted = list(dict.fromkeys(value for scope in made for value in scope.lifted))
         for region, scope in zip(control.regions, made, strict=True):
-            attach(self._scopes[-1].root, region.name, scope.finished(lifted))
+            self._scopes[-1].put(region.name, scope.finished(lifted))
         copied = self.copy(control.node)
         *others, operands = copied.args
         copied.args = (*others, (*operands, *lifted))  # type: ignore[misc]
@@ -485,14 +367,6 @@ class _Rewrite:
                 wanted = tuple(self.kept.size(dim) for dim in shape)
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
-
-
-def _has(root: torch.nn.Module, path: str) -> bool:
-    try:
-        reduce(getattr, path.split("."), root)
-    except AttributeError:
-        return False
-    return True
 
 
 def _slot(node: fx.Node, name: str) -> Slot:

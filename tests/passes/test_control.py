@@ -216,7 +216,8 @@ CASES = [
   g0  8 units  i.weight[0], i.bias[0], h.weight[0], h.bias[0] → h.weight[1], d.weight[1]
   g1  4 units  i.weight[1]  frozen: model input (x)
   g2  3 units  d.weight[0], d.bias[0]  frozen: model output (d)"""),
-    Case(layers, lambda: {"a": L(4, 8), "up": parameter(3, 8, 10), "down": parameter(3, 10, 8), "d": L(8, 3)}, (3, 4), """
+    Case(layers, lambda: {"a": L(4, 8), "up": parameter(3, 8, 10), "down": parameter(3, 10, 8), "d": L(8, 3)},
+         (3, 4), """
   g0  3 units  up[0], down[0]  frozen: scan goes over it (scan)
   g1  8 units  down[2], a.weight[0], a.bias[0] → up[1], d.weight[1]
   g2  10 units  up[2] → down[1]
@@ -280,7 +281,7 @@ def _without_lines(groups: str) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.run.__name__)
 def test_a_slim_region_is_written_and_read(case: Case, tmp_path: Path) -> None:
-    net, x, graph = traced(case, torch.float32)
+    _net, x, graph = traced(case, torch.float32)
     with torch.no_grad():
         slim = atograph.slim(graph, graph.plan(random=0))
         slim.save(tmp_path)
