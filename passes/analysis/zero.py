@@ -12,8 +12,8 @@ zero there (an empty cache, zeros) is so in every call, and each call sums over 
 which the step fails (a sigmoid makes 0.5 of it) has no hypothesis: nothing is known of what comes in, the slices that
 read it have to be zero, and then it does not matter what the unit holds, in the first state or later. All hypotheses
 are tried at once, those that fail are dropped, and the proof is made anew until all that are left hold together: with
-one less, less is known to be zero. What the rounds of a loop hand on (`ir.regions`) is proved in the same way, by induction
-over the rounds; there, what goes into the first round has to be zero as well.
+one less, less is known to be zero. What the rounds of a loop hand on (`ir.regions`) is proved in the same way, by
+induction over the rounds; there, what goes into the first round has to be zero as well.
 """
 
 from __future__ import annotations
