@@ -8,6 +8,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
 from atograph.passes.ir.regions import Regions
 from atograph.passes.ir.state import of_one_length
+from atograph.passes.rules import name_of
 from atograph.passes.torch_private import HigherOrderOperator
 
 
@@ -31,10 +32,9 @@ _COUNTED = {"cond": "both branches of cond", "while_loop": "one round of while_l
 def flops_line(program: Program) -> str:
     """What FLOPs count of control flow; empty where they say what a call takes."""
     regions = Regions(program.graph)
-    ops = {node: node.target for node in regions.order if isinstance(node.target, HigherOrderOperator)}
-    counted = dict.fromkeys(_COUNTED[op.name()] for node, op in ops.items()
-                            if node in regions.controls and op.name() in _COUNTED)  # fmt: skip
-    whole = dict.fromkeys(op.name() for node, op in ops.items() if node not in regions.controls)
+    ops = {node: name_of(node.target) for node in regions.order if isinstance(node.target, HigherOrderOperator)}
+    counted = dict.fromkeys(_COUNTED[op] for node, op in ops.items() if node in regions.controls and op in _COUNTED)
+    whole = dict.fromkeys(op for node, op in ops.items() if node not in regions.controls)
     told = [f"count {' and '.join(counted)}"] if counted else []
     told += [f"leave {' and '.join(whole)} out"] if whole else []
     return f"FLOPs {', and '.join(told)}: the data decide what a call takes." if told else ""

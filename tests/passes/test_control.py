@@ -279,6 +279,24 @@ def _without_lines(groups: str) -> str:
                      for line in groups.splitlines())  # fmt: skip
 
 
+NOTES = {
+    "within": "FLOPs count both branches of cond: the data decide what a call takes.",
+    "repeated": "FLOPs count one round of while_loop: the data decide what a call takes.",
+    "mapped": "",
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.run.__name__ in NOTES], ids=lambda c: c.run.__name__)
+def test_what_flops_count_is_told_and_the_module_comes_back(case: Case) -> None:
+    net, x, graph = traced(case)
+    note = NOTES[case.run.__name__]
+    assert graph.notes == ([note] if note else [])
+    with torch.no_grad():
+        slim = atograph.slim(graph, graph.plan(random=0))
+        assert slim.module is not None, slim.why_no_module
+        assert torch.allclose(slim.module(x), atograph.mask(net, slim.plan)(x), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.run.__name__)
 def test_a_slim_region_is_written_and_read(case: Case, tmp_path: Path) -> None:
     _net, x, graph = traced(case, torch.float32)
