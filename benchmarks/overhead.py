@@ -30,47 +30,50 @@ class Cost:
     Attributes:
         until_freeze: of the epochs that end before the mask is final.
         whole: of all epochs together.
+        slim: of all epochs of plain training of the slim network alone, which no way to find it can go below.
         slim_from: the fraction of the training from which on the slim module was trained; None: never.
     """
 
     until_freeze: float
     whole: float
+    slim: float
     slim_from: float | None
 
 
 def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
     """One run of each."""
     seconds: dict[str, list[EpochRow]] = {}
+    slim = None
+    controller = {"controller_min_steps": options.controller_min_steps} if options.method == "ato" else {}
     settings = settings_of(
         {
             "flops": flops, "epochs": options.epochs, "device": options.device, "method": options.method,
-            "slim_at": options.slim_at, "round_to": options.round_to,
-            "controller_min_steps": options.controller_min_steps,
+            "slim_at": options.slim_at, "round_to": options.round_to, **controller,
         }
     )  # fmt: skip
     slim_from = None
-    for which in ("dense", "atograph"):
+    for which in ("dense", "atograph", "slim"):
         train, val = loaders(options.data, options.images, seed=0)
         val = list(islice(val, max(round(len(train) / 6), 1)))  # a sixth of the images, as in the whole data set
         torch.manual_seed(0)
         model = NETWORKS[network](1.0)
-        if which == "dense":
-            seconds[which] = dense_training(model, Task(train, val), settings).history
+        if which != "atograph":
+            seconds[which] = dense_training(slim or model, Task(train, val), settings).history
             continue
         graph = atograph.trace(model, torch.randn(2, 1, 28, 28))
         run = auto_train_once(model, graph, Task(train, val), settings, shrink=partial(small_module, graph))
-        seconds[which], slim_from = run.history, run.slim_from
+        seconds[which], slim_from, slim = run.history, run.slim_from, small_module(graph, run.plan).module
     before = [i for i in range(options.epochs) if (i + 1) / options.epochs <= settings.freeze + 1e-9]
     until_freeze = _ratio(seconds, before) if before else float("nan")
-    whole = _ratio(seconds, range(options.epochs))
-    return Cost(until_freeze, whole, slim_from)
+    whole = range(options.epochs)
+    return Cost(until_freeze, _ratio(seconds, whole), _ratio(seconds, whole, "slim"), slim_from)
 
 
-def _ratio(seconds: dict[str, list[EpochRow]], epochs: Iterable[int]) -> float:
+def _ratio(seconds: dict[str, list[EpochRow]], epochs: Iterable[int], which: str = "atograph") -> float:
     """What some epochs took, over what the same ones of plain training took."""
     chosen = list(epochs)
-    took = {which: sum(rows[epoch].seconds for epoch in chosen) for which, rows in seconds.items()}
-    return took["atograph"] / took["dense"]
+    took = {each: sum(rows[epoch].seconds for epoch in chosen) for each, rows in seconds.items()}
+    return took[which] / took["dense"]
 
 
 def main() -> None:
@@ -97,14 +100,15 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, device {options.device}, "
           f"{options.epochs} epochs of {options.images} images, median of {options.repeats}\n")  # fmt: skip
-    print("| network | FLOPs kept | until the freeze / plain | whole run / plain | slim from |")
-    print("|---|---|---|---|---|")
+    print("| network | FLOPs kept | until the freeze / plain | whole run / plain | slim alone / plain | slim from |")
+    print("|---|---|---|---|---|---|")
     for network in options.network or NETWORKS:
         for flops in options.flops or (0.5, 0.3):
             found = [measure(network, flops, options) for _ in range(options.repeats)]
             until, whole = median(cost.until_freeze for cost in found), median(cost.whole for cost in found)
+            slim = median(cost.slim for cost in found)
             slim_from = "never" if found[0].slim_from is None else f"{found[0].slim_from:.0%}"
-            print(f"| {network} | {flops:g} | {until:.2f} | {whole:.2f} | {slim_from} |", flush=True)
+            print(f"| {network} | {flops:g} | {until:.2f} | {whole:.2f} | {slim:.2f} | {slim_from} |", flush=True)
 
 
 if __name__ == "__main__":

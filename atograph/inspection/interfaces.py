@@ -47,6 +47,10 @@ class Steerable(Protocol):
     """A graph that gives another one where its groups are told to stay or to go together."""
 
     @property
+    def program(self) -> Program:
+        """The captured program, with every analysis among its facts."""
+
+    @property
     def model(self) -> nn.Module | None:
         """The module that was traced; None if there was none."""
 

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
-Numbers = tuple[int, ...]
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$|\[)|^\d+(?=\.|$|\[)|(?<=[A-Za-z_])\d+(?=\.)")
-
-
-def pattern_of(name: str) -> tuple[tuple[str, ...], Numbers]:
-    """The text between the numbers of a name that may count blocks, and these numbers.
-
-    They are numbers that are a whole part of the name (``blocks.3``), or end a part that is not the last one
-    (``denselayer3.norm1``): the ``1`` of a layer called ``conv1`` counts nothing.
-    """
-    return tuple(_NUMBER.split(name)), tuple(int(number) for number in _NUMBER.findall(name))
+from atograph.passes.analysis.patterns import Numbers, pattern_of
 
 
 def fold(names: Iterable[str], *, blocks: bool = False) -> list[str]:

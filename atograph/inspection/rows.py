@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from atograph.inspection.names import fold, pattern_of
+from atograph.inspection.names import fold
 from atograph.inspection.overview import GroupView, Why
+from atograph.passes.analysis.patterns import pattern_of
 
 Order = Literal["model", "units", "params", "flops"]
 """How rows are sorted: as the parameters stand in the model, or the largest first."""

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from atograph.inspection.interfaces import Steerable
+from atograph.passes.analysis.attention import attention_parts
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.analysis.patterns import stands_for, unknown_name
+from atograph.passes.analysis.properties.kinds import kinds_of
 from atograph.passes.cost.share import depth_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.reason import Reason
@@ -27,6 +29,7 @@ def steer(
     trained_only: bool = False,
     depth: bool | float = False,
     drop: Iterable[str] = (),
+    uniform: bool = False,
 ) -> _Graph:
     """A graph in which some groups stay whole, keep more of their units, go together, or go altogether.
 
@@ -48,6 +51,8 @@ def steer(
             units score least on average, until they give about half of what a budget saves, or another share of it.
         drop: groups lose all of their units in every plan, where the model allows it and all layers that make them are
             named here: ``blocks.3``, or the name of a group.
+        uniform: groups that are alike in all layers (`passes.analysis.properties.kinds`) keep equally many units in
+            every plan that is chosen, each its own best ones; heads stay as wide as they are.
 
     Raises:
         UserError: a name stands for nothing, groups cannot be coupled, or nothing that is named may go altogether.
@@ -68,8 +73,18 @@ def steer(
     dropped = [drop] if isinstance(drop, str) else list(drop)
     going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
     groups = groups.dropping(list(going))
+    if uniform:
+        groups = groups.frozen(dict(_widths_of_heads(graph)))
+        groups = groups.uniform(kinds_of(groups.prunable))
     share = depth_of(depth)
     return graph.with_groups(groups if share is None else groups.emptying(share))
+
+
+def _widths_of_heads(graph: Steerable) -> Iterator[tuple[str, Reason]]:
+    """The groups that stay whole where widths are uniform: a configuration that said them would mean another scale."""
+    for name, part in attention_parts(graph.program, graph.groups).items():
+        if part in ("head_dim", "values"):
+            yield name, Reason("uniform widths: heads stay as wide as they are", wish=True)
 
 
 def _pair(given: tuple[str, str] | str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from atograph.passes.analysis.couplings import sides
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.analysis.patterns import names_for, unknown_name
 from atograph.passes.analysis.properties.group import Group
+from atograph.passes.analysis.properties.kinds import Kind
 from atograph.passes.analysis.properties.known import Known, Member, Shared
 from atograph.passes.analysis.routes import StateDim
 from atograph.passes.analysis.slices import Slice
@@ -45,9 +46,11 @@ class Groups:
         outputs: names of the outputs that the program returns, where others of the model are left out.
         dynamic: what was asked to be dynamic, a text a dim.
         state: what was declared to be state, ``output=input`` each.
+        passes: what the program went through before, as the text of a pipeline.
         branches: what is left of the program where groups lose all their units.
         depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
         program: a digest of the names and shapes of the program's parameters.
+        kinds: groups that have one count in every plan that is chosen (`uniform`); all others have their own.
     """
 
     made_by: ClassVar[str] = "find-groups"
@@ -60,8 +63,10 @@ class Groups:
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    passes: str = ""
     depth: float = 0.0
     program: str = ""
+    kinds: tuple[Kind, ...] = ()
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.listed)
@@ -125,6 +130,40 @@ class Groups:
         return replace(self, listed=tuple(
             replace(group, least=0, dropped=True) if group.name in names else group for group in self.listed
         ))  # fmt: skip
+
+    def uniform(self, kinds: Iterable[Kind]) -> Groups:
+        """The same groups, those of a kind with one count in every plan that is chosen; each keeps units of its own.
+
+        Of a kind, groups that stay whole or lose all of their units are left alone.
+
+        Raises:
+            UserError: groups of a kind have different sizes, or one is of two kinds.
+        """
+        listed = tuple(kinds)
+        for kind in listed:
+            sizes = sorted({self[name].size for name in kind.groups})
+            if len(sizes) > 1:
+                raise UserError(f"groups {', '.join(kind.groups)} cannot have one count: they have {sizes} units.")
+        names = [name for kind in listed for name in kind.groups]
+        if len({*names}) < len(names):
+            raise UserError("a group has one count, and some are in several kinds.")
+        return replace(self, kinds=listed)
+
+    def together(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Some groups, those that have one count together under the name of the first."""
+        found: dict[object, list[str]] = {}
+        for name in names:
+            found.setdefault(self._kind_of.get(name, name), []).append(name)
+        return {each[0]: tuple(each) for each in found.values()}
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        """How many units a group may keep, as far as its kind says; empty: any number."""
+        kind = self._kind_of.get(name)
+        return () if kind is None else kind.counts
+
+    @cached_property
+    def _kind_of(self) -> dict[str, Kind]:
+        return {name: kind for kind in self.kinds for name in kind.groups}
 
     def check_without(self, names: Collection[str]) -> None:
         """Refuse to take all units of some groups where that is not exact, or cuts an output off.
@@ -249,7 +288,8 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     interface, branches = program.interface, Branches(program, axes)
     return Groups(
         tuple(listed), axes, zero_sets, branches,
-        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, program=_digest(program),
+        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, passes=interface.passes,
+        program=_digest(program),
     )  # fmt: skip
 
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from atograph.passes.errors import UserError
+
+Numbers = tuple[int, ...]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$|\[)|^\d+(?=\.|$|\[)|(?<=[A-Za-z_])\d+(?=\.)")
+
+
+def pattern_of(name: str) -> tuple[tuple[str, ...], Numbers]:
+    """The text between the numbers of a name that may count blocks, and these numbers.
+
+    They are numbers that are a whole part of the name (``blocks.3``), or end a part that is not the last one
+    (``denselayer3.norm1``): the ``1`` of a layer called ``conv1`` counts nothing.
+    """
+    return tuple(_NUMBER.split(name)), tuple(int(number) for number in _NUMBER.findall(name))
 
 
 def names_for(parameter: str) -> Iterator[str]:

@@ -90,7 +90,7 @@ class Budget(abc.ABC):
 _ARGUMENTS = (
     "baseline by checks data depth example_inputs floor force keep kept loss measured metric metric_name model "
     "on_swap opset optimizer out quiet random resume round_to scores self state steps targets teacher "
-    "tensorboard train_data val_data within"
+    "tensorboard train_data uniform val_data width within"
 )
 """Of functions that take budgets as keywords: `Graph.plan`, `compress`, `AutoTrainOnce`."""
 
@@ -101,9 +101,9 @@ _SETTINGS = (
     "depth_share device distill distill_hidden distill_layers distill_temperature distill_weight drop dynamic ema "
     "epochs floor freeze freeze_layers gamma keep_module lambda_end lambda_freeze lambda_start latency_batch "
     "latency_table latency_threads lr lr_schedule method metric_mode min_units offset only optimizer outputs "
-    "paced patience plain_module precision prior prior_scale "
+    "paced passes patience plain_module precision prior prior_scale "
     "projection_start prune_frozen round_to seed shard slim_apart slim_at temperature "
-    "tighten_end tighten_start tighten_steps warmup weight_decay zero"
+    "tighten_end tighten_start tighten_steps uniform warmup weight_decay width zero"
 )
 """Of a training."""
 

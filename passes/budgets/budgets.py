@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, overload
@@ -81,6 +81,16 @@ class Budgets:
             return torch.stack([torch.as_tensor(part) for part in parts]).max()
         return max(parts)
 
+    def together(self, kinds: Mapping[str, Sequence[str]]) -> Budgets:
+        """The same budgets of counts that are each those of several groups.
+
+        Args:
+            kinds: name of a count → the groups that have it; any other name is that of a group.
+        """
+        if all(len(kind) == 1 for kind in kinds.values()):
+            return self
+        return replace(self, rows={name: _Together(row, kinds) for name, row in self.rows.items()})
+
     def check_gradients(self) -> None:
         """Refuse budgets that a controller cannot learn from: `check.check_gradient`."""
         for row in self.rows.values():
@@ -104,3 +114,19 @@ class Budgets:
         for name, row in self.rows.items():
             choose = partial(row.settle, choose, self.shares[name])
         return choose()
+
+
+class _Together(Budget):
+    """A budget of counts that are each those of several groups (`Budgets.together`)."""
+
+    name = title = unit = help = ""
+
+    def __init__(self, row: Budget, kinds: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(row.program)
+        self._row, self._kinds = row, kinds
+
+    def cost(self, counts: Counts) -> Number:
+        """The cost when all groups of a kind keep the count of its name."""
+        return self._row.cost({
+            each: count for name, count in counts.items() for each in self._kinds.get(name, (name,))
+        })  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.errors import UserError
 from atograph.passes.plan.knapsack import Knapsack, Tables
-from atograph.passes.plan.least import least_kept
+from atograph.passes.plan.least import levels
 from atograph.passes.plan.plan import Plan, plan_of
 
 
@@ -25,6 +25,8 @@ def plan_from_losses(
     round_to: int = 1,
 ) -> Plan:
     """The plan whose groups lose least in all within some budgets (`knapsack`); within a group the highest scores stay.
+
+    Groups of one kind (`Groups.uniform`) are one item, which loses what they lose in all at the count that they share.
 
     Args:
         groups: the program's groups.
@@ -40,18 +42,26 @@ def plan_from_losses(
         UserError: the budget is out of reach.
     """
     fixed = {group.name: 0 for group in groups.prunable if group.dropped}
+    known = {
+        name
+        for kind in groups.together(group.name for group in groups.prunable if group.name not in fixed).values()
+        for name in kind
+        if all(each in tables for each in kind)
+    }
     full = {
-        group.name: _at_all_counts(group, tables[group.name], floor, round_to)
+        group.name: _at_all_counts(groups, group, tables[group.name], floor, round_to)
         for group in groups.prunable
-        if group.name in tables and group.name not in fixed
+        if group.name in known
     }
 
     def gone_together(empty: Collection[str]) -> set[str]:
         return groups.gone_together([*fixed, *empty])
 
-    problem = Knapsack(budgets, full, fixed, gone_together)
-    counts = problem.solve()
-    for what, share in budgets.kept(counts).items():
+    kinds = groups.together(full)
+    alike = {name: _of_a_kind([full[each] for each in kind]) for name, kind in kinds.items()}
+    together = budgets.together(kinds)
+    counts = Knapsack(together, alike, fixed, gone_together).solve()
+    for what, share in together.kept(counts).items():
         if share > budgets.shares[what]:
             raise UserError(
                 f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
@@ -59,16 +69,28 @@ def plan_from_losses(
                 hint="Measure at fewer: graph.sensitivity(..., widths=(0, ...)), and for the same round_to.",
             )
     kept: dict[str, list[int]] = {name: [] for name in fixed}
-    for name in full:
-        order = scores[name].detach().double().cpu().argsort(descending=True, stable=True)
-        kept[name] = order[: counts[name]].tolist()
+    for name, kind in kinds.items():
+        for each in kind:
+            order = scores[each].detach().double().cpu().argsort(descending=True, stable=True)
+            kept[each] = order[: counts[name]].tolist()
     return plan_of(groups, kept)
 
 
-def _at_all_counts(group: Group, table: Mapping[int, float], floor: float, round_to: int) -> dict[int, float]:
+def _of_a_kind(tables: Sequence[Mapping[int, float]]) -> Mapping[int, float]:
+    """What groups that have one count lose in all, at every count that each of them may have; none of them goes."""
+    if len(tables) == 1:
+        return tables[0]
+    first, *others = tables
+    return {count: lost + sum(other[count] for other in others) for count, lost in first.items()
+            if count and all(count in other for other in others)}  # fmt: skip
+
+
+def _at_all_counts(
+    groups: Groups, group: Group, table: Mapping[int, float], floor: float, round_to: int
+) -> dict[int, float]:
     """What is lost at every count that a group may have: multiples of its step, or whole, and none if that is known."""
-    step, least = group.step(round_to), max(least_kept(group, floor, round_to), next(iter(table)))
-    counts = [*range(step * -(-least // step), group.size, step), group.size]
+    first = next(iter(table))
+    counts = [count for count in levels(groups, [group.name], floor, round_to) if count >= first]
     if group.least == 0 and 0 in table:
         counts = [0, *counts]
     lost = np.interp(counts, list(table), list(table.values()))

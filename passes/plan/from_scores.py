@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atograph.passes.analysis.groups import Groups
+from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.errors import UserError
-from atograph.passes.plan.least import fewest
+from atograph.passes.plan.least import fewest, levels
 from atograph.passes.plan.plan import Plan, plan_of
 from atograph.passes.plan.whole import whole_branches
 
@@ -52,11 +54,12 @@ def plan_from_scores(
 ) -> Plan:
     """The plan that keeps the best-scored units over all groups within some budgets.
 
-    Whole branches go first, where they may (`whole_branches`). The units of every other group are ranked by score and
-    taken in blocks (`Group.step` of ``round_to``). One threshold over all blocks is found by bisection; what it leaves
-    of the budgets is then filled with the best blocks that still fit. No cost falls where a count rises, so a block
-    that does not fit once never fits later. Where more than half a percent of the dense cost is left even so, blocks
-    are exchanged.
+    Groups of one kind (`Groups.uniform`) have one count, and each keeps its own best units: a block of the kind is a
+    block of every group, worth their mean. Whole branches go first, where they may (`whole_branches`). The units of
+    every other group are ranked by score and taken in blocks (`Group.step` of ``round_to``). One threshold over all
+    blocks is found by bisection; what it leaves of the budgets is then filled with the best blocks that still fit. No
+    cost falls where a count rises, so a block that does not fit once never fits later. Where more than half a percent
+    of the dense cost is left even so, blocks are exchanged.
 
     Args:
         groups: the program's groups.
@@ -70,41 +73,84 @@ def plan_from_scores(
         UserError: the budget is out of reach.
     """
     allowed = _checked(within or {}, groups)
-    ranked, counts, levels = {}, {}, {}
-    means, owners, starts, sizes = [], [], [], []  # of each block that is up for choice
     best = {name: float(score.max()) for name, score in scores.items()}
     gone = [group.name for group in groups.prunable if group.dropped or not allowed.get(group.name, (0,))]
     gone += whole_branches(groups, budgets, scores, gone, {name: len(units) for name, units in allowed.items()})
     smallest = fewest(groups, floor, round_to, [*gone, *sorted(best, key=best.__getitem__)])
-    for number, group in enumerate(groups.prunable):
-        if group.name in gone or group.name not in scores:
-            counts[group.name] = 0 if group.name in gone else len(allowed.get(group.name, range(group.size)))
+    kinds = groups.together(group.name for group in groups.prunable if group.name not in gone)
+    ranked, counts = dict[str, _Ranked](), dict.fromkeys(gone, 0)
+    blocks = list[_Blocks]()
+    for number, (name, kind) in enumerate(kinds.items()):
+        of_kind = [_ranked(groups[each], scores[each], allowed.get(each)) for each in kind if each in scores]
+        if len(of_kind) < len(kind):
+            counts |= {each: len(allowed.get(each, range(groups[each].size))) for each in kind}
             continue
-        units = torch.tensor(allowed.get(group.name, range(group.size)), dtype=torch.int64)
-        values, order = torch.sort(scores[group.name].detach().double().cpu()[units], descending=True, stable=True)
-        ranked[group.name] = units[order].tolist()
-        step, most = group.step(round_to), len(units)
-        least = counts[group.name] = min(smallest[group.name], most)
-        start = np.arange(least, most, step)
-        levels[group.name] = [*start.tolist(), most]
-        size = np.minimum(step, most - start)
-        means.append(np.add.reduceat(values.numpy(), start) / size if len(start) else np.zeros(0))
-        owners.append(np.full(len(start), number))
-        starts.append(start)
-        sizes.append(size)
-    for what, smallest_share in budgets.kept(counts).items():
+        ranked |= dict(zip(kind, of_kind, strict=True))
+        most = min(len(units) for units, _values in of_kind)
+        may_go = all(smallest[each] == 0 for each in kind)
+        above = levels(groups, kind, 0.0 if may_go else floor, round_to)
+        possible = [*([0] if may_go else []), *(count for count in above if count < most), most]
+        counts[name] = possible[0]
+        blocks.append(_Blocks.of(number, [values for _units, values in of_kind], possible))
+    together = budgets.together({name: kind for name, kind in kinds.items() if name in ranked})
+    for what, smallest_share in together.kept(counts).items():
         if smallest_share > budgets.shares[what]:
             raise UserError(
                 f"the budget of {100 * budgets.shares[what]:.3g} % of the {what} is out of reach: the smallest "
                 f"reachable is {100 * smallest_share:.3g} %, because groups without scores stay whole."
             )
-    if ranked:
-        best_first = np.lexsort((np.concatenate(starts), np.concatenate(owners), -np.concatenate(means)))
-        owner, size = np.concatenate(owners)[best_first], np.concatenate(sizes)[best_first]
-        counts = _fill(counts, [group.name for group in groups.prunable], owner, size, budgets)
-        counts = _exchange(counts, levels, budgets)
-    kept = {name: units[: counts[name]] for name, units in ranked.items()}
+    if blocks:
+        names = list(kinds)
+        means, owners, starts, sizes = (
+            np.concatenate(parts) for parts in zip(*(b.columns for b in blocks), strict=True)
+        )
+        best_first = np.lexsort((starts, owners, -means))
+        counts = _fill(counts, names, owners[best_first], sizes[best_first], together)
+        counts = _exchange(counts, {names[each.number]: each.levels for each in blocks}, together)
+    kept = {each: ranked[each][0][: counts[name]] for name, kind in kinds.items() if name in ranked for each in kind}
     return plan_of(groups, {**allowed, **dict.fromkeys(gone, ()), **kept})
+
+
+_Ranked = tuple[list[int], NDArray[np.float64]]
+"""The units of a group that may stay, best first, and their scores."""
+
+
+def _ranked(group: Group, scores: torch.Tensor, allowed: Sequence[int] | None) -> _Ranked:
+    units = torch.tensor(range(group.size) if allowed is None else allowed, dtype=torch.int64)
+    values, order = torch.sort(scores.detach().double().cpu()[units], descending=True, stable=True)
+    return units[order].tolist(), values.numpy()
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks in which the units of a kind may stay beyond the least.
+
+    Attributes:
+        number: of the kind.
+        means: of the scores of each block, over all groups of the kind.
+        starts: the count at which each block begins.
+        sizes: how many units of each group it has.
+        levels: the counts that the kind may have.
+    """
+
+    number: int
+    means: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    levels: list[int]
+
+    @classmethod
+    def of(cls, number: int, values: Sequence[NDArray[np.float64]], counts: list[int]) -> _Blocks:
+        """The blocks of a kind between the counts that it may have, by the scores of each of its groups, best first."""
+        starts, sizes = np.array(counts[:-1], dtype=np.int64), np.diff(counts)
+        total = np.sum([each[: counts[-1]] for each in values], axis=0)
+        means = np.add.reduceat(total, starts) / (sizes * len(values)) if len(starts) else np.zeros(0)
+        return cls(number, means, starts, sizes, counts)
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """Mean, kind, start and size of each block."""
+        return self.means, np.full(len(self.starts), self.number), self.starts, self.sizes
 
 
 def _checked(within: Mapping[str, Sequence[int]], groups: Groups) -> Mapping[str, Sequence[int]]:
@@ -137,7 +183,7 @@ def _fill(
 
     Args:
         counts: what is kept in any case.
-        names: of the groups.
+        names: of the groups, or kinds of groups.
         owner, size: of each block, its group as an index of ``names`` and its units; best first.
         budgets: all of them hold.
     """

@@ -1,8 +1,8 @@
-"""The smallest counts that a plan comes down to."""
+"""The counts that groups may have, and the smallest that a plan comes down to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil
 
 from atograph.passes.analysis.groups import Group, Groups
@@ -15,6 +15,21 @@ def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
     """
     step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
     return min(group.size, step * max(1, ceil(least / step)))
+
+
+def levels(groups: Groups, kind: Sequence[str], floor: float = 0.0, round_to: int = 1) -> list[int]:
+    """The counts that groups of one kind may have, none of them empty: increasing, the last one is all of their units.
+
+    They are multiples of `Group.step`. Where only some counts are allowed (`Groups.counts`), these are taken, and of
+    them multiples where there are any.
+    """
+    size, step = groups[kind[0]].size, groups[kind[0]].step(round_to)
+    least = max(least_kept(groups[name], floor, round_to) for name in kind)
+    allowed = groups.counts(kind[0])
+    if not allowed:
+        return [*range(least, size, step), size]
+    possible = [count for count in allowed if least <= count < size]
+    return [*([count for count in possible if count % step == 0] or possible), size]
 
 
 def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None) -> dict[str, int]:
@@ -31,4 +46,7 @@ def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterabl
     if first is not None:
         free = [name for name in first if name in free]
     empty = groups.gone_together(free)
-    return {group.name: 0 if group.name in empty else least_kept(group, floor, round_to) for group in groups.prunable}
+    counts = dict.fromkeys((group.name for group in groups.prunable), 0)
+    for kind in groups.together(name for name in counts if name not in empty).values():
+        counts |= dict.fromkeys(kind, levels(groups, kind, floor, round_to)[0])
+    return counts

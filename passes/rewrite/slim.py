@@ -31,6 +31,7 @@ from atograph.passes.ir.regions import Control, Regions
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.cut_state import with_cut_state
 from atograph.passes.rewrite.kept import Kept
 from atograph.passes.rewrite.leftovers import Leftovers
 from atograph.passes.rewrite.scopes import Scope
@@ -61,7 +62,7 @@ class SlimProgram(RewritePass):
         return slimmed_by(program, kept) if kept else program
 
     def equivalent(self, given: Program) -> Program:
-        """The program with the units that go at zero."""
+        """The program with the units that go at zero, which carries no state of them."""
         plan, state = self._plan_for(given), dict(given.state)
         for name, slices in plan.zeroing.items():
             units = plan.mask(name)
@@ -69,7 +70,10 @@ class SlimProgram(RewritePass):
                 tensor = state[part.parameter]
                 along = part.mask(units).to(tensor.device).reshape([-1, *[1] * (tensor.dim() - part.dim - 1)])
                 state[part.parameter] = tensor.detach().masked_fill(along == 0, 0.0)
-        return given.rewritten(given.graph, state)
+        if not carried(given):
+            return given.rewritten(given.graph, state)
+        kept = Kept.by(plan, given)
+        return with_cut_state(given, state, lambda node: kept.cuts(kept.axes.shape(node)))
 
     def broken(self, given: Program, result: Program) -> Iterator[str]:
         """No parameter has an old size, and what the plan leaves alone is the very same tensor."""

@@ -67,6 +67,11 @@ def _state(given: Any) -> object:
         raise ValueError(error.message) from error
 
 
+def _pipeline(given: object) -> object:
+    """Passes in either form that `trace` takes, as text."""
+    return str(given) if hasattr(given, "passes") else given
+
+
 def _listed(given: object) -> object:
     """``A,B`` as two names, and positions as names."""
     each = given if isinstance(given, (list, tuple)) else (given,)
@@ -136,6 +141,9 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    uniform: Annotated[bool, Option()] = False
+    """The same widths in all layers, so that one number of a configuration says each: groups that are alike in all
+    layers keep equally many units, each its own best ones, and heads stay as wide as they are."""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
     """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
     nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
@@ -145,6 +153,9 @@ class TrainSettings(BaseModel):
     state: Annotated[tuple[str, ...], BeforeValidator(_state), Option(metavar="OUT=IN")] = ()
     """Outputs that become inputs of the next call, a cache say (present=past); repeatable. Their widths go along with
     the model's. See `trace`."""
+    passes: Annotated[str, BeforeValidator(_pipeline), Option(metavar="PIPELINE")] = ""
+    """Passes that the program goes through before its groups are found (canonicalize,my-pass). They change no
+    parameter, and the plan remembers them. See `trace`."""
     checks: Annotated[Literal["keep", "drop"], Option(metavar="keep|drop")] = "keep"
     """Where the model's code decides by values: whether the slim model raises where inputs decide otherwise than the
     example did (keep), or does not look (drop)."""
@@ -332,11 +343,20 @@ class TrainSettings(BaseModel):
         return self.dynamic if self.batch is None else (STATIC,)
 
     @property
+    def tracing(self) -> dict[str, Any]:
+        """How the model is captured, as `trace` takes it."""
+        return {
+            "outputs": self.outputs, "dynamic": self.dynamic_texts, "state": self.state, "passes": self.passes,
+            "checks": self.checks,
+        }  # fmt: skip
+
+    @property
     def steering(self) -> dict[str, Any]:
         """What the user wants of the groups, as `Graph.steered` takes it."""
         return {
             "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
             "trained_only": not self.prune_frozen, "depth": self.depth and self.depth_share, "drop": self.drop,
+            "uniform": self.uniform,
         }  # fmt: skip
 
     @property
