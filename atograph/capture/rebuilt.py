@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from atograph.capture.recorder import SAME, NotAligned, NotTraced, Recording
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.express import Expression, Holders, Known, Part, takes_pieces
-from atograph.passes.ir.identifiers import identifier
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.reason import ORIGIN, reason_at
 from atograph.passes.ir.sizes import BATCH, Size

@@ -14,7 +14,7 @@ from atograph.from_onnx.file import OnnxFile, identifiers, read_onnx
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.op import NotKnown, Op
 from atograph.passes.errors import UserError
-from atograph.passes.ir.identifiers import identifier
+from atograph.passes.identifiers import identifier
 from atograph.values.user_code import one_line
 
 

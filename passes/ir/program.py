@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.identifiers import identifier
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.propagate import mode_of
 from atograph.passes.public import public

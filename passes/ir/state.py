@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import UserError
-from atograph.passes.ir.identifiers import identifier
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.outputs import Output, meant, outputs_of, paths_of
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import text

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.passes.ir.identifiers import identifier
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
