@@ -6,7 +6,7 @@ from atograph.passes.ir.interface import ways_in_words
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
-from atograph.passes.ir.regions import Regions
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.state import of_one_length
 from atograph.passes.rules import name_of
 from atograph.passes.torch_private import HigherOrderOperator

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.regions import Control, Regions, control_of
+from atograph.passes.ir.regions.control import Control, control_of
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.torch_private import (
     FakeTensorMode,

@@ -18,7 +18,8 @@ from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of, reason_at
-from atograph.passes.ir.regions import Regions, Taken
+from atograph.passes.ir.regions.control import Taken
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.sizes import Undecided, is_dynamic
 from atograph.passes.ir.state import carried, carried_places
 from atograph.passes.public import public

@@ -24,7 +24,7 @@ from atograph.passes.axes.dims import Shape
 from atograph.passes.cost.widths import emptied
 from atograph.passes.ir.polynomial import Counts, Monomials, Number, Polynomial
 from atograph.passes.ir.program import Program
-from atograph.passes.ir.regions import Regions
+from atograph.passes.ir.regions.regions import Regions
 
 _Indices: TypeAlias = NDArray[np.int64]
 _Compiled: TypeAlias = tuple[Monomials, _Indices, _Indices, _Indices, _Indices]

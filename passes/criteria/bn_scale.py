@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from atograph.passes.criteria.criterion import Criterion
-from atograph.passes.ir.regions import Regions
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.rules.norm import BATCH_NORMS
 from atograph.passes.rules.table import arguments_of
 

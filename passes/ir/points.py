@@ -12,7 +12,7 @@ from atograph.passes.ir.express import express, text_of
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import DynamicSize
 from atograph.passes.ir.propagate import mode_of, run, run_control, runs_alone
-from atograph.passes.ir.regions import control_of
+from atograph.passes.ir.regions.control import control_of
 from atograph.passes.ir.sizes import Size, text
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
 

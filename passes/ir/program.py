@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from itertools import chain, count
@@ -12,6 +11,7 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.propagate import mode_of
@@ -121,7 +121,7 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         As `new_constant`: the state has to hold ``value`` under the placeholder's name. In the new program the
         parameter is called ``name``, with a number where the program has a tensor of that name.
         """
-        made = self.new_constant(graph, value, "p_" + re.sub(r"\W", "_", name))
+        made = self.new_constant(graph, value, identifier(f"p_{name}"))
         taken = {*self.interface.state.values(), *(node.meta.get(_PARAMETER) for node in graph.nodes)}
         made.meta[_PARAMETER] = next(n for n in chain([name], (f"{name}_{n}" for n in count())) if n not in taken)
         return made

@@ -13,7 +13,7 @@ from torch import fx
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.fake.results import result_of
 from atograph.passes.ir.fake.tensors import empty
-from atograph.passes.ir.regions import Control, Given, control_of
+from atograph.passes.ir.regions.control import Control, Given, control_of
 from atograph.passes.torch_private import (
     DataDependentOutputException,
     DynamicOutputShapeException,

@@ -10,7 +10,7 @@ from torch.fx.node import Argument
 
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_of, source_of
-from atograph.passes.ir.regions import Regions
+from atograph.passes.ir.regions.regions import Regions
 
 _OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout": 0.0}
 """Arguments that switch randomness off, with the value that does it: of dropout, attention, recurrent layers, rrelu."""

@@ -21,7 +21,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
 from atograph.passes.ir.randomness import has_effects
-from atograph.passes.ir.regions import writes
+from atograph.passes.ir.regions.regions import writes
 from atograph.passes.ir.sizes import text
 from atograph.passes.ir.state import carried
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException

@@ -27,7 +27,8 @@ from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, propagate
 from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.reason import ORIGIN
-from atograph.passes.ir.regions import Control, Regions
+from atograph.passes.ir.regions.control import Control
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan

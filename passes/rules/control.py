@@ -10,7 +10,8 @@ from torch import fx
 
 from atograph.passes.axes.dims import Shape
 from atograph.passes.axes.flow import Keep, Link, Operand
-from atograph.passes.ir.regions import Given, Taken, why_whole
+from atograph.passes.ir.regions.control import Given, Taken
+from atograph.passes.ir.regions.regions import why_whole
 from atograph.passes.rules.table import Effect, Op, frozen_effect, rule
 
 

@@ -26,7 +26,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.reason import Reason, reason_at
-from atograph.passes.ir.regions import Control
+from atograph.passes.ir.regions.control import Control
 from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
 from atograph.passes.registry import skipped

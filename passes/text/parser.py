@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import type_regions
@@ -150,7 +151,10 @@ class _Parser:
         scanner, read = self.scanner, self.read
         if kind == "input":
             scanner.expect("%")
-            name = placeholder = scanner.word("the name of an input")
+            name_at, name = scanner.at, scanner.word("the name of an input")
+            placeholder = identifier(name)
+            if placeholder != name:
+                scanner.fail(f"no input can be called {name}", name_at, f"Perhaps {placeholder}?")
         else:
             name = scanner.state_name()
             placeholder = self.reader.free_name(f"{kind[0]}_{name}")
