@@ -98,6 +98,18 @@ def slimmed_by(program: Program, kept: Kept, state: Mapping[str, torch.Tensor] |
     return _Rewrite(program, kept, state).run()
 
 
+def recomputed(program: Program, kept: Kept) -> Iterator[tuple[fx.Node, set[Axis]]]:
+    """The nodes of a program that a rewrite computes otherwise than with other sizes, with the axes that shrink there.
+
+    A layer norm that goes on dividing by its old width is one, and attention that keeps the scale of its old one: the
+    same model made with the new widths would compute something else.
+    """
+    rewrite = _Rewrite(program, kept)
+    for node in program.graph.nodes:
+        if rewrite.lay(node) and not rewrite.does_the_same(node):
+            yield node, rewrite.shrunken(node)
+
+
 class Kept:
     """Which units of each axis stay, and what follows for dims.
 
@@ -232,22 +244,7 @@ class _Rewrite:
             name: self.kept.slice(self._state[name], self.axes.shape(node)) for node, name in self.program.state_nodes()
         }
         for node in self.program.graph.nodes:
-            if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):
-                if isinstance(new := self.nodes.get(node), fx.Node):
-                    self._note_sizes(node, new)
-                continue
-            effect = self.axes.effects.get(node)
-            if node.target is operator.getitem and node.args[0] in self._parts:
-                self.nodes[node] = self._parts[node.args[0]][node.args[1]]
-            elif effect is not None and effect.lower is not None and self._touched(node):
-                lowered = effect.lower(_Lowering(node, self))
-                if not isinstance(lowered, fx.Node):
-                    self._parts[node] = tuple(lowered)
-                    continue
-                self.nodes[node] = lowered
-            else:
-                self.nodes[node] = self.copy(node)
-            self._note_sizes(node, self.nodes[node])
+            self.lay(node)
         same = share_sizes(self.graph)
         self.nodes = {old: same.get(new, new) for old, new in self.nodes.items()}
         self._note_origins()
@@ -260,6 +257,47 @@ class _Rewrite:
         program = self.program.rewritten(self.graph, state | self.constants)
         program.interface = replace(program.interface, example=self._example())
         return program
+
+    def lay(self, node: fx.Node) -> bool:
+        """Write what is to stand for one node of the old graph, after all nodes before it.
+
+        Returns:
+            Whether its rule was asked for it: it is not simply the same op with its sizes printed again.
+        """
+        if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):
+            if isinstance(new := self.nodes.get(node), fx.Node):
+                self._note_sizes(node, new)
+            return False
+        effect = self.axes.effects.get(node)
+        if node.target is operator.getitem and node.args[0] in self._parts:
+            self.nodes[node] = self._parts[node.args[0]][node.args[1]]
+        elif effect is not None and effect.lower is not None and self._touched(node):
+            lowered = effect.lower(_Lowering(node, self))
+            if not isinstance(lowered, fx.Node):
+                self._parts[node] = tuple(lowered)
+                return True
+            self.nodes[node] = lowered
+            self._note_sizes(node, lowered)
+            return True
+        else:
+            self.nodes[node] = self.copy(node)
+        self._note_sizes(node, self.nodes[node])
+        return False
+
+    def does_the_same(self, node: fx.Node) -> bool:
+        """Whether what a rule has written for a node is the same op, of equal pieces where it gives several."""
+        new, pieces = self.nodes.get(node), self.axes.shapes[node]
+        if new is None or len(pieces) > 1:
+            before = {tuple(dim.size for dim in piece) for piece in pieces}
+            return len({tuple(map(self.kept.size, piece)) for piece in pieces}) <= len(before)
+        same = new.target in (node.target, aten.reshape.default)
+        return same and new.kwargs.keys() == node.kwargs.keys() and len(new.args) == len(node.args)
+
+    def shrunken(self, node: fx.Node) -> set[Axis]:
+        """The axes that lose units and stand in what a node takes or gives."""
+        shapes = [shape for each in (node, *node.all_input_nodes) for shape in self.axes.shapes.get(each, ())]
+        axes = {axis for shape in shapes for dim in shape for axis in axes_of(self.axes.resolve(dim))}
+        return {axis for axis in axes if self.kept.shrinks(dim_of(axis))}
 
     def _inputs(self) -> dict[str, torch.Tensor]:
         """The inputs that shrink, which are state, without data."""
