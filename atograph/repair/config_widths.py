@@ -66,8 +66,9 @@ def sayable(model: nn.Module, program: Program, groups: Groups) -> Sayable | Non
         return None
     kinds = [kind.groups for kind in kinds_of(group for group in groups if group.free)]
     reasons = dict(_whole_by_wish(groups, kinds))
-    reasons |= _computed_otherwise(program, groups, [kind for kind in kinds if kind[0] not in reasons])
-    left = [kind for kind in kinds if not any(name in reasons or groups[name].frozen for name in kind)]
+    kinds = [kind for kind in kinds if all(groups[name].frozen is None for name in kind)]
+    reasons |= _computed_otherwise(program, groups, kinds)
+    left = [kind for kind in kinds if kind[0] not in reasons]
     found = list[_Said]()
     while left:
         kind = left.pop(0)
