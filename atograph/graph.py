@@ -30,7 +30,9 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
 from atograph.passes.ir.run import ProgramModule
+from atograph.passes.pipeline.numeric import NumericCheck
 from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
+from atograph.passes.pipeline.remembered import passes_of_plan
 from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.choose import check_budgets, scores_of
 from atograph.passes.plan.from_losses import plan_from_losses
@@ -101,16 +103,15 @@ class Graph(NotPickled):
         return self._traced_as(self.groups).coupled(self.groups.coupled)
 
     def _traced_as(self, how: Groups | Plan) -> Graph:
-        """The graph of the model as it is now, with outputs, dynamic sizes and state of another one; this one if there
-        is no model."""
+        """The graph of the model as it is now, with outputs, dynamic sizes, state and passes of another one; this one
+        if there is no model."""
         example = self.program.interface.example
         if self.model is None or example is None:
             return self
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         if device.type != "meta":
             example = to_device(example, device)  # the model may have moved since
-        checks: Literal["keep", "drop"] = "keep" if self.program.interface.checked else "drop"
-        return trace(self.model, *example, dynamic=how.dynamic, outputs=how.outputs, state=how.state, checks=checks)
+        return trace_as(how, self.model, *example, checks="keep" if self.program.interface.checked else "drop")
 
     def changed_attributes(self) -> dict[str, Value]:
         """Numbers in attributes that are others than when the model was traced, and tensors that the program holds."""
@@ -173,13 +174,13 @@ class Graph(NotPickled):
         return Graph(pipeline.run(fresh), self.model, marks=self._held.marks)
 
     def for_plan(self, plan: Plan) -> Graph:
-        """The same graph with the outputs left out, the dynamic sizes, the state and the coupled groups of a plan.
+        """The same graph with the outputs left out, the dynamic sizes, the state, the passes and the coupled groups of
+        a plan.
 
         Raises:
-            UserError: they cannot be coupled here, or the model has no such outputs.
+            UserError: they cannot be coupled here, or the model has no such outputs, or a pass is not here.
         """
-        own = self.groups
-        same = (plan.outputs, plan.dynamic, plan.state) == (own.outputs, own.dynamic, own.state)
+        same = _tracing(plan) == _tracing(self.groups)
         graph = self if same else self._traced_as(plan)
         try:
             return graph.coupled(plan.coupled)
@@ -541,13 +542,14 @@ def trace(
         checks: where the model's code decides by values, the program has the example's decisions, and raises where
             other inputs or weights decide otherwise; ``"drop"``: it does not look.
         passes: what the program goes through before its groups are found, ``"canonicalize,fold-batch-norm"``: passes of
-            yours, too (docs/pipelines.md). Where they change parameters, the graph is of the program that they gave, as
-            a module, and no longer of ``model``.
+            yours, too (docs/pipelines.md). A plan remembers them. What the program computes is compared before and
+            after each one, on the example, where weights have values. Where they change parameters, the graph is of
+            the program that they gave, as a module, and no longer of ``model``; a plan then needs that module.
         time_limit: seconds that the model's code may take while it is captured; None: as long as it takes.
 
     Raises:
         UserError: torch.export refuses the model, or it takes too long, or has no output of a name; or an output cannot
-            become the input that ``state`` pairs it with.
+            become the input that ``state`` pairs it with; or there is no pass of a name.
     """
     if checks not in ("keep", "drop"):
         raise UserError(f"checks is 'keep' or 'drop', not {checks!r}.")
@@ -566,13 +568,43 @@ def trace(
         captured = capturing(model, positional, kwargs or {}, dynamic=dynamic, outputs=[*map(str, read)], state=state)
         captured.interface = replace(captured.interface, checked=checks == "keep")
     with stage("finding the groups"):
-        program = captured
-        if passes:
-            pipeline = Pipeline.parse(passes) if isinstance(passes, str) else passes
-            program = pipeline.run(captured, schedule=True)
-            if not _same_parameters(captured, program):
-                model = ProgramModule(program)
+        pipeline = passes if isinstance(passes, Pipeline) else Pipeline.parse(passes) if passes else Pipeline(())
+        program = _gone_through(pipeline, captured)
+        if _same_parameters(captured, program):
+            program.interface = replace(program.interface, passes=str(pipeline))
+        else:
+            model = ProgramModule(program)
         return Graph(Pipeline.parse(ANALYSE).run(program), model)
+
+
+def trace_as(
+    how: Groups | Plan, model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], *,
+    checks: Literal["keep", "drop"] = "keep",
+) -> Graph:  # fmt: skip
+    """The graph of a model, traced as it was for groups or a plan that are there: outputs, sizes, state and passes.
+
+    Args:
+        how: has them.
+        model, args, kwargs, checks: as for `trace`.
+
+    Raises:
+        UserError: as `trace`; or a pass that was run is not here.
+    """
+    outputs, dynamic, state, passes = _tracing(how)
+    again = passes_of_plan(passes)
+    return trace(model, args, kwargs, outputs=outputs, dynamic=dynamic, state=state, passes=again, checks=checks)
+
+
+def _tracing(how: Groups | Plan) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]:
+    return how.outputs, how.dynamic, how.state, how.passes
+
+
+def _gone_through(pipeline: Pipeline, captured: Program) -> Program:
+    """What passes make of a program. The program itself is left as it is, and computes what it did."""
+    if not pipeline.passes:
+        return captured
+    with_values = not any(tensor.is_meta for tensor in captured.state.values())
+    return pipeline.run(captured, instruments=[NumericCheck()] if with_values else (), schedule=True)
 
 
 def _same_parameters(given: Program, program: Program) -> bool:

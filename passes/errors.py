@@ -33,13 +33,14 @@ class UserError(AtographError):
 
 @public("atograph")
 class InternalError(AtographError):
-    """An invariant is broken: never the user's fault, always worth a report.
+    """An invariant is broken: never the user's fault, always worth a report to whoever has written the code.
 
     Args:
         message: what is broken, in one sentence.
         culprit: the package whose bug it is: that of a pass, if it is not ours.
 
     Attributes:
+        culprit: that package.
         reproducer: the file that helps to reproduce it (`atograph.passes.pipeline.reproducer`), once there is one.
         found_by: options of ``atograph opt`` without which it does not show.
     """
@@ -47,9 +48,10 @@ class InternalError(AtographError):
     def __init__(self, message: str, culprit: str = "atograph") -> None:
         self.reproducer: Path | None = None
         self.found_by = ""
-        super().__init__(
-            f"internal error: {message} This is a bug in {culprit}; please report it with the model that shows it."
-        )
+        self.culprit = culprit
+        whose = f"This is a bug in {culprit}"
+        to_do = "; please report it with the model that shows it." if culprit == "atograph" else "."
+        super().__init__(f"internal error: {message} {whose}{to_do}")
 
 
 def printable(text: str) -> str:

@@ -138,6 +138,9 @@ def opt(
     run_reproducer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Run what an internal error has left.")
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights by their names: .safetensors, or .pt of plain tensors.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write it there instead of printing it: .pt2, .onnx, or the text.")
     ] = None,
@@ -157,7 +160,9 @@ def opt(
         elif run_reproducer is not None:
             command_opt.reproduce(run_reproducer, shown, console)
         else:
-            command_opt.opt(spec, passes=passes, shown=shown, out=out, data=data, given=settings, console=console)
+            command_opt.opt(
+                spec, passes=passes, shown=shown, out=out, data=data, weights=weights, given=settings, console=console
+            )
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
@@ -173,6 +178,7 @@ def opt(
     "outputs",
     "dynamic",
     "state",
+    "passes",
     "batch",
 )
 def inspect(

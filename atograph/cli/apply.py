@@ -50,7 +50,7 @@ def apply(
     dense, count = numbers.size(checkpoint.nbytes), len(checkpoint.tensors)
     console.say(f"weights: {dense} in {count} tensors and {_files(len(checkpoint.files))}")
 
-    from atograph.graph import trace
+    from atograph.graph import trace_as
     from atograph.process.stages import stage
     from atograph.run.apply import apply_plan
     from atograph.spec.source import Source
@@ -60,9 +60,7 @@ def apply(
     with stage("making the model"):
         model = empty_model(spec, console)
     inputs = spec.inputs()
-    graph = trace(
-        model, inputs.args, inputs.kwargs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state
-    ).for_plan(plan)
+    graph = trace_as(plan, model, *inputs).for_plan(plan)
     source = Source.of(spec, out)
     applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text, source=source)
     report = applied.report

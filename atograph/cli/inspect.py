@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def inspect(
     spec = load_spec(text, data=data)
     made = None if plan is None else read_plan(plan)
     settings = spec.settings(train_settings(given, ()))
-    graph = graph_of(spec, settings.outputs, settings.dynamic_texts, settings.state)
+    graph = graph_of(spec, settings.tracing)
     if made is not None:
         graph = graph.for_plan(made)
     graph = graph.steered(**settings.steering)
@@ -86,8 +86,13 @@ def _text(
     return overview_table(shown, folded=not expand, order=sort)
 
 
-def graph_of(spec: Spec, outputs: Sequence[str] = (), dynamic: Sequence[str] = (), state: Sequence[str] = ()) -> Graph:
-    """The graph of a model, made without weights where its code allows that: groups need none."""
+def graph_of(spec: Spec, how: Mapping[str, Any]) -> Graph:
+    """The graph of a model, made without weights where its code allows that: groups need none.
+
+    Args:
+        spec: has the model and its inputs.
+        how: it is captured (`TrainSettings.tracing`).
+    """
     from atograph.capture.time_limit import TookTooLong
     from atograph.capture.weightless import without_weights
     from atograph.graph import trace
@@ -97,13 +102,13 @@ def graph_of(spec: Spec, outputs: Sequence[str] = (), dynamic: Sequence[str] = (
     try:
         with without_weights():
             model = spec.model()
-        return trace(model.eval(), *inputs, outputs=outputs, dynamic=dynamic, state=state)
+        return trace(model.eval(), *inputs, **how)
     except TookTooLong:
         raise
     except Exception:  # code that computes with its weights; what else is wrong, the second try tells
         model = spec.model()
         check_accepts(model, inputs, where=spec.where)
-        return trace(model.eval(), *inputs, outputs=outputs, dynamic=dynamic, state=state)
+        return trace(model.eval(), *inputs, **how)
 
 
 def check_choice(option: str, given: str, known: Iterable[str]) -> None:

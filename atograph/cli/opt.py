@@ -69,10 +69,11 @@ def opt(
     shown: Shown,
     out: Path | None,
     data: Path | None,
+    weights: Path | None,
     given: Mapping[str, object],
     console: Console,
 ) -> None:
-    """Run a pipeline over the program of a SPEC, and print it or write it.
+    """Run a pipeline over the program of a SPEC, with its weights or those of a file, and print it or write it.
 
     Raises:
         UserError: there is no SPEC or no pipeline, or one of them cannot be read.
@@ -85,9 +86,11 @@ def opt(
         raise UserError("opt needs a SPEC and --passes.", hint="atograph opt --list-passes tells what there is.")
     spec = load_spec(text, data=data)  # first: it may register passes of its own
     pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
-    if out is not None and out.suffix.lower() in WRITERS and Path(text).suffix.lower() == ".txt":
-        console.warn(f"a text holds no weights: those of {out} are random numbers.")
-    _run(pipeline, _captured(spec, given), shown, out, console)
+    if weights is None and out is not None and out.suffix.lower() in WRITERS and Path(text).suffix.lower() == ".txt":
+        console.warn(f"a text holds no weights: those of {out} are random numbers. --weights FILE gives some.")
+    result = _run(pipeline, _captured(spec, weights, given), shown, console)
+    if result is not None:
+        _show(result, shown, out, console)
 
 
 def reproduce(path: Path, shown: Shown, console: Console) -> None:
@@ -112,8 +115,8 @@ def reproduce(path: Path, shown: Shown, console: Console) -> None:
     def read(name: str) -> Plan:
         return read_plan(name) if plan is None else plan
 
-    _run(Pipeline.parse(passes, readers={Plan: read}), program, shown, None, console)
-    console.say(f"{passes} ran, and nothing went wrong")
+    _run(Pipeline.parse(passes, readers={Plan: read}), program, shown, console)
+    console.say(f"{passes} ran on the program of {path}, and nothing went wrong")
 
 
 def list_passes() -> None:
@@ -123,11 +126,14 @@ def list_passes() -> None:
     typer.echo(printable(listed()), nl=False)
 
 
-def _captured(spec: Spec, given: Mapping[str, object]) -> Program:
+def _captured(spec: Spec, weights: Path | None, given: Mapping[str, object]) -> Program:
     """The program of a SPEC."""
     from atograph.spec.example_inputs import check_accepts
+    from atograph.spec.init_weights import load_init
 
     model, inputs = spec.model(), spec.inputs()
+    if weights is not None:
+        load_init(model, weights)
     check_accepts(model, inputs, where=spec.where)
 
     from atograph.capture.to_program import capture
@@ -136,30 +142,37 @@ def _captured(spec: Spec, given: Mapping[str, object]) -> Program:
     return capture(model, *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state)
 
 
-def _run(pipeline: Pipeline, program: Program, shown: Shown, out: Path | None, console: Console) -> None:
+def _run(pipeline: Pipeline, program: Program, shown: Shown, console: Console) -> Program | None:
+    """Run a pipeline, and show what is asked for on the way. None: the first wrong pass was looked for."""
     from atograph.passes.pipeline.bisect import bisect
-    from atograph.passes.pipeline.instruments import Clock, full_text
-    from atograph.passes.text.printer import format_facts, format_program
+    from atograph.passes.pipeline.instruments import Clock
 
     if shown.bisect:
         found = bisect(pipeline, program)
         typer.echo(printable("no pass is wrong" if found is None else str(found)))
-        return
+        return None
 
     def say(text: str) -> None:  # at once, so that what came before a pass that fails is on the screen
         typer.echo(printable(text))
 
     instruments = _instruments(shown, say)
     result = pipeline.run(program, instruments=instruments, schedule=True)
+    for each in instruments:
+        if isinstance(each, Clock):
+            typer.echo(each.table(), nl=False)
+    return result
+
+
+def _show(result: Program, shown: Shown, out: Path | None, console: Console) -> None:
+    from atograph.passes.pipeline.instruments import full_text
+    from atograph.passes.text.printer import format_facts, format_program
+
     write = WRITERS.get(out.suffix.lower()) if out is not None else None
     if out is not None and write is not None:
         _write(result, out, write, console)
     elif out is not None or not shown.on_the_way:
         text = full_text(result) if out is None else format_program(result, values=True) + format_facts(result)
         write_text(text, out, console)
-    for each in instruments:
-        if isinstance(each, Clock):
-            typer.echo(each.table(), nl=False)
 
 
 def _instruments(shown: Shown, say: Callable[[str], None]) -> list[Instrument]:
@@ -169,15 +182,13 @@ def _instruments(shown: Shown, say: Callable[[str], None]) -> list[Instrument]:
 
     for name in {*shown.before, *(shown.after or ())} - {*PASSES}:
         raise UserError(f"there is no pass '{name}' to print the program at.", hint="atograph opt --list-passes")
-    instruments: list[Instrument] = []
+    instruments: list[Instrument] = [Clock()] if shown.times else []
     if shown.numeric:
         instruments.append(NumericCheck())
     if shown.before or shown.after != ():
         instruments.append(Printer(say, shown.before, shown.after))
     if shown.changed:
         instruments.append(Changes(say))
-    if shown.times:
-        instruments.append(Clock())
     return instruments
 
 

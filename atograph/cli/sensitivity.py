@@ -61,9 +61,7 @@ def sensitivity(
     some = list(islice(spec.train_data(), batches))
     inputs = spec.inputs()
     check_accepts(model, inputs, where=spec.where)
-    graph = trace(
-        model.eval(), *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state
-    ).steered(**settings.steering)  # fmt: skip
+    graph = trace(model.eval(), *inputs, **settings.tracing).steered(**settings.steering)
     console.phase("measuring")
     seen = graph.sensitivity(some, loss=spec.loss, by=by, batches=batches)
     budgets = [_within(graph, seen, share, by, some, spec.loss, settings.floor) for share in shares]

@@ -62,9 +62,7 @@ def sweep(
     some = list(islice(spec.train_data(), batches)) if looking else []
     inputs = spec.inputs()
     check_accepts(model, inputs, where=spec.where)
-    graph = trace(
-        model.eval(), *inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state
-    ).steered(**settings.steering)  # fmt: skip
+    graph = trace(model.eval(), *inputs, **settings.tracing).steered(**settings.steering)
     task = Task(some, spec.val_data(), loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
     sweeping = Sweeping(
         graph, shares, criteria, task, data=some, better=settings.metric_mode, latency=latency,

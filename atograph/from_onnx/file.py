@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -14,12 +13,11 @@ from onnx import inliner
 
 from atograph.from_onnx.op import TYPES
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
+from atograph.passes.ir.about import About
 from atograph.values.user_code import one_line
 
 SUFFIX = ".onnx"
-RESERVED = {*keyword.kwlist, "self", "dict", "zip", "torch"}
-"""What no input may be called: Python's own words, and names that generated code reads, ours and that of torch.fx."""
-
 OLDEST = 7
 """The opset from which on ops broadcast as they do now."""
 
@@ -62,9 +60,15 @@ class OnnxFile:
         return self
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """What it says about itself."""
-        return {entry.key: entry.value for entry in self.model.metadata_props}
+    def about(self) -> About:
+        """What it says of itself, without what atograph said of the plan that an earlier file was made by."""
+        model, graph = self.model, self.model.graph
+        said = {entry.key: entry.value for entry in model.metadata_props}
+        return About(
+            model.doc_string, model.domain, model.model_version, graph.name, graph.doc_string,
+            {key: value for key, value in said.items() if not key.startswith("atograph.")},
+            {value.name: value.doc_string for value in (*graph.input, *graph.output) if value.doc_string},
+        )  # fmt: skip
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -114,12 +118,10 @@ def _name(text: str) -> str | None:
 
 
 def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """A Python name for each of some names: as Python reads it (NFKC), none of `RESERVED`, none twice."""
+    """A Python name for each of some names (`passes.identifiers`), none twice."""
     known, found = {*taken}, dict[str, str]()
     for name in names:
-        plain = re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name)).strip("_") or "input"
-        plain = plain if f"_{plain}".isidentifier() else re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
-        plain = plain if plain.isidentifier() and plain not in RESERVED else f"input_{plain}"
+        plain = identifier(re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name)).strip("_")).strip("_")
         while plain in known:
             plain += "_"
         known.add(plain)

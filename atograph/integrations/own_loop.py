@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from atograph.capture.model_state import current_state
-from atograph.graph import trace
 from atograph.integrations.lessons import Lessons
 from atograph.integrations.loop_run import LoopRun, OnSwap
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.run import latency_budget
+from atograph.run.job import trace_to_train
 from atograph.slimming.index_map import cut_state, small_module, whole_state
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
@@ -107,16 +107,7 @@ class AutoTrainOnce:
         if optimizers:
             check_optimizers(optimizers, model, whole=given.slim_at != "never")
         inputs = as_inputs(example_inputs, where="example_inputs")
-        graph = trace(
-            model,
-            inputs.args,
-            inputs.kwargs,
-            outputs=given.outputs,
-            dynamic=given.dynamic_texts,
-            state=given.state,
-            checks=given.checks,
-        )
-        self.graph = graph.steered(**given.steering)
+        self.graph = trace_to_train(model, inputs, given).steered(**given.steering)
         if given.metric_mode is not None:
             raise UserError(
                 "a loop measures by itself, so metric_mode is of no use to it.",

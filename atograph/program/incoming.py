@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from torch import fx
+
 from atograph.capture.finished import functional
 from atograph.capture.given.programs import program_module
+from atograph.passes.errors import UserError
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.rewrite.writes import written
 from atograph.passes.text.parser import parse_program
 from atograph.program.load import load_program
+from atograph.program.ops import left_of
 from atograph.program.pt2_file import read_program
 from atograph.spec.programs import ProgramForm
 
@@ -30,7 +34,16 @@ class Exported(ProgramForm):
         Raises:
             UserError: it cannot be read, or calls an op that is not known here.
         """
-        return program_module(read_program(path, writes=True)[0], example)
+        module = program_module(read_program(path, writes=True)[0], example)
+        parts = (part for part in module.program.modules() if isinstance(part, fx.GraphModule))
+        left = left_of(node.target for part in parts for node in part.graph.nodes)
+        if left is not None:
+            raise UserError(
+                f"{left} reads the memory of a tensor in another order than its own, which no file may ask for.",
+                where=str(path),
+                hint=f'If you have made it yourself: atograph.allow_ops("{left}").',
+            )
+        return module
 
 
 class Run(ProgramForm):

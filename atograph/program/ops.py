@@ -7,7 +7,7 @@ not theirs. So an op has to be known: it has a row in the table of rules, or it 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypedDict
@@ -70,6 +70,9 @@ _NEVER = re.compile(r"_?embedding_bag|special_\w*polynomial\w*")
 _IN_PLACE = (torch.ops.aten.detach_.default, torch.ops.aten.copy_.default)
 """The ops that a program may call though they change a tensor; ``copy_`` writes a buffer or an input, a cache say."""
 
+_UNTIL_READ = (torch.ops.aten.as_strided.default,)
+"""Ops that a decomposition leaves where they give what they are given. ``recompose`` takes those away (`left_of`)."""
+
 _ALLOWED: set[str] = set()
 """Ops that the user trusts."""
 
@@ -121,7 +124,8 @@ def check_target(target: str, *, writes: bool = False) -> None:
 
     Args:
         target: as the file says it.
-        writes: whether ops may write in place, where their functional form may be called.
+        writes: whether ops may write in place, where their functional form may be called, and whether there may be some
+            of which `left_of` is asked later.
 
     Raises:
         UnknownOp: by name.
@@ -178,8 +182,15 @@ def _op_of(target: str, *, writes: bool) -> OpOverload | None:
         raise Unreadable(f"it calls the op {name[1]}.{name[2]}.{name[3]}, which is not here")
     if not isinstance(op, OpOverload):
         return None
+    if writes and op in _UNTIL_READ:
+        return op
     functional = functional_form(op) if writes and op._schema.is_mutable else None
     return op if _is_known(op) or (functional is not None and _is_known(functional)) else None
+
+
+def left_of(targets: Iterable[object]) -> OpOverload | None:
+    """An op that a file may call only as long as nothing is run, among the targets of a program that is to be run."""
+    return next((op for op in targets if op in _UNTIL_READ and not _is_known(op)), None)
 
 
 def _is_known(op: OpOverload) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 
 from atograph.capture.model_state import current_state
 from atograph.capture.time_limit import within_limit
-from atograph.graph import trace
+from atograph.graph import trace_as
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.outputs import OutputPath
@@ -204,7 +204,7 @@ def _anew(model: nn.Module, slim: Slim, inputs: Inputs) -> Slim:
         UserError: it is captured as other ops, so that it would prove nothing of this one.
     """
     plan = slim.plan
-    graph = trace(model, *inputs, dynamic=plan.dynamic, outputs=plan.outputs, state=plan.state).for_plan(plan)
+    graph = trace_as(plan, model, *inputs).for_plan(plan)
     made = make_slim(graph, slim.plan)
     if _ops(made) != _ops(slim):
         raise UserError("the model in float64 is another program.")

@@ -24,7 +24,8 @@ from atograph.passes.cost.widths import Widths
 from atograph.passes.ir.polynomial import Polynomial, value_at
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of
-from atograph.passes.rewrite.slim import Kept, recomputed
+from atograph.passes.rewrite.kept import Kept
+from atograph.passes.rewrite.slim import recomputed
 from atograph.repair.config import (
     Shapes,
     changed,

@@ -10,7 +10,7 @@ from torch import nn
 
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
-from atograph.graph import trace
+from atograph.graph import trace_as
 from atograph.latency.measure import measure_latency
 from atograph.latency.profile import Layer, profile
 from atograph.onnx.export import export_onnx
@@ -56,9 +56,7 @@ def bench_run(
             slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
         check_takes(model, inputs, place)
-        graph = trace(
-            model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state
-        ).for_plan(plan)
+        graph = trace_as(plan, model.cpu().eval(), *inputs).for_plan(plan)
         plan.check(graph.groups)
         check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, slim_path.name: made_by})
         interface = graph.program.interface

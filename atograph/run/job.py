@@ -11,6 +11,8 @@ from torch import nn
 
 from atograph.graph import Graph, trace
 from atograph.ort.model import OnnxModel
+from atograph.passes.errors import UserError
+from atograph.passes.pipeline.remembered import read_remembered
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.report.run import FROM_PYTHON, Report
@@ -25,6 +27,28 @@ from atograph.train.progress import EpochRow
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 from atograph.values.batch_size import with_batch
+
+
+def trace_to_train(model: nn.Module, inputs: Inputs, settings: TrainSettings) -> Graph:
+    """The graph of a model that is to be trained and proved, as it is now; without wishes about its groups.
+
+    Args:
+        model: as it is trained.
+        inputs: of one call.
+        settings: how it is captured.
+
+    Raises:
+        UserError: as `trace`; or passes change its parameters, or are none that a plan remembers.
+    """
+    passes = read_remembered(settings.passes)
+    graph = trace(model, *inputs, **{**settings.tracing, "passes": passes})
+    if graph.model is not model:
+        raise UserError(
+            f"the passes {passes} give the model other parameters, and what is trained and proved is the model itself.",
+            hint=f'Write what they give, and compress that: atograph opt SPEC --passes "{passes}" --out FILE.pt2; in '
+            "Python, trace(model, ..., passes=...) has it as graph.model.",
+        )
+    return graph
 
 
 @dataclass(frozen=True)
@@ -61,11 +85,7 @@ class Job:
 
     def trace(self) -> Graph:
         """The graph of the model as it is now; without wishes about its groups."""
-        settings = self.settings
-        return trace(
-            self.model, *self.inputs, outputs=settings.outputs, dynamic=settings.dynamic_texts, state=settings.state,
-            checks=settings.checks,
-        )  # fmt: skip
+        return trace_to_train(self.model, self.inputs, self.settings)
 
     def make_targets(self) -> list[Target]:
         """The targets of the run.

@@ -13,10 +13,10 @@ from torch.export import ExportedProgram
 from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
-from atograph.graph import Graph, trace
+from atograph.graph import Graph, trace_as
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Kept
+from atograph.passes.rewrite.kept import Kept
 from atograph.passes.torch_private import pytree
 from atograph.process.stages import stage
 from atograph.program import pt2_file
@@ -145,9 +145,7 @@ def _verify(
     if real is not None:
         check_accepts(model, real, where="the data of the SPEC")
     Attributes(model).put(attributes_of(getattr(load_report(place), "numbers", {}), place))
-    graph = trace(model.cpu().eval(), *inputs, outputs=plan.outputs, dynamic=plan.dynamic, state=plan.state).for_plan(
-        plan
-    )
+    graph = trace_as(plan, model.cpu().eval(), *inputs).for_plan(plan)
     plan.check(graph.groups)
     check_same_plan(place, plan, {pt2_file.NAME: loaded.plan} | {file.target.file: file.plan for file in files})
     if not loaded.weights_outside:

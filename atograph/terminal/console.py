@@ -109,8 +109,10 @@ class Console:
 
     def table(self, table: RenderableType) -> None:
         """What a command is for, quiet or not."""
-        if not self.silent:
+        if self._out.is_terminal and not self.silent:
             self._out.print(Printable(table))
+        elif not self.silent:  # nobody sees blanks at the ends of lines
+            self._out.print(_lines(table), markup=False, highlight=False, soft_wrap=True)
 
 
 class Printable:
@@ -125,12 +127,16 @@ class Printable:
 
 
 def as_text(shown: RenderableType) -> str:
-    """What a table looks like without colours, as in a pipe."""
+    """What a table looks like without colours, as in a pipe, without empty lines around it."""
+    return _lines(shown).strip("\n")
+
+
+def _lines(shown: RenderableType) -> str:
     out = io.StringIO()
     RichConsole(file=out, highlight=False, width=_PIPE_WIDTH, force_terminal=False, color_system=None).print(
         Printable(shown)
     )
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 class LineProgress:

@@ -46,6 +46,7 @@ class Groups:
         outputs: names of the outputs that the program returns, where others of the model are left out.
         dynamic: what was asked to be dynamic, a text a dim.
         state: what was declared to be state, ``output=input`` each.
+        passes: what the program went through before, as the text of a pipeline.
         branches: what is left of the program where groups lose all their units.
         depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
         program: a digest of the names and shapes of the program's parameters.
@@ -62,6 +63,7 @@ class Groups:
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    passes: str = ""
     depth: float = 0.0
     program: str = ""
     kinds: tuple[Kind, ...] = ()
@@ -286,7 +288,8 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     interface, branches = program.interface, Branches(program, axes)
     return Groups(
         tuple(listed), axes, zero_sets, branches,
-        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, program=_digest(program),
+        outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, passes=interface.passes,
+        program=_digest(program),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from atograph.passes.base import RewritePass
+from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.randomness import drop_dead_code, has_effects
@@ -30,6 +31,10 @@ class FoldConstants(RewritePass):
 
     name = "fold-constants"
     largest: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.largest < 0:
+            raise UserError(f"fold-constants{{largest}} is a number of elements, 0 or more, not {self.largest}.")
 
     def rewrite(self, program: Program) -> Program:
         """The same program with what its constants come to."""

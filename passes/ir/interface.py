@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from atograph.passes.ir.about import About
 from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
@@ -209,6 +210,7 @@ class Interface:
             code may go another way. Nothing has to, where there are none.
         still: name of a size that was to be dynamic → why it is the example's for ever.
         asked: what was asked to be dynamic, a text a dim; to capture the model anew.
+        passes: passes that it went through after its capture, as the text of a pipeline; to do so anew.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
@@ -220,7 +222,7 @@ class Interface:
         state_texts: the same as it was asked for, ``output=input`` each; to capture the model anew.
         called: input, output or dynamic size → what files call it, where that is another name: a program that comes
             from a file has its names.
-        metadata: what the file that it comes from said of itself.
+        about: what the file that it comes from says of itself.
     """
 
     state: Mapping[str, str]
@@ -238,6 +240,7 @@ class Interface:
     ways: Ways = ()
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
+    passes: str = ""
     dead: bool = False
     decided: tuple[Decision, ...] = ()
     checked: bool = True
@@ -247,7 +250,7 @@ class Interface:
     state_pairs: Mapping[str, int] = field(default_factory=dict)
     state_texts: tuple[str, ...] = ()
     called: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
     @property
     def batch(self) -> DynamicSize | None:
@@ -284,7 +287,9 @@ class Interface:
 
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
-        names = ("looked_at", "fixed", "ways", "still", "asked", "dead", "decided", "checked", "reads_training")
+        names = [
+            "looked_at", "fixed", "ways", "still", "asked", "passes", "dead", "decided", "checked", "reads_training",
+        ]  # fmt: skip
         return replace(self, **{name: getattr(other, name) for name in names})
 
     def quantised(self, weights: Collection[str], zero_points: Collection[str]) -> Interface:

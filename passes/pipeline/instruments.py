@@ -18,28 +18,34 @@ Say = Callable[[str], None]
 
 @dataclass
 class Clock(Instrument):
-    """How long each pass takes, its verification included.
+    """How long each pass takes, and the checks around it: the verifier, and what other instruments do.
 
     Attributes:
-        seconds: name of a pass, and the seconds of each of its runs, in order.
+        seconds: of each run of a pass, in order: its name, its own seconds, and those of the checks.
     """
 
-    seconds: list[tuple[str, float]] = field(default_factory=list)
+    seconds: list[tuple[str, float, float]] = field(default_factory=list)
     _started: float = 0.0
+    _own: float = 0.0
 
     def before(self, each: Pass, program: Program) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
+    def ran(self, each: Pass, seconds: float) -> None:
+        """Note what the pass itself takes."""
+        self._own = seconds
+
     def after(self, each: Pass, given: Program, result: Program) -> None:
         """Stop it."""
-        self.seconds.append((each.name, time.perf_counter() - self._started))
+        self.seconds.append((each.name, self._own, time.perf_counter() - self._started - self._own))
 
     def table(self) -> str:
-        """One line a run, with its share, and the sum."""
-        total = sum(seconds for _name, seconds in self.seconds)
-        lines = [f"{seconds:9.3f} s  {seconds / (total or 1):6.1%}  {name}" for name, seconds in self.seconds]
-        return "\n".join(["     time   share  pass", *lines, f"{total:9.3f} s  {1:6.1%}  total"]) + "\n"
+        """One line a run, with its share of what passes take, and the sum."""
+        total, checks = (sum(times) for times in zip((0.0, 0.0), *(row[1:] for row in self.seconds), strict=True))
+        rows = [*self.seconds, ("total", total, checks)]
+        lines = [f"{own:9.3f} s {more:9.3f} s  {own / (total or 1):6.1%}  {name}" for name, own, more in rows]
+        return "\n".join(["       time      checks   share  pass", *lines]) + "\n"
 
 
 @dataclass

@@ -67,7 +67,9 @@ def reproducible(case: Case) -> Iterator[dict[str, Program]]:
             if error.reproducer is None:
                 error.add_note("(The file that would help to reproduce it could not be written.)")
             else:
-                error.add_note(f"Please attach {error.reproducer}: it holds the program and the plan, and no weights.")
+                ours = error.culprit == "atograph"
+                begin = f"Please attach {error.reproducer}: it" if ours else f"{error.reproducer}"
+                error.add_note(f"{begin} holds the program and the plan, and no weights.")
                 if case.passes:
                     error.add_note(f"It runs with: atograph opt --run-reproducer {error.reproducer}{error.found_by}")
         raise

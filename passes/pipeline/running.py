@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +27,14 @@ After: TypeAlias = Callable[[Pass, Program], None]
 
 @public("atograph.passes")
 class Instrument:
-    """Looks on while a pipeline runs: a subclass overrides one of the two, or both."""
+    """Looks on while a pipeline runs: a subclass overrides what it needs. Several lie within each other: the first one
+    looks before all others, and after all others."""
 
     def before(self, each: Pass, program: Program) -> None:
         """A pass is about to run on a program."""
+
+    def ran(self, each: Pass, seconds: float) -> None:
+        """A pass has run for so long, and nothing was checked yet."""
 
     def after(self, each: Pass, given: Program, result: Program) -> None:
         """A pass has made a program of another one, and the verifier is content.
@@ -84,10 +89,14 @@ class Run:
             instrument.before(each, program)
         given = Given.of(program)
         with reproducible(Case(program, (*self.since, each), _plan_of(each, program))) as shown:
+            started = time.perf_counter()
             result = self._result(each, program)
+            seconds = time.perf_counter() - started
+            for instrument in self.instruments:
+                instrument.ran(each, seconds)
             shown[f"what {each.name} made of it"] = result
             verify_pass(each, given, result, after=self.listed)
-            for instrument in self.instruments:
+            for instrument in reversed(self.instruments):
                 instrument.after(each, program, result)
         self.since = [*self.since, each] if result is program else []
         if self.after is not None:

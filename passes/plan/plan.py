@@ -34,6 +34,7 @@ class Plan(BaseModel):
         outputs: names of the outputs that are read, where others of the model are left out; empty where none is.
         dynamic: what is dynamic besides the batch, a text a dim (``ids:1=sequence``): how the model is traced.
         state: what is declared to be state, ``output=input`` each: how the model is traced.
+        passes: what the program goes through before its groups are found, as the text of a pipeline.
         carried: group name → the slices of inputs that are state which a removed unit is cut from; they are called by
             their placeholders.
         fingerprint: identifies the groups of the model that the plan was made for.
@@ -55,6 +56,7 @@ class Plan(BaseModel):
     outputs: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    passes: str = ""
     carried: dict[str, tuple[Slice, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -84,7 +86,7 @@ class Plan(BaseModel):
     @property
     def digest(self) -> str:
         """Identifies the plan: 16 hexadecimal digits, of its model, of what is kept, and of what is read of it."""
-        outputs = "".join(f" {each}" for each in (self.outputs, self.state) if each)
+        outputs = "".join(f" {each}" for each in (self.outputs, self.state, self.passes) if each)
         return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}{outputs}".encode()).hexdigest()[:16]
 
     def mask(self, group: str) -> torch.Tensor:
@@ -141,6 +143,12 @@ class Plan(BaseModel):
             raise UserError(
                 f"the plan is for a model with the state {theirs}, and here it is {ours}.",
                 hint="Declare it in the same way: trace(model, ..., state=plan.state).",
+            )
+        if self.passes != groups.passes:
+            theirs, ours = (each or "none" for each in (self.passes, groups.passes))
+            raise UserError(
+                f"the plan is for a program that went through the passes {theirs}, and here it is {ours}.",
+                hint="Let it go through the same ones: trace(model, ..., passes=plan.passes).",
             )
         if self.coupled != groups.coupled:
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
@@ -228,5 +236,6 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         outputs=groups.outputs,
         dynamic=groups.dynamic,
         state=groups.state,
+        passes=groups.passes,
         carried={group.name: group.state for group in groups.prunable if group.state},
     )

@@ -209,6 +209,8 @@ def test_what_constants_come_to() -> None:
     assert torch.equal(ProgramModule(result)(x), ProgramModule(program)(x))
     assert FoldConstants()(result).graph_module is result
     assert FoldConstants(largest=3)(program).graph_module is program
+    with pytest.raises(UserError, match=r"fold-constants\{largest\} is a number of elements, 0 or more, not -1"):
+        Pipeline.parse("fold-constants{largest=-1}")
 
 
 @pytest.mark.parametrize(

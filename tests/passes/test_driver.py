@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Literal
 import pytest
 import torch
 from networks import build
+from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 import atograph
@@ -18,7 +21,9 @@ from atograph.cli.app import app
 from atograph.passes import (
     Fixpoint,
     Groups,
+    Instrument,
     InternalError,
+    Pass,
     Pipeline,
     Program,
     RewritePass,
@@ -32,7 +37,7 @@ from atograph.passes.pipeline.bisect import bisect
 from atograph.passes.pipeline.instruments import Changes, Clock, Printer
 from atograph.passes.pipeline.numeric import NumericCheck
 from atograph.passes.pipeline.options import print_pass, read_pass
-from atograph.passes.pipeline.reproducer import read_reproducer
+from atograph.passes.pipeline.reproducer import Case, read_reproducer, reproducer
 
 aten = torch.ops.aten
 
@@ -160,6 +165,29 @@ def test_what_is_right_passes(program: Program, text: str) -> None:
     assert bisect(pipeline, program) is None
 
 
+class Remembers(nn.Module):
+    """A recurrent step whose state goes in and comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = self.cell(x, h)
+        return self.head(h), h
+
+
+def test_state_that_is_cut_is_no_change() -> None:
+    """And a first state that is not zero where units go is none either: the pass is right for one that is."""
+    inputs = torch.randn(2, 6), torch.randn(2, 16)
+    streaming = capture(Remembers().eval(), inputs, state={"1": "h"})
+    slim = Pipeline.parse(SLIM)
+    assert slim.run(streaming, instruments=[NumericCheck()]).interface.example[0][1].shape == (2, 8)
+    assert bisect(slim, streaming) is None
+    found = bisect(Pipeline.parse(SLIM + ",write-weight"), streaming)
+    assert found is not None and found.wrong.name == "write-weight"
+
+
 def test_a_long_pipeline_is_run_a_few_times_only(program: Program) -> None:
     pipeline = Pipeline.parse(",".join([*["cse"] * 9, "relu-to-sigmoid", *["dce"] * 6]))
     found = bisect(pipeline, program)
@@ -190,6 +218,15 @@ def test_what_a_pass_raises_leaves_a_file_that_runs(program: Program, tmp_path: 
     assert format_program(again) == format_program(program)
     result = CliRunner().invoke(app, ["opt", "--run-reproducer", str(path)])
     assert result.exit_code == 70 and "raised ValueError: too, bad" in result.stderr
+    assert "please report" not in result.output and f"{path} holds the program" in result.output
+
+
+def test_a_reproducer_that_runs_through_prints_a_line(program: Program, tmp_path: Path) -> None:
+    text = reproducer(InternalError("oops."), Case(program, Pipeline.parse("cse,dce").passes), {})
+    (tmp_path / "bug.txt").write_text(text)
+    said = opt("--run-reproducer", tmp_path / "bug.txt")
+    assert said == f"cse,dce ran on the program of {tmp_path / 'bug.txt'}, and nothing went wrong\n"
+    assert opt("--run-reproducer", tmp_path / "bug.txt", "--print-after", "dce").startswith("after dce:\nprogram {")
 
 
 def test_a_plan_is_in_the_file(program: Program) -> None:
@@ -227,9 +264,38 @@ def test_clocks_and_printers(program: Program) -> None:
     clock = Clock()
     pipeline = Pipeline.parse("infer-axes,(find-groups)")
     pipeline.run(program, instruments=[clock, Printer(said.append, ["find-groups"], ["infer-axes"])])
-    assert [name for name, _seconds in clock.seconds] == ["infer-axes", "find-groups"]
+    assert [name for name, _own, _checks in clock.seconds] == ["infer-axes", "find-groups"]
+    assert all(own > 0 and checks > 0 for _name, own, checks in clock.seconds)
     assert "100.0%  total" in clock.table() and clock.table().count("\n") == 4
     assert [text.partition("\n")[0] for text in said] == ["after infer-axes:", "before find-groups:"]
+
+
+@dataclass
+class Slow(Instrument):
+    """Takes its time before and after a pass, and says what it sees."""
+
+    said: list[str]
+    name: str
+
+    def before(self, each: Pass, program: Program) -> None:
+        self.said.append(f"{self.name} before")
+        time.sleep(0.1)
+
+    def ran(self, each: Pass, seconds: float) -> None:
+        self.said.append(f"{self.name} ran")
+
+    def after(self, each: Pass, given: Program, result: Program) -> None:
+        self.said.append(f"{self.name} after")
+        time.sleep(0.1)
+
+
+def test_what_looks_on_is_timed_apart_from_the_pass(program: Program) -> None:
+    said: list[str] = []
+    clock = Clock()
+    Pipeline.parse("dce").run(program, instruments=[clock, Slow(said, "a"), Slow(said, "b")])
+    assert said == ["a before", "b before", "a ran", "b ran", "b after", "a after"]
+    ((_name, own, checks),) = clock.seconds
+    assert checks >= 0.4 > own
 
 
 # -- pipelines ---------------------------------------------------------------------------------------------------------
@@ -322,11 +388,17 @@ def test_texts_and_programs_go_in_and_out(program: Program, tmp_path: Path) -> N
     text.write_text(format_program(program))
     assert opt(text, "--passes", "cse") == format_program(program)
     told = CliRunner().invoke(app, ["opt", str(text), "--passes", SLIM, "--out", str(tmp_path / "slim.pt2")])
-    assert told.exit_code == 0 and "are random numbers" in told.stderr
+    assert told.exit_code == 0 and "are random numbers. --weights FILE gives" in told.stderr
     slim = opt(tmp_path / "slim.pt2", "--passes", "dce")
     assert "param stem.0.weight : f32[4, 3, 3, 3]" in slim
     opt(tmp_path / "slim.pt2", "--passes", "dce", "--out", tmp_path / "slim.txt")
     assert opt(tmp_path / "slim.txt", "--passes", "dce") == slim
+    weights = {name: value + 1 for name, value in program.state.items() if value.is_floating_point()}
+    weights |= {name: value for name, value in program.state.items() if not value.is_floating_point()}
+    save_file(weights, tmp_path / "dense.safetensors")
+    opt(text, "--passes", "dce", "--weights", tmp_path / "dense.safetensors", "--out", tmp_path / "dense.pt2")
+    read = atograph.trace(tmp_path / "dense.pt2").program
+    assert all(torch.equal(read.state[name], value) for name, value in weights.items() if name in read.state)
     text.write_text(format_program(program).replace("aten.relu", "aten.rellu", 1))
     result = CliRunner().invoke(app, ["opt", str(text), "--passes", "cse"])
     assert result.exit_code == 2 and "net.txt:22:18: there is no op aten.rellu" in result.stderr

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import from_regex, lists, sampled_from
+from hypothesis.strategies import text as texts
 from networks import NETWORKS, build
 from read_back import check_read_back
 from torch import Tensor, nn
@@ -81,6 +84,56 @@ def test_dynamic_sizes_and_strides_are_read_back() -> None:
     assert "(height - 1)//2" in format_program(program)
 
 
+class Called(nn.Module):
+    """Takes what it is called with, by any names, and has a buffer of such a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.register_buffer(name, torch.ones(3))
+
+    def forward(self, /, within: dict[str, Tensor], **named: Tensor) -> dict[str, Tensor]:
+        (own,) = self.buffers()
+        total = own + sum(each.relu() for each in [*within.values(), *named.values()])
+        return dict.fromkeys(within, total * 2)
+
+
+NAMES = texts(min_size=1, max_size=4).filter(lambda name: name not in ("self", "within"))
+NAMES |= sampled_from(["größe", "x²", "٣", "µ", "μ", "ﬁ", "fi", "a b", "2x", "if", "None", "torch", "inf", "`", "s0"])
+SIZES = from_regex(r"[A-Za-z_]\w{0,3}", fullmatch=True).filter(lambda name: name not in ("_", "batch"))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lists(NAMES, min_size=1, max_size=2, unique=True), lists(NAMES, max_size=2, unique=True), NAMES, SIZES)
+def test_any_name_is_read_back(within: list[str], named: list[str], buffer: str, size: str) -> None:
+    """And its program runs: names are written into Python."""
+    model = Called("x" + buffer.replace(".", "")).eval()
+    args, kwargs = ({name: torch.randn(2, 3) for name in within},), {name: torch.randn(2, 3) for name in named}
+    program = capture(model, args, kwargs)
+    check_read_back(program, *args, **kwargs)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SIZES)
+def test_any_size_is_read_back(size: str) -> None:
+    x = torch.randn(2, 5)
+    check_read_back(capture(nn.ReLU().eval(), (x,), dynamic=[f"input:1={size}"]), x)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("input %if : f32[3]", "a.txt:3:10: no input can be called if. Perhaps input_if?"),
+        ("input %x² : f32[3]", "no input can be called x². Perhaps x2?"),
+        ("input %x : f32[²]", "a.txt:3:18: there is no size ²"),
+        ("forward(if)", "no argument is like that: "),
+        ("forward(`a b`)", "no argument is like that: "),
+    ],
+)
+def test_a_name_that_is_none_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_program(f"program {{\n\n  {line}\n  return None\n}}", where="a.txt")
+
+
 class Regions(nn.Module):
     """One within another, and one that reads a weight."""
 
@@ -138,7 +191,7 @@ WRONG = {
     "values": (TEXT.replace("[3, 1, 0, 2]", "[3, 1]"), "the values of order are none of its type and shape"),
     "setting": (
         TEXT.replace("  param w", "  set loud = True\n  param w"),
-        "no setting loud. Settings: asked,",
+        "no setting loud. Settings: about, asked,",
     ),
     "no return": (re.sub("  return.*\n", "", TEXT), "the program does not return"),
     "call": (TEXT.replace("  param w", "  call(%y)\n  param w"), "is called and not told, or told and not called"),
@@ -170,3 +223,30 @@ def test_sizes_within_sizes_without_end_are_refused() -> None:
     deep = "(" * 5000 + "3" + ")" * 5000
     with pytest.raises(UserError, match="within each other"):
         parse_program(f"program {{\n  forward(x)\n  input %x : f32[{deep}]\n  return %x\n}}\n")
+
+
+LSTM = """program {
+  forward(x, h, c)
+  param w : f32[16, 3]
+  param u : f32[16, 4]
+  input %x : f32[s0, 5, 3]
+  input %h : f32[1, s0, 4]
+  input %c : f32[1, s0, 4]
+  %lstm = aten.lstm.input(%x, [%h, %c], [w, u], False, 1, 0.0, False, False, True) : OUT
+  %y = operator.getitem(%lstm, 0) : f32[s0, 5, 4]
+  return %y
+}
+""".replace("OUT", "(f32[s0, 5, 4], f32[1, s0, 4], f32[1, s0, 4])")
+
+
+@pytest.mark.parametrize(
+    ("size", "what"),
+    [("%h : f32[1, s0, 4]", "%h : f32[1, s0, 3]"), ("%h : f32[1, s0, 4]", "%h : f32[2, s0, 4]"),
+     ("%c : f32[1, s0, 4]", "%c : f32[1, 2, 4]"), ("%c : f32[1, s0, 4]", "%c : f32[1, s0, 1]"),
+     ("%x : f32[s0, 5, 3]", "%x : f32[s0, 5, 2]")],
+)  # fmt: skip
+def test_states_that_torch_would_read_beyond_are_refused(size: str, what: str) -> None:
+    """Torch's own kernel does not look at their sizes, and takes the process down."""
+    parse_program(LSTM, seed=0)
+    with pytest.raises(UserError, match="recurrent layer"):
+        parse_program(LSTM.replace(size, what), seed=0)

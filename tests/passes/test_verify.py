@@ -170,7 +170,7 @@ def test_what_a_rewrite_breaks_is_found(program: Program, spoil: Callable[..., A
     with pytest.raises(InternalError, match=BROKEN[spoil]) as caught:
         Pipeline((Spoil(spoil),)).run(program)
     assert str(caught.value).startswith("internal error: after spoil: ")
-    assert "This is a bug in test_verify; please report it" in str(caught.value)
+    assert "This is a bug in test_verify." in str(caught.value)
 
 
 def test_what_an_analysis_breaks_is_found(program: Program) -> None:
@@ -255,7 +255,7 @@ def test_a_bug_leaves_what_a_report_needs(saved: Path) -> None:
     (path,) = saved.iterdir()
     assert caught.value.reproducer == path
     assert caught.value.__notes__ == [
-        f"Please attach {path}: it holds the program and the plan, and no weights.",
+        f"{path} holds the program and the plan, and no weights.",
         f"It runs with: atograph opt --run-reproducer {path}",
     ]
     text = path.read_text()

@@ -164,7 +164,7 @@ def test_quiet_says_warnings_only() -> None:
 def test_the_closing_table() -> None:
     console, out, _ = printed()
     console.report(REPORT)
-    assert [line.rstrip() for line in out.getvalue().splitlines()] == TABLE
+    assert out.getvalue().splitlines() == TABLE
 
 
 def test_a_result_prints_the_closing_table(monkeypatch: pytest.MonkeyPatch) -> None:

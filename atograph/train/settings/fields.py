@@ -67,6 +67,11 @@ def _state(given: Any) -> object:
         raise ValueError(error.message) from error
 
 
+def _pipeline(given: object) -> object:
+    """Passes in either form that `trace` takes, as text."""
+    return str(given) if hasattr(given, "passes") else given
+
+
 def _listed(given: object) -> object:
     """``A,B`` as two names, and positions as names."""
     each = given if isinstance(given, (list, tuple)) else (given,)
@@ -148,6 +153,9 @@ class TrainSettings(BaseModel):
     state: Annotated[tuple[str, ...], BeforeValidator(_state), Option(metavar="OUT=IN")] = ()
     """Outputs that become inputs of the next call, a cache say (present=past); repeatable. Their widths go along with
     the model's. See `trace`."""
+    passes: Annotated[str, BeforeValidator(_pipeline), Option(metavar="PIPELINE")] = ""
+    """Passes that the program goes through before its groups are found (canonicalize,my-pass). They change no
+    parameter, and the plan remembers them. See `trace`."""
     checks: Annotated[Literal["keep", "drop"], Option(metavar="keep|drop")] = "keep"
     """Where the model's code decides by values: whether the slim model raises where inputs decide otherwise than the
     example did (keep), or does not look (drop)."""
@@ -333,6 +341,14 @@ class TrainSettings(BaseModel):
     def dynamic_texts(self) -> tuple[str, ...]:
         """What is dynamic besides the batch, as `trace` takes it; nothing at all where the batch is given."""
         return self.dynamic if self.batch is None else (STATIC,)
+
+    @property
+    def tracing(self) -> dict[str, Any]:
+        """How the model is captured, as `trace` takes it."""
+        return {
+            "outputs": self.outputs, "dynamic": self.dynamic_texts, "state": self.state, "passes": self.passes,
+            "checks": self.checks,
+        }  # fmt: skip
 
     @property
     def steering(self) -> dict[str, Any]:

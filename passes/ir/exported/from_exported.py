@@ -16,7 +16,8 @@ from torch.fx.experimental.symbolic_shapes import free_symbols, is_symbolic
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.symbols import NotIntegral, check_decisions, symbols_of
 from atograph.passes.ir.interface import DynamicSize, Interface
-from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.program import Program, copy_graph, copy_regions
+from atograph.passes.ir.propagate import type_regions
 from atograph.passes.ir.sizes import BATCH, DATA
 from atograph.passes.torch_private import FakeTensorMode, pytree
 
@@ -56,6 +57,8 @@ def from_exported(
     check_decisions(exported, symbols)
     graph, _nodes = copy_graph(exported.graph)
     _make_concrete(graph, symbols)
+    regions = copy_regions(graph, exported.graph_module)
+    type_regions(graph, regions)
     for node in list(graph.nodes):
         if node.op == "placeholder" and node.name not in state and node.name not in inputs:
             graph.erase_node(node)
@@ -72,7 +75,7 @@ def from_exported(
         dynamic=dynamic,
     )
     tensors = {**exported.state_dict, **exported.constants}
-    return Program.build(graph, interface, tensors, root=exported.graph_module)
+    return Program.build(graph, interface, tensors, root=regions)
 
 
 def _any_call() -> inspect.Signature:
