@@ -21,6 +21,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
 from atograph.passes.ir.randomness import has_effects
+from atograph.passes.ir.regions.regions import writes
 from atograph.passes.ir.sizes import text
 from atograph.passes.ir.state import carried
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
@@ -202,6 +203,12 @@ def mistyped(program: Program) -> Iterator[str]:
                 yield f"node {node.name} ({node.target}) gives {_type(tensor)}, and says {_type(noted)}"
 
 
+def _nothing_new_writes(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """A program whose ops write nothing in place gets none that does."""
+    if result is not given.program and not any(writes(node) for node in given.program.graph.nodes):
+        yield from (f"node {node.name} ({node.target}) writes" for node in result.graph.nodes if writes(node))
+
+
 def _promises_are_kept(each: Pass, given: Given, result: Program) -> Iterator[str]:
     """What the pass itself promises of its result."""
     yield from each.broken(given.program, result)
@@ -212,6 +219,7 @@ CHANGES: tuple[Change, ...] = (
     _facts_hold,
     _outside_is_the_same,
     _shapes_are_propagated,
+    _nothing_new_writes,
     _promises_are_kept,
 )
 

@@ -13,6 +13,7 @@ from torch import fx
 from atograph.passes.identifiers import identifier
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.propagate import type_regions
 from atograph.passes.public import public
 from atograph.passes.text.filling import example_value, state_value
 from atograph.passes.text.graphs import GraphReader
@@ -91,6 +92,7 @@ class _Parser:
             scanner.fail(f"expected nothing behind the program and found {scanner.shown()}")
         interface = self._interface()
         tensors = {name: self.read.values[name] for name in self.read.state.values()}
+        type_regions(self.reader.graph, self.root)
         return Program.build(self.reader.graph, interface, tensors, root=self.root)
 
     def _line(self) -> bool:
