@@ -4,7 +4,8 @@ Seven known models with random weights, pruned by magnitude to 0.5 and 0.3 of th
 batches of 1 and 8: with widths as they come (off), as they are rounded by default, and in multiples that ``--round-to
 auto`` finds; and Torch-Pruning's model of the same FLOPs where it can make one, exported the same way, as it comes and
 rounded to what auto found. In one run all models of a budget are called in turns. Each budget of a model is measured in
-a process of its own with a time limit. With ``--json`` a row is written as soon as it is measured, and ``--resume`` goes on.
+a process of its own with a time limit. With ``--json`` a row is written as soon as it is measured, and ``--resume``
+goes on.
 """
 
 from __future__ import annotations
