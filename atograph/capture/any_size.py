@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
 from itertools import product
@@ -29,8 +29,11 @@ from atograph.values.eval_mode import unchanged
 from atograph.values.resized import resized
 from atograph.values.structures import copied, tensors_of
 
-_COARSER = (2, 4, 8)
-"""What sizes may be multiples of where not all of them get the same ops."""
+_COARSER = (32, 16, 8, 4, 2)
+"""What sizes may be multiples of where not all of them get the same ops, as networks with strides do."""
+
+_ROOMY = 8
+"""So many multiples in the example leave room for points on both sides."""
 
 _ROUNDING = 1e-3
 """How far a program that decides by values may be from the model for the example, relative to the largest number."""
@@ -184,30 +187,44 @@ def _at_other_sizes(model: nn.Module, inputs: Example, wishes: Wishes, finish: F
     program = exported_at_sizes(model, inputs, wishes) if wishes.batch else None
     if program is not None:
         return finish(program)
-    for tried in _lesser(model, inputs, wishes):
-        try:
-            program = _recorded(model, inputs, tried)
-        except NotAligned:
+    program = _at_multiples(model, inputs, wishes) or _at_some(model, inputs, wishes)
+    if program is None:
+        program = _recorded(model, inputs, replace(wishes, sizes=()))
+    return finish(_still(program, wishes, reason))
+
+
+def _at_multiples(model: nn.Module, inputs: Example, wishes: Wishes) -> Program | None:
+    """The program of a model that calls the same ops at multiples of a number, the smallest such of `_COARSER`.
+
+    What holds at multiples of 8 holds at those of 16, so the largest come first, and the first failure ends it.
+    """
+    found: Program | None = None
+    for factor in _COARSER:
+        tried = wishes.coarser(factor)
+        if tried is None:
             continue
-        return finish(_still(program, wishes, reason))
-    return finish(_still(_recorded(model, inputs, replace(wishes, sizes=())), wishes, reason))
+        program = _if_aligned(model, inputs, tried)
+        if program is None and (found or all(size.value >= _ROOMY for size in tried.sizes)):
+            break
+        found = program or found
+    return found
 
 
-def _lesser(model: nn.Module, inputs: Example, wishes: Wishes) -> Iterator[Wishes]:
-    """Multiples of the sizes, and those of them that can be dynamic alone."""
-    coarser = [each for factor in _COARSER if (each := wishes.coarser(factor)) is not None]
-    yield from coarser
-    if len(wishes.sizes) > 1:
-        names = [size.name for size in wishes.sizes if not size.parts]
-        yield wishes.only({name for name in names if _is_recorded(model, inputs, wishes.only({name}))})
+def _at_some(model: nn.Module, inputs: Example, wishes: Wishes) -> Program | None:
+    """The program with those of several sizes dynamic that can be so alone."""
+    names = [size.name for size in wishes.sizes if not size.parts]
+    if len(wishes.sizes) < 2:
+        return None
+    some = {name for name in names if _if_aligned(model, inputs, wishes.only({name})) is not None}
+    return _if_aligned(model, inputs, wishes.only(some))
 
 
-def _is_recorded(model: nn.Module, inputs: Example, wishes: Wishes) -> bool:
+def _if_aligned(model: nn.Module, inputs: Example, wishes: Wishes) -> Program | None:
+    """The program with these sizes; None where the model does something else at others."""
     try:
-        _recorded(model, inputs, wishes)
+        return _recorded(model, inputs, wishes)
     except NotAligned:
-        return False
-    return True
+        return None
 
 
 def _recorded(

@@ -14,6 +14,7 @@ from onnx import inliner
 
 from atograph.from_onnx.op import TYPES
 from atograph.passes.errors import UserError
+from atograph.passes.ir.about import About
 from atograph.values.user_code import one_line
 
 SUFFIX = ".onnx"
@@ -62,9 +63,15 @@ class OnnxFile:
         return self
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """What it says about itself."""
-        return {entry.key: entry.value for entry in self.model.metadata_props}
+    def about(self) -> About:
+        """What it says of itself, without what atograph said of the plan that an earlier file was made by."""
+        model, graph = self.model, self.model.graph
+        said = {entry.key: entry.value for entry in model.metadata_props}
+        return About(
+            model.doc_string, model.domain, model.model_version, graph.name, graph.doc_string,
+            {key: value for key, value in said.items() if not key.startswith("atograph.")},
+            {value.name: value.doc_string for value in (*graph.input, *graph.output) if value.doc_string},
+        )  # fmt: skip
 
 
 def read_onnx(path: Path) -> OnnxFile:

@@ -22,6 +22,8 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.spec.programs import ProgramForm
 
+_OTHER_SIZES = "Of another size it is with inputs of that: --data FILE.npz, or trace(path, inputs)"
+
 
 class OnnxProgram(ProgramModule):
     """The program of an ONNX file, which knows the file and where in it each of its weights stands.
@@ -59,9 +61,12 @@ class Onnx(ProgramForm):
         inputs = example_for(network, dims) if example is None else _by_name(network, *example)
         tried(network, inputs)
         program = _captured(network, inputs, dims)
+        if example is None:
+            still = {name: f"{why.rstrip('.')}. {_OTHER_SIZES}" for name, why in program.interface.still.items()}
+            program.interface = replace(program.interface, still=still)
         program.interface = replace(
             program.interface, called={**network.names, **dims.names_in_file()}, asked=(), reads_training=False,
-            metadata=network.file.metadata,
+            about=network.file.about,
         )  # fmt: skip
         made = OnnxProgram(program, network.file, tuple(network.all_sources()))
         made.eval()

@@ -24,7 +24,8 @@ from atograph.onnx.optimiser import optimise
 from atograph.onnx.registry import read_once
 from atograph.onnx.translations.table import TRANSLATIONS, translations
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported.notes import SizeNames, names_in_files, size_names
+from atograph.passes.ir.about import About
+from atograph.passes.ir.exported.notes import SizeNames, about_of, names_in_files, size_names
 from atograph.passes.ir.fake.recurrent import RECURRENT, told_by_shapes
 from atograph.passes.torch_private import OpOverload, onnx_registration
 from atograph.process.quiet import quiet
@@ -76,7 +77,7 @@ def export_onnx(
         program: what to export.
         path: the file to write.
         opset: the ONNX opset; None leaves the choice to torch.
-        metadata: the file's ``metadata_props``.
+        metadata: the file's ``metadata_props``, beside those of the file that the program comes from.
         external_data: keep the weights in a second file, ``path`` with ``.data`` at its end; above 2 GB, as much as one
             file can hold, they are there in any case.
         apart: ops that are kept apart in the file, beside those of `onnx.kept_apart.KNOWN`.
@@ -120,13 +121,22 @@ def export_onnx(
         model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses() or value.is_graph_output()]
     _forget(model.graph)
     model.producer_name, model.producer_version = "atograph", version("atograph")
-    model.metadata_props.clear()  # of the dense signature, and of torch's symbols
-    model.metadata_props.update(metadata or {})
+    _describe(model, about_of(program), metadata or {})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         exported.save(path, external_data=external_data or None)
     onnx.checker.check_model(str(path))
     return path
+
+
+def _describe(model: onnx_ir.Model, about: About, metadata: Mapping[str, str]) -> None:
+    """Let a file say what the one said that the program comes from, and where it comes from itself."""
+    model.metadata_props.clear()  # of the dense signature, and of torch's symbols
+    model.metadata_props.update({**about.properties, **metadata})
+    model.doc_string, model.domain, model.model_version = about.doc, about.domain or None, about.version or None
+    model.graph.name, model.graph.doc_string = about.graph or model.graph.name, about.graph_doc
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.doc_string = about.values.get(value.name or "", "")
 
 
 def _recurrent_ops() -> list[OpOverload]:

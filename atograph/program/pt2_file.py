@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 from zipfile import is_zipfile
@@ -18,12 +19,15 @@ from torch.export import ExportedProgram
 from atograph.files.pickled import NotPlain
 from atograph.files.reading import Unreadable, check_regular, first_of, refusal
 from atograph.passes.errors import UserError
+from atograph.passes.ir.about import About
 from atograph.passes.ir.exported.edits import with_plain_outputs
 from atograph.passes.ir.exported.notes import (
     SizeNames,
+    about_of,
     names_in_files,
     size_names,
     ways_of,
+    with_about,
     with_file_names,
     with_size_names,
     with_ways,
@@ -39,6 +43,8 @@ _PLAN = "atograph.plan"
 _SIZES = "atograph.sizes"
 _FILE_NAMES = "atograph.names"
 _WAYS = "atograph.ways"
+_ABOUT = "atograph.about"
+_TEXTS = (_PLAN, _SIZES, _FILE_NAMES, _WAYS, _ABOUT)
 
 _ORIGIN = ("stack_trace", "from_node", "source_fn_stack", "custom")
 """What nodes carry of where they came from."""
@@ -87,6 +93,27 @@ def _file_names(text: str) -> dict[str, str]:
         return _FileNames.model_validate_json(text).root if text else {}
     except ValidationError as error:
         raise Unreadable(f"{_FILE_NAMES}: {first_of(error)}") from error
+
+
+class _About(BaseModel):
+    """What the file that a program comes from says of itself, as this one holds it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    doc: str = ""
+    domain: str = ""
+    version: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
+    graph: str = ""
+    graph_doc: str = ""
+    properties: dict[str, str] = {}
+    values: dict[str, str] = {}
+
+
+def _about(text: str) -> About:
+    try:
+        return About(**_About.model_validate_json(text).model_dump()) if text else About()
+    except ValidationError as error:
+        raise Unreadable(f"{_ABOUT}: {first_of(error)}") from error
 
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,60}$")]
@@ -167,6 +194,8 @@ def program_bytes(program: ExportedProgram, plan: str) -> memoryview:
             extra[_FILE_NAMES] = _FileNames(dict(called)).model_dump_json()
         if ways := ways_of(program):
             extra[_WAYS] = _written_ways(ways)
+        if (about := about_of(program)) != About():
+            extra[_ABOUT] = _About(**asdict(about)).model_dump_json()
         torch.export.save(with_plain_outputs(program), buffer, extra_files=extra)
     return buffer.getbuffer()
 
@@ -198,8 +227,8 @@ def read_program(path: Path, *, flat: bool = False, writes: bool = False) -> tup
     try:
         with quiet():
             check_regular(path)
-            program, texts = load_program_file(path, (_PLAN, _SIZES, _FILE_NAMES, _WAYS), flat=flat, writes=writes)
-            program = with_file_names(program, _file_names(texts[_FILE_NAMES]))
+            program, texts = load_program_file(path, _TEXTS, flat=flat, writes=writes)
+            program = with_about(with_file_names(program, _file_names(texts[_FILE_NAMES])), _about(texts[_ABOUT]))
             program = with_ways(with_size_names(program, _size_names(texts[_SIZES])), _ways(texts[_WAYS]))
             return program, texts[_PLAN]
     except NotPlain as error:

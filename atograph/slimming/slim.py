@@ -293,7 +293,7 @@ class Slim(NotPickled):
         own = metadata(
             self.plan, flops=(self.flops, dense.flops), params=(self.params, dense.params), limits=interface.limits
         )
-        return {**interface.metadata, **own}
+        return {**interface.about.properties, **own}
 
     def save(self, folder: str | Path) -> Path:
         """Write ``slim.pt2`` (the program), ``slim.safetensors`` (its weights) and ``plan.json`` into a folder.

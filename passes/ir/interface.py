@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from atograph.passes.ir.about import About
 from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
 
@@ -221,7 +222,7 @@ class Interface:
         state_texts: the same as it was asked for, ``output=input`` each; to capture the model anew.
         called: input, output or dynamic size → what files call it, where that is another name: a program that comes
             from a file has its names.
-        metadata: what the file that it comes from said of itself.
+        about: what the file that it comes from says of itself.
     """
 
     state: Mapping[str, str]
@@ -249,7 +250,7 @@ class Interface:
     state_pairs: Mapping[str, int] = field(default_factory=dict)
     state_texts: tuple[str, ...] = ()
     called: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
     @property
     def batch(self) -> DynamicSize | None:

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import fx
 
+from atograph.passes.ir.about import About
 from atograph.passes.ir.decisions import Decision
 from atograph.passes.ir.interface import Condition, DynamicSize, Place
 
@@ -22,7 +24,7 @@ DTYPES = {
 }  # fmt: skip
 """What types of numbers are called where a tensor is described: ``f32``; torch's own name where there is none."""
 
-RECORDS = {kind.__name__: kind for kind in (Condition, Decision, DynamicSize, Place)}
+RECORDS = {kind.__name__: kind for kind in (About, Condition, Decision, DynamicSize, Place)}
 """Data classes that an interface holds, written as calls: ``Place(placeholder="x", dim=2)``."""
 
 _OF_TORCH = (torch.dtype, torch.layout, torch.memory_format)
@@ -91,11 +93,16 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def default_of(field: dataclasses.Field[Any]) -> object:
+    """What a field of a data class is where nobody says it."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def _record(value: object, names: Names) -> str:
     """A data class with the fields that are not their defaults."""
     fields = [
         f"{field.name}={written(getattr(value, field.name), names)}"
         for field in dataclasses.fields(value)  # type: ignore[arg-type]
-        if getattr(value, field.name) != field.default
+        if getattr(value, field.name) != default_of(field)
     ]
     return f"{type(value).__name__}({', '.join(fields)})"

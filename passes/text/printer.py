@@ -15,7 +15,7 @@ from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
-from atograph.passes.text.literals import DTYPES, quoted, state_name, written
+from atograph.passes.text.literals import DTYPES, default_of, quoted, state_name, written
 from atograph.passes.text.regions import call_text, region_lines
 from atograph.passes.text.signatures import is_plain, signature_text
 from atograph.passes.text.structures import filled
@@ -92,8 +92,7 @@ class _Printer:
             yield f"  call({', '.join([*map(self._value, args), *named])})"
         for field in dataclasses.fields(interface):
             value = getattr(interface, field.name)
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            if field.compare and field.name not in TOLD and value != default:
+            if field.compare and field.name not in TOLD and value != default_of(field):
                 yield f"  set {field.name} = {self._value(value)}"
 
     def _called(self, interface: Interface) -> tuple[Sequence[object], Mapping[str, object]]:

@@ -189,6 +189,48 @@ def halves_of_a_sequence() -> nn.Module:
     return Net(forward, e=nn.Embedding(40, 12), c=nn.Conv1d(12, 8, 3, padding=1), o=nn.Linear(8, 3))
 
 
+def thirds_of_a_sequence() -> nn.Module:
+    """The last piece is as long as no simple law says: n - 2⌈n/3⌉."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        first, second, third = torch.relu(m.c(m.e(x).transpose(1, 2))).chunk(3, 2)
+        return m.o(torch.cat([third, second, first], 2).transpose(1, 2))
+
+    return Net(forward, e=nn.Embedding(40, 12), c=nn.Conv1d(12, 8, 3, padding=1), o=nn.Linear(8, 3))
+
+
+def a_pyramid() -> nn.Module:
+    """Maps of a quarter of the size are put beside the image: it has to be a multiple of 16."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        a = torch.relu(m.a(x))
+        b = torch.relu(m.b(F.max_pool2d(a, 4)))
+        c = torch.relu(m.c(F.max_pool2d(b, 4)))
+        return m.o(torch.cat([a, F.interpolate(b, scale_factor=4.0), F.interpolate(c, scale_factor=16.0)], 1))
+
+    return Net(
+        forward, a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(8, 8, 3, padding=1), c=nn.Conv2d(8, 8, 1),
+        o=nn.Conv2d(24, 2, 1),
+    )  # fmt: skip
+
+
+def a_window() -> nn.Module:
+    """As long as the example: shorter inputs are refused by the model."""
+    return nn.Sequential(nn.Embedding(40, 12), Turned(nn.Conv1d(12, 8, 11)), nn.ReLU(), nn.Linear(8, 3))
+
+
+class Turned(nn.Module):
+    """A layer of channels, for what has its channels last."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned: Tensor = self.layer(x.transpose(1, 2)).transpose(1, 2)
+        return turned
+
+
 def two_convolutions() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
@@ -225,6 +267,9 @@ CASES = [
         )
     ),
     *(Case(make, SEQUENCE, TEXTS[0], TEXTS[1][:3]) for make in (halves_of_a_sequence, a_table_of_positions)),
+    Case(thirds_of_a_sequence, SEQUENCE, TEXTS[0], (tokens(1, 12), tokens(3, 7), tokens(2, 10))),
+    Case(a_pyramid, {"x": {2: "height", 3: "width"}}, torch.randn(2, 3, 32, 64), (torch.randn(1, 3, 48, 16),)),
+    Case(a_window, {"input": {1: "length"}}, TEXTS[0], (tokens(1, 12), tokens(2, 40))),
 ]
 
 

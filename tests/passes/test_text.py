@@ -138,7 +138,7 @@ WRONG = {
     "values": (TEXT.replace("[3, 1, 0, 2]", "[3, 1]"), "the values of order are none of its type and shape"),
     "setting": (
         TEXT.replace("  param w", "  set loud = True\n  param w"),
-        "no setting loud. Settings: asked,",
+        "no setting loud. Settings: about, asked,",
     ),
     "no return": (re.sub("  return.*\n", "", TEXT), "the program does not return"),
     "call": (TEXT.replace("  param w", "  call(%y)\n  param w"), "is called and not told, or told and not called"),
@@ -170,3 +170,30 @@ def test_sizes_within_sizes_without_end_are_refused() -> None:
     deep = "(" * 5000 + "3" + ")" * 5000
     with pytest.raises(UserError, match="within each other"):
         parse_program(f"program {{\n  forward(x)\n  input %x : f32[{deep}]\n  return %x\n}}\n")
+
+
+LSTM = """program {
+  forward(x, h, c)
+  param w : f32[16, 3]
+  param u : f32[16, 4]
+  input %x : f32[s0, 5, 3]
+  input %h : f32[1, s0, 4]
+  input %c : f32[1, s0, 4]
+  %lstm = aten.lstm.input(%x, [%h, %c], [w, u], False, 1, 0.0, False, False, True) : OUT
+  %y = operator.getitem(%lstm, 0) : f32[s0, 5, 4]
+  return %y
+}
+""".replace("OUT", "(f32[s0, 5, 4], f32[1, s0, 4], f32[1, s0, 4])")
+
+
+@pytest.mark.parametrize(
+    ("size", "what"),
+    [("%h : f32[1, s0, 4]", "%h : f32[1, s0, 3]"), ("%h : f32[1, s0, 4]", "%h : f32[2, s0, 4]"),
+     ("%c : f32[1, s0, 4]", "%c : f32[1, 2, 4]"), ("%c : f32[1, s0, 4]", "%c : f32[1, s0, 1]"),
+     ("%x : f32[s0, 5, 3]", "%x : f32[s0, 5, 2]")],
+)  # fmt: skip
+def test_states_that_torch_would_read_beyond_are_refused(size: str, what: str) -> None:
+    """Torch's own kernel does not look at their sizes, and takes the process down."""
+    parse_program(LSTM, seed=0)
+    with pytest.raises(UserError, match="recurrent layer"):
+        parse_program(LSTM.replace(size, what), seed=0)

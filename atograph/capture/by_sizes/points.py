@@ -22,12 +22,12 @@ POINTS = 5
 
 
 def sets_of_points(wishes: Wishes) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Values for each dynamic size at some points, the example's first: around it, elsewhere, and then below it.
+    """Values for each dynamic size at some points, the example's first: around it, elsewhere, below it, and above it.
 
     Even and odd ones, neighbours and distant ones are among them, so that no two laws for a size look the same there,
     and no two sizes change alike.
     """
-    for offsets in (_around, _elsewhere, _below):
+    for offsets in (_around, _elsewhere, _below, _above):
         sets: dict[str, tuple[int, ...]] = {}
         for index, size in enumerate(wishes.sizes):
             if size.parts:
@@ -64,6 +64,13 @@ def _below(index: int, value: int) -> list[list[int]]:
     near = [[-1, -2], [-2, -3], [-3, -1], [-2, -1], [-1, -3], [-3, -2]][index % 6]
     far = [-(value // 2) - index, -(value // 3) - index]
     return [[distance, *range(-1, -12, -1)] for distance in (*near, *far)]
+
+
+def _above(index: int, value: int) -> list[list[int]]:
+    """The same for a model that takes none smaller than the example: one as short as a window, say."""
+    near = [[1, 2], [2, 3], [3, 1], [2, 1], [1, 3], [3, 2]][index % 6]
+    far = [value // 2 + 3 + 2 * index, value // 3 + 5 + index]
+    return [[distance, *range(1, 12)] for distance in (*near, *far)]
 
 
 def _within(offsets: Sequence[Sequence[int]], value: int, least: int, most: int | None) -> list[int] | None:

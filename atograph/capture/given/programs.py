@@ -21,7 +21,7 @@ from atograph.capture.finished import ended, functional
 from atograph.capture.given.own_sizes import own_sizes, placeholders_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.from_exported import from_exported
-from atograph.passes.ir.exported.notes import ways_of
+from atograph.passes.ir.exported.notes import about_of, names_in_files, ways_of
 from atograph.passes.ir.exported.symbols import conditions_of
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example, Interface
@@ -81,8 +81,9 @@ def _program(
         ways = (way,) if way else ()
     batch = "" if wishes.batch else A_SIZE_LIKE_OTHERS if dynamic and not fixed else why or _AS_EXPORTED
     program.interface = replace(
-        program.interface, example=inputs, dynamic=dynamic, ways=ways, still=still, fixed=batch, reads_training=False
-    )
+        program.interface, example=inputs, dynamic=dynamic, ways=ways, still=still, fixed=batch, reads_training=False,
+        called=names_in_files(exported), about=about_of(exported),
+    )  # fmt: skip
     return _recomposed(functional(program))
 
 

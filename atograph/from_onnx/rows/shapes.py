@@ -170,6 +170,8 @@ def range_(op: Op, start: Value, limit: Value, step: Value) -> Value:
         if len(row_of) <= MOST:
             return Known.of(row_of, dtype)
     numbers = [op.number(each) for each in (start, limit, step)]
+    if all(float(each).is_integer() for each in numbers):  # of sizes that were cast to floats: they stay sizes
+        numbers = [int(each) for each in numbers]
     return torch.arange(*numbers, dtype=op.wide if dtype == torch.float32 else dtype)
 
 

@@ -1,4 +1,4 @@
-"""What an exported program knows besides its graph: names of its sizes, names in files, conditions of its sizes."""
+"""What an exported program knows besides its graph: names in files, what such a file says, conditions of sizes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import free_symbols, is_symbolic
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.about import About
 from atograph.passes.ir.interface import Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
@@ -20,7 +21,7 @@ SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
 
 
-_SIZES, _NAMES, _WAYS = "atograph.sizes", "atograph.names", "atograph.ways"
+_SIZES, _NAMES, _WAYS, _ABOUT = "atograph.sizes", "atograph.names", "atograph.ways", "atograph.about"
 
 
 def size_names(exported: ExportedProgram) -> SizeNames:
@@ -56,6 +57,18 @@ def names_in_files(exported: ExportedProgram) -> Mapping[str, str]:
 def with_file_names(exported: ExportedProgram, names: Mapping[str, str]) -> ExportedProgram:
     """The same program, which knows what files call its inputs and outputs."""
     exported.graph_module.meta[_NAMES] = names
+    return exported
+
+
+def about_of(exported: ExportedProgram) -> About:
+    """What the file that a program comes from says of itself."""
+    about: About = exported.graph_module.meta.get(_ABOUT, About())
+    return about
+
+
+def with_about(exported: ExportedProgram, about: About) -> ExportedProgram:
+    """The same program, which knows what the file that it comes from says of itself."""
+    exported.graph_module.meta[_ABOUT] = about
     return exported
 
 

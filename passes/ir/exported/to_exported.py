@@ -10,7 +10,14 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.exported.edits import rebuilt, with_state
-from atograph.passes.ir.exported.notes import input_symbols, names_of_sizes, with_file_names, with_size_names, with_ways
+from atograph.passes.ir.exported.notes import (
+    input_symbols,
+    names_of_sizes,
+    with_about,
+    with_file_names,
+    with_size_names,
+    with_ways,
+)
 from atograph.passes.ir.exported.signatures import called_like, of_named_parameters
 from atograph.passes.ir.exported.stand_ins import with_stand_ins
 from atograph.passes.ir.fake.factories import Specialised
@@ -58,7 +65,7 @@ def to_exported(program: Program) -> ExportedProgram:
             exported = rebuilt(exported, example_inputs=(args, kwargs))
         exported = _with_ranges_of_symbols(_within_limits(exported, program))
         exported = with_size_names(with_file_names(exported, file_names(program)), names)
-        return with_ways(exported, _with_twos(interface))
+        return with_ways(with_about(exported, interface.about), _with_twos(interface))
     assert refused is not None
     raise refused
 

@@ -5,8 +5,9 @@ Torch runs through a sequence step by step even there, so that `torch.export` ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +18,42 @@ from atograph.passes.torch_private import OpOverload
 _ATEN = torch.ops.aten
 
 
-def _lstm(x: Tensor, states: Sequence[Tensor], *options: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _lstm(
+    x: Tensor, states: Sequence[Tensor], params: Sequence[Tensor], *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     hidden, cell = states
+    _check(x, {"state": (hidden, params[1].shape[1]), "cell": (cell, params[1].shape[0] // 4)}, params, *options)
     return _sequence(x, hidden, options[-2]), torch.empty_like(hidden), torch.empty_like(cell)
 
 
-def _one_state(x: Tensor, hidden: Tensor, *options: bool) -> tuple[Tensor, Tensor]:
+def _one_state(x: Tensor, hidden: Tensor, params: Sequence[Tensor], *options: Any) -> tuple[Tensor, Tensor]:
+    _check(x, {"state": (hidden, params[1].shape[1])}, params, *options)
     return _sequence(x, hidden, options[-2]), torch.empty_like(hidden)
 
 
 def _sequence(x: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
     width = hidden.shape[-1] * (2 if bidirectional else 1)
     return x.new_empty((*x.shape[:-1], width))
+
+
+def _check(
+    x: Tensor, states: Mapping[str, tuple[Tensor, int]], params: Sequence[Tensor], _biases: bool, layers: int,
+    _dropout: float, _train: bool, bidirectional: bool, batch_first: bool,
+) -> None:  # fmt: skip
+    """Refuse sizes that torch's kernels do not look at: they read, and write, beyond the memory of a small state."""
+    if x.dim() != 3 or _differ(x.shape[-1:], params[0].shape[1:]):
+        raise ValueError(f"the input of a recurrent layer of {params[0].shape[1]} inputs is of the shape {[*x.shape]}")
+    for name, (state, width) in states.items():
+        wanted = (layers * (2 if bidirectional else 1), x.shape[0 if batch_first else 1], width)
+        if state.dim() != 3 or _differ(state.shape, wanted):
+            raise ValueError(
+                f"the first {name} of a recurrent layer is of the shape {[*state.shape]}, and has to be {[*wanted]}"
+            )
+
+
+def _differ(sizes: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Whether plain numbers differ; of symbols torch.export asks by itself what has to be the same."""
+    return any(type(a) is int and type(b) is int and a != b for a, b in zip(sizes, wanted, strict=True))
 
 
 RECURRENT: dict[OpOverload, Callable[..., tuple[Tensor, ...]]] = {
