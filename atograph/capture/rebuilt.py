@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import fx
 
 from atograph.capture.recorder import SAME, NotAligned, NotTraced, Recording
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.express import Expression, Holders, Known, Part, takes_pieces
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.reason import ORIGIN, reason_at
@@ -69,7 +69,7 @@ class Rebuilt:
                 self._copy(node)
 
     def _placeholder(self, node: fx.Node, name: str) -> str:
-        wanted = plain = re.sub(r"\W", "_", name)
+        wanted = plain = identifier(name)
         for number in count(1):
             if wanted not in self._taken:
                 break

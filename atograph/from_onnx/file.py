@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -14,13 +13,11 @@ from onnx import inliner
 
 from atograph.from_onnx.op import TYPES
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.about import About
 from atograph.values.user_code import one_line
 
 SUFFIX = ".onnx"
-RESERVED = {*keyword.kwlist, "self", "dict", "zip", "torch"}
-"""What no input may be called: Python's own words, and names that generated code reads, ours and that of torch.fx."""
-
 OLDEST = 7
 """The opset from which on ops broadcast as they do now."""
 
@@ -121,12 +118,10 @@ def _name(text: str) -> str | None:
 
 
 def identifiers(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """A Python name for each of some names: as Python reads it (NFKC), none of `RESERVED`, none twice."""
+    """A Python name for each of some names (`passes.identifiers`), none twice."""
     known, found = {*taken}, dict[str, str]()
     for name in names:
-        plain = re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name)).strip("_") or "input"
-        plain = plain if f"_{plain}".isidentifier() else re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
-        plain = plain if plain.isidentifier() and plain not in RESERVED else f"input_{plain}"
+        plain = identifier(re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name)).strip("_")).strip("_")
         while plain in known:
             plain += "_"
         known.add(plain)

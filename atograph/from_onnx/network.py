@@ -10,10 +10,11 @@ import torch
 
 from atograph.from_onnx import rows
 from atograph.from_onnx.body import Body
-from atograph.from_onnx.file import RESERVED, OnnxFile, identifiers, read_onnx
+from atograph.from_onnx.file import OnnxFile, identifiers, read_onnx
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.op import NotKnown, Op
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
 from atograph.values.user_code import one_line
 
 
@@ -89,7 +90,7 @@ def _forward(names: Iterable[str]) -> Callable[..., dict[str, torch.Tensor]]:
     """A method with these parameters, in the order of the inputs, made as `dataclasses` makes an ``__init__``: whoever
     wraps it, or asks for its code, finds an ordinary one (torch.export does)."""
     listed = [*names]
-    assert all(name.isidentifier() and name not in RESERVED for name in listed), "no code is in a name"
+    assert all(identifier(name) == name for name in listed), "no code is in a name"
     values = "".join(f"{name}, " for name in listed)
     space: dict[str, Any] = {}
     exec(f"def forward(self, {values}):\n    return self.by_name(dict(zip(self.inputs, ({values}))))", space)

@@ -6,7 +6,10 @@ from atograph.passes.ir.interface import ways_in_words
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.randomness import random_ops
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.state import of_one_length
+from atograph.passes.rules import name_of
+from atograph.passes.torch_private import HigherOrderOperator
 
 
 def state_line(program: Program) -> str:
@@ -20,6 +23,21 @@ def state_line(program: Program) -> str:
         "taken, so a second call is not possible. Make that size dynamic, with an example of two or more there, and "
         "name every other input that grows with it (an attention mask)."
     )
+
+
+_COUNTED = {"cond": "both branches of cond", "while_loop": "one round of while_loop"}
+"""Op of control flow → what FLOPs count of it, where the data decide."""
+
+
+def flops_line(program: Program) -> str:
+    """What FLOPs count of control flow; empty where they say what a call takes."""
+    regions = Regions(program.graph)
+    ops = {node: name_of(node.target) for node in regions.order if isinstance(node.target, HigherOrderOperator)}
+    counted = dict.fromkeys(_COUNTED[op] for node, op in ops.items() if node in regions.controls and op in _COUNTED)
+    whole = dict.fromkeys(op for node, op in ops.items() if node not in regions.controls)
+    told = [f"count {' and '.join(counted)}"] if counted else []
+    told += [f"leave {' and '.join(whole)} out"] if whole else []
+    return f"FLOPs {', and '.join(told)}: the data decide what a call takes." if told else ""
 
 
 def notes_of(program: Program) -> list[str]:
@@ -40,5 +58,6 @@ def notes_of(program: Program) -> list[str]:
         *([f"Left out of what it returns: {left_out}."] if left_out else []),
         *([f"The batch is fixed to the example's size, because {fixed.rstrip('.')}."] if fixed else []),
         *(each.note for each in interface.decided),
+        *filter(None, [flops_line(program)]),
         *([f"In eval mode it draws random numbers: {', '.join(drawn)}."] if drawn else []),
     ]

@@ -268,7 +268,7 @@ def _modules(graph: Traced, flops: Mapping[fx.Node, int]) -> Iterator[ModuleView
     """Every module that runs or holds a parameter, in the order in which they first do, each before what is in it."""
     own_flops, own_params, lines = dict[str, int](), dict[str, int](), dict[str, str]()
     order: dict[str, None] = {"": None}
-    for node in graph.program.graph.nodes:
+    for node in graph.groups.axes.regions.order:
         if node.op == "call_function":
             module = module_of(node)
             order.setdefault(module)

@@ -175,11 +175,12 @@ class LayerGrid:
         self._sizes, self._groups = widths.sizes, groups
         self._parts: list[_Part] = []
         self._written, self._unknown = Polynomial({}), Polynomial({})
-        for node in program.graph.nodes:
+        for node in axes.regions.order:
             effect = axes.effects.get(node)
             if effect is None:
                 continue
-            layers = layers_of(node, program, axes, widths) if effect.flops is not None else None
+            alone = effect.flops is not None and node.graph is program.graph  # in a region it runs as the data decide
+            layers = layers_of(node, program, axes, widths) if alone else None
             if layers is not None:
                 self._parts += [self._part(layer, node) for layer in layers]
             elif effect.flops is not None:

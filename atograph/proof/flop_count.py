@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +11,23 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atograph.passes.ir.fake.grouped import GROUPED, of_any_width
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.regions.control import Control, control_of
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.run import ProgramModule
-from atograph.passes.torch_private import HigherOrderOperator, OpOverloadPacket, disable_current_modes
+from atograph.passes.torch_private import (
+    FakeTensorMode,
+    HigherOrderOperator,
+    OpOverloadPacket,
+    disable_current_modes,
+)
 
 
 def count_flops(run: Callable[..., object], *args: object, **kwargs: object) -> int:
-    """FLOPs of ``run(*args, **kwargs)``, with those of CPU kernels that the counter does not know: attention, LSTM."""
+    """FLOPs of ``run(*args, **kwargs)``, with those of CPU kernels that the counter does not know: attention, LSTM.
+
+    What a program's regions take (``torch.cond``, ``scan``, ...) the data decide; of a `RegionByRegion` it is what it
+    says there.
+    """
     on_cpu: dict[OpOverloadPacket, Callable[..., int]] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
@@ -29,22 +39,65 @@ def count_flops(run: Callable[..., object], *args: object, **kwargs: object) -> 
     counter.mod_tracker = _Everything()  # type: ignore[assignment]
     with torch.no_grad(), counter:
         run(*args, **kwargs)
-    return int(counter.get_total_flops())
+    apart = run.flops if isinstance(run, RegionByRegion) else 0
+    return int(counter.get_total_flops()) + apart
 
 
-class WithoutRegions(ProgramModule):
-    """A program whose regions (``torch.cond``, ``scan``, ...) are run and not counted: the data decide which way they
-    go, and how often."""
+class RegionByRegion(ProgramModule):
+    """A program of whose regions each op is counted: of both branches of a ``torch.cond``, in each round of a ``scan``
+    or ``map``, and of one round of a ``while_loop``. What is kept whole (flex attention) is not.
+
+    Attributes:
+        flops: of regions in the last run.
+    """
+
+    flops = 0
 
     def _results(self, program: Program, inputs: list[torch.Tensor]) -> Any:
-        (called,) = self._raising
-        return _Uncounted(called).run(*inputs)
+        (called,), self.flops = self._raising, 0
+        run = _Counting(called, Regions(program.graph).names)
+        results = run.run(*inputs)
+        self.flops = run.flops
+        return results
 
 
-class _Uncounted(fx.Interpreter):
+class _Counting(fx.Interpreter):
+    """Runs a program, its regions without counting them, and counts each of these by itself.
+
+    Args:
+        module: that has the graph.
+        followed: names of the ops whose regions are counted.
+    """
+
+    def __init__(self, module: fx.GraphModule, followed: Collection[str]) -> None:
+        super().__init__(module)
+        self._followed, self.flops = followed, 0
+
     def run_node(self, n: fx.Node) -> Any:
-        with disable_current_modes() if isinstance(n.target, HigherOrderOperator) else nullcontext():
+        if not isinstance(n.target, HigherOrderOperator):
             return super().run_node(n)
+        with disable_current_modes():
+            control = control_of(n, self.module) if n.name in self._followed else None
+            if control is not None:
+                self.flops += self._flops_of(control)
+            return super().run_node(n)
+
+    def _flops_of(self, control: Control) -> int:
+        """FLOPs of its regions, without data: a branch that is not taken may not be able to take the operands."""
+        mode, total = FakeTensorMode(allow_non_fake_inputs=True), 0
+
+        def given(argument: object) -> Any:
+            value = self.env[argument] if isinstance(argument, fx.Node) else argument
+            return mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+
+        rounds = self.env[control.along].shape[0] if control.along is not None else 1
+        for region in control.regions:
+            operands = [given(taken.source)[0] if taken.sliced else given(taken.source)
+                        for taken in region.takes.values()]  # fmt: skip
+            inner = _Counting(region.module, Regions(region.module.graph).names)
+            with mode:
+                total += count_flops(inner.run, *operands) + inner.flops
+        return int(rounds * total)
 
 
 class _Everything:

@@ -25,7 +25,7 @@ from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
-from atograph.passes.rewrite.slim import Kept
+from atograph.passes.rewrite.kept import Kept
 from atograph.process.stages import stage
 from atograph.program.pt2_file import program_bytes
 from atograph.report.applied import AppliedReport, AppliedSize

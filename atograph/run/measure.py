@@ -19,7 +19,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.reproducer import Case, reproducible
 from atograph.process.stages import stage
 from atograph.proof.certificate import certify, exactness, gives_numbers
-from atograph.proof.flop_count import WithoutRegions, count_flops
+from atograph.proof.flop_count import RegionByRegion, count_flops
 from atograph.report.run import Comparison, Latency, Report
 from atograph.run.job import Job, Outcome
 from atograph.run.report_so_far import Figures, report_of
@@ -45,7 +45,7 @@ def check_cost(graph: Graph, inputs: Inputs) -> None:
 
 
 def _check_flops(which: str, predicted: int, program: Program, inputs: Inputs) -> None:
-    form = WithoutRegions(program, checked=False)  # a single sample may decide otherwise, and costs the same
+    form = RegionByRegion(program, checked=False)  # a single sample may decide otherwise, and costs the same
     if program.interface.batch is None:  # else it costs what the example does
         inputs = Inputs(*with_batch(inputs.example, batch_sizes(inputs.example, program)[0]))
     args, kwargs = inputs

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from atograph.graph import Graph
-from atograph.inspection.notes import state_line
+from atograph.inspection.notes import flops_line, state_line
 from atograph.ort.session import size_on_disk
 from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size
 from atograph.run.job import Outcome
@@ -84,7 +84,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         certificate=list(figures.certificate),
         not_proved=unproved.why,
         identity=dict(unproved.identity),
-        notes=[*figures.notes, *filter(None, [state_line(graph.program)])],
+        notes=[*figures.notes, *filter(None, [state_line(graph.program), flops_line(graph.program)])],
         float64=figures.float64,
         slim_from=trained.slim_from,
         why_dense=trained.why_dense,

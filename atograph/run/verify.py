@@ -16,7 +16,7 @@ from atograph.files.writing import scratch
 from atograph.graph import Graph, trace_as
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Kept
+from atograph.passes.rewrite.kept import Kept
 from atograph.passes.torch_private import pytree
 from atograph.process.stages import stage
 from atograph.program import pt2_file

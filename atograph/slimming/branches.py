@@ -8,7 +8,8 @@ from atograph.capture.model_state import current_state
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Kept, slimmed_by
+from atograph.passes.rewrite.kept import Kept
+from atograph.passes.rewrite.slim import slimmed_by
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
 from atograph.repair.branches import beside_others, take_out_branches
 from atograph.repair.fewer_layers import save_without_layers

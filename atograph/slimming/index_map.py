@@ -12,7 +12,7 @@ from atograph.capture.model_state import current_state
 from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Kept
+from atograph.passes.rewrite.kept import Kept
 from atograph.passes.torch_private import tree_leaves
 from atograph.repair.paths.dead_code import with_dead_code
 from atograph.slimming.slim import slim

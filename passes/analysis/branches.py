@@ -164,6 +164,9 @@ class _Walk:
         rest, effect = self._rest, self._axes.effects.get(node)
         inputs = node.all_input_nodes
         met = [each for each in inputs if each in rest.gone]
+        if node in self._axes.regions.controls and (met or any(each in self._known for each in inputs)):
+            self._refuse(node, f"{_short(node)} takes it, and runs as it is")
+            return
         if met and effect is not None and not effect.joins:
             if effect.left is None:
                 self._refuse(node, f"{_short(node)} of no units at all")
@@ -272,7 +275,7 @@ class _Walk:
         while waiting:
             node = waiting.pop()
             if node not in rest.runs:
-                rest.runs.add(node)
+                rest.runs.update((node, *self._axes.regions.within(node)))
                 waiting += rest.reads(node)
 
     def _refuse(self, node: fx.Node, text: str) -> None:

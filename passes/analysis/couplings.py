@@ -139,12 +139,12 @@ def fixed_values(program: Program, axes: Axes) -> Fixed:
     """All that depends on state only."""
     inputs = set(program.input_nodes())
     fixed, origins = Fixed(set(), {})
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node not in inputs:
+    for node in axes.regions.order:
+        if node.op == "placeholder" and node not in inputs and node not in axes.regions.taken:
             fixed.add(node)
             origins |= {ValueDim(node, 0, dim): {(node, dim): None} for dim in range(len(axes.shape(node)))}
         effect = axes.effects.get(node)
-        if effect is None or not all(each in fixed for each in node.all_input_nodes if axes.shapes.get(each)):
+        if effect is None or not all(each in fixed for each in axes.regions.reads(node) if axes.shapes.get(each)):
             continue  # sizes do not count
         fixed.add(node)
         read = axes.read_output(node)

@@ -79,7 +79,7 @@ def _told(axes: Axes, node: fx.Node, effect: Effect | None, sources: Mapping[fx.
     """What a value depends on as far as the runs tell; None where they do not."""
     if node.target is operator.getitem:
         return _output_read(axes, node, sources)
-    if effect is None:
+    if effect is None or node in axes.regions.controls:
         return None
     if effect.joins:
         return _joined(axes, node, sources)

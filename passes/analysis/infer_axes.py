@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -17,10 +18,13 @@ from atograph.passes.errors import AtographError, InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of, reason_at
+from atograph.passes.ir.regions.control import Taken
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.sizes import Undecided, is_dynamic
 from atograph.passes.ir.state import carried, carried_places
 from atograph.passes.public import public
 from atograph.passes.rules import Effect, Op, Unsupported, frozen_effect, name_of, rule_for
+from atograph.passes.rules.control import entered
 
 
 @public("atograph.passes")
@@ -34,6 +38,7 @@ class Axes:
         unknown: the ops that have no rule, by name, with the number of nodes that each froze.
         inference: what the axes are bound to, and which are frozen; it is sealed.
         points: the sizes of every value, as captured.
+        regions: what ops of control flow run; the values of these have shapes and effects like all others.
     """
 
     made_by: ClassVar[str] = "infer-axes"
@@ -42,6 +47,7 @@ class Axes:
     unknown: Mapping[str, int]
     inference: Inference
     points: Points
+    regions: Regions
 
     def shape(self, node: fx.Node, output: int = 0) -> Shape:
         """The resolved shape of a tensor."""
@@ -97,23 +103,42 @@ class _Walk:
         self._program = program
         self._state, self._constants = set(program.state_names()), program.constants()
         self._inference, self._points = Inference(), Points(program.graph, program.interface.dynamic)
+        self._regions = Regions(program.graph)
+        self._rounds: dict[fx.Graph, tuple[Dim, ...]] = {}  # graph of a region → the dims that are gone over
         self._carried = carried(program)
         self._shapes: dict[fx.Node, tuple[Shape, ...]] = {}
         self._effects: dict[fx.Node, Effect] = {}
         self._unknown: dict[str, int] = {}
 
     def run(self) -> Axes:
-        for node in self._program.graph.nodes:
-            if node.op == "placeholder":
+        for node in self._regions.order:
+            if (taken := self._regions.taken.get(node)) is not None:
+                self._enter(node, taken)
+            elif node.op == "placeholder":
                 self._shapes[node] = self._placeholder(node)
-            elif node.op == "output":
-                self._freeze_outputs(node)
-            elif node.op == "call_function":
+            else:
                 self._apply_rule(node)
+        self._freeze_outputs(self._program.output_node)
         for before, after in self._carried.items():
             self._unify_state(before, after)
-        axes = Axes(self._shapes, self._effects, self._unknown, self._inference, self._points)
+        axes = Axes(self._shapes, self._effects, self._unknown, self._inference, self._points, self._regions)
         return axes.within(self._inference)
+
+    def _enter(self, node: fx.Node, taken: Taken) -> None:
+        """Give a placeholder of a region what it is given."""
+        if node.graph not in self._rounds:
+            along = self._regions.controls[taken.call].along
+            more = () if along is None else (self._shapes[along][0][0],)
+            self._rounds[node.graph] = (*self._rounds.get(taken.call.graph, ()), *more)
+        source = taken.source
+        if not isinstance(source, fx.Node) or not self._shapes.get(source):
+            self._shapes[node] = ()
+            return
+        op = Op(node, self._shapes, self._inference, self._constants, self._points)
+        effect = entered(op, taken)
+        self._shapes[node], self._effects[node] = effect.outs, effect
+        if source in self._constants and self._regions.outside(node) is not node:
+            self._constants[node] = self._constants[source]
 
     def _placeholder(self, node: fx.Node) -> tuple[Shape, ...]:
         value = node.meta.get("val")
@@ -157,8 +182,9 @@ class _Walk:
         values = value if isinstance(value, (tuple, list)) else [value]
         if not any(isinstance(v, torch.Tensor) for v in values):
             return  # arithmetic on symbolic sizes
-        op = Op(node, self._shapes, self._inference, self._constants, self._points)
-        effect = self._effect(op)
+        control = self._regions.controls.get(node)
+        op = Op(node, self._shapes, self._inference, self._constants, self._points, control)
+        effect = _each_round(self._effect(op), self._rounds.get(node.graph, ()))
         for index, shape in enumerate(effect.outs):
             inferred = tuple(dim.size for dim in shape)
             if isinstance(values[index], torch.Tensor) and shape != () and inferred != op.out_sizes(index):
@@ -183,6 +209,12 @@ class _Walk:
             raise
         except Exception as error:
             raise InternalError(f"the rule of {node.target} failed on node {node.name}: {error!r}.") from error
+
+
+def _each_round(effect: Effect, rounds: tuple[Dim, ...]) -> Effect:
+    """The effect of an op that runs again and again, along each index of some dims."""
+    once = effect.flops
+    return effect if once is None or not rounds else replace(effect, flops=lambda at: once(at) * prod(at(rounds)))
 
 
 def _freeze_repeated(inference: Inference, node: fx.Node, dim: Dim) -> None:

@@ -20,7 +20,15 @@ Evaluate = Callable[[fx.Node, dict[fx.Node, float]], float | None]
 def infinities(program: Program, axes: Axes, evaluate: Evaluate) -> dict[fx.Node, set[float]]:
     """Node → the infinite numbers that it may hold: of tables and fills, as far as elementwise ops keep them so."""
     known = {node: infinite for node, table in _tables(program).items() if (infinite := _infinite_in(table))}
-    for node in program.graph.nodes:
+    while _follow(axes, evaluate, known):
+        pass
+    return known
+
+
+def _follow(axes: Axes, evaluate: Evaluate, known: dict[fx.Node, set[float]]) -> bool:
+    """Follow them from op to op, once; whether a loop hands more on to its next round than was known before."""
+    before = sum(map(len, known.values()))
+    for node in axes.regions.order:
         effect = axes.effects.get(node)
         signs: set[float] = set()
         match effect.flow if effect is not None else None:
@@ -34,7 +42,7 @@ def infinities(program: Program, axes: Axes, evaluate: Evaluate) -> dict[fx.Node
                 signs = _passed_on(node, known, evaluate)
         if signs:
             known[node] = signs
-    return known
+    return axes.regions.loops and before != sum(map(len, known.values()))
 
 
 def _tables(program: Program) -> Mapping[fx.Node, torch.Tensor]:

@@ -12,7 +12,8 @@ zero there (an empty cache, zeros) is so in every call, and each call sums over 
 which the step fails (a sigmoid makes 0.5 of it) has no hypothesis: nothing is known of what comes in, the slices that
 read it have to be zero, and then it does not matter what the unit holds, in the first state or later. All hypotheses
 are tried at once, those that fail are dropped, and the proof is made anew until all that are left hold together: with
-one less, less is known to be zero.
+one less, less is known to be zero. What the rounds of a loop hand on (`ir.regions`) is proved in the same way, by
+induction over the rounds; there, what goes into the first round has to be zero as well.
 """
 
 from __future__ import annotations
@@ -81,10 +82,11 @@ class _InState(NamedTuple):
 
 
 def _of_state(program: Program, axes: Axes, inference: Inference) -> set[_InState]:
-    """Each axis that may be pruned, along each dim of each state."""
+    """Each axis that may be pruned, along each dim of each state, and of what rounds of a loop hand on."""
+    loops = [node for node, taken in axes.regions.taken.items() if isinstance(taken.again, fx.Node)]
     return {
         _InState(node, dim, axis)
-        for node in carried(program)
+        for node in (*carried(program), *(node for node in loops if axes.shapes[node]))
         for dim, along in enumerate(axes.shape(node))
         for axis in axes_of(along)
         if inference.frozen(axis) is None
@@ -115,15 +117,14 @@ class _Proof:
     def run(self) -> ZeroSets:
         self._zero_producers()
         known = self._interpreter.known
-        for node in self._program.graph.nodes:
+        for node in self._axes.regions.order:
             if node in self._parameters:
                 known[node] = self._zeros_in(node)
-            elif node in self._hypotheses:
-                known[node] = self._hypotheses[node]
-            elif node in self._axes.effects:
+            elif node in self._axes.effects or node in self._hypotheses:
                 known[node] = self._interpret(node)
         while self._late:
             self._interpret_again()
+        self._check_rounds()
         order = {node: index for index, node in enumerate(self._program.graph.nodes)}
         places = {site: (order[site[0]], site[1]) for sites in self._zeroed.values() for site in sites}
         sites = {
@@ -134,9 +135,21 @@ class _Proof:
         return ZeroSets(sites, self._consumers, self._reduced)
 
     def makes_zero(self, place: _InState) -> bool:
-        """Whether the state that goes out is zero where the one that came in was taken to be."""
-        known = self._interpreter.known.get(self._carried[place.node], {})
-        return known.get((0, place.dim), {}).get(place.axis) == 0.0
+        """Whether what goes out is zero where what came in was taken to be; of a loop what goes in first, too."""
+        known = (self._interpreter.known.get(node, {}) for node in self._handed_on(place.node))
+        return all(each.get((0, place.dim), {}).get(place.axis) == 0.0 for each in known)
+
+    def _handed_on(self, node: fx.Node) -> list[fx.Node]:
+        """What has to be zero for a hypothesis to hold."""
+        return [self._carried[node]] if node in self._carried else self._axes.regions.reads(node)
+
+    def _check_rounds(self) -> None:
+        """Freeze what a round hands on to the next that is infinite."""
+        for node, taken in self._axes.regions.taken.items():
+            if isinstance(taken.again, fx.Node):
+                for known in self._interpreter.known.get(taken.again, {}).values():
+                    for axis in (axis for axis, constant in known.items() if not isfinite(constant)):
+                        self._freeze(node, axis, INFINITE)
 
     def _find_consumers(self) -> dict[Axis, set[StateDim]]:
         consumers: dict[Axis, set[StateDim]] = {}
@@ -181,16 +194,19 @@ class _Proof:
         return constants
 
     def _interpret(self, node: fx.Node) -> dict[tuple[int, int], Constants]:
-        for contraction in self._routes.contractions(node):
+        for contraction in self._routes.contractions(node) if node in self._axes.effects else ():
             for axis in self._unmet(contraction):
                 self._require_zero(node, contraction, axis)
-        return self._interpreter.interpret(node)
+        known = self._interpreter.interpret(node) if node in self._axes.effects else {}
+        for place, zeros in self._hypotheses.get(node, {}).items():
+            known[place] = {**known.get(place, {}), **zeros}
+        return known
 
     def _interpret_again(self) -> None:
         """Look again at all that reads what was zeroed late: it may be infinite by that, or 0/0."""
         changed, self._late = self._late, set()
-        for node in self._program.graph.nodes:
-            if node in self._axes.effects and not changed.isdisjoint(node.all_input_nodes):
+        for node in self._axes.regions.order:
+            if node in self._axes.effects and not changed.isdisjoint(self._axes.regions.reads(node)):
                 constants = self._interpret(node)
                 if constants != self._interpreter.known[node]:
                     self._interpreter.known[node] = constants

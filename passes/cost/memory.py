@@ -2,6 +2,7 @@
 
 Ops run in the program's order, for a batch of one. What an op gives takes memory of its own unless it is a view, and
 is freed after the last op that reads it or a view of it; the inputs are there from the start, the outputs stay.
+Regions of control flow run one after the other, and once.
 Weights do not count, nor does what a kernel needs while it runs: this is what a plain interpreter of the program
 holds at its worst.
 """
@@ -23,6 +24,7 @@ from atograph.passes.axes.dims import Shape
 from atograph.passes.cost.widths import emptied
 from atograph.passes.ir.polynomial import Counts, Monomials, Number, Polynomial
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.regions.regions import Regions
 
 _Indices: TypeAlias = NDArray[np.int64]
 _Compiled: TypeAlias = tuple[Monomials, _Indices, _Indices, _Indices, _Indices]
@@ -90,16 +92,17 @@ class Peak:
         births: list[tuple[int, int]] = []  # (time, piece)
         last: dict[int, int] = {}
         weights = {node for node, _name in self._program.state_nodes()}
-        for time, node in enumerate(self._program.graph.nodes):
+        regions = self._groups.axes.regions
+        for time, node in enumerate((*regions.order, self._program.output_node)):
             if rest is not None and node.op == "call_function" and not rest.computes(node):
                 held[node] = (frozenset(),)
                 continue
-            for argument in node.all_input_nodes:
+            for argument in regions.reads(node):
                 for piece in frozenset().union(*held.get(argument, ())):
                     last[piece] = time
             if node.op == "output" or node in weights:
                 continue
-            held[node] = _viewed(node, held)
+            held[node] = _viewed(node, held) if node not in regions.taken else _taken(node, regions, held)
             if not held[node]:
                 first = len(memory)
                 memory.extend(self._sizes_of(node))
@@ -119,6 +122,13 @@ class Peak:
                 for count in self._counts(shape):
                     size = size * count
                 yield size
+
+
+def _taken(
+    node: fx.Node, regions: Regions, held: Mapping[fx.Node, tuple[frozenset[int], ...]]
+) -> tuple[frozenset[int], ...]:
+    """The memory of what a placeholder of a region is given."""
+    return (frozenset().union(*(piece for each in regions.reads(node) for piece in held.get(each, ()))),)
 
 
 def _viewed(node: fx.Node, held: Mapping[fx.Node, tuple[frozenset[int], ...]]) -> tuple[frozenset[int], ...]:

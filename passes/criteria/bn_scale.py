@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from atograph.passes.criteria.criterion import Criterion
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.rules.norm import BATCH_NORMS
 from atograph.passes.rules.table import arguments_of
 
@@ -27,10 +28,10 @@ class BatchNormScale(Criterion):
     def _scales(self) -> set[str]:
         """The parameters that batch norms of the program scale by."""
         assert self.program is not None
-        names = self.program.state_names()
+        names, regions = self.program.state_names(), Regions(self.program.graph)
         scales = (
-            arguments_of(node)["weight"]
-            for node in self.program.graph.nodes
+            regions.outside(arguments_of(node)["weight"])
+            for node in regions.order
             if node.op == "call_function" and node.target in BATCH_NORMS
         )
         return {names[scale.name] for scale in scales if scale is not None and scale.name in names}

@@ -11,7 +11,8 @@ from torch import fx
 from atograph.passes.ir.express import express, text_of
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import DynamicSize
-from atograph.passes.ir.propagate import mode_of, run, runs_alone
+from atograph.passes.ir.propagate import mode_of, run, run_control, runs_alone
+from atograph.passes.ir.regions.control import control_of
 from atograph.passes.ir.sizes import Size, text
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
 
@@ -28,15 +29,16 @@ class Points:
     Args:
         graph: with a value at the example's point for each node.
         dynamic: which sizes of its inputs are others at other points.
+        root: the module that holds the regions of its ops; the one that has the graph unless given.
 
     Raises:
         Unmeasured: naming the op.
         Exception: an op does not take the sizes that it gets at a point.
     """
 
-    def __init__(self, graph: fx.Graph, dynamic: Sequence[DynamicSize]) -> None:
+    def __init__(self, graph: fx.Graph, dynamic: Sequence[DynamicSize], root: torch.nn.Module | None = None) -> None:
         self._names = {Size.of(size.values): size.name for size in dynamic}
-        self._others = [_values_at(graph, dynamic, point) for point in range(1, points_of(dynamic))]
+        self._others = [_values_at(graph, dynamic, point, root) for point in range(1, points_of(dynamic))]
 
     def __bool__(self) -> bool:
         """Whether there is any point but the example's."""
@@ -73,7 +75,9 @@ def _tensor(value: object, output: int) -> torch.Tensor:
     return tensor
 
 
-def _values_at(graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int) -> dict[fx.Node, object]:
+def _values_at(
+    graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int, root: torch.nn.Module | None
+) -> dict[fx.Node, object]:
     """What each node that is another one at a point gives there."""
     mode = mode_of(graph)
     other: dict[fx.Node, object] = {}
@@ -88,11 +92,13 @@ def _values_at(graph: fx.Graph, dynamic: Sequence[DynamicSize], point: int) -> d
                 shape = [sizes.get(dim, size) for dim, size in enumerate(value.shape)]
                 other[node] = empty(mode, shape, value.dtype, value.device)
             elif node.op == "call_function" and not other.keys().isdisjoint(node.all_input_nodes):
-                other[node] = _value_at(node, other)
+                other[node] = _value_at(node, other, root)
     return other
 
 
-def _value_at(node: fx.Node, other: dict[fx.Node, object]) -> object:
+def _value_at(node: fx.Node, other: dict[fx.Node, object], root: torch.nn.Module | None) -> object:
+    if (control := control_of(node, root)) is not None:
+        return run_control(control, lambda argument: other.get(argument, argument.meta.get("val")), other.__setitem__)
     if node.target is torch.ops.aten._assert_scalar.default:
         return node.meta.get("val")
     if not runs_alone(node):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 from itertools import chain, count
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.propagate import mode_of
@@ -83,13 +84,20 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         program.state = {name: value for name, value in state.items() if name in names}
         return program
 
-    def rewritten(self, graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> Program:
+    def rewritten(
+        self, graph: fx.Graph, state: Mapping[str, torch.Tensor], root: torch.nn.Module | None = None
+    ) -> Program:
         """A new program that is called like this one, with another graph and other tensors.
 
         A placeholder that the interface does not know is a new constant or parameter, if ``state`` has a value under
         its name.
+
+        Args:
+            graph: the new one.
+            state: the new tensors.
+            root: the module that holds other regions; those of this program unless given.
         """
-        return Program.build(graph, self.interface, state, root=self)
+        return Program.build(graph, self.interface, state, root=self if root is None else root)
 
     def new_constant(self, graph: fx.Graph, value: torch.Tensor, name: str) -> fx.Node:
         """Add a placeholder for a constant to a graph that a rewrite is making of this program.
@@ -113,7 +121,7 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         As `new_constant`: the state has to hold ``value`` under the placeholder's name. In the new program the
         parameter is called ``name``, with a number where the program has a tensor of that name.
         """
-        made = self.new_constant(graph, value, "p_" + re.sub(r"\W", "_", name))
+        made = self.new_constant(graph, value, identifier(f"p_{name}"))
         taken = {*self.interface.state.values(), *(node.meta.get(_PARAMETER) for node in graph.nodes)}
         made.meta[_PARAMETER] = next(n for n in chain([name], (f"{name}_{n}" for n in count())) if n not in taken)
         return made
@@ -180,6 +188,36 @@ def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     for node in graph.nodes:
         nodes[node] = copy_node(copied, node, nodes)
     return copied, nodes
+
+
+def copy_regions(
+    graph: fx.Graph, root: torch.nn.Module, copy: Callable[[fx.Graph], fx.Graph] = lambda graph: copy_graph(graph)[0]
+) -> torch.nn.Module:
+    """A module with copies of the regions of another one that a graph names, and of those that are named within them.
+
+    Args:
+        graph: whose ops run them.
+        root: the module that holds them; what is no graph is the same afterwards.
+        copy: copies the graph of one.
+    """
+    own = torch.nn.Module()
+    for target in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "get_attr"):
+        part = reduce(getattr, target.split("."), root)
+        if isinstance(part, fx.GraphModule):
+            inner = copy(part.graph)
+            part = fx.GraphModule(copy_regions(inner, part, copy), inner)
+        attach(own, target, part)
+    return own
+
+
+def attach(root: torch.nn.Module, path: str, part: object) -> None:
+    """Make something a part of a module, within modules of its own where the path has several words."""
+    *owners, leaf = path.split(".")
+    for owner in owners:
+        if not hasattr(root, owner):
+            root.add_module(owner, torch.nn.Module())
+        root = getattr(root, owner)
+    setattr(root, leaf, part)
 
 
 def copy_node(graph: fx.Graph, node: fx.Node, nodes: Mapping[fx.Node, fx.Node]) -> fx.Node:

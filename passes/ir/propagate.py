@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import fx
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.fake.results import result_of
 from atograph.passes.ir.fake.tensors import empty
+from atograph.passes.ir.regions.control import Control, Given, control_of
 from atograph.passes.torch_private import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -21,12 +23,14 @@ from atograph.passes.torch_private import (
 )
 
 
-def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
+def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor], root: torch.nn.Module | None = None) -> None:
     """Recompute ``meta["val"]`` of every node that has none, and of all that depends on it or on a changed parameter.
 
     Args:
         graph: a graph of op calls; user inputs keep the fake tensors that they were captured with.
         state: placeholder name → tensor whose shape and type the placeholder takes.
+        root: the module that holds the regions of its ops, whose values are derived as well; without it, these ops keep
+            the values that they have.
 
     Raises:
         InternalError: an op does not accept the shapes that it now gets.
@@ -41,6 +45,10 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
                 if not isinstance(old, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
                     device = old.device if isinstance(old, torch.Tensor) else new.device  # weights may be on meta
                     node.meta["val"] = empty(mode, new.shape, new.dtype, device)
+                    changed.add(node)
+            elif node.op == "call_function" and root is not None and (control := control_of(node, root)) is not None:
+                if "val" not in node.meta or not changed.isdisjoint(node.all_input_nodes):
+                    node.meta["val"] = run_control(control)
                     changed.add(node)
             elif node.op == "call_function" and runs_alone(node):
                 if "val" in node.meta and changed.isdisjoint(node.all_input_nodes):
@@ -64,10 +72,59 @@ def propagate(graph: fx.Graph, state: Mapping[str, torch.Tensor]) -> None:
             node.meta.pop("tensor_meta", None)
 
 
+def type_regions(graph: fx.Graph, root: torch.nn.Module) -> None:
+    """Note at each node of the regions of a graph's ops what it gives; at none where torch cannot tell.
+
+    Args:
+        graph: whose nodes know what they give.
+        root: the module that holds the regions.
+    """
+    with mode_of(graph), torch.no_grad():
+        for node in graph.nodes:
+            if (control := control_of(node, root)) is None:
+                continue
+            for region in control.regions:
+                for each in region.module.graph.nodes:
+                    each.meta.pop("val", None)
+            with suppress(Exception):  # what has no value then is kept whole
+                run_control(control)
+
+
 def run(node: fx.Node, value: Callable[[fx.Node], Any] = lambda argument: argument.meta["val"]) -> Any:
     """What an op gives for the values of its inputs, tensors without data."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     return result_of(node.target, args, kwargs)
+
+
+def run_control(
+    control: Control,
+    value: Callable[[fx.Node], Any] = lambda argument: argument.meta["val"],
+    put: Callable[[fx.Node, Any], None] = lambda node, found: node.meta.update(val=found),
+) -> tuple[Any, ...]:
+    """What an op of control flow gives for the values of its operands, tensors without data.
+
+    Args:
+        control: the op with its regions.
+        value: gives the value of a node.
+        put: takes the value of each node within the regions.
+    """
+
+    def given(argument: object) -> Any:
+        return value(argument) if isinstance(argument, fx.Node) else argument
+
+    for region in control.regions:
+        for node in region.module.graph.nodes:
+            if (taken := region.takes.get(node)) is not None:
+                put(node, given(taken.source)[0] if taken.sliced else given(taken.source))
+            elif node.op == "call_function":
+                inner = control_of(node, region.module)
+                put(node, run(node, value) if inner is None else run_control(inner, value, put))
+    rounds = value(control.along).shape[0] if control.along is not None else 1
+    return tuple(_stacked(given(each.of[0]), each, rounds) for each in control.gives)
+
+
+def _stacked(value: Any, given: Given, rounds: int) -> Any:
+    return empty(value.fake_mode, (rounds, *value.shape), value.dtype, value.device) if given.stacked else value
 
 
 def _masked(node: fx.Node) -> torch.Tensor:

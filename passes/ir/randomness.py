@@ -10,6 +10,7 @@ from torch.fx.node import Argument
 
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_of, source_of
+from atograph.passes.ir.regions.regions import Regions
 
 _OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout": 0.0}
 """Arguments that switch randomness off, with the value that does it: of dropout, attention, recurrent layers, rrelu."""
@@ -17,7 +18,7 @@ _OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout"
 
 def random_ops(program: Program) -> Iterator[str]:
     """Each op that draws random numbers, with its place: ``aten.randn_like (noise, net.py:12)``."""
-    for node in program.graph.nodes:
+    for node in Regions(program.graph).order:
         if node.op == "call_function" and draws(node):
             place = ", ".join(part for part in (module_of(node), source_of(node)) if part)
             name = str(node.target).removesuffix(".default")

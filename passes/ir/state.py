@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import torch
 from torch import fx
 
 from atograph.passes.errors import UserError
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.outputs import Output, meant, outputs_of, paths_of
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import text
@@ -135,7 +135,7 @@ def _result(program: Program, place: int) -> fx.Node:
 
 def _inputs(name: str, program: Program) -> list[fx.Node]:
     """The tensors that an input is, or that it holds."""
-    plain = re.sub(r"\W+", "_", name).strip("_")
+    plain = identifier(name).strip("_")
     nodes = [node for node in program.input_nodes() if isinstance(node.meta.get("val"), torch.Tensor)]
     chosen = [node for node in nodes if node.name == plain] or [
         node for node in nodes if node.name.startswith(f"{plain}_")

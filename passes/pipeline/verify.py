@@ -21,6 +21,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import mode_of, run, runs_alone
 from atograph.passes.ir.randomness import has_effects
+from atograph.passes.ir.regions.regions import writes
 from atograph.passes.ir.sizes import text
 from atograph.passes.ir.state import carried
 from atograph.passes.torch_private import DataDependentOutputException, DynamicOutputShapeException
@@ -181,11 +182,16 @@ def _shapes_are_propagated(each: Pass, given: Given, result: Program) -> Iterato
     """Every node's shape and type are what its op gives for its inputs."""
     if result is given.program or (isinstance(each, RewritePass) and each.compares_shapes):
         return
-    for node in result.graph.nodes:
+    yield from mistyped(result)
+
+
+def mistyped(program: Program) -> Iterator[str]:
+    """Each node whose shape or type is not what its op gives for its inputs, in words."""
+    for node in program.graph.nodes:
         if node.op != "call_function" or not runs_alone(node):
             continue
         try:
-            with mode_of(result.graph), torch.no_grad():
+            with mode_of(program.graph), torch.no_grad():
                 value = run(node)
         except (DynamicOutputShapeException, DataDependentOutputException):
             continue  # it is the data that say
@@ -195,6 +201,12 @@ def _shapes_are_propagated(each: Pass, given: Given, result: Program) -> Iterato
         for tensor, noted in zip(_tensors(value), _tensors(node.meta.get("val")), strict=False):
             if tensor is not None and (noted is None or tensor.shape != noted.shape or tensor.dtype != noted.dtype):
                 yield f"node {node.name} ({node.target}) gives {_type(tensor)}, and says {_type(noted)}"
+
+
+def _nothing_new_writes(each: Pass, given: Given, result: Program) -> Iterator[str]:
+    """A program whose ops write nothing in place gets none that does."""
+    if result is not given.program and not any(writes(node) for node in given.program.graph.nodes):
+        yield from (f"node {node.name} ({node.target}) writes" for node in result.graph.nodes if writes(node))
 
 
 def _promises_are_kept(each: Pass, given: Given, result: Program) -> Iterator[str]:
@@ -207,6 +219,7 @@ CHANGES: tuple[Change, ...] = (
     _facts_hold,
     _outside_is_the_same,
     _shapes_are_propagated,
+    _nothing_new_writes,
     _promises_are_kept,
 )
 

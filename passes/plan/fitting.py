@@ -14,15 +14,15 @@ Rounding = int | Literal["fit", "auto"]
 LARGEST = 16
 """Channels in a block of kernels with AVX-512 (NCHWc in ONNX Runtime); with AVX2, and in tensor cores, it is 8."""
 
-_STEPS = 8
-"""Widths that a group keeps a choice of, at least."""
+_STEPS = 16
+"""Widths that the usual group keeps a choice of, at least: with fewer, what is left of a budget fills no step."""
 
 
 def fitting(groups: Groups, budgets: Budgets, floor: float) -> int:
     """The largest power of two, up to 16, that leaves the groups a choice and every budget in reach.
 
-    It is at most an eighth of a width: of the one that half of all units are in groups of at least. So a wide network
-    with a few narrow layers gets 16, and one of 16 channels throughout gets 2. (Narrow groups take less by themselves:
+    It is at most a sixteenth of the usual width, which half of all units are in groups of at least. So a wide network
+    with a few narrow layers gets 16, and one of 32 channels throughout gets 2. (Narrow groups take less by themselves:
     `Group.step`.)
 
     Args:

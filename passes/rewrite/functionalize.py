@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from string import ascii_letters
 from typing import Any
@@ -15,10 +17,10 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.fake.recurrent import told_by_shapes
-from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.program import Program, copy_graph, copy_regions
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
-from atograph.passes.rewrite.writes import Hidden, without_writes
+from atograph.passes.rewrite.writes import Hidden, without_writes, written
 from atograph.passes.rules.einsum import spelt_out
 
 _PAIRS = {
@@ -35,8 +37,8 @@ _REGIONS = (torch.ops.higher_order.wrap_with_autocast, torch.ops.higher_order.wr
 
 @dataclass(frozen=True)
 class Functionalize(RewritePass):
-    """Replace ``relu_`` by ``relu`` and so on, enter regions, drop assertions about types that capture has checked, and
-    take ``var_mean`` apart.
+    """Replace ``relu_`` by ``relu`` and so on, drop assertions about types that capture has checked, take ``var_mean``
+    apart, and enter regions that run under a mode of their own; in regions of control flow, too.
 
     Writes become values where they can be followed (`writes`). Where they cannot, and where ops stand inside a region
     (autocast, set_grad, vmap), torch's own functionalisation (`ExportedProgram.run_decompositions`) takes over: it
@@ -51,7 +53,7 @@ class Functionalize(RewritePass):
         if any(_is_region(node) for node in program.graph.nodes):
             program = _by_torch(program)
         try:
-            program = without_writes(program)
+            graph = without_writes(program.graph)
         except Hidden as hidden:
             if not hidden.torch_can:
                 raise UserError(
@@ -59,7 +61,31 @@ class Functionalize(RewritePass):
                     hint="Let the code give a new tensor instead of writing into one, or clone it first.",
                 ) from hidden
             program = _by_torch(program)
-        return _in_pairs(_without_pairs(_without_assertions(program)))
+            graph = program.graph
+        return _with_plain_regions(program, _plain(graph))
+
+    def broken(self, given: Program, result: Program) -> Iterator[str]:
+        """No op writes into what it reads."""
+        yield from (f"{node.name} ({node.target}) writes" for node in result.graph.nodes if written(node) is not None)
+
+
+def _plain(graph: fx.Graph) -> fx.Graph:
+    """A graph without assertions, pairs of results and long einsums: the very same one where it has none."""
+    return _in_pairs(_without_pairs(_without_assertions(graph)))
+
+
+def _with_plain_regions(program: Program, graph: fx.Graph) -> Program:
+    """A program with a graph made of its own, and with plain regions; one that writes where nobody can tell stays."""
+
+    def plain(inner: fx.Graph) -> fx.Graph:
+        copied, _nodes = copy_graph(inner)
+        with suppress(Hidden):
+            copied = without_writes(copied)
+        return _plain(copied)
+
+    if not any(node.op == "get_attr" for node in graph.nodes):
+        return program if graph is program.graph else program.rewritten(graph, program.state)
+    return program.rewritten(graph, program.state, copy_regions(graph, program, plain))
 
 
 def _by_torch(program: Program) -> Program:
@@ -116,21 +142,21 @@ def _without_observers(program: Program) -> Program:
     return program.rewritten(graph, program.state)
 
 
-def _without_assertions(program: Program) -> Program:
-    if not any(_is_assertion(node) for node in program.graph.nodes):
-        return program
-    graph, _nodes = copy_graph(program.graph)
+def _without_assertions(given: fx.Graph) -> fx.Graph:
+    if not any(_is_assertion(node) for node in given.nodes):
+        return given
+    graph, _nodes = copy_graph(given)
     for node in graph.nodes:
         if _is_assertion(node):
             graph.erase_node(node)
-    return program.rewritten(graph, program.state)
+    return graph
 
 
-def _without_pairs(program: Program) -> Program:
+def _without_pairs(given: fx.Graph) -> fx.Graph:
     """A variance and a mean from one op become two ops."""
-    if not any(node.target in _PAIRS for node in program.graph.nodes):
-        return program
-    graph, _nodes = copy_graph(program.graph)
+    if not any(node.target in _PAIRS for node in given.nodes):
+        return given
+    graph, _nodes = copy_graph(given)
     for node in list(graph.nodes):
         if node.target not in _PAIRS:
             continue
@@ -148,15 +174,15 @@ def _without_pairs(program: Program) -> Program:
             user.replace_all_uses_with(apart)
             graph.erase_node(user)
         graph.erase_node(node)
-    return program.rewritten(graph, program.state)
+    return graph
 
 
-def _in_pairs(program: Program) -> Program:
+def _in_pairs(given: fx.Graph) -> fx.Graph:
     """An einsum of more than two tensors becomes einsums of two, from left to right."""
-    long = [node for node in program.graph.nodes if node.target is _EINSUM and len(node.args[1]) > 2]
+    long = [node for node in given.nodes if node.target is _EINSUM and len(node.args[1]) > 2]
     if not long:
-        return program
-    graph, nodes = copy_graph(program.graph)
+        return given
+    graph, nodes = copy_graph(given)
     for old in long:
         node = nodes[old]
         tensors: Any = node.args[1]
@@ -169,12 +195,12 @@ def _in_pairs(program: Program) -> Program:
             with graph.inserting_before(node):
                 result = graph.call_function(_EINSUM, (f"{term},{following}->{kept}", [result, other]))
             result.meta = {key: value for key, value in node.meta.items() if key != "val"}
-            with mode_of(program.graph), torch.no_grad():
+            with mode_of(given), torch.no_grad():
                 result.meta["val"] = run(result)
             term = kept
         node.replace_all_uses_with(result)
         graph.erase_node(node)
-    return program.rewritten(graph, program.state)
+    return graph
 
 
 def _in_letters(node: fx.Node) -> list[str]:

@@ -13,15 +13,13 @@ import torch
 from torch import fx
 from torch.fx.node import Argument
 
-from atograph.passes.analysis.branches import Branches
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.analysis.infer_axes import Axes
-from atograph.passes.axes.dims import Axis, Dim, Indices, axes_of, dim_of, evaluate, kept_indices
+from atograph.passes.axes.dims import Axis, Dim, axes_of, dim_of, evaluate
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.cse import share_sizes
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import drop_checks
-from atograph.passes.ir.express import Holders, build
+from atograph.passes.ir.express import build
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.points import Points
@@ -29,11 +27,15 @@ from atograph.passes.ir.program import Program, copy_node
 from atograph.passes.ir.propagate import mode_of, propagate
 from atograph.passes.ir.randomness import drop_dead_code
 from atograph.passes.ir.reason import ORIGIN
+from atograph.passes.ir.regions.control import Control
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.cut_state import with_cut_state
+from atograph.passes.rewrite.kept import Kept
 from atograph.passes.rewrite.leftovers import Leftovers
+from atograph.passes.rewrite.scopes import Scope
 from atograph.passes.torch_private import pytree
 
 aten = torch.ops.aten
@@ -102,74 +104,17 @@ def slimmed_by(program: Program, kept: Kept, state: Mapping[str, torch.Tensor] |
     return _Rewrite(program, kept, state).run()
 
 
-class Kept:
-    """Which units of each axis stay, and what follows for dims.
+def recomputed(program: Program, kept: Kept) -> Iterator[tuple[fx.Node, set[Axis]]]:
+    """The nodes of a program that a rewrite computes otherwise than with other sizes, with the axes that shrink there.
 
-    Args:
-        kept: the units of each axis that loses some.
-        axes: of the program.
-        branches: of the program; without it, none may lose all of its units.
-
-    Attributes:
-        rest: what is left where axes lose all of their units; None where none does.
+    A layer norm that goes on dividing by its old width is one, and attention that keeps the scale of its old one: the
+    same model made with the new widths would compute something else.
     """
-
-    def __init__(self, kept: dict[Axis, Indices], axes: Axes, branches: Branches | None = None) -> None:
-        self._kept, self.axes = kept, axes
-        emptied = [axis for axis, units in kept.items() if not len(units)]
-        self.rest = branches.without(emptied) if branches is not None and emptied else None
-
-    @classmethod
-    def by(cls, plan: Plan, program: Program) -> Kept:
-        """What a plan keeps of a program.
-
-        Raises:
-            UserError: the plan does not fit the program.
-        """
-        groups = program.fact(Groups)
-        plan.check(groups)
-        kept = {
-            group.axis: np.asarray(plan.kept[group.name], dtype=np.int64)
-            for group in groups.prunable
-            if len(plan.kept.get(group.name, range(group.size))) < group.size
-        }
-        return cls(kept, groups.axes, groups.branches)
-
-    def __bool__(self) -> bool:
-        """Whether any unit goes."""
-        return bool(self._kept)
-
-    def shrinks(self, dim: Dim) -> bool:
-        """Whether the dim loses any index."""
-        return any(axis in self._kept for axis in axes_of(self.axes.resolve(dim)))
-
-    def size(self, dim: Dim) -> int:
-        """The dim's new size."""
-        return evaluate(self.axes.resolve(dim), lambda a: len(self._kept[a]) if a in self._kept else a.size)
-
-    def indices(self, dim: Dim) -> Indices:
-        """The indices along the dim that stay."""
-        resolved = self.axes.resolve(dim)
-        return kept_indices(resolved, lambda a: self._kept[a] if a in self._kept else np.arange(a.size))
-
-    def cuts(self, shape: Sequence[Dim]) -> tuple[Indices | None, ...]:
-        """For each dim the indices that stay; None where all of them do."""
-        return tuple(self.indices(dim) if self.shrinks(dim) else None for dim in shape)
-
-    def state_cuts(self, program: Program) -> dict[str, tuple[Indices | None, ...]]:
-        """The `cuts` of each state tensor of a program whose axes have been inferred, by name."""
-        return {name: self.cuts(self.axes.shape(node)) for node, name in program.state_nodes()}
-
-    def slice(self, tensor: torch.Tensor, shape: Sequence[Dim]) -> torch.Tensor:
-        """The part of a state tensor that stays; a parameter stays a parameter."""
-        sliced = tensor.detach()
-        for index, kept in enumerate(self.cuts(shape)):
-            if kept is not None:
-                sliced = sliced.index_select(index, torch.from_numpy(kept).to(tensor.device))
-        if sliced is tensor or sliced.shape == tensor.shape:
-            return tensor
-        is_parameter = isinstance(tensor, torch.nn.Parameter)
-        return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad) if is_parameter else sliced
+    rewrite = _Rewrite(program, kept)
+    rewrite.place_all()
+    for node in rewrite.lowered:
+        if not rewrite.does_the_same(node):
+            yield node, rewrite.shrunken(node)
 
 
 Slot: TypeAlias = int | str
@@ -218,11 +163,11 @@ class _Rewrite:
     def __init__(self, program: Program, kept: Kept, state: Mapping[str, torch.Tensor] | None = None) -> None:
         self.program, self.axes, self.kept = program, kept.axes, kept
         self._state = program.state if state is None else state
-        self.graph = fx.Graph()
+        self._scopes = [Scope(program.input_nodes(), program)]
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._parts: dict[Any, tuple[fx.Node, ...]] = {}  # old nodes of several outputs → what gives each of these
-        self._holders = Holders()
+        self.lowered: list[fx.Node] = []  # old nodes whose rules have rewritten them
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
         if kept.rest is not None:
@@ -231,27 +176,18 @@ class _Rewrite:
                 lambda dim: self.printed(self.kept.size(dim)), self.constant,
             )  # fmt: skip
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that is being made just now."""
+        return self._scopes[-1].graph
+
     def run(self) -> Program:
         state = {
             name: self.kept.slice(self._state[name], self.axes.shape(node)) for node, name in self.program.state_nodes()
         }
-        for node in self.program.graph.nodes:
-            if self._leftovers is not None and self._leftovers.lay(node, partial(self.copy, node)):
-                if isinstance(new := self.nodes.get(node), fx.Node):
-                    self._note_sizes(node, new)
-                continue
-            effect = self.axes.effects.get(node)
-            if node.target is operator.getitem and node.args[0] in self._parts:
-                self.nodes[node] = self._parts[node.args[0]][node.args[1]]
-            elif effect is not None and effect.lower is not None and self._touched(node):
-                lowered = effect.lower(_Lowering(node, self))
-                if not isinstance(lowered, fx.Node):
-                    self._parts[node] = tuple(lowered)
-                    continue
-                self.nodes[node] = lowered
-            else:
-                self.nodes[node] = self.copy(node)
-            self._note_sizes(node, self.nodes[node])
+        self.place_all()
+        (own,) = self._scopes
+        root = own.complete()
         same = share_sizes(self.graph)
         self.nodes = {old: same.get(new, new) for old, new in self.nodes.items()}
         self._note_origins()
@@ -259,11 +195,75 @@ class _Rewrite:
             drop_checks(self.graph)
         drop_dead_code(self.graph)
         names = self.program.state_names()
-        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs())
+        propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs(), root)
         self._check_shapes()
-        program = self.program.rewritten(self.graph, state | self.constants)
+        program = self.program.rewritten(self.graph, state | self.constants, root)
         program.interface = replace(program.interface, example=self._example())
         return program
+
+    def place_all(self) -> None:
+        """Give all nodes their places in the new graph."""
+        for node in self.program.graph.nodes:
+            if self._leftovers is None or not self._leftovers.lay(node, partial(self.copy, node)):
+                self._place(node)
+            elif isinstance(new := self.nodes.get(node), fx.Node):
+                self._note_sizes(node, new)
+
+    def does_the_same(self, node: fx.Node) -> bool:
+        """Whether what a rule has written for a node is the same op, of equal pieces where it gives several."""
+        new, pieces = self.nodes.get(node), self.axes.shapes[node]
+        if new is None or len(pieces) > 1:
+            before = {tuple(dim.size for dim in piece) for piece in pieces}
+            return len({tuple(map(self.kept.size, piece)) for piece in pieces}) <= len(before)
+        same = new.target in (node.target, aten.reshape.default)
+        return same and new.kwargs.keys() == node.kwargs.keys() and len(new.args) == len(node.args)
+
+    def shrunken(self, node: fx.Node) -> set[Axis]:
+        """The axes that lose units and stand in what a node takes or gives."""
+        shapes = [shape for each in (node, *node.all_input_nodes) for shape in self.axes.shapes.get(each, ())]
+        axes = {axis for shape in shapes for dim in shape for axis in axes_of(self.axes.resolve(dim))}
+        return {axis for axis in axes if self.kept.shrinks(dim_of(axis))}
+
+    def _place(self, node: fx.Node) -> None:
+        """Give a node its place in the new graph."""
+        effect = self.axes.effects.get(node)
+        if node.target is operator.getitem and node.args[0] in self._parts:
+            self.nodes[node] = self._parts[node.args[0]][node.args[1]]  # type: ignore[index]
+        elif (control := self.axes.regions.controls.get(node)) is not None:
+            self.nodes[node] = self._copy_control(control)
+        elif effect is not None and effect.lower is not None and self._touched(node):
+            self.lowered.append(node)
+            lowered = effect.lower(_Lowering(node, self))
+            if not isinstance(lowered, fx.Node):
+                self._parts[node] = tuple(lowered)
+                return
+            self.nodes[node] = lowered
+        else:
+            self.nodes[node] = self.copy(node)
+        self._note_sizes(node, self.nodes[node])
+
+    def _copy_control(self, control: Control) -> fx.Node:
+        """An op of control flow with new regions, which take in what is new in them."""
+        made: list[Scope] = []
+        for region in control.regions:
+            made.append(Scope(list(region.takes), region.module))
+            self._scopes.append(made[-1])
+            for node in region.module.graph.nodes:
+                self._place(node)
+            self._scopes.pop()
+        lifted = list(dict.fromkeys(value for scope in made for value in scope.lifted))
+        for region, scope in zip(control.regions, made, strict=True):
+            self._scopes[-1].put(region.name, scope.finished(lifted))
+        copied = self.copy(control.node)
+        *others, operands = copied.args
+        copied.args = (*others, (*operands, *lifted))  # type: ignore[misc]
+        return copied
+
+    def _lift(self, value: fx.Node, depth: int = 0) -> fx.Node:
+        """A value of the graph so many scopes deep in the one that is being made."""
+        for scope in self._scopes[depth + 1 :]:
+            value = scope.lift(value)
+        return value
 
     def _inputs(self) -> dict[str, torch.Tensor]:
         """The inputs that shrink, which are state, without data."""
@@ -294,7 +294,7 @@ class _Rewrite:
         for new in self.graph.nodes:
             new.meta["gives"] = ()
         for node, new in self.nodes.items():
-            new.meta["gives"] = (*new.meta["gives"], node.name)
+            new.meta["gives"] = (*new.meta.get("gives", ()), node.name)
 
     def _touched(self, node: fx.Node) -> bool:
         involved = [node, *node.all_input_nodes]
@@ -302,9 +302,9 @@ class _Rewrite:
 
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
         """A new constant of the program."""
-        made = self.program.new_constant(self.graph, value, name)
+        made = self.program.new_constant(self._scopes[0].graph, value, name)
         self.constants[made.name] = value
-        return made
+        return self._lift(made)
 
     def copy(self, node: fx.Node, nodes: Mapping[fx.Node, fx.Node] | None = None) -> fx.Node:
         """A node of the new graph like an old one, with its sizes printed again; ``nodes``: where its operands are."""
@@ -350,7 +350,7 @@ class _Rewrite:
         """A size as an argument: an int, or arithmetic on dynamic sizes put before a node."""
         if not is_dynamic(size):
             return size
-        part = self._holders.express(size, before)
+        part = self._scopes[-1].holders.express(size, before)
         if part is None:
             raise InternalError(f"no sizes of the program tell the size {size!r}.")
         with self.graph.inserting_before(before) if before is not None else self.graph.inserting_after():
@@ -363,11 +363,11 @@ class _Rewrite:
             if self._tells_less(node):
                 self._shrunk.add(new)
             else:
-                self._holders.add(self.axes.points.size(node), new)
+                self._scopes[-1].holders.add(self.axes.points.size(node), new)
         elif self.axes.points and isinstance(node.meta.get("val"), torch.Tensor) and node in self.axes.shapes:
             for index, dim in enumerate(self.axes.shape(node)):
                 if not self.kept.shrinks(dim):
-                    self._holders.add(dim.size, new, index)
+                    self._scopes[-1].holders.add(dim.size, new, index)
 
     def _tells_less(self, node: fx.Node) -> bool:
         """Whether a number of the old graph is the size of a dim that shrinks, or computed from one."""
@@ -378,18 +378,23 @@ class _Rewrite:
 
     def _symbol(self, known: int) -> fx.Node:
         """A node of the new graph that holds a dynamic size."""
-        if known in self._holders:
-            node, index = self._holders[known]
+        holders = self._scopes[-1].holders
+        if known in holders:
+            node, index = holders[known]
             return node if index is None else self.graph.call_function(aten.sym_size.int, (node, index))
-        for node in self.program.input_nodes():
-            for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
-                if size == known:
-                    return self.graph.call_function(aten.sym_size.int, (self.nodes[node], index))
+        for depth, scope in reversed(list(enumerate(self._scopes))):
+            for node in scope.inputs:
+                for index, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                    if size == known:
+                        held = scope.graph.call_function(aten.sym_size.int, (self.nodes[node], index))
+                        return self._lift(held, depth)
         raise InternalError(f"no value of the program holds the dynamic size {text(known)}.")
 
     def _check_shapes(self) -> None:
         """Every value's shape must be the one that its axes give."""
-        alive, points = set(self.graph.nodes), Points(self.graph, self.program.interface.dynamic)
+        root = self._scopes[0].root
+        alive = set(Regions(self.graph, root).order)
+        points = Points(self.graph, self.program.interface.dynamic, root)
         for node, new in self.nodes.items():
             if new not in alive or node not in self.axes.shapes:
                 continue

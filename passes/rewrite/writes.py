@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Target
 
-from atograph.passes.ir.program import Program, copy_node
+from atograph.passes.ir.program import copy_node
 from atograph.passes.ir.propagate import mode_of, run
 from atograph.passes.ir.reason import ORIGIN
 from atograph.passes.rules.aliases import DROPOUTS, is_undeclared, may_view
@@ -38,15 +38,15 @@ class Hidden(Exception):
         self.torch_can = torch_can
 
 
-def without_writes(program: Program) -> Program:
-    """The same program with functional ops only.
+def without_writes(graph: fx.Graph) -> fx.Graph:
+    """The same graph with functional ops only: the very same one where it has no others.
 
     Raises:
         Hidden: a write cannot be followed.
     """
-    if not any(written(node) is not None for node in program.graph.nodes):
-        return program
-    return _Replay(program).run()
+    if not any(written(node) is not None for node in graph.nodes):
+        return graph
+    return _Replay(graph).run()
 
 
 def written(node: fx.Node) -> fx.Node | None:
@@ -84,16 +84,16 @@ def _inverse(view: fx.Node) -> list[int]:
 class _Replay:
     """The graph, node by node, with what every tensor holds at that moment."""
 
-    def __init__(self, program: Program) -> None:
-        self.program, self.graph = program, fx.Graph()
-        self.order = {node: index for index, node in enumerate(program.graph.nodes)}
+    def __init__(self, given: fx.Graph) -> None:
+        self.given, self.graph = given, fx.Graph()
+        self.order = {node: index for index, node in enumerate(given.nodes)}
         self.now: dict[fx.Node, fx.Node] = {}
         self.part_of: dict[fx.Node, fx.Node] = {}  # view → what it is a view of; an in-place op's result → its target
         self.stale: set[fx.Node] = set()  # views of memory that was written to since
-        self._mode = mode_of(program.graph)
+        self._mode = mode_of(given)
 
-    def run(self) -> Program:
-        for node in self.program.graph.nodes:
+    def run(self) -> fx.Graph:
+        for node in self.given.nodes:
             target = written(node)
             if target is not None:
                 self._write(node, target)
@@ -103,7 +103,7 @@ class _Replay:
             self.now[node] = copy_node(self.graph, node, self.now)
             if node.target in _PUT_BACK and may_view(node):
                 self.part_of[node] = node.args[0]
-        return self.program.rewritten(self.graph, self.program.state)
+        return self.graph
 
     def _write(self, node: fx.Node, target: fx.Node) -> None:
         functional = functional_form(node.target)

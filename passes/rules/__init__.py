@@ -2,6 +2,7 @@
 
 from atograph.passes.rules import (
     attention,
+    control,
     fill,
     index,
     join,
@@ -23,6 +24,7 @@ __all__ = [
     "Rule",
     "Unsupported",
     "attention",
+    "control",
     "fill",
     "frozen_effect",
     "index",

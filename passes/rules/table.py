@@ -26,6 +26,7 @@ from atograph.passes.errors import InternalError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.reason import Reason, reason_at
+from atograph.passes.ir.regions.control import Control
 from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
 from atograph.passes.registry import skipped
@@ -112,8 +113,9 @@ class Op:
         inference: Inference,
         constants: Mapping[fx.Node, torch.Tensor],
         points: Points,
+        control: Control | None = None,
     ) -> None:
-        self.node = node
+        self.node, self.control = node, control
         self._shapes, self._inference, self._constants = shapes, inference, constants
         self.points = points
         self._args = arguments_of(node)
@@ -175,6 +177,10 @@ class Op:
         """The dims of a tensor argument."""
         node = self._args[argument] if isinstance(argument, str) else argument
         return self._shapes[node][0]
+
+    def has_shape(self, node: fx.Node) -> bool:
+        """Whether a node gives tensors."""
+        return bool(self._shapes.get(node))
 
     def tensors(self) -> list[fx.Node]:
         """All tensor inputs, in order."""

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from atograph.passes.ir.fake.tensors import empty
+from atograph.passes.ir.program import attach
 from atograph.passes.ir.propagate import run, runs_alone
 from atograph.passes.ir.sizes import text as size_text
 from atograph.passes.text.literals import DTYPES, Opaque
@@ -143,7 +144,7 @@ class GraphReader:
             scanner.fail(f"expected a call or 'return' and found {scanner.shown()}")
         inner.graph.output(scanner.value())
         scanner.expect("}")
-        _attach(self.root, name, fx.GraphModule(part, inner.graph))
+        attach(self.root, name, fx.GraphModule(part, inner.graph))
         self.regions.add(name)
         scanner.named = self.find
 
@@ -217,13 +218,3 @@ def _shown(value: object) -> str:
     if isinstance(value, (torch.Tensor, TensorType)):
         return f"{DTYPES[value.dtype]}[{', '.join(map(size_text, value.shape))}]"
     return str(value)
-
-
-def _attach(root: torch.nn.Module, path: str, part: torch.nn.Module) -> None:
-    """Make a module a part of another one, within modules of its own where the path has several words."""
-    *owners, leaf = path.split(".")
-    for owner in owners:
-        if not hasattr(root, owner):
-            root.add_module(owner, torch.nn.Module())
-        root = getattr(root, owner)
-    root.add_module(leaf, part)

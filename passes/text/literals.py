@@ -28,6 +28,9 @@ RECORDS = {kind.__name__: kind for kind in (About, Condition, Decision, DynamicS
 """Data classes that an interface holds, written as calls: ``Place(placeholder="x", dim=2)``."""
 
 _OF_TORCH = (torch.dtype, torch.layout, torch.memory_format)
+KEY = re.compile(r"[^\W\d]\w*")
+"""A name that stands in a text as it is: of letters of any script, digits and ``_``."""
+
 _PLAIN = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _TAKEN = {"None", "True", "False", "inf", "nan", "torch", "device", "complex", "opaque", *RECORDS}
 
@@ -79,10 +82,19 @@ def quoted(text: str) -> str:
     return json.dumps(text)
 
 
+def key_name(name: str) -> str:
+    """The name of an argument as it stands in the text: in backticks where it is none of Python's."""
+    return name if KEY.fullmatch(name) else _ticked(name)
+
+
 def state_name(name: str) -> str:
     """A name of the user's model as it stands in the text: in backticks where it would be taken for something else."""
     plain = _PLAIN.fullmatch(name) and name.partition(".")[0] not in _TAKEN and not _is_number(name)
-    return name if plain else f"`{json.dumps(name)[1:-1].replace('`', chr(92) + 'u0060')}`"
+    return name if plain else _ticked(name)
+
+
+def _ticked(name: str) -> str:
+    return f"`{json.dumps(name)[1:-1].replace('`', chr(92) + 'u0060')}`"
 
 
 def _is_number(text: str) -> bool:

@@ -6,26 +6,37 @@ the user's model renames nothing outside its own module.
 
 from __future__ import annotations
 
+from itertools import chain, count
+
 from torch import fx
 
-from atograph.passes.ir.program import Program
+from atograph.passes.ir.program import Program, copy_regions
 from atograph.passes.ir.reason import module_of
 from atograph.passes.torch_private import OpOverload
 
 
 def named(program: Program) -> Program:
-    """The same program, whose ops have plain names; those of its placeholders stay."""
-    graph = fx.Graph()
-    nodes: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
+    """The same program, whose ops have plain names; those of its placeholders stay. No two nodes share a name, those of
+    regions included."""
+    taken: set[str] = set()
+    graph = _named(program.graph, taken)
+    return program.rewritten(graph, program.state, copy_regions(graph, program, lambda inner: _named(inner, taken)))
+
+
+def _named(graph: fx.Graph, taken: set[str]) -> fx.Graph:
+    """A graph with plain names, none of which is taken; its own are taken then."""
+    named, nodes, others = fx.Graph(), dict[fx.Node, fx.Node](), frozenset(taken)
+    for node in graph.nodes:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: nodes[old])
-        is_op = node.op.startswith("call_")
-        copied = graph.create_node(node.op, node.target, args, kwargs, plain_name(node) if is_op else node.name)
+        name = plain_name(node) if node.op.startswith("call_") else node.name
+        name = next(each for each in chain([name], (f"{name}_{n}" for n in count(1))) if each not in others)
+        copied = named.create_node(node.op, node.target, args, kwargs, name)
         if node.op == "placeholder":  # fx would rename one that is called like a Python builtin
-            copied.name = node.name
+            copied.name = name
         copied.meta = dict(node.meta)
         nodes[node] = copied
-    return program.rewritten(graph, program.state)
+        taken.add(copied.name)
+    return named
 
 
 def plain_name(node: fx.Node) -> str:

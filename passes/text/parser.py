@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from atograph.passes.identifiers import identifier
 from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.propagate import type_regions
 from atograph.passes.public import public
 from atograph.passes.text.filling import example_value, state_value
 from atograph.passes.text.graphs import GraphReader
@@ -90,6 +92,7 @@ class _Parser:
             scanner.fail(f"expected nothing behind the program and found {scanner.shown()}")
         interface = self._interface()
         tensors = {name: self.read.values[name] for name in self.read.state.values()}
+        type_regions(self.reader.graph, self.root)
         return Program.build(self.reader.graph, interface, tensors, root=self.root)
 
     def _line(self) -> bool:
@@ -148,7 +151,10 @@ class _Parser:
         scanner, read = self.scanner, self.read
         if kind == "input":
             scanner.expect("%")
-            name = placeholder = scanner.word("the name of an input")
+            name_at, name = scanner.at, scanner.word("the name of an input")
+            placeholder = identifier(name)
+            if placeholder != name:
+                scanner.fail(f"no input can be called {name}", name_at, f"Perhaps {placeholder}?")
         else:
             name = scanner.state_name()
             placeholder = self.reader.free_name(f"{kind[0]}_{name}")

@@ -15,7 +15,7 @@ from atograph.passes.ir.interface import Interface
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.public import public
-from atograph.passes.text.literals import DTYPES, default_of, quoted, state_name, written
+from atograph.passes.text.literals import DTYPES, default_of, key_name, quoted, state_name, written
 from atograph.passes.text.regions import call_text, region_lines
 from atograph.passes.text.signatures import is_plain, signature_text
 from atograph.passes.text.structures import filled
@@ -88,7 +88,7 @@ class _Printer:
             yield f"  forward{signature_text(interface.signature)}"
         args, kwargs = self._called(interface)
         if kwargs or [getattr(arg, "name", None) for arg in args] != inputs:
-            named = [f"{name}={self._value(value)}" for name, value in kwargs.items()]
+            named = [f"{key_name(name)}={self._value(value)}" for name, value in kwargs.items()]
             yield f"  call({', '.join([*map(self._value, args), *named])})"
         for field in dataclasses.fields(interface):
             value = getattr(interface, field.name)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from atograph.passes.errors import UserError
-from atograph.passes.text.literals import RECORDS, Opaque
+from atograph.passes.text.literals import KEY, RECORDS, Opaque
 
 _SPACE = re.compile(r"(?:\s|#[^\n]*)+")
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|inf|nan)(?![\w.])", re.ASCII)
-_WORD = re.compile(r"\w+(?:\.\w+)*", re.ASCII)
-_KEY = re.compile(r"([A-Za-z_]\w*)=", re.ASCII)
+_WORD = re.compile(r"\w+(?:\.\w+)*")
+_KEY = re.compile(rf"(?:({KEY.pattern})|`((?:[^`\\\n]|\\.)*)`)=")
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _TICKED = re.compile(r"`((?:[^`\\\n]|\\.)*)`")
 _CONSTANTS = {"None": None, "True": True, "False": False}
@@ -124,7 +124,7 @@ class Scanner:
         if found is None:
             return None
         self.at = found.end()
-        return found[1]
+        return found[1] or self._unescaped(f'"{found[2]}"', found.start())
 
     def items(self, closing: str, item: Callable[[], None]) -> None:
         """Read items with commas between them up to a sign."""

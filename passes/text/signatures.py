@@ -7,7 +7,7 @@ from inspect import Parameter, Signature
 from itertools import pairwise
 from typing import Any
 
-from atograph.passes.text.literals import written
+from atograph.passes.text.literals import key_name, written
 from atograph.passes.text.scanner import Scanner
 
 _STARS: Mapping[object, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
@@ -25,7 +25,7 @@ def signature_text(signature: Signature) -> str:
         if each.kind is Parameter.KEYWORD_ONLY and bare:
             parts.append("*")
         default = "" if each.default is Parameter.empty else f"={written(each.default, str)}"
-        parts.append(f"{_STARS.get(each.kind, '')}{each.name}{default}")
+        parts.append(f"{_STARS.get(each.kind, '')}{key_name(each.name)}{default}")
     if parameters and parameters[-1].kind is Parameter.POSITIONAL_ONLY:
         parts.append("/")
     return f"({', '.join(parts)})"
@@ -58,9 +58,13 @@ def read_signature(scanner: Scanner) -> Signature:
             if scanner.next_is(","):
                 return
             own = Parameter.VAR_POSITIONAL
-        name = scanner.word("the name of an argument")
+        scanner.skip()
+        name_at, name = scanner.at, scanner.state_name()
         default = scanner.value() if scanner.take("=") else Parameter.empty
-        parameters.append(Parameter(name, own, default=default))
+        try:
+            parameters.append(Parameter(name, own, default=default))
+        except ValueError as error:
+            scanner.fail(f"no argument is like that: {error}", name_at)
 
     scanner.expect("(")
     scanner.items(")", parameter)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from atograph.passes.ir.sizes import BATCH, DATA
-from atograph.passes.text.literals import DTYPES
+from atograph.passes.text.literals import DTYPES, KEY
 from atograph.passes.text.scanner import Scanner
 
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
@@ -17,8 +17,9 @@ _WITH_GROUP = re.compile(r"[^,\[\]=\n]*?=", re.ASCII)
 _SIZES = {f"s{index}": prime for index, prime in enumerate((BATCH, *DATA))}
 _MOST = 2**62
 _OPERATORS = re.compile(r"//|[+*-]")
-_WHOLE = re.compile(r"\w+(?![\w.])", re.ASCII)
-_TERM = re.compile(r"\d{1,19}|[A-Za-z_]\w*", re.ASCII)
+_WHOLE = re.compile(r"\w+(?![\w.])")
+_NUMBER = re.compile(r"[0-9]+")
+_TERM = re.compile(rf"[0-9]{{1,19}}|{KEY.pattern}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read_type(scanner: Scanner, dynamic: Mapping[str, int]) -> object:
     if name is None:
         known = {*dynamic, *_SIZES}
         found = _WHOLE.match(scanner.text, at)
-        is_size = found is not None and (found[0] in known or found[0].isdigit())
+        is_size = found is not None and (found[0] in known or _NUMBER.fullmatch(found[0]))
         return read_size(scanner, dynamic) if is_size else scanner.value()
     scanner.expect("[")
     sizes: list[int] = []
@@ -102,7 +103,7 @@ def _factor(scanner: Scanner, dynamic: Mapping[str, int]) -> int:
         with scanner.deeper():
             return -_factor(scanner, dynamic)
     found = scanner.match(_TERM, "a size")
-    if found[0].isdigit():
+    if _NUMBER.fullmatch(found[0]):
         return int(found[0])
     size = dynamic.get(found[0], _SIZES.get(found[0]))
     if size is None:

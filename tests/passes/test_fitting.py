@@ -25,17 +25,17 @@ def stack(*widths: int) -> atograph.Graph:
 @pytest.mark.parametrize(
     ("widths", "multiple"),
     [
-        ((8, 8, 8), 1),
-        ((16, 16, 16), 2),
-        ((32, 32), 4),
-        ((64, 64), 8),
-        ((128, 128), 16),
+        ((16, 16, 16), 1),
+        ((32, 32), 2),
+        ((64, 64), 4),
+        ((128, 128), 8),
+        ((256, 256), 16),
         ((1024, 1024), 16),
-        ((8, 16, 128, 128), 16),  # a narrow stem leaves the rest what it likes
-        ((64, 64, 64, 64, 128), 8),
+        ((8, 16, 256, 256), 16),  # a narrow stem leaves the rest what it likes
+        ((64, 64, 64, 64, 128), 4),
     ],
 )
-def test_it_is_an_eighth_of_the_usual_width(widths: Sequence[int], multiple: int) -> None:
+def test_it_is_a_sixteenth_of_the_usual_width(widths: Sequence[int], multiple: int) -> None:
     graph = stack(*widths)
     assert fitting(graph.groups, graph.budgets(flops=0.5), 0.05) == multiple
     plan = graph.plan(flops=0.5)
@@ -45,7 +45,7 @@ def test_it_is_an_eighth_of_the_usual_width(widths: Sequence[int], multiple: int
 
 
 def test_a_budget_in_reach_stays_in_reach() -> None:
-    graph = stack(128, 128, 128)
+    graph = stack(256, 256, 256)
     with pytest.raises(UserError, match="out of reach"):
         graph.plan(flops=0.01, round_to=16)
     multiple = fitting(graph.groups, graph.budgets(flops=0.01), 0.05)
@@ -56,7 +56,7 @@ def test_a_budget_in_reach_stays_in_reach() -> None:
 
 
 def test_all_budgets_of_a_run_have_one_multiple() -> None:
-    graph = stack(128, 128, 128)
+    graph = stack(256, 256, 256)
     settings = settings_of({"flops": 0.5})
     alone = prepare(graph, settings, earlier=None, alone=True)
     ladder = prepare(graph, settings, [{"flops": 0.3}, {"flops": 0.01}], earlier=None, alone=True)

@@ -72,6 +72,7 @@ def groups(program: Program) -> list[tuple[object, ...]]:
     return sorted((str(group.members), group.size, group.frozen is None) for group in program.fact(Groups))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_are_those_of_the_module(name: str) -> None:
     """And it is exact: the same values as the module, and masked is slim."""

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import from_regex, lists, sampled_from
+from hypothesis.strategies import text as texts
 from networks import NETWORKS, build
 from read_back import check_read_back
 from torch import Tensor, nn
@@ -79,6 +82,56 @@ def test_dynamic_sizes_and_strides_are_read_back() -> None:
     program = capture(model.eval(), (x,), dynamic={"input": {2: "height", 3: "width"}})
     check_read_back(program, x)
     assert "(height - 1)//2" in format_program(program)
+
+
+class Called(nn.Module):
+    """Takes what it is called with, by any names, and has a buffer of such a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.register_buffer(name, torch.ones(3))
+
+    def forward(self, /, within: dict[str, Tensor], **named: Tensor) -> dict[str, Tensor]:
+        (own,) = self.buffers()
+        total = own + sum(each.relu() for each in [*within.values(), *named.values()])
+        return dict.fromkeys(within, total * 2)
+
+
+NAMES = texts(min_size=1, max_size=4).filter(lambda name: name not in ("self", "within"))
+NAMES |= sampled_from(["größe", "x²", "٣", "µ", "μ", "ﬁ", "fi", "a b", "2x", "if", "None", "torch", "inf", "`", "s0"])
+SIZES = from_regex(r"[A-Za-z_]\w{0,3}", fullmatch=True).filter(lambda name: name not in ("_", "batch"))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lists(NAMES, min_size=1, max_size=2, unique=True), lists(NAMES, max_size=2, unique=True), NAMES, SIZES)
+def test_any_name_is_read_back(within: list[str], named: list[str], buffer: str, size: str) -> None:
+    """And its program runs: names are written into Python."""
+    model = Called("x" + buffer.replace(".", "")).eval()
+    args, kwargs = ({name: torch.randn(2, 3) for name in within},), {name: torch.randn(2, 3) for name in named}
+    program = capture(model, args, kwargs)
+    check_read_back(program, *args, **kwargs)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SIZES)
+def test_any_size_is_read_back(size: str) -> None:
+    x = torch.randn(2, 5)
+    check_read_back(capture(nn.ReLU().eval(), (x,), dynamic=[f"input:1={size}"]), x)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("input %if : f32[3]", "a.txt:3:10: no input can be called if. Perhaps input_if?"),
+        ("input %x² : f32[3]", "no input can be called x². Perhaps x2?"),
+        ("input %x : f32[²]", "a.txt:3:18: there is no size ²"),
+        ("forward(if)", "no argument is like that: "),
+        ("forward(`a b`)", "no argument is like that: "),
+    ],
+)
+def test_a_name_that_is_none_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_program(f"program {{\n\n  {line}\n  return None\n}}", where="a.txt")
 
 
 class Regions(nn.Module):

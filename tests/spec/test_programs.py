@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,61 @@ def test_files_that_hold_no_program(name: str, hint: str, tmp_path: Path) -> Non
     assert hint in str(refusal.value)
     with pytest.raises(UserError, match=r"\.pt2"):
         atograph.trace(tmp_path / name)
+
+
+class Pooled(nn.Module):
+    """A pooling to one place, which a decomposition ends with a view by strides; and another such view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 1), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Strided(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(
+            x.sum() > 0, lambda y: y.as_strided((2, 4), (1, 2)).contiguous(), lambda y: y[:2, :4].clone(), (x,)
+        )
+
+
+def test_a_view_by_strides_comes_in_where_it_is_the_tensor_itself(tmp_path: Path) -> None:
+    exported = torch.export.export(net(Pooled), (X,)).run_decompositions()
+    assert any("as_strided" in str(node.target) for node in exported.graph.nodes)
+    torch.export.save(exported, tmp_path / "net.pt2")
+    graph = atograph.trace(tmp_path / "net.pt2")
+    assert "as_strided" not in str(graph.program.graph)
+    check(graph, net(Pooled), X)
+    for kind, inside in ((Strided, True), (Plainly, False)):
+        torch.export.save(torch.export.export(kind(), (X[0, 0],)), tmp_path / "other.pt2")
+        assert inside == ("cond" in str(torch.export.export(kind(), (X[0, 0],)).graph))
+        with pytest.raises(
+            UserError, match=r"other\.pt2: aten\.as_strided\.default reads the memory of a tensor in an"
+        ):
+            atograph.trace(tmp_path / "other.pt2")
+
+
+class Plainly(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.as_strided((2, 4), (1, 2)) + 1
+
+
+def test_a_file_that_says_other_shapes_than_its_ops_give_is_refused_as_one(tmp_path: Path) -> None:
+    """And not as a bug of ours."""
+    torch.export.save(torch.export.export(net(), (X,)), tmp_path / "net.pt2")
+    with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (model,) = (name for name in members if name.endswith("models/model.json"))
+    for value, number, why in (("conv2d", 15, r"gives \[.*\] of .*, and says"), ("p_out_bias", 15, "out.bias is")):
+        said = json.loads(members[model])
+        values = said["graph_module"]["graph"]["tensor_values"]
+        values[value]["sizes"][-1 if value == "p_out_bias" else 1] = {"as_int": number}
+        with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, json.dumps(said) if name == model else content)
+        with pytest.raises(UserError, match=f"this exported program cannot be read: .*{why}") as refusal:
+            atograph.trace(tmp_path / "other.pt2")
+        assert "internal error" not in str(refusal.value) and "bug" not in str(refusal.value)

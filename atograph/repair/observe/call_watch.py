@@ -60,11 +60,15 @@ def _modules_entered(model: nn.Module, left: Left | None) -> Iterator[list[tuple
     runs: Counter[str] = Counter()
 
     def enter(module: nn.Module, _args: object) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         name = names.get(id(module), "")
         runs[name] += 1
         stack.append((name, runs[name]))
 
     def leave(_module: nn.Module, _args: object, result: object) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         (name, run), error = stack.pop(), sys.exc_info()[1]
         if error is not None and not hasattr(error, _WHERE):
             setattr(error, _WHERE, name)
@@ -91,5 +95,7 @@ class _Watching(TorchFunctionMode):
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
+        if torch.compiler.is_dynamo_compiling():  # it traces the body of a region, and would trace this
+            return func(*args, **(kwargs or {}))
         module, run = self._stack[-1] if self._stack else ("", 0)
         return self._handler((module, call_in_source(func)), run, func, args, kwargs or {})

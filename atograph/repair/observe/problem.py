@@ -27,8 +27,11 @@ class Problem:
 
 
 def told(error: Exception) -> str:
-    """Kind and first line of an error that a module's code raised."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    """Kind and first line of an error that a module's code raised; one that ends in a colon goes on."""
+    first, *lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    while first.endswith(":") and lines:
+        first = f"{first} {lines.pop(0)}"
+    return f"{type(error).__name__}: {first}"
 
 
 def failed(error: Exception) -> str:

@@ -23,7 +23,8 @@ from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
-from atograph.passes.rewrite.slim import Kept, slimmed_by
+from atograph.passes.rewrite.kept import Kept
+from atograph.passes.rewrite.slim import slimmed_by
 
 Cuts = dict[str, tuple[Indices | None, ...]]
 """Name of a tensor → for each dim the indices that stay; None where all do."""

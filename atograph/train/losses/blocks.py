@@ -13,7 +13,7 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.axes.dims import Indices, Shape, axes_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
-from atograph.passes.rewrite.slim import Kept
+from atograph.passes.rewrite.kept import Kept
 
 Cuts = tuple[Indices | None, ...]
 """For each dimension of a tensor the indices that stay; None where all of them do."""

@@ -21,11 +21,13 @@ from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
 from atograph.passes.cost.share import DEPTH, number_of, share_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
-from atograph.passes.plan.fitting import Rounding
 from atograph.train.settings.method_table import METHODS
 from atograph.train.settings.option import Option
 from atograph.values.dynamic_sizes import STATIC, texts_of
 from atograph.values.state_texts import state_texts
+
+if TYPE_CHECKING:
+    from atograph.passes.plan.fitting import Rounding
 
 
 def _number(given: object) -> object:

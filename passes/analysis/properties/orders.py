@@ -33,7 +33,7 @@ def _tables(program: Program, axes: Axes, axis: Axis) -> Iterator[Reason]:
     state, known = carried(program), program.constants()
     changeable = program.interface.parameters | program.interface.buffers
     names = dict(program.state_nodes())
-    for node in program.graph.nodes:
+    for node in axes.regions.order:
         dims = [dim for shape in axes.shapes.get(node, ()) for dim, each in enumerate(shape) if axis in axes_of(each)]
         if not dims:
             continue

@@ -27,7 +27,7 @@ def roles_of(program: Program, axes: Axes) -> Roles:
     """The roles of all state in a program."""
     fixed, found = fixed_values(program, axes), Roles()
     for node, effect in axes.effects.items():
-        if node in fixed.nodes:
+        if node in fixed.nodes or node in axes.regions.controls:  # whose regions tell
             continue
         for place, axis, role in _in_op(axes, node, effect, fixed):
             for site in fixed.origins.get(place, ()):

@@ -51,6 +51,8 @@ def _after(axes: Axes, node: fx.Node, effect: Effect, axis: Axis, held: Mapping[
     if broken is not None or not held:
         return broken
     name = name_of(node.target)
+    if node in axes.regions.controls:
+        return reason_at(node, f"{name} is not known to be linear")
     if draws(node):
         return reason_at(node, f"{name} draws random numbers")
     kinds, summed = set(held.values()), _summed(axes, effect, axis)

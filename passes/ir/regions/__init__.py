@@ -1,0 +1,1 @@
+"""Regions: the graphs that ops of control flow run, as parts of programs."""
