@@ -47,21 +47,18 @@ def test_it_is_a_sixteenth_of_the_usual_width(widths: Sequence[int], multiple: i
 def test_a_budget_in_reach_stays_in_reach() -> None:
     graph = stack(256, 256, 256)
     with pytest.raises(UserError, match="out of reach"):
-        graph.plan(flops=0.01, round_to=16)
-    multiple = fitting(graph.groups, graph.budgets(flops=0.01), 0.05)
-    assert 1 < multiple < 16
-    assert graph.cost.flops(graph.plan(flops=0.01).counts) <= 0.01 * graph.flops
+        graph.plan(flops=0.003, floor=0.0, round_to=16)
+    assert fitting(graph.groups, graph.budgets(flops=0.003), 0.0) == 8
+    assert graph.cost.flops(graph.plan(flops=0.003, floor=0.0).counts) <= 0.003 * graph.flops
     with pytest.raises(UserError, match=r"smallest reachable is .* %, with at least 5 % of each group kept\. Ask"):
         graph.plan(flops=1e-6)
 
 
 def test_all_budgets_of_a_run_have_one_multiple() -> None:
     graph = stack(256, 256, 256)
-    settings = settings_of({"flops": 0.5})
-    alone = prepare(graph, settings, earlier=None, alone=True)
-    ladder = prepare(graph, settings, [{"flops": 0.3}, {"flops": 0.01}], earlier=None, alone=True)
-    assert alone.round_to == 16
-    assert ladder.round_to == fitting(graph.groups, graph.budgets(flops=0.01), 0.05) < 16
+    settings = settings_of({"flops": 0.5, "floor": 0.0})
+    assert prepare(graph, settings, earlier=None, alone=True).round_to == 16
+    assert prepare(graph, settings, [{"flops": 0.3}, {"flops": 0.003}], earlier=None, alone=True).round_to == 8
 
 
 class Attention(nn.Module):
