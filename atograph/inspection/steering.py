@@ -13,6 +13,7 @@ from atograph.passes.analysis.properties.kinds import kinds_of
 from atograph.passes.cost.share import depth_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.reason import Reason
+from atograph.repair.config_widths import sayable
 
 SIDES = ("in", "out")
 
@@ -74,10 +75,18 @@ def steer(
     going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
     groups = groups.dropping(list(going))
     if uniform:
-        groups = groups.frozen(dict(_widths_of_heads(graph)))
-        groups = groups.uniform(kinds_of(groups.prunable))
+        groups = _uniform(graph.with_groups(groups))
     share = depth_of(depth)
     return graph.with_groups(groups if share is None else groups.emptying(share))
+
+
+def _uniform(graph: Steerable) -> Groups:
+    """The groups of a graph with uniform widths: where the model has a configuration, those that it can say."""
+    groups = graph.groups.frozen(dict(_widths_of_heads(graph)))
+    said = None if graph.model is None else sayable(graph.model, graph.program, groups)
+    if said is None:
+        return groups.uniform(kinds_of(groups.prunable))
+    return groups.frozen(said.reasons).uniform(said.kinds)
 
 
 def _widths_of_heads(graph: Steerable) -> Iterator[tuple[str, Reason]]:

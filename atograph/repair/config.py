@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _FILLING = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
             "xavier_normal_", "zeros_", "ones_", "constant_", "zero_", "fill_"}  # fmt: skip
+
+_Made = dict[frozenset[tuple[str, int]], Shapes | None]
+"""Shapes of models by the numbers that they were made with; None where there is no such model."""
+
+_READ_IF_THERE = ("head_dim",)
+"""Numbers that models' code reads where a configuration has them, whether its class knows of them or not."""
+
+_PROBE = 2
+"""A number that is tried to see what it shapes."""
+
+T = TypeVar("T")
 
 _ROUNDS = 8
 """How often one field is exchanged at most; each try makes a model without data."""
@@ -38,39 +50,68 @@ class Fit(NamedTuple):
     fresh: nn.Module
 
 
-def fit_config(dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], bool]) -> Fit | str:
+def fit_config(
+    dense: nn.Module, module: nn.Module, same: Callable[[nn.Module], bool], ratios: Iterable[Fraction] = ()
+) -> Fit | str:
     """The configuration that says all that a slim model is.
 
     Args:
         dense: the dense model.
         module: the slim one, with a configuration of its own.
         same: whether a model computes what the slim one does.
+        ratios: what parts of their units groups keep: numbers that no shape tells alone changed by these.
 
     Returns:
         The configuration; or in words, why there is none.
     """
-    old, own = getattr(dense, "config", None), getattr(module, "config", None)
-    kind = getattr(type(dense), "config_class", None)
-    if not isinstance(kind, type) or not isinstance(old, kind) or not isinstance(own, kind):
+    old: Any = getattr(dense, "config", None)
+    if configured(dense) is None or not isinstance(getattr(module, "config", None), type(old)):
         return "it is made without a configuration"
     shapes = shapes_of(module)
     if unlike := _unlike_layers(dense, shapes):
         return unlike
     nearest: dict[str, int] | None = None
-    tries = _Tries(type(dense), old, shapes)
-    for fields in _nearest(_candidates(dense, shapes, old), tries):
-        nearest = fields if nearest is None else nearest
-        if tries.distance(fields):
-            continue
-        try:
-            fresh = made_with(type(dense), old, fields)
-            fresh.load_state_dict(module.state_dict())
-        except Exception:  # tensors that only code makes, or that no configuration makes twice the same
-            continue
-        fresh.to(next(module.parameters())).train(module.training)
-        if _agree(dense, module, fresh) and same(fresh):
-            return Fit(fields, fresh)
+    for said in dict.fromkeys([(), tuple(left_to_code(type(dense), old).items())]):
+        config = changed(old, dict(said))
+        tries = _Tries(type(dense), config, shapes)
+        for fields in _nearest(_candidates(shapes_of(dense), shapes, config, ratios), tries):
+            nearest = fields if nearest is None else nearest
+            if tries.distance(fields):
+                continue
+            fields = {**dict(said), **fields}
+            try:
+                fresh = made_with(type(dense), old, fields)
+                fresh.load_state_dict(module.state_dict())
+            except Exception:  # tensors that only code makes, or that no configuration makes twice the same
+                continue
+            fresh.to(next(module.parameters())).train(module.training)
+            if _agree(dense, module, fresh) and same(fresh):
+                return Fit(fields, fresh)
     return _misfit(type(dense), old, nearest or {}, shapes)
+
+
+def configured(model: nn.Module) -> type[nn.Module] | None:
+    """The class of a model that is made from its ``config`` and nothing else; None for all others."""
+    kind = getattr(type(model), "config_class", None)
+    return type(model) if isinstance(kind, type) and isinstance(getattr(model, "config", None), kind) else None
+
+
+def numbers_for(
+    kind: type[nn.Module], config: object, dense: Shapes, shapes: Shapes, made: _Made | None = None
+) -> Iterator[dict[str, int]]:
+    """Other numbers in a configuration with which a model has some shapes; none where there are none.
+
+    Args:
+        kind: of model.
+        config: of the model with the shapes ``dense``.
+        dense: what it makes.
+        shapes: what it should make.
+        made: models that were made already, by their numbers; those that are made are added.
+    """
+    tries = _Tries(kind, config, shapes, made)
+    for fields in _nearest(_candidates(dense, shapes, config), tries):
+        if not tries.distance(fields):
+            yield fields
 
 
 def _agree(dense: nn.Module, module: nn.Module, fresh: nn.Module) -> bool:
@@ -103,7 +144,7 @@ def follow_config(dense: nn.Module, module: nn.Module, fit: Fit) -> tuple[str, .
                 words.append(f"{name + '.' if name else ''}{attribute}: {now} → {value}")
     for field, value in fit.fields.items():
         setattr(own, field, value)
-        words.append(f"config.{field}: {getattr(old, field)} → {value}")
+        words.append(f"config.{field}: {getattr(old, field, None)} → {value}")
     return tuple(words)
 
 
@@ -165,11 +206,13 @@ def _nearest(candidates: Mapping[str, list[int]], tries: _Tries) -> Iterator[dic
         yield _fitting({name: values for name, values in shaping.items() if name != left_out}, tries)
 
 
-def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, list[int]]:
-    """Field → the numbers that it may have become, likely ones first: as a width, or as a factor of one, did."""
+def _candidates(dense: Shapes, shapes: Shapes, config: object, ratios: Iterable[Fraction] = ()) -> dict[str, list[int]]:
+    """Field → the numbers that it may have become, likely ones first: as a width, or as a factor of one, or as units of
+    a group did."""
+    parts = {ratio for ratio in ratios if ratio != 1}
     became: dict[int, Counter[int]] = defaultdict(Counter)
-    for name, tensor in dense.state_dict().items():
-        for before, after in zip(tensor.shape, shapes.get(name, tensor.shape), strict=False):
+    for name, shape in dense.items():
+        for before, after in zip(shape, shapes.get(name, shape), strict=False):
             if before != after:
                 became[before][after] += 1
     found = {}
@@ -178,7 +221,8 @@ def _candidates(dense: nn.Module, shapes: Shapes, config: object) -> dict[str, l
             whole = [new for new, _count in became[value].most_common()]
             factors = {value * new // old for old, each in became.items() if old % value == 0 for new in each
                        if value * new % old == 0}  # fmt: skip
-            if either := list(dict.fromkeys([*whole, *sorted(factors)])):
+            counted = {int(value * ratio) for ratio in parts if (value * ratio).denominator == 1}
+            if either := list(dict.fromkeys([*whole, *sorted(factors), *sorted(counted)])):
                 found[name] = either
     return found
 
@@ -216,11 +260,12 @@ class _Tries:
         kind: of model.
         config: the one to change.
         shapes: what they should be.
+        made: those that there are, by their numbers.
     """
 
-    def __init__(self, kind: type[nn.Module], config: object, shapes: Shapes) -> None:
+    def __init__(self, kind: type[nn.Module], config: object, shapes: Shapes, made: _Made | None = None) -> None:
         self._kind, self._config, self._shapes = kind, config, shapes
-        self._made: dict[frozenset[tuple[str, int]], Shapes | None] = {}
+        self._made: _Made = {} if made is None else made
 
     def _shapes_with(self, fields: Mapping[str, int]) -> Shapes | None:
         key = frozenset(fields.items())
@@ -246,6 +291,46 @@ class _Tries:
 
 def _unlike(ones: Shapes, others: Shapes) -> frozenset[str]:
     return frozenset(name for name in {**ones, **others} if ones.get(name) != others.get(name))
+
+
+def left_to_code(kind: type[nn.Module], config: object) -> dict[str, int]:
+    """Numbers that a configuration does not say, and the model's code takes from others: its inner width where
+    ``n_inner`` is None, say. Set, they change nothing; where others change, they keep what was.
+
+    They are found by trying, and are in proportion to what they shape.
+    """
+    dense = shapes_with(kind, config, {})
+    empty = [name for name, value in vars(config).items() if value is None and not name.startswith("_")]
+    said = {}
+    for name in (*empty, *(name for name in _READ_IF_THERE if not hasattr(config, name))):
+        made = shapes_with(kind, config, {name: _PROBE})
+        if dense is None or made is None or made == dense or made.keys() != dense.keys():
+            continue
+        values = {
+            Fraction(before * _PROBE, after)
+            for tensor in dense
+            for before, after in zip(dense[tensor], made[tensor], strict=True)
+            if before != after
+        }
+        value = values.pop()
+        if not values and value.denominator == 1 and shapes_with(kind, config, {name: int(value)}) == dense:
+            said[name] = int(value)
+    return said
+
+
+def factors_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Mapping[str, float] | None:
+    """The factors that the parts of a model hold (a scale of attention), by name; None if it cannot be made."""
+    try:
+        with torch.device("meta"), _NothingToFill():
+            model = made_with(kind, config, fields)
+    except Exception:  # numbers that do not go together
+        return None
+    return {
+        f"{name}.{attribute}": value
+        for name, part in model.named_modules()
+        for attribute, value in vars(part).items()
+        if type(value) is float
+    }
 
 
 def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
@@ -274,9 +359,15 @@ class _NothingToFill(TorchFunctionMode):
 
 def made_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> nn.Module:
     """A fresh model that is made from a configuration with other numbers."""
-    changed = copy.deepcopy(config)
-    for name, value in fields.items():
-        setattr(changed, name, value)
-    if fields and callable(validate := getattr(changed, "validate", None)):
+    own = changed(config, fields)
+    if fields and callable(validate := getattr(own, "validate", None)):
         validate()  # as it is when it is saved
-    return kind(changed)
+    return kind(own)
+
+
+def changed(config: T, fields: Mapping[str, object]) -> T:
+    """A copy of a configuration with other values."""
+    own = copy.deepcopy(config)
+    for name, value in fields.items():
+        setattr(own, name, value)
+    return own

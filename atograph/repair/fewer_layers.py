@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.repair.config import fit_config, follow_config, made_with, shapes_with
+from atograph.repair.config import Shapes, fit_config, follow_config, made_with, shapes_of, shapes_with
 from atograph.repair.saving import SAVING, Gone, SavedShorter, refuse_saving
 
 
@@ -95,6 +95,26 @@ def _shorter_config(dense: nn.Module, gone: Gone) -> object:
         if config is None:
             return None
     return config
+
+
+def fewer_of_each(model: nn.Module, left: int = 2) -> Any:
+    """The configuration of a model that has some layers of each list only: as much as shows what a layer is."""
+    config: Any = model.config
+    dense = shapes_of(model)
+    for path, layers in model.named_modules():
+        if not isinstance(layers, nn.ModuleList) or len(layers) <= left:
+            continue
+        for field in _fields(config, len(layers)):
+            tried = _with_count(config, field, len(layers), range(left, len(layers)))
+            made = shapes_with(type(model), tried, {})
+            if made is not None and made.items() < dense.items() and not _has(made, f"{path}.{left}."):
+                config = tried
+                break
+    return config
+
+
+def _has(shapes: Shapes, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in shapes)
 
 
 def _fields(config: object, count: int) -> Iterator[str]:

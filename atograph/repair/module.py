@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
@@ -120,7 +121,8 @@ def slim_module(
     module = repaired.module
     notes += repair_other_forwards(model, module, example, whole)
     odd = f"{repaired.odd}, which no configuration can say"
-    fit = odd if repaired.odd else fit_config(model, module, checks.same)
+    ratios = {Fraction(count, plan.sizes[name]) for name, count in plan.counts.items()}
+    fit = odd if repaired.odd else fit_config(model, module, checks.same, ratios)
     allow_saving(module)
     if isinstance(fit, str):
         refuse_saving(model, module, fit)

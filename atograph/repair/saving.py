@@ -44,9 +44,8 @@ class Refusal:
             f"this slim {self.kind} cannot be saved with save_pretrained, because no configuration describes it: "
             f"{self.why}. What from_pretrained made of the files would be another model.",
             hint="slim.save(folder) writes the slim program, its weights and the plan; torch.save(module, path) writes "
-            "the module. A configuration has one number for all layers: couple groups, so that layers stay alike, and "
-            "freeze what it cannot say (a residual width, whose norms count the removed zeros). A Trainer that trains "
-            'this module takes save_strategy="no".',
+            "the module. A configuration has one number for all layers: plans with uniform=True keep what it can say, "
+            'and leave whole what it cannot. A Trainer that trains this module takes save_strategy="no".',
         )
 
 

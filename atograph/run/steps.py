@@ -12,7 +12,7 @@ from atograph.capture.model_state import current_state
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
 from atograph.inspection import overview
-from atograph.inspection.notes import state_line
+from atograph.inspection.notes import flops_line, state_line
 from atograph.inspection.page import page
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.outputs import left_out_text
@@ -104,6 +104,8 @@ class Run:
         check_decisions(job.model, job.task, graph.program, where=job.where)
         for decision in graph.program.interface.decided:
             console.say(decision.note)
+        if counted := flops_line(graph.program):
+            console.say(counted)
         one_length = state_line(graph.program)
         if one_length:
             console.warn(one_length)

@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.node import Argument
 
 from atograph.passes.analysis.groups import Groups
-from atograph.passes.axes.dims import Dim, dim_of, evaluate
+from atograph.passes.axes.dims import Axis, Dim, axes_of, dim_of, evaluate
 from atograph.passes.base import RewritePass
 from atograph.passes.cleanup.cse import share_sizes
 from atograph.passes.errors import InternalError, UserError
@@ -104,6 +104,19 @@ def slimmed_by(program: Program, kept: Kept, state: Mapping[str, torch.Tensor] |
     return _Rewrite(program, kept, state).run()
 
 
+def recomputed(program: Program, kept: Kept) -> Iterator[tuple[fx.Node, set[Axis]]]:
+    """The nodes of a program that a rewrite computes otherwise than with other sizes, with the axes that shrink there.
+
+    A layer norm that goes on dividing by its old width is one, and attention that keeps the scale of its old one: the
+    same model made with the new widths would compute something else.
+    """
+    rewrite = _Rewrite(program, kept)
+    rewrite.place_all()
+    for node in rewrite.lowered:
+        if not rewrite.does_the_same(node):
+            yield node, rewrite.shrunken(node)
+
+
 Slot: TypeAlias = int | str
 """Of an argument of a node: its position, or its keyword."""
 
@@ -154,6 +167,7 @@ class _Rewrite:
         self.nodes: dict[fx.Node, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._parts: dict[Any, tuple[fx.Node, ...]] = {}  # old nodes of several outputs → what gives each of these
+        self.lowered: list[fx.Node] = []  # old nodes whose rules have rewritten them
         self._shrunk: set[fx.Node] = set()  # numbers of the new graph that are less than they were
         self._leftovers: Leftovers | None = None
         if kept.rest is not None:
@@ -171,11 +185,7 @@ class _Rewrite:
         state = {
             name: self.kept.slice(self._state[name], self.axes.shape(node)) for node, name in self.program.state_nodes()
         }
-        for node in self.program.graph.nodes:
-            if self._leftovers is None or not self._leftovers.lay(node, partial(self.copy, node)):
-                self._place(node)
-            elif isinstance(new := self.nodes.get(node), fx.Node):
-                self._note_sizes(node, new)
+        self.place_all()
         (own,) = self._scopes
         root = own.complete()
         same = share_sizes(self.graph)
@@ -191,6 +201,29 @@ class _Rewrite:
         program.interface = replace(program.interface, example=self._example())
         return program
 
+    def place_all(self) -> None:
+        """Give all nodes their places in the new graph."""
+        for node in self.program.graph.nodes:
+            if self._leftovers is None or not self._leftovers.lay(node, partial(self.copy, node)):
+                self._place(node)
+            elif isinstance(new := self.nodes.get(node), fx.Node):
+                self._note_sizes(node, new)
+
+    def does_the_same(self, node: fx.Node) -> bool:
+        """Whether what a rule has written for a node is the same op, of equal pieces where it gives several."""
+        new, pieces = self.nodes.get(node), self.axes.shapes[node]
+        if new is None or len(pieces) > 1:
+            before = {tuple(dim.size for dim in piece) for piece in pieces}
+            return len({tuple(map(self.kept.size, piece)) for piece in pieces}) <= len(before)
+        same = new.target in (node.target, aten.reshape.default)
+        return same and new.kwargs.keys() == node.kwargs.keys() and len(new.args) == len(node.args)
+
+    def shrunken(self, node: fx.Node) -> set[Axis]:
+        """The axes that lose units and stand in what a node takes or gives."""
+        shapes = [shape for each in (node, *node.all_input_nodes) for shape in self.axes.shapes.get(each, ())]
+        axes = {axis for shape in shapes for dim in shape for axis in axes_of(self.axes.resolve(dim))}
+        return {axis for axis in axes if self.kept.shrinks(dim_of(axis))}
+
     def _place(self, node: fx.Node) -> None:
         """Give a node its place in the new graph."""
         effect = self.axes.effects.get(node)
@@ -199,6 +232,7 @@ class _Rewrite:
         elif (control := self.axes.regions.controls.get(node)) is not None:
             self.nodes[node] = self._copy_control(control)
         elif effect is not None and effect.lower is not None and self._touched(node):
+            self.lowered.append(node)
             lowered = effect.lower(_Lowering(node, self))
             if not isinstance(lowered, fx.Node):
                 self._parts[node] = tuple(lowered)

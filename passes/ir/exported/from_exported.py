@@ -18,6 +18,8 @@ from atograph.passes.ir.exported.symbols import NotIntegral, check_decisions, sy
 from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program, copy_graph, copy_regions
 from atograph.passes.ir.propagate import type_regions
+from atograph.passes.ir.reason import source_of
+from atograph.passes.ir.regions.control import control_of
 from atograph.passes.ir.sizes import BATCH, DATA
 from atograph.passes.torch_private import FakeTensorMode, pytree
 
@@ -58,6 +60,7 @@ def from_exported(
     graph, _nodes = copy_graph(exported.graph)
     _make_concrete(graph, symbols)
     regions = copy_regions(graph, exported.graph_module)
+    _note_callers(graph, regions)
     type_regions(graph, regions)
     for node in list(graph.nodes):
         if node.op == "placeholder" and node.name not in state and node.name not in inputs:
@@ -76,6 +79,21 @@ def from_exported(
     )
     tensors = {**exported.state_dict, **exported.constants}
     return Program.build(graph, interface, tensors, root=regions)
+
+
+def _note_callers(graph: fx.Graph, root: torch.nn.Module) -> None:
+    """Let what runs in regions come from the module that calls them, and from its line where the region's is generated.
+
+    What torch notes there are closures and their cells.
+    """
+    for node in graph.nodes:
+        control = control_of(node, root)
+        for region in control.regions if control is not None else ():
+            for each in region.module.graph.nodes:
+                each.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
+                if source_of(each)[:1] in ("", "<"):
+                    each.meta["stack_trace"] = node.meta.get("stack_trace")
+            _note_callers(region.module.graph, region.module)
 
 
 def _any_call() -> inspect.Signature:
