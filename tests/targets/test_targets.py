@@ -192,7 +192,10 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["onxn"], "there is no target 'onxn'. Perhaps onnx? Known targets: onnx, pt2, plain, thief, report."),
+        (
+            ["onxn"],
+            "there is no target 'onxn'. Perhaps onnx? Known targets: onnx, openvino, pt2, plain, thief, report.",
+        ),
         ([], "a run needs a target"),
         (["onnx", "plain", "onnx"], "the target 'onnx' is named twice"),
         (["plain", "thief"], "the target 'thief' writes slim.plain.pt2, as the target 'plain' does"),
