@@ -38,7 +38,7 @@ def settled(
         references: what the outputs should be.
         others: what they are.
     """
-    results = [each for each in next(iter(reversed(graph.nodes))).args[0] if isinstance(each, fx.Node)]  # type: ignore[union-attr]
+    results = [each for each in next(iter(reversed(graph.nodes))).args[0] if isinstance(each, fx.Node)]
     if not len(references) == len(others) <= len(results):
         return others
     pairs = zip(results[len(results) - len(others) :], references, others, strict=True)
