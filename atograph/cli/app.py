@@ -85,6 +85,10 @@ def compress(
     data: DataOption = None,
     capture_limit: LimitOption = None,
     init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A plan.json, or a run's folder: train towards it, in place of a budget."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
@@ -112,7 +116,7 @@ def compress(
 
     with running(quiet=quiet, limit=capture_limit) as console:
         command_compress.compress(
-            spec, out=out, force=force, resume=resume, data=data, init=init, given=settings, assignments=set_ or [],
+            spec, out=out, force=force, resume=resume, data=data, init=init, plan=plan, given=settings, assignments=set_ or [],
             baseline=baseline, targets=target, opset=opset, tensorboard=tensorboard, console=console,
         )  # fmt: skip
 
