@@ -116,8 +116,9 @@ def compress(
 
     with running(quiet=quiet, limit=capture_limit) as console:
         command_compress.compress(
-            spec, out=out, force=force, resume=resume, data=data, init=init, plan=plan, given=settings, assignments=set_ or [],
-            baseline=baseline, targets=target, opset=opset, tensorboard=tensorboard, console=console,
+            spec, out=out, force=force, resume=resume, data=data, init=init, plan=plan, given=settings,
+            assignments=set_ or [], baseline=baseline, targets=target, opset=opset, tensorboard=tensorboard,
+            console=console,
         )  # fmt: skip
 
 
