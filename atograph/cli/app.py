@@ -436,8 +436,9 @@ def bench(
     profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print tables and warnings only.")] = False,
 ) -> None:
-    """Run the dense model and slim.onnx of RUN in turns in ONNX Runtime on this machine, and compare their latency; with
-    a target such as openvino, there, too.
+    """Run the dense model and slim.onnx of RUN in turns in ONNX Runtime on this machine, and compare their latency.
+
+    With a target such as openvino they are timed there, too.
 
     The dense model is made by SPEC and exported the same way. Times are medians; the distance between the quartiles is
     beside them. A warning names the layers that waste what the FLOPs promise, if less than half of it is gained.

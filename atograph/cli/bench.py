@@ -66,5 +66,6 @@ def bench(
             continue
         layers = ", ".join(f"{layer.title} ({layer.wasted:.3f} ms)" for layer in worst)
         console.warn(
-            f"{where} the slim model {saved}. What takes the most beyond that: {layers}. {advice(worst, found.multiple)}"
+            f"{where} the slim model {saved}. What takes the most beyond that: {layers}. "
+            f"{advice(worst, found.multiple)}"
         )
