@@ -119,9 +119,9 @@ class Run:
             graph = graph.within(job.within)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
-        settings = latency_budget.prepare(graph, job.settings, earlier=self._measured_earlier(), alone=alone)
+        settings = latency_budget.prepare(graph, job.settings, job.later, earlier=self._measured_earlier(), alone=alone)
         multiple = settings.rounding
-        assert multiple != "auto"
+        assert isinstance(multiple, int)
         budgets = graph.budgets(**settings.budgets)
         for each in (budgets, *(graph.budgets(**later) for later in job.later)):
             check_budgets(each, graph.groups, settings.floor, multiple)

@@ -128,7 +128,7 @@ class WrongOfBothAndSlim(Changing):
 def test_a_target_that_computes_something_else_is_named(
     made: tuple[nn.Module, Slim], row: type[Target], tmp_path: Path
 ) -> None:
-    with pytest.raises(InternalError, match=r"slim and A runtime by \S+, allowed.* bug in test_targets;"):
+    with pytest.raises(InternalError, match=r"slim and A runtime by \S+, allowed.* bug in test_targets"):
         proved(made, row(), tmp_path)
 
 
