@@ -160,7 +160,7 @@ def _in_onnx(model: Any, folder: Path) -> str:
     graph, _inputs = traced(cached)
     prompt = prompt_of(cached)
     files = Files(atograph.slim(graph, graph.plan(kept={})), folder, bool(prompt.encoder))
-    tokens, _logits = by_torch(cached, prompt, STEPS)
+    tokens, _logits = by_torch(model, prompt, STEPS)
     found, _logits = files.decoded(cached.cache(len(prompt.ids)), prompt, STEPS)
     return f"{int((tokens == found).sum())} of {tokens.numel()}"
 
