@@ -35,6 +35,7 @@ from atograph.passes.pipeline.pipeline import ANALYSE, Pipeline
 from atograph.passes.pipeline.remembered import passes_of_plan
 from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.choose import check_budgets, scores_of
+from atograph.passes.plan.fitting import Rounding, fitting
 from atograph.passes.plan.from_losses import plan_from_losses
 from atograph.passes.plan.from_scores import check_scores, plan_from_scores
 from atograph.passes.plan.least import fewest
@@ -256,7 +257,7 @@ class Graph(NotPickled):
         keep: float = 0.5,
         kept: Mapping[str, Iterable[int]] | None = None,
         floor: float = 0.05,
-        round_to: int | Literal["auto"] | None = None,
+        round_to: Rounding | None = None,
         measured: bool = True,
         depth: bool | float = False,
         uniform: bool = False,
@@ -275,8 +276,9 @@ class Graph(NotPickled):
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
-            round_to: widths are multiples of this (with budgets; `Group.step`), or ``"auto"``: of what is fastest in
-                ONNX Runtime on this machine. None: what the budgets ask for, else 1.
+            round_to: with budgets, widths are multiples of this (`Group.step`); ``"fit"``: of what suits the network
+                (`passes.plan.fitting`); ``"auto"``: of what is fastest in ONNX Runtime on this machine. None: what the
+                budgets ask for, else ``"fit"``.
             measured: see `plan_from_scores`.
             depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
                 branches go. A number is the share of what is saved that they give, True is a half
@@ -385,7 +387,7 @@ class Graph(NotPickled):
         scores: Mapping[str, torch.Tensor],
         flops: float | None = None,
         floor: float = 0.05,
-        round_to: int | Literal["auto"] | None = None,
+        round_to: Rounding | None = None,
         *,
         measured: bool = True,
         within: Mapping[str, Sequence[int]] | None = None,
@@ -417,7 +419,7 @@ class Graph(NotPickled):
         return self._settled(choose, limits, floor, round_to, measured)
 
     def _plan_from_losses(
-        self, seen: Sensitivity, limits: Budgets, floor: float, round_to: int | Literal["auto"] | None, measured: bool
+        self, seen: Sensitivity, limits: Budgets, floor: float, round_to: Rounding | None, measured: bool
     ) -> Plan:
         """The plan by a sensitivity of this graph, or of one in which more could be pruned."""
         if self.limits:
@@ -436,12 +438,14 @@ class Graph(NotPickled):
         choose: Callable[[int], Plan],
         limits: Budgets,
         floor: float,
-        round_to: int | Literal["auto"] | None,
+        round_to: Rounding | None,
         measured: bool,
     ) -> Plan:
         """A plan for a multiple of widths that is chosen where none is given, and measured where a budget can be."""
         if round_to is None:
             round_to = limits.rounding
+        if round_to == "fit":
+            round_to = fitting(self.groups, limits, floor)
         if round_to == "auto":
             asked = ", ".join(f"{what}={share:g}" for what, share in [*limits.shares.items(), ("floor", floor)])
             round_to = self.measured_latency().rounding(asked, choose)

@@ -47,8 +47,11 @@ class Bench:
     options: argparse.Namespace
 
     def settings(self, **changed: Any) -> TrainSettings:
-        """The recipe."""
-        given = {"flops": self.budget, "epochs": self.options.epochs, "device": self.options.device, "seed": self.seed}
+        """The recipe; widths are not rounded, as those of the other methods are not."""
+        given = {
+            "flops": self.budget, "epochs": self.options.epochs, "device": self.options.device, "seed": self.seed,
+            "round_to": 1,
+        }  # fmt: skip
         return settings_of({**given, **changed})
 
     def task(self) -> Task:
@@ -153,6 +156,7 @@ METHODS: dict[str, Callable[[Bench], Outcome]] = {
     "uniformly narrower": narrow,
     "uniformly narrower, for the FLOPs of dense": narrow_longer,
     "progressive": partial(pruned, method="progressive"),
+    "progressive, widths that fit": partial(pruned, method="progressive", round_to="fit"),
     "progressive, for the FLOPs of dense": progressive_longer,
     "ato": partial(pruned, method="ato"),
     "ato, for the FLOPs of dense": longer,

@@ -78,9 +78,9 @@ def of_seed(seed: int, budgets: Sequence[float], dense: int, tuned: int) -> dict
     found = {(1.0, "dense"): error(model)}
     for budget in budgets:
         plans = [
-            graph.plan(budget, by="taylor", data=data),
-            graph.plan(budget, by=added),
-            graph.plan(budget, by=seen),
+            graph.plan(budget, by="taylor", data=data, round_to=1),
+            graph.plan(budget, by=added, round_to=1),
+            graph.plan(budget, by=seen, round_to=1),
         ]
         for name, plan in zip(PLANS, plans, strict=True):
             slim = atograph.slim(graph, plan).module

@@ -1,10 +1,11 @@
 """Latency of slim models in ONNX Runtime: ``python -m benchmarks.latency [--only GLOB]``.
 
 Seven known models with random weights, pruned by magnitude to 0.5 and 0.3 of their FLOPs, on one thread of this CPU at
-batches of 1 and 8: with widths as they come (off), in multiples of 8, and in those that ``--round-to auto`` finds; and
-Torch-Pruning's model of the same FLOPs where it can make one, exported the same way, as it comes and rounded to what
-auto found. In one run all models of a budget are called in turns. Each budget of a model is measured in a process of
-its own with a time limit. With ``--json`` a row is written as soon as it is measured, and ``--resume`` goes on.
+batches of 1 and 8: with widths as they come (off), as they are rounded by default, and in multiples that ``--round-to
+auto`` finds; and Torch-Pruning's model of the same FLOPs where it can make one, exported the same way, as it comes and
+rounded to what auto found. In one run all models of a budget are called in turns. Each budget of a model is measured in
+a process of its own with a time limit. With ``--json`` a row is written as soon as it is measured, and ``--resume``
+goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.latency_part import BATCHES
 from benchmarks.zoo_rows import Row
 
 BUDGETS = (0.5, 0.3)
-VARIANTS = ("off", "8", "auto", "Torch-Pruning", "Torch-Pruning, rounded")
+VARIANTS = ("off", "default", "auto", "Torch-Pruning", "Torch-Pruning, rounded")
 MARKER = "<!-- table: python -m benchmarks.latency -->"
 """What stands above this line in a Markdown file is written by hand."""
 

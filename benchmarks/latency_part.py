@@ -60,8 +60,8 @@ def measure(name: str, share: float, record: Record) -> None:
     with TemporaryDirectory() as scratch:
         variants = Variants(Path(scratch), record)
         variants.add("dense", lambda: (to_exported(graph.program), 1.0))
-        variants.add("off", planned)
-        variants.add("8", lambda: planned(round_to=8))
+        variants.add("off", lambda: planned(round_to=1))
+        variants.add("default", planned)
         multiples = {}
         for batch in BATCHES:
             latency = graph.measure_latency(batch=batch)

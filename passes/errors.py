@@ -40,7 +40,7 @@ class InternalError(AtographError):
         culprit: the package whose bug it is: that of a pass, if it is not ours.
 
     Attributes:
-        culprit: that package.
+        message, culprit: as given.
         reproducer: the file that helps to reproduce it (`atograph.passes.pipeline.reproducer`), once there is one.
         found_by: options of ``atograph opt`` without which it does not show.
     """
@@ -48,7 +48,7 @@ class InternalError(AtographError):
     def __init__(self, message: str, culprit: str = "atograph") -> None:
         self.reproducer: Path | None = None
         self.found_by = ""
-        self.culprit = culprit
+        self.message, self.culprit = message, culprit
         whose = f"This is a bug in {culprit}"
         to_do = "; please report it with the model that shows it." if culprit == "atograph" else "."
         super().__init__(f"internal error: {message} {whose}{to_do}")

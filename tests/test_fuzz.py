@@ -90,6 +90,7 @@ def test_masked_is_slim(reached: set[str], example: Example, number: int, keep: 
     reached |= rows_of(check(example, number, keep).program)
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 3, 10))
 @given(networks(), st.integers(0, 2**16))
@@ -116,6 +117,7 @@ def test_a_network_with_this_knot(knot: tuple[int, str], data: st.DataObject, nu
     check(data.draw(networks(2, knot)), number, 0.5)
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 8, 10))
 @given(compositions(), st.integers(0, 2**16), st.sampled_from([0.02, 0.2, 0.5, 0.8]), st.booleans())
@@ -160,6 +162,7 @@ def test_any_size(dynamic: Counter[str], example: tuple[Grown | Composed, tuple[
             assert difference(reference, _listed(slim(*args))) <= 1e-9, (model, sizes)
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 8, 10))
 @given(networks() | compositions() | streams(), st.integers(0, 2**16))
@@ -243,6 +246,7 @@ def check(example: Example, number: int, keep: float, *, depth: bool = False) ->
     return found.graph
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 8, 10))
 @given(networks(), st.integers(0, 2**16))
@@ -328,6 +332,7 @@ def test_onnx_runtime_agrees(
     assert difference(single, found) <= allowed, model
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 5, 10))
 @given(networks(), st.integers(0, 2**16))

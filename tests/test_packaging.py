@@ -111,6 +111,7 @@ def files_of_the_tree() -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_file_and_works_alone(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == files_of_the_tree()

@@ -51,7 +51,7 @@ def export(
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
     if out is not None and not other and out.suffix != ".onnx":
         raise UserError("an ONNX file ends in .onnx.", where=str(out), hint="Name it so: --out slim.onnx.")
-    for path in () if out is None or force else (out, weights_beside(out)):
+    for path in () if out is None or force else _files(out, target if other else None):
         if path.exists():
             raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
@@ -86,3 +86,12 @@ def _task(source: Spec) -> Task:
 
     batches = source.train_data(), source.val_data()
     return Task(*batches, loss=source.loss, metric=source.metric, metric_name=source.metric_name)
+
+
+def _files(out: Path, target: str | None) -> list[Path]:
+    """What would be written; None: for an ONNX file."""
+    if target is None:
+        return [out, weights_beside(out)]
+    from atograph.targets.table import classes_of
+
+    return [out, *(out.with_suffix(suffix) for suffix in classes_of([target])[0].beside)]

@@ -65,6 +65,11 @@ class Body(nn.Module):
 
     def __init__(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
         super().__init__()
+        if graph.sparse_initializer:
+            raise UserError(
+                f"the constant {graph.sparse_initializer[0].values.name!r} is sparse.", where="the ONNX file",
+                hint="Write it as an ordinary initialiser.",
+            )  # fmt: skip
         constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
         self.inputs = [each.name for each in graph.input if each.name not in constants]
         self.outputs = [each.name for each in graph.output]
@@ -108,9 +113,16 @@ class Body(nn.Module):
         readers, numbers = readers_of(self), demanded(self)
         index_of = {id(op): index for index, op in enumerate(self.nodes)}
         for name, array in constants.items():
+            if name not in readers and name not in self.outputs:
+                continue
             if array.dtype.kind not in "fiub":
-                raise UserError(f"the constant {name!r} is of the type {array.dtype}.", where="the ONNX file",
-                                hint="torch has no such type.")  # fmt: skip
+                text = array.dtype.kind in "OSU"
+                raise UserError(
+                    f"the constant {name!r} is {'text' if text else f'of the type {array.dtype}'}, which torch has no "
+                    "tensors of.", where="the ONNX file",
+                    hint=f"Cut off what reads it ({readers[name][0][0].place}), with onnx.utils.extract_model say."
+                    if readers.get(name) else None,
+                )  # fmt: skip
             uses = readers.get(name, ())
             role = role_of(array, uses, numbers=name in numbers)
             if role == "number":

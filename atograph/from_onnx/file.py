@@ -18,6 +18,10 @@ from atograph.passes.ir.about import About
 from atograph.values.user_code import one_line
 
 SUFFIX = ".onnx"
+_INCOMPLETE = "Is it complete, with the weights that lie in a file beside it?"
+_INVALID = "ONNX's own checker refuses it: what wrote it has to be mended."
+_SHAPELESS = "Inputs and outputs have to say their shapes: onnx.tools.update_model_dims.update_inputs_outputs_dims."
+
 OLDEST = 7
 """The opset from which on ops broadcast as they do now."""
 
@@ -85,9 +89,11 @@ def read_onnx(path: Path) -> OnnxFile:
             model = inliner.inline_local_functions(model)
         onnx.checker.check_model(model) if model.ByteSize() < 2**31 - 1 else None
     except Exception as error:
+        checked = isinstance(error, onnx.checker.ValidationError)
+        shapeless = checked and "'shape'" in str(error)
         raise UserError(
             f"this is no ONNX file that can be read: {one_line(error)}.", where=str(path),
-            hint="Is it complete, with the weights that lie in a file beside it?",
+            hint=_SHAPELESS if shapeless else _INVALID if checked else _INCOMPLETE,
         ) from error  # fmt: skip
     opsets = {each.domain if each.domain != "ai.onnx" else "": each.version for each in model.opset_import}
     if opsets.get("", OLDEST) < OLDEST:
@@ -104,8 +110,9 @@ def _value(value: onnx.ValueInfoProto, path: Path) -> FileValue:
     kind = value.type
     if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in TYPES:
         raise UserError(
-            f"{value.name!r} is no tensor of numbers.", where=str(path), hint="Such files cannot be pruned."
-        )
+            f"{value.name!r} is no tensor of numbers.", where=str(path),
+            hint="Cut it off, with onnx.utils.extract_model say; the rest can be pruned.",
+        )  # fmt: skip
     tensor = kind.tensor_type
     shape = None
     if tensor.HasField("shape"):

@@ -82,7 +82,11 @@ def _captured(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Di
         UserError: it cannot be captured at all.
     """
     first: UserError | None = None
-    for dynamic in dict.fromkeys((dims.texts(network.arguments), False)):
+    choices: list[tuple[str, ...] | bool] = [*dict.fromkeys((dims.texts(network.arguments), False))]
+    if network.unrolled and len(choices) > 1:
+        first = UserError(f"{network.unrolled} goes round as often as an input is long.")
+        choices = [False]
+    for dynamic in choices:
         try:
             program = capture(network, tuple(inputs[name] for name in network.inputs), dynamic=dynamic)
         except UserError as error:

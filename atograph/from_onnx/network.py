@@ -24,7 +24,7 @@ class OnnxNetwork(Body):
     Attributes:
         file: what was read.
         arguments: input of the file → the parameter of ``forward``.
-        names: input, output or size of the program → what files call it, where that is another name.
+        names: input of the program, and output that it calls otherwise → what files call it.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -37,8 +37,13 @@ class OnnxNetwork(Body):
             raise UserError(f"nothing gives the value {self.outer[0]!r}, which it reads.", where=str(file.path))
         self.file = file
         self.arguments = identifiers(self.inputs)
-        self.names = {own: name for name, own in self.arguments.items() if own != name}
+        self.names = {own: name for name, own in self.arguments.items()}
         self.names |= {f"output_{name}": name for name in self.outputs if name[:1].isdigit()}
+
+    @property
+    def unrolled(self) -> str:
+        """The place of a loop that went round as often as an input is long, when it was last computed; empty: none."""
+        return next((op.place for op in self.modules() if isinstance(op, Op) and op.by_length), "")
 
     def by_name(self, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """All outputs by their names, of the inputs by theirs.

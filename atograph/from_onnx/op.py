@@ -42,6 +42,7 @@ class Op(nn.Module):
         inputs, outputs: names of values; empty where one is left out.
         captured: the last of the inputs: what its own graphs read of the one around.
         wide: the type that stands for float32: float64 in a network that was made so.
+        by_length: whether it is a loop that has gone round as often as an input is long.
     """
 
     def __init__(self, node: onnx.NodeProto, opset: int) -> None:
@@ -63,6 +64,7 @@ class Op(nn.Module):
         self.inputs, self.outputs = list(node.input), list(node.output)
         self.row = _row_of(node, self.place)
         self.wide = torch.float32
+        self.by_length = False
 
     @property
     def graphs_within(self) -> list[Any]:
@@ -176,7 +178,7 @@ def _row_of(node: onnx.NodeProto, place: str) -> Row:
     found = ROWS.get((domain, node.op_type))
     if found is None:
         name = f"{domain}::{node.op_type}" if domain else node.op_type
-        quantised = any(part in name for part in ("Quantize", "Integer", "QLinear"))
+        quantised = any(part in name.lower() for part in ("quantize", "integer", "qlinear"))
         raise UserError(
             f"nothing is known of the ONNX op {name} ({place}).", where="the ONNX file",
             hint=_QUANTISED if quantised else "Export the model without it, or write a row for it: see docs/onnx.md.",

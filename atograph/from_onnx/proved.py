@@ -15,9 +15,7 @@ from atograph.from_onnx.table import Value
 from atograph.ort.session import OnnxSession
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.run import ProgramModule
-from atograph.values.difference import TOLERANCES, largest_difference
-
-TOLERANCE = TOLERANCES[torch.float32]
+from atograph.values.difference import largest_difference, tolerance
 
 OF_ONE = {"Sigmoid", "Softmax", "HardSigmoid", "Tanh", "Erf"}
 """Ops whose kernels in ONNX Runtime are right to the rounding of one, however small the value is."""
@@ -44,7 +42,7 @@ def check_same(program: ProgramModule, network: OnnxNetwork, inputs: Mapping[str
         found = program(*(inputs[value.name] for value in file.inputs))
     made = [found[value.name].detach().cpu() for value in file.outputs]
     difference = largest_difference(expected, made)
-    if difference <= TOLERANCE:
+    if difference <= tolerance([*expected, *program.tensors().values()], finest=torch.float32):
         return
     at = _node_apart(network, inputs)
     if at or not _alike(expected, made):
@@ -115,4 +113,4 @@ def _close(reference: torch.Tensor, value: torch.Tensor, *, of_one: bool) -> boo
     if not one.numel():
         return True
     scale = max(float(one.abs().max()), float(of_one))
-    return float((one - other).abs().max()) <= TOLERANCE * scale
+    return float((one - other).abs().max()) <= tolerance([reference], finest=torch.float32) * scale

@@ -26,7 +26,7 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import DATA
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 aten = torch.ops.aten
 

@@ -16,7 +16,7 @@ from atograph.spec.example_inputs import Inputs
 from atograph.values.user_code import one_line
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 
 def measure_latency(

@@ -27,7 +27,7 @@ from atograph.passes.torch_private import pytree
 from atograph.values.batch_size import with_batch
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 _SECONDS = 1.5
 """Of measuring for each model; five calls of each in any case."""

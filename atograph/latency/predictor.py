@@ -137,7 +137,7 @@ class MeasuredLatency:
         return [known[plan.digest] for plan in plans]
 
     def rounding(self, asked: str, choose: Callable[[int], Plan], multiples: Sequence[int] = MULTIPLES) -> int:
-        """The multiple whose plan takes the least time for the FLOPs that it keeps.
+        """The multiple whose plan takes the least time for the FLOPs that it keeps, and no more than the finest one's.
 
         Args:
             asked: the budgets in words: the record holds what was found for each.
@@ -164,9 +164,11 @@ class MeasuredLatency:
             }
             self.record.rounding[asked] = tried
             self._save()
-        best = min(each.per_flops for each in tried.values())
+        limit = min(1.0, next(iter(tried.values())).latency)  # no slower than the dense model, or than the finest
+        fast = {n: each for n, each in tried.items() if each.latency <= limit} or tried
+        best = min(each.per_flops for each in fast.values())
         self.tried = tried
-        self.chosen = next(n for n, each in tried.items() if each.per_flops <= (1 + _SAME) * best)
+        self.chosen = next(n for n, each in fast.items() if each.per_flops <= (1 + _SAME) * best)
         return self.chosen
 
     def settle(self, choose: Callable[[], Plan], asked: float) -> Plan:

@@ -17,7 +17,7 @@ from atograph.process.child_process import SECONDS, ChildError
 from atograph.values.user_code import one_line
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

@@ -36,7 +36,7 @@ from atograph.passes.plan.plan import fingerprint
 from atograph.process.stages import Stage
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 _SHARES: Mapping[int, Sequence[float]] = {
     1: (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1),

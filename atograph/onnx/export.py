@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from atograph.files.writing import writing
 from atograph.onnx.decompositions import one_by_one
 from atograph.onnx.forms import expressible
+from atograph.onnx.held_limits import hold_limits
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
 from atograph.onnx.norms import write_norms
@@ -116,6 +117,7 @@ def export_onnx(
         to_newer(model, opset)
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
+    hold_limits(model, program)
     _rename(model.graph, names_in_files(program))
     if only_read:
         model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses() or value.is_graph_output()]
@@ -248,6 +250,6 @@ def _rename(graph: onnx_ir.Graph, names: Mapping[str, str]) -> None:
             value.name = f"{value.name}_inner"
     for value in ends:
         value.name = names.get(value.name or "", value.name)
-    for value in (*ends, *inside):
+    for value in {id(each): each for each in (*ends, *inside)}.values():  # an end may be a value of a node, too
         if value.shape is not None:
             value.shape = onnx_ir.Shape([_renamed(dim, names) for dim in value.shape])

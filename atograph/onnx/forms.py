@@ -17,6 +17,10 @@ from atograph.passes.ir.reason import module_in, source_of
 _ATEN = torch.ops.aten
 _CLAMPS = (_ATEN.clamp.default, _ATEN.clamp_.default, _ATEN.clip.default, _ATEN.clip_.default)
 _BOUNDS = ("min", "max")
+_SMOOTH = (
+    _ATEN._upsample_bilinear2d_aa.default, _ATEN._upsample_bilinear2d_aa.vec, _ATEN._upsample_bicubic2d_aa.default,
+    _ATEN._upsample_bicubic2d_aa.vec,
+)  # fmt: skip
 
 
 def expressible(program: ExportedProgram) -> ExportedProgram:
@@ -38,13 +42,15 @@ def expressible(program: ExportedProgram) -> ExportedProgram:
             as_slices(node, caller(node))
         elif reads_places(node):
             raise _reads_places(node)
+        elif _one_wide(node):
+            raise _wrong_in_torch(node)
         elif follows_the_batch(node) and not as_product(node):
             raise _follows_the_batch(node)
     return rebuilt(program, root=fx.GraphModule(program.graph_module, graph), graph=graph)
 
 
 def _has_another_form(node: fx.Node) -> bool:
-    return any(odd(node) for odd in (_mixed, _masked, in_pieces, reads_places, follows_the_batch))
+    return any(odd(node) for odd in (_mixed, _masked, in_pieces, reads_places, follows_the_batch, _one_wide))
 
 
 def _bounds(node: fx.Node) -> list[object]:
@@ -75,6 +81,25 @@ def _reads_places(node: fx.Node) -> UserError:
         "torch.onnx has nothing to write the places of the largest with, which an adaptive pooling gives beside them.",
         where=_place(node),
         hint="Do without return_indices in the model, or without ONNX: --target pt2.",
+    )
+
+
+def _one_wide(node: fx.Node) -> bool:
+    """Whether it changes the height of images that are one wide then, with antialiasing: its second pass is wrong on
+    PyTorch's CPU kernels (2.13), which take a width of 1 for channels that come last, and give one row everywhere."""
+    source = node.args[0] if node.target in _SMOOTH else None
+    if not isinstance(source, fx.Node):
+        return False
+    (height, _width), (to, width) = source.meta["val"].shape[-2:], node.meta["val"].shape[-2:]
+    return isinstance(width, int) and width == 1 and not (isinstance(to, int) and to in (1, height))
+
+
+def _wrong_in_torch(node: fx.Node) -> UserError:
+    return UserError(
+        "PyTorch computes interpolate(antialias=True) to a width of 1 wrong (its CPU kernel gives one row everywhere); "
+        "an ONNX file would give what the op says, and be another function.",
+        where=_place(node),
+        hint="Change the height in a call of its own, and then the width: two calls are right.",
     )
 
 

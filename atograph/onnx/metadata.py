@@ -22,7 +22,8 @@ def metadata(
         flops: of the slim and of the dense model.
         params: the same.
         budgets: what was asked for, as shares; None: nobody knows.
-        limits: of the dynamic sizes, in words, which nothing in the file holds anybody to; empty where there are none.
+        limits: of the dynamic sizes, in words; the file holds nobody to the conditions among them. Empty: there are
+            none.
     """
     asked = {"atograph.budgets": ", ".join(f"{what}={share:g}" for what, share in (budgets or {}).items())}
     return {

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atograph.ort.model import OnnxModel
-from atograph.ort.session import FileInput
 from atograph.passes.errors import UserError
+from atograph.sessions.session import FileInput
 from atograph.spec.example_inputs import inputs_of_batch
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 _HINT = "Calibrate with data of the kind that the run was made with: its own file, or --spec."
 

@@ -12,6 +12,7 @@ from torch import fx
 from atograph.files.writing import scratch
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
+from atograph.ort.of_one import settled
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.program import Program, copy_graph
@@ -26,14 +27,6 @@ from atograph.values.user_code import one_line
 
 _FAR = 10
 """How many times the tolerance is no rounding."""
-
-_OF_ONE = {
-    torch.ops.aten.sigmoid.default, torch.ops.aten.softmax.int, torch.ops.aten.tanh.default,
-    torch.ops.aten.hardsigmoid.default, torch.ops.aten.erf.default,
-}  # fmt: skip
-"""Ops whose kernels in ONNX Runtime are right to the rounding of one, however small the value is."""
-
-_EPSILON = torch.finfo(torch.float32).eps
 
 HINT = "Trace the model with this size fixed: without it in dynamic=, or with dynamic=False for all of them."
 
@@ -69,20 +62,8 @@ def check_other_sizes(program: Program, file: Callable[..., object], *, where: s
         if [each.shape for each in found] != [each.shape for each in expected]:
             raise _wrong_there(program, sizes, "its outputs have another shape", where, form)
         allowed = tolerance([*expected, *program.state.values()], finest=torch.float32)
-        apart = largest_difference(expected, found)
-        if not apart <= _FAR * allowed and not _is_rounding_of_one(program, expected, found):
+        if not largest_difference(expected, settled(program.graph, expected, found)) <= _FAR * allowed:
             raise _wrong_there(program, sizes, "it computes something else than the program", where, form)
-
-
-def _is_rounding_of_one(program: Program, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
-    """Whether values are apart by the rounding of one at most, in a program with ops that ONNX Runtime has no more of.
-
-    A detector that finds nothing gives 1e-10 everywhere, and ONNX Runtime zero: that tells nothing of sizes.
-    """
-    if not any(node.target in _OF_ONE for node in program.graph.nodes):
-        return False
-    pairs = zip(expected, found, strict=True)
-    return all(torch.allclose(one.double(), other.double(), rtol=0.0, atol=_EPSILON) for one, other in pairs)
 
 
 def _on_the_cpu(run: Callable[..., object], inputs: object) -> list[torch.Tensor]:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from atograph.onnx.names import with_constants
 from atograph.ort.session import OnnxSession
 from atograph.passes.errors import UserError
-from atograph.passes.ir.exported.notes import names_in_files
-from atograph.passes.torch_private import pytree
+from atograph.sessions.file_model import FileModel
 from atograph.values.user_code import one_line
-
-if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
 
 AGAIN = "The ONNX file of a run is made again by `atograph export`."
 
 
-class OnnxModel(OnnxSession, nn.Module):
+class OnnxModel(OnnxSession, FileModel):
     """An ONNX file as a module: the same inputs and outputs as the program that it was exported from, on the CPU.
 
     Attributes:
@@ -54,37 +47,7 @@ class OnnxModel(OnnxSession, nn.Module):
     ) -> None:
         nn.Module.__init__(self)
         OnnxSession.__init__(self, path, threads=threads, disabled=disabled, plain=plain, hint=AGAIN)
-        names = names_in_files(program)
-        self._names = [names.get(str(name), name) for name in program.graph_signature.user_inputs]
-        self.captured = _keywords(program)
-        self._program = program
-
-    def feed(self, *args: object, **kwargs: object) -> Feed:
-        """The inputs as ONNX Runtime takes them: arrays by name."""
-        try:  # by the names of keywords, whatever their order is
-            leaves = self._program.call_spec.in_spec.flatten_up_to((args, kwargs))
-        except (ValueError, AttributeError):  # given by position where the program has keywords, or the other way round
-            leaves = pytree.tree_leaves((args, kwargs))
-        taken = {value.name for value in self.inputs}
-        return {
-            str(name): leaf.detach().cpu().numpy()
-            for name, leaf in zip(self._names, leaves, strict=True)
-            if name in taken
-        }
-
-    def forward(self, *args: object, **kwargs: object) -> Any:
-        """Run the file."""
-        values = self.run(self.feed(*args, **kwargs))
-        return with_constants(self._program, [torch.from_numpy(value) for value in values])
-
-
-def _keywords(program: ExportedProgram) -> frozenset[str]:
-    """The names of the arguments that a program takes by name."""
-    takes = program.call_spec.in_spec
-    if takes is None:
-        return frozenset()
-    _args, kwargs = pytree.tree_unflatten(range(takes.num_leaves), takes)
-    return frozenset(kwargs)
+        self.made_from(program)
 
 
 def check_runs(path: Path, program: ExportedProgram, *, where: str) -> OnnxModel:

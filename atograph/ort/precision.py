@@ -21,7 +21,7 @@ from atograph.process.child_process import ChildError
 from atograph.process.quiet import quiet
 
 if TYPE_CHECKING:
-    from atograph.ort.worker import Feed
+    from atograph.sessions.feed import Feed
 
 _LARGEST = 2**31 - 2**20
 """What one protobuf file can hold, with room for the graph."""

@@ -6,20 +6,18 @@ import errno
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-_WARM_UP = 3
+from atograph.sessions.feed import Feed
 
-Feed: TypeAlias = Mapping[str, NDArray[np.generic]]
-"""What a session takes: arrays by the names of its inputs."""
+_WARM_UP = 3
 
 _sessions: dict[int, onnxruntime.InferenceSession] = {}
 

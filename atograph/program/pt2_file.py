@@ -80,8 +80,8 @@ def _size_names(text: str) -> SizeNames:
         raise Unreadable(f"{_SIZES}: {first_of(error)}") from error
 
 
-_FileName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,300}$")]
-"""Whatever an ONNX file may call a value, in one line."""
+_FileName = Annotated[str, Field(min_length=1, max_length=4096)]
+"""Whatever an ONNX file may call a value."""
 
 
 class _FileNames(RootModel[dict[str, _FileName]]):

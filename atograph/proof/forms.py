@@ -10,6 +10,7 @@ from torch import nn
 
 from atograph.files.writing import scratch
 from atograph.ort.model import OnnxModel
+from atograph.ort.of_one import settled
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.interface import Example
 from atograph.process.stages import stage
@@ -126,10 +127,12 @@ class Forms:
         target = file.target
         allowed = allowed if target.tolerance is None else target.tolerance
         args, kwargs = copied(self._file_inputs[target.name])
-        values = self._others[target.name] = tensors_of(file(*args, **kwargs))
+        values: Sequence[torch.Tensor] = tensors_of(file(*args, **kwargs))
+        self._others[target.name] = [*values]
+        values = self._settled(file, self.outputs, values)
         difference, fault = largest_difference(self.outputs, values), None
         if excused and not difference <= allowed and _same_shapes(self.outputs, values):
-            difference, fault = self._without_faults(target, values, allowed)
+            difference, fault = self._without_faults(file, values, allowed)
         return InTarget(label=target.label, difference=difference, tolerance=allowed, fault=fault)
 
     def _of_source(self, allowed: float) -> InTarget | None:
@@ -143,11 +146,13 @@ class Forms:
         if made is None or target is None:
             return None
         expected = self.slim.state.outputs(tensors_of(made, self.slim.left_out))
-        values = self._others[target.name]
+        graph = self.slim.passes_program.graph
+        values = settled(graph, expected, self._others[target.name])
         difference, fault = largest_difference(expected, values), None
         if not difference <= allowed and _same_shapes(self.masked, expected) and _same_shapes(expected, values):
-            whole, of_dense = difference, largest_difference(self.masked, expected)
-            pairs = [differences(one, other) <= allowed for one, other in zip(self.masked, expected, strict=True)]
+            dense = settled(graph, self.masked, expected)
+            whole, of_dense = difference, largest_difference(self.masked, dense)
+            pairs = [differences(one, other) <= allowed for one, other in zip(self.masked, dense, strict=True)]
             apart = [differences(one, other) for one, other in zip(expected, values, strict=True)]
             right = torch.cat(pairs)
             counted = torch.cat(apart)[right]
@@ -161,19 +166,20 @@ class Forms:
         return InTarget(label=LABEL, difference=difference, tolerance=allowed, fault=fault)
 
     def _without_faults(
-        self, target: Target, values: Sequence[torch.Tensor], allowed: float
+        self, file: Deployed, values: Sequence[torch.Tensor], allowed: float
     ) -> tuple[float, RuntimeFault | None]:
         """How far the slim program and its file are apart where the target is right of the dense network.
 
         Args:
-            target: that of the file.
+            file: in its target.
             values: what the file gives.
             allowed: the difference up to which two values are the same.
 
         Returns:
             That, and what the target is not right about.
         """
-        whole, dense = largest_difference(self.outputs, values), self._dense(target)
+        target, whole = file.target, largest_difference(self.outputs, values)
+        dense = self._settled(file, self.masked, self._dense(target))
         of_dense = largest_difference(self.masked, dense)
         if of_dense <= allowed or not _same_shapes(self.masked, dense):
             return whole, None
@@ -186,6 +192,13 @@ class Forms:
             compared=float(right.double().mean()),
         )
         return float(apart.max()) if apart.numel() else 0.0, fault
+
+    def _settled(
+        self, file: Deployed, references: Sequence[torch.Tensor], values: Sequence[torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        """Values of a file as they are compared (`ort.of_one`)."""
+        of_runtime = isinstance(file.run, OnnxModel)
+        return settled(self.slim.passes_program.graph, references, values) if of_runtime else values
 
     def _dense(self, target: Target) -> list[torch.Tensor]:
         """What a target computes of the masked dense network.

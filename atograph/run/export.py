@@ -162,8 +162,9 @@ def export_to(name: str, folder: str | Path, path: str | Path | None = None) -> 
         with stage("exporting"):
             file = export_untrusted(target, model, whole / target.file, _metadata(plan, costs))
         difference = _difference(model, load_untrusted(target, file, loaded.program))
-        file.rename(scratch / written.name)
-    return Exported(written, written.stat().st_size, difference)
+        for made, wanted in zip(target.files(file), target.files(scratch / written.name), strict=True):
+            made.rename(wanted)
+    return Exported(written, sum(each.stat().st_size for each in target.files(written)), difference)
 
 
 def _example(program: ExportedProgram) -> Inputs | None:

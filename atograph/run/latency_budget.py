@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from atograph.graph import Graph
 from atograph.latency.table import Rounded
+from atograph.passes.plan.fitting import fitting
 from atograph.passes.plan.plan import Plan
 from atograph.terminal import numbers
 from atograph.train.settings import TrainSettings
@@ -15,7 +17,14 @@ FILE = "latency.json"
 """What a run's folder, and that of its checkpoints, calls the record."""
 
 
-def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alone: bool) -> TrainSettings:
+def prepare(
+    graph: Graph,
+    settings: TrainSettings,
+    later: Sequence[Mapping[str, float]] = (),
+    *,
+    earlier: Path | None,
+    alone: bool,
+) -> TrainSettings:
     """Measure what the settings ask for, if they ask for anything that has to be measured.
 
     A multiple is chosen, and the table corrected, by plans that keep the largest magnitudes within the budgets.
@@ -23,6 +32,7 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
     Args:
         graph: of the model, with its initial weights.
         settings: of the run.
+        later: budgets that it comes down to after those of the settings.
         earlier: the record of the run that goes on; None if there is none. The file that the settings name comes first.
         alone: whether this is the only process; several have to be given a record.
 
@@ -33,6 +43,10 @@ def prepare(graph: Graph, settings: TrainSettings, *, earlier: Path | None, alon
         UserError: the budgets are out of reach, or the record is of something else.
     """
     multiple = settings.rounding
+    if multiple == "fit":
+        asked = (settings.budgets, *later)
+        multiple = min(fitting(graph.groups, graph.budgets(**shares), settings.floor) for shares in asked)
+        settings = settings.model_copy(update={"round_to": multiple})
     if not settings.measured and multiple != "auto":
         return settings.model_copy(update={"round_to": multiple})
     named = Path(settings.latency_table) if settings.latency_table is not None else earlier

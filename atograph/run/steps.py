@@ -12,7 +12,7 @@ from atograph.capture.model_state import current_state
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
 from atograph.inspection import overview
-from atograph.inspection.notes import state_line
+from atograph.inspection.notes import flops_line, state_line
 from atograph.inspection.page import page
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.outputs import left_out_text
@@ -104,6 +104,8 @@ class Run:
         check_decisions(job.model, job.task, graph.program, where=job.where)
         for decision in graph.program.interface.decided:
             console.say(decision.note)
+        if counted := flops_line(graph.program):
+            console.say(counted)
         one_length = state_line(graph.program)
         if one_length:
             console.warn(one_length)
@@ -117,9 +119,9 @@ class Run:
             graph = graph.within(job.within)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
-        settings = latency_budget.prepare(graph, job.settings, earlier=self._measured_earlier(), alone=alone)
+        settings = latency_budget.prepare(graph, job.settings, job.later, earlier=self._measured_earlier(), alone=alone)
         multiple = settings.rounding
-        assert multiple != "auto"
+        assert isinstance(multiple, int)
         budgets = graph.budgets(**settings.budgets)
         for each in (budgets, *(graph.budgets(**later) for later in job.later)):
             check_budgets(each, graph.groups, settings.floor, multiple)

@@ -270,7 +270,8 @@ class Slim(NotPickled):
         program, exported = self.passes_program, self.program
         if outputs:
             program = without_unread(returning(program, outputs))
-            exported = with_file_names(to_exported(program), names_in_files(exported))
+            part = to_exported(program)
+            exported = with_file_names(part, {**names_in_files(exported), **names_in_files(part)})
 
         def export(file: Path, apart: Collection[tuple[str, str]] = apart) -> Path:
             return export_onnx(

@@ -25,6 +25,7 @@ class Target(ABC):
         name: how users ask for it: ``--target NAME``.
         title: what the runtime is called in sentences.
         file: the name of its file in the folder of a run.
+        beside: suffixes of further files that belong to it, of the same stem: ``.bin``.
         form: what the file is called in tables; the title where it is empty.
         tolerance: relative difference from the slim program that is rounding; None: by the types of the values.
     """
@@ -32,6 +33,7 @@ class Target(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     file: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()
     form: ClassVar[str] = ""
     tolerance: ClassVar[float | None] = None
 
@@ -96,6 +98,10 @@ class Target(ABC):
             inputs: for both.
         """
         return
+
+    def files(self, path: Path) -> list[Path]:
+        """A file, and those that belong to it."""
+        return [path, *(path.with_suffix(suffix) for suffix in self.beside)]
 
     @property
     def label(self) -> str:

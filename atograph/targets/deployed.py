@@ -104,8 +104,9 @@ def export_untrusted(
 def _written(target: Target, path: Path, write: Callable[[], None]) -> Path:
     with _named(target, "export this model"), quiet(), writing(path):
         write()
-    if not path.exists():
-        raise UserError(f"the target {target.name!r} has written no {path.name}.", hint=_of(target))
+    for file in target.files(path):
+        if not file.exists():
+            raise UserError(f"the target {target.name!r} has written no {file.name}.", hint=_of(target))
     return path
 
 

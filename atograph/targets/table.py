@@ -17,6 +17,7 @@ TARGETS = Registry[Target](
     base="atograph.targets.base:Target",
     ours={
         "onnx": "atograph.targets.onnx_runtime:OnnxRuntime",
+        "openvino": "atograph.targets.openvino:OpenVino",
         "pt2": "atograph.targets.pt2:Pt2",
     },
 )

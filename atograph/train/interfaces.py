@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atograph.passes.criteria.units import Group
 from atograph.passes.ir.polynomial import Counts, Number
 from atograph.passes.ir.program import Program
+from atograph.passes.plan.fitting import Rounding
 from atograph.train.processes.replicas import Replicas
 from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
@@ -126,7 +127,7 @@ class Graph(Protocol[P_co]):
         scores: Mapping[str, Tensor],
         *,
         floor: float = ...,
-        round_to: int | Literal["auto"] | None = ...,
+        round_to: Rounding | None = ...,
         measured: bool = ...,
         within: Mapping[str, Sequence[int]] | None = ...,
         **budgets: float,

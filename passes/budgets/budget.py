@@ -28,7 +28,8 @@ class Budget(abc.ABC):
         unit: of the numbers that are shown; ``per_unit`` is how much of the cost one of them is.
         help: what its option says.
         priced: whether each unit has a price of its own. A peak has one at one place only.
-        rounding: the multiple of widths that suits it.
+        rounding: what widths are rounded to where nothing is asked for: a multiple; ``"fit"``, by the network;
+            ``"auto"``, what is measured to be fastest.
         measured: whether a plan can be measured, so that `settle` knows better than `cost`.
         closing: its row in a run's closing table; empty: it has none beside what is always there.
         program: with the fact of ``estimate-cost``.
@@ -40,7 +41,7 @@ class Budget(abc.ABC):
     help: ClassVar[str]
     per_unit: ClassVar[float] = 1.0
     priced: ClassVar[bool] = True
-    rounding: ClassVar[int | Literal["auto"]] = 1
+    rounding: ClassVar[int | Literal["fit", "auto"]] = "fit"
     measured: ClassVar[bool] = False
     closing: ClassVar[str] = ""
 
@@ -135,9 +136,9 @@ DEFAULT: Mapping[str, float] = {"flops": 0.5}
 """Where no budget is named."""
 
 
-def rounding_of(names: Iterable[str]) -> int | Literal["auto"]:
-    """The multiple of widths that suits some budgets: ``"auto"`` if one wants that, else the largest."""
-    multiples = [BUDGETS.get(name).rounding for name in names]
-    if "auto" in multiples:
+def rounding_of(names: Iterable[str]) -> int | Literal["fit", "auto"]:
+    """What suits some budgets: ``"auto"`` if one wants it, else the largest multiple that is named, else ``"fit"``."""
+    wanted = [BUDGETS.get(name).rounding for name in names]
+    if "auto" in wanted:
         return "auto"
-    return max((multiple for multiple in multiples if multiple != "auto"), default=1)
+    return max((multiple for multiple in wanted if isinstance(multiple, int)), default="fit")

@@ -101,7 +101,7 @@ class Budgets:
         return [replace(self, rows={name: row}).used for name, row in self.rows.items() if row.priced]
 
     @property
-    def rounding(self) -> int | Literal["auto"]:
+    def rounding(self) -> int | Literal["fit", "auto"]:
         """The multiple of widths that suits all of them."""
         return rounding_of(self.shares)
 

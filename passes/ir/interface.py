@@ -268,7 +268,10 @@ class Interface:
     @property
     def limits(self) -> str:
         """The sizes that it takes, in words; empty where it takes any."""
-        limited = [str(size) for size in self.dynamic if size.least > 1 or size.most is not None]
+        limited = [
+            str(size) for size in self.dynamic
+            if size.least > 1 or size.most is not None or any(place.multiple > 1 for place in size.places)
+        ]  # fmt: skip
         return "; ".join([*limited, *([ways_in_words(self.ways)] if self.ways else [])])
 
     @property

@@ -126,7 +126,8 @@ class ProgramModule(nn.Module):
 
     def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[Any]:
         interface = self._called[0].interface
-        own = {called: name for name, called in interface.called.items()}
+        parameters = interface.signature.parameters
+        own = {called: name for name, called in interface.called.items() if called not in parameters}
         kwargs = {own.get(name, name): value for name, value in kwargs.items()}
         leaves, structure = pytree.tree_flatten((args, kwargs))
         if structure == interface.takes:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument
 
+from atograph.passes.patterns.gelu import WRITTEN_OUT
 from atograph.passes.patterns.replace import PatternPass, Replacement
 
 aten = torch.ops.aten
@@ -62,8 +63,8 @@ def _another_view(x: fx.Node, size: Sequence[Argument], stride: Sequence[Argumen
 
 class Recompose(PatternPass):
     """Replace what ``run_decompositions()`` makes of convolutions, linear layers and norms by the ops that were there
-    before: the same values to rounding, and the groups of the module. Attention stays written out, with the same groups
-    as well.
+    before: the same values to rounding, and the groups of the module. GELUs that a model writes out become one op.
+    Attention stays written out, with the same groups as well.
     """
 
     name = "recompose"
@@ -133,4 +134,5 @@ class Recompose(PatternPass):
             lambda x, dim: aten._log_softmax(x, dim, False),
             lambda x, dim: aten.log_softmax(x, dim),
         ),
+        *WRITTEN_OUT,
     )

@@ -182,11 +182,16 @@ def _shapes_are_propagated(each: Pass, given: Given, result: Program) -> Iterato
     """Every node's shape and type are what its op gives for its inputs."""
     if result is given.program or (isinstance(each, RewritePass) and each.compares_shapes):
         return
-    for node in result.graph.nodes:
+    yield from mistyped(result)
+
+
+def mistyped(program: Program) -> Iterator[str]:
+    """Each node whose shape or type is not what its op gives for its inputs, in words."""
+    for node in program.graph.nodes:
         if node.op != "call_function" or not runs_alone(node):
             continue
         try:
-            with mode_of(result.graph), torch.no_grad():
+            with mode_of(program.graph), torch.no_grad():
                 value = run(node)
         except (DynamicOutputShapeException, DataDependentOutputException):
             continue  # it is the data that say

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import allocation
 
 
+@pytest.mark.long
 def test_both_plans_of_one_dense_network_are_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     data = list(allocation.digits.train_data())[:2]
     monkeypatch.setattr(allocation.digits, "train_data", lambda: data)

@@ -60,6 +60,7 @@ def test_parts_of_another_card_are_not_mixed(tmp_path: Path) -> None:
         Kept(file, {**WHERE, "device": "another card"})
 
 
+@pytest.mark.long
 def test_a_reduced_call_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, markdown = tmp_path / "gpu.json", tmp_path / "gpu.md"
     command = ["--device", "cpu", "--reduced", "--json", str(file), "--markdown", str(markdown)]
@@ -70,5 +71,6 @@ def test_a_reduced_call_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture
     assert markdown.read_text() in text and "| ResNet-20 | 16 | float32 | 0.5 | 1 |" in text
 
 
+@pytest.mark.long
 def test_a_run_that_stopped_is_gone_on_with() -> None:
     assert gpu_checks.resumed(Namespace(device="cpu")) == (True, "bit for bit")

@@ -9,6 +9,7 @@ from benchmarks import hidden_states
 from examples import digits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "method", ["dense", "progressive", hidden_states.AGAINST, "one-shot Taylor, hidden states by 1"]
 )

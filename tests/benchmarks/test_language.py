@@ -27,6 +27,7 @@ def options(text: Path | None) -> Namespace:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", language.METHODS)
 def test_each_method_trains_within_its_budget(text: Path, method: str) -> None:
     run = measure(("decoder", 0.4, method, 0), options(text))

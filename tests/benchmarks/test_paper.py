@@ -328,6 +328,7 @@ def little(classes: int) -> nn.Module:
     return network
 
 
+@pytest.mark.long
 def test_a_very_short_run_on_cifar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,6 +349,7 @@ def test_a_very_short_run_on_cifar(
     assert "--size is for the rows of ImageNet" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_very_short_run_on_images(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROWS, "resnet18-imagenet", replace(ROWS["resnet18-imagenet"], network=little))
     command(

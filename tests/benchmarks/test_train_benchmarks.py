@@ -88,6 +88,7 @@ def test_the_table() -> None:
     ]
 
 
+@pytest.mark.long
 def test_the_overhead() -> None:
     cost = overhead.measure("VGG-16-BN", 0.5, OPTIONS)
     assert cost.until_freeze > 0 and cost.whole > 0 and cost.slim_from == 0.5

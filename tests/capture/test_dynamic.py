@@ -300,6 +300,7 @@ def jitter(model: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.make in (windows, a_class_token, recurrent, divided_by_its_length)],
     ids=lambda case: case.make.__name__,

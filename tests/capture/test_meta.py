@@ -147,6 +147,7 @@ DEEP: dict[str, tuple[Callable[[], nn.Module], torch.Tensor, list[int]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DEEP)
 def test_a_deep_model_is_a_long_chain_and_no_recursion(name: str) -> None:
     """The width is bound through every residual addition, one axis to the next."""

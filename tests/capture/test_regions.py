@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,12 +85,14 @@ def test_regions(name: str, ran: bool) -> None:
     assert count_flops(RegionByRegion(graph.program), x[:1]) == graph.flops
 
 
-def test_a_program_with_a_region_comes_back(tmp_path: object) -> None:
+def test_a_program_with_a_region_comes_back(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Net(cond).eval(), torch.randn(3, 8)
     result = atograph.compress(
         model, example_inputs=x, flops=0.8, method="magnitude", epochs=0, targets=["pt2"], out=tmp_path
     )
+    assert result.report.module == "slim"
+    assert any("FLOPs count both branches of cond" in note for note in result.report.notes)
     with torch.no_grad():
         assert torch.allclose(atograph.load(tmp_path)(x), model(x), atol=1e-5)
         graph = atograph.trace(tmp_path)

@@ -302,7 +302,7 @@ def test_a_disk_that_is_full_after_the_training(
     ("controller", "maybe", "expected true or false or 'auto', got 'maybe'.", "--set controller=true, in Python "),
     ("batch", 0, "expected a value greater than or equal to 1, got 0.", "--set batch=10"),
     ("latency_batch", -1, "expected a value greater than or equal to 1, got -1.", "--set latency_batch=1"),
-    ("round_to", "x", "expected a whole number or 'auto', got 'x'.", "--set round_to=auto"),
+    ("round_to", "x", "expected a whole number or 'fit' or 'auto', got 'x'.", "--set round_to=auto"),
     ("metric_mode", "up", "expected 'max' or 'min', got 'up'.", "--set metric_mode=min"),
     ("freeze_layers", 3, "expected a list of names, got 3.", "freeze_layers="),
 ])  # fmt: skip

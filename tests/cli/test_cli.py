@@ -289,12 +289,14 @@ def test_help_answers_at_once() -> None:
     assert used < 0.5  # seconds of processor time, whatever else the machine does
 
 
+@pytest.mark.long
 def test_version_and_no_arguments() -> None:
     assert run("-m", "atograph", "--version").stdout.startswith("atograph 0.")
     assert run("-m", "atograph").returncode == 2
     assert run("-m", "atograph", "compress").returncode == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_nothing_behind(net: Path, sent: signal.Signals, code: int) -> None:
     work = dedent("""

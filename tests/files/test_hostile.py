@@ -310,6 +310,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", READERS)
 def test_json_that_was_changed_at_random(made: Path, tmp_path: Path, kind: str) -> None:
     """It is refused, or something valid: no other exception."""

@@ -39,6 +39,7 @@ def test_a_file_in_a_file_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run("verify", "slim", "--trust-spec")[0] == 0
 
 
+@pytest.mark.long
 def test_arrays_are_what_taylor_scores_are_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     network(tmp_path / "net.onnx")
@@ -54,6 +55,7 @@ def test_arrays_are_what_taylor_scores_are_made_of(tmp_path: Path, monkeypatch: 
     assert run("compress", "net.onnx", *SOME, "--method", "magnitude", "--data", "net.onnx", "--out", "none")[0] == 2
 
 
+@pytest.mark.long
 def test_a_python_file_gives_data_and_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     network(tmp_path / "net.onnx")

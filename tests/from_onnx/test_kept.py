@@ -44,6 +44,7 @@ def check(path: Path) -> None:
     assert "atograph.limits" not in said
 
 
+@pytest.mark.long
 def test_it_is_in_every_file_that_is_made_of_it(tmp_path: Path) -> None:
     graph = atograph.trace(described(tmp_path / "net.onnx"))
     assert parse_program(format_program(graph.program)).interface.about == graph.program.interface.about

@@ -381,6 +381,7 @@ def test_models_of_other_packages(torchvision: None, tmp_path: Path) -> None:
     assert code == 2
 
 
+@pytest.mark.long
 def test_the_walk_through_shows_what_is_printed(
     torchvision: None, transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +399,7 @@ def test_the_walk_through_shows_what_is_printed(
         assert code == 0 and " ".join(printed.text.split()) in output, typed.text  # behind it, what takes seconds
 
 
+@pytest.mark.long
 def test_a_configuration_of_transformers(transformers: ModuleType, tmp_path: Path) -> None:
     config = transformers.LlamaConfig(
         vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,

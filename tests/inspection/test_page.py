@@ -443,6 +443,7 @@ def opened(browser: Browser, shown: Overview) -> tuple[int, float]:
     return took, time.monotonic() - start
 
 
+@pytest.mark.long
 @needs_browser
 @pytest.mark.parametrize("name", ["resnet50", "vit of 24 layers"])
 def test_large_networks_are_there_at_once(browser: Browser, name: str) -> None:

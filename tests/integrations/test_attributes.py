@@ -123,6 +123,7 @@ def test_a_run_hands_over_and_verifies_what_was_trained(tmp_path: Path, monkeypa
     assert code == 0 and output.count(" equal") == 6, output
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_has_the_numbers_of_the_first(tmp_path: Path) -> None:
     calls = 0
 

@@ -38,6 +38,7 @@ def test_a_package_that_is_broken_is_named_with_what_it_raised(tmp_path: Path, m
         required("lightning", "broken_one")
 
 
+@pytest.mark.long
 def test_atograph_itself_imports_neither() -> None:
     code = "import sys, atograph, atograph.integrations.own_loop, atograph.integrations; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -45,6 +46,7 @@ def test_atograph_itself_imports_neither() -> None:
     assert not {"lightning", "pytorch_lightning", "transformers"} & {*found}
 
 
+@pytest.mark.long
 def test_the_example_in_lightning(lightning: ModuleType, example: Callable[[str], ModuleType]) -> None:
     digits = example("lightning_digits")
     module, callback = digits.fit(
@@ -54,6 +56,7 @@ def test_the_example_in_lightning(lightning: ModuleType, example: Callable[[str]
     assert digits.accuracy(callback.slim) == pytest.approx(digits.accuracy(module.eval()), abs=0.005)
 
 
+@pytest.mark.long
 def test_the_example_with_the_trainer(transformers: ModuleType, example: Callable[[str], ModuleType]) -> None:
     digits = example("trainer_digits")
     model, callback = digits.train(epochs=5, max_steps=40, disable_tqdm=True)
@@ -61,6 +64,7 @@ def test_the_example_with_the_trainer(transformers: ModuleType, example: Callabl
     assert digits.accuracy(callback.slim) == pytest.approx(digits.accuracy(model.eval()), abs=0.005)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", ["lightning", "transformers"])
 def test_the_document(package: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Any) -> None:
     """Its code is marked ``py``, not ``python``: `test_docs` runs that where the packages need not be."""

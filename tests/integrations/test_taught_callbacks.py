@@ -157,6 +157,7 @@ def test_the_trainer_resumes_with_its_teacher_and_its_average(
     assert same(run.model.state_dict(), whole.model.state_dict())
 
 
+@pytest.mark.long
 def test_batches_of_a_step_weigh_by_their_labels(
     transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def trained(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     return run
 
 
+@pytest.mark.long
 def test_the_trainer_ends_with_a_slim_model(trained: Trained) -> None:
     """What is trained in the slim module afterwards is what is handed over, and the callback says when it is there."""
     trained.check()

@@ -115,6 +115,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_files_at_other_sizes(case: Case, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -119,6 +119,7 @@ ONNX: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ONNX)
 def test_onnx_of_weights_per_sample_takes_any_batch(case: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -145,7 +145,7 @@ def steep_and_flat(graph: atograph.Graph) -> Sensitivity:
 def test_a_plan_by_sensitivity(shares: dict[str, float]) -> None:
     graph = atograph.trace(TwoConvs(16), torch.randn(2, 1, 8, 8))
     seen = steep_and_flat(graph)
-    plan = graph.plan(by=seen, **shares)
+    plan = graph.plan(by=seen, round_to=1, **shares)
     first, second = graph.prunable
     assert graph.budgets(**shares).used(plan.counts) <= 1
     for group in graph.prunable:  # the first ones have the highest scores

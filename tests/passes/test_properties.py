@@ -31,6 +31,7 @@ def claimed() -> Iterator[Counter[str]]:
     assert found.keys() >= {"permutable", "homogeneous", "additive", "scaling"}, found
 
 
+@pytest.mark.long
 @seed(SEED)
 @settings(MANY, max_examples=max(EXAMPLES // 6, 10))
 @given(networks() | compositions(), st.integers(0, 2**16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +73,7 @@ def groups(program: Program) -> list[tuple[object, ...]]:
     return sorted((str(group.members), group.size, group.frozen is None) for group in program.fact(Groups))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_groups_are_those_of_the_module(name: str) -> None:
     """And it is exact: the same values as the module, and masked is slim."""
@@ -102,6 +104,41 @@ def test_a_decomposed_program_is_traced_like_its_module() -> None:
     model, x = build("residual")
     graph, own = atograph.trace(decomposed(model, x)), atograph.trace(model, x)
     assert [str(group) for group in graph.groups] == [str(group) for group in own.groups]
+
+
+GELUS = {
+    "none": lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
+    "none, inside": lambda x: x * ((torch.erf(x * math.sqrt(0.5)) + 1) * 0.5),
+    "tanh": lambda x: 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0)))),
+    "tanh, product": lambda x: 0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))),
+    "tanh, fast": lambda x: 0.5 * x * (1 + torch.tanh(x * 0.7978845608028654 * (1 + 0.044715 * x * x))),
+    "tanh, last": lambda x: 0.5 * (x * (1 + torch.tanh((x + 0.044715 * x**3) * math.sqrt(2 / math.pi)))),
+}
+
+
+class Activated(nn.Module):
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x)
+
+
+@pytest.mark.parametrize("name", GELUS)
+def test_a_gelu_that_is_written_out_is_one_op(name: str) -> None:
+    x = torch.randn(3, 64, dtype=torch.float64)
+    program = capture(Activated(GELUS[name]).eval(), (x,))
+    result = Recompose()(program).graph_module
+    (op,) = (node for node in result.graph.nodes if node.op == "call_function")
+    assert op.target is torch.ops.aten.gelu.default and op.kwargs["approximate"] == name.partition(",")[0]
+    torch.testing.assert_close(ProgramModule(result)(x), GELUS[name](x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_nearly_a_gelu_stays_and_says_why() -> None:
+    program = capture(Activated(lambda x: 0.5 * x * (1 + torch.erf(x / 1.414))).eval(), (torch.randn(3, 4),))
+    assert Recompose()(program).graph_module is program
+    assert "its other is 1.414, and 1.4142135623730951 in the pattern" in Recompose().refused(program)[0]
 
 
 def test_what_is_no_module_stays() -> None:

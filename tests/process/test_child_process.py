@@ -118,6 +118,7 @@ def hostile(path: Path, how: str) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_files_that_never_end_or_take_all_memory(tmp_path: Path) -> None:
     """They are refused in words, and the next file runs."""
     program = torch.export.export(nn.Identity(), (torch.ones(1),))

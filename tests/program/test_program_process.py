@@ -94,6 +94,7 @@ def test_an_honest_run_proves_itself_in_one_process(made: Path) -> None:
     assert code == 0 and "differ by" in output and program_child() is child, output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("harm", HARM)
 def test_the_command_outlives_what_a_program_does(
     harm: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +165,7 @@ def test_ops_of_the_users_own_run_where_they_are_defined(tmp_path: Path) -> None
     assert own(torch.randn(2, 6)).shape == (2, 4) and processes == [os.getpid()]
 
 
+@pytest.mark.long
 def test_what_an_export_refuses_is_told_as_here(tmp_path: Path) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

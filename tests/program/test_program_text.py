@@ -458,6 +458,7 @@ atograph.slim(graph, graph.plan(flops=0.5)).save(sys.argv[1])
 """
 
 
+@pytest.mark.long
 def test_the_same_bytes_in_any_process_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a new process, and in this one, which has done much before."""
     contents = []

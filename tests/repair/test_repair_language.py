@@ -76,6 +76,7 @@ def test_a_module_under_grouped_queries_whatever_counts_come_out(
     assert relative_difference(logits(atograph.mask(model, plan)), logits(slim.module)) < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["Llama", "Gemma"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision(transformers: ModuleType, family: str, dtype: torch.dtype) -> None:
@@ -176,6 +177,7 @@ def shorter(model: Any) -> Tensor:
     return logits(model, input_ids=IDS[:, :4])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "Gemma2"])
 def test_a_module_runs_on_every_path_of_its_code(transformers: ModuleType, family: str) -> None:
     model, graph = traced(transformers, family)

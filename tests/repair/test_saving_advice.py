@@ -76,6 +76,7 @@ class Words(nn.Module):
         return self.head(self.up(self.embed(words)).relu().mean(1))
 
 
+@pytest.mark.long
 def test_a_run_says_so_before_it_trains(capsys: pytest.CaptureFixture[str]) -> None:
     data = [(torch.randint(8, (4, 6)), torch.tensor([0, 1, 0, 1]))]
     atograph.compress(Words(), data, flops=0.6, epochs=1, method="magnitude", quiet=False)

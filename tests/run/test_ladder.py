@@ -68,6 +68,7 @@ def test_each_rung_is_proved_and_goes_on_from_the_one_before(whole: atograph.Lad
     assert repr(whole) == "<Ladder of TwoConvs: flops 0.7, 0.3>"
 
 
+@pytest.mark.long
 def test_the_baseline_is_trained_as_long_as_all_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
 
@@ -138,6 +139,7 @@ def test_a_ladder_outlives_a_failure_of_its_timing(
     assert f"<p>T{note[1:]}</p>" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_ladder_that_is_stopped_while_it_is_timed_is_timed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,11 +229,13 @@ def test_a_run_that_was_to_replace_another_goes_on(tmp_path: Path) -> None:
     assert [len(result.history) for result in again] == [2, 2]
 
 
+@pytest.mark.long
 def test_budgets_that_look_alike_have_folders_of_their_own(tmp_path: Path) -> None:
     found = descend(tmp_path / "run", flops=[0.5, 0.4999999], epochs=0, method="magnitude")
     assert [rung.folder for rung in found.report.rungs] == ["flops-0.5", "flops-0.4999999"]
 
 
+@pytest.mark.long
 def test_the_folder_of_a_ladder_names_its_runs(tmp_path: Path) -> None:
     descend(tmp_path / "run", flops=[0.7, 0.5], epochs=2)
     told = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
@@ -254,6 +258,7 @@ def test_what_is_no_ladder_is_said_before_any_step(options: dict[str, Any], mess
         descend(stop_at=1, **options)
 
 
+@pytest.mark.long
 def test_all_budgets_have_the_same_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model as it came, and not the pruned one of the budget before."""
     teachers: list[float] = []

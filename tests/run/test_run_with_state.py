@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from runs import command
 
 import atograph
@@ -37,6 +38,7 @@ def loss(model, batch):
 """
 
 
+@pytest.mark.long
 def test_the_folder_of_a_run_remembers_its_state(tmp_path: Path) -> None:
     spec, run = tmp_path / "net.py", tmp_path / "run"
     spec.write_text(SPEC)

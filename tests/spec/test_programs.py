@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,21 @@ def test_a_view_by_strides_comes_in_where_it_is_the_tensor_itself(tmp_path: Path
 class Plainly(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.as_strided((2, 4), (1, 2)) + 1
+
+
+def test_a_file_that_says_other_shapes_than_its_ops_give_is_refused_as_one(tmp_path: Path) -> None:
+    """And not as a bug of ours."""
+    torch.export.save(torch.export.export(net(), (X,)), tmp_path / "net.pt2")
+    with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (model,) = (name for name in members if name.endswith("models/model.json"))
+    for value, number, why in (("conv2d", 15, r"gives \[.*\] of .*, and says"), ("p_out_bias", 15, "out.bias is")):
+        said = json.loads(members[model])
+        values = said["graph_module"]["graph"]["tensor_values"]
+        values[value]["sizes"][-1 if value == "p_out_bias" else 1] = {"as_int": number}
+        with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, json.dumps(said) if name == model else content)
+        with pytest.raises(UserError, match=f"this exported program cannot be read: .*{why}") as refusal:
+            atograph.trace(tmp_path / "other.pt2")
+        assert "internal error" not in str(refusal.value) and "bug" not in str(refusal.value)

@@ -128,7 +128,7 @@ class WrongOfBothAndSlim(Changing):
 def test_a_target_that_computes_something_else_is_named(
     made: tuple[nn.Module, Slim], row: type[Target], tmp_path: Path
 ) -> None:
-    with pytest.raises(InternalError, match=r"slim and A runtime by \S+, allowed.* bug in test_targets;"):
+    with pytest.raises(InternalError, match=r"slim and A runtime by \S+, allowed.* bug in test_targets"):
         proved(made, row(), tmp_path)
 
 
@@ -192,7 +192,10 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["onxn"], "there is no target 'onxn'. Perhaps onnx? Known targets: onnx, pt2, plain, thief, report."),
+        (
+            ["onxn"],
+            "there is no target 'onxn'. Perhaps onnx? Known targets: onnx, openvino, pt2, plain, thief, report.",
+        ),
         ([], "a run needs a target"),
         (["onnx", "plain", "onnx"], "the target 'onnx' is named twice"),
         (["plain", "thief"], "the target 'thief' writes slim.plain.pt2, as the target 'plain' does"),

@@ -210,6 +210,7 @@ def test_buffers_of_any_shape_are_those_of_now() -> None:
     assert 1.0 < float(model.weight) < 5.0 and model.last.shape == (4,)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ato", "progressive", "taylor"])
 def test_the_average_is_what_is_measured_and_handed_over(method: str) -> None:
     """Pruned, its masked units are exactly zero, and the slim model is the average."""
@@ -226,6 +227,7 @@ def test_the_average_is_what_is_measured_and_handed_over(method: str) -> None:
     assert differs(model, other)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kill_at", [9, 22, 35])
 def test_a_killed_run_goes_on_with_its_average_and_its_teacher(tmp_path: Path, kill_at: int) -> None:
     settings = SETTINGS.model_copy(update={"ema": 0.9, "distill": True, "clip": 1.0})

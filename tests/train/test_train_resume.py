@@ -126,6 +126,7 @@ def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], k
     same(run(tmp_path / "saved"), whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fail_at", [2, 9, 14, 19, 22, 35])
 def test_a_run_that_fails_goes_on_from_its_last_whole_step(tmp_path: Path, whole: Trained[Any], fail_at: int) -> None:
     """After a forward that moved statistics and drew numbers: in the warm-up, the search, and in the slim module."""
@@ -138,6 +139,7 @@ def test_a_run_that_fails_goes_on_from_its_last_whole_step(tmp_path: Path, whole
     same(run(tmp_path / "saved"), whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "call"), [
     ("before_step", 3), ("before_step", 12), ("before_step", 16), ("before_step", 18), ("after_step", 1),
     ("after_step", 8), ("after_step", 16), ("after_step", 30), ("finish", 1),
@@ -184,6 +186,7 @@ def test_a_run_that_is_killed_again_and_again(tmp_path: Path, whole: Trained[Any
     same(finished, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [
@@ -200,6 +203,7 @@ def test_with_other_settings(tmp_path: Path, options: dict[str, Any]) -> None:
     same(run(tmp_path / "saved", settings, own_generator=True), run(None, settings, own_generator=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fail_at", [9, 10, 11, 12])
 def test_a_step_under_a_mask_is_one_again(tmp_path: Path, fail_at: int) -> None:
     """Where the user's code fails in it, and the run goes on from before it."""

@@ -19,7 +19,7 @@ from atograph.capture.by_sizes.dynamic import Wanted, Wishes, wishes_of
 from atograph.capture.by_sizes.points import dynamic_sizes, sets_of_points
 from atograph.capture.finished import ended, functional
 from atograph.capture.given.own_sizes import own_sizes, placeholders_of
-from atograph.passes.errors import UserError
+from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.ir.exported.notes import about_of, names_in_files, ways_of
 from atograph.passes.ir.exported.symbols import conditions_of
@@ -30,7 +30,7 @@ from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, propagate, runs_alone
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.patterns.recompose import Recompose
-from atograph.passes.pipeline.verify import verify
+from atograph.passes.pipeline.verify import mistyped, verify
 from atograph.passes.text.names import named
 from atograph.passes.torch_private import pytree
 from atograph.values.dynamic_sizes import STATIC
@@ -60,7 +60,8 @@ def program_module(exported: ExportedProgram, example: Example | None = None) ->
             except UserError:
                 raise
             except Exception as error:  # whatever an op has against a size
-                lines = str(error).strip().splitlines() or [type(error).__name__]
+                said = error.message if isinstance(error, InternalError) else str(error)
+                lines = said.strip().splitlines() or [type(error).__name__]
                 why = why or lines[0]
     raise UserError(f"this exported program cannot be read: {why}.", hint="Export the module again with torch.export.")
 
@@ -84,7 +85,10 @@ def _program(
         program.interface, example=inputs, dynamic=dynamic, ways=ways, still=still, fixed=batch, reads_training=False,
         called=names_in_files(exported), about=about_of(exported),
     )  # fmt: skip
-    return _recomposed(functional(program))
+    program = functional(program)
+    for wrong in mistyped(program):  # of a file that is damaged, say
+        raise ValueError(wrong)
+    return _recomposed(program)
 
 
 def _recomposed(program: Program) -> Program:

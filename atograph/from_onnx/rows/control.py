@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.op import Op
@@ -24,6 +25,7 @@ def loop(op: Op, count: Value, condition: Value, *rest: Value) -> tuple[Value, .
     count_of = len(rest) - len(op.captured)
     carried, outer = rest[:count_of], rest[count_of:]
     most = None if count is None else op.number(count)
+    op.by_length = isinstance(count, Known) and count.sized
     goes_on = condition is None or bool(condition.item() if isinstance(condition, Known) else condition)
     rows: list[list[Value]] = [[] for _ in op.outputs[count_of:]]
     step = 0
@@ -37,6 +39,58 @@ def loop(op: Op, count: Value, condition: Value, *rest: Value) -> tuple[Value, .
         goes_on = bool(again.item() if isinstance(again, Known) else again)
         step += 1
     return (*carried, *(torch.stack([op.tensor(each) for each in collected]) for collected in rows))
+
+
+@row("Scan")
+def scan(op: Op, *values: Value) -> tuple[Value, ...]:
+    """A graph for each slice of some inputs, with values that go on from one to the next: as often as they are long."""
+    count_of = len(values) - len(op.captured)
+    taken, outer = values[:count_of], values[count_of:]
+    scanned = op.attributes["num_scan_inputs"]
+    carried, inputs = taken[: count_of - scanned], [op.tensor(each) for each in taken[count_of - scanned :]]
+    made_of = len(op.outputs) - len(carried)
+    axes = [axis % x.dim() for axis, x in zip(op.attribute("scan_input_axes") or [0] * scanned, inputs, strict=True)]
+    backwards = op.attribute("scan_input_directions") or [0] * scanned
+    length, op.by_length = inputs[0].shape[axes[0]], True
+    if length > MOST_STEPS:
+        raise op.refuse(f"it goes round more than {MOST_STEPS} times")
+    rows: list[list[Tensor]] = [[] for _ in range(made_of)]
+    for step in range(length):
+        slices = [
+            x.select(axis, length - 1 - step if back else step)
+            for x, axis, back in zip(inputs, axes, backwards, strict=True)
+        ]
+        made = op.body("body", (*carried, *slices), outer)
+        carried = made[: len(carried)]
+        for collected, value in zip(rows, made[len(carried) :], strict=True):
+            collected.append(op.tensor(value))
+    ends = op.attribute("scan_output_axes") or [0] * made_of
+    turned = op.attribute("scan_output_directions") or [0] * made_of
+    stacked = (
+        torch.stack(collected[::-1] if back else collected, axis)
+        for collected, axis, back in zip(rows, ends, turned, strict=True)
+    )
+    return (*carried, *stacked)
+
+
+@row("Optional")
+def optional(op: Op, value: Value = None) -> Value:
+    """A value, or none."""
+    return value
+
+
+@row("OptionalHasElement")
+def optional_has_element(op: Op, value: Value = None) -> Known:
+    """Whether there is one."""
+    return Known.scalar(value is not None, torch.bool)
+
+
+@row("OptionalGetElement")
+def optional_get_element(op: Op, value: Value) -> Value:
+    """The value, which has to be there."""
+    if value is None:
+        raise op.refuse("there is no value in it")
+    return value
 
 
 @row("SequenceConstruct")
@@ -56,6 +110,13 @@ def sequence_insert(op: Op, sequence: list[Value], value: Value, place: Value = 
     """One more value."""
     at = len(sequence) if place is None else op.number(place)
     return [*sequence[:at], value, *sequence[at:]]
+
+
+@row("SequenceErase", known=(1,))
+def sequence_erase(op: Op, sequence: list[Value], place: Value = None) -> list[Value]:
+    """One value less."""
+    at = len(sequence) - 1 if place is None else op.number(place) % len(sequence)
+    return [*sequence[:at], *sequence[at + 1 :]]
 
 
 @row("SequenceAt", known=(1,))

@@ -16,6 +16,9 @@ from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value, row
 
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
+_DYADIC = 1024
+"""Of factors that are multiples of one part of this, products with sizes are exact in float32."""
+
 _PLACED = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
 
 
@@ -66,6 +69,9 @@ def _resized(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str
     whole = all(type(factor) is float and factor.is_integer() and factor >= 1 for factor in factors)
     if whole and all(factor == 1.0 for factor in factors):
         return x
+    if not whole and _same_law(op, x, spatial, factors, kind, mode):
+        names = {"nearest": "nearest", "linear": _LINEAR[x.dim()], "cubic": "bicubic"}
+        return F.interpolate(x, scale_factor=factors, mode=names[kind], recompute_scale_factor=False)
     told = all(_tells(*each) for each in zip(x.shape[2:], spatial, factors, strict=True))
     if kind == "nearest":
         return _nearest(op, x, spatial, factors, mode, even=whole or _multiples(x, spatial), told=told)
@@ -78,6 +84,19 @@ def _resized(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str
             return F.interpolate(x, size=spatial, mode="bicubic", align_corners=corners)
     taps = _linear if kind == "linear" else partial(_cubic, op.attribute("cubic_coeff_a", -0.75))
     return _between(x, spatial, factors, mode, taps)
+
+
+def _same_law(op: Op, x: Tensor, spatial: list[Any], factors: list[Any], kind: str, mode: str) -> bool:
+    """Whether torch, told the factors, gives the same for any size: their products with lengths are exact."""
+    if not all(type(factor) is float and (factor * _DYADIC).is_integer() for factor in factors):
+        return False
+    if kind == "nearest":
+        older = op.kind == "Upsample" or op.opset < 11
+        floors = all(factor >= 1 for factor in factors) if older else op.attribute("nearest_mode") == "floor"
+        return floors and (older or mode == "asymmetric")
+    single = mode == "pytorch_half_pixel" and any(type(to) is int and to == 1 for to in spatial)
+    known = kind == "linear" or (x.dim() == 4 and op.attribute("cubic_coeff_a", -0.75) == -0.75)
+    return known and mode in ("half_pixel", "pytorch_half_pixel") and not single
 
 
 def _check(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str, mode: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.choose import check_budgets
+from atograph.passes.plan.fitting import Rounding
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.process.stages import Stage, stage
@@ -75,7 +76,7 @@ def sweep(
     metric_mode: Better | None = None,
     latency: bool = False,
     floor: float = 0.05,
-    round_to: int | Literal["auto"] | None = None,
+    round_to: Rounding | None = None,
 ) -> Sweep:
     """One-shot plans at several budgets: what each costs, and the metric of its network before any training.
 
@@ -135,7 +136,7 @@ class Sweeping:
         better: Better | None,
         latency: bool,
         floor: float,
-        round_to: int | Literal["auto"] | None,
+        round_to: Rounding | None,
         name: str | None = None,
         where: str = "the model",
     ) -> None:

@@ -26,6 +26,9 @@ from atograph.train.settings.option import Option
 from atograph.values.dynamic_sizes import STATIC, texts_of
 from atograph.values.state_texts import state_texts
 
+if TYPE_CHECKING:
+    from atograph.passes.plan.fitting import Rounding
+
 
 def _number(given: object) -> object:
     """``5%`` and ``0,05`` as the number that they are."""
@@ -136,9 +139,11 @@ class TrainSettings(BaseModel):
     floor: Annotated[Fraction, Option(metavar="SHARE")] = 0.05
     """Least share of each group's units that stays, or of some layers' (0.1,backbone.c2=0.5); 0.05 unless given. One
     unit stays in any case but with depth."""
-    round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, Option(metavar="N|auto")] = None
-    """Widths are multiples of this (8 suits tensor cores); auto: of what ONNX Runtime is fastest with on this machine.
-    None: ``auto`` with a budget of latency, else 1."""
+    round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["fit", "auto"] | None, Option(metavar="N|fit|auto")] = (
+        None
+    )
+    """Widths are multiples of this; fit: of up to 16, as suits the network's own widths and the blocks of kernels;
+    auto: of what ONNX Runtime is fastest with on this machine. None: ``auto`` with a latency budget, else ``fit``."""
     freeze_layers: Annotated[tuple[str, ...], Option("--freeze", "GLOB")] = ()
     """Layers whose widths stay: all of them, or GLOB:in, GLOB:out; repeatable. See `Graph.steered`."""
     only: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
@@ -345,7 +350,7 @@ class TrainSettings(BaseModel):
         return hash(self.model_dump_json())
 
     @property
-    def rounding(self) -> int | Literal["auto"]:
+    def rounding(self) -> Rounding:
         """`round_to`, where it is None what suits the budgets."""
         return self.round_to or rounding_of(self.budgets)
 

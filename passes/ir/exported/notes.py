@@ -16,6 +16,7 @@ from atograph.passes.ir.about import About
 from atograph.passes.ir.interface import Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
+from atograph.passes.ir.state import file_names
 
 SizeNames: TypeAlias = Mapping[str, Mapping[int, str]]
 """Input → dim → what its size is called: ``{"x": {2: "32*height"}}``."""
@@ -99,6 +100,19 @@ def names_of_sizes(exported: ExportedProgram, program: Program) -> SizeNames:
                 )
             names.setdefault(own, {})[place.dim] = size.text(place)
     return names
+
+
+def all_file_names(exported: ExportedProgram, program: Program) -> dict[str, str]:
+    """What files call inputs, outputs and sizes of an exported program, where that is another name (`file_names`).
+
+    torch.export writes the names of inputs in small letters, and leaves out of them what is no ASCII.
+    """
+    names, found = file_names(program), dict[str, str]()
+    for placeholder, own in _called(exported, program).items():
+        if placeholder is not None:
+            told = names.pop(placeholder, placeholder if placeholder.lower() == own else own)
+            found |= {own: told} if told != own else {}
+    return {**names, **found}
 
 
 def input_symbols(exported: ExportedProgram, program: Program) -> dict[str, sympy.Symbol]:

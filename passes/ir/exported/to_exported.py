@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.exported.edits import rebuilt, with_state
 from atograph.passes.ir.exported.notes import (
+    all_file_names,
     input_symbols,
     names_of_sizes,
     with_about,
@@ -28,7 +29,6 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.sizes import BATCH
-from atograph.passes.ir.state import file_names
 from atograph.passes.torch_private import pytree
 
 
@@ -64,7 +64,7 @@ def to_exported(program: Program) -> ExportedProgram:
         elif given[0] is not args:
             exported = rebuilt(exported, example_inputs=(args, kwargs))
         exported = _with_ranges_of_symbols(_within_limits(exported, program))
-        exported = with_size_names(with_file_names(exported, file_names(program)), names)
+        exported = with_size_names(with_file_names(exported, all_file_names(exported, program)), names)
         return with_ways(with_about(exported, interface.about), _with_twos(interface))
     assert refused is not None
     raise refused
