@@ -76,8 +76,10 @@ class Metrics(_Record):
 
 
 class Latency(_Record):
-    """Median milliseconds per call in ONNX Runtime on the CPU."""
+    """Median milliseconds per call on the CPU."""
 
+    runtime: str = "ONNX Runtime"
+    """What the runtime is called."""
     batch: Count
     threads: Count
     dense: float
