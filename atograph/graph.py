@@ -201,13 +201,14 @@ class Graph(NotPickled):
         depth: bool | float = False,
         drop: Iterable[str] = (),
         uniform: bool = False,
+        width: Iterable[str] = (),
     ) -> Graph:
         """The same graph where groups stay whole, keep more units, go together or altogether: `inspection.steering`."""
         from atograph.inspection.steering import steer
 
         return steer(
             self, freeze=freeze, only=only, min_units=min_units, couple=couple, trained_only=trained_only,
-            depth=depth, drop=drop, uniform=uniform,
+            depth=depth, drop=drop, uniform=uniform, width=width,
         )  # fmt: skip
 
     @property

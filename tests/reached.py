@@ -15,6 +15,10 @@ UNREACHED = {
     "aten._grouped_mm.default": "has no kernel for float64: the zoo's mixture of experts goes through it",
     "transformers.grouped_mm_fallback.default": "an op of transformers: the same",
     **dict.fromkeys(
+        ("cond", "map_impl", "scan", "while_loop", "flex_attention"),
+        "runs a function of the user's: tests/passes/test_control.py and tests/capture/test_regions.py go through it",
+    ),
+    **dict.fromkeys(
         (
             *(f"quantized_decomposed.{way}quantize_per_channel.default" for way in ("", "de")),
             *(

@@ -48,8 +48,19 @@ def test_every_command_line_parses(path: Path) -> None:
             command.make_context(arguments[0], list(arguments[1:]))  # raises for an option that is not there
 
 
-OTHERS = {"--multi_gpu", "--num_processes", "--nproc-per-node", "--update-golden"}
-"""Options of `accelerate launch`, `torchrun` and our tests."""
+OTHERS = {
+    "--multi_gpu",
+    "--num_processes",
+    "--nproc-per-node",
+    "--update-golden",
+    "--onnx",
+    "--save",
+    "--min",
+    "--opt",
+    "--max",
+    "--no",
+}
+"""Options of `accelerate launch`, `torchrun`, our tests, and `trtexec` (up to their first capital)."""
 
 
 def test_every_option_in_running_text_exists() -> None:

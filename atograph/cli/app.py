@@ -85,6 +85,10 @@ def compress(
     data: DataOption = None,
     capture_limit: LimitOption = None,
     init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A plan.json, or a run's folder: train towards it, in place of a budget."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting; repeatable."),
@@ -112,8 +116,9 @@ def compress(
 
     with running(quiet=quiet, limit=capture_limit) as console:
         command_compress.compress(
-            spec, out=out, force=force, resume=resume, data=data, init=init, given=settings, assignments=set_ or [],
-            baseline=baseline, targets=target, opset=opset, tensorboard=tensorboard, console=console,
+            spec, out=out, force=force, resume=resume, data=data, init=init, plan=plan, given=settings,
+            assignments=set_ or [], baseline=baseline, targets=target, opset=opset, tensorboard=tensorboard,
+            console=console,
         )  # fmt: skip
 
 
@@ -175,6 +180,7 @@ def opt(
     "drop",
     "couple",
     "uniform",
+    "width",
     "outputs",
     "dynamic",
     "state",
@@ -226,6 +232,7 @@ def inspect(
     "drop",
     "couple",
     "uniform",
+    "width",
     "outputs",
     "dynamic",
     "state",
@@ -275,6 +282,7 @@ def sensitivity(
     "drop",
     "couple",
     "uniform",
+    "width",
     "outputs",
     "dynamic",
     "state",
@@ -424,11 +432,21 @@ def bench(
         list[int] | None,
         typer.Option(help="Threads within an op; repeatable. 1 unless given; 0: ONNX Runtime's choice."),
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="Where to time it beside ONNX Runtime, instead of the targets of the run that are timed. Repeatable.",
+        ),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 2.0,
     profile: Annotated[bool, typer.Option("--profile", help="Also print the time of each layer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print tables and warnings only.")] = False,
 ) -> None:
     """Run the dense model and slim.onnx of RUN in turns in ONNX Runtime on this machine, and compare their latency.
+
+    With a target such as openvino they are timed there, too.
 
     The dense model is made by SPEC and exported the same way. Times are medians; the distance between the quartiles is
     beside them. A warning names the layers that waste what the FLOPs promise, if less than half of it is gained.
@@ -438,7 +456,7 @@ def bench(
     with running(quiet=quiet) as console:
         command_bench.bench(
             run, spec=spec, data=data, trust_spec=trust_spec, batches=batch or [1, 8],
-            threads=threads or [1], seconds=seconds, profile=profile, console=console,
+            threads=threads or [1], targets=target, seconds=seconds, profile=profile, console=console,
         )  # fmt: skip
 
 

@@ -74,6 +74,8 @@ def apply(
         console.say(f"left out, because the program does not read them: {names} ({len(report.left_out)} in all)")
     if report.program != "slim.pt2":
         console.warn(f"slim.pt2 was {report.program}.")
+    if applied.why_no_config:
+        console.say(f"config.json is not written, for it cannot say this plan: {applied.why_no_config}")
     console.say(f"written to {out}")
 
 

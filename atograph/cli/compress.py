@@ -24,6 +24,7 @@ def compress(
     resume: bool,
     data: Path | None,
     init: Path | None,
+    plan: Path | None,
     given: Mapping[str, object],
     assignments: Sequence[str],
     baseline: bool,
@@ -34,15 +35,19 @@ def compress(
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
     asked = {*given, *(text.partition("=")[0] for text in assignments)}
-    if asked.isdisjoint(BUDGETS):
-        raise UserError("say how much to keep.", hint="--flops 0.3 keeps 30 % of the FLOPs.")
+    if plan is None and asked.isdisjoint(BUDGETS):
+        hint = "--flops 0.3 keeps 30 % of the FLOPs; --plan FILE keeps the units of a plan."
+        raise UserError("say how much to keep.", hint=hint)
     shares = {name: shares_of(given[name], f"--{name}") for name in given if name in BUDGETS}
     several = {name: each for name, each in shares.items() if len(each) > 1}
     settings = train_settings({**given, **{name: min(each) for name, each in shares.items()}}, assignments)
 
+    from atograph.run.brought import selection_of
     from atograph.spec.spec import load_spec
     from atograph.train.settings import needs_data
 
+    selection = selection_of(plan)
+    settings = selection.adapted(settings)
     console.phase("loading the file")
     spec = load_spec(text, data=data)
     if spec.target.kind == "program" and settings.method == "at-once" and "epochs" not in asked:
@@ -73,6 +78,7 @@ def compress(
         opset=opset,
         targets=targets,
         tensorboard=tensorboard,
+        selection=selection,
         console=console,
     )
     console.report(result.report)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from atograph.inspection.interfaces import Steerable
+from atograph.inspection.wanted import Wanted, with_widths
 from atograph.passes.analysis.attention import attention_parts
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.analysis.patterns import stands_for, unknown_name
@@ -13,6 +14,7 @@ from atograph.passes.analysis.properties.kinds import kinds_of
 from atograph.passes.cost.share import depth_of
 from atograph.passes.errors import UserError
 from atograph.passes.ir.reason import Reason
+from atograph.passes.plan.least import levels
 from atograph.repair.config_widths import sayable
 
 SIDES = ("in", "out")
@@ -31,11 +33,12 @@ def steer(
     depth: bool | float = False,
     drop: Iterable[str] = (),
     uniform: bool = False,
+    width: Iterable[str] = (),
 ) -> _Graph:
     """A graph in which some groups stay whole, keep more of their units, go together, or go altogether.
 
     A name is that of a group (``g3``), a parameter or a module; a glob may stand for many of them: ``*`` is any text,
-    dots included.
+    dots included. ``layers.0.attn:heads``, ``:kv_heads``, ``:head_dim`` and ``:values`` are parts of attention.
 
     Args:
         graph: as traced.
@@ -54,30 +57,39 @@ def steer(
             named here: ``blocks.3``, or the name of a group.
         uniform: groups that are alike in all layers (`passes.analysis.properties.kinds`) keep equally many units in
             every plan that is chosen, each its own best ones; heads stay as wide as they are.
+        width: how wide groups are, ``NAME=WIDTH`` each (`wanted.with_widths`): ``layers.*.mlp=128``.
 
     Raises:
         UserError: a name stands for nothing, groups cannot be coupled, or nothing that is named may go altogether.
     """
     if not isinstance(min_units, int) or min_units < 1:
         raise UserError(f"a group keeps one unit or more, not {min_units}.")
-    graph = graph.coupled([(graph.groups.named(a).name, graph.groups.named(b).name) for a, b in map(_pair, couple)])
-    groups, patterns = graph.groups, [only] if isinstance(only, str) else list(only)
-    frozen = [freeze] if isinstance(freeze, str) else freeze
-    reasons = {name: reason for pattern in frozen for name, reason in _frozen(groups, pattern)}
-    if patterns:
+    names = Wanted(graph)
+    graph = graph.coupled([pair for first, second in map(_pair, couple) for pair in names.pairs(first, second)])
+    groups, names = graph.groups, Wanted(graph)
+    reasons = {name: reason for pattern in _texts(freeze) for name, reason in _frozen(groups, pattern, names)}
+    if patterns := _texts(only):
+        parts = {pattern: names.of_part(pattern) for pattern in patterns}
         for pattern in patterns:
-            _require_match(groups, pattern)
-        reasons |= dict(_others(groups, patterns))
+            if parts[pattern] is None:
+                _require_match(groups, pattern)
+        meant = {group.name for found in parts.values() for group in found or ()}
+        reasons |= {name: why for name, why in _others(groups, patterns) if name not in meant}
     if trained_only:
         reasons |= dict(_untrained(graph))
     groups = groups.frozen(reasons).keeping(min_units)
-    dropped = [drop] if isinstance(drop, str) else list(drop)
+    dropped = _texts(drop)
     going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
     groups = groups.dropping(list(going))
+    groups = with_widths(graph.with_groups(groups), _texts(width))
     if uniform:
         groups = _uniform(graph.with_groups(groups))
     share = depth_of(depth)
     return graph.with_groups(groups if share is None else groups.emptying(share))
+
+
+def _texts(given: Iterable[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _uniform(graph: Steerable) -> Groups:
@@ -86,7 +98,14 @@ def _uniform(graph: Steerable) -> Groups:
     said = None if graph.model is None else sayable(graph.model, graph.program, groups)
     if said is None:
         return groups.uniform(kinds_of(groups.prunable))
-    return groups.frozen(said.reasons).uniform(said.kinds)
+    groups = groups.frozen(said.reasons).uniform(said.kinds)
+    for kind in groups.kinds:
+        if kind.counts and {*levels(groups, kind.groups)}.isdisjoint((*kind.counts, groups[kind.groups[0]].size)):
+            raise UserError(
+                f"group {kind.groups[0]} cannot be {levels(groups, kind.groups)[0]} wide: the configuration takes "
+                f"{', '.join(map(str, kind.counts))} or all {groups[kind.groups[0]].size}."
+            )
+    return groups
 
 
 def _widths_of_heads(graph: Steerable) -> Iterator[tuple[str, Reason]]:
@@ -103,7 +122,10 @@ def _pair(given: tuple[str, str] | str) -> tuple[str, str]:
     return pair[0], pair[1]
 
 
-def _frozen(groups: Groups, pattern: str) -> Iterator[tuple[str, Reason]]:
+def _frozen(groups: Groups, pattern: str, names: Wanted) -> Iterator[tuple[str, Reason]]:
+    if (parts := names.of_part(pattern)) is not None:
+        yield from ((group.name, Reason(f"frozen by '{pattern}'", wish=True)) for group in parts)
+        return
     layer, colon, side = pattern.rpartition(":")
     if not colon or side not in SIDES or _matches(groups, pattern):
         layer, side = pattern, ""

@@ -11,6 +11,7 @@ from torch import nn
 from atograph.integrations.taking_over import TakingOver
 from atograph.passes.plan.plan import Plan
 from atograph.train.processes.replicas import join
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
@@ -35,6 +36,8 @@ class LoopRun:
         plan_of: the plan of now.
         on_swap: told of each slim module.
     """
+
+    selection = BY_CRITERION
 
     def __init__(
         self,

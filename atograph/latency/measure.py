@@ -1,31 +1,27 @@
-"""Latency of two ONNX files, measured in turns so that the machine's drift hits both."""
+"""Latency of files in one runtime, measured in turns so that the machine's drift hits both."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from atograph.ort.model import OnnxModel
-from atograph.ort.session import runtime_child
 from atograph.passes.errors import UserError
 from atograph.process.child_process import ChildError
 from atograph.report.run import Latency
+from atograph.sessions.feed import Feed
+from atograph.sessions.file_model import FileModel
 from atograph.spec.example_inputs import Inputs
 from atograph.values.user_code import one_line
 
-if TYPE_CHECKING:
-    from atograph.sessions.feed import Feed
-
 
 def measure_latency(
-    dense: OnnxModel, slim: OnnxModel, inputs: Inputs, cut: Inputs, *, batch: int = 1, seconds: float = 1.0
+    dense: FileModel, slim: FileModel, inputs: Inputs, cut: Inputs, *, batch: int = 1, seconds: float = 1.0
 ) -> Latency:
     """Median milliseconds per call of both models, and the distance between the quartiles.
 
     Args:
-        dense, slim: the two files.
+        dense, slim: the two files, in the same runtime.
         inputs: real ones, for the dense model, of ``batch`` samples.
         cut: the same for the slim one: state is narrower there.
         batch: samples per call.
@@ -33,8 +29,8 @@ def measure_latency(
     """
     whole, narrow = medians_in_turns([(dense, inputs), (slim, cut)], seconds=seconds)
     return Latency(
-        batch=batch, threads=dense.threads, dense=whole.ms, slim=narrow.ms, dense_spread=whole.spread,
-        slim_spread=narrow.spread,
+        runtime=dense.runtime.title, batch=batch, threads=dense.threads, dense=whole.ms, slim=narrow.ms,
+        dense_spread=whole.spread, slim_spread=narrow.spread,
     )  # fmt: skip
 
 
@@ -51,11 +47,11 @@ class Timed:
     spread: float
 
 
-def medians_in_turns(files: Sequence[tuple[OnnxModel, Inputs]], *, seconds: float) -> list[Timed]:
+def medians_in_turns(files: Sequence[tuple[FileModel, Inputs]], *, seconds: float) -> list[Timed]:
     """How long a call of each of several files takes; see `times_in_turns`.
 
     Args:
-        files: each with its inputs.
+        files: each with its inputs, all in the same runtime.
         seconds: time to spend, warm-up aside.
     """
     taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model, (args, kwargs) in files], seconds=seconds)
@@ -63,22 +59,23 @@ def medians_in_turns(files: Sequence[tuple[OnnxModel, Inputs]], *, seconds: floa
     return [Timed(middle, upper - lower) for lower, middle, upper in quartiles]
 
 
-def times_in_turns(calls: Sequence[tuple[OnnxModel, Feed]], *, seconds: float) -> list[list[float]]:
+def times_in_turns(calls: Sequence[tuple[FileModel, Feed]], *, seconds: float) -> list[list[float]]:
     """Milliseconds of each call of several files, one after the other and then all again.
 
     Args:
-        calls: file, and what to feed it with.
+        calls: file, and what to feed it with; all in the same runtime.
         seconds: time to spend, a warm-up of three calls aside; at least five calls of each are made, at most 200.
 
     Raises:
-        UserError: ONNX Runtime cannot run one of them.
+        UserError: the runtime cannot run one of them.
     """
     limit = seconds + 16 * sum(model.seconds for model, _feed in calls)
+    runtime = calls[0][0].runtime
     for model, _feed in calls:
         model.ready()
     numbered = [(model.ready(), feed) for model, feed in calls]
     try:
-        taken: list[list[float]] = runtime_child().call("times_in_turns", numbered, seconds, seconds=limit)
+        taken: list[list[float]] = runtime.child().call("times_in_turns", numbered, seconds, seconds=limit)
     except ChildError as error:
-        raise UserError(f"ONNX Runtime cannot be timed on these models: {one_line(error)}.") from error
+        raise UserError(f"{runtime.title} cannot be timed on these models: {one_line(error)}.") from error
     return taken

@@ -80,7 +80,7 @@ def load(path: str, threads: int = 0) -> dict[str, object]:
 
 
 def _options(threads: int) -> dict[str, object]:
-    """In float32, whatever the processor has: unless told so, OpenVINO computes in bfloat16 where there is AMX."""
+    """In float32, whatever the processor has: unless told so, OpenVINO computes in bfloat16 where it can."""
     options: dict[str, object] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "EXECUTION_MODE_HINT": "ACCURACY",

@@ -97,7 +97,12 @@ def configured(model: nn.Module) -> type[nn.Module] | None:
 
 
 def numbers_for(
-    kind: type[nn.Module], config: object, dense: Shapes, shapes: Shapes, made: _Made | None = None
+    kind: type[nn.Module],
+    config: object,
+    dense: Shapes,
+    shapes: Shapes,
+    made: _Made | None = None,
+    ratios: Iterable[Fraction] = (),
 ) -> Iterator[dict[str, int]]:
     """Other numbers in a configuration with which a model has some shapes; none where there are none.
 
@@ -107,9 +112,10 @@ def numbers_for(
         dense: what it makes.
         shapes: what it should make.
         made: models that were made already, by their numbers; those that are made are added.
+        ratios: as for `fit_config`.
     """
     tries = _Tries(kind, config, shapes, made)
-    for fields in _nearest(_candidates(dense, shapes, config), tries):
+    for fields in _nearest(_candidates(dense, shapes, config, ratios), tries):
         if not tries.distance(fields):
             yield fields
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
+from atograph.passes.analysis.attention import attention_parts
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.properties.kinds import Kind, kinds_of
 from atograph.passes.axes.dims import Axis
@@ -24,6 +26,7 @@ from atograph.passes.cost.widths import Widths
 from atograph.passes.ir.polynomial import Polynomial, value_at
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason, module_of
+from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.kept import Kept
 from atograph.passes.rewrite.slim import recomputed
 from atograph.repair.config import (
@@ -80,6 +83,34 @@ def sayable(model: nn.Module, program: Program, groups: Groups) -> Sayable | Non
         left = [each for each in left if each[0] not in said.groups]
         found.append(said)
     return Sayable(tuple(Kind(said.groups, tried.counts(said)) for said in found), reasons)
+
+
+def numbers_of(model: nn.Module, program: Program, plan: Plan) -> dict[str, int] | str:
+    """What a configuration says of a plan, told from shapes alone; or in words, why it cannot.
+
+    Args:
+        model: the dense one, on the meta device or not.
+        program: of it.
+        plan: which units stay.
+    """
+    groups = program.fact(Groups)
+    if any(not units for units in plan.kept.values()):
+        return "branches are gone"
+    parts = attention_parts(program, groups)
+    if any(parts.get(name) == "head_dim" and count < plan.sizes[name] for name, count in plan.counts.items()):
+        return "heads are less wide, and attention keeps its scale"
+    node = next((node for node, _axes in recomputed(program, Kept.by(plan, program))), None)
+    if node is not None:
+        return f"{_op(node)} in {module_of(node) or 'the model'} goes on counting what is gone"
+    tried = _Tried.of(model, program, groups, whole=True)
+    if tried is None:
+        return "it is made without a configuration"
+    ratios = {Fraction(count, plan.sizes[name]) for name, count in plan.counts.items()}
+    shapes = tried.shapes(plan.counts)
+    for numbers in numbers_for(tried.kind, tried.config, tried.dense, shapes, tried.made, ratios):
+        if tried.same_factors(numbers):
+            return {**tried.said, **numbers}
+    return "no numbers of it give these widths; with uniform=True, plans keep what some do"
 
 
 _NONE = "uniform widths: no number of {} says how many these are"
@@ -142,6 +173,8 @@ class _Tried:
         dense: the shapes that it makes.
         sized: name of a tensor → its shape in counts of groups; of those alone that hold a group.
         groups: of the whole model.
+        said: what of the configuration was left to the code.
+        made: the shapes of models that were made, by their numbers.
     """
 
     kind: type[nn.Module]
@@ -149,10 +182,11 @@ class _Tried:
     dense: Shapes
     sized: Mapping[str, tuple[Polynomial | int, ...]]
     groups: Groups
+    said: Mapping[str, int]
     made: dict[frozenset[tuple[str, int]], Shapes | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, program: Program, groups: Groups) -> _Tried | None:
+    def of(cls, model: nn.Module, program: Program, groups: Groups, *, whole: bool = False) -> _Tried | None:
         kind = configured(model)
         if kind is None:
             return None
@@ -164,12 +198,12 @@ class _Tried:
         for name, tensor in model.state_dict(keep_vars=True).items():
             if own := names.get(id(tensor)):
                 sized[name] = sizes(groups.axes.shape(nodes[own]))
-        short = fewer_of_each(model)
-        for each in (short, config):
+        for each in (config,) if whole else (fewer_of_each(model), config):
             dense = shapes_with(kind, each, {})
             if dense is None:
                 continue
-            found = cls(kind, changed(each, left_to_code(kind, each)), dense, sized, groups)
+            said = left_to_code(kind, each)
+            found = cls(kind, changed(each, said), dense, sized, groups, said)
             if dense.keys() <= shapes_of(model).keys() and found._shows_all:
                 return found
         return None
@@ -194,7 +228,7 @@ class _Tried:
             return
         alone = self.shapes(dict.fromkeys(kind, _fewer(size)))
         for numbers in numbers_for(self.kind, self.config, self.dense, alone, self.made):
-            if self._same_factors(numbers):
+            if self.same_factors(numbers):
                 yield _Said(kind, numbers)
         for field_name, value in vars(self.config).items():
             if type(value) is int and value > 1 and value * _fewer(size) % size == 0:
@@ -203,7 +237,7 @@ class _Tried:
                 if made is None or not any(made[name] != self.dense[name] for name in self.dense if name in made):
                     continue
                 together = (*kind, *(name for other in self._moved(made, others, size) for name in other))
-                if made == self.shapes(dict.fromkeys(together, _fewer(size))) and self._same_factors(numbers):
+                if made == self.shapes(dict.fromkeys(together, _fewer(size))) and self.same_factors(numbers):
                     yield _Said(together, numbers)
 
     def _moved(self, made: Shapes, others: Iterable[tuple[str, ...]], size: int) -> Iterator[tuple[str, ...]]:
@@ -266,7 +300,7 @@ class _Tried:
             self.made[key] = shapes_with(self.kind, self.config, numbers)
         return self.made[key]
 
-    def _same_factors(self, numbers: Mapping[str, int]) -> bool:
+    def same_factors(self, numbers: Mapping[str, int]) -> bool:
         """Whether no factor of the model (a scale of attention) is another one with these numbers."""
         return factors_with(self.kind, self.config, numbers) == factors_with(self.kind, self.config, {})
 

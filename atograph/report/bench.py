@@ -35,15 +35,17 @@ class Bench:
 
     Attributes:
         flops_share: FLOPs of the slim model over those of the dense one.
-        latencies: for each batch size and number of threads.
+        latencies: for each runtime, batch size and number of threads.
         layers: at the first of them, in the order in which they run.
         multiple: the widths that the plan changed are multiples of it.
+        profiled: the runtime whose layers these are.
     """
 
     flops_share: float
     latencies: Sequence[Latency]
     layers: Sequence[LayerPair]
     multiple: int = 1
+    profiled: str = "ONNX Runtime"
 
     def gained(self, latency: Latency) -> float:
         """The time saved over the time that the FLOPs promise to save: 1 where latency falls as FLOPs do."""

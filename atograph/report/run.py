@@ -76,8 +76,10 @@ class Metrics(_Record):
 
 
 class Latency(_Record):
-    """Median milliseconds per call in ONNX Runtime on the CPU."""
+    """Median milliseconds per call on the CPU."""
 
+    runtime: str = "ONNX Runtime"
+    """What the runtime is called."""
     batch: Count
     threads: Count
     dense: float
@@ -216,6 +218,8 @@ class Report(_Record, SavedReport):
     name: str
     plan: str = ""
     """Digest of the plan beside it."""
+    chosen_by: str = ""
+    """The plan or the scores that were given to say which units stay; empty: a criterion did, within the budgets."""
     versions: dict[str, str]
     targets: list[str] = Field(default_factory=list)
     """Names of what the run exports to and is proved in; a report of a run that had ONNX Runtime alone does not say."""

@@ -30,6 +30,7 @@ from atograph.process.stages import stage
 from atograph.program.pt2_file import program_bytes
 from atograph.report.applied import AppliedReport, AppliedSize
 from atograph.report.run import FROM_PYTHON
+from atograph.run.served import write_beside
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.source import Source
 from atograph.terminal import numbers
@@ -47,12 +48,14 @@ class Applied:
         files: the files of weights in it, in order.
         slim: the slim model without weights: tells its FLOPs, parameters and shapes.
         report: what ``report.json`` holds.
+        why_no_config: why no ``config.json`` is there, where one lies beside the dense weights; empty where it is.
     """
 
     folder: Path
     files: tuple[Path, ...]
     slim: Slim
     report: AppliedReport
+    why_no_config: str = ""
 
 
 @public("atograph")
@@ -71,7 +74,9 @@ def apply_plan(
 
     The folder gets the slim weights (``model.safetensors``, or shards with ``model.safetensors.index.json``), under the
     names that they have in the checkpoint; ``slim.pt2``, the slim program without its weights; ``plan.json`` and
-    ``report.json``. It appears complete or not at all. Tensors that the program does not read are left out.
+    ``report.json``. It appears complete or not at all. Tensors that the program does not read are left out. Where a
+    ``config.json`` of transformers lies beside the dense weights and can say the widths (plans with uniform ones), it
+    is written with them, and tokenizer and generation files are copied: the folder loads with ``from_pretrained``.
 
     Args:
         graph: of the dense model, which may be on the meta device: its weights are not read.
@@ -114,6 +119,7 @@ def _apply_plan(
     with folder as place, writing(out):
         _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
         why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()), plan)
+        why_no_config = write_beside(graph, plan, checkpoint, place)
         report = AppliedReport(
             plan=plan.digest,
             spec=spec,
@@ -131,7 +137,7 @@ def _apply_plan(
         )
         (place / "plan.json").write_text(plan.to_json(), encoding="utf-8")
         report.save(place / "report.json")
-    return Applied(out, tuple(out / shard.file for shard in shards), slimmed, report)
+    return Applied(out, tuple(out / shard.file for shard in shards), slimmed, report, why_no_config)
 
 
 # -- what is refused before anything is written ------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from atograph.files.run_lock import claimed
 from atograph.files.writing import replacing, writing
 from atograph.passes.errors import UserError
+from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.report.run import FROM_PYTHON
 from atograph.run.brought import job_from_python, job_of_spec
@@ -25,6 +26,7 @@ from atograph.terminal.console import Console
 from atograph.train.diverged import Diverged
 from atograph.train.processes.replicas import join
 from atograph.train.processes.workers import naming_dead_workers
+from atograph.train.pruning.selection import BY_CRITERION, Selection
 from atograph.train.settings import TrainSettings
 from atograph.values.user_code import UserCodeError
 
@@ -41,6 +43,8 @@ def compress(
     *,
     example_inputs: object = None,
     flops: float | None = None,
+    plan: Plan | str | Path | None = None,
+    scores: Mapping[str, torch.Tensor] | None = None,
     val_data: Iterable[Any] | None = None,
     loss: Callable[..., Any] | None = None,
     metric: Any = None,
@@ -67,6 +71,11 @@ def compress(
         example_inputs: what to trace with: a tensor, a tuple (positional) or a dict (keywords); by default
             the inputs in the first training batch.
         flops: share of the dense model's total FLOPs to keep: 0.3 keeps 30 %; 0.5 if there is no budget at all.
+        plan: a plan of this model to train towards, in place of budgets: one of ``graph.plan(...)`` or `sweep`, the
+            path of a plan.json, or the folder of a run. ``progressive`` steps down to its units, ``at-once`` begins
+            with them.
+        scores: group → importance of each unit, ``[size]``, in place of the criterion's; higher stays. They are not
+            scored anew, and groups that are not named stay whole. For ``progressive`` and ``at-once``.
         val_data: batches that metrics are measured on.
         loss: ``loss(model, batch)``, a 0-dim tensor; by default cross-entropy on ``(inputs, targets)``, or the
             ``loss`` of a dict batch's output.
@@ -91,7 +100,8 @@ def compress(
             ``ato``, or a criterion (``magnitude``, ``taylor``, ...) to prune by at once (`train.methods`).
 
     Raises:
-        UserError: model, data, budget or folder cannot be used, or the training diverged.
+        UserError: model, data, budget or folder cannot be used, or the plan or the scores are for another model; or
+            the training diverged.
         NotProved: the training is finished, and something after it failed: the certificate, the export, the disk. The
             model holds the weights, the error the plan; with a folder, weights, plan and report are there, and
             ``resume=True`` goes on from them.
@@ -99,7 +109,7 @@ def compress(
     job = job_from_python(
         model, train_data, example_inputs=example_inputs, val_data=val_data, loss=loss, metric=metric,
         metric_name=metric_name, optimizer=optimizer, teacher=teacher, baseline=baseline, opset=opset, targets=targets,
-        tensorboard=tensorboard, flops=flops, **settings,
+        tensorboard=tensorboard, flops=flops, plan=plan, scores=scores, **settings,
     )  # fmt: skip
     place, console = None if out is None else Path(out), Console(quiet=quiet)
     return run(lambda: job, job.settings, out=place, force=force, resume=resume, console=console)
@@ -117,6 +127,7 @@ def compress_spec(
     opset: int | None,
     targets: Sequence[str] | None = None,
     tensorboard: Path | None,
+    selection: Selection = BY_CRITERION,
     console: Console,
 ) -> Result:
     """`compress` for a file: what ``atograph compress`` does.
@@ -127,11 +138,12 @@ def compress_spec(
         force: replace a run that is there.
         resume: go on from checkpoints.
         init: initial weights.
-        settings: of the training, the budget included.
+        settings: of the training, the budget included; adapted to the selection.
         baseline: train the dense network the same way first, for comparison.
         opset: ONNX opset; None leaves it to torch.
         targets: as in `compress`.
         tensorboard: folder for curves that TensorBoard shows.
+        selection: what decides which units stay.
         console: what the user sees.
 
     Raises:
@@ -140,8 +152,9 @@ def compress_spec(
 
     settings = spec.settings(settings)
     make = job_of_spec(
-        spec, settings, out=out, init=init, baseline=baseline, opset=opset, targets=targets, tensorboard=tensorboard
-    )
+        spec, settings, out=out, init=init, baseline=baseline, opset=opset, targets=targets, tensorboard=tensorboard,
+        selection=selection,
+    )  # fmt: skip
     return run(make, settings, out=out, force=force, resume=resume, console=console)
 
 

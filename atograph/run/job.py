@@ -24,6 +24,7 @@ from atograph.targets.deployed import Deployed
 from atograph.targets.table import DEFAULT, targets_of
 from atograph.train.loop import Trained
 from atograph.train.progress import EpochRow
+from atograph.train.pruning.selection import BY_CRITERION, Selection
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 from atograph.values.batch_size import with_batch
@@ -56,6 +57,7 @@ class Job:
     """Everything that one run needs, whether it came from a file or from Python.
 
     Attributes:
+        selection: what decides which units stay; the settings are adapted to it (`Selection.adapted`).
         within: only its units may stay; None: all may.
         later: budgets that the model is to be trained to after this run: they are looked at before it.
         dense_epochs: of the baseline; None: as many as the training has.
@@ -74,6 +76,7 @@ class Job:
     init: Path | None = None
     spec: str = FROM_PYTHON
     source: Source | None = None
+    selection: Selection = BY_CRITERION
     within: Plan | None = None
     later: Sequence[Mapping[str, float]] = ()
     dense_epochs: int | None = None

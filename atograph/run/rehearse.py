@@ -1,7 +1,7 @@
 """What a run does after its training, tried before it: slimming, exporting, running, comparing, on a copy.
 
-A plan by magnitude within the budgets stands in for the one to come. What cannot be done with it would be found out
-after the training, when it is too late; so it is refused, or told, before the first epoch.
+A plan by magnitude within the budgets stands in for the one to come, unless that is given. What cannot be done with it
+would be found out after the training, when it is too late; so it is refused, or told, before the first epoch.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def tell_of_no_metric(job: Job, console: Console) -> None:
 
 
 def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Console) -> None:
-    """Do with a plan by magnitude, and the weights as they are, all that awaits the trained network.
+    """Do with a plan, by magnitude unless one is given, and the weights as they are, all that awaits the trained one.
 
     Args:
         prepared: the job; its model is left as it is.
@@ -162,7 +162,7 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
     """
     job, graph = prepared.job, prepared.graph
     with stage("rehearsing what follows the training"), own_randomness():
-        plan = magnitude_plan(graph, prepared.settings)
+        plan = job.selection.known or magnitude_plan(graph, prepared.settings)
         masked, slimmed = mask(job.model, plan), slim(graph, plan)
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module

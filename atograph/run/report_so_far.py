@@ -64,6 +64,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         source=job.source,
         name=job.name,
         plan=plan.digest,
+        chosen_by=job.selection.source,
         versions={package: version(package) for package in ("atograph", "torch", "onnx", "onnxruntime")},
         targets=list(job.targets),
         seed=settings.seed,

@@ -17,8 +17,6 @@ from atograph.inspection.page import page
 from atograph.ort.model import OnnxModel
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.values import require_values
-from atograph.passes.plan.choose import check_budgets
-from atograph.passes.plan.least import fewest
 from atograph.passes.plan.plan import Plan
 from atograph.process.stages import stage
 from atograph.program.attributes import write_attributes
@@ -119,17 +117,19 @@ class Run:
             graph = graph.within(job.within)
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
-        settings = latency_budget.prepare(graph, job.settings, job.later, earlier=self._measured_earlier(), alone=alone)
+        settings = job.selection.fitted(graph.groups, graph.program, job.settings)
+        settings = latency_budget.prepare(graph, settings, job.later, earlier=self._measured_earlier(), alone=alone)
         multiple = settings.rounding
         assert isinstance(multiple, int)
         budgets = graph.budgets(**settings.budgets)
-        for each in (budgets, *(graph.budgets(**later) for later in job.later)):
-            check_budgets(each, graph.groups, settings.floor, multiple)
-        smallest = budgets.kept(fewest(graph.groups, settings.floor, multiple))
+        smallest, *_later = (
+            job.selection.smallest(each, graph.groups, settings.floor, multiple)
+            for each in (budgets, *(graph.budgets(**later) for later in job.later))
+        )
         for what, share in budgets.shares.items():
             console.budget(what, share, budgets.dense[what], smallest[what])
         method = METHODS.get(settings.method)
-        console.say(f"method: {method.name}, by {settings.prior} scores: {method.help}")
+        console.say(f"method: {method.name}, {job.selection.by(settings)}: {method.help}")
         if graph.latency is not None and graph.latency.tried:
             console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
         return Prepared(job, graph, settings, smallest, multiple, started)
@@ -148,7 +148,7 @@ class Run:
         if not replicas.rank:
             beside = None if out is None else resumption.checkpoints_beside(out) / latency_budget.FILE
             latency_budget.keep(graph, prepared.settings, beside)
-        own = resumption.identity(job.settings, graph, job.init)
+        own = resumption.identity(job.settings, graph, job.init, job.selection)
         baseline, training = (
             None if out is None else resumption.checkpoints(out, part, job.settings, own)
             for part in ("baseline", "training")
@@ -162,6 +162,7 @@ class Run:
             _progress(job, replicas.rank, self.console),
             shrink=partial(small_module, graph),
             checkpoints=training,
+            selection=job.selection,
         )
         if trained.best_epoch is not None:
             self.console.say(

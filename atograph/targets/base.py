@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 if TYPE_CHECKING:
     from atograph.program.model import ProgramModel
+    from atograph.sessions.file_model import FileModel
     from atograph.spec.example_inputs import Inputs
 
 
@@ -61,6 +62,16 @@ class Target(ABC):
         Returns:
             It gives the tensors that the program gives, on the CPU, in any structure in the same order.
         """
+
+    def timed(self, path: Path, program: ExportedProgram, threads: int) -> FileModel | None:
+        """The same as a file that can be timed (``atograph bench``); None: this target is not timed.
+
+        Args:
+            path: the file.
+            program: what was exported to it.
+            threads: threads within an op; 0 leaves the choice to the runtime.
+        """
+        return None
 
     def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., object]:
         """The same for a file that anyone may have written; ``plan`` of the result is the digest that the file tells.

@@ -54,6 +54,10 @@ class OnnxRuntime(Target):
         """A session in a process of its own."""
         return OnnxModel(path, program, threads=self.threads)
 
+    def timed(self, path: Path, program: ExportedProgram, threads: int) -> OnnxModel:
+        """A session with so many threads."""
+        return OnnxModel(path, program, threads=threads)
+
     def load_untrusted(self, path: Path, program: ExportedProgram) -> OnnxModel:
         """The same."""
         return self.load(path, program)

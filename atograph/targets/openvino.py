@@ -42,6 +42,10 @@ class OpenVino(Target):
         """In a process of its own."""
         return OpenVinoModel(path, program)
 
+    def timed(self, path: Path, program: ExportedProgram, threads: int) -> OpenVinoModel:
+        """With so many threads; it is compiled anew for the sizes that it is timed at."""
+        return OpenVinoModel(path, program, threads=threads)
+
     def load_untrusted(self, path: Path, program: ExportedProgram) -> OpenVinoModel:
         """The same."""
         return self.load(path, program)

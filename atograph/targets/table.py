@@ -16,6 +16,7 @@ TARGETS = Registry[Target](
     group="atograph.targets",
     base="atograph.targets.base:Target",
     ours={
+        "executorch": "atograph.targets.executorch:ExecuTorch",
         "onnx": "atograph.targets.onnx_runtime:OnnxRuntime",
         "openvino": "atograph.targets.openvino:OpenVino",
         "pt2": "atograph.targets.pt2:Pt2",

@@ -98,12 +98,23 @@ def _in_target(compared: InTarget | None, entry: Comparison) -> str:
 
 
 def latency_table(found: Bench) -> Table:
-    """One row for each batch size and number of threads: medians, and the distance between the quartiles."""
+    """One row for each runtime, batch size and number of threads: medians, and the distance between the quartiles."""
+    titles = list(dict.fromkeys(entry.runtime for entry in found.latencies))
     promised = 1 / found.flops_share if found.flops_share else float("inf")
-    headings = ("ONNX Runtime, CPU", "dense ms", "±", "slim ms", "±", "speed-up", "promised", "time saved")
+    headings = (
+        f"{titles[0] if len(titles) == 1 else 'runtime'}, CPU",
+        "dense ms",
+        "±",
+        "slim ms",
+        "±",
+        "speed-up",
+        "promised",
+        "time saved",
+    )
     table = table_of(*headings, right=7)
     for entry in found.latencies:
         name = f"batch {entry.batch}, {entry.threads} thread{'s' if entry.threads > 1 else ''}"
+        name = name if len(titles) == 1 else f"{entry.runtime}, {name}"
         times = ((entry.dense, entry.dense_spread), (entry.slim, entry.slim_spread))
         cells = [cell for ms, spread in times for cell in (numbers.three_digits(ms), f"{spread or 0:.2g}")]
         saved = f"{found.gained(entry):.0%} of promised"

@@ -14,10 +14,12 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
+from atograph.train.interfaces import Chooser
 from atograph.train.losses.distilled import teacher_of
 from atograph.train.optim import Rates, make_optimizer
 from atograph.train.processes.shards import gather, sharded
 from atograph.train.progress import EpochRow, Progress
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.run_state import OTHER_RUN, Position, RunState
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.saved.seeding import random_state, seed_everything, set_random_state
@@ -36,7 +38,7 @@ class Fit(RunState):
     Attributes:
 
     Args:
-        model, task, settings, checkpoints: as in `RunState`.
+        model, task, settings, checkpoints, selection: as in `RunState`.
         progress: as in `auto_train_once`.
     """
 
@@ -47,8 +49,9 @@ class Fit(RunState):
         settings: TrainSettings,
         progress: Progress,
         checkpoints: Checkpoints | None = None,
+        selection: Chooser = BY_CRITERION,
     ) -> None:
-        super().__init__(model, task, settings, checkpoints)
+        super().__init__(model, task, settings, checkpoints, selection)
         self.progress = progress
         self._in_eval = [name for name, module in model.named_modules() if model.training and not module.training]
 

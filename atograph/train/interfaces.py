@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,27 @@ class Plan(Protocol):
         """Unit indices per group; a group that is missing keeps all of them."""
 
 
+P = TypeVar("P", bound=Plan)
+P_contra = TypeVar("P_contra", bound=Plan, contravariant=True)
+P_co = TypeVar("P_co", bound=Plan, covariant=True)
+
+
+class Chooser(Protocol):
+    """What decides which units stay (`pruning.selection.Selection`)."""
+
+    def choose(
+        self,
+        graph: Graph[P],
+        scores: Mapping[str, Tensor],
+        shares: Mapping[str, float],
+        *,
+        last: bool,
+        within: Mapping[str, Sequence[int]] | None,
+        **how: Any,
+    ) -> P:
+        """The plan of a moment of the training."""
+
+
 class Training(Protocol):
     """The run that a model is trained in."""
 
@@ -69,6 +90,10 @@ class Training(Protocol):
         """Every choice."""
 
     @property
+    def selection(self) -> Chooser:
+        """What decides which units stay."""
+
+    @property
     def clock(self) -> Clock:
         """How long it takes."""
 
@@ -86,11 +111,6 @@ class Training(Protocol):
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Of the parameters of ``model``; none: they are not known, and the dense model is trained to the end."""
-
-
-P = TypeVar("P", bound=Plan)
-P_contra = TypeVar("P_contra", bound=Plan, contravariant=True)
-P_co = TypeVar("P_co", bound=Plan, covariant=True)
 
 
 class Graph(Protocol[P_co]):

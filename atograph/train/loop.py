@@ -9,10 +9,11 @@ from torch import nn
 
 from atograph.train.fit import Fit
 from atograph.train.hook import Hook, Pruning
-from atograph.train.interfaces import Graph, P, Plan
+from atograph.train.interfaces import Chooser, Graph, P, Plan
 from atograph.train.methods.method import hook_of
 from atograph.train.progress import EpochRow, Progress, Silent
 from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.pruning.shrink import Shrink
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings
@@ -71,6 +72,7 @@ def auto_train_once(
     progress: Progress | None = None,
     shrink: Shrink[P] | None = None,
     checkpoints: Checkpoints | None = None,
+    selection: Chooser = BY_CRITERION,
 ) -> Trained[P]:
     """Train a model and prune it to the settings' budgets in the same run, by their method (Auto-Train-Once).
 
@@ -82,12 +84,13 @@ def auto_train_once(
         progress: receives the events; None for silence.
         shrink: makes the model slim at ``settings.slim_at`` (`slimming.index_map.small_module`); None: it stays dense.
         checkpoints: where the run is saved, and goes on from if something is there; None: nowhere.
+        selection: what decides which units stay.
 
     Raises:
         UserError: data, loss, device or budget cannot be used, or the training diverged (the model then has
             the weights of the last good epoch). Nothing is raised after the last step: see ``Trained.failure``.
     """
-    fit = Fit(model, task, settings, progress or Silent(), checkpoints)
+    fit = Fit(model, task, settings, progress or Silent(), checkpoints, selection)
     made: list[Pruning[P]] = []
 
     def hook(run: Fit) -> Hook:

@@ -15,10 +15,12 @@ from atograph.train.best import BestEpoch
 from atograph.train.compute import Compute, autocast, pick_device
 from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
+from atograph.train.interfaces import Chooser
 from atograph.train.losses.distilled import Teacher
 from atograph.train.processes.replicas import join
 from atograph.train.processes.shards import check_shardable, load_local_state, local_state
 from atograph.train.progress import EpochRow
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.saved.checkpoints import Checkpoints, NotWritten
 from atograph.train.saved.seeding import random_state, seed_everything, set_random_state
 from atograph.train.saved.weights import set_weights, weights_of
@@ -73,10 +75,16 @@ class RunState:
     Args:
         model, task, settings: as in `auto_train_once`.
         checkpoints: where the run is saved from time to time, and goes on from if something is there; None: nowhere.
+        selection: what decides which units stay.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, settings: TrainSettings, checkpoints: Checkpoints | None = None
+        self,
+        model: nn.Module,
+        task: Task,
+        settings: TrainSettings,
+        checkpoints: Checkpoints | None = None,
+        selection: Chooser = BY_CRITERION,
     ) -> None:
         self.given = self.dense = model
         self.settings = settings
@@ -103,7 +111,7 @@ class RunState:
                 where="val_data",
                 hint="Define val_data(), or leave metric_mode out.",
             )
-        self.hook = Hook()
+        self.hook, self.selection = Hook(), selection
         self.checkpoints, self.position = checkpoints, Position()
         self.whole = WholeStep(kept=checkpoints is not None and not checkpoints.off and self.replicas.count == 1)
         self.teacher: Teacher | None = None

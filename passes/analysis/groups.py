@@ -108,6 +108,13 @@ class Groups:
         """The same groups, each of which keeps at least so many units."""
         return replace(self, listed=tuple(replace(group, least=max(least, group.least)) for group in self.listed))
 
+    def bounded(self, limits: Mapping[str, tuple[int, int]]) -> Groups:
+        """The same groups, some of which keep so many units at least, and so many at most, in plans that are chosen."""
+        return replace(self, listed=tuple(
+            replace(group, least=limits[group.name][0], most=limits[group.name][1]) if group.name in limits else group
+            for group in self.listed
+        ))  # fmt: skip
+
     def emptying(self, depth: float = 0.0) -> Groups:
         """The same groups, of which each may lose all its units where the model allows it (`why_not_without`).
 

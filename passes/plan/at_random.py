@@ -35,7 +35,7 @@ def _counts(groups: Groups, keep: float) -> dict[str, int]:
     counts: dict[str, int] = {}
     for kind in groups.together(group.name for group in groups.prunable).values():
         least, size = max(groups[name].least for name in kind), groups[kind[0]].size
-        count = max(least, 1, round(keep * size))
+        count = min(max(least, 1, round(keep * size)), *(groups[name].most or size for name in kind))
         if allowed := groups.counts(kind[0]):
             possible = [each for each in (*allowed, size) if each >= max(least, 1)]
             count = min(possible, key=lambda each: abs(each - count))

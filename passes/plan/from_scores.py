@@ -86,9 +86,9 @@ def plan_from_scores(
             counts |= {each: len(allowed.get(each, range(groups[each].size))) for each in kind}
             continue
         ranked |= dict(zip(kind, of_kind, strict=True))
-        most = min(len(units) for units, _values in of_kind)
         may_go = all(smallest[each] == 0 for each in kind)
         above = levels(groups, kind, 0.0 if may_go else floor, round_to)
+        most = min(above[-1], *(len(units) for units, _values in of_kind))
         possible = [*([0] if may_go else []), *(count for count in above if count < most), most]
         counts[name] = possible[0]
         blocks.append(_Blocks.of(number, [values for _units, values in of_kind], possible))

@@ -14,22 +14,26 @@ def least_kept(group: Group, floor: float, round_to: int = 1) -> int:
     A group that may lose all of its units keeps as many where another one does instead of it (`fewest`).
     """
     step, least = group.step(round_to), max(group.least, ceil(floor * group.size))
-    return min(group.size, step * max(1, ceil(least / step)))
+    most = group.size if group.most is None else group.most
+    return min(most, step * max(1, ceil(least / step)))
 
 
 def levels(groups: Groups, kind: Sequence[str], floor: float = 0.0, round_to: int = 1) -> list[int]:
-    """The counts that groups of one kind may have, none of them empty: increasing, the last one is all of their units.
+    """The counts that groups of one kind may have, none of them empty: increasing, the last one is all of their units,
+    or what they keep at most (`Group.most`).
 
     They are multiples of `Group.step`. Where only some counts are allowed (`Groups.counts`), these are taken, and of
     them multiples where there are any.
     """
     size, step = groups[kind[0]].size, groups[kind[0]].step(round_to)
-    least = max(least_kept(groups[name], floor, round_to) for name in kind)
+    most = min(size if groups[name].most is None else groups[name].most or size for name in kind)
+    least = min(most, max(least_kept(groups[name], floor, round_to) for name in kind))
     allowed = groups.counts(kind[0])
     if not allowed:
-        return [*range(least, size, step), size]
-    possible = [count for count in allowed if least <= count < size]
-    return [*([count for count in possible if count % step == 0] or possible), size]
+        return [*range(least, most, step), most]
+    possible = [count for count in (*allowed, size) if least <= count <= most]
+    multiples = [count for count in possible if count % step == 0 or count == size]
+    return (multiples if multiples != [size] else possible) or [most]
 
 
 def fewest(groups: Groups, floor: float = 0.0, round_to: int = 1, first: Iterable[str] | None = None) -> dict[str, int]:

@@ -157,3 +157,31 @@ def test_heads_are_as_many_as_the_configuration_takes() -> None:
     graph = traced(library.LlamaForCausalLM(config), input_ids=torch.ones(2, 4, dtype=torch.long), use_cache=False)
     counts = {graph.groups[kind.groups[0]].size: kind.counts for kind in graph.steered(uniform=True).groups.kinds}
     assert counts == {8: (1, 2, 4), 3: (), 96: ()}
+
+
+@pytest.mark.usefixtures("transformers")
+@pytest.mark.parametrize("uniform", [True, False])
+def test_a_checkpoint_that_is_cut_loads_with_transformers(uniform: bool, tmp_path: Path) -> None:
+    import transformers as library
+
+    torch.manual_seed(0)
+    model = library.LlamaForCausalLM(library.LlamaConfig(**TINY)).eval()
+    perturb(model)
+    model.float().save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "tokenizer.json").write_text("{}")
+    with atograph.without_weights():
+        empty = library.LlamaForCausalLM(library.LlamaConfig(**TINY)).eval()
+    ids = torch.randint(3, 64, (2, 6))
+    graph = atograph.trace(empty, (), {"input_ids": ids, "use_cache": False})
+    steered = graph.steered(uniform=True) if uniform else graph
+    plan = steered.plan(random=0, keep=0.5)
+    applied = atograph.apply_plan(graph, plan, tmp_path / "dense", tmp_path / "slim")
+    assert (tmp_path / "slim" / "config.json").exists() == uniform
+    if not uniform:
+        assert applied.why_no_config == "heads are less wide, and attention keeps its scale"
+        return
+    assert {"generation_config.json", "tokenizer.json"} <= {path.name for path in (tmp_path / "slim").iterdir()}
+    again = library.LlamaForCausalLM.from_pretrained(tmp_path / "slim").eval()
+    masked: Any = atograph.mask(model, plan)
+    how = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    assert torch.equal(again.generate(ids, use_cache=True, **how), masked.generate(ids, **how))

@@ -140,3 +140,9 @@ def test_a_run_deploys_to_it_and_is_proved_again(tmp_path: Path) -> None:
     assert (tmp_path / "copy.bin").read_bytes() == (run / "slim.bin").read_bytes()
     code, output = command("export", run, "--target", "openvino", "--out", tmp_path / "copy.xml")
     assert code == 2 and "is there already" in output, output
+    code, output = command("bench", run, "--trust-spec", "--batch", 2, "--seconds", 0.01)
+    assert code == 0, output
+    for text in ("ONNX Runtime, batch 2", "OpenVINO, batch 2"):
+        assert text in output, output
+    code, output = command("bench", run, "--trust-spec", "--target", "pt2")
+    assert code == 2 and "the target 'pt2' is not timed" in output, output

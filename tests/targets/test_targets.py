@@ -194,7 +194,8 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             ["onxn"],
-            "there is no target 'onxn'. Perhaps onnx? Known targets: onnx, openvino, pt2, plain, thief, report.",
+            "there is no target 'onxn'. Perhaps onnx? "
+            "Known targets: executorch, onnx, openvino, pt2, plain, thief, report.",
         ),
         ([], "a run needs a target"),
         (["onnx", "plain", "onnx"], "the target 'onnx' is named twice"),

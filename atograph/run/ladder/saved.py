@@ -42,7 +42,7 @@ class Saved:
         own[f"the budgets of {descent.budget}"] = list(descent.shares)
         own["the epochs of each"] = [settings.epochs for settings in descent.settings]
         own["the digest of the initial weights"] = None if job.init is None else digest(job.init)
-        self._own = as_json(own)
+        self._own = as_json(own | job.selection.identity)
         if out is None:
             return
         places = [out, *(out / name for name in self._names)]

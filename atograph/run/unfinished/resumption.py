@@ -14,6 +14,7 @@ from atograph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import fingerprint
 from atograph.passes.text.printer import format_program
+from atograph.train.pruning.selection import Selection
 from atograph.train.saved.checkpoints import Checkpoints, as_json, newest, not_one_s_own
 from atograph.train.settings import TrainSettings
 
@@ -77,14 +78,14 @@ def again(*, from_python: bool) -> str:
     return "the same call with resume=True" if from_python else "the same command with --resume"
 
 
-def identity(settings: TrainSettings, graph: Graph, init: Path | None) -> dict[str, Json]:
+def identity(settings: TrainSettings, graph: Graph, init: Path | None, selection: Selection) -> dict[str, Json]:
     """What must be the same for a run to go on, name → JSON value; ``init`` holds its initial weights, if any."""
     own = {f"the setting {name}": value for name, value in settings.model_dump(exclude=OF_THE_MACHINE).items()}
     own["the digest of the model's groups"] = fingerprint(graph.groups)
     own["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
     own["the digest of the initial weights"] = None if init is None else digest(init)
     own["the units that may stay"] = {name: list(units) for name, units in graph.limits.items()}
-    return as_json(own)
+    return as_json(own | selection.identity)
 
 
 def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str, object]) -> Checkpoints:

@@ -99,7 +99,9 @@ def _write(outcome: Outcome, why: str, place: Path, out: Path) -> list[str]:
         _write_weights(outcome, place)
 
     def report() -> None:
-        said = Unproved(f"{why} {_go_on(outcome, out, [])}", identity(job.settings, prepared.graph, job.init))
+        said = Unproved(
+            f"{why} {_go_on(outcome, out, [])}", identity(job.settings, prepared.graph, job.init, job.selection)
+        )
         report_of(outcome, Figures(), said).save(place / "report.json")
 
     def mark() -> None:
@@ -156,7 +158,7 @@ def take_up(out: Path, prepared: Prepared) -> Outcome | None:
             return None
         hint = f"The trained weights are in {WEIGHTS} there, for --init; --force starts anew."
         raise UserError(error.message, where=error.where, hint=hint) from error
-    check_identity(report.identity, identity(job.settings, prepared.graph, job.init), out)
+    check_identity(report.identity, identity(job.settings, prepared.graph, job.init, job.selection), out)
     try:
         plan = Plan.from_json(read_bytes(out / "plan.json"))
         history = [EpochRow(**row) for row in report.curves]  # type: ignore[arg-type]

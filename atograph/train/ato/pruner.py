@@ -34,7 +34,7 @@ class Pruner(Masking[P]):
         super().__init__(fit, graph, shrink)
         self.settings = fit.settings
         kind: type[MaskSearch[P]] = SEARCHES[self.settings.controller_search]
-        self.search = kind(fit.model, graph, fit.task, self.units, self.settings, fit.replicas)
+        self.search = kind(fit.model, graph, fit.task, self.units, self.settings, fit.replicas, fit.selection)
         self.plan = self.search.plan()  # a budget out of reach shows before the first step
         self.masking = self.zero = False
         self.lam, self.steps = 0.0, 0

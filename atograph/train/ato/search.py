@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from atograph.passes.criteria.criterion import Criterion
 from atograph.train.ato.controller import Controller
 from atograph.train.ato.evidence import Evidence, EvidenceState
-from atograph.train.interfaces import Graph, P
+from atograph.train.interfaces import Chooser, Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.pruning.choice import Choice
 from atograph.train.pruning.masked_in_place import MaskedInPlace
 from atograph.train.pruning.masked_loss import MaskedLoss
 from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.pruning.sharded_units import ShardedUnits
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
@@ -67,6 +68,7 @@ class MaskSearch(abc.ABC, Generic[P]):
         task: its loss is the controller's.
         units: of the graph's prunable groups.
         settings: see there.
+        selection: what decides in the end.
     """
 
     fresh: ClassVar[bool]
@@ -79,6 +81,7 @@ class MaskSearch(abc.ABC, Generic[P]):
         units: UnitMap,
         settings: TrainSettings,
         replicas: Replicas | None = None,
+        selection: Chooser = BY_CRITERION,
     ) -> None:
         self.replicas = replicas or Alone()
         self.graph, self.task, self.units, self.settings = graph, task, units, settings
@@ -88,7 +91,7 @@ class MaskSearch(abc.ABC, Generic[P]):
             self._loss = MaskedInPlace(model, task, units, by_batch=by_batch)
         else:
             self._loss = MaskedLoss(model, task, units, by_batch=by_batch)
-        self.choice = Choice(graph, units, settings, self.replicas)
+        self.choice = Choice(graph, units, settings, self.replicas, selection)
         device = units.family.device
         self.controller = self._controller().to(device)
         self.evidence = Evidence(self.controller().numel(), device)

@@ -29,12 +29,14 @@ class Method(abc.ABC):
         help: what it does, in a few words: ``prunes while it trains``.
         settings: its settings: `TrainSettings`, or a subclass with a section of its own.
         presets: what it sets, unless one sets it otherwise.
+        takes_plans: whether a plan or scores may be given in place of what it would choose by (`Training.selection`).
     """
 
     name: ClassVar[str]
     help: ClassVar[str]
     settings: ClassVar[type[TrainSettings]] = TrainSettings
     presets: ClassVar[Mapping[str, object]] = {}
+    takes_plans: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

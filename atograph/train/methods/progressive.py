@@ -24,6 +24,7 @@ class Progressive(Method):
     name = "progressive"
     help = "prunes step by step at the beginning of the training"
     settings = ProgressiveSettings
+    takes_plans = True
     presets: ClassVar[Mapping[str, object]] = {
         "controller": False, "controller_start": 0.0, "projection_start": 0.0,
     }  # fmt: skip

@@ -35,7 +35,7 @@ class Tightening(Masking[P]):
         settings = run.settings
         assert isinstance(settings, ProgressiveSettings), "the method has these"
         self.slim_apart = settings.slim_apart
-        self.choice = Choice(graph, self.units, settings, run.replicas)
+        self.choice = Choice(graph, self.units, settings, run.replicas, run.selection)
         self.plan = self.choice.plan(self.choice.scores(None))  # a budget out of reach shows before the first step
         self.rungs = self._ladder(settings)
         self.taken = self.apart = 0

@@ -13,9 +13,10 @@ from atograph.passes.cost.prices import unit_prices
 from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.ranking import by_magnitude, log_scores
 from atograph.passes.errors import UserError
-from atograph.train.interfaces import Graph, P
+from atograph.train.interfaces import Chooser, Graph, P
 from atograph.train.processes.replicas import Alone, Replicas
 from atograph.train.pruning.masks import UnitMap
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.settings import TrainSettings
 
 
@@ -26,12 +27,18 @@ class Choice(Generic[P]):
         graph, units: of the dense model.
         settings: budgets, floor and rounding are theirs.
         replicas: the processes that train together; the first one's scores are those of all.
+        selection: what decides in the end.
     """
 
     def __init__(
-        self, graph: Graph[P], units: UnitMap, settings: TrainSettings, replicas: Replicas | None = None
+        self,
+        graph: Graph[P],
+        units: UnitMap,
+        settings: TrainSettings,
+        replicas: Replicas | None = None,
+        selection: Chooser = BY_CRITERION,
     ) -> None:
-        self._graph, self._units, self._settings = graph, units, settings
+        self._graph, self._units, self._settings, self._selection = graph, units, settings, selection
         self._replicas = replicas or Alone()
         priced = {what: share for what, share in settings.budgets.items() if BUDGETS.get(what).priced}
         used = [graph.budgets(**{what: share}).used for what, share in priced.items()]
@@ -52,7 +59,7 @@ class Choice(Generic[P]):
         within: Mapping[str, Sequence[int]] | None = None,
         final: bool = False,
     ) -> P:
-        """The plan that keeps the highest scores.
+        """The plan that keeps the highest scores, or what `Selection` makes of them.
 
         Args:
             scores: ``[total]``.
@@ -71,9 +78,14 @@ class Choice(Generic[P]):
         self._replicas.from_first([scores])
         parts = {name: part.cpu() for name, part in self._units.split(scores).items()}
         settings = self._settings
-        how: dict[str, Any] = dict(settings.budgets if shares is None else shares)
-        if settings.measured:
-            how["measured"] = final
-        if within is not None:
-            how["within"] = within
-        return self._graph.plan_from_scores(parts, floor=settings.floor, round_to=settings.rounding, **how)
+        how: dict[str, Any] = {"measured": final} if settings.measured else {}
+        return self._selection.choose(
+            self._graph,
+            parts,
+            settings.budgets if shares is None else shares,
+            last=final or shares is None,
+            within=within,
+            floor=settings.floor,
+            round_to=settings.rounding,
+            **how,
+        )

@@ -54,6 +54,20 @@ def _pairs(given: object) -> object:
     )
 
 
+def _floors_by_layer(values: dict[str, Any]) -> dict[str, Any]:
+    """``floor="0.1,backbone.c2=0.5"`` as a floor for all groups, and widths that are at least so much."""
+    given = values.get("floor")
+    if not isinstance(given, str) or "=" not in given:
+        return values
+    parts = [part.strip() for part in given.split(",")]
+    own = [part for part in parts if "=" not in part]
+    rest = {name: value for name, value in values.items() if name != "floor"}
+    width = rest.get("width") or ()
+    listed = (width,) if isinstance(width, str) else tuple(width)
+    layers = tuple(f"{part}.." for part in parts if "=" in part)
+    return {**rest, **({"floor": own[0]} if own else {}), "width": (*layers, *listed)}
+
+
 def _sizes(given: Any) -> object:
     """What is dynamic, in any form that `trace` takes, as texts."""
     try:
@@ -123,7 +137,8 @@ class TrainSettings(BaseModel):
     """A file with what was measured (latency.json of a run): read where it is there, written else. With
     the same file and seed a run gives the same plan."""
     floor: Annotated[Fraction, Option(metavar="SHARE")] = 0.05
-    """Least share of each group's units that stays; 0.05 unless given. One unit stays in any case but with depth."""
+    """Least share of each group's units that stays, or of some layers' (0.1,backbone.c2=0.5); 0.05 unless given. One
+    unit stays in any case but with depth."""
     round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["fit", "auto"] | None, Option(metavar="N|fit|auto")] = (
         None
     )
@@ -146,6 +161,8 @@ class TrainSettings(BaseModel):
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
+    width: Annotated[tuple[str, ...], Option(metavar="NAME=WIDTH")] = ()
+    """How wide layers are: layers.*.mlp=128, =50%, =64..128, or =max for all units; repeatable. See `Graph.steered`."""
     uniform: Annotated[bool, Option()] = False
     """The same widths in all layers, so that one number of a configuration says each: groups that are alike in all
     layers keep equally many units, each its own best ones, and heads stay as wide as they are."""
@@ -361,7 +378,7 @@ class TrainSettings(BaseModel):
         return {
             "freeze": self.freeze_layers, "only": self.only, "min_units": self.min_units, "couple": self.couple,
             "trained_only": not self.prune_frozen, "depth": self.depth and self.depth_share, "drop": self.drop,
-            "uniform": self.uniform,
+            "uniform": self.uniform, "width": self.width,
         }  # fmt: skip
 
     @property
@@ -384,6 +401,7 @@ class TrainSettings(BaseModel):
         shares = {**given, **{name: values[name] for name in values if name in BUDGETS}}
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
+        rest = _floors_by_layer(rest)
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
     @model_serializer(mode="wrap")

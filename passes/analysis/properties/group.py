@@ -30,6 +30,7 @@ class Group:
         outer: whether every parameter dimension that holds it is a product with other axes to its right (heads × head
             dim): then those are what can make a width a multiple of something.
         least: units that the user wants to stay at least; 0: it may lose all of them (`Groups.emptying`).
+        most: units that the user wants to stay at most; None: all of them may.
         makers: the members that give a tensor its units (output channels).
         readers: those that are summed over with one (input channels); a tied weight may be both.
         dropped: whether the user wants all of its units to go.
@@ -45,6 +46,7 @@ class Group:
     axis: Axis
     outer: bool = False
     least: int = 1
+    most: int | None = None
     makers: frozenset[Member] = frozenset()
     readers: frozenset[Member] = frozenset()
     dropped: bool = False
