@@ -89,9 +89,11 @@ def _task(source: Spec) -> Task:
 
 
 def _files(out: Path, target: str | None) -> list[Path]:
-    """What would be written; None: for an ONNX file."""
+    """What would be written; None: for an ONNX file. What a target writes beside its own file is known of those that
+    are in the table before the SPEC is read."""
     if target is None:
         return [out, weights_beside(out)]
-    from atograph.targets.table import classes_of
+    from atograph.targets.table import TARGETS
 
-    return [out, *(out.with_suffix(suffix) for suffix in classes_of([target])[0].beside)]
+    beside = TARGETS.get(target).beside if target in TARGETS else ()
+    return [out, *(out.with_suffix(suffix) for suffix in beside)]

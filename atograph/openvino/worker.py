@@ -12,6 +12,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from atograph.files.reading import parse_json
 from atograph.sessions.feed import Feed
 
 _WARM_UP = 3
@@ -95,8 +96,8 @@ def _size(dimension: Any) -> int | None:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    noted = json.loads(model.get_rt_info([_NOTE]).astype(str)) if model.has_rt_info([_NOTE]) else {}
-    return {str(key): str(value) for key, value in noted.items()}
+    noted = parse_json(model.get_rt_info([_NOTE]).astype(str)) if model.has_rt_info([_NOTE]) else {}
+    return {str(key): str(value) for key, value in noted.items()} if isinstance(noted, dict) else {}
 
 
 def close(number: int) -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from atograph.cli.app import app
 from atograph.cli.compress import train_settings
 from atograph.passes.errors import InternalError, UserError
+from atograph.train.pruning.selection import BY_CRITERION
 
 NET = """
     import torch
@@ -165,6 +166,7 @@ def test_what_goes_to_the_work(net: Path, compress_spec) -> None:
         "opset": 20,
         "targets": ["onnx", "pt2"],
         "tensorboard": Path("tb"),
+        "selection": BY_CRITERION,
     }
 
 

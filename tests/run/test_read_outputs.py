@@ -18,6 +18,7 @@ import atograph
 from atograph.passes.errors import UserError
 from atograph.run.unfinished.resumption import identity
 from atograph.run.verify import verify_run
+from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.saved.checkpoints import check_identity
 from atograph.train.settings import settings_of
 
@@ -137,7 +138,7 @@ def test_a_run_goes_on_with_the_same_outputs_only(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = scope["model"](), torch.randn(2, 6)
     identities = [
-        identity(settings_of({"outputs": each}), atograph.trace(model, x, outputs=each), None)
+        identity(settings_of({"outputs": each}), atograph.trace(model, x, outputs=each), None, BY_CRITERION)
         for each in (["logits"], ["logits", "aux"])
     ]
     with pytest.raises(UserError, match="outputs"):

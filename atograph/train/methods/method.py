@@ -29,7 +29,7 @@ class Method(abc.ABC):
         help: what it does, in a few words: ``prunes while it trains``.
         settings: its settings: `TrainSettings`, or a subclass with a section of its own.
         presets: what it sets, unless one sets it otherwise.
-        takes_plans: whether a plan or scores may be given in place of what it would choose by (`Training.selection`).
+        takes_plans: whether a plan or scores may be given in place of what it would choose by (``run.selection``).
     """
 
     name: ClassVar[str]

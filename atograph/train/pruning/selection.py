@@ -94,7 +94,21 @@ class Selection:
             within: group → the units that may stay; None: all.
             how: as `Graph.plan_from_scores` takes it: floor, rounding, whether latency is measured.
         """
-        return graph.plan_from_scores(scores, within=within, **how, **shares)
+        return planned(graph, scores, shares, within, how)
+
+
+def planned(
+    graph: Graph[P],
+    scores: Mapping[str, Tensor],
+    shares: Mapping[str, float],
+    within: Mapping[str, Sequence[int]] | None,
+    how: Mapping[str, Any],
+) -> P:
+    """The plan by some scores: arguments as of `Selection.choose`."""
+    options: dict[str, Any] = {**how, **shares}
+    if within is not None:
+        options["within"] = within
+    return graph.plan_from_scores(scores, **options)
 
 
 BY_CRITERION = Selection()
@@ -147,7 +161,7 @@ class GivenScores(Selection):
         **how: Any,
     ) -> P:
         """The plan of a moment of the training, always by the same scores."""
-        return graph.plan_from_scores(self.scores, within=within, **how, **shares)
+        return planned(graph, self.scores, shares, within, how)
 
 
 @dataclass(frozen=True)
