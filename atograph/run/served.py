@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atograph.files.checkpoint import Checkpoint
+from atograph.files.reading import read_json
 from atograph.graph import Graph
 from atograph.passes.plan.plan import Plan
 from atograph.repair.config_widths import numbers_of
@@ -38,7 +39,7 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     numbers = numbers_of(graph.model, graph.program, plan)
     if isinstance(numbers, str):
         return numbers
-    config = json.loads(source.read_text(encoding="utf-8"))
+    config = read_json(source, "not a configuration of transformers")
     (folder / CONFIG).write_text(json.dumps({**config, **numbers}, indent=2) + "\n", encoding="utf-8")
     for path in _beside(source.parent):
         shutil.copyfile(path, folder / path.name)
