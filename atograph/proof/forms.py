@@ -10,7 +10,7 @@ from torch import nn
 
 from atograph.files.writing import scratch
 from atograph.ort.model import OnnxModel
-from atograph.ort.of_one import settled
+from atograph.ort.of_one import TELLING, settled
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.interface import Example
 from atograph.process.stages import stage
@@ -147,10 +147,10 @@ class Forms:
             return None
         expected = self.slim.state.outputs(tensors_of(made, self.slim.left_out))
         graph = self.slim.passes_program.graph
-        values = settled(graph, expected, self._others[target.name])
+        values = settled(graph, expected, self._others[target.name], least=TELLING)
         difference, fault = largest_difference(expected, values), None
         if not difference <= allowed and _same_shapes(self.masked, expected) and _same_shapes(expected, values):
-            dense = settled(graph, self.masked, expected)
+            dense = settled(graph, self.masked, expected, least=TELLING)
             whole, of_dense = difference, largest_difference(self.masked, dense)
             pairs = [differences(one, other) <= allowed for one, other in zip(self.masked, dense, strict=True)]
             apart = [differences(one, other) for one, other in zip(expected, values, strict=True)]
@@ -198,7 +198,8 @@ class Forms:
     ) -> Sequence[torch.Tensor]:
         """Values of a file as they are compared (`ort.of_one`)."""
         of_runtime = isinstance(file.run, OnnxModel)
-        return settled(self.slim.passes_program.graph, references, values) if of_runtime else values
+        graph = self.slim.passes_program.graph
+        return settled(graph, references, values, least=TELLING) if of_runtime else values
 
     def _dense(self, target: Target) -> list[torch.Tensor]:
         """What a target computes of the masked dense network.
