@@ -26,7 +26,7 @@ _PASSED_ON = {
     operator.getitem, _ATEN.view.default, _ATEN.reshape.default, _ATEN.flatten.using_ints, _ATEN.unflatten.int,
     _ATEN.permute.default, _ATEN.transpose.int, _ATEN.squeeze.dim, _ATEN.squeeze.default, _ATEN.unsqueeze.default,
     _ATEN.slice.Tensor, _ATEN.select.int, _ATEN.clone.default, _ATEN.contiguous.default, _ATEN.cat.default,
-    _ATEN.split.Tensor, _ATEN.split_with_sizes.default,
+    _ATEN.split.Tensor, _ATEN.split_with_sizes.default, _ATEN.alias.default,
 }  # fmt: skip
 """Ops that give what they take in another order, or some of it."""
 
