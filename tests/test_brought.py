@@ -99,6 +99,7 @@ def rounded(row: Budget, counts: Mapping[str, Any]) -> Any:
     return math.ceil(flops(row, counts))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cost", "what"), [(detached, "a tensor without a gradient"), (rounded, r"\d+")])
 def test_a_cost_without_a_gradient(cost: Any, what: str) -> None:
     budget(energy(cost))

@@ -132,6 +132,8 @@ class Run:
         console.say(f"method: {method.name}, {job.selection.by(settings)}: {method.help}")
         if graph.latency is not None and graph.latency.tried:
             console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
+        elif job.settings.rounding == "fit" and multiple > 1:
+            console.say(f"widths in multiples of {multiple}, as suits the network's own (--round-to 1: any width)")
         return Prepared(job, graph, settings, smallest, multiple, started)
 
     def train(self, prepared: Prepared) -> Outcome:

@@ -62,6 +62,7 @@ REGIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ran", [False, True], ids=["at once", "after a run"])
 @pytest.mark.parametrize("name", REGIONS)
 def test_regions(name: str, ran: bool) -> None:

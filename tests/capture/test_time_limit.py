@@ -70,6 +70,7 @@ class Net(nn.Module):
 SLOW = [ops, plain_python, swallowing, looking_at_values, interrupted_where_python_drops_it]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("slow", SLOW, ids=lambda slow: slow.__name__)
 def test_code_that_does_not_end(slow: Callable[[Tensor], Tensor]) -> None:

@@ -192,6 +192,7 @@ RESIZED: dict[str, tuple[dict[str, str], tuple[float, float]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RESIZED)
 def test_fractional_scales_are_right_at_any_size(tmp_path: Path, name: str) -> None:
     """Sizes that are no multiples, too, where a factor and the quotient of sizes are not the same."""

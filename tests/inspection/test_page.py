@@ -412,6 +412,7 @@ def test_dark_and_light(browser: Browser) -> None:
     assert browser.js(colour) == light
 
 
+@pytest.mark.long
 @needs_browser
 def test_a_run_has_plots_and_the_same_as_tables(browser: Browser) -> None:
     browser.open(page(planned(seen(*build("residual"))), with_curves()))

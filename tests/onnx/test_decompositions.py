@@ -99,6 +99,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
         yield traced
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*TAKEN_APART, *TRACED_ANEW])
 def test_the_file_is_that_of_a_program_traced_anew(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = {**TAKEN_APART, **TRACED_ANEW}[name]()

@@ -84,6 +84,7 @@ OF_OPSET_23 = [("blind rows", 23), ("five dimensions", 23)]
 """torch.onnx itself has another way to write it from there on."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("case", "opset"), [*((case, None) for case in CASES), *OF_OPSET_23])
 def test_attention_is_the_same_in_onnx_runtime(case: str, opset: int | None, tmp_path: Path) -> None:
     model, mask = CASES[case]

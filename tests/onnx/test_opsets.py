@@ -88,6 +88,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Sequence[int]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_the_file_computes_the_same_at_every_opset(case: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

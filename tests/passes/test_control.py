@@ -286,6 +286,7 @@ NOTES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [case for case in CASES if case.run.__name__ in NOTES], ids=lambda c: c.run.__name__)
 def test_what_flops_count_is_told_and_the_module_comes_back(case: Case) -> None:
     net, x, graph = traced(case)
@@ -297,6 +298,7 @@ def test_what_flops_count_is_told_and_the_module_comes_back(case: Case) -> None:
         assert torch.allclose(slim.module(x), atograph.mask(net, slim.plan)(x), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.run.__name__)
 def test_a_slim_region_is_written_and_read(case: Case, tmp_path: Path) -> None:
     _net, x, graph = traced(case, torch.float32)

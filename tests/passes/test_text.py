@@ -102,6 +102,7 @@ NAMES |= sampled_from(["größe", "x²", "٣", "µ", "μ", "ﬁ", "fi", "a b", "
 SIZES = from_regex(r"[A-Za-z_]\w{0,3}", fullmatch=True).filter(lambda name: name not in ("_", "batch"))
 
 
+@pytest.mark.long
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lists(NAMES, min_size=1, max_size=2, unique=True), lists(NAMES, max_size=2, unique=True), NAMES, SIZES)
 def test_any_name_is_read_back(within: list[str], named: list[str], buffer: str, size: str) -> None:

@@ -216,6 +216,7 @@ def test_random_counts_of_kinds_are_exact(seed: int) -> None:
         torch.testing.assert_close(slim(tokens()), masked(tokens()), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["magnitude", "progressive", "ato"])
 def test_every_method_ends_with_one_count_a_kind(method: str) -> None:
     class Net(nn.Module):

@@ -142,6 +142,7 @@ def test_any_structure_and_type_comes_back(dtype: torch.dtype, tmp_path: Path) -
     assert result["count"] == 3 and result["y"][1].dtype == torch.bfloat16
 
 
+@pytest.mark.long
 def test_ops_of_the_users_own_run_where_they_are_defined(tmp_path: Path) -> None:
     processes = []
 

@@ -128,6 +128,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["llama", "phi"])
 @pytest.mark.usefixtures("transformers")
 def test_transformers_loads_it_and_generates_the_same_tokens(name: str, tmp_path: Path) -> None:
@@ -159,6 +160,7 @@ def test_heads_are_as_many_as_the_configuration_takes() -> None:
     assert counts == {8: (1, 2, 4), 3: (), 96: ()}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("uniform", [True, False])
 def test_a_checkpoint_that_is_cut_loads_with_transformers(uniform: bool, tmp_path: Path) -> None:

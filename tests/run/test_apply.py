@@ -93,6 +93,7 @@ def made_slim(name: str) -> tuple[nn.Module, atograph.Slim, atograph.Graph]:
     return dense, atograph.slim(loaded, loaded.plan(random=3)), graph
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pieces", [1, 10**9], ids=["row by row", "whole"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_slim_weights_are_those_of_the_loaded_model(

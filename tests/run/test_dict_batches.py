@@ -63,6 +63,7 @@ class Right:
         return self.right / self.all
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("form", "metric"), [("object", None), ("object", Right()), ("dict", None), ("tuple without labels", None)]
 )

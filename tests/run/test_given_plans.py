@@ -67,6 +67,7 @@ class Stopping:
             yield batch
 
 
+@pytest.mark.long
 def test_step_by_step_ends_at_the_plan_and_goes_on_after_an_interrupt(tmp_path: Path) -> None:
     """The third process knows the way as the first one would have gone it, and no other plan is taken for it."""
     plan = some_plan()

@@ -165,6 +165,7 @@ AUXILIARY: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[], nn.Module], 
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", AUXILIARY)
 def test_an_auxiliary_head_is_trained_and_cut(name: str, tmp_path: Path) -> None:
     act, aux, alike = AUXILIARY[name]

@@ -187,6 +187,7 @@ def slimmed(case: Case) -> tuple[nn.Module, tuple[Any, ...], atograph.Slim]:
     return atograph.mask(model, plan), args, atograph.slim(graph, plan)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_run_of_calls_gives_what_the_masked_network_gives(case: Case, tmp_path: Path) -> None:
     masked, args, slim = slimmed(case)

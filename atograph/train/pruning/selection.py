@@ -94,21 +94,14 @@ class Selection:
             within: group → the units that may stay; None: all.
             how: as `Graph.plan_from_scores` takes it: floor, rounding, whether latency is measured.
         """
-        return planned(graph, scores, shares, within, how)
+        options: dict[str, Any] = {**how, **shares}
+        if within is not None:
+            options["within"] = within
+        return graph.plan_from_scores(self.ranked_by(scores), **options)
 
-
-def planned(
-    graph: Graph[P],
-    scores: Mapping[str, Tensor],
-    shares: Mapping[str, float],
-    within: Mapping[str, Sequence[int]] | None,
-    how: Mapping[str, Any],
-) -> P:
-    """The plan by some scores: arguments as of `Selection.choose`."""
-    options: dict[str, Any] = {**how, **shares}
-    if within is not None:
-        options["within"] = within
-    return graph.plan_from_scores(scores, **options)
+    def ranked_by(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What units are ranked by, where the criterion gives some scores."""
+        return scores
 
 
 BY_CRITERION = Selection()
@@ -150,18 +143,9 @@ class GivenScores(Selection):
         """That they are given."""
         return f"by {self.source}"
 
-    def choose(
-        self,
-        graph: Graph[P],
-        scores: Mapping[str, Tensor],
-        shares: Mapping[str, float],
-        *,
-        last: bool,
-        within: Mapping[str, Sequence[int]] | None,
-        **how: Any,
-    ) -> P:
-        """The plan of a moment of the training, always by the same scores."""
-        return planned(graph, self.scores, shares, within, how)
+    def ranked_by(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Always the scores that are given."""
+        return self.scores
 
 
 @dataclass(frozen=True)
