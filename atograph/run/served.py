@@ -9,7 +9,7 @@ from pathlib import Path
 
 from atograph.files.checkpoint import Checkpoint
 from atograph.files.reading import read_json
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.plan.plan import Plan
 from atograph.repair.config_widths import numbers_of
 
