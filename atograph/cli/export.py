@@ -56,7 +56,7 @@ def export(
             raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
     from atograph.run.export import export_run, export_to
-    from atograph.terminal import numbers
+    from atograph.values import numbers
 
     task = None
     if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has

@@ -10,8 +10,8 @@ from atograph.graph.graph import Graph
 from atograph.latency.table import Rounded
 from atograph.passes.plan.fitting import fitting
 from atograph.passes.plan.plan import Plan
-from atograph.terminal import numbers
 from atograph.train.settings import TrainSettings
+from atograph.values import numbers
 
 FILE = "latency.json"
 """What a run's folder, and that of its checkpoints, calls the record."""

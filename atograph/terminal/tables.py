@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.passes.budgets.budget import BUDGETS
-from atograph.terminal import numbers
+from atograph.values import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
