@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.repair.saving import why_unsaved

@@ -18,7 +18,7 @@ from torch import nn
 
 from atograph.files.checkpoint import Checkpoint
 from atograph.files.reading import read_json
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.plan.plan import Plan
 from atograph.process.quiet import quiet
 from atograph.repair.config_widths import numbers_of
