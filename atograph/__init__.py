@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from atograph.declared.experts import keep_experts
     from atograph.declared.reduced import Reduced
     from atograph.declared.tokens import keep_tokens
-    from atograph.graph import Graph, trace
+    from atograph.graph.from_model import trace
+    from atograph.graph.graph import Graph
     from atograph.integrations.own_loop import AutoTrainOnce
     from atograph.passes.analysis.groups import Group
     from atograph.passes.analysis.properties.changed import reordered, scaled
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     # trace and graph
-    "trace": "graph",
-    "Graph": "graph",
+    "trace": "graph.from_model",
+    "Graph": "graph.graph",
     "Group": "passes.analysis.groups",
     "Property": "passes.analysis.properties.known",
     "reordered": "passes.analysis.properties.changed",
