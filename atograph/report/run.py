@@ -209,6 +209,17 @@ class FrozenGroup(_Record):
     where: str
 
 
+class Width(_Record):
+    """Groups of one size whose layers differ in the numbers of their blocks only, and what stays of each."""
+
+    layers: str
+    """Those that make the units → those that read them."""
+    groups: Count
+    dense: Count
+    least: Count
+    most: Count
+
+
 class Report(_Record, SavedReport):
     """Everything about one finished run."""
 
@@ -259,6 +270,8 @@ class Report(_Record, SavedReport):
     repairs: list[str] = Field(default_factory=list)
     """What was repaired in its code, in words."""
     frozen: list[FrozenGroup]
+    widths: list[Width] = Field(default_factory=list)
+    """Before and after, in the order of the model; a report of an older version has none."""
     numbers: dict[str, bool | int | float] = Field(default_factory=dict)
     """Numbers in attributes of the model's modules that the training has changed, by path: no weights hold them."""
     curves: list[dict[str, object]] = Field(default_factory=list)
