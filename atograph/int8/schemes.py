@@ -1,6 +1,6 @@
 """How files are quantised, by target and by what a network is made of: a row each, the likeliest first.
 
-What each runtime reads alike, and which ops gain, was measured (docs/results/int8.md). OpenVINO computes activations
+What each runtime reads alike, and which ops gain, was measured (docs/deploy.md). OpenVINO computes activations
 in uint8 as ONNX Runtime does, and gets a concatenation of signed ones wrong; TensorRT takes signed ones alone, around
 zero.
 """
