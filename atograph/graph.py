@@ -277,8 +277,8 @@ class Graph(NotPickled):
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: with budgets, widths are multiples of this (`Group.step`); ``"fit"``: of what suits the network
-                (`passes.plan.fitting`); ``"auto"``: of what is fastest in ONNX Runtime on this machine. None: what the
-                budgets ask for, else ``"fit"``.
+                (`passes.plan.fitting`); ``"auto"``: of what is fastest on this machine (`measure_latency`). None: what
+                the budgets ask for, else ``"fit"``.
             measured: see `plan_from_scores`.
             depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
                 branches go. A number is the share of what is saved that they give, True is a half
@@ -462,6 +462,7 @@ class Graph(NotPickled):
     def measure_latency(
         self,
         *,
+        target: str = "onnx",
         batch: int = 1,
         threads: int = 1,
         record: LatencyRecord | str | Path | None = None,
@@ -470,13 +471,14 @@ class Graph(NotPickled):
         """Say how latency is to be measured, before the first plan that asks for it.
 
         Args:
+            target: where, by its name (`atograph.targets.TARGETS`).
             batch: samples per call; a model that takes one batch size only is measured at that.
-            threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+            threads: threads within an op; 0 leaves the choice to the target's runtime.
             record: what an earlier run measured, or its file (``latency.json``): it is not measured again.
             alone: whether this process may measure. Of several that train together none can do it for the others.
 
         Raises:
-            UserError: the record is of another model, or was measured in another way.
+            UserError: the record is of another model, or was measured in another way; or the target is not timed.
         """
         from atograph.latency.budget import Latency, latencies_of
         from atograph.latency.table import LatencyRecord
@@ -487,17 +489,17 @@ class Graph(NotPickled):
             )
         if isinstance(record, (str, Path)):
             record = LatencyRecord.load(Path(record))
-        latencies = latencies_of(self.program, batch=batch, threads=threads, record=record, alone=alone)
+        latencies = latencies_of(self.program, target=target, batch=batch, threads=threads, record=record, alone=alone)
         self._budgets[Latency.name] = Latency(self.program, latencies)
         return latencies
 
     @property
     def latency(self) -> MeasuredLatency | None:
-        """What was measured in ONNX Runtime; None as long as nobody asked."""
+        """What was measured; None as long as nobody asked."""
         return getattr(self._budgets.get("latency"), "latencies", None)
 
     def measured_latency(self) -> MeasuredLatency:
-        """What was measured in ONNX Runtime so far, and what to measure with."""
+        """What was measured so far, and what to measure with: ONNX Runtime unless `measure_latency` said another."""
         return self.latency or self.measure_latency()
 
     def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:
