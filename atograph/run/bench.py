@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
-from atograph.graph import trace_as
+from atograph.graph.from_model import trace_as
 from atograph.latency.measure import measure_latency
 from atograph.latency.profile import Layer, profile
 from atograph.onnx.export import export_onnx

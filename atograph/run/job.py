@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from atograph.graph import Graph, trace
+from atograph.graph.from_model import trace
+from atograph.graph.graph import Graph
 from atograph.ort.model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.pipeline.remembered import read_remembered

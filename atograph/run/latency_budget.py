@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.latency.table import Rounded
 from atograph.passes.errors import UserError
 from atograph.passes.plan.fitting import fitting

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.latency.measure import measure_latency
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import InternalError, UserError

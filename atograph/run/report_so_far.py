@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.inspection.notes import flops_line, state_line
 from atograph.ort.session import size_on_disk
 from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size

@@ -30,6 +30,7 @@ from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
 from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
+from atograph.run.served import PRETRAINED, save_pretrained
 from atograph.run.unfinished import resumption, unproved
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.index_map import small_module
@@ -231,6 +232,7 @@ class Run:
                 with writing(where):
                     slimmed.save(place)
                     write_attributes(graph.changed_attributes(), place)
+                    _save_pretrained(outcome, place, where, report, console)
                     drawn = _page(prepared, plan, report, console)
                     report.save(place / "report.json")
                     if drawn is not None:
@@ -246,6 +248,21 @@ class Run:
             return None
         places = (self.out, resumption.checkpoints_beside(self.out))
         return next((place / latency_budget.FILE for place in places if (place / latency_budget.FILE).exists()), None)
+
+
+def _save_pretrained(outcome: Outcome, place: Path, where: Path, report: Report, console: Console) -> None:
+    """Write a folder that the model's library loads; where there is none, this is told and noted."""
+    slimmed, job = outcome.slimmed, outcome.prepared.job
+    assert slimmed is not None
+    why = save_pretrained(slimmed.module, job.model, place)
+    if why is None:
+        return
+    kind = type(job.model).__name__
+    if why:
+        report.notes.append(f"no {PRETRAINED} folder for {kind}.from_pretrained: {why}")
+        console.warn(f"{report.notes[-1]}.")
+    else:
+        console.say(f"{kind}.from_pretrained loads {where / PRETRAINED}")
 
 
 def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:
