@@ -22,7 +22,7 @@ class ByBudget:
         name: its command is ``python -m benchmarks.NAME``; ``benchmarks.NAME_part SHARE MODEL FILE`` measures a part.
         about: what ``--help`` says.
         marker: the line of a Markdown file below which table and summary are written.
-        budgets: shares of the FLOPs.
+        budgets: shares of the FLOPs that are measured unless others are named.
         table, summary: of some rows, as Markdown.
     """
 
@@ -41,6 +41,13 @@ class ByBudget:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("--only", default="*", metavar="GLOB", help="models whose name matches: '*net*'")
+        parser.add_argument(
+            "--budget",
+            action="append",
+            type=float,
+            metavar="SHARE",
+            help=f"of the FLOPs; repeatable ({', '.join(f'{each:g}' for each in self.budgets)})",
+        )
         parser.add_argument("--timeout", type=float, default=1800.0, metavar="S", help="seconds per budget (1800)")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, each as it is measured")
         parser.add_argument("--resume", action="store_true", help="keep what the --json file holds")
@@ -71,7 +78,7 @@ class ByBudget:
         ending_as_an_interrupt()
         try:
             for name in chosen:
-                for part in rows.missing(name, [f"{budget:g}" for budget in self.budgets]):
+                for part in rows.missing(name, [f"{budget:g}" for budget in options.budget or self.budgets]):
                     print(f"{name} at {part} of its FLOPs ...", file=sys.stderr, flush=True)
                     rows.add(measure_row(name, [part], options.timeout, processes, self._part))
         except KeyboardInterrupt:

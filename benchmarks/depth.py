@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.by_budget import ByBudget
-from benchmarks.depth_part import DEPTHS
+from benchmarks.depth_part import DEPTHS, RUNTIME
 from benchmarks.latency_part import BATCHES
 from benchmarks.zoo_rows import Row
 
@@ -34,7 +34,7 @@ def table(rows: Sequence[Row]) -> str:
     for row, budget, part in _parts(rows):
         for batch in BATCHES:
             variants = part.get("variants", {})
-            dense = variants.get("dense", {}).get(str(batch))
+            dense = variants.get("dense", {}).get(RUNTIME, {}).get(str(batch))
             first = part.get("error", "failed") if dense is None else f"{dense:.2f}"
             cells = [_cell(variants.get(each), batch, part.get("emptied", {}).get(each, 0)) for each in _TITLES]
             lines.append(f"| {row['model']} | {budget:g} | {batch} | {first} | " + " | ".join(cells) + " |")
@@ -45,10 +45,15 @@ def _parts(rows: Sequence[Row]) -> list[tuple[Row, float, dict[str, Any]]]:
     return [(row, budget, row[f"{budget:g}"]) for row in rows for budget in BUDGETS if f"{budget:g}" in row]
 
 
+def _times(part: dict[str, Any], batch: int) -> dict[str, float]:
+    found = {title: each.get(RUNTIME, {}) for title, each in part.get("variants", {}).items()}
+    return {title: times[str(batch)] for title, times in found.items() if str(batch) in times}
+
+
 def _cell(variant: dict[str, Any] | None, batch: int, emptied: int) -> str:
-    if variant is None or str(batch) not in variant:
+    if variant is None or str(batch) not in variant.get(RUNTIME, {}):
         return "" if variant is None else "failed: " + variant.get("error", "no time")[:60].replace("|", "/")
-    return f"{variant[str(batch)]:.3f}" + (f" ({emptied})" if emptied else "")
+    return f"{variant[RUNTIME][str(batch)]:.3f}" + (f" ({emptied})" if emptied else "")
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -56,13 +61,9 @@ def summary(rows: Sequence[Row]) -> str:
     lines = []
     for budget in BUDGETS:
         for batch in BATCHES:
-            found = [part["variants"] for _row, own, part in _parts(rows) if own == budget and "variants" in part]
+            found = [_times(part, batch) for _row, own, part in _parts(rows) if own == budget]
             ratios = {
-                title: [
-                    each[title][str(batch)] / each["0"][str(batch)]
-                    for each in found
-                    if str(batch) in each.get(title, {}) and str(batch) in each.get("0", {})
-                ]
+                title: [each[title] / each["0"] for each in found if title in each and "0" in each]
                 for title in _TITLES[1:]
             }
             shown = [f"{title}: {median(each):.2f} of {len(each)}" for title, each in ratios.items() if each]

@@ -10,14 +10,16 @@ import torch
 import atograph
 from atograph.passes.ir.exported.to_exported import to_exported
 from benchmarks.latency_models import build
-from benchmarks.latency_part import BATCHES, Made, Variants, run_part
+from benchmarks.latency_part import BATCHES, RUNTIMES, Made, Variants, run_part
 from benchmarks.zoo_part import Record
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75)
 """How much of what is saved whole branches give; 0: none goes."""
 
+RUNTIME = "onnx"
+
 _MULTIPLE = 16
-"""Of all widths: what `benchmarks.latency` finds fastest for most of these models."""
+"""Of all widths: what suits most of these models."""
 
 
 def measure(name: str, share: float, record: Record) -> None:
@@ -35,12 +37,12 @@ def measure(name: str, share: float, record: Record) -> None:
         return slim.program, slim.flops / graph.flops
 
     with TemporaryDirectory() as scratch:
-        variants = Variants(Path(scratch), record)
+        variants = Variants(Path(scratch), record, {RUNTIME: RUNTIMES[RUNTIME]})
         variants.add("dense", lambda: (to_exported(graph.program), 1.0))
         for depth in DEPTHS:
             variants.add(f"{depth:g}", lambda depth=depth: planned(depth))  # type: ignore[misc]
         for batch in BATCHES:
-            variants.time(list(variants.made), batch, args, kwargs)
+            variants.time(batch, args, kwargs)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 """A model in eval mode, and example inputs of a batch of two."""
 
-CONVOLUTIONAL = ("resnet50", "mobilenet_v2", "densenet121", "convnext_tiny")
+CONVOLUTIONAL = ("mobilenet_v2", "densenet121", "resnet50", "convnext_tiny")
 
 
 def _vision(name: str) -> Callable[[], Made]:
@@ -29,9 +29,11 @@ def _bert() -> Made:
 
 
 MODELS: dict[str, Callable[[], Made]] = {
-    **{name: _vision(name) for name in (*CONVOLUTIONAL, "vit_b_16", "swin_t")},
+    **{name: _vision(name) for name in (*CONVOLUTIONAL, "swin_t")},
     "bert_base": _bert,
+    "vit_b_16": _vision("vit_b_16"),
 }
+"""By the FLOPs that they take: what is stopped early has measured as many as it can."""
 
 
 def build(name: str) -> Made:

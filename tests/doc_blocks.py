@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_IMPORTS_TORCHVISION = re.compile(r"^(?:from|import) (?:torchvision|transformers|timm|ultralytics)\b", re.MULTILINE)
 _FILE = re.compile(r"# ([\w-]+\.py)\n")
 
 
@@ -112,6 +113,6 @@ def _wording(text: str) -> str:
 def run_alone(path: str) -> None:
     """`run` in a process of its own, where what a document has written into the folder can be imported."""
     sys.path.insert(0, "")
-    if "from transformers import" in Path(path).read_text(encoding="utf-8"):  # it imports torchvision, of any build
+    if _IMPORTS_TORCHVISION.search(Path(path).read_text(encoding="utf-8")):  # of any build, beside a CPU torch too
         import benchmarks.models.torchvision_models  # noqa: F401
     run(Path(path))

@@ -24,7 +24,8 @@ from benchmarks.zoo_table import COLUMNS, MARKER, ONNX, PEER
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS = [*EXECUTED, *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"))]
+RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))  # executed by tests/recipes
+DOCUMENTS = [*EXECUTED, *RECIPES, *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"))]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -75,7 +76,8 @@ def test_every_option_in_running_text_exists() -> None:
 
 @pytest.mark.parametrize("path", [ROOT / path for path in documents()], ids=name)
 def test_every_relative_link_resolves(path: Path) -> None:
-    for link in _LINK.findall(path.read_text(encoding="utf-8")):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in _LINK.findall(text):
         target, _, anchor = link.partition("#")
         if "://" in target:
             continue

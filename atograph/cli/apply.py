@@ -50,7 +50,7 @@ def apply(
     dense, count = numbers.size(checkpoint.nbytes), len(checkpoint.tensors)
     console.say(f"weights: {dense} in {count} tensors and {_files(len(checkpoint.files))}")
 
-    from atograph.graph import trace_as
+    from atograph.graph.from_model import trace_as
     from atograph.process.stages import stage
     from atograph.run.apply import apply_plan
     from atograph.spec.source import Source

@@ -18,7 +18,7 @@ from atograph.files.run_folder import RunFolder
 from atograph.files.run_lock import claimed
 from atograph.files.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
 from atograph.files.writing import writing
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.axes.dims import Indices
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.exported.to_exported import to_exported

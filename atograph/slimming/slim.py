@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.exported.notes import names_in_files, with_file_names

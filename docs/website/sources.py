@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CONTENTS = {
     "Guides": ["docs/inspect", "docs/training", "docs/integrations", "docs/slim-module", "docs/deploy", "docs/*"],
+    "Recipes": ["docs/recipes", "docs/recipes/*"],
     "Extending": ["docs/write-*", "docs/pipelines"],
     "Reference": ["reference/index"],
     "Results": ["docs/coverage", "docs/results/*"],
