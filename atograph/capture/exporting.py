@@ -32,6 +32,7 @@ from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.torch_private import FakeTensor, pytree
 from atograph.values.batch_size import batch_of, tensors_among
+from atograph.values.reasons import reason_of
 from atograph.values.user_code import line_of_user
 
 _NO_WISHES = Wishes()
@@ -182,10 +183,10 @@ def _of_arrays(inputs: Example) -> str:
 
 def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:
     error = error if own is None else own
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[0] if lines else "no reason given").rstrip(".")
+    kind, reason = reason_of(error)
+    reason = (reason or "no reason given").rstrip(".:")
     at = line_of_user(error)
-    kind = "" if isinstance(error, NotIntegral) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, NotIntegral) else f"{kind}: "
     what = f"{kind}{reason[:400]}" + (f" (at {at})." if at else ".")
     if own is not None:
         given = f"{_of_arrays(inputs)}{_of_a_dict(*inputs)}"

@@ -14,6 +14,7 @@ from atograph.inspection.notes import flops_line, state_line
 from atograph.ort.session import size_on_disk
 from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size, Width
 from atograph.run.job import Outcome
+from atograph.targets.table import TARGETS
 from atograph.train.compute import pick_device
 from atograph.train.progress import EpochRow
 from atograph.values.attributes import numbers_in
@@ -129,7 +130,9 @@ def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
 
 def _budgets(outcome: Outcome, latency: Sequence[Latency]) -> list[Budget]:
     prepared, counts = outcome.prepared, outcome.trained.plan.counts
-    timed = {each.batch: each.slim / each.dense for each in latency}
+    measured = prepared.graph.latency
+    within = None if measured is None else TARGETS.get(measured.record.target).title
+    timed = {each.batch: each.slim / each.dense for each in latency if within in (None, each.runtime)}
     rows = prepared.graph.budgets(**prepared.settings.budgets).rows
     return [
         Budget(

@@ -74,7 +74,8 @@ def _costs(report: Report) -> Table:
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
         row("  lost when masked", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
     for speed in report.latency_ms:
-        name = f"ORT ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
+        runtime = "ORT" if speed.runtime == "ONNX Runtime" else speed.runtime
+        name = f"{runtime} ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
         times = (numbers.three_digits(speed.dense), numbers.three_digits(speed.slim))
         row(name, times[0], slim=times[1], ratio=_ratio(speed.slim, speed.dense))
     return table

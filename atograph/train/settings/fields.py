@@ -139,8 +139,10 @@ class TrainSettings(BaseModel):
     own name: ``flops=0.3`` (authors' code: of the prunable FLOPs), ``params=0.5``. None at all: half of the FLOPs."""
     latency_batch: Annotated[int, Field(ge=1), Option()] = 1
     """Samples per call where latency is measured; 1 unless given."""
+    latency_target: Annotated[str | None, Option(metavar="NAME")] = None
+    """Where latency is measured, of the run's targets; the first one that is timed unless given, else ONNX Runtime."""
     latency_threads: Annotated[int, Field(ge=0), Option()] = 1
-    """Threads within an op there; 1 unless given, 0 leaves the choice to ONNX Runtime."""
+    """Threads within an op there; 1 unless given, 0 leaves the choice to the runtime."""
     latency_table: Annotated[str | None, Option(metavar="FILE")] = None
     """A file with what was measured (latency.json of a run): read where it is there, written else. With
     the same file and seed a run gives the same plan."""
@@ -151,7 +153,8 @@ class TrainSettings(BaseModel):
         None
     )
     """Widths are multiples of this; fit: of up to 16, as suits the network's own widths and the blocks of kernels;
-    auto: of what ONNX Runtime is fastest with on this machine. None: ``auto`` with a latency budget, else ``fit``."""
+    auto: of what is fastest on this machine, measured as latency is. None: ``auto`` with a latency budget, else
+    ``fit``."""
     freeze_layers: Annotated[Names, Option("--freeze", "GLOB")] = ()
     """Layers whose widths stay: all of them, or GLOB:in, GLOB:out; repeatable. See `Graph.steered`."""
     only: Annotated[Names, Option(metavar="GLOB")] = ()
@@ -462,7 +465,7 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "distill_hidden reads what blocks give, and compile leaves no blocks: train without one of them"
             )
-        about = ("latency_batch", "latency_table", "latency_threads")
+        about = ("latency_batch", "latency_table", "latency_target", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
             raise ValueError(
