@@ -13,7 +13,11 @@ from atograph.passes.lazy import lazy
 
 if TYPE_CHECKING:
     from atograph.capture.weightless import without_weights
-    from atograph.graph import Graph, trace
+    from atograph.declared.experts import keep_experts
+    from atograph.declared.reduced import Reduced
+    from atograph.declared.tokens import keep_tokens
+    from atograph.graph.from_model import trace
+    from atograph.graph.graph import Graph
     from atograph.integrations.own_loop import AutoTrainOnce
     from atograph.passes.analysis.groups import Group
     from atograph.passes.analysis.properties.changed import reordered, scaled
@@ -36,8 +40,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     # trace and graph
-    "trace": "graph",
-    "Graph": "graph",
+    "trace": "graph.from_model",
+    "Graph": "graph.graph",
     "Group": "passes.analysis.groups",
     "Property": "passes.analysis.properties.known",
     "reordered": "passes.analysis.properties.changed",
@@ -61,6 +65,10 @@ _HOMES = {
     "masked_state": "slimming.index_map",
     "Plan": "passes.plan.plan",
     "keep_module": "slimming.keep_module",
+    # experts and tokens
+    "keep_experts": "declared.experts",
+    "keep_tokens": "declared.tokens",
+    "Reduced": "declared.reduced",
     # load and apply
     "load": "program.load",
     "allow_ops": "program.ops",
@@ -102,6 +110,10 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "masked_state",
     "Plan",
     "keep_module",
+    # experts and tokens
+    "keep_experts",
+    "keep_tokens",
+    "Reduced",
     # load and apply
     "load",
     "allow_ops",

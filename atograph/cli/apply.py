@@ -34,7 +34,7 @@ def apply(
     from atograph.files.shards import parse_size
     from atograph.files.writing import scratch
     from atograph.spec.spec import load_spec
-    from atograph.terminal import numbers
+    from atograph.values import numbers
 
     RunFolder(out, force=force)
     parse_size(shard_size)
@@ -50,7 +50,7 @@ def apply(
     dense, count = numbers.size(checkpoint.nbytes), len(checkpoint.tensors)
     console.say(f"weights: {dense} in {count} tensors and {_files(len(checkpoint.files))}")
 
-    from atograph.graph import trace_as
+    from atograph.graph.from_model import trace_as
     from atograph.process.stages import stage
     from atograph.run.apply import apply_plan
     from atograph.spec.source import Source

@@ -14,7 +14,7 @@ from atograph.passes.errors import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from atograph.graph import Graph
+    from atograph.graph.graph import Graph
     from atograph.inspection import Overview
     from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
@@ -95,7 +95,7 @@ def graph_of(spec: Spec, how: Mapping[str, Any]) -> Graph:
     """
     from atograph.capture.time_limit import TookTooLong
     from atograph.capture.weightless import without_weights
-    from atograph.graph import trace
+    from atograph.graph.from_model import trace
     from atograph.spec.example_inputs import check_accepts
 
     inputs = spec.inputs()

@@ -15,7 +15,7 @@ from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
-    from atograph.graph import Graph
+    from atograph.graph.graph import Graph
     from atograph.inspection.curves.record import BudgetView
     from atograph.terminal.console import Console
     from atograph.train.pruning.sensitivity import Sensitivity
@@ -40,7 +40,7 @@ def sensitivity(
     if batches < 1:
         raise UserError(f"--batches {batches}: the loss is averaged over 1 batch or more.")
 
-    from atograph.graph import trace
+    from atograph.graph.from_model import trace
     from atograph.inspection import overview
     from atograph.inspection.curves.page import sensitivity_page
     from atograph.inspection.curves.record import sensitivity_view

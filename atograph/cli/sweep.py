@@ -41,7 +41,7 @@ def sweep(
     if batches < 1:
         raise UserError(f"--batches {batches}: criteria look at 1 batch or more.")
 
-    from atograph.graph import trace
+    from atograph.graph.from_model import trace
     from atograph.run.sweep.sweeping import Sweeping
     from atograph.spec.example_inputs import check_accepts
     from atograph.spec.init_weights import load_init

@@ -12,7 +12,7 @@ from atograph.passes.ir.program import Program
 
 
 class Traced(Protocol):
-    """A captured model with its groups, as `atograph.graph.Graph`."""
+    """A captured model with its groups, as `atograph.graph.graph.Graph`."""
 
     @property
     def program(self) -> Program:

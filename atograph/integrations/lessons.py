@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.train.interfaces import Plan
 from atograph.train.losses.distilled import Said, teacher_of

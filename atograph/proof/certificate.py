@@ -9,7 +9,7 @@ from torch import nn
 
 from atograph.capture.model_state import current_state
 from atograph.capture.time_limit import within_limit
-from atograph.graph import trace_as
+from atograph.graph.from_model import trace_as
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.decisions import DecidesOtherwise
 from atograph.passes.ir.outputs import OutputPath

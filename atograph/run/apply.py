@@ -18,7 +18,7 @@ from atograph.files.run_folder import RunFolder
 from atograph.files.run_lock import claimed
 from atograph.files.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
 from atograph.files.writing import writing
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.axes.dims import Indices
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.exported.to_exported import to_exported
@@ -33,7 +33,7 @@ from atograph.report.run import FROM_PYTHON
 from atograph.run.served import write_beside
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.source import Source
-from atograph.terminal import numbers
+from atograph.values import numbers
 
 _PIECE = 16 * 2**20
 

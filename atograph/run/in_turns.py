@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from atograph.files.writing import scratch
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.latency.measure import Timed, medians_in_turns
 from atograph.ort.model import OnnxModel
 from atograph.process.stages import stage

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from atograph.graph import Graph, trace
+from atograph.graph.from_model import trace
+from atograph.graph.graph import Graph
 from atograph.ort.model import OnnxModel
 from atograph.passes.errors import UserError
 from atograph.passes.pipeline.remembered import read_remembered
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.report.run import FROM_PYTHON, Report
+from atograph.sessions.file_model import FileModel
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
 from atograph.spec.source import Source
@@ -132,6 +134,7 @@ class Outcome:
         deployed: the slim model's file in each target.
         onnx: the dense and the slim model in ONNX Runtime, from ``files``, where that is a target.
         files: their ONNX files.
+        timed: the dense and the slim model in each runtime that they are timed in.
     """
 
     prepared: Prepared
@@ -141,6 +144,7 @@ class Outcome:
     deployed: Sequence[Deployed] = ()
     onnx: tuple[OnnxModel, OnnxModel] | None = None
     files: tuple[Path, Path] | None = None
+    timed: list[tuple[FileModel, FileModel]] = field(default_factory=list)
 
 
 @public("atograph")
@@ -177,6 +181,4 @@ class Result:
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        from atograph.inspection.notebook import report_html
-
-        return report_html(self.report)
+        return self.report._repr_html_()

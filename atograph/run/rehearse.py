@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.onnx.export import export_onnx
 from atograph.ort.elsewhere import check_other_sizes
 from atograph.ort.faults import checked

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.repair.saving import why_unsaved
 from atograph.run.latency_budget import magnitude_plan
+from atograph.run.served import PRETRAINED
 from atograph.slimming.slim import Slim, slim
 from atograph.train.settings import TrainSettings
 
@@ -18,7 +19,7 @@ def saving_line(graph: Graph, slimmed: Slim, settings: TrainSettings) -> str:
     why = "" if slimmed.module is None else why_unsaved(slimmed.module)
     if not why:
         return ""
-    tail = "slim.save(folder) writes it all the same"
+    tail = f"a run has no folder {PRETRAINED} then, and slim.save(folder) writes it all the same"
     if not graph.groups.kinds and _saves(graph, settings):
         tail += "; with --uniform a configuration can say the result"
     return f"save_pretrained will refuse a module slimmed like this: {why}; {tail}."

@@ -1,19 +1,34 @@
-"""What makes a folder of slim weights one that transformers loads: its configuration, and files beside the weights."""
+"""What makes a folder of slim weights one that transformers loads: its configuration, and files beside the weights.
+
+A run writes it beside its own files, a plan that is applied to a checkpoint into the folder of the slim weights.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from atograph.files.checkpoint import Checkpoint
 from atograph.files.reading import read_json
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.plan.plan import Plan
+from atograph.process.quiet import quiet
 from atograph.repair.config_widths import numbers_of
+from atograph.repair.saving import why_unsaved
+from atograph.values.user_code import in_one_line
 
 CONFIG = "config.json"
+
+PRETRAINED = "pretrained"
+"""The folder in that of a run; of its own, for inference engines read all weights that lie beside a configuration."""
 
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 """Endings of tokenizers, vocabularies, templates, and how to generate."""
@@ -44,6 +59,77 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     for path in _beside(source.parent):
         shutil.copyfile(path, folder / path.name)
     return ""
+
+
+def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> str | None:
+    """Write a slim module as `PRETRAINED`, with what lies beside the weights of the dense model, and load it again.
+
+    Args:
+        module: the slim module; None where there is none.
+        dense: the module that it was made of, which knows where it was loaded from.
+        folder: of the run.
+
+    Returns:
+        Why there is no such folder, in words; empty where there is; None for models that are not saved like this.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    if module is None or not saves_itself(module):
+        return None
+    if why := why_unsaved(module):
+        return why
+    own: Any = module
+    target = folder / PRETRAINED
+    try:
+        with quiet("transformers"), redirect_stderr(StringIO()):  # bars of progress
+            own.save_pretrained(target)
+            again: nn.Module = type(own).from_pretrained(target)
+        wrong = _unlike(module, again)
+    except OSError:
+        raise
+    except Exception as error:  # it is the library's, and takes nothing from what is proved
+        wrong = in_one_line(error)
+    if wrong:
+        shutil.rmtree(target, ignore_errors=True)
+        return f"what its save_pretrained writes does not come back: {wrong}"
+    source = _source_of(dense)
+    for path in [] if source is None else _beside(source):
+        if not (target / path.name).exists():
+            shutil.copyfile(path, target / path.name)
+    return ""
+
+
+def saves_itself(module: nn.Module) -> bool:
+    """Whether a module is of a class that writes folders and reads them."""
+    return callable(getattr(module, "save_pretrained", None)) and callable(getattr(module, "from_pretrained", None))
+
+
+def _unlike(module: nn.Module, again: nn.Module) -> str:
+    """What another module has otherwise; empty where it is the same."""
+    ours, theirs = module.state_dict(), again.state_dict()
+    for name in dict.fromkeys([*ours, *theirs]):
+        if name not in ours or name not in theirs:
+            return f"{name} is in one of both only"
+        if not torch.equal(ours[name].cpu(), theirs[name].to("cpu", ours[name].dtype)):
+            return f"{name} has other values"
+    return ""
+
+
+def _source_of(dense: nn.Module) -> Path | None:
+    """The folder that a model was loaded from: its own, or that of the hub's cache."""
+    name = getattr(dense, "name_or_path", None)
+    if not isinstance(name, str) or not name:
+        return None
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        there = try_to_load_from_cache(name, CONFIG, revision=getattr(dense.config, "_commit_hash", None))
+    except Exception:  # no name of the hub
+        return None
+    return Path(there).parent if isinstance(there, str) else None
 
 
 def _beside(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
-from atograph.graph import Graph, trace_as
+from atograph.graph.from_model import trace_as
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.rewrite.kept import Kept

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atograph.capture.model_state import current_state
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public

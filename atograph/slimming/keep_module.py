@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import fx
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.axes.dims import Dim, axes_of
 from atograph.passes.errors import UserError

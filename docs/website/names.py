@@ -153,10 +153,19 @@ def public_things() -> dict[str, Any]:
     return {home(package, name): getattr(import_module(package), name) for package, name in pairs}
 
 
+def _own(kind: type) -> dict[str, Any]:
+    """What a class defines, and what it has of bases of ours that are not public themselves."""
+    public = {id(thing) for thing in public_things().values()}
+    bases = [
+        base for base in _classes_of(kind)[1:] if base.__module__.startswith("atograph.") and id(base) not in public
+    ]
+    return {name: part for each in (*reversed(bases), kind) for name, part in vars(each).items()}
+
+
 def parts_of(thing: Any) -> dict[str, Any]:
     """Full name → function, of the methods and properties of a public class that have docstrings."""
     parts = {}
-    for name, part in vars(thing).items() if isinstance(thing, type) else ():
+    for name, part in _own(thing).items() if isinstance(thing, type) else ():
         code = part.fget if isinstance(part, property) else getattr(part, "__func__", part)
         if not name.startswith("_") and inspect.isfunction(code) and code.__doc__:
             parts[f"{public_name(thing)}.{name}"] = code

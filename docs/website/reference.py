@@ -152,7 +152,7 @@ def _autodoc(thing: Any, name: str) -> str:
     kind = "autoexception" if issubclass(thing, Exception) else "autoclass"
     lines = [f".. {kind}:: {name}", ""]
     for part in parts_of(thing):  # one by one, in the order of the code
-        is_property = isinstance(vars(thing)[part.rpartition(".")[2]], property)
+        is_property = isinstance(inspect.getattr_static(thing, part.rpartition(".")[2]), property)
         lines += [f"   .. {'autoproperty' if is_property else 'automethod'}:: {part}", ""]
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import atograph
 from atograph.capture.to_program import capture
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.ir.program import Program

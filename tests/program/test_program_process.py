@@ -15,7 +15,7 @@ from torch import nn
 
 import atograph
 from atograph.files.plan_file import read_plan
-from atograph.graph import trace
+from atograph.graph.from_model import trace
 from atograph.passes.errors import UserError
 from atograph.process import child_process
 from atograph.program import model as program_model

@@ -33,6 +33,7 @@ class Needs:
 
 
 RECIPES = {
+    "llama": Needs(("transformers",)),
     "segmentation": Needs(),
     "ultralytics": Needs(("ultralytics", "torchvision")),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.inspection import overview
 from atograph.inspection.rows import rows
 from atograph.passes.cost.share import shares_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atograph.files.durable import digest, is_one_s_own
 from atograph.files.reading import Json
-from atograph.graph import Graph
+from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import fingerprint
 from atograph.passes.text.printer import format_program
