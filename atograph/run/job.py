@@ -181,6 +181,4 @@ class Result:
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        from atograph.inspection.notebook import report_html
-
-        return report_html(self.report)
+        return self.report._repr_html_()

@@ -54,6 +54,14 @@ def _pairs(given: object) -> object:
     )
 
 
+def _one_or_more(given: object) -> object:
+    """A lone name as a list of one."""
+    return (given,) if isinstance(given, str) else given
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
+
 def _floors_by_layer(values: dict[str, Any]) -> dict[str, Any]:
     """``floor="0.1,backbone.c2=0.5"`` as a floor for all groups, and widths that are at least so much."""
     given = values.get("floor")
@@ -147,9 +155,9 @@ class TrainSettings(BaseModel):
     """Widths are multiples of this; fit: of up to 16, as suits the network's own widths and the blocks of kernels;
     auto: of what is fastest on this machine, measured as latency is. None: ``auto`` with a latency budget, else
     ``fit``."""
-    freeze_layers: Annotated[tuple[str, ...], Option("--freeze", "GLOB")] = ()
+    freeze_layers: Annotated[Names, Option("--freeze", "GLOB")] = ()
     """Layers whose widths stay: all of them, or GLOB:in, GLOB:out; repeatable. See `Graph.steered`."""
-    only: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    only: Annotated[Names, Option(metavar="GLOB")] = ()
     """Prune units of no other layers; repeatable. Groups stay whole unless all layers that make their units are among
     them."""
     min_units: Annotated[int, Field(ge=1), Option()] = 1
@@ -159,12 +167,12 @@ class TrainSettings(BaseModel):
     depth_share: Annotated[Fraction, Option(metavar="SHARE")] = DEPTH
     """With depth, about how much of what is saved whole branches give, those first whose units score least; 0.5 unless
     given."""
-    drop: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    drop: Annotated[Names, Option(metavar="GLOB")] = ()
     """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
-    width: Annotated[tuple[str, ...], Option(metavar="NAME=WIDTH")] = ()
+    width: Annotated[Names, Option(metavar="NAME=WIDTH")] = ()
     """How wide layers are: layers.*.mlp=128, =50%, =64..128, or =max for all units; repeatable. See `Graph.steered`."""
     uniform: Annotated[bool, Option()] = False
     """The same widths in all layers, so that one number of a configuration says each: groups that are alike in all
