@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
+from atograph.report.declared import DeclaredProof
 from atograph.report.saved import SavedReport
 from atograph.spec.source import Source
 
@@ -226,6 +227,8 @@ class Report(_Record, SavedReport):
     seed: int
     device: str
     settings: dict[str, object] = Field(default_factory=dict)
+    declared: list[DeclaredProof] = Field(default_factory=list)
+    """Experts and tokens that went before everything else, as declared; what is dense here is what was left."""
     budgets: list[Budget]
     round_to: Count = 1
     """The multiple that widths were rounded to."""

@@ -16,6 +16,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.pipeline.remembered import read_remembered
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
+from atograph.report.declared import DeclaredProof
 from atograph.report.run import FROM_PYTHON, Report
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
@@ -61,6 +62,8 @@ class Job:
         selection: what decides which units stay; the settings are adapted to it (`Selection.adapted`).
         within: only its units may stay; None: all may.
         later: budgets that the model is to be trained to after this run: they are looked at before it.
+        declared: what went of the model before the run, with its proofs: the model, the inputs and the data are those
+            of what is left.
         dense_epochs: of the baseline; None: as many as the training has.
     """
 
@@ -81,6 +84,7 @@ class Job:
     within: Plan | None = None
     later: Sequence[Mapping[str, float]] = ()
     dense_epochs: int | None = None
+    declared: Sequence[DeclaredProof] = ()
 
     def at_its_batch(self) -> Job:
         """The same with example inputs of the batch that the settings ask for."""

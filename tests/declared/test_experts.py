@@ -16,7 +16,7 @@ from atograph.declared.certificate import certify
 from atograph.declared.routing import Routing
 from atograph.declared.smaller import counted_for, smaller
 from atograph.passes.errors import UserError
-from atograph.passes.plan.declared import Declared
+from atograph.passes.ir.declared import Declared
 from atograph.spec.example_inputs import Inputs
 from benchmarks.exact import perturb
 
