@@ -11,8 +11,8 @@ from atograph.declared.counted import Counted
 from atograph.declared.routing import Routing
 from atograph.declared.smaller import counted_for
 from atograph.declared.token_inputs import TokenInputs
+from atograph.passes.declared import Declared
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.ir.declared import Declared
 from atograph.passes.torch_private import pytree
 from atograph.report.declared import DeclaredProof
 from atograph.spec.example_inputs import Inputs

@@ -10,8 +10,8 @@ from torch import nn
 from atograph.declared.certificate import certify
 from atograph.declared.tokenizer import TOKENS, write_tokenizer
 from atograph.files.loaded_from import loaded_from
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 from atograph.passes.public import public
 from atograph.report.declared import DeclaredProof
 from atograph.spec.example_inputs import as_inputs

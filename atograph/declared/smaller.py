@@ -12,8 +12,8 @@ from torch import nn
 
 from atograph.declared.counted import Counted, counted
 from atograph.declared.special import with_tokens
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.repair.config import configured, empty_with

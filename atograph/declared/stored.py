@@ -12,7 +12,7 @@ from atograph.declared.counted import counted
 from atograph.declared.smaller import declared_of
 from atograph.declared.special import with_tokens
 from atograph.files.checkpoint import Checkpoint
-from atograph.passes.ir.declared import Declared
+from atograph.passes.declared import Declared
 from atograph.repair.config import empty_with, shapes_of
 
 

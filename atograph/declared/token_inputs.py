@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from atograph.declared.counted import Counted
 from atograph.declared.smaller import counted_for
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 from atograph.spec.example_inputs import Inputs
 from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import copied, tensors_of
@@ -54,7 +54,7 @@ class TokenInputs:
         """
         parameters = tuple(inspect.signature(model.forward).parameters)
         named = {**dict(zip(parameters, inputs.args, strict=False)), **inputs.kwargs}
-        integers = {name: value for name, value in named.items() if _is_integer(value)}
+        integers = {name: value for name, value in named.items() if isinstance(value, Tensor) and _is_integer(value)}
         tensors = model.get_submodule(change.part).state_dict(keep_vars=True)
         outputs: Sequence[Tensor] = ()
         if any(tensor.is_meta for tensor in tensors.values()):  # there are no values to look at
@@ -130,12 +130,12 @@ class TokenInputs:
         new = self.new.to(value.device)[value.long()]
         gone = value[new < 0]
         if gone.numel():
-            others = gone.unique()
+            others = sorted(set(gone.tolist()))
             more = f" and {len(others) - 1} more tokens" if len(others) > 1 else ""
             raise UserError(
-                f"the data has the token {int(others[0])}{more} in {name}, which do not stay."
+                f"the data has the token {others[0]}{more} in {name}, which do not stay."
                 if more
-                else f"the data has the token {int(others[0])} in {name}, which does not stay.",
+                else f"the data has the token {others[0]} in {name}, which does not stay.",
                 hint="Keep every token of the data, or leave out or replace what has others.",
             )
         return new.to(value.dtype)
@@ -196,8 +196,8 @@ class _Lookups(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool
+def _is_integer(value: Tensor) -> bool:
+    return not value.is_floating_point() and value.dtype != torch.bool
 
 
 def _same(value: Tensor, index: Tensor) -> bool:

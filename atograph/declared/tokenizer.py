@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from atograph.files.reading import read_json
-from atograph.passes.ir.declared import Declared
+from atograph.passes.declared import Declared
 
 FILE = "tokenizer.json"
 TOKENS = "tokens.json"

@@ -16,8 +16,8 @@ from atograph.declared.special import special_tokens
 from atograph.declared.tokenizer import tokens_needed
 from atograph.files.loaded_from import loaded_from
 from atograph.files.reading import Unreadable, read_as, read_bytes, refusal
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 from atograph.passes.public import public
 
 HINT = "A file of tokens is a JSON list of their numbers, or has one number a line."

@@ -13,7 +13,7 @@ from atograph.declared.experts import BATCHES, keep_experts
 from atograph.declared.smaller import counted_for, declared_of, smaller
 from atograph.declared.token_inputs import Renumbered, TokenInputs
 from atograph.declared.tokens import keep_tokens, read_tokens
-from atograph.passes.ir.declared import Declared
+from atograph.passes.declared import Declared
 from atograph.process.stages import stage
 from atograph.run.job import Job
 

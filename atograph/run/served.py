@@ -24,7 +24,7 @@ from atograph.files.checkpoint import Checkpoint
 from atograph.files.loaded_from import CONFIG, loaded_from
 from atograph.files.reading import read_json
 from atograph.graph.graph import Graph
-from atograph.passes.ir.declared import Declared
+from atograph.passes.declared import Declared
 from atograph.passes.plan.plan import Plan
 from atograph.process.quiet import quiet
 from atograph.repair.config_widths import numbers_of

@@ -23,8 +23,8 @@ from atograph.passes.analysis.zero import ZeroSets, prove
 from atograph.passes.axes.dims import Axis, Dim, axes_of
 from atograph.passes.axes.placements import placements
 from atograph.passes.base import AnalysisPass
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
 from atograph.passes.ir.state import carried

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from atograph.passes.declared import Declared
 from atograph.passes.ir.about import About
 from atograph.passes.ir.decisions import Decision
-from atograph.passes.ir.declared import Declared
 from atograph.passes.torch_private import TreeSpec, pytree
 
 A_SIZE_LIKE_OTHERS = "it is a size like others"

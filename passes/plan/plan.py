@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.slices import Slice
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 from atograph.passes.plan.html_table import html_table
 from atograph.passes.public import public
 

@@ -12,8 +12,8 @@ import pytest
 
 import atograph
 from atograph.declared.tokenizer import TOKENS, tokens_needed, write_tokenizer
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.ir.declared import Declared
 
 TEXT = "the cat sat on the mat and the other dog then lay on the log near that lost hat, as cats do at the lake"
 WORDS = TEXT.split()
