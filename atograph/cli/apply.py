@@ -36,7 +36,7 @@ def apply(
     from atograph.files.shards import parse_size
     from atograph.files.writing import scratch
     from atograph.spec.spec import load_spec
-    from atograph.terminal import numbers
+    from atograph.values import numbers
 
     RunFolder(out, force=force)
     parse_size(shard_size)

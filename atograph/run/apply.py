@@ -34,7 +34,7 @@ from atograph.report.run import FROM_PYTHON
 from atograph.run.served import write_beside
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.source import Source
-from atograph.terminal import numbers
+from atograph.values import numbers
 
 _PIECE = 16 * 2**20
 

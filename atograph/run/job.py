@@ -18,6 +18,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.report.declared import DeclaredProof
 from atograph.report.run import FROM_PYTHON, Report
+from atograph.sessions.file_model import FileModel
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
 from atograph.spec.source import Source
@@ -137,6 +138,7 @@ class Outcome:
         deployed: the slim model's file in each target.
         onnx: the dense and the slim model in ONNX Runtime, from ``files``, where that is a target.
         files: their ONNX files.
+        timed: the dense and the slim model in each runtime that they are timed in.
     """
 
     prepared: Prepared
@@ -146,6 +148,7 @@ class Outcome:
     deployed: Sequence[Deployed] = ()
     onnx: tuple[OnnxModel, OnnxModel] | None = None
     files: tuple[Path, Path] | None = None
+    timed: list[tuple[FileModel, FileModel]] = field(default_factory=list)
 
 
 @public("atograph")
@@ -182,6 +185,4 @@ class Result:
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        from atograph.inspection.notebook import report_html
-
-        return report_html(self.report)
+        return self.report._repr_html_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from atograph.inspection import overview
 from atograph.inspection.notes import flops_line, state_line
 from atograph.inspection.page import page
 from atograph.ort.model import OnnxModel
+from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.plan import Plan
@@ -31,11 +33,14 @@ from atograph.run.rehearse import Deployment, check_targets, deploy, deployment,
 from atograph.run.report_so_far import write_log
 from atograph.run.served import PRETRAINED, fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
+from atograph.sessions.file_model import FileModel
 from atograph.slimming.index_map import small_module
 from atograph.slimming.keep_module import keep_module
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs, check_accepts
+from atograph.targets.deployed import dense_file, export
+from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
 from atograph.train.loop import auto_train_once, dense_training
 from atograph.train.losses.untrained import NOISE, looks_untrained
@@ -122,7 +127,9 @@ class Run:
         check_cost(graph, job.inputs)
         alone = join(job.settings.device).count == 1
         settings = job.selection.fitted(graph.groups, graph.program, job.settings)
-        settings = latency_budget.prepare(graph, settings, job.later, earlier=self._measured_earlier(), alone=alone)
+        settings = latency_budget.prepare(
+            graph, settings, job.later, earlier=self._measured_earlier(), alone=alone, targets=job.make_targets()
+        )
         multiple = settings.rounding
         assert isinstance(multiple, int)
         budgets = graph.budgets(**settings.budgets)
@@ -222,7 +229,7 @@ class Run:
         with nullcontext() if self.folder is None else self.folder as place:
             files, where = (aside, aside) if place is None or self.out is None else (place, self.out)
             with stage("exporting"), naming(where):
-                _export(outcome, deployed, files)
+                _export(outcome, deployed, files, aside)
             report = measure(outcome, console)
             if place is not None:
                 with writing(where):
@@ -277,8 +284,8 @@ def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> s
         return None
 
 
-def _export(outcome: Outcome, deployed: Deployment, folder: Path) -> None:
-    """Write the slim model for each target, and load the files; of ONNX the dense model as well."""
+def _export(outcome: Outcome, deployed: Deployment, folder: Path, aside: Path) -> None:
+    """Write the slim model for each target, and load the files; where they are timed the dense model as well."""
     slimmed, job, dense = outcome.slimmed, outcome.prepared.job, deployed.dense
     assert slimmed is not None
     budgets = outcome.prepared.settings.budgets
@@ -290,6 +297,24 @@ def _export(outcome: Outcome, deployed: Deployment, folder: Path) -> None:
     if dense is not None and loaded is not None:
         outcome.onnx = dense.model(), loaded
         outcome.files = dense.path, folder / dense.target.file
+        outcome.timed.append(outcome.onnx)
+    outcome.timed += _timed_elsewhere(outcome, deployed, folder, aside)
+
+
+def _timed_elsewhere(
+    outcome: Outcome, deployed: Deployment, folder: Path, aside: Path
+) -> Iterator[tuple[FileModel, FileModel]]:
+    """The dense and the slim model in the target of a budget of latency, where that is not ONNX Runtime."""
+    graph, slimmed = outcome.prepared.graph, outcome.slimmed
+    assert slimmed is not None
+    for target in deployed.targets:
+        if graph.latency is None or target.name != graph.latency.record.target or isinstance(target, OnnxRuntime):
+            continue
+        threads, program = graph.latency.record.threads, to_exported(graph.program)
+        dense = target.timed(export(target, program, dense_file(target, aside)), program, threads)
+        slim = target.timed(folder / target.file, slimmed.program, threads)
+        if dense is not None and slim is not None:
+            yield dense, slim
 
 
 def _progress(job: Job, rank: int, console: Console) -> Progress:

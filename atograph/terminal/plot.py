@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from atograph.report.chart import Chart, Mark
-from atograph.terminal import numbers
+from atograph.values import numbers
 
 _WIDTH, _HEIGHT = 40, 8
 

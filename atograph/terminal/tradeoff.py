@@ -11,9 +11,9 @@ from atograph.report.chart import Chart, charts
 from atograph.report.ladder import LadderReport
 from atograph.report.sweep import SweepReport, SweepRow
 from atograph.report.tradeoff import Point
-from atograph.terminal import numbers
 from atograph.terminal.plot import DENSE, SLIM, plots
 from atograph.terminal.tables import metric_text, table_of
+from atograph.values import numbers
 
 _PARETO = "on the Pareto front: no other network is as good for less"
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import ClassVar
+from typing import ClassVar, overload
 
 from torch import fx
 
@@ -81,12 +81,23 @@ class Groups:
         """One line a group."""
         return "\n".join(map(str, self.listed))
 
-    def __getitem__(self, name: str) -> Group:
-        """The group called ``name``.
+    def __repr__(self) -> str:
+        """In one line; `str` has all of them."""
+        return f"<{len(self)} groups, {len(self.prunable)} of them prunable>"
+
+    @overload
+    def __getitem__(self, name: str | int) -> Group: ...
+    @overload
+    def __getitem__(self, name: slice) -> tuple[Group, ...]: ...
+    def __getitem__(self, name: str | int | slice) -> Group | tuple[Group, ...]:
+        """The group of a name (``"g3"``) or at a place (``0``, ``-1``, ``2:5``) in the order of the parameters.
 
         Raises:
             UserError: there is no such group.
+            IndexError: there is no such place.
         """
+        if isinstance(name, (int, slice)):
+            return self.listed[name]
         if name not in self._by_name:
             raise UserError(f"there is no group '{name}'.", hint=f"This program has {len(self)} groups, g0 and up.")
         return self._by_name[name]

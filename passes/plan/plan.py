@@ -13,6 +13,7 @@ from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
+from atograph.passes.plan.by_layer import Row, rows
 from atograph.passes.plan.html_table import html_table
 from atograph.passes.public import public
 
@@ -98,15 +99,27 @@ class Plan(BaseModel):
         mask[list(self.kept[group])] = 1.0
         return mask
 
+    def by_layer(self) -> list[Row]:
+        """The groups as rows, those of repeated blocks in one: how many units of which layers stay."""
+        return rows(self.sizes, self.counts, self.groups)
+
+    def _head(self) -> str:
+        return f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
+
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        rows = [(name, f"{size:,}", f"{len(self.kept[name]):,}", self.groups.get(name, "").partition("  ")[2])
-                for name, size in self.sizes.items()]  # fmt: skip
-        title = f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
-        return html_table(title, ("group", "units", "kept", "made by → read by"), rows, right=(1, 2))
+        cells = [(row.title, f"{row.size:,}", row.counts, row.sides) for row in self.by_layer()]
+        return html_table(self._head(), ("group", "units", "kept", "made by → read by"), cells, right=(1, 2))
+
+    def __repr__(self) -> str:
+        """In one line; `str` has the layers."""
+        return f"<{self._head()}>"
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}  keeps {len(units):,} of {self.sizes[name]:,}" for name, units in self.kept.items())
+        """A line for each width, those of repeated blocks in one: ``g0  keeps 24 of 32  conv1, bn1 → conv2``."""
+        return "\n".join(
+            f"{row.title}  keeps {row.counts} of {row.size:,}  {row.sides}".rstrip() for row in self.by_layer()
+        )
 
     def to_json(self) -> str:
         """The plan as JSON text."""

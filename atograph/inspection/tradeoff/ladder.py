@@ -15,8 +15,8 @@ from atograph.inspection.tradeoff.page import (
 from atograph.report.chart import DENSE
 from atograph.report.ladder import LadderReport, LadderRung
 from atograph.report.tradeoff import Point
-from atograph.terminal import numbers
 from atograph.terminal.tradeoff import ladder_charts, pareto_text
+from atograph.values import numbers
 
 
 def ladder_page(report: LadderReport) -> str:

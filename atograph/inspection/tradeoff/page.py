@@ -22,8 +22,8 @@ from atograph.inspection.tradeoff.figure import (
 )
 from atograph.report.chart import Chart
 from atograph.report.tradeoff import Point
-from atograph.terminal import numbers
 from atograph.terminal.tradeoff import unmarked_line
+from atograph.values import numbers
 
 _SIZE = {
     "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM
