@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from atograph.run.ladder.descend import Ladder, compress_ladder
     from atograph.run.sweep.sweeping import Sweep, sweep
     from atograph.run.unfinished.not_proved import NotProved
+    from atograph.slimming.index_map import masked_state
     from atograph.slimming.keep_module import keep_module
     from atograph.slimming.masking import mask
     from atograph.slimming.slim import Slim, slim
@@ -62,6 +63,7 @@ _HOMES = {
     "slim": "slimming.slim",
     "Slim": "slimming.slim",
     "mask": "slimming.masking",
+    "masked_state": "slimming.index_map",
     "Plan": "passes.plan.plan",
     "keep_module": "slimming.keep_module",
     # experts and tokens
@@ -107,6 +109,7 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "slim",
     "Slim",
     "mask",
+    "masked_state",
     "Plan",
     "keep_module",
     # experts and tokens

@@ -35,8 +35,8 @@ def apply(
     from atograph.files.run_folder import RunFolder
     from atograph.files.shards import parse_size
     from atograph.files.writing import scratch
+    from atograph.report import numbers
     from atograph.spec.spec import load_spec
-    from atograph.values import numbers
 
     RunFolder(out, force=force)
     parse_size(shard_size)

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from atograph.passes.plan.html_table import html_table
+from atograph.report import numbers
 from atograph.report.declared import DeclaredProof
 from atograph.report.saved import SavedReport
 from atograph.spec.source import Source
-from atograph.values import numbers
 
 FORMAT = "atograph report 2"
 

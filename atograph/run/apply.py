@@ -29,12 +29,12 @@ from atograph.passes.public import public
 from atograph.passes.rewrite.kept import Kept
 from atograph.process.stages import stage
 from atograph.program.pt2_file import program_bytes
+from atograph.report import numbers
 from atograph.report.applied import AppliedReport, AppliedSize
 from atograph.report.run import FROM_PYTHON
 from atograph.run.served import write_beside
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.source import Source
-from atograph.values import numbers
 
 _PIECE = 16 * 2**20
 

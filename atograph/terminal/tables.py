@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.passes.budgets.budget import BUDGETS
+from atograph.report import numbers
 from atograph.report.summary import summary
-from atograph.values import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
