@@ -49,6 +49,8 @@ def export(
     open_run(run)
     if out is not None and out.is_dir():
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
+    if int8 and external_data and target == "openvino":
+        raise UserError("--external-data is for ONNX files, and not for the target 'openvino'.")
     suffix = ".xml" if int8 and target == "openvino" else ".onnx"
     if out is not None and not other and out.suffix != suffix:
         form = "OpenVINO" if suffix == ".xml" else "ONNX"
@@ -57,8 +59,13 @@ def export(
         if path.exists():
             raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
+    if int8:
+        from atograph.int8.deployments import deployment_of
+
+        deployment_of(target or "onnx")
+
+    from atograph.report import numbers
     from atograph.run.export import export_run, export_to
-    from atograph.terminal import numbers
 
     task = None
     if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has
@@ -76,7 +83,8 @@ def export(
         target=target if int8 and target is not None else "onnx", even_if_worse=even_if_worse,
     )  # fmt: skip
     if done.difference is not None:
-        console.say(f"ONNX Runtime and the slim program differ by {done.difference:.1e} (relative, example inputs)")
+        runtime = "ONNX Runtime" if done.int8 is None else next(iter(done.int8.errors))
+        console.say(f"{runtime} and the slim program differ by {done.difference:.1e} (relative, example inputs)")
         if precision == "float16" and not done.difference < _NOTABLE:
             console.warn("this model loses much in float16: look at its metric before you deploy it.")
     if done.int8 is not None:

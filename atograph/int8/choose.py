@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from torch.export import ExportedProgram
 
 from atograph.int8.deployments import Deployment, deployment_of
-from atograph.int8.measure import Pace, apart, pace
+from atograph.int8.measure import Arrays, Pace, apart, pace
 from atograph.int8.quantise import to_int8
 from atograph.int8.schemes import Scheme, kind_of, schemes_for
 from atograph.passes.errors import UserError
@@ -31,8 +32,8 @@ class Measured:
         scheme: how it was quantised.
         kind: what the network is made of.
         errors: runtime → how far its outputs are from those of the float32 file there, on data that it was not
-            calibrated with where there is enough of it.
-        between: how far OpenVINO's outputs are from ONNX Runtime's; None where one of them does not read it.
+            calibrated with where there is enough of it; infinite where it does not run the file.
+        between: how far the outputs of the second runtime are from those of the first; None where there is one.
         pace: in the runtime that it is for; None for one that is not here.
         faults: why it is no gain; nothing where it is one.
     """
@@ -46,7 +47,10 @@ class Measured:
     faults: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        errors = ", ".join(f"{error:.1%} in {runtime}" for runtime, error in self.errors.items())
+        errors = ", ".join(
+            f"{error:.1%} in {runtime}" if error < inf else f"nothing that compares in {runtime}"
+            for runtime, error in self.errors.items()
+        )
         time = "not timed here" if self.pace is None else str(self.pace)
         return f"{self.scheme.name}: {time}; outputs off by {errors}"
 
@@ -99,18 +103,26 @@ def _measured(
     whole: Path, path: Path, scheme: Scheme, kind: str, program: ExportedProgram, goal: Deployment, data: Feed,
     call: Feed, seconds: float,
 ) -> Measured:  # fmt: skip
-    errors, outputs = {}, []
-    for load in (goal.load, *(() if scheme.dynamic else goal.others)):
-        before, after = load(whole, program, 0), load(path, program, 0)
-        outputs.append(after.run(data))
-        errors[before.runtime.title] = apart(before.run(data), outputs[-1])
-    between = apart(*outputs) if len(outputs) > 1 else None
+    outputs, error = _outputs(goal, whole, path, program, data)
+    errors, between = {goal.measured_in: error}, None
+    for other in () if scheme.dynamic else goal.read_by:  # dynamic ones are for one runtime
+        try:
+            there, errors[other.measured_in] = _outputs(other, whole, path, program, data)
+            between = apart(outputs, there)
+        except UserError:  # it cannot run the file
+            errors[other.measured_in] = between = inf
     taken = None
     if goal.timed:
         taken = pace(goal.load(whole, program, 1), goal.load(path, program, 1), call, seconds=seconds)
     faults = []
-    if not next(iter(errors.values())) <= FARTHEST:
+    if not error <= FARTHEST:
         faults.append(f"more than {FARTHEST:.0%} off")
     if taken is not None and taken.ratio > 1:
         faults.append("slower")
     return Measured(path, scheme, kind, errors, between, taken, tuple(faults))
+
+
+def _outputs(place: Deployment, whole: Path, path: Path, program: ExportedProgram, data: Feed) -> tuple[Arrays, float]:
+    """What a file in int8 gives in a runtime, and how far that is from what the one in float32 gives there."""
+    before, after = (place.load(each, program, 0).run(data) for each in (whole, path))
+    return after, apart(before, after)

@@ -34,7 +34,8 @@ class Deployment:
         finish: what makes it.
         beside: the suffix of a second file that belongs to it.
         timed: whether ``load`` is its runtime; else only its outputs are looked at.
-        others: what else reads it, as far as it is installed.
+        others: the names of others that read its files.
+        package: that has to be installed to run them.
     """
 
     name: str
@@ -44,7 +45,19 @@ class Deployment:
     finish: Finish
     beside: tuple[str, ...] = ()
     timed: bool = True
-    others: tuple[Load, ...] = ()
+    others: tuple[str, ...] = ()
+    package: str = "onnxruntime"
+
+    @property
+    def measured_in(self) -> str:
+        """The runtime that runs its files here."""
+        return self.title if self.timed else DEPLOYMENTS["onnx"].title
+
+    @property
+    def read_by(self) -> list[Deployment]:
+        """The others that are installed."""
+        rows = [DEPLOYMENTS[name] for name in self.others]
+        return [row for row in rows if find_spec(row.package) is not None]
 
 
 def _onnxruntime(path: Path, program: ExportedProgram, threads: int) -> FileModel:
@@ -65,13 +78,13 @@ def _in_xml(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
     write(source, target, metadata)
 
 
-_OPENVINO = (_openvino,) if find_spec("openvino") is not None else ()
-
 DEPLOYMENTS = {
     row.name: row
     for row in (
-        Deployment("onnx", "ONNX Runtime", "slim.int8.onnx", _onnxruntime, _renamed, others=_OPENVINO),
-        Deployment("openvino", "OpenVINO", "slim.int8.xml", _openvino, _in_xml, (".bin",), others=(_onnxruntime,)),
+        Deployment("onnx", "ONNX Runtime", "slim.int8.onnx", _onnxruntime, _renamed, others=("openvino",)),
+        Deployment(
+            "openvino", "OpenVINO", "slim.int8.xml", _openvino, _in_xml, (".bin",), others=("onnx",), package="openvino"
+        ),
         Deployment("tensorrt", "TensorRT", "slim.tensorrt.int8.onnx", _onnxruntime, _renamed, timed=False),
     )
 }
@@ -82,8 +95,14 @@ def deployment_of(name: str) -> Deployment:
     """A row of `DEPLOYMENTS`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or what runs its files is not installed.
     """
     if name not in DEPLOYMENTS:
         raise UserError(f"there is no int8 for the target {name!r}.", hint=f"Choose one of {', '.join(DEPLOYMENTS)}.")
-    return DEPLOYMENTS[name]
+    row = DEPLOYMENTS[name]
+    if find_spec(row.package) is None:
+        raise UserError(
+            f"{row.title} needs the package {row.package}, which is not installed.",
+            hint=f"pip install 'atograph[{row.name}]'",
+        )
+    return row

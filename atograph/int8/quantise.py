@@ -45,7 +45,7 @@ def to_int8(source: Path, target: Path, scheme: Scheme, batches: Sequence[Feed])
     large = weights_beside(source).exists()
     how = {
         "dynamic": scheme.dynamic, "activations": scheme.activations, "symmetric": scheme.symmetric,
-        "per_channel": scheme.per_channel, "ops": list(scheme.ops),
+        "per_channel": scheme.per_channel, "products": scheme.products, "ops": list(scheme.ops),
     }  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target), quiet(), TemporaryDirectory(dir=target.parent) as scratch:

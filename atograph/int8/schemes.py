@@ -33,11 +33,12 @@ class Scheme:
         name: in sentences.
         targets: what its files are for.
         kinds: the networks that it is for.
-        ops: the types of ops that are quantised. A product of two computed values (attention) stays in float32.
+        ops: the types of ops that are quantised.
         dynamic: ranges of activations are found on each call, and take no data.
         activations: their type.
         symmetric: activations have zero in the middle, and a zero point of 0 where they are signed.
         per_channel: weights have a step for each output channel; else one for the whole tensor.
+        products: products of two computed values (attention) are quantised, too, and not those with weights alone.
     """
 
     name: str
@@ -48,12 +49,14 @@ class Scheme:
     activations: Literal["uint8", "int8"] = "uint8"
     symmetric: bool = False
     per_channel: bool = True
+    products: bool = False
 
 
 SCHEMES = (
     Scheme("static, uint8", ("onnx", "openvino"), ("convolutional", "dense"), (*_LAYERS, *_BETWEEN)),
-    Scheme("dynamic, uint8", ("onnx",), ("transformer", "recurrent"), ("MatMul",), dynamic=True),
-    Scheme("static, uint8", ("openvino",), ("transformer", "recurrent"), ("MatMul", "Gemm")),
+    Scheme("static, uint8, layers alone", ("onnx", "openvino"), ("convolutional",), _LAYERS),
+    Scheme("dynamic, uint8", ("onnx",), ("transformer", "recurrent"), ("MatMul", "Gemm", "LSTM"), dynamic=True),
+    Scheme("static, uint8, products with weights", ("onnx", "openvino"), ("transformer", "recurrent"), ("MatMul",)),
     Scheme(
         "static, symmetric int8", ("tensorrt",), ("convolutional", "transformer", "recurrent", "dense"), _LAYERS,
         activations="int8", symmetric=True,

@@ -106,12 +106,13 @@ def quantise(
     quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
     options: dict[str, Any] = {
         "op_types_to_quantize": how["ops"],
-        "nodes_to_exclude": _of_computed_values(prepared),
+        "nodes_to_exclude": [] if how["products"] else _of_computed_values(prepared),
         "per_channel": how["per_channel"],
         "weight_type": QuantType.QInt8,
         "use_external_data_format": large,
     }
     if how["dynamic"]:
+        _forget_shapes(prepared, large)
         quantize_dynamic(prepared, target, **options)
         return
     activations = QuantType.QUInt8 if how["activations"] == "uint8" else QuantType.QInt8
@@ -124,6 +125,14 @@ def quantise(
         extra_options={"ActivationSymmetric": how["symmetric"]},
         **options,
     )
+
+
+def _forget_shapes(path: str, large: bool) -> None:
+    """Take what a file says of the shapes between its ops out of it: dynamic quantisation takes old ones for new."""
+    model = onnx.load(path)
+    del model.graph.value_info[:]
+    weights = f"{Path(path).name}.data"
+    onnx.save(model, path, save_as_external_data=large, location=weights if large else None)
 
 
 def _of_computed_values(path: str) -> list[str]:

@@ -16,6 +16,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.pipeline.remembered import read_remembered
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
+from atograph.report.declared import DeclaredProof
 from atograph.report.run import FROM_PYTHON, Report
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.slim import Slim
@@ -62,6 +63,8 @@ class Job:
         selection: what decides which units stay; the settings are adapted to it (`Selection.adapted`).
         within: only its units may stay; None: all may.
         later: budgets that the model is to be trained to after this run: they are looked at before it.
+        declared: what went of the model before the run, with its proofs: the model, the inputs and the data are those
+            of what is left.
         dense_epochs: of the baseline; None: as many as the training has.
     """
 
@@ -82,6 +85,7 @@ class Job:
     within: Plan | None = None
     later: Sequence[Mapping[str, float]] = ()
     dense_epochs: int | None = None
+    declared: Sequence[DeclaredProof] = ()
 
     def at_its_batch(self) -> Job:
         """The same with example inputs of the batch that the settings ask for."""
@@ -183,6 +187,4 @@ class Result:
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        from atograph.inspection.notebook import report_html
-
-        return report_html(self.report)
+        return self.report._repr_html_()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from atograph.capture.model_state import current_state
+from atograph.declared.tokenizer import write_tokens
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
 from atograph.inspection import overview
@@ -29,7 +30,7 @@ from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
 from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
-from atograph.run.served import PRETRAINED, save_pretrained
+from atograph.run.served import PRETRAINED, fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.index_map import small_module
@@ -95,6 +96,8 @@ class Run:
             UserError: it cannot.
         """
         started, console = time.monotonic(), self.console
+        for gone in job.declared:
+            console.say(str(gone))
         require_values(current_state(job.model), "training needs the values of the weights")
         for target in job.make_targets():
             target.check(current_state(job.model))
@@ -234,6 +237,8 @@ class Run:
             if place is not None:
                 with writing(where):
                     slimmed.save(place)
+                    if (fewer := fewer_tokens(job.model)) is not None:
+                        write_tokens(fewer, place)
                     write_attributes(graph.changed_attributes(), place)
                     _save_pretrained(outcome, place, where, report, console)
                     drawn = _page(prepared, plan, report, console)
