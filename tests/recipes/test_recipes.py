@@ -33,6 +33,8 @@ class Needs:
 
 
 RECIPES = {
+    "bert": Needs(("transformers",)),
+    "ctc": Needs(),
     "llama": Needs(("transformers",)),
     "segmentation": Needs(),
 }
