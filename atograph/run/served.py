@@ -55,10 +55,20 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     if isinstance(numbers, str):
         return numbers
     config = read_json(source, "not a configuration of transformers")
-    (folder / CONFIG).write_text(json.dumps({**config, **numbers}, indent=2) + "\n", encoding="utf-8")
+    for path, number in numbers.items():
+        _set(config, path.split("."), number)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for path in _beside(source.parent):
         shutil.copyfile(path, folder / path.name)
     return ""
+
+
+def _set(config: dict[str, Any], path: list[str], number: int) -> None:
+    """Set a number that a file of a configuration says, or leaves to its defaults."""
+    *outer, name = path
+    for each in outer:
+        config = config.setdefault(each, {})
+    config[name] = number
 
 
 def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> str | None:

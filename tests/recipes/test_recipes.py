@@ -36,7 +36,10 @@ RECIPES = {
     "bert": Needs(("transformers",)),
     "ctc": Needs(),
     "llama": Needs(("transformers",)),
+    "lora": Needs(("transformers", "peft")),
+    "qat": Needs(("torchao",)),
     "segmentation": Needs(),
+    "whisper": Needs(("transformers",)),
 }
 """A row for each page."""
 
