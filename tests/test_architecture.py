@@ -21,12 +21,13 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = {
     "atograph": (
-        "__main__ cli integrations run proof slimming graph inspection latency targets openvino from_onnx ort "
-        "program sessions onnx repair terminal process report spec capture train files values passes version"
+        "__main__ cli integrations run proof slimming graph declared inspection int8 latency targets openvino "
+        "from_onnx ort program sessions onnx repair terminal process report spec capture train files values passes "
+        "version"
     ),
     "atograph.passes": (
         "pipeline text rewrite cleanup patterns plan criteria budgets cost analysis base rules axes ir torch_private "
-        "registry identifiers lazy authors errors public"
+        "registry identifiers lazy authors declared errors public"
     ),
 }
 """From top to bottom: a folder imports those after it only."""

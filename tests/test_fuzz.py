@@ -23,9 +23,11 @@ from growing import (
     SEED,
     Composed,
     Grown,
+    Regional,
     Stateful,
     compositions,
     networks,
+    regional,
     streams,
 )
 from hypothesis import given, seed, settings
@@ -205,6 +207,37 @@ def test_state_goes_along(
             assert difference(_listed(reference), _listed(found)) <= 1e-9, model
             (_, expected_cut), _ = slim.cut_state(fresh, first)
             assert difference(expected_cut, cut) <= 1e-9, model
+
+
+@seed(SEED)
+@settings(MANY, max_examples=max(EXAMPLES // 75, 1))
+@given(regional(), st.integers(0, 2**16))
+def test_regions(refused: Counter[str], example: tuple[Regional, tuple[Tensor, ...]], number: int) -> None:
+    """Networks with control flow: the program is what Python computes, and slim is masked, for other batches too.
+
+    What is refused, torch.export refuses itself.
+    """
+    model, inputs = example
+    model.double()
+    perturb(model, number)
+    (x,), _ = as_double((inputs, {}))
+    model.write(False)
+    torch._dynamo.reset()
+    try:
+        graph = atograph.trace(model, x)
+    except atograph.UserError as error:
+        with pytest.raises(Exception):  # noqa: B017  (any of torch's)
+            torch.export.export(model, (x,), strict=False)
+        refused[error.message] += 1
+        return
+    plan = graph.plan(random=number, keep=0.5)
+    slim, program = atograph.slim(graph, plan), ProgramModule(graph.program)
+    model.write(True)
+    masked = atograph.mask(model, plan)
+    with torch.no_grad():
+        for given_x in (x, -x) if graph.program.interface.fixed else (x, -x, x[[0, 1, 1, 0, 1]] * 2):
+            assert difference([model(given_x)], _listed(program(given_x))) <= 1e-9, model
+            assert difference([masked(given_x)], _listed(slim(given_x))) <= 1e-9, model
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS][:: 1 if "FUZZ_N" in os.environ else 12])  # all of them: half a minute

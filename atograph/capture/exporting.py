@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
@@ -31,6 +32,7 @@ from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.torch_private import FakeTensor, pytree
 from atograph.values.batch_size import batch_of, tensors_among
+from atograph.values.reasons import reason_of
 from atograph.values.user_code import line_of_user
 
 _NO_WISHES = Wishes()
@@ -171,17 +173,26 @@ def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     return f"A dict among the positional inputs is one argument; keywords are the third: {form}. "
 
 
+def _of_arrays(inputs: Example) -> str:
+    """What to say where arrays of numpy are given for tensors."""
+    leaves = pytree.tree_leaves(inputs)
+    return (
+        "Inputs are tensors: torch.from_numpy(array). " if any(isinstance(each, np.ndarray) for each in leaves) else ""
+    )
+
+
 def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:
     error = error if own is None else own
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[0] if lines else "no reason given").rstrip(".")
+    kind, reason = reason_of(error)
+    reason = (reason or "no reason given").rstrip(".:")
     at = line_of_user(error)
-    kind = "" if isinstance(error, NotIntegral) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, NotIntegral) else f"{kind}: "
     what = f"{kind}{reason[:400]}" + (f" (at {at})." if at else ".")
     if own is not None:
+        given = f"{_of_arrays(inputs)}{_of_a_dict(*inputs)}"
         return UserError(
             f"the model fails on its example inputs, without any capture: {what}",
-            hint=f"{_of_a_dict(*inputs)}Call the model with them, in eval mode, until it runs; then trace it.",
+            hint=f"{given}Call the model with them, in eval mode, until it runs; then trace it.",
         )
     return UserError(
         f"torch.export cannot capture this model: {what}",

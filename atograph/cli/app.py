@@ -369,6 +369,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Weights and activations in int8, ranges by batches of train_data().")
     ] = False,
+    even_if_worse: Annotated[
+        bool, typer.Option("--even-if-worse", help="With --int8: keep a file that is slower or far off, too.")
+    ] = False,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Keep the weights in a second file (above 2 GB they always are).")
     ] = False,
@@ -381,14 +384,15 @@ def export(
     """Export the slim program of RUN to ONNX or another target, without training and without the model's code.
 
     With --int8, SPEC is a file or module that defines train_data(), for the ranges of activations; with its val_data()
-    and metric(model, batch) the metric before and after is printed.
+    and metric(model, batch) the metric before and after is printed. The file is measured beside the one in float32, and
+    refused where it is slower or far off. Its target may be onnx, openvino or tensorrt.
     """
     from atograph.cli import export as command_export
 
     with running(quiet=quiet) as console:
         command_export.export(
-            run, out=out, target=target, opset=opset, fp16=fp16, int8=int8, external_data=external_data, spec=spec,
-            data=data, trust_spec=trust_spec, force=force, console=console,
+            run, out=out, target=target, opset=opset, fp16=fp16, int8=int8, even_if_worse=even_if_worse,
+            external_data=external_data, spec=spec, data=data, trust_spec=trust_spec, force=force, console=console,
         )  # fmt: skip
 
 

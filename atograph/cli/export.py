@@ -10,6 +10,7 @@ from atograph.files.durable import weights_beside
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
+    from atograph.int8.choose import Measured
     from atograph.run.export import Precision
     from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 _NOTABLE = 0.01
 """Relative difference above which float16 is worth a warning."""
-
-
-_LARGE = 0.1
-"""The same for int8, whose metric is measured where there is data."""
 
 
 def export(
@@ -31,6 +28,7 @@ def export(
     opset: int | None,
     fp16: bool,
     int8: bool,
+    even_if_worse: bool,
     external_data: bool,
     spec: str | None,
     data: Path | None,
@@ -41,7 +39,9 @@ def export(
     """Check what was typed before any work, then export and print what the file computes."""
     if fp16 and int8:
         raise UserError("choose one of --fp16 and --int8.")
-    other = target is not None and target != "onnx"
+    if even_if_worse and not int8:
+        raise UserError("--even-if-worse is for --int8.")
+    other = target is not None and target != "onnx" and not int8
     options = {"--fp16": fp16, "--int8": int8, "--external-data": external_data, "--opset": opset is not None}
     chosen = next((name for name, value in options.items() if value), None)
     if other and chosen is not None:
@@ -49,14 +49,23 @@ def export(
     open_run(run)
     if out is not None and out.is_dir():
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
-    if out is not None and not other and out.suffix != ".onnx":
-        raise UserError("an ONNX file ends in .onnx.", where=str(out), hint="Name it so: --out slim.onnx.")
-    for path in () if out is None or force else _files(out, target if other else None):
+    if int8 and external_data and target == "openvino":
+        raise UserError("--external-data is for ONNX files, and not for the target 'openvino'.")
+    suffix = ".xml" if int8 and target == "openvino" else ".onnx"
+    if out is not None and not other and out.suffix != suffix:
+        form = "OpenVINO" if suffix == ".xml" else "ONNX"
+        raise UserError(f"an {form} file ends in {suffix}.", where=str(out), hint=f"Name it so: --out slim{suffix}.")
+    for path in () if out is None or force else _files(out, target if suffix == ".xml" or other else None):
         if path.exists():
             raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
+    if int8:
+        from atograph.int8.deployments import deployment_of
+
+        deployment_of(target or "onnx")
+
+    from atograph.report import numbers
     from atograph.run.export import export_run, export_to
-    from atograph.terminal import numbers
 
     task = None
     if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has
@@ -69,16 +78,33 @@ def export(
         console.say(f"written to {done.path} ({numbers.size(done.bytes)})")
         return
     precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
-    done = export_run(run, out, precision=precision, opset=opset, external_data=external_data, task=task)
+    done = export_run(
+        run, out, precision=precision, opset=opset, external_data=external_data, task=task,
+        target=target if int8 and target is not None else "onnx", even_if_worse=even_if_worse,
+    )  # fmt: skip
     if done.difference is not None:
-        console.say(f"ONNX Runtime and the slim program differ by {done.difference:.1e} (relative, example inputs)")
+        runtime = "ONNX Runtime" if done.int8 is None else next(iter(done.int8.errors))
+        console.say(f"{runtime} and the slim program differ by {done.difference:.1e} (relative, example inputs)")
         if precision == "float16" and not done.difference < _NOTABLE:
             console.warn("this model loses much in float16: look at its metric before you deploy it.")
-        if precision == "int8" and done.metric is None and done.difference > _LARGE:
-            console.warn("this model loses much in int8, and there is no val_data() to tell what that costs.")
+    if done.int8 is not None:
+        _tell(done.int8, console)
     if task is not None and done.metric is not None and done.metric_before is not None:
         console.say(f"{task.metric_name}: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
     console.say(f"written to {done.path} ({numbers.size(done.bytes)})")
+
+
+def _tell(found: Measured, console: Console) -> None:
+    """What was measured of a file in int8."""
+    from atograph.int8.choose import ALIKE
+
+    console.say(f"{found.kind} network in int8, {found}")
+    if found.faults:
+        console.warn(f"this file in int8 is {' and '.join(found.faults)}; it was written all the same.")
+    if found.between is not None and found.between > ALIKE:
+        console.warn(
+            f"{' and '.join(found.errors)} compute this file {found.between:.1%} apart: check each that you use."
+        )
 
 
 def _task(source: Spec) -> Task:

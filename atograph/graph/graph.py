@@ -208,8 +208,8 @@ class Graph(Planning, NotPickled):
             kept: group name → units that stay; groups that are not named stay whole.
             floor: share of each group that stays at least (with budgets).
             round_to: with budgets, widths are multiples of this (`Group.step`); ``"fit"``: of what suits the network
-                (`passes.plan.fitting`); ``"auto"``: of what is fastest in ONNX Runtime on this machine. None: what the
-                budgets ask for, else ``"fit"``.
+                (`passes.plan.fitting`); ``"auto"``: of what is fastest on this machine (`measure_latency`). None: what
+                the budgets ask for, else ``"fit"``.
             measured: see `plan_from_scores`.
             depth: whether groups may lose all of their units where the model allows it, whatever the floor is: whole
                 branches go. A number is the share of what is saved that they give, True is a half

@@ -230,6 +230,7 @@ class Planning:
     def measure_latency(
         self,
         *,
+        target: str = "onnx",
         batch: int = 1,
         threads: int = 1,
         record: LatencyRecord | str | Path | None = None,
@@ -238,13 +239,14 @@ class Planning:
         """Say how latency is to be measured, before the first plan that asks for it.
 
         Args:
+            target: where, by its name (`atograph.targets.TARGETS`).
             batch: samples per call; a model that takes one batch size only is measured at that.
-            threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+            threads: threads within an op; 0 leaves the choice to the target's runtime.
             record: what an earlier run measured, or its file (``latency.json``): it is not measured again.
             alone: whether this process may measure. Of several that train together none can do it for the others.
 
         Raises:
-            UserError: the record is of another model, or was measured in another way.
+            UserError: the record is of another model, or was measured in another way; or the target is not timed.
         """
         from atograph.latency.budget import Latency, latencies_of
         from atograph.latency.table import LatencyRecord
@@ -255,17 +257,17 @@ class Planning:
             )
         if isinstance(record, (str, Path)):
             record = LatencyRecord.load(Path(record))
-        latencies = latencies_of(self.program, batch=batch, threads=threads, record=record, alone=alone)
+        latencies = latencies_of(self.program, target=target, batch=batch, threads=threads, record=record, alone=alone)
         self._budgets[Latency.name] = Latency(self.program, latencies)
         return latencies
 
     @property
     def latency(self) -> MeasuredLatency | None:
-        """What was measured in ONNX Runtime; None as long as nobody asked."""
+        """What was measured; None as long as nobody asked."""
         return getattr(self._budgets.get("latency"), "latencies", None)
 
     def measured_latency(self) -> MeasuredLatency:
-        """What was measured in ONNX Runtime so far, and what to measure with."""
+        """What was measured so far, and what to measure with: ONNX Runtime unless `measure_latency` said another."""
         return self.latency or self.measure_latency()
 
     def smallest(self, floor: float = 0.05, round_to: int = 1) -> int:

@@ -1,1 +1,1 @@
-"""How long models take in ONNX Runtime: measured, told layer by layer, and predicted for any widths."""
+"""How long models take in a target's runtime: measured, told layer by layer, and predicted for any widths."""

@@ -1,4 +1,4 @@
-"""The latency in ONNX Runtime on this machine, as a budget: predicted by a table of layers, and measured."""
+"""The latency in a target's runtime on this machine, as a budget: predicted by a table of layers, and measured."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Latency(Budget):
     """
 
     name = "latency"
-    title = "latency in ONNX Runtime"
-    unit = "ms in ONNX Runtime"
-    help = "Share of the dense latency in ONNX Runtime on this machine to keep."
+    title = "latency"
+    unit = "ms on this machine"
+    help = "Share of the dense latency on this machine to keep, in the first target of the run that is timed."
     rounding = "auto"
     measured = True
     closing = "latency by the table of layers"
@@ -56,25 +56,35 @@ class Latency(Budget):
 
 
 def latencies_of(
-    program: Program, *, batch: int = 1, threads: int = 1, record: LatencyRecord | None = None, alone: bool = True
+    program: Program,
+    *,
+    target: str = "onnx",
+    batch: int = 1,
+    threads: int = 1,
+    record: LatencyRecord | None = None,
+    alone: bool = True,
 ) -> MeasuredLatency:
     """The latencies of a program's plans, of which nothing is measured before somebody asks.
 
     Args:
         program: with its groups.
+        target: where, by its name.
         batch: samples per call; a program that takes one batch size only is measured at that.
-        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+        threads: threads within an op; 0 leaves the choice to the runtime.
         record: what an earlier run measured.
         alone: whether this process may measure.
 
     Raises:
-        UserError: the record is of another model, or was measured in another way.
+        UserError: the record is of another model, or was measured in another way; or there is no such target, or it is
+            not timed.
     """
-    from atograph.latency.ort_runtime import OrtRuntime
     from atograph.latency.predictor import MeasuredLatency
+    from atograph.latency.target_runtime import TargetRuntime
+    from atograph.targets.table import timed_target
     from atograph.values.batch_size import batch_sizes
 
     if program.interface.fixed and program.interface.batch is None:
         (batch,) = batch_sizes(program.interface.example, program)
-    runtime = OrtRuntime(program, batch=batch, threads=threads) if alone else None
-    return MeasuredLatency(program, runtime, batch=batch, threads=threads, record=record)
+    row = timed_target(target)
+    runtime = TargetRuntime(program, row, batch=batch, threads=threads) if alone else None
+    return MeasuredLatency(program, runtime, target=row.name, batch=batch, threads=threads, record=record)

@@ -1,4 +1,4 @@
-"""Latency of the plans of one model: predicted by a table of its layers, and measured in ONNX Runtime.
+"""Latency of the plans of one model: predicted by a table of its layers, and measured in a target's runtime.
 
 A prediction is what a search needs, for it can be asked for any plan; the plan that comes out is exported and timed
 beside the dense model. Where it misses its budget, the prediction is corrected by what was measured, and the plan is
@@ -8,7 +8,6 @@ chosen again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from math import log
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +38,15 @@ _POWERS = (0.25, 4.0)
 
 
 class Runtime(Protocol):
-    """What is measured with."""
+    """What is measured with: the runtime of a target."""
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+
+    @property
+    def version(self) -> str:
+        """Of the package that it comes in."""
 
     @property
     def times(self) -> Times:
@@ -63,18 +70,26 @@ class MeasuredLatency:
     Args:
         program: with its groups.
         runtime: measures; None: only what the record holds is known, and predictions stand as they are.
+        target: the name of the target whose runtime that is.
         batch, threads: samples per call, and threads within an op.
         record: from an earlier run.
     """
 
     def __init__(
-        self, program: Program, runtime: Runtime | None, *, batch: int, threads: int, record: LatencyRecord | None
+        self,
+        program: Program,
+        runtime: Runtime | None,
+        *,
+        target: str,
+        batch: int,
+        threads: int,
+        record: LatencyRecord | None,
     ) -> None:
         groups = program.fact(Groups)
         if record is not None:
-            record.check(groups, batch, threads)
+            record.check(groups, target, batch, threads)
         self.record = record or LatencyRecord(
-            fingerprint=fingerprint(groups), runtime=version("onnxruntime"), batch=batch, threads=threads
+            fingerprint=fingerprint(groups), target=target, batch=batch, threads=threads
         )
         self.power = 1.0
         self.chosen = 1
@@ -101,7 +116,7 @@ class MeasuredLatency:
         record = self.record
         if not record.dense:
             runtime = self._measuring("a table of layers")
-            with stage("measuring layers in ONNX Runtime") as progress:
+            with stage(f"measuring layers in {runtime.title}") as progress:
                 record.dense, record.products, record.rest = runtime.dense()
                 record.layers = grid.measure(runtime.times, progress)
             self._save()
@@ -131,13 +146,15 @@ class MeasuredLatency:
         new = {plan.digest: plan for plan in plans if plan.digest not in known}
         if new:
             runtime = self._measuring("a plan")
-            with stage(f"measuring {len(new)} slim model{'s' * (len(new) > 1)} in ONNX Runtime"):
+            with stage(f"measuring {len(new)} slim model{'s' * (len(new) > 1)} in {runtime.title}"):
                 known.update(zip(new, runtime.ratios(list(new.values())), strict=True))
             self._save()
         return [known[plan.digest] for plan in plans]
 
     def rounding(self, asked: str, choose: Callable[[int], Plan], multiples: Sequence[int] = MULTIPLES) -> int:
         """The multiple whose plan takes the least time for the FLOPs that it keeps, and no more than the finest one's.
+
+        Where each takes longer than the dense model, it is the one that takes least.
 
         Args:
             asked: the budgets in words: the record holds what was found for each.
@@ -165,7 +182,8 @@ class MeasuredLatency:
             self.record.rounding[asked] = tried
             self._save()
         limit = min(1.0, next(iter(tried.values())).latency)  # no slower than the dense model, or than the finest
-        fast = {n: each for n, each in tried.items() if each.latency <= limit} or tried
+        least = max(limit, min(each.latency for each in tried.values()))
+        fast = {n: each for n, each in tried.items() if each.latency <= least}
         best = min(each.per_flops for each in fast.values())
         self.tried = tried
         self.chosen = next(n for n, each in fast.items() if each.per_flops <= (1 + _SAME) * best)
@@ -216,5 +234,7 @@ class MeasuredLatency:
         return self._runtime
 
     def _save(self) -> None:
+        if self._runtime is not None and (self.record.dense or self.record.plans):
+            self.record.runtime = self._runtime.version
         for path in self._kept_in:
             self.record.save(path)

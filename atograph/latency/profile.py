@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import onnx
 
 from atograph.files.writing import CannotWrite
-from atograph.ort.session import runtime_child
+from atograph.ort.session import RUNTIME
 from atograph.passes.errors import UserError
 from atograph.process.child_process import SECONDS, ChildError
 from atograph.values.user_code import one_line
 
 if TYPE_CHECKING:
     from atograph.sessions.feed import Feed
+    from atograph.sessions.runtime_process import RuntimeProcess
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -66,31 +67,38 @@ def profile(path: Path, feed: Feed, *, threads: int = 1, calls: int = 30) -> lis
 
 
 def kernel_times(
-    model: str | bytes, feed: Feed, *, threads: int = 1, calls: int = 30, seconds: float = inf
+    model: str | bytes,
+    feed: Feed,
+    *,
+    threads: int = 1,
+    calls: int = 30,
+    seconds: float = inf,
+    runtime: RuntimeProcess = RUNTIME,
 ) -> dict[tuple[str, str], list[float]]:
-    """What ONNX Runtime's profiler says of each kernel.
+    """What a runtime's profiler says of each kernel.
 
     Args:
-        model: path of an ONNX file, or its content.
+        model: path of a file of the runtime's form, or the content of an ONNX file.
         feed: its inputs, arrays by name.
-        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
+        threads: threads within an op; 0 leaves the choice to the runtime.
+        runtime: where it runs.
         calls: how often it is called, after three for the warm-up.
         seconds: after so long, five calls have to do.
 
     Returns:
-        (name, op) of each kernel, in the order in which they run → milliseconds of each call.
+        (name, op as ONNX calls it) of each kernel, in the order in which they run → milliseconds of each call.
     """
     limit = SECONDS + (calls + 3) * SECONDS / 10
     try:
-        taken = runtime_child().call(
+        taken = runtime.child().call(
             "kernel_times", model, dict(feed), threads, calls, min(seconds, limit), seconds=limit
         )
     except ChildError as error:
-        if getattr(error, "errno", None) is not None:  # ONNX Runtime itself does not tell that it could not be written
+        if getattr(error, "errno", None) is not None:  # the runtime itself does not tell that it could not be written
             raise CannotWrite(
-                "ONNX Runtime's profile is not complete; is the disk full?", where="the folder for temporary files"
+                f"{runtime.title}'s profile is not complete; is the disk full?", where="the folder for temporary files"
             ) from error
-        raise UserError(f"ONNX Runtime cannot be timed on this model: {one_line(error)}.") from error
+        raise UserError(f"{runtime.title} cannot be timed on this model: {one_line(error)}.") from error
     return {(name, op): times for name, op, times in taken}
 
 

@@ -1,4 +1,4 @@
-"""What the layers of a program take in ONNX Runtime on this machine, measured at a grid of widths.
+"""What the layers of a program take in one runtime on this machine, measured at a grid of widths.
 
 Each convolution and each product of matrices is timed alone, with its real shapes, at several widths (channels in and
 out, groups, heads); layers that are the same are timed once. All else (norms, additions, transpositions) takes what
@@ -37,6 +37,7 @@ from atograph.process.stages import Stage
 
 if TYPE_CHECKING:
     from atograph.sessions.feed import Feed
+    from atograph.sessions.runtime_process import RuntimeProcess
 
 _SHARES: Mapping[int, Sequence[float]] = {
     1: (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1),
@@ -87,8 +88,9 @@ class LatencyRecord(BaseModel):
 
     Attributes:
         fingerprint: of the model's groups.
-        runtime, cpu: what it was measured with.
-        batch, threads: samples per call; threads within an op (0: ONNX Runtime's choice).
+        target: the target in whose runtime it was measured.
+        runtime, cpu: the version of that, and the machine.
+        batch, threads: samples per call; threads within an op (0: the runtime's choice).
         dense: milliseconds per call of the dense model.
         rest: of them in its own profile, in what is no product.
         products: the same in products.
@@ -101,6 +103,7 @@ class LatencyRecord(BaseModel):
 
     format: Literal["atograph latency 1"] = "atograph latency 1"
     fingerprint: str
+    target: str = "onnx"
     runtime: str = ""
     cpu: str = Field(default_factory=platform.machine)
     batch: Annotated[int, Field(ge=1)]
@@ -132,7 +135,7 @@ class LatencyRecord(BaseModel):
         """
         return read_as(path, cls, "not a latency table of atograph", hint="Let it be measured anew.")
 
-    def check(self, groups: Groups, batch: int, threads: int) -> None:
+    def check(self, groups: Groups, target: str, batch: int, threads: int) -> None:
         """Refuse what was measured for another model, or in another way.
 
         Raises:
@@ -140,6 +143,11 @@ class LatencyRecord(BaseModel):
         """
         if self.fingerprint != fingerprint(groups):
             raise UserError("the latency table was measured for another model.", hint="Let it be measured anew.")
+        if self.target != target:
+            raise UserError(
+                f"the latency table was measured in the target {self.target!r}, and {target!r} is asked for.",
+                hint="Let it be measured anew, or name the target that it is of: --latency-target.",
+            )
         if (self.batch, self.threads) != (batch, threads):
             raise UserError(
                 f"the latency table was measured at a batch of {self.batch} with {self.threads} thread(s), and "
@@ -313,6 +321,6 @@ def split_time(kernels: Mapping[tuple[str, str], Sequence[float]]) -> tuple[floa
     return sums[0], sums[1]
 
 
-def small_model_times(threads: int) -> Times:
-    """Runs small models in ONNX Runtime."""
-    return lambda model, feed: kernel_times(model, feed, threads=threads, calls=25, seconds=_SECONDS)
+def small_model_times(threads: int, runtime: RuntimeProcess) -> Times:
+    """Runs small models in a runtime."""
+    return lambda model, feed: kernel_times(model, feed, threads=threads, calls=25, seconds=_SECONDS, runtime=runtime)

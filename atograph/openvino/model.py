@@ -15,7 +15,7 @@ from atograph.sessions.file_model import FileModel
 from atograph.sessions.runtime_process import RuntimeProcess
 from atograph.values.user_code import one_line
 
-RUNTIME = RuntimeProcess("atograph.openvino.worker", "OpenVINO")
+RUNTIME = RuntimeProcess("atograph.openvino.worker", "OpenVINO", "openvino")
 
 AGAIN = "It may be damaged, or without its .bin file beside it; `atograph export --target openvino` writes both anew."
 

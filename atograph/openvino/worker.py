@@ -17,6 +17,18 @@ from atograph.sessions.feed import Feed
 
 _WARM_UP = 3
 
+_AS_IN_ONNX = {
+    "Convolution": "Conv",
+    "GroupConvolution": "Conv",
+    "ConvolutionBackpropData": "ConvTranspose",
+    "GroupConvolutionBackpropData": "ConvTranspose",
+    "Deconvolution": "ConvTranspose",
+    "FullyConnected": "Gemm",
+    "ScaledDotProductAttention": "Attention",
+    "Convert": "Cast",
+}
+"""OpenVINO's kinds of kernels → the ops of ONNX that they compute, where these are called otherwise."""
+
 _NOTE = "atograph"
 """Where a file says where it comes from, in JSON."""
 
@@ -126,6 +138,29 @@ def times_in_turns(calls: Sequence[tuple[int, Feed]], seconds: float) -> list[li
             request.infer(values, share_inputs=True)
             times.append((time.perf_counter() - start) * 1e3)
     return taken
+
+
+def kernel_times(
+    model: str | bytes, feed: Feed, threads: int, calls: int, seconds: float
+) -> list[tuple[str, str, list[float]]]:
+    """`latency.profile.kernel_times`: name, op as ONNX calls it, and milliseconds of each kernel."""
+    read = openvino.Core().read_model(model)
+    names = [str(each.friendly_name) for each in read.get_parameters()]
+    file = _File(read, names, {**_options(threads), "PERF_COUNT": True}, None)
+    request, values = _compiled_for(file, feed)
+    taken: dict[tuple[str, str], list[float]] = {}
+    started = time.perf_counter()
+    for call in range(calls + _WARM_UP):
+        if call >= 5 + _WARM_UP and time.perf_counter() - started > seconds:
+            break
+        request.infer(values, share_inputs=True)
+        if call < _WARM_UP:
+            continue
+        for kernel in request.profiling_info:
+            if kernel.status.name == "EXECUTED":
+                key = str(kernel.node_name), _AS_IN_ONNX.get(kernel.node_type, str(kernel.node_type))
+                taken.setdefault(key, []).append(kernel.real_time.total_seconds() * 1e3)
+    return [(*kernel, times) for kernel, times in taken.items()]
 
 
 def _compiled_for(file: _File, feed: Feed) -> tuple[Any, dict[int, NDArray[np.generic]]]:

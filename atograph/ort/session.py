@@ -11,7 +11,7 @@ from atograph.process.child_process import Child
 from atograph.sessions.runtime_process import RuntimeProcess
 from atograph.sessions.session import Session
 
-RUNTIME = RuntimeProcess("atograph.ort.worker", "ONNX Runtime")
+RUNTIME = RuntimeProcess("atograph.ort.worker", "ONNX Runtime", "onnxruntime")
 
 
 def runtime_child() -> Child:

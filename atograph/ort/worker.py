@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from atograph.sessions.feed import Feed
 
 _WARM_UP = 3
+
+_PRODUCTS = ("MatMul", "Gemm")
 
 _sessions: dict[int, onnxruntime.InferenceSession] = {}
 
@@ -86,22 +89,58 @@ def times_in_turns(calls: Sequence[tuple[int, Feed]], seconds: float) -> list[li
     return taken
 
 
-def quantise(source: str, prepared: str, target: str, batches: Sequence[Feed], large: bool) -> None:
-    """`ort.precision.to_int8`: by way of a second file, with weights outside if they are large."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+def quantise(
+    source: str, prepared: str, target: str, how: Mapping[str, Any], batches: Sequence[Feed], large: bool
+) -> None:
+    """`int8.quantise.to_int8`: by way of a second file, with weights outside if they are large.
+
+    Args:
+        source, prepared, target: the files.
+        how: the fields of an `int8.schemes.Scheme`.
+        batches: for the ranges of activations.
+        large: whether weights are outside.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+    options: dict[str, Any] = {
+        "op_types_to_quantize": how["ops"],
+        "nodes_to_exclude": [] if how["products"] else _of_computed_values(prepared),
+        "per_channel": how["per_channel"],
+        "weight_type": QuantType.QInt8,
+        "use_external_data_format": large,
+    }
+    if how["dynamic"]:
+        _forget_shapes(prepared, large)
+        quantize_dynamic(prepared, target, **options)
+        return
+    activations = QuantType.QUInt8 if how["activations"] == "uint8" else QuantType.QInt8
     quantize_static(
         prepared,
         target,
         _Reader(batches),
         quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=large,
+        activation_type=activations,
+        extra_options={"ActivationSymmetric": how["symmetric"]},
+        **options,
     )
+
+
+def _forget_shapes(path: str, large: bool) -> None:
+    """Take what a file says of the shapes between its ops out of it: dynamic quantisation takes old ones for new."""
+    model = onnx.load(path)
+    del model.graph.value_info[:]
+    weights = f"{Path(path).name}.data"
+    onnx.save(model, path, save_as_external_data=large, location=weights if large else None)
+
+
+def _of_computed_values(path: str) -> list[str]:
+    """The products of matrices in a file whose second operand is no constant: attention."""
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {each.name for each in graph.initializer}
+    constants |= {name for node in graph.node if not node.input for name in node.output}
+    return [node.name for node in graph.node if node.op_type in _PRODUCTS and node.input[1] not in constants]
 
 
 class _Reader:

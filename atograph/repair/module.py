@@ -16,10 +16,12 @@ from atograph.passes.errors import AtographError
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import left_out_text
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.sizes import BATCH
 from atograph.passes.plan.plan import Plan
 from atograph.repair.calls.comparisons import Comparisons
 from atograph.repair.calls.corrections import Correction, correct_calls
+from atograph.repair.calls.in_regions import counts_in_regions
 from atograph.repair.calls.needs import count_of_layer
 from atograph.repair.calls.search import Call, Found, attributes, joined
 from atograph.repair.checks import Checks
@@ -155,7 +157,8 @@ def _checked(
         wrong, notes = checks.in_training(repaired.module, masked)
     if wrong:
         kept = old_widths(repaired.module, way.dense, way.slim)
-        raise NotRepaired(*repaired.doubts, *wrong, *_uncut(way.dense), *_scripted(repaired.module), *kept)
+        others = (*_uncut(way.dense), *_scripted(repaired.module), *_followed(way.dense))
+        raise NotRepaired(*repaired.doubts, *wrong, *others, *kept)
     return notes
 
 
@@ -164,6 +167,13 @@ def _uncut(program: Program) -> list[Problem]:
     names = left_out_text(program.interface)
     text = f"{names}: left out, and its code cannot be cut as the plan cuts the rest"
     return [Problem(text)] if names and program.interface.dead else []
+
+
+def _followed(program: Program) -> list[Problem]:
+    """The ops of control flow of a program, as what may be in the way: only numbers of layers are set for them."""
+    names = sorted({str(node.target).removesuffix("_impl") for node in Regions(program.graph, program).controls})
+    text = f"calls within {' and '.join(names)} cannot be made otherwise, because Dynamo follows the code"
+    return [Problem(text)] if names else []
 
 
 def _of_left_out(program: Program) -> list[str]:
@@ -274,7 +284,7 @@ def _cut(
     """Put slim tensors and numbers into a copy; in words, which tensors it keeps are new, and which attributes."""
     replace_state(module, programs[0][1])
     kept = replace_kept(module, programs)
-    words = _set(attributes(wishes))
+    words = _set(attributes([*wishes, *counts_in_regions(module, *programs[0])]))
     for part in module.modules():
         correct_widths(part)
     return kept, words

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 from torch.export import ExportedProgram
 
+from atograph.declared.smaller import as_declared
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
 from atograph.graph.from_model import trace_as
@@ -17,7 +18,6 @@ from atograph.latency.measure import measure_latency
 from atograph.latency.profile import Layer, profile
 from atograph.onnx.export import export_onnx
 from atograph.ort.model import OnnxModel
-from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.process.stages import stage
 from atograph.program import pt2_file
@@ -31,7 +31,7 @@ from atograph.spec.example_inputs import Inputs
 from atograph.targets.base import Target
 from atograph.targets.deployed import dense_file, export, export_untrusted, load_untrusted
 from atograph.targets.onnx_runtime import OnnxRuntime
-from atograph.targets.table import targets_of
+from atograph.targets.table import targets_of, timed_target
 from atograph.values.batch_size import batch_sizes, with_batch
 
 
@@ -68,6 +68,7 @@ def bench_run(
             slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
             files = {target: _slim_file(target, ProgramModel(place, program), place, aside) for target in others}
+        model = as_declared(model, plan)
         check_takes(model, inputs, place)
         graph = trace_as(plan, model.cpu().eval(), *inputs).for_plan(plan)
         plan.check(graph.groups)
@@ -109,13 +110,9 @@ def _others(place: Path, names: Sequence[str] | None) -> list[Target]:
         UserError: one that is named is not timed.
     """
     rows = targets_of(targets_of_run(place) if names is None else names)
-    untimed = next((row for row in rows if type(row).timed is Target.timed), None)
-    if names is not None and untimed is not None:
-        raise UserError(
-            f"the target {untimed.name!r} is not timed.",
-            hint="A target that is has the method `timed` (write-a-target).",
-        )
-    return [row for row in rows if row.name != OnnxRuntime.name and type(row).timed is not Target.timed]
+    for name in names or ():
+        timed_target(name)
+    return [row for row in rows if row.name != OnnxRuntime.name and row.is_timed]
 
 
 def _slim_file(target: Target, own: ProgramModel, place: Path, aside: Path) -> Path:

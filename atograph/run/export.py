@@ -16,12 +16,14 @@ from atograph.files.durable import weights_beside
 from atograph.files.plan_file import read_plan
 from atograph.files.reading import read_as
 from atograph.files.writing import replacing
+from atograph.int8.choose import Measured, choose
+from atograph.int8.deployments import deployment_of
 from atograph.onnx.metadata import metadata
 from atograph.onnx.opsets import check_opset
 from atograph.ort.calibration import calibration_batches
 from atograph.ort.faults import checked
 from atograph.ort.model import OnnxModel
-from atograph.ort.precision import to_float16, to_int8
+from atograph.ort.precision import to_float16
 from atograph.ort.session import size_on_disk
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
@@ -32,6 +34,8 @@ from atograph.program.model import ProgramModel
 from atograph.report.run import Count
 from atograph.report.same_run import check_same_plan
 from atograph.report.saved import NO_REPORT
+from atograph.sessions.feed import Feed
+from atograph.sessions.file_model import FileModel
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.deployed import export_untrusted, load_untrusted
 from atograph.targets.table import targets_of
@@ -42,8 +46,8 @@ from atograph.values.structures import tensors_of
 
 Precision = Literal["float32", "float16", "int8"]
 
-FILES: dict[Precision, str] = {"float32": "slim.onnx", "float16": "slim.fp16.onnx", "int8": "slim.int8.onnx"}
-"""What the file of each precision is called in the run's folder."""
+FILES: dict[Precision, str] = {"float32": "slim.onnx", "float16": "slim.fp16.onnx"}
+"""What the file of each precision is called in the run's folder; those in int8: `int8.deployments.DEPLOYMENTS`."""
 
 CALIBRATION_BATCHES = 16
 """Training batches that tell the ranges of activations."""
@@ -60,6 +64,7 @@ class Exported:
             the largest, relative to the program's largest value; None where they cannot be called with.
         metric_before: of the file in float32 on the validation data; None unless it is quantised and there is some.
         metric: of this file on the same.
+        int8: how it was quantised, and what was measured of it beside the file in float32; None in other precisions.
     """
 
     path: Path
@@ -67,6 +72,7 @@ class Exported:
     difference: float | None
     metric_before: float | None = None
     metric: float | None = None
+    int8: Measured | None = None
 
 
 def export_run(
@@ -77,6 +83,8 @@ def export_run(
     opset: int | None = None,
     external_data: bool = False,
     task: Task | None = None,
+    target: str = "onnx",
+    even_if_worse: bool = False,
 ) -> Exported:
     """Make an ONNX file from the slim program in the folder of a run or of ``atograph apply``, without training.
 
@@ -85,29 +93,35 @@ def export_run(
     Args:
         folder: of the run.
         path: the file to write; None: `FILES` in that folder.
-        precision: ``float16`` and ``int8`` as in `ort.precision`.
+        precision: ``float16`` as in `ort.precision`, ``int8`` as in `int8.choose`.
         opset: the ONNX opset; None leaves the choice to torch.
         external_data: keep the weights in a second file.
         task: for int8: `CALIBRATION_BATCHES` of its training data give the ranges; its metric is measured on its
             validation data, before and after.
+        target: for int8, what the file is for: ``onnx``, ``openvino`` or ``tensorrt``.
+        even_if_worse: write a file in int8 that is slower or far off, too.
 
     Raises:
-        UserError: the folder holds no slim program, or ONNX cannot express it.
+        UserError: the folder holds no slim program, ONNX cannot express it, or int8 is no gain.
     """
     check_opset(opset)
-    place = Path(folder)
+    place, goal = Path(folder), deployment_of(target)
     with stage("loading the run"):
         loaded, plan = load_run(place), read_plan(place / "plan.json")
         program, costs = loaded.program, _costs(place)
         slim = ProgramModel(place, program)
     check_same_plan(place, plan, {pt2_file.NAME: loaded.plan, "report.json": costs.plan})
     check_weights_beside(place, loaded)
-    target = place / FILES[precision] if path is None else Path(path)
+    name = goal.file if precision == "int8" else FILES[precision]
+    written = place / name if path is None else Path(path)
     if precision == "int8" and task is None:
         raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
-    with replacing(target.parent, where=target, drops=[weights_beside(target).name]) as scratch:
+    beside = [weights_beside(written).name]
+    with replacing(written.parent, where=written, drops=beside) as scratch:
         with stage("exporting"):
-            whole = scratch / "whole" / target.name  # of the name in the end, which its weights are found by
+            whole = (
+                scratch / "whole" / written.with_suffix(".onnx").name
+            )  # its weights are found by the name in the end
             export = partial(
                 slim.export_onnx, opset=opset, metadata=_metadata(plan, costs), external_data=external_data
             )
@@ -115,23 +129,38 @@ def export_run(
             inputs = _example(program)
             if inputs is not None:
                 checked(whole, program, export, slim, inputs)
-            made = scratch / target.name
+            made = scratch / written.name
             if precision == "float16":
                 to_float16(whole, made, lambda file: _survives(file, program, inputs))
-        before = after = None
+        found = before = after = None
         if precision == "int8" and task is not None:
             reference = OnnxModel(whole, program)
             with stage("quantising"):
-                to_int8(whole, made, calibration_batches(reference, task.some_batches(CALIBRATION_BATCHES)))
+                batches = list(calibration_batches(reference, task.some_batches(CALIBRATION_BATCHES)))
+                call = batches[-1] if inputs is None else _call_of_one(reference, program, inputs)
+                found = choose(
+                    whole, scratch / "int8", program, batches, call, target=target, even_if_worse=even_if_worse
+                )
+                goal.finish(found.path, made, _metadata(plan, costs))
             with stage("measuring"):
                 cpu = torch.device("cpu")
                 before = task.evaluate(reference, task.val_data, cpu)
-                after = task.evaluate(OnnxModel(made, program), task.val_data, cpu)
+                after = task.evaluate(goal.load(made, program, 0), task.val_data, cpu)
         if precision == "float32":
             for file in whole.parent.iterdir():
                 file.rename(scratch / file.name)
-        difference = _difference(slim, OnnxModel(made, program))
-    return Exported(target, size_on_disk(target), difference, before, after)
+        file = OnnxModel(made, program) if found is None else goal.load(made, program, 0)
+        difference = _difference(slim, file)
+    suffixes = goal.beside if found is not None else ()
+    beside = sum(written.with_suffix(suffix).stat().st_size for suffix in suffixes)
+    return Exported(written, size_on_disk(written) + beside, difference, before, after, found)
+
+
+def _call_of_one(file: FileModel, program: ExportedProgram, inputs: Inputs) -> Feed:
+    """What a file is called with at a batch of one, or at the only one that it takes."""
+    if any(str(symbol).startswith("s") for symbol in program.range_constraints):
+        inputs = Inputs(*with_batch(inputs.example, 1))
+    return file.feed(*inputs.args, **inputs.kwargs)
 
 
 def export_to(name: str, folder: str | Path, path: str | Path | None = None) -> Exported:

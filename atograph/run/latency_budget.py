@@ -1,4 +1,4 @@
-"""What a run measures in ONNX Runtime before it trains: the table of a latency budget, the multiple for its widths."""
+"""What a run measures before it trains: the table of a latency budget, the multiple for its widths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 from atograph.graph.graph import Graph
 from atograph.latency.table import Rounded
+from atograph.passes.errors import UserError
 from atograph.passes.plan.fitting import fitting
 from atograph.passes.plan.plan import Plan
-from atograph.terminal import numbers
+from atograph.report import numbers
+from atograph.targets.base import Target
+from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.train.settings import TrainSettings
 
 FILE = "latency.json"
@@ -24,6 +27,7 @@ def prepare(
     *,
     earlier: Path | None,
     alone: bool,
+    targets: Sequence[Target] = (),
 ) -> TrainSettings:
     """Measure what the settings ask for, if they ask for anything that has to be measured.
 
@@ -35,12 +39,13 @@ def prepare(
         later: budgets that it comes down to after those of the settings.
         earlier: the record of the run that goes on; None if there is none. The file that the settings name comes first.
         alone: whether this is the only process; several have to be given a record.
+        targets: of the run; none for a loop of the user's own.
 
     Returns:
         The settings with a number as ``round_to``.
 
     Raises:
-        UserError: the budgets are out of reach, or the record is of something else.
+        UserError: the budgets are out of reach, the record is of something else, or there is nothing to measure with.
     """
     multiple = settings.rounding
     if multiple == "fit":
@@ -51,6 +56,7 @@ def prepare(
         return settings.model_copy(update={"round_to": multiple})
     named = Path(settings.latency_table) if settings.latency_table is not None else earlier
     latency = graph.measure_latency(
+        target=_measured_in(settings, targets),
         batch=settings.latency_batch,
         threads=settings.latency_threads,
         record=named if named is not None and named.exists() else None,
@@ -64,6 +70,23 @@ def prepare(
     if settings.measured and (alone or plan.digest in latency.record.plans):
         latency.correct(plan, latency.ratio(plan))
     return settings.model_copy(update={"round_to": multiple})
+
+
+def _measured_in(settings: TrainSettings, targets: Sequence[Target]) -> str:
+    """The target whose runtime tells what is fast: the one that is asked for, else the first of the run that is timed.
+
+    Raises:
+        UserError: it is none of the run's, so that what comes out could not be timed there.
+    """
+    asked = settings.latency_target
+    if asked is None:
+        return next((target.name for target in targets if target.is_timed), OnnxRuntime.name)
+    if targets and asked not in [target.name for target in targets]:
+        raise UserError(
+            f"latency is to be measured in the target {asked!r}, which is none of this run's.",
+            hint=f"Add it: --target {asked}, and --target for each other one.",
+        )
+    return asked
 
 
 def magnitude_plan(graph: Graph, settings: TrainSettings) -> Plan:

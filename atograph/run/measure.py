@@ -12,7 +12,6 @@ from torch import nn
 
 from atograph.graph.graph import Graph
 from atograph.latency.measure import measure_latency
-from atograph.ort.model import OnnxModel
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
@@ -23,6 +22,7 @@ from atograph.proof.flop_count import RegionByRegion, count_flops
 from atograph.report.run import Comparison, Latency, Report
 from atograph.run.job import Job, Outcome
 from atograph.run.report_so_far import Figures, report_of
+from atograph.sessions.file_model import FileModel
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs, inputs_of_batch
 from atograph.terminal.console import Console
@@ -76,10 +76,10 @@ def measure(outcome: Outcome, console: Console) -> Report:
         cut = Inputs(*slimmed.state.inputs(inputs.example))
         _check_flops("slim", slimmed.flops, slimmed.passes_program, cut)
     with stage("measuring"):
-        notes = list[str]()
+        notes = [*outcome.notes]
         by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
-        by_file = None if onnx is None else _metric(job, _Either(onnx[1], slimmed, job.model), "ONNX file", notes)
-        latency = [] if onnx is None else _latency(graph, slimmed, onnx, inputs)
+        by_file = None if onnx is None else _metric(job, _Either(onnx, slimmed, job.model), "ONNX file", notes)
+        latency = [each for models in outcome.timed for each in _latency(graph, slimmed, models, inputs)]
     for note in notes:
         console.warn(note)
     figures = Figures(certificate, difference, by_program, by_file, latency, notes)
@@ -88,7 +88,7 @@ def measure(outcome: Outcome, console: Console) -> Report:
     return report
 
 
-def _latency(graph: Graph, slimmed: Slim, models: tuple[OnnxModel, OnnxModel], inputs: Inputs) -> list[Latency]:
+def _latency(graph: Graph, slimmed: Slim, models: tuple[FileModel, FileModel], inputs: Inputs) -> list[Latency]:
     sizes = batch_sizes(inputs.example, slimmed.passes_program)
     timed = graph.latency.record if graph.latency is not None else None
     if timed is not None and (not graph.program.interface.fixed or graph.program.interface.batch is not None):
@@ -221,7 +221,7 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
             f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
         )
     if report.latency_ms and all(entry.slim > entry.dense for entry in report.latency_ms):
-        console.warn("the slim model is not faster here; widths that suit ONNX Runtime often help: --round-to auto.")
+        console.warn("the slim model is not faster here; widths that suit the runtime often help: --round-to auto.")
     if slimmed.why_no_module:
         why = slimmed.why_no_module
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")

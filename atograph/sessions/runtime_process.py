@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from atograph.process.child_process import Child
 
 
@@ -10,14 +12,16 @@ class RuntimeProcess:
 
     Attributes:
         title: what the runtime is called.
+        package: what brings it.
 
     Args:
-        module: runs in the process; has ``load``, ``close``, ``run`` and ``times_in_turns`` (see `ort.worker`).
-        title: what the runtime is called.
+        module: runs in the process; has ``load``, ``close``, ``run`` and ``times_in_turns``, and ``kernel_times`` for
+            budgets of latency (see `ort.worker`).
+        title, package: as the attributes.
     """
 
-    def __init__(self, module: str, title: str) -> None:
-        self.title = title
+    def __init__(self, module: str, title: str, package: str) -> None:
+        self.title, self.package = title, package
         self._module = module
         self._child: Child | None = None
         self._let_go: list[tuple[Child, int]] = []
@@ -31,6 +35,11 @@ class RuntimeProcess:
             if child is self._child:
                 child.call("close", number)
         return self._child
+
+    @property
+    def version(self) -> str:
+        """Of its package."""
+        return version(self.package)
 
     def let_go(self, child: Child, number: int) -> None:
         """Close a session before the next call, as the garbage collector may come in amid one."""

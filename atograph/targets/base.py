@@ -64,7 +64,7 @@ class Target(ABC):
         """
 
     def timed(self, path: Path, program: ExportedProgram, threads: int) -> FileModel | None:
-        """The same as a file that can be timed (``atograph bench``); None: this target is not timed.
+        """The same as a file that can be timed (``atograph bench``, ``--latency``); None: this target is not timed.
 
         Args:
             path: the file.
@@ -109,6 +109,11 @@ class Target(ABC):
             inputs: for both.
         """
         return
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it has `timed`."""
+        return type(self).timed is not Target.timed
 
     def files(self, path: Path) -> list[Path]:
         """A file, and those that belong to it."""

@@ -53,6 +53,20 @@ def classes_of(names: Iterable[str]) -> list[type[Target]]:
     return rows
 
 
+def timed_target(name: str) -> Target:
+    """A target that latency can be measured in, without options.
+
+    Raises:
+        UserError: there is none of that name, or it is not timed.
+    """
+    (row,) = targets_of([name])
+    if not row.is_timed:
+        raise UserError(
+            f"the target {name!r} is not timed.", hint="A target that is has the method `timed` (write-a-target)."
+        )
+    return row
+
+
 def targets_of(names: Iterable[str], options: Mapping[str, object] | None = None) -> list[Target]:
     """Some targets, each with those of the options that it has.
 

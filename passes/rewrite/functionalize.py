@@ -75,10 +75,15 @@ def _plain(graph: fx.Graph) -> fx.Graph:
 
 
 def _with_plain_regions(program: Program, graph: fx.Graph) -> Program:
-    """A program with a graph made of its own, and with plain regions; one that writes where nobody can tell stays."""
+    """A program with a graph made of its own, and with plain regions.
+
+    One that writes where nobody can tell stays, and one whose sizes torch cannot tell.
+    """
 
     def plain(inner: fx.Graph) -> fx.Graph:
         copied, _nodes = copy_graph(inner)
+        if any(node.op in ("placeholder", "call_function") and "val" not in node.meta for node in copied.nodes):
+            return copied
         with suppress(Hidden):
             copied = without_writes(copied)
         return _plain(copied)

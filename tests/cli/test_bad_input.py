@@ -233,7 +233,7 @@ def test_what_apply_wrote_can_be_exported_verified_and_measured(place: Path) -> 
         "export applied-net",
         "verify applied-net --trust-spec",
         "bench applied-net --trust-spec --seconds 0.01",
-        "export applied-net --int8 --trust-spec",
+        "export applied-net --int8 --even-if-worse --trust-spec",
     ):
         code, output = command(*arguments.split())
         assert code == 0 and "NOT" not in output, output
@@ -268,7 +268,7 @@ COMPRESS = "compress net.py --flops 0.5 --epochs 1 --out run --force"
         (EXPORT, 1000, "run/slim.onnx: "),
         ("export run --external-data", 500, "run/slim.onnx: "),
         ("export run --fp16", 1000, "run/slim.fp16.onnx: "),
-        ("export run --int8 --trust-spec --out new/slim.onnx", 4000, "new/slim.onnx: "),
+        ("export run --int8 --even-if-worse --trust-spec --out new/slim.onnx", 4000, "new/slim.onnx: "),
     ],
 )  # fmt: skip
 def test_a_full_disk(place: Path, arguments: str, size: int, where: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_a_run_is_verified_from_anywhere(
     monkeypatch.chdir(tmp_path / "here")
     code, output = command("verify", place, "--trust-spec")
     assert code == 0 and "real inputs" not in output, output  # val_data is empty
-    assert command("export", place, "--int8", "--trust-spec", "--out", "here.onnx")[0] == 0
+    assert command("export", place, "--int8", "--even-if-worse", "--trust-spec", "--out", "here.onnx")[0] == 0
 
 
 def test_the_folder_of_save_is_taken_by_every_command(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_folder_of_save_is_taken_by_every_command(tmp_path: Path) -> None:
     ):
         code, output = command(*arguments)
         assert code == 0 and "there is no slim.onnx, so one is made" in output, output
-    assert command("export", saved, "--int8", "--spec", tmp_path / "net.py")[0] == 0
+    assert command("export", saved, "--int8", "--even-if-worse", "--spec", tmp_path / "net.py")[0] == 0
     assert command("export", saved)[0] == 0 and (saved / "slim.onnx").is_file()
     from safetensors.torch import save_file
 

@@ -9,6 +9,7 @@ from growing.functions import FUNCTIONS
 from growing.grow import networks
 from growing.knots import KNOTS
 from growing.network import Grown
+from growing.regional import Regional, regional
 from growing.rows import ROWS
 from growing.stateful import Stateful, streams
 
@@ -21,8 +22,10 @@ __all__ = [
     "SEED",
     "Composed",
     "Grown",
+    "Regional",
     "Stateful",
     "compositions",
     "networks",
+    "regional",
     "streams",
 ]

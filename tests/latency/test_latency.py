@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 import atograph
-from atograph.latency import ort_runtime
+from atograph.latency import target_runtime
 from atograph.latency.layer_models import Conv, MatMul, layers_of
-from atograph.latency.table import LatencyRecord, LayerGrid
+from atograph.latency.table import LatencyRecord, LayerGrid, Rounded
 from atograph.passes.analysis.infer_axes import Axes
 from atograph.passes.cost.cost import CostModel
 from atograph.passes.cost.interpolated import Interpolated, Table, rising
@@ -31,6 +31,10 @@ from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.program import Program
 from atograph.passes.plan.plan import Plan
 from atograph.process.stages import Stage
+from atograph.run import latency_budget
+from atograph.targets.base import Target
+from atograph.targets.table import targets_of
+from atograph.train.settings import TrainSettings
 
 A, B = Polynomial({("a",): 1}), Polynomial({("b",): 1})
 SIZES = {"a": 8, "b": 8}
@@ -141,9 +145,10 @@ class FakeRuntime:
     """A machine whose small models take what their FLOPs say, and whose slim models take more than that."""
 
     asked: ClassVar[list[str]] = []
+    version = "1"
 
-    def __init__(self, program: Program, *, batch: int, threads: int) -> None:
-        self.cost = program.fact(CostModel)
+    def __init__(self, program: Program, target: Target, *, batch: int, threads: int) -> None:
+        self.cost, self.title = program.fact(CostModel), target.title
 
     @property
     def times(self) -> Any:
@@ -173,7 +178,7 @@ class FakeRuntime:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    monkeypatch.setattr(ort_runtime, "OrtRuntime", FakeRuntime)
+    monkeypatch.setattr(target_runtime, "TargetRuntime", FakeRuntime)
     FakeRuntime.asked.clear()
     yield FakeRuntime.asked
 
@@ -214,7 +219,12 @@ def test_nothing_that_a_record_holds_is_measured_again(fake: list[str], tmp_path
     assert again.plan(latency=0.5) == plan and not fake
     with pytest.raises(UserError, match="one of several processes"):
         again.plan(latency=0.6)  # other plans by magnitude, for the multiple
-    for options, why in (({"batch": 2}, "a batch of 4 with 1 thread"), ({"batch": 4, "threads": 2}, "and 4 with 2")):
+    others = [
+        ({"batch": 2}, "a batch of 4 with 1 thread"),
+        ({"batch": 4, "threads": 2}, "and 4 with 2"),
+        ({"batch": 4, "target": "openvino"}, "in the target 'onnx', and 'openvino' is asked for"),
+    ]
+    for options, why in others:
         with pytest.raises(UserError, match=why):
             again.measure_latency(**options, record=tmp_path / "latency.json")
     other = atograph.trace(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 16))
@@ -279,10 +289,60 @@ def test_a_loop_of_ones_own_has_the_table_of_its_file(fake: list[str], tmp_path:
     assert not fake
 
 
-def test_latency_in_onnx_runtime(tmp_path: Path) -> None:
+def test_no_multiple_is_slower_than_no_rounding_and_than_dense_where_one_is_not() -> None:
+    graph = atograph.trace(net(), torch.randn(2, 16))
+    latency = graph.measure_latency()
+
+    def chosen(**latencies: float) -> int:
+        tried = {int(name[1:]): Rounded(latency=each, flops=0.5) for name, each in latencies.items()}
+        latency.record.rounding["asked"] = tried
+        return latency.rounding("asked", lambda _multiple: pytest.fail("all of it is known"))
+
+    assert chosen(n1=0.6, n8=0.5, n16=0.7) == 8
+    assert chosen(n1=0.6, n8=0.9) == 1
+    assert chosen(n1=1.3, n8=1.1, n16=0.9) == 16
+    assert chosen(n1=1.2, n8=1.4, n16=1.1) == 16  # all are slower than dense: the fastest
+
+
+def test_latency_is_measured_in_the_first_target_that_is_timed(fake: list[str]) -> None:
+    settings = TrainSettings(budgets={"latency": 0.45})
+    for names, asked, where in (
+        (["pt2", "openvino", "onnx"], None, "openvino"),
+        (["onnx", "openvino"], None, "onnx"),
+        (["onnx", "openvino"], "openvino", "openvino"),
+        (["pt2"], None, "onnx"),
+    ):
+        graph = atograph.trace(net(), torch.randn(2, 16))
+        own = settings.model_copy(update={"latency_target": asked})
+        latency_budget.prepare(graph, own, earlier=None, alone=True, targets=targets_of(names))
+        assert graph.latency is not None and graph.latency.record.target == where
+    own = settings.model_copy(update={"latency_target": "openvino"})
+    with pytest.raises(UserError, match="'openvino', which is none of this run's"):
+        latency_budget.prepare(graph, own, earlier=None, alone=True, targets=targets_of(["onnx"]))
+    for name, why in (("pt2", "not timed"), ("openvno", "Perhaps openvino")):
+        with pytest.raises(UserError, match=why):
+            graph.measure_latency(target=name)
+
+
+def test_a_run_ends_with_the_latency_of_its_own_target(fake: list[str], tmp_path: Path) -> None:
+    result = atograph.compress(
+        net(), None, example_inputs=torch.randn(2, 16), method="magnitude", epochs=0, latency=0.45,
+        targets=["openvino"], out=tmp_path / "run",
+    )  # fmt: skip
+    report = result.report
+    assert {each.runtime for each in report.latency_ms} == {"OpenVINO"}
+    (budget,) = report.budgets
+    (first, *_) = report.latency_ms
+    assert budget.reached == first.slim / first.dense and report.round_to == 4
+    assert "OpenVINO ms, batch 1" in str(result)
+    assert LatencyRecord.load(tmp_path / "run" / "latency.json").target == "openvino"
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_latency_in_a_runtime(tmp_path: Path, target: str) -> None:
     """With the real clock: everything is measured and told, whatever it is."""
     graph = atograph.trace(Attention().eval(), torch.randn(2, 5, 32))
-    latency = graph.measure_latency(batch=4)
+    latency = graph.measure_latency(target=target, batch=4)
     latency.keep_in(tmp_path / "latency.json")
     plan = graph.plan(random=0)
     assert latency.ratio(plan) > 0
@@ -291,4 +351,21 @@ def test_latency_in_onnx_runtime(tmp_path: Path) -> None:
     record = LatencyRecord.load(tmp_path / "latency.json")
     assert record == latency.record and record.dense > 0 and list(record.plans) == [plan.digest]
     assert graph.budgets(latency=1.0).dense["latency"] == pytest.approx(record.dense)
+    assert record.runtime and record.products > 0 and record.rest >= 0
     assert all(ms >= 0 for layer in record.layers.values() for ms in layer)
+    assert any(ms > 0 for layer in record.layers.values() for ms in layer)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_every_small_model_is_found_in_the_profile(target: str) -> None:
+    """Each kind of layer, as the runtime's profiler calls it: none is taken for free."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3, groups=64), nn.ConvTranspose2d(64, 32, 2, stride=2), nn.ReLU(),
+        nn.Flatten(), nn.LazyLinear(4),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 16, 16)
+    net(x)
+    graph = atograph.trace(net, x)
+    graph.measure_latency(target=target).table()
+    assert graph.latency is not None and len(graph.latency.record.layers) == 4
+    assert all(max(layer) > 0 for layer in graph.latency.record.layers.values())

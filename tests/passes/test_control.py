@@ -84,6 +84,16 @@ def shuffled(net: Net, x: Tensor) -> Tensor:
     return net.d(torch.cond(x.sum() > 0, lambda y: net.b(y)[:, ORDER] + y, lambda y: y * 2, (torch.tanh(net.a(x)),)))
 
 
+def literals(net: Net, x: Tensor) -> Tensor:
+    def inner(y: Tensor) -> Tensor:
+        return net.b(y)[:, torch.tensor([3, 0, 2, 1, 4, 6, 5, 7])] + y * torch.tensor([2.0], dtype=y.dtype)
+
+    def one(y: Tensor) -> Tensor:
+        return torch.cond(y.max() > 1, inner, lambda y: y * torch.tensor([3.0], dtype=y.dtype), (y,))
+
+    return net.d(torch.cond(x.sum() > 0, one, lambda y: y * 2, (torch.tanh(net.a(x)),)))
+
+
 def chunks(net: Net, x: Tensor) -> Tensor:
     def one(x: Tensor) -> Tensor:
         left, gate = net.b(x).chunk(2, -1)
@@ -149,6 +159,13 @@ def sorts(net: Net, x: Tensor) -> Tensor:
     return net.d(torch.cond(x.sum() > 0, lambda y: net.c(net.b(y).sort(-1)[0]), lambda y: y * 2, (y,)))
 
 
+def separable(net: Net, x: Tensor) -> Tensor:
+    def one(y: Tensor) -> Tensor:
+        return net.c(torch.relu(net.norm(net.b(net.up(y))))).clone()
+
+    return net.d(torch.cond(x.sum() > 0, one, lambda y: net.e(y).clone(), (net.a(x),)))
+
+
 def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape) * 0.3)
 
@@ -200,6 +217,10 @@ CASES = [
   g0  8 units  a.weight[0], a.bias[0], b.weight[0], b.bias[0] → b.weight[1], d.weight[1]
   g1  4 units  a.weight[1]  frozen: model input (x)
   g2  3 units  d.weight[0], d.bias[0]  frozen: model output (d)"""),
+    Case(literals, lambda: {"a": L(4, 8), "b": L(8, 8), "d": L(8, 3)}, (3, 4), """
+  g0  8 units  a.weight[0], a.bias[0], b.weight[0], b.bias[0] → b.weight[1], d.weight[1]
+  g1  4 units  a.weight[1]  frozen: model input (x)
+  g2  3 units  d.weight[0], d.bias[0]  frozen: model output (d)"""),
     Case(chunks, lambda: {"b": L(4, 12), "c": L(6, 3), "d": L(4, 3)}, (3, 4), """
   g0  6 units  b.weight[0], b.bias[0] → c.weight[1]
   g1  4 units  b.weight[1], d.weight[1]  frozen: model input (x)
@@ -235,6 +256,15 @@ CASES = [
   g0  8 units  a.weight[0], a.bias[0], b.weight[0] → b.weight[1], d.weight[1]
   g1  4 units  a.weight[1]  frozen: model input (x)
   g2  3 units  d.weight[0], d.bias[0]  frozen: model output (d)"""),
+    Case(separable, lambda: {"a": nn.Conv2d(3, 8, 1), "up": nn.Conv2d(8, 12, 1), "norm": nn.BatchNorm2d(12),
+                             "b": nn.Conv2d(12, 12, 3, padding=1, groups=12), "c": nn.Conv2d(12, 8, 1),
+                             "e": nn.Conv2d(8, 8, 1, groups=4), "d": nn.Conv2d(8, 3, 1)}, (2, 3, 6, 6), """
+  g0  4 units  a.weight[0], a.bias[0], c.weight[0], c.bias[0], e.weight[0], e.bias[0] → up.weight[1], d.weight[1]
+  g1  2 units  a.weight[0], a.bias[0] → up.weight[1], e.weight[1]
+  g2  3 units  a.weight[1]  frozen: model input (x)
+  g3  12 units  up.weight[0], up.bias[0], norm.weight[0], norm.bias[0], b.weight[0], b.bias[0] → c.weight[1]
+  g4  2 units  c.weight[0], c.bias[0], e.weight[0], e.bias[0] → d.weight[1]
+  g5  3 units  d.weight[0], d.bias[0]  frozen: model output (d)"""),
     Case(sorts, lambda: {"a": L(4, 8), "b": L(8, 6), "c": L(6, 8), "d": L(8, 3)}, (3, 4), """
   g0  8 units  a.weight[0], a.bias[0], c.weight[0], c.bias[0] → b.weight[1], d.weight[1]
   g1  4 units  a.weight[1]  frozen: model input (x)
@@ -283,6 +313,7 @@ NOTES = {
     "within": "FLOPs count both branches of cond: the data decide what a call takes.",
     "repeated": "FLOPs count one round of while_loop: the data decide what a call takes.",
     "mapped": "",
+    "separable": "FLOPs count both branches of cond: the data decide what a call takes.",
 }
 
 
@@ -316,3 +347,28 @@ def test_a_slim_region_is_written_and_read(case: Case, tmp_path: Path) -> None:
             for given in (x, -x):
                 (found,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
                 assert torch.allclose(torch.from_numpy(found), slim(given), atol=1e-5)
+
+
+def counted(net: Net, x: Tensor) -> Tensor:
+    def one(y: Tensor) -> Tensor:
+        y = net.b(y).relu_()
+        return y * y[y > 0].sum()
+
+    return net.d(torch.cond(x.sum() > 0, one, lambda y: y * 2, (net.a(x),)))
+
+
+def test_a_region_whose_sizes_the_data_decide_is_kept_whole() -> None:
+    net = Net(counted, a=L(4, 8), b=L(8, 8), d=L(8, 3)).eval()
+    graph = atograph.trace(net, torch.randn(3, 4))
+    assert not graph.prunable
+    assert "cond is kept whole: aten.relu_.default writes in it" in str(graph.groups)
+
+
+def unlike(net: Net, x: Tensor) -> Tensor:
+    return net.d(torch.cond(x.sum() > 0, lambda y: net.b(y)[:, None].contiguous(), lambda y: y.relu(), (net.a(x),)))
+
+
+def test_what_torch_says_within_its_words_about_a_compiler_is_told() -> None:
+    net = Net(unlike, a=L(4, 8), b=L(8, 8), d=L(8, 3)).eval()
+    with pytest.raises(atograph.UserError, match="capture: RuntimeError: When merging two branches"):
+        atograph.trace(net, torch.randn(3, 4))

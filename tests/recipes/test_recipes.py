@@ -37,8 +37,8 @@ RECIPES = {
     "ctc": Needs(),
     "llama": Needs(("transformers",)),
     "lora": Needs(("transformers", "peft")),
-    "qat": Needs(("torchao",)),
     "segmentation": Needs(),
+    "ultralytics": Needs(("ultralytics", "torchvision")),
     "whisper": Needs(("transformers",)),
 }
 """A row for each page."""
@@ -50,7 +50,7 @@ RECIPES = {
 def test_a_recipe_runs_from_its_page(name: str, tmp_path: Path) -> None:
     if missing := RECIPES[name].missing():
         pytest.skip(missing)
-    found = completed(tmp_path, str(PAGES / f"{name}.md"), function=run_alone)
+    found = completed(tmp_path, str(PAGES / f"{name}.md"), function=run_alone, seconds=1200)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

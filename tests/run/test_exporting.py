@@ -51,7 +51,7 @@ def test_precisions(run: Path, precision: Any, external_data: bool, tmp_path: Pa
     spec = load_spec(str(run.parent / "net.py"))
     task = Task(spec.train_data(), spec.val_data())
     path = tmp_path / "out" / "slim.onnx"
-    done = export_run(run, path, precision=precision, external_data=external_data, task=task)
+    done = export_run(run, path, precision=precision, external_data=external_data, task=task, even_if_worse=True)
     files = ["slim.onnx", "slim.onnx.data"] if external_data else ["slim.onnx"]
     assert sorted(file.name for file in path.parent.iterdir()) == files
     assert done.bytes == sum(file.stat().st_size for file in path.parent.iterdir())
@@ -69,10 +69,31 @@ def test_precisions(run: Path, precision: Any, external_data: bool, tmp_path: Pa
 
 
 def test_the_command_uses_the_file_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, output = invoke(run, "--int8", "--trust-spec")
+    code, output = invoke(run, "--int8", "--even-if-worse", "--trust-spec")
     assert code == 0 and "in float32" in output and "in int8" in output and (run / "slim.int8.onnx").exists()
     code, output = invoke(run, "--fp16", "--quiet")
     assert (code, output) == (0, "") and (run / "slim.fp16.onnx").exists()
+
+
+def test_int8_for_other_targets(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    arguments = ("--int8", "--even-if-worse", "--trust-spec", "--target")
+    code, output = invoke(run, *arguments, "openvino", "--out", tmp_path / "made" / "net.xml")
+    assert code == 0 and "OpenVINO (" in output and "in ONNX Runtime" in output, output
+    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["net.bin", "net.xml"]
+    assert "i8" in (tmp_path / "made" / "net.xml").read_text()
+    code, output = invoke(run, *arguments, "tensorrt", "--out", tmp_path / "net.onnx")
+    assert code == 0 and "not timed here" in output, output
+    assert said(tmp_path / "net.onnx") == said(run / "slim.onnx")
+
+
+def test_int8_that_is_no_gain_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import atograph.int8.choose as choosing
+
+    monkeypatch.setattr(choosing, "FARTHEST", 0.0)
+    code, output = invoke(run, "--int8", "--trust-spec", "--out", tmp_path / "net.onnx")
+    assert code == 2 and "int8 is no gain" in output and "--even-if-worse" in output, output
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_a_former_file_do_not_stay(run: Path, tmp_path: Path) -> None:
@@ -122,6 +143,10 @@ def dense() -> nn.Module:
     [
         (["nowhere"], "error: nowhere: there is no such folder. Name that of a run: runs/net."),
         (["RUN", "--fp16", "--int8"], "error: choose one of --fp16 and --int8."),
+        (["RUN", "--even-if-worse"], "error: --even-if-worse is for --int8."),
+        (["RUN", "--int8", "--trust-spec", "--target", "pt2"], "there is no int8 for the target 'pt2'"),
+        (["RUN", "--int8", "--target", "openvino", "--out", "RUN/a.onnx"], "an OpenVINO file ends in .xml"),
+        (["RUN", "--int8", "--target", "openvino", "--external-data"], "--external-data is for ONNX files"),
         (["RUN", "--out", "RUN"], "is a folder, not a file to write"),
         (["RUN", "--out", "RUN/slim.onnx"], "the file is there already. Replace it with --force."),
         (["RUN", "--out", "RUN/plan.json", "--force"], "an ONNX file ends in .onnx"),

@@ -95,7 +95,7 @@ def for_batch(needs: Mapping[CallSite, Sequence[Need]], batch: int) -> dict[Call
     }
 
 
-_COUNTS = {ConvNd: "groups", nn.GroupNorm: "num_groups"}
+COUNTS = {ConvNd: "groups", nn.GroupNorm: "num_groups"}
 """Layers of torch → what in them only their one call reads."""
 
 
@@ -103,7 +103,7 @@ def count_of_layer(model: nn.Module, site: CallSite, need: Need) -> Wish | None:
     """What the number in a layer of torch has to be that its call takes, where a call differs in nothing else."""
     part = model.get_submodule(site[0])
     changed = [(old, new) for old, new in zip(need.old, need.new, strict=True) if old != new]
-    for kind, attribute in _COUNTS.items():
+    for kind, attribute in COUNTS.items():
         if isinstance(part, kind) and len(changed) == 1 and vars(part).get(attribute) == changed[0][0]:
             return Remembered.in_slot(Slot(site[0], part, (attribute,))), changed[0][1]
     return None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from atograph.values.reasons import reason_of
+
 Run = Callable[[nn.Module], object]
 """Calls a module with inputs of its own."""
 
@@ -27,11 +29,8 @@ class Problem:
 
 
 def told(error: Exception) -> str:
-    """Kind and first line of an error that a module's code raised; one that ends in a colon goes on."""
-    first, *lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    while first.endswith(":") and lines:
-        first = f"{first} {lines.pop(0)}"
-    return f"{type(error).__name__}: {first}"
+    """Kind and reason of an error that a module's code raised."""
+    return ": ".join(reason_of(error))
 
 
 def failed(error: Exception) -> str:

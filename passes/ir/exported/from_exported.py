@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain, count
 from typing import Any, TypeAlias
 
 import sympy
@@ -15,10 +16,12 @@ from torch.fx.experimental.symbolic_shapes import free_symbols, is_symbolic
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.symbols import NotIntegral, check_decisions, symbols_of
+from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.interface import DynamicSize, Interface
 from atograph.passes.ir.program import Program, copy_graph, copy_regions
-from atograph.passes.ir.propagate import type_regions
+from atograph.passes.ir.propagate import mode_of, type_regions
 from atograph.passes.ir.reason import source_of
+from atograph.passes.ir.regions.constants import lift_constants
 from atograph.passes.ir.regions.control import control_of
 from atograph.passes.ir.sizes import BATCH, DATA
 from atograph.passes.torch_private import FakeTensorMode, pytree
@@ -60,6 +63,9 @@ def from_exported(
     graph, _nodes = copy_graph(exported.graph)
     _make_concrete(graph, symbols)
     regions = copy_regions(graph, exported.graph_module)
+    lifted = lift_constants(graph, regions)
+    names = _names(lifted, {*exported.state_dict, *exported.constants, *state.values()})
+    state |= {node.name: name for node, name in names.items()}
     _note_callers(graph, regions)
     type_regions(graph, regions)
     for node in list(graph.nodes):
@@ -77,7 +83,7 @@ def from_exported(
         example=exported.example_inputs,
         dynamic=dynamic,
     )
-    tensors = {**exported.state_dict, **exported.constants}
+    tensors = {**exported.state_dict, **exported.constants, **{names[node]: lifted[node] for node in lifted}}
     return Program.build(graph, interface, tensors, root=regions)
 
 
@@ -94,6 +100,17 @@ def _note_callers(graph: fx.Graph, root: torch.nn.Module) -> None:
                 if source_of(each)[:1] in ("", "<"):
                     each.meta["stack_trace"] = node.meta.get("stack_trace")
             _note_callers(region.module.graph, region.module)
+
+
+def _names(lifted: Mapping[fx.Node, torch.Tensor], taken: Collection[str]) -> dict[fx.Node, str]:
+    """A name that is new for each constant of a region, with its tensor's form noted at its node."""
+    found: dict[fx.Node, str] = {}
+    for node, tensor in lifted.items():
+        node.meta["val"] = empty(mode_of(node.graph), tensor.shape, tensor.dtype, tensor.device)
+        name = node.name.removeprefix("c_")
+        found[node] = next(n for n in chain([name], (f"{name}_{k}" for k in count())) if n not in taken)
+        taken = {*taken, found[node]}
+    return found
 
 
 def _any_call() -> inspect.Signature:

@@ -98,6 +98,12 @@ def control_of(node: fx.Node, root: torch.nn.Module | None = None) -> Control | 
         return None
 
 
+def follows(node: fx.Node) -> bool:
+    """Whether a node is an op of control flow whose last argument is a list of what its regions take besides."""
+    known = isinstance(node.target, HigherOrderOperator) and node.target._name in _FORMS
+    return known and not node.kwargs and bool(node.args) and isinstance(node.args[-1], (list, tuple))
+
+
 def _module(argument: Argument, holder: torch.nn.Module) -> fx.GraphModule:
     """The graph that an argument of an op names.
 

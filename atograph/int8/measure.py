@@ -1,0 +1,84 @@
+"""A file in int8 beside its float32 one: how far its outputs are off, and what share of the time it takes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atograph.latency.measure import times_in_turns
+from atograph.sessions.feed import Feed
+from atograph.sessions.file_model import FileModel
+
+Arrays = Sequence[NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Both files in one runtime, timed in turns.
+
+    Attributes:
+        runtime: what it is called.
+        whole: median milliseconds of the float32 file.
+        int8: of the int8 file.
+        ratio: the median, over pairs of calls, of int8 over float32: what other work on the machine slows, it slows in
+            both calls of a pair.
+        threads: in each.
+    """
+
+    runtime: str
+    whole: float
+    int8: float
+    ratio: float
+    threads: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ratio:.2f} of the float32 file's time in {self.runtime} ({self.int8:.3g} and {self.whole:.3g} ms)"
+        )
+
+
+def pace(whole: FileModel, small: FileModel, feed: Feed, *, seconds: float = 2.0) -> Pace:
+    """Time a file in int8 beside that in float32.
+
+    Args:
+        whole, small: the files in float32 and in int8, in the same runtime.
+        feed: inputs, as they are deployed.
+        seconds: time to spend, a warm-up aside.
+    """
+    before, after = times_in_turns([(whole, feed), (small, feed)], seconds=seconds)
+    ratios = [b / a for a, b in zip(before, after, strict=True)]
+    middle = statistics.median
+    return Pace(whole.runtime.title, middle(before), middle(after), middle(ratios), whole.threads)
+
+
+def apart(references: Arrays, others: Arrays) -> float:
+    """How far outputs are from their references: the root of the summed squares of the differences over that of the
+    references, of the output that is furthest off; values that are not finite (masks) have to be so in both.
+
+    >>> apart([np.array([3.0, 4.0])], [np.array([3.0, 4.5])])
+    0.1
+    """
+    if [each.shape for each in references] != [each.shape for each in others]:
+        return inf
+    return max((_apart(one, other) for one, other in zip(references, others, strict=True)), default=0.0)
+
+
+_MASKED = 1e9
+"""From here on a value is a mask, and no scale for others."""
+
+
+def _apart(reference: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    if not np.issubdtype(reference.dtype, np.floating):
+        return 0.0  # counts and places: what they are made of is compared
+    one, two = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    values = np.abs(one) < _MASKED
+    if not np.array_equal(values, np.abs(two) < _MASKED):
+        return inf
+    size = float(np.linalg.norm(one[values]))
+    distance = float(np.linalg.norm(one[values] - two[values]))
+    return distance / size if size else (inf if distance else 0.0)
