@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atograph.capture.weightless import without_weights
     from atograph.declared.experts import keep_experts
     from atograph.declared.reduced import Reduced
+    from atograph.declared.smaller import as_declared
     from atograph.declared.tokens import keep_tokens
     from atograph.graph.from_model import trace
     from atograph.graph.graph import Graph
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from atograph.run.ladder.descend import Ladder, compress_ladder
     from atograph.run.sweep.sweeping import Sweep, sweep
     from atograph.run.unfinished.not_proved import NotProved
+    from atograph.slimming.index_map import masked_state
     from atograph.slimming.keep_module import keep_module
     from atograph.slimming.masking import mask
     from atograph.slimming.slim import Slim, slim
@@ -61,12 +63,14 @@ _HOMES = {
     "slim": "slimming.slim",
     "Slim": "slimming.slim",
     "mask": "slimming.masking",
+    "masked_state": "slimming.index_map",
     "Plan": "passes.plan.plan",
     "keep_module": "slimming.keep_module",
     # experts and tokens
     "keep_experts": "declared.experts",
     "keep_tokens": "declared.tokens",
     "Reduced": "declared.reduced",
+    "as_declared": "declared.smaller",
     # load and apply
     "load": "program.load",
     "allow_ops": "program.ops",
@@ -105,12 +109,14 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "slim",
     "Slim",
     "mask",
+    "masked_state",
     "Plan",
     "keep_module",
     # experts and tokens
     "keep_experts",
     "keep_tokens",
     "Reduced",
+    "as_declared",
     # load and apply
     "load",
     "allow_ops",

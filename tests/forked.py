@@ -61,7 +61,11 @@ def start(folder: Path, *arguments: str) -> BaseProcess:
 
 
 def completed(
-    folder: Path, *arguments: str, processes: int = 1, function: Callable[..., object] = command
+    folder: Path,
+    *arguments: str,
+    processes: int = 1,
+    function: Callable[..., object] = command,
+    seconds: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``atograph ARGUMENTS`` in a folder to its end, or another function.
 
@@ -71,17 +75,18 @@ def completed(
         processes: more than one run at the same time, with the environment that torchrun gives them. The exit code is
             that of the first one that failed.
         function: as in `begun`.
+        seconds: that it may take.
     """
     files = [folder / "completed.out", folder / "completed.err"]
     out, err = (file.name for file in files)
     group = [begun(folder, function, *arguments, out=out, err=err, environment=each) for each in ranks(processes)]
     for process in group:
-        process.join(300)
+        process.join(seconds)
     printed = [file.read_text() for file in files]
     for file in files:
         file.unlink()
     codes = [process.exitcode for process in group]
-    assert None not in codes, f"still running after five minutes: {printed}"
+    assert None not in codes, f"still running after {seconds} seconds: {printed}"
     return subprocess.CompletedProcess(arguments, next(filter(None, codes), 0), *printed)
 
 

@@ -30,6 +30,17 @@ REPORT = Report.model_validate(
             {"group": "g4", "units": 4, "reason": "no rule for aten.foo", "where": "b"},
             {"group": "g5", "units": 4, "reason": "no rule for aten.foo", "where": "c"},
         ],
+        "widths": [
+            {"layers": "stem.0, stem.1 → blocks.0.conv1", "groups": 1, "dense": 32, "least": 21, "most": 21},
+            {
+                "layers": "blocks.0–2.conv1, blocks.0–2.bn1, x → blocks.0–2.conv2",
+                "groups": 3,
+                "dense": 64,
+                "least": 24,
+                "most": 40,
+            },
+            {"layers": "head → out", "groups": 1, "dense": 8, "least": 8, "most": 8},
+        ],
         "seconds": 61.2,
     }
 )

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
@@ -172,6 +173,14 @@ def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     return f"A dict among the positional inputs is one argument; keywords are the third: {form}. "
 
 
+def _of_arrays(inputs: Example) -> str:
+    """What to say where arrays of numpy are given for tensors."""
+    leaves = pytree.tree_leaves(inputs)
+    return (
+        "Inputs are tensors: torch.from_numpy(array). " if any(isinstance(each, np.ndarray) for each in leaves) else ""
+    )
+
+
 def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:
     error = error if own is None else own
     kind, reason = reason_of(error)
@@ -180,9 +189,10 @@ def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserEr
     kind = "" if isinstance(error, NotIntegral) else f"{kind}: "
     what = f"{kind}{reason[:400]}" + (f" (at {at})." if at else ".")
     if own is not None:
+        given = f"{_of_arrays(inputs)}{_of_a_dict(*inputs)}"
         return UserError(
             f"the model fails on its example inputs, without any capture: {what}",
-            hint=f"{_of_a_dict(*inputs)}Call the model with them, in eval mode, until it runs; then trace it.",
+            hint=f"{given}Call the model with them, in eval mode, until it runs; then trace it.",
         )
     return UserError(
         f"torch.export cannot capture this model: {what}",

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from atograph.inspection.names import fold
 from atograph.inspection.overview import GroupView, Why
 from atograph.passes.analysis.patterns import pattern_of
+from atograph.passes.plan.names import fold, layer_of
 
 Order = Literal["model", "units", "params", "flops"]
 """How rows are sorted: as the parameters stand in the model, or the largest first."""
@@ -102,9 +102,3 @@ def _pattern(parameter: str) -> tuple[tuple[str, ...], str]:
 def _modules(groups: Iterable[GroupView], role: str) -> list[str]:
     members = [each for group in groups for each in group.members if each.role == role]
     return fold(dict.fromkeys(layer_of(each.parameter) for each in members))
-
-
-def layer_of(parameter: str) -> str:
-    """What a person calls a parameter's layer: its module, or the parameter itself where it has a name of its own."""
-    module, _, leaf = parameter.rpartition(".")
-    return module if module and leaf in ("weight", "bias") else parameter

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.inspection.chain import Cause
-from atograph.inspection.names import fold
 from atograph.inspection.overview import GroupView, Member, Overview, SourceOp, Why
 from atograph.inspection.rows import Order, Row, rows
 from atograph.passes.analysis.slices import Slice
-from atograph.terminal import numbers
+from atograph.passes.plan.names import fold
+from atograph.report import numbers
 
 
 def overview_table(shown: Overview, *, folded: bool = True, order: Order = "model") -> RenderableType:

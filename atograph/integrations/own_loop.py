@@ -19,7 +19,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.run import latency_budget
 from atograph.run.job import trace_to_train
-from atograph.slimming.index_map import cut_state, small_module, whole_state
+from atograph.slimming.index_map import cut_state, masked_state, small_module
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import as_inputs
@@ -312,7 +312,7 @@ class AutoTrainOnce:
         before = self._loop.plans[-2:-1]
         dense = current_state(self._loop.dense)
         if before and any(name in dense and dense[name].shape != value.shape for name, value in state.items()):
-            state = whole_state(self.graph, before[0], state)
+            state = masked_state(self.graph, before[0], state)
         return cut_state(self.graph, self._pruner.plan, state)
 
     @property

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
+from atograph.passes.plan.html_table import html_table
+from atograph.report import numbers
+from atograph.report.declared import DeclaredProof
 from atograph.report.saved import SavedReport
 from atograph.spec.source import Source
 
@@ -207,6 +210,17 @@ class FrozenGroup(_Record):
     where: str
 
 
+class Width(_Record):
+    """Groups of one size whose layers differ in the numbers of their blocks only, and what stays of each."""
+
+    layers: str
+    """Those that make the units → those that read them."""
+    groups: Count
+    dense: Count
+    least: Count
+    most: Count
+
+
 class Report(_Record, SavedReport):
     """Everything about one finished run."""
 
@@ -226,6 +240,8 @@ class Report(_Record, SavedReport):
     seed: int
     device: str
     settings: dict[str, object] = Field(default_factory=dict)
+    declared: list[DeclaredProof] = Field(default_factory=list)
+    """Experts and tokens that went before everything else, as declared; what is dense here is what was left."""
     budgets: list[Budget]
     round_to: Count = 1
     """The multiple that widths were rounded to."""
@@ -257,6 +273,8 @@ class Report(_Record, SavedReport):
     repairs: list[str] = Field(default_factory=list)
     """What was repaired in its code, in words."""
     frozen: list[FrozenGroup]
+    widths: list[Width] = Field(default_factory=list)
+    """Before and after, in the order of the model; a report of an older version has none."""
     numbers: dict[str, bool | int | float] = Field(default_factory=dict)
     """Numbers in attributes of the model's modules that the training has changed, by path: no weights hold them."""
     curves: list[dict[str, object]] = Field(default_factory=list)
@@ -268,6 +286,34 @@ class Report(_Record, SavedReport):
         """FLOPs of the networks that the steps trained, over those of a dense training of as many; None: unknown."""
         costs = [cost for row in self.curves if isinstance(cost := row.get("cost"), float)]
         return sum(costs) / len(costs) if costs and len(costs) == len(self.curves) else None
+
+    def __repr__(self) -> str:
+        """As `str`, marked as a report."""
+        return f"<Report of {self}>"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        dense, slim, metrics = self.dense, self.slim, self.metrics
+
+        def worth(value: float | None) -> str:
+            return "" if value is None else f"{value:.4g}"
+
+        sizes = (numbers.size(dense.bytes), numbers.size(slim.bytes))
+        files = [("ONNX file", *sizes, numbers.percent(slim.bytes / dense.bytes))] if dense.bytes else []
+        cells = [
+            ("FLOPs", numbers.count(dense.flops), numbers.count(slim.flops), numbers.percent(slim.flops / dense.flops)),
+            ("parameters", numbers.count(dense.params), numbers.count(slim.params),
+             numbers.percent(slim.params / max(dense.params, 1))),
+            *files,
+            (metrics.name, worth(metrics.dense), worth(metrics.slim), ""),
+        ]  # fmt: skip
+        equal = all(entry.holds for entry in self.certificate) if self.certificate else None
+        proof = {
+            True: f"{' = '.join(self.forms)}, within the tolerance",
+            False: "the certificate does not hold",
+            None: f"not proved: {self.not_proved}" if self.not_proved else "no certificate",
+        }
+        return html_table(f"{self.name}: {proof[equal]}", ("", "dense", "slim", "slim / dense"), cells, right=(1, 2, 3))
 
     def __str__(self) -> str:
         """In one line: what was kept, and whether it was proved. The closing table is what `Result` prints."""

@@ -11,9 +11,9 @@ from atograph.latency.table import Rounded
 from atograph.passes.errors import UserError
 from atograph.passes.plan.fitting import fitting
 from atograph.passes.plan.plan import Plan
+from atograph.report import numbers
 from atograph.targets.base import Target
 from atograph.targets.onnx_runtime import OnnxRuntime
-from atograph.terminal import numbers
 from atograph.train.settings import TrainSettings
 
 FILE = "latency.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 from atograph.graph.graph import Graph
 from atograph.inspection.notes import flops_line, state_line
 from atograph.ort.session import size_on_disk
-from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size
+from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size, Width
 from atograph.run.job import Outcome
 from atograph.targets.table import TARGETS
 from atograph.train.compute import pick_device
@@ -71,6 +71,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         seed=settings.seed,
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),
+        declared=list(job.declared),
         budgets=_budgets(outcome, figures.latency),
         rounding=_rounding(graph),
         round_to=prepared.multiple,
@@ -94,6 +95,10 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         module=f"not slim: {why_no_module}" if why_no_module else "slim",
         repairs=[] if slimmed is None or why_no_module else list(slimmed.repairs),
         frozen=_frozen(graph),
+        widths=[
+            Width(layers=row.sides, groups=len(row.groups), dense=row.size, least=min(row.kept), most=max(row.kept))
+            for row in plan.by_layer()
+        ],
         numbers=numbers_in(graph.changed_attributes()),
         curves=[asdict(row) for row in trained.history],
         seconds=time.monotonic() - prepared.started,

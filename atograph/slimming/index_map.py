@@ -12,6 +12,7 @@ from atograph.capture.model_state import current_state
 from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
 from atograph.passes.rewrite.kept import Kept
 from atograph.passes.torch_private import tree_leaves
 from atograph.repair.paths.dead_code import with_dead_code
@@ -83,8 +84,16 @@ def cut_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str
     return result
 
 
-def whole_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the slim module of a plan as the dense one has it: zero where units are gone.
+@public("atograph")
+def masked_state(graph: Graph, plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the slim module of a plan as the dense model has it: zero where units are gone.
+
+    With it the dense model computes what the slim one does, whoever has trained that.
+
+    Args:
+        graph: of the dense model, which is only asked for its shapes.
+        plan: what the slim module keeps.
+        state: of the slim module; tensors in the dense model's shape stay as they are.
 
     Raises:
         UserError: a tensor has neither the slim module's shape nor the dense one's.

@@ -56,6 +56,7 @@ def keep_module(graph: Graph, *, plain: bool = False) -> Graph:
                 return _deeper(graph, wished, plain=plain)
             calls = [problem for problem in problems if problem.calls]
             reasons = dict(_touched(graph, calls)) or dict(_touched(graph, problems))
+            reasons = reasons or dict(_touched(graph, problems, entering=True))
             if not reasons:
                 break
             graph = graph.frozen(reasons)
@@ -118,21 +119,39 @@ def _can_be_coupled(first: Group, second: Group) -> bool:
     return first is not second and first.frozen is None and second.frozen is None and first.size == second.size
 
 
-def _touched(graph: Graph, problems: Iterable[Problem]) -> Iterator[tuple[str, Reason]]:
-    """The groups that are not frozen yet among those seen where the problems are, each with the reason."""
+def _touched(graph: Graph, problems: Iterable[Problem], entering: bool = False) -> Iterator[tuple[str, Reason]]:
+    """The groups that are not frozen yet among those seen where the problems are, each with the reason.
+
+    Args:
+        graph: of the module.
+        problems: what is in its way.
+        entering: look at what enters the modules in question, whose code takes a width from it.
+    """
     axes, by_axis = graph.groups.axes, graph.groups.by_axis()
     for problem in problems:
         reason = Reason(f"so that the module comes back: {problem.text}", module=problem.module, wish=True)
-        for node in _nodes(graph.program, problem):
-            shapes = [shape for each in (node, *node.all_input_nodes) for shape in axes.shapes.get(each, ())]
+        seen = _entering if entering else _nodes
+        for node in seen(graph.program, problem):
+            shapes = axes.shapes.get(node, ())
             for axis in {axis: None for shape in shapes for dim in shape for axis in axes_of(dim)}:
                 group = by_axis.get(axis)
                 if group is not None and group.frozen is None:
                     yield group.name, reason
 
 
-def _nodes(program: Program, problem: Problem) -> list[fx.Node]:
-    calls = [node for node in program.graph.nodes if "call" in node.meta]
-    if problem.calls:
-        return [node for node in calls if node.meta["call"][1] in problem.calls]
-    return [node for node in calls if module_of(node) == problem.module]
+def _nodes(program: Program, problem: Problem) -> Iterator[fx.Node]:
+    """The calls in question, or all of the module, each before what it takes."""
+    for node in _calls(program):
+        if node.meta["call"][1] in problem.calls if problem.calls else module_of(node) == problem.module:
+            yield from (node, *node.all_input_nodes)
+
+
+def _entering(program: Program, problem: Problem) -> Iterator[fx.Node]:
+    """What the module in question takes from calls outside of it."""
+    inside = {node: None for node in _calls(program) if f"{module_of(node)}.".startswith(f"{problem.module}.")}
+    for node in inside:
+        yield from (each for each in node.all_input_nodes if "call" in each.meta and each not in inside)
+
+
+def _calls(program: Program) -> list[fx.Node]:
+    return [node for node in program.graph.nodes if "call" in node.meta]

@@ -14,6 +14,7 @@ from atograph.passes.ir.values import require_values
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.values.eval_mode import copy_of
+from atograph.values.user_code import kind_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,6 +30,8 @@ def mask(model: M, plan: Plan) -> M:
     Raises:
         UserError: the model has no such parameters, or they are on the meta device.
     """
+    if not isinstance(model, nn.Module) or not isinstance(plan, Plan):
+        raise UserError(f"mask takes a model and a plan, not {kind_of(model)} and {kind_of(plan)}.")
     masked = copy_of(model)
     zero_(masked, plan)
     return masked

@@ -22,18 +22,20 @@ from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.values import require_values
 from atograph.passes.pipeline.pipeline import Pipeline
+from atograph.passes.plan.html_table import html_table
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 from atograph.passes.rewrite.slim import SlimProgram
 from atograph.process.stages import stage
 from atograph.program.limits import as_wide_as
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
+from atograph.report import numbers
 from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
 from atograph.slimming.masking import Masked, mask
 from atograph.values.not_pickled import NotPickled
 from atograph.values.state_cut import StateCut
-from atograph.values.user_code import in_one_line
+from atograph.values.user_code import in_one_line, kind_of
 
 
 @public("atograph")
@@ -59,6 +61,22 @@ class Slim(NotPickled):
         self._as_made: AsMade | None = None  # once there is a module
         self.flops = int(graph.cost.flops(plan.counts))
         self.params = sum(slimmed.state[name].numel() for name in slimmed.parameter_names())
+
+    def __repr__(self) -> str:
+        """In one line: what stays of the dense model."""
+        return "<Slim: " + ", ".join(f"{left} of the {what} ({share})" for what, _, left, share in self._sizes()) + ">"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return html_table(f"slim model, plan {self.plan.digest}", ("", "dense", "slim", "slim / dense"), self._sizes(),
+                          right=(1, 2, 3))  # fmt: skip
+
+    def _sizes(self) -> list[tuple[str, str, str, str]]:
+        counts = (("FLOPs", self._graph.flops, self.flops), ("parameters", self._graph.params, self.params))
+        return [
+            (what, numbers.count(dense), numbers.count(left), numbers.percent(left / max(dense, 1)))
+            for what, dense, left in counts
+        ]
 
     @cached_property
     def bytes(self) -> int:
@@ -364,8 +382,13 @@ def slim(graph: Graph, plan: Plan) -> Slim:
         plan: made by ``graph.plan(...)`` or read from a file.
 
     Raises:
-        UserError: the plan is for another model.
+        UserError: these are no graph and plan, or the plan is for another model.
     """
+    if not isinstance(graph, Graph) or not isinstance(plan, Plan):
+        raise UserError(
+            f"slim takes a graph and a plan, not {kind_of(graph)} and {kind_of(plan)}.",
+            hint="graph = atograph.trace(model, example); atograph.slim(graph, graph.plan(flops=0.5)).",
+        )
     with stage("slimming"):
         graph.read_weights()
         graph = graph.up_to_date()

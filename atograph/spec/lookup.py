@@ -92,7 +92,8 @@ def target_of(text: str, folder: Path | None = None) -> Target:
         of_module = _files_of(name, place)
         if of_module is not None:
             return Target("module", text, name, factory, of_module[-1] if of_module else None, place, of_module)
-    hint = f"Did you mean {name}.py?" if (here / f"{name}.py").exists() else None
+    of_library = None if "." in name else "Models of libraries go by both names: timm:resnet18, torchvision:resnet18."
+    hint = f"Did you mean {name}.py?" if (here / f"{name}.py").exists() else of_library
     raise UserError("no module of this name.", where=name, hint=hint)
 
 

@@ -82,7 +82,9 @@ def read_program(path: str | Path, example: Example | None = None) -> ProgramMod
     """
     place = Path(path)
     if not place.exists():
-        raise UserError("no such file.", where=str(path))
+        raise UserError(
+            "no such file.", where=str(path), hint="A program is a .pt2 or .onnx file; a model is given as it is."
+        )
     form = form_of(place)
     if form is None:
         told = ", ".join(f"{suffix} ({FORMS.get(suffix).words})" for suffix in FORMS if suffix.startswith("."))

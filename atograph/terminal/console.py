@@ -14,7 +14,7 @@ from rich.segment import Segment
 
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import printable
-from atograph.terminal import numbers
+from atograph.report import numbers
 from atograph.terminal.progress_line import ProgressLine
 from atograph.terminal.streams import Surviving
 from atograph.terminal.tables import closing_table

@@ -11,25 +11,35 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.passes.budgets.budget import BUDGETS
-from atograph.terminal import numbers
+from atograph.report import numbers
+from atograph.report.summary import summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from atograph.report.bench import Bench, LayerPair
-    from atograph.report.run import Comparison, FrozenGroup, InTarget, Report
+    from atograph.report.run import Comparison, FrozenGroup, InTarget, Report, Width
 
 _SHOWN_PLACES = 2
+_SHOWN_WIDTHS = 12
+
+LEGEND = (
+    "masked: the trained network with the removed part at zero",
+    "effect of removed part: how much outputs change where it is noise instead of zero",
+)
+"""What a certificate's columns are, in words."""
 
 
 def closing_table(report: Report) -> RenderableType:
     """Costs and metrics of each form, the certificate, and what was frozen and why."""
-    parts: list[RenderableType] = [_costs(report)]
+    parts: list[RenderableType] = [_costs(report), *(Text(f"before: {gone}") for gone in report.declared)]
     if report.certificate:
         parts.append(certificate_table([(entry.at, entry) for entry in report.certificate]))
+    if shrunk := [width for width in report.widths if width.least < width.dense]:
+        parts.append(_widths(shrunk))
     if report.frozen:
         parts.append(_frozen(report.frozen))
-    return Group(*parts)
+    return Group(*parts, Text(f"\n{summary(report)}"))
 
 
 def _costs(report: Report) -> Table:
@@ -62,7 +72,7 @@ def _costs(report: Report) -> Table:
     if metrics.before_training is not None:
         row("  before the training", metric_text(metrics.before_training))
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
-        row("  lost at the last zeroing", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
+        row("  lost when masked", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
     for speed in report.latency_ms:
         runtime = "ORT" if speed.runtime == "ONNX Runtime" else speed.runtime
         name = f"{runtime} ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
@@ -77,7 +87,7 @@ def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
     source = next((entry.source.label for _title, entry in entries if entry.source is not None), None)
     of_source = () if source is None else (f"{source} = ONNX",)
     headings = ("masked = slim", *(f"slim = {label}" for label in labels.values()), *of_source, "tolerance")
-    table = table_of("certificate", *headings, "what was zeroed weighs", "", right=len(headings) + 1)
+    table = table_of("certificate", *headings, "effect of removed part", "", right=len(headings) + 1)
     for title, entry in entries:
         verdict = "NOT EQUAL" if not entry.holds else "equal *" if entry.faults else "equal"
         targets = (_in_target(entry.targets.get(name), entry) for name in labels)
@@ -85,8 +95,9 @@ def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:
         figures = (f"{entry.masked_slim:.1e}", *targets, *files, f"{entry.tolerance:.1e}", _share(entry.moved))
         table.add_row(title, *figures, verdict)
     faults = dict.fromkeys(fault.title for _title, entry in entries for fault in entry.faults)
-    if faults:
-        table.caption = f"* in what {' and '.join(faults)} gets right of the dense model"
+    wrong = [f"* in what {' and '.join(faults)} gets right of the dense model"] if faults else []
+    table.caption = "\n".join([*wrong, *LEGEND])
+    table.caption_justify = "left"
     return table
 
 
@@ -133,6 +144,26 @@ def layer_table(layers: Sequence[LayerPair]) -> Table:
     return table
 
 
+def _widths(shrunk: Sequence[Width]) -> Table:
+    """One row for each width that became smaller, those of repeated blocks together."""
+    table = table_of("width of", "dense", "slim", "layers", right=2)
+    for width in shrunk[:_SHOWN_WIDTHS]:
+        makers, arrow, readers = width.layers.partition("→")
+        kept = f"{width.least:,}" if width.least == width.most else f"{width.least:,}–{width.most:,}"
+        sides = [_first(side.split(", ")) for side in (makers.strip(), readers.strip()) if side]
+        name = Text(f" {arrow} ".join(sides)) if makers.strip() else Text(f"{arrow} {sides[0]}" if sides else "")
+        table.add_row(name, f"{width.dense:,}", kept, "" if width.groups == 1 else f"× {width.groups}")
+    if len(shrunk) > _SHOWN_WIDTHS:
+        table.caption = f"{len(shrunk) - _SHOWN_WIDTHS} more: plan.json"
+        table.caption_justify = "left"
+    return table
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f", {len(names) - _SHOWN_PLACES} more" if len(names) > _SHOWN_PLACES else ""
+    return ", ".join(names[:_SHOWN_PLACES]) + more
+
+
 def _frozen(groups: Sequence[FrozenGroup]) -> Table:
     """One row for each reason, the most units first."""
     table = table_of("frozen", "groups", "units", "where", right=2)
@@ -143,8 +174,7 @@ def _frozen(groups: Sequence[FrozenGroup]) -> Table:
         places.setdefault(group.reason, []).append(group.where)
     for reason, total in units.most_common():
         here = list(dict.fromkeys(place for place in places[reason] if place))
-        more = f", {len(here) - _SHOWN_PLACES} more" if len(here) > _SHOWN_PLACES else ""
-        row = (reason, str(len(places[reason])), f"{total:,}", ", ".join(here[:_SHOWN_PLACES]) + more)
+        row = (reason, str(len(places[reason])), f"{total:,}", _first(here))
         table.add_row(*(Text(cell) for cell in row))  # Text: a name such as weight[0] is no markup
     return table
 
@@ -158,7 +188,7 @@ def table_of(*headings: str, right: int) -> Table:
 
 
 def _share(moved: float) -> str:
-    """How far the output moves if what was zeroed comes back as noise; beyond 100 % the figure says no more."""
+    """How far outputs move where the removed part is noise instead of zero; beyond 100 % the figure says no more."""
     return numbers.percent(moved) if moved <= 1 else "> 100 %"
 
 

@@ -1,5 +1,5 @@
 """torchvision's models, built without weights. Where its compiled part does not load (beside a CPU torch), the two
-operators that its Python code names are defined first."""
+operators that its Python code names are defined first, and `nms`, which detectors call, is computed in Python."""
 
 from __future__ import annotations
 
@@ -21,12 +21,29 @@ def _load_operators() -> None:
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+            if name == "nms":
+                _library.impl(name, _nms, "CPU")  # type: ignore[no-untyped-call]
+
+
+def _nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """The boxes that no box of a higher score overlaps by more: ``[n, 4]`` corners, ``[n]``; indices, best first."""
+    left, kept = scores.argsort(descending=True), list[torch.Tensor]()
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        corner = torch.maximum(boxes[best, :2], boxes[left, :2])
+        both = (torch.minimum(boxes[best, 2:], boxes[left, 2:]) - corner).clamp(min=0).prod(1)
+        left = left[both / (area[best] + area[left] - both) <= iou_threshold]
+    return torch.stack(kept) if kept else left
 
 
 _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 _load_operators()
 
-from torchvision import models  # noqa: E402
+from torchvision import extension, models  # noqa: E402
+
+extension._has_ops = lambda: hasattr(torch.ops.torchvision, "nms")
 
 # name → size of the usual input, and of the smallest one that the model takes, without the batch
 CONVOLUTIONAL: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import ClassVar
+from typing import ClassVar, overload
 
 from torch import fx
 
@@ -23,6 +23,7 @@ from atograph.passes.analysis.zero import ZeroSets, prove
 from atograph.passes.axes.dims import Axis, Dim, axes_of
 from atograph.passes.axes.placements import placements
 from atograph.passes.base import AnalysisPass
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
@@ -47,6 +48,7 @@ class Groups:
         dynamic: what was asked to be dynamic, a text a dim.
         state: what was declared to be state, ``output=input`` each.
         passes: what the program went through before, as the text of a pipeline.
+        declared: experts and tokens that the model had before.
         branches: what is left of the program where groups lose all their units.
         depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
         program: a digest of the names and shapes of the program's parameters.
@@ -64,6 +66,7 @@ class Groups:
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     passes: str = ""
+    declared: tuple[Declared, ...] = ()
     depth: float = 0.0
     program: str = ""
     kinds: tuple[Kind, ...] = ()
@@ -78,12 +81,23 @@ class Groups:
         """One line a group."""
         return "\n".join(map(str, self.listed))
 
-    def __getitem__(self, name: str) -> Group:
-        """The group called ``name``.
+    def __repr__(self) -> str:
+        """In one line; `str` has all of them."""
+        return f"<{len(self)} groups, {len(self.prunable)} of them prunable>"
+
+    @overload
+    def __getitem__(self, name: str | int) -> Group: ...
+    @overload
+    def __getitem__(self, name: slice) -> tuple[Group, ...]: ...
+    def __getitem__(self, name: str | int | slice) -> Group | tuple[Group, ...]:
+        """The group of a name (``"g3"``) or at a place (``0``, ``-1``, ``2:5``) in the order of the parameters.
 
         Raises:
             UserError: there is no such group.
+            IndexError: there is no such place.
         """
+        if isinstance(name, (int, slice)):
+            return self.listed[name]
         if name not in self._by_name:
             raise UserError(f"there is no group '{name}'.", hint=f"This program has {len(self)} groups, g0 and up.")
         return self._by_name[name]
@@ -296,7 +310,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     return Groups(
         tuple(listed), axes, zero_sets, branches,
         outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, passes=interface.passes,
-        program=_digest(program),
+        declared=interface.declared, program=_digest(program),
     )  # fmt: skip
 
 

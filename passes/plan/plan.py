@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.slices import Slice
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
+from atograph.passes.plan.by_layer import Row, rows
 from atograph.passes.plan.html_table import html_table
 from atograph.passes.public import public
 
@@ -35,6 +37,7 @@ class Plan(BaseModel):
         dynamic: what is dynamic besides the batch, a text a dim (``ids:1=sequence``): how the model is traced.
         state: what is declared to be state, ``output=input`` each: how the model is traced.
         passes: what the program goes through before its groups are found, as the text of a pipeline.
+        declared: experts and tokens that the model had before: the groups are of what it is without them.
         carried: group name → the slices of inputs that are state which a removed unit is cut from; they are called by
             their placeholders.
         fingerprint: identifies the groups of the model that the plan was made for.
@@ -57,6 +60,7 @@ class Plan(BaseModel):
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     passes: str = ""
+    declared: tuple[Declared, ...] = ()
     carried: dict[str, tuple[Slice, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -86,7 +90,7 @@ class Plan(BaseModel):
     @property
     def digest(self) -> str:
         """Identifies the plan: 16 hexadecimal digits, of its model, of what is kept, and of what is read of it."""
-        outputs = "".join(f" {each}" for each in (self.outputs, self.state, self.passes) if each)
+        outputs = "".join(f" {each}" for each in (self.outputs, self.state, self.passes, self.declared) if each)
         return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}{outputs}".encode()).hexdigest()[:16]
 
     def mask(self, group: str) -> torch.Tensor:
@@ -95,15 +99,27 @@ class Plan(BaseModel):
         mask[list(self.kept[group])] = 1.0
         return mask
 
+    def by_layer(self) -> list[Row]:
+        """The groups as rows, those of repeated blocks in one: how many units of which layers stay."""
+        return rows(self.sizes, self.counts, self.groups)
+
+    def _head(self) -> str:
+        return f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
+
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
-        rows = [(name, f"{size:,}", f"{len(self.kept[name]):,}", self.groups.get(name, "").partition("  ")[2])
-                for name, size in self.sizes.items()]  # fmt: skip
-        title = f"plan {self.digest}: {sum(self.counts.values()):,} of {sum(self.sizes.values()):,} units stay"
-        return html_table(title, ("group", "units", "kept", "made by → read by"), rows, right=(1, 2))
+        cells = [(row.title, f"{row.size:,}", row.counts, row.sides) for row in self.by_layer()]
+        return html_table(self._head(), ("group", "units", "kept", "made by → read by"), cells, right=(1, 2))
+
+    def __repr__(self) -> str:
+        """In one line; `str` has the layers."""
+        return f"<{self._head()}>"
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}  keeps {len(units):,} of {self.sizes[name]:,}" for name, units in self.kept.items())
+        """A line for each width, those of repeated blocks in one: ``g0  keeps 24 of 32  conv1, bn1 → conv2``."""
+        return "\n".join(
+            f"{row.title}  keeps {row.counts} of {row.size:,}  {row.sides}".rstrip() for row in self.by_layer()
+        )
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -149,6 +165,13 @@ class Plan(BaseModel):
             raise UserError(
                 f"the plan is for a program that went through the passes {theirs}, and here it is {ours}.",
                 hint="Let it go through the same ones: trace(model, ..., passes=plan.passes).",
+            )
+        if self.declared != groups.declared:
+            theirs, ours = (" and ".join(map(str, each)) or "all" for each in (self.declared, groups.declared))
+            raise UserError(
+                f"the plan is for a model that keeps {theirs}, and here it is {ours}"
+                f"{', others' if theirs == ours else ''}.",
+                hint="Make that model first: atograph.as_declared(model, plan).",
             )
         if self.coupled != groups.coupled:
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
@@ -237,5 +260,6 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         dynamic=groups.dynamic,
         state=groups.state,
         passes=groups.passes,
+        declared=groups.declared,
         carried={group.name: group.state for group in groups.prunable if group.state},
     )

@@ -231,7 +231,7 @@ def test_quiet_prints_only_the_table(net: Path, compress_spec) -> None:
     loud = atograph("compress", "net.py", "--flops", "0.3")
     quiet = atograph("compress", "net.py", "--flops", "0.3", "--quiet")
     assert loud.exit_code == quiet.exit_code == 0
-    assert loud.stdout.startswith("news\n") and loud.stdout.endswith("written to runs/net\n")
+    assert loud.stdout.startswith("news\n") and "\nwritten to runs/net\nnext: open " in loud.stdout
     assert "parameters" in quiet.stdout and "news" not in quiet.stdout and "written" not in quiet.stdout
     assert loud.stderr == quiet.stderr == "warning: careful\n"
 

@@ -23,10 +23,10 @@ from atograph.inspection.chain import causes
 from atograph.inspection.drawing import dot, graphml
 from atograph.inspection.formats import plain
 from atograph.inspection.model_explorer import graph_json, groups_json
-from atograph.inspection.names import fold
 from atograph.inspection.rows import rows
 from atograph.inspection.text import causes_text, overview_table
 from atograph.passes.errors import UserError
+from atograph.passes.plan.names import fold
 
 # -- names -------------------------------------------------------------------------------------------------------------
 

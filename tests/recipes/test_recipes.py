@@ -35,6 +35,7 @@ class Needs:
 RECIPES = {
     "llama": Needs(("transformers",)),
     "segmentation": Needs(),
+    "ultralytics": Needs(("ultralytics", "torchvision")),
 }
 """A row for each page."""
 
@@ -45,7 +46,7 @@ RECIPES = {
 def test_a_recipe_runs_from_its_page(name: str, tmp_path: Path) -> None:
     if missing := RECIPES[name].missing():
         pytest.skip(missing)
-    found = completed(tmp_path, str(PAGES / f"{name}.md"), function=run_alone)
+    found = completed(tmp_path, str(PAGES / f"{name}.md"), function=run_alone, seconds=1200)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -121,3 +121,70 @@ def test_a_plain_module_needs_no_atograph_to_be_loaded(net: type[nn.Module]) -> 
         data = pickled.getvalue()
         assert b"atograph" not in data
     assert atograph.keep_module(graph, plain=True) is graph
+
+
+class ByInput(nn.Module):
+    """Attention that takes the width of its heads together from what enters it, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(4, 12, 1), nn.Conv2d(4, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(x).view(b, 2, 6, h * w).split([2, 2, 2], 2)
+        return self.proj((v @ (q.mT @ k).softmax(-1)).view(b, c, h, w))
+
+
+def test_what_enters_a_module_stays_whole_where_its_code_counts_it() -> None:
+    torch.manual_seed(0)
+    model, x = Net(ByInput()).eval(), torch.randn(2, 3, 8, 8)
+    graph = atograph.keep_module(atograph.trace(model, x), plain=True)
+    assert [group.members[0] for group in graph.prunable] == [("block.proj.weight", 0)]  # what leaves it may go
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    assert slim.module is not None and not slim.corrected_calls
+    assert torch.allclose(slim.module(x), slim(x), atol=1e-6)
+
+
+class Detector(nn.Module):
+    """Boxes, and beside them what the loss reads; training returns that alone, in another structure."""
+
+    def __init__(self, off: float) -> None:
+        super().__init__()
+        self.stem, self.head, self.off = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), off
+
+    def forward(self, x: Tensor) -> object:
+        feats = self.stem(x).relu()
+        raw = {"scores": self.head(feats), "feats": [feats]}
+        if self.training:
+            return raw | {"scores": raw["scores"] + self.off * feats.shape[1]}
+        return raw["scores"].sigmoid(), raw
+
+
+@pytest.mark.parametrize("off", [0.0, 1.0])
+def test_what_is_left_out_may_stand_elsewhere_in_training(off: float) -> None:
+    torch.manual_seed(0)
+    model, x = Detector(off).eval(), torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(model, x, outputs=["output_0"])
+    slim = atograph.slim(graph, graph.plan(random=0, keep=0.5))
+    if off:  # what training computes of all others still counts
+        assert slim.module is None and "training" in slim.why_no_module
+        return
+    assert slim.module is not None, slim.why_no_module
+    assert slim.module.train()(x)["feats"][0].shape[1] == 8
+
+
+def test_slim_weights_in_the_dense_model() -> None:
+    torch.manual_seed(0)
+    model, x = Net(Fused()).eval(), torch.randn(2, 3, 8, 8)
+    graph = atograph.trace(model, x)
+    plan = graph.plan(random=0, keep=0.5)
+    module = atograph.slim(graph, plan).module
+    assert module is not None
+    for value in module.parameters():  # trained by others
+        nn.init.uniform_(value.requires_grad_(False), -1, 1)
+    dense = Net(Fused()).eval()
+    dense.load_state_dict(atograph.masked_state(graph, plan, module.state_dict()))
+    torch.testing.assert_close(dense(x), module(x))
+    with pytest.raises(atograph.UserError, match="the slim module's is another one"):
+        atograph.masked_state(graph, plan, {"head.weight": torch.zeros(2, 5, 1, 1)})

@@ -91,7 +91,12 @@ BAD = [
     ("", "nosuch.py", "nosuch.py: no such file."),
     ("", "some/folder", "some/folder: no such file."),
     ("", ".", ".: not a Python file (.py). Give a file that defines model() and train_data()."),
-    ("", "no_such_module_at_all", "no_such_module_at_all: no module of this name."),
+    (
+        "",
+        "no_such_module_at_all",
+        "no_such_module_at_all: no module of this name. Models of libraries go by both names: timm:resnet18, "
+        "torchvision:resnet18.",
+    ),
     ("", "torch.no_such_part", "torch.no_such_part: no module of this name."),
     ("", "net", "net: the file defines no `model`. Define model() returning a torch.nn.Module."),
     ("", "what is this", "what is this: neither a file nor the name of a module."),

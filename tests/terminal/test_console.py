@@ -9,9 +9,9 @@ import pytest
 from sample_report import REPORT
 
 from atograph.passes.errors import UserError
+from atograph.report import numbers
 from atograph.report.run import Report
 from atograph.run.job import Result
-from atograph.terminal import numbers
 from atograph.terminal.console import BarProgress, Console
 from atograph.train.progress import EpochRow
 
@@ -26,10 +26,18 @@ TABLE = """\
  ORT ms, batch 1, 1 thread    0.214            0.0914                  42.8 %
 
 
- certificate   masked = slim   slim = ONNX   tolerance   what was zeroed weighs
+ certificate   masked = slim   slim = ONNX   tolerance   effect of removed part
  ──────────────────────────────────────────────────────────────────────────────────────────
  batch of 2          3.1e-07       4.2e-07     1.0e-04                   52.0 %   equal
  batch of 5          3.3e-04       4.4e-07     1.0e-04                   61.0 %   NOT EQUAL
+
+masked: the trained network with the removed part at zero
+effect of removed part: how much outputs change where it is noise instead of zero
+
+ width of                                                      dense    slim   layers
+ ────────────────────────────────────────────────────────────────────────────────────
+ stem.0, stem.1 → blocks.0.conv1                                  32      21
+ blocks.0–2.conv1, blocks.0–2.bn1, 1 more → blocks.0–2.conv2      64   24–40   × 3
 
 
  frozen                   groups   units   where
@@ -38,6 +46,8 @@ TABLE = """\
  an output of the model        1      10   head.weight[0]
  an input of the model         1       1   stem.0.weight[1]
 
+
+3.34 × fewer FLOPs, 2.34 × faster at batch 1 in ONNX Runtime, top-1 0.9870 → 0.9815
 """.splitlines()
 
 

@@ -20,9 +20,9 @@ from atograph.inspection.tradeoff.figure import (
     figure,
     outline,
 )
+from atograph.report import numbers
 from atograph.report.chart import Chart
 from atograph.report.tradeoff import Point
-from atograph.terminal import numbers
 from atograph.terminal.tradeoff import unmarked_line
 
 _SIZE = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -54,6 +55,14 @@ def _pairs(given: object) -> object:
     )
 
 
+def _one_or_more(given: object) -> object:
+    """A lone name as a list of one."""
+    return (given,) if isinstance(given, str) else given
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
+
 def _floors_by_layer(values: dict[str, Any]) -> dict[str, Any]:
     """``floor="0.1,backbone.c2=0.5"`` as a floor for all groups, and widths that are at least so much."""
     given = values.get("floor")
@@ -82,6 +91,13 @@ def _state(given: Any) -> object:
         return state_texts(given)
     except UserError as error:
         raise ValueError(error.message) from error
+
+
+def _tokens(given: object) -> object:
+    """The path of a file as text, and numbers as a tuple."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return str(given) if isinstance(given, Path) else given
+    return tuple(int(token) for token in given)
 
 
 def _pipeline(given: object) -> object:
@@ -147,9 +163,9 @@ class TrainSettings(BaseModel):
     """Widths are multiples of this; fit: of up to 16, as suits the network's own widths and the blocks of kernels;
     auto: of what is fastest on this machine, measured as latency is. None: ``auto`` with a latency budget, else
     ``fit``."""
-    freeze_layers: Annotated[tuple[str, ...], Option("--freeze", "GLOB")] = ()
+    freeze_layers: Annotated[Names, Option("--freeze", "GLOB")] = ()
     """Layers whose widths stay: all of them, or GLOB:in, GLOB:out; repeatable. See `Graph.steered`."""
-    only: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    only: Annotated[Names, Option(metavar="GLOB")] = ()
     """Prune units of no other layers; repeatable. Groups stay whole unless all layers that make their units are among
     them."""
     min_units: Annotated[int, Field(ge=1), Option()] = 1
@@ -159,16 +175,22 @@ class TrainSettings(BaseModel):
     depth_share: Annotated[Fraction, Option(metavar="SHARE")] = DEPTH
     """With depth, about how much of what is saved whole branches give, those first whose units score least; 0.5 unless
     given."""
-    drop: Annotated[tuple[str, ...], Option(metavar="GLOB")] = ()
+    drop: Annotated[Names, Option(metavar="GLOB")] = ()
     """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
     couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
-    width: Annotated[tuple[str, ...], Option(metavar="NAME=WIDTH")] = ()
+    width: Annotated[Names, Option(metavar="NAME=WIDTH")] = ()
     """How wide layers are: layers.*.mlp=128, =50%, =64..128, or =max for all units; repeatable. See `Graph.steered`."""
     uniform: Annotated[bool, Option()] = False
     """The same widths in all layers, so that one number of a configuration says each: groups that are alike in all
     layers keep equally many units, each its own best ones, and heads stay as wide as they are."""
+    experts: Annotated[Fraction | None, Option(metavar="SHARE")] = None
+    """Share of the experts of each mixture that stay, those that routers send most to: another function, as declared.
+    A budget is then of what is left; without one nothing else is cut. See `atograph.keep_experts`."""
+    keep_tokens: Annotated[str | tuple[int, ...] | None, BeforeValidator(_tokens), Option(metavar="FILE")] = None
+    """A file with the numbers of the tokens that stay, a JSON list or one a line: the rest of the vocabulary goes, and
+    the data gets new numbers. In Python the numbers themselves, too. See `atograph.keep_tokens`."""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
     """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
     nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
@@ -405,6 +427,8 @@ class TrainSettings(BaseModel):
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
         rest = _floors_by_layer(rest)
+        if not shares and any(rest.get(name) is not None for name in ("experts", "keep_tokens")):
+            shares = {"flops": 1.0}
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
     @model_serializer(mode="wrap")

@@ -162,6 +162,10 @@ class Group:
                 round_to //= 2
         return round_to
 
+    def __repr__(self) -> str:
+        """In one line."""
+        return f"<{self}>"
+
     def __str__(self) -> str:
         """``g0  64 units  producers → consumers``, and why it is frozen."""
         text = f"{self.name}  {self.description}"

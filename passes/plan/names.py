@@ -54,3 +54,9 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def layer_of(parameter: str) -> str:
+    """What a person calls a parameter's layer: its module, or the parameter itself where it has a name of its own."""
+    module, _, leaf = parameter.rpartition(".")
+    return module if module and leaf in ("weight", "bias") else parameter
