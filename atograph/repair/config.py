@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import reduce
 from math import inf
 from typing import Any, NamedTuple
 
@@ -334,12 +333,7 @@ def left_to_code(kind: type[nn.Module], config: object) -> dict[str, int]:
 def factors_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Mapping[str, float] | None:
     """The factors that the parts of a model hold (a scale of attention), by name; None if it cannot be made."""
     try:
-<<<<<<< HEAD
-        with torch.device("meta"), _NothingToFill(), quiet("transformers"):  # of numbers that are only tried
-            model = made_with(kind, config, fields)
-=======
         model = empty_with(kind, config, fields)
->>>>>>> main
     except Exception:  # numbers that do not go together
         return None
     return {
@@ -353,19 +347,14 @@ def factors_with(kind: type[nn.Module], config: object, fields: Mapping[str, int
 def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]) -> Shapes | None:
     """The shapes of a model that is made from a configuration with other numbers; None if it cannot be made."""
     try:
-<<<<<<< HEAD
-        with torch.device("meta"), _NothingToFill(), quiet("transformers"):  # of numbers that are only tried
-            return shapes_of(made_with(kind, config, fields))
-=======
         return shapes_of(empty_with(kind, config, fields))
->>>>>>> main
     except Exception:  # numbers that do not go together
         return None
 
 
 def empty_with(kind: type[nn.Module], config: object, fields: Mapping[str, object]) -> nn.Module:
     """A model on the meta device that is made from a configuration with other values; raises what its code raises."""
-    with torch.device("meta"), _NothingToFill():
+    with torch.device("meta"), _NothingToFill(), quiet("transformers"):  # of numbers that are only tried
         return made_with(kind, config, fields)
 
 
@@ -390,15 +379,3 @@ def made_with(kind: type[nn.Module], config: object, fields: Mapping[str, object
     if fields and callable(validate := getattr(own, "validate", None)):
         validate()  # as it is when it is saved
     return kind(own)
-<<<<<<< HEAD
-=======
-
-
-def changed(config: T, fields: Mapping[str, object]) -> T:
-    """A copy of a configuration with other values; those of a nested one by dotted names."""
-    own = copy.deepcopy(config)
-    for name, value in fields.items():
-        *path, last = name.split(".")
-        setattr(reduce(getattr, path, own), last, value)
-    return own
->>>>>>> main

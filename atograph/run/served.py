@@ -59,17 +59,13 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     if isinstance(numbers, str):
         return numbers
     config = read_json(source, "not a configuration of transformers")
-<<<<<<< HEAD
-    for path, number in numbers.items():
-        _set(config, path.split("."), number)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-=======
     aliases = getattr(getattr(graph.model, "config", None), "attribute_map", {})
     for change in declared_of(graph.model):
         config = with_changes(config, change, aliases)
-    (folder / CONFIG).write_text(json.dumps({**config, **numbers}, indent=2) + "\n", encoding="utf-8")
+    for name, number in numbers.items():
+        _set(config, name.split("."), number)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     fewer = fewer_tokens(graph.model)
->>>>>>> main
     for path in _beside(source.parent):
         if fewer is None:
             shutil.copyfile(path, folder / path.name)
