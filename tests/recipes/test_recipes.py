@@ -33,9 +33,13 @@ class Needs:
 
 
 RECIPES = {
+    "bert": Needs(("transformers",)),
+    "ctc": Needs(),
     "llama": Needs(("transformers",)),
+    "lora": Needs(("transformers", "peft")),
     "segmentation": Needs(),
     "ultralytics": Needs(("ultralytics", "torchvision")),
+    "whisper": Needs(("transformers",)),
 }
 """A row for each page."""
 
