@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import nn
 
 import atograph
-from atograph.values import numbers
+from atograph.report import numbers
 from benchmarks.models import transformers_models  # noqa: F401  # first: it makes transformers importable
 
 

@@ -64,8 +64,8 @@ def export(
 
         deployment_of(target or "onnx")
 
+    from atograph.report import numbers
     from atograph.run.export import export_run, export_to
-    from atograph.values import numbers
 
     task = None
     if int8 or trust_spec or spec is not None:  # without data, it may define ops that the program has

@@ -6,7 +6,7 @@ from atograph.inspection.overview import Overview
 from atograph.inspection.rows import rows
 from atograph.inspection.text import headlines, reason
 from atograph.passes.plan.html_table import html_table
-from atograph.values import numbers
+from atograph.report import numbers
 
 
 def overview_html(shown: Overview) -> str:

@@ -15,7 +15,7 @@ from atograph.inspection.overview import GroupView, Member, Overview, SourceOp, 
 from atograph.inspection.rows import Order, Row, rows
 from atograph.passes.analysis.slices import Slice
 from atograph.passes.plan.names import fold
-from atograph.values import numbers
+from atograph.report import numbers
 
 
 def overview_table(shown: Overview, *, folded: bool = True, order: Order = "model") -> RenderableType:

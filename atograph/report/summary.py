@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from atograph.values import numbers
+from atograph.report import numbers
 
 if TYPE_CHECKING:
     from atograph.report.run import Report

@@ -11,10 +11,10 @@ from atograph.latency.table import Rounded
 from atograph.passes.errors import UserError
 from atograph.passes.plan.fitting import fitting
 from atograph.passes.plan.plan import Plan
+from atograph.report import numbers
 from atograph.targets.base import Target
 from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.train.settings import TrainSettings
-from atograph.values import numbers
 
 FILE = "latency.json"
 """What a run's folder, and that of its checkpoints, calls the record."""

@@ -29,10 +29,10 @@ from atograph.passes.rewrite.slim import SlimProgram
 from atograph.process.stages import stage
 from atograph.program.limits import as_wide_as
 from atograph.repair import NotRepaired, Problem, Repaired, slim_module
+from atograph.report import numbers
 from atograph.slimming.branches import module_without_branches
 from atograph.slimming.hand_over import AsMade, like, own_tensors
 from atograph.slimming.masking import Masked, mask
-from atograph.values import numbers
 from atograph.values.not_pickled import NotPickled
 from atograph.values.state_cut import StateCut
 from atograph.values.user_code import in_one_line, kind_of

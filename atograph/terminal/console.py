@@ -14,10 +14,10 @@ from rich.segment import Segment
 
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import printable
+from atograph.report import numbers
 from atograph.terminal.progress_line import ProgressLine
 from atograph.terminal.streams import Surviving
 from atograph.terminal.tables import closing_table
-from atograph.values import numbers
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType, RenderResult

@@ -8,8 +8,8 @@ from rich.columns import Columns
 from rich.console import RenderableType
 from rich.text import Text
 
+from atograph.report import numbers
 from atograph.report.chart import Chart, Mark
-from atograph.values import numbers
 
 _WIDTH, _HEIGHT = 40, 8
 

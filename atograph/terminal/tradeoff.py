@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from atograph.report import numbers
 from atograph.report.chart import Chart, charts
 from atograph.report.ladder import LadderReport
 from atograph.report.sweep import SweepReport, SweepRow
 from atograph.report.tradeoff import Point
 from atograph.terminal.plot import DENSE, SLIM, plots
 from atograph.terminal.tables import metric_text, table_of
-from atograph.values import numbers
 
 _PARETO = "on the Pareto front: no other network is as good for less"
 

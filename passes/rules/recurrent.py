@@ -41,6 +41,7 @@ def recurrent(op: Op) -> Effect:
     for other in states[1:]:
         for a, b in zip(op.shape(states[0]), op.shape(other), strict=True):
             op.unify(a, b)
+    op.freeze(op.shape(states[0])[0], "layers and directions of a recurrent layer")
     if len(x) == 3:
         op.unify(op.shape(states[0])[1], x[0 if op["batch_first"] else 1])
     each = 4 if op["has_biases"] else 2

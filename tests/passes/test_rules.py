@@ -346,6 +346,35 @@ def test_the_hidden_width_of_a_recurrent_layer_is_an_axis(target: Any, kind: typ
     assert found.slim.flops == count_flops(found.slim, torch.randn(1, 5, 3).double())
 
 
+class FromStates(nn.Module):
+    """A recurrent layer of several layers or directions, whose first states are learnt."""
+
+    def __init__(self, kind: type[nn.Module], **options: Any) -> None:
+        super().__init__()
+        self.layer, both = kind(3, 8, **options), options.get("bidirectional")
+        count = (2 if both else 1) * options.get("num_layers", 1)
+        self.states = nn.ParameterList(torch.randn(count, 1, 8) for _ in range(2 if kind is nn.LSTM else 1))
+        self.last = nn.Linear(16 if both else 8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states = tuple(state.expand(-1, x.shape[1], -1).contiguous() for state in self.states)
+        return self.last(self.layer(x, states if len(states) == 2 else states[0])[0]).transpose(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(nn.LSTM, {"bidirectional": True}), (nn.GRU, {"num_layers": 2}), (nn.RNN, {})]
+)
+def test_layers_and_directions_stay_where_first_states_are_learnt(kind: type[nn.Module], options: Any) -> None:
+    model = FromStates(kind, **options).double()
+    graph = atograph.trace(model, torch.randn(5, 2, 3).double(), dynamic={"x": {1: "many"}})
+    assert [group.size for group in graph.prunable] == [8]
+    plan = graph.plan(random=1)
+    slim, masked = atograph.slim(graph, plan), atograph.mask(model, plan)
+    x = torch.randn(5, 3, 3).double()
+    assert torch.allclose(slim(x), masked(x), rtol=1e-9, atol=1e-12)
+    assert (masked(x) - model(x)).abs().max() > 1e-3
+
+
 NORMS = [
     (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,), p["vector"], 1e-5))),
     (aten.rms_norm.default, lambda y, p: pixels(F.rms_norm(tokens(y), (8,)))),

@@ -9,11 +9,11 @@ import pytest
 from sample_report import REPORT
 
 from atograph.passes.errors import UserError
+from atograph.report import numbers
 from atograph.report.run import Report
 from atograph.run.job import Result
 from atograph.terminal.console import BarProgress, Console
 from atograph.train.progress import EpochRow
-from atograph.values import numbers
 
 TABLE = """\
 

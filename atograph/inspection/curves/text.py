@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atograph.inspection.curves.record import CurveView, SensitivityView
-from atograph.values import numbers
+from atograph.report import numbers
 
 _SHARES = (0.125, 0.25, 0.5, 0.75)
 """Of a group's units, at which the rise of the loss is written out."""

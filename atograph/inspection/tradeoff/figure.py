@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atograph.report import numbers
 from atograph.report.chart import DENSE, Chart, Mark
-from atograph.values import numbers
 
 WIDTH, HEIGHT = 520, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 26, 22, 46

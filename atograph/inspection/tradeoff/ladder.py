@@ -12,11 +12,11 @@ from atograph.inspection.tradeoff.page import (
     timed_line,
     tradeoff_page,
 )
+from atograph.report import numbers
 from atograph.report.chart import DENSE
 from atograph.report.ladder import LadderReport, LadderRung
 from atograph.report.tradeoff import Point
 from atograph.terminal.tradeoff import ladder_charts, pareto_text
-from atograph.values import numbers
 
 
 def ladder_page(report: LadderReport) -> str:

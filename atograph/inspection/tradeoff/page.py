@@ -20,10 +20,10 @@ from atograph.inspection.tradeoff.figure import (
     figure,
     outline,
 )
+from atograph.report import numbers
 from atograph.report.chart import Chart
 from atograph.report.tradeoff import Point
 from atograph.terminal.tradeoff import unmarked_line
-from atograph.values import numbers
 
 _SIZE = {
     "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM

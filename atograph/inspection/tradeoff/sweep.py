@@ -12,12 +12,12 @@ from atograph.inspection.tradeoff.page import (
     timed_line,
     tradeoff_page,
 )  # fmt: skip
+from atograph.report import numbers
 from atograph.report.chart import DENSE
 from atograph.report.sweep import SweepReport
 from atograph.report.tradeoff import Point
 from atograph.terminal import tradeoff
 from atograph.terminal.tradeoff import narrowest_text, pareto_text, sweep_charts
-from atograph.values import numbers
 
 
 def sweep_page(report: SweepReport) -> str:
