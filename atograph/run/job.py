@@ -136,9 +136,10 @@ class Outcome:
         dense_metric: of the dense baseline.
         slimmed: what came out.
         deployed: the slim model's file in each target.
-        onnx: the dense and the slim model in ONNX Runtime, from ``files``, where that is a target.
-        files: their ONNX files.
+        onnx: the slim model in ONNX Runtime, where that is a target.
+        files: the ONNX files of the dense and the slim model; that of the dense one may be missing.
         timed: the dense and the slim model in each runtime that they are timed in.
+        notes: what one should know of it.
     """
 
     prepared: Prepared
@@ -146,9 +147,10 @@ class Outcome:
     dense_metric: float | None = None
     slimmed: Slim | None = None
     deployed: Sequence[Deployed] = ()
-    onnx: tuple[OnnxModel, OnnxModel] | None = None
+    onnx: OnnxModel | None = None
     files: tuple[Path, Path] | None = None
     timed: list[tuple[FileModel, FileModel]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @public("atograph")
