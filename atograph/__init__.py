@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atograph.capture.weightless import without_weights
     from atograph.declared.experts import keep_experts
     from atograph.declared.reduced import Reduced
+    from atograph.declared.smaller import as_declared
     from atograph.declared.tokens import keep_tokens
     from atograph.graph.from_model import trace
     from atograph.graph.graph import Graph
@@ -69,6 +70,7 @@ _HOMES = {
     "keep_experts": "declared.experts",
     "keep_tokens": "declared.tokens",
     "Reduced": "declared.reduced",
+    "as_declared": "declared.smaller",
     # load and apply
     "load": "program.load",
     "allow_ops": "program.ops",
@@ -114,6 +116,7 @@ __all__ = [  # noqa: RUF022  # in groups, as the reference shows them
     "keep_experts",
     "keep_tokens",
     "Reduced",
+    "as_declared",
     # load and apply
     "load",
     "allow_ops",

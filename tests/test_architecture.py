@@ -27,7 +27,7 @@ ORDER = {
     ),
     "atograph.passes": (
         "pipeline text rewrite cleanup patterns plan criteria budgets cost analysis base rules axes ir torch_private "
-        "registry identifiers lazy authors errors public"
+        "registry identifiers lazy authors declared errors public"
     ),
 }
 """From top to bottom: a folder imports those after it only."""

@@ -29,6 +29,8 @@ def apply(
     """Check what was typed before any work, then slice the weights and print what became of them."""
     plan = read_plan(plan_file)
 
+    from atograph.declared.smaller import as_declared
+    from atograph.declared.token_inputs import after_changes
     from atograph.files.checkpoint import Checkpoint
     from atograph.files.run_folder import RunFolder
     from atograph.files.shards import parse_size
@@ -60,6 +62,10 @@ def apply(
     with stage("making the model"):
         model = empty_model(spec, console)
     inputs = spec.inputs()
+    if plan.declared:
+        inputs = after_changes(model, plan.declared, inputs)
+        model = as_declared(model, plan)
+        console.say("before: " + ", ".join(map(str, plan.declared)))
     graph = trace_as(plan, model, *inputs).for_plan(plan)
     source = Source.of(spec, out)
     applied = apply_plan(graph, plan, weights, out, shard_size=shard_size, force=force, spec=text, source=source)

@@ -35,7 +35,7 @@ def compress(
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
     asked = {*given, *(text.partition("=")[0] for text in assignments)}
-    if plan is None and asked.isdisjoint(BUDGETS):
+    if plan is None and asked.isdisjoint({*BUDGETS, "experts", "keep_tokens"}):
         hint = "--flops 0.3 keeps 30 % of the FLOPs; --plan FILE keeps the units of a plan."
         raise UserError("say how much to keep.", hint=hint)
     shares = {name: shares_of(given[name], f"--{name}") for name in given if name in BUDGETS}

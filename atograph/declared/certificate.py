@@ -11,8 +11,8 @@ from atograph.declared.counted import Counted
 from atograph.declared.routing import Routing
 from atograph.declared.smaller import counted_for
 from atograph.declared.token_inputs import TokenInputs
+from atograph.passes.declared import Declared
 from atograph.passes.errors import InternalError, UserError
-from atograph.passes.plan.declared import Declared
 from atograph.passes.torch_private import pytree
 from atograph.report.declared import DeclaredProof
 from atograph.spec.example_inputs import Inputs
@@ -80,6 +80,7 @@ def _experts(dense: nn.Module, small: nn.Module, change: Declared, found: Counte
         apart = _difference([(a[~used], b[~used]) for a, b in rows])
     return DeclaredProof(
         kind="experts", what=str(change), field=change.field, size=change.size, count=change.count,
+        params=(_params(dense), _params(small)),
         difference=_difference(pairs), tolerance=tolerance([each for pair in pairs for each in pair], masked.finest),
         moved=_difference([(a, b) for a, b in zip(reference, untouched, strict=True) if a.shape == b.shape]),
         samples=samples, unused=unused, unused_difference=apart,
@@ -111,9 +112,14 @@ def _tokens(dense: nn.Module, small: nn.Module, change: Declared, found: Counted
     ]
     return DeclaredProof(
         kind="tokens", what=str(change), field=change.field, size=change.size, count=change.count,
+        params=(_params(dense), _params(small)),
         difference=_difference(pairs), tolerance=tolerance([each for pair in pairs for each in pair], watched.finest),
         samples=next((len(tensor) for tensor in tensors_of(inputs.example) if tensor.dim()), 1),
     )  # fmt: skip
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:

@@ -13,8 +13,8 @@ from atograph.declared.counted import Counted, is_in, numbers_in, the_number
 from atograph.declared.reduced import Reduced
 from atograph.declared.routing import Routing
 from atograph.declared.smaller import smaller
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.plan.declared import Declared
 from atograph.passes.public import public
 from atograph.spec.example_inputs import inputs_of_batch
 from atograph.values.batches import to_device

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
 from atograph.declared.certificate import certify
-from atograph.passes.plan.declared import Declared
+from atograph.declared.tokenizer import TOKENS, write_tokenizer
+from atograph.files.loaded_from import loaded_from
+from atograph.passes.declared import Declared
+from atograph.passes.errors import UserError
 from atograph.passes.public import public
 from atograph.report.declared import DeclaredProof
 from atograph.spec.example_inputs import as_inputs
@@ -43,6 +47,27 @@ class Reduced:
             InternalError: they differ by more than roundings.
         """
         return certify(self.dense, self.module, self.change, as_inputs(inputs, where="the inputs"))
+
+    def save_tokenizer(self, folder: str | Path, tokenizer: str | Path | None = None) -> None:
+        """Write the tokenizer of what is left, and ``tokens.json``: the old number of each token.
+
+        Args:
+            folder: where to write; it is there.
+            tokenizer: the folder of the dense one's ``tokenizer.json``; None: where the model was loaded from.
+
+        Raises:
+            UserError: no tokens went; or there is no such tokenizer, or it is of a kind that cannot be cut. Then
+                ``tokens.json`` is written all the same.
+        """
+        if self.change.kind != "tokens":
+            raise UserError("its tokens are those of the dense model.", hint="Copy the tokenizer's files.")
+        source = loaded_from(self.dense.get_submodule(self.change.part)) if tokenizer is None else Path(tokenizer)
+        why = write_tokenizer(source, self.change, Path(folder))
+        if why:
+            raise UserError(
+                f"no tokenizer is written: {why}.",
+                hint=f"Of its numbers, those in {TOKENS} stay; the place of each there is its new number.",
+            )
 
     def __str__(self) -> str:
         return str(self.change)

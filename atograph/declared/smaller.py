@@ -12,9 +12,11 @@ from torch import nn
 
 from atograph.declared.counted import Counted, counted
 from atograph.declared.special import with_tokens
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.plan.declared import Declared
-from atograph.repair.config import empty_with
+from atograph.passes.plan.plan import Plan
+from atograph.passes.public import public
+from atograph.repair.config import configured, empty_with
 
 _REMEMBERED = "_atograph_declared"
 """Attribute of a model with its changes, as plain text: who unpickles it needs no atograph."""
@@ -28,8 +30,22 @@ def declared_of(model: nn.Module | None) -> tuple[Declared, ...]:
     return () if text is None else _CHANGES.validate_json(text)
 
 
-def as_declared(model: nn.Module, changes: Sequence[Declared]) -> nn.Module:
-    """A dense model after the changes that were declared, for a plan say; the model itself where there are none.
+@public("atograph")
+def as_declared(model: nn.Module, plan: Plan) -> nn.Module:
+    """A dense model without the experts and tokens that the model of a plan has no more; itself where there are none.
+
+    Args:
+        model: as it was before; it is left as it is. On the meta device, too.
+        plan: made for it without them.
+
+    Raises:
+        UserError: it is another model than they were declared for.
+    """
+    return after(model, plan.declared)
+
+
+def after(model: nn.Module, changes: Sequence[Declared]) -> nn.Module:
+    """A model after some changes, in order; itself where there are none, or it has gone through them.
 
     Raises:
         UserError: it is another model than they were declared for.
@@ -69,7 +85,9 @@ def counted_for(part: nn.Module, change: Declared) -> Counted:
     Raises:
         UserError: it is another model than the change is for.
     """
-    found = counted(part, change.field, change.size, change.count) if hasattr(part, "config") else "it has none"
+    found: Counted | str = "it is not made from a configuration"
+    if configured(part) is not None:
+        found = counted(part, change.field, change.size, change.count)
     if isinstance(found, str):
         raise _other(change, found or f"{change.field} of its configuration counts nothing of the kind")
     if change.kind == "experts" and set(found.blocks()) != set(change.kept):

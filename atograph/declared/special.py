@@ -65,8 +65,12 @@ def _entry(entry: Any, new: Mapping[int, int], *, positions: bool) -> object:
 
 
 def _values(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in vars(config).items() if config is not None else ():
-        if hasattr(value, "to_dict") and hasattr(value, "__dict__") and not name.startswith("_"):
+    """What a configuration says, by dotted names: of an object, or of what a file holds."""
+    of_file = isinstance(config, Mapping)
+    entries: Mapping[Any, Any] = config if isinstance(config, Mapping) else {} if config is None else vars(config)
+    for name, value in ((str(name), value) for name, value in entries.items()):
+        nested = isinstance(value, Mapping) if of_file else hasattr(value, "to_dict") and hasattr(value, "__dict__")
+        if nested and not name.startswith("_"):
             yield from _values(value, f"{prefix}{name}.")
         elif value is not None:
             yield prefix + name, value

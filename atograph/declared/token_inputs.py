@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from atograph.declared.counted import Counted
+from atograph.declared.smaller import counted_for
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.plan.declared import Declared
 from atograph.spec.example_inputs import Inputs
 from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import copied, tensors_of
@@ -40,7 +41,7 @@ class TokenInputs:
 
     @classmethod
     def of(cls, model: nn.Module, change: Declared, found: Counted, inputs: Inputs) -> TokenInputs:
-        """Run a dense model once, and see.
+        """Run a dense model once, and see; of one on the meta device, inputs are known by their names.
 
         Args:
             model: before the change.
@@ -51,17 +52,19 @@ class TokenInputs:
         Raises:
             UserError: no input is what the vocabulary is indexed by.
         """
-        tensors = model.get_submodule(change.part).state_dict(keep_vars=True)
-        args, kwargs = copied(inputs.example)
-        with _Lookups([tensors[name] for name in found.rows]) as lookups, eval_mode(model), torch.no_grad():
-            outputs = tensors_of(model(*args, **kwargs))
         parameters = tuple(inspect.signature(model.forward).parameters)
         named = {**dict(zip(parameters, inputs.args, strict=False)), **inputs.kwargs}
-        names = {
-            name
-            for name, value in named.items()
-            if isinstance(value, Tensor) and any(_same(value, index) for index in lookups.indices)
-        }
+        integers = {name: value for name, value in named.items() if isinstance(value, Tensor) and _is_integer(value)}
+        tensors = model.get_submodule(change.part).state_dict(keep_vars=True)
+        outputs: Sequence[Tensor] = ()
+        if any(tensor.is_meta for tensor in tensors.values()):  # there are no values to look at
+            names = {name for name in integers if name.endswith("input_ids")} or {*integers}
+            names = names if len(names) == 1 or all(name.endswith("input_ids") for name in names) else set()
+        else:
+            args, kwargs = copied(inputs.example)
+            with _Lookups([tensors[name] for name in found.rows]) as lookups, eval_mode(model), torch.no_grad():
+                outputs = tensors_of(model(*args, **kwargs))
+            names = {name for name, value in integers.items() if any(_same(value, each) for each in lookups.indices)}
         if not names:
             raise UserError(
                 f"none of the inputs ({inputs}) is what the vocabulary is indexed by, so tokens have no new numbers.",
@@ -124,15 +127,18 @@ class TokenInputs:
         return int((self.new >= 0).nonzero()[0])
 
     def _new(self, value: Tensor, name: str) -> Tensor:
+        beyond = value[(value < 0) | (value >= len(self.new))]
+        if beyond.numel():
+            raise UserError(f"the data has {int(beyond[0])} in {name}, which is no token of the model.")
         new = self.new.to(value.device)[value.long()]
         gone = value[new < 0]
         if gone.numel():
-            others = gone.unique()
+            others = sorted(set(gone.tolist()))
             more = f" and {len(others) - 1} more tokens" if len(others) > 1 else ""
             raise UserError(
-                f"the data has the token {int(others[0])}{more} in {name}, which do not stay."
+                f"the data has the token {others[0]}{more} in {name}, which do not stay."
                 if more
-                else f"the data has the token {int(others[0])} in {name}, which does not stay.",
+                else f"the data has the token {others[0]} in {name}, which does not stay.",
                 hint="Keep every token of the data, or leave out or replace what has others.",
             )
         return new.to(value.dtype)
@@ -146,6 +152,16 @@ class TokenInputs:
             tuple(entry(name, value) for name, value in positional),
             {name: entry(name, value) for name, value in inputs.kwargs.items()},
         )
+
+
+def after_changes(model: nn.Module, changes: Sequence[Declared], inputs: Inputs) -> Inputs:
+    """Inputs of a dense model as the smaller one takes them, with tokens that stay in place of those that are gone."""
+    for change in changes:
+        if change.kind == "tokens":
+            found = counted_for(model.get_submodule(change.part), change)
+            tokens = TokenInputs.of(model, change, found, inputs)
+            inputs = tokens.renumbered(tokens.with_kept_only(inputs))
+    return inputs
 
 
 class Renumbered:
@@ -183,6 +199,9 @@ class _Lookups(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _is_integer(value: Tensor) -> bool:
+    return not value.is_floating_point() and value.dtype != torch.bool
+
+
 def _same(value: Tensor, index: Tensor) -> bool:
-    whole = not value.is_floating_point() and value.numel() == index.numel()
-    return whole and value.dtype != torch.bool and bool((value.flatten() == index).all())
+    return value.numel() == index.numel() and bool((value.flatten() == index).all())

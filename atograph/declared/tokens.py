@@ -13,16 +13,18 @@ from atograph.declared.counted import the_number
 from atograph.declared.reduced import Reduced
 from atograph.declared.smaller import smaller
 from atograph.declared.special import special_tokens
+from atograph.declared.tokenizer import tokens_needed
+from atograph.files.loaded_from import loaded_from
 from atograph.files.reading import Unreadable, read_as, read_bytes, refusal
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.plan.declared import Declared
 from atograph.passes.public import public
 
 HINT = "A file of tokens is a JSON list of their numbers, or has one number a line."
 
 
 @public("atograph")
-def keep_tokens(model: nn.Module, tokens: Iterable[int]) -> Reduced:
+def keep_tokens(model: nn.Module, tokens: Iterable[int], tokenizer: str | Path | None = None) -> Reduced:
     """A model with fewer tokens: rows of its embeddings and of its head go. Another function, as declared.
 
     Tokens that stay keep their order and get new numbers from 0 on: ``reduced.change.kept[""]`` has the old number of
@@ -31,6 +33,9 @@ def keep_tokens(model: nn.Module, tokens: Iterable[int]) -> Reduced:
     Args:
         model: of transformers, or one with such a model in it; it is left as it is.
         tokens: numbers of those that stay.
+        tokenizer: the folder of its ``tokenizer.json``; those stay, too, that it needs to give these: special ones,
+            single bytes, and what its merges go through. A text of which all tokens stay has the same ones afterwards
+            (`Reduced.save_tokenizer`). None: that of where the model was loaded from, if there is one.
 
     Raises:
         UserError: a number is no token of the model's, or none or all stay; or its vocabulary cannot be told.
@@ -46,7 +51,9 @@ def keep_tokens(model: nn.Module, tokens: Iterable[int]) -> Reduced:
         raise UserError(f"{odd} is no token of this model: they are 0 to {found.size - 1} ({found.field}).", hint=HINT)
     if not wanted:
         raise UserError("no token would stay.", hint=HINT)
-    kept = tuple(sorted(wanted | special.keys()))
+    folder = loaded_from(part) if tokenizer is None else Path(tokenizer)
+    needed = set() if folder is None else tokens_needed(folder, wanted | special.keys())
+    kept = tuple(sorted(each for each in {*wanted, *special, *needed} if each < found.size))
     if len(kept) == found.size:
         raise UserError(f"all {found.size} tokens of this model would stay.", hint="Name fewer.")
     change = Declared(kind="tokens", part=path, field=found.field, size=found.size, kept={"": kept})

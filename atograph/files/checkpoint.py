@@ -6,8 +6,8 @@ would keep whole shards resident, and a file that shrinks under it would kill th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path, PurePath
 from typing import IO, Annotated, Any
@@ -44,6 +44,7 @@ class Stored:
         file: where it is.
         dtype, shape: of the tensor.
         start: where its bytes begin in the file.
+        chosen: of what lies there, the rows that are the tensor, increasing; None: all.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stored:
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
+    chosen: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -137,6 +139,10 @@ class Reader:
         Raises:
             UserError: the file cannot be read, or has become shorter.
         """
+        if stored.chosen is not None:
+            whole = replace(stored, chosen=None)
+            parts = [self.rows(whole, *run) for run in _runs(stored.chosen[start:stop])]
+            return torch.cat(parts) if parts else self.rows(whole, 0, 0)
         shape = stored.shape or (1,)
         row = prod(shape[1:]) * stored.dtype.itemsize
         buffer = bytearray((stop - start) * row)
@@ -156,6 +162,15 @@ class Reader:
         if not buffer:
             return torch.empty((stop - start, *shape[1:]), dtype=bits)
         return torch.frombuffer(buffer, dtype=bits).reshape(stop - start, *shape[1:])
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rows that follow one another, as where they start and stop: of 2, 3, 4, 7 they are 2 to 5 and 7 to 8."""
+    start = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at] != rows[at - 1] + 1:
+            yield rows[start], rows[at - 1] + 1
+            start = at
 
 
 _Count = Annotated[int, Field(ge=0)]

@@ -11,6 +11,7 @@ from torch import nn
 from atograph.capture.time_limit import capture_limit
 from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, is_weightless
+from atograph.declared.smaller import declared_of
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
@@ -72,7 +73,7 @@ def traced(
     with stage("capturing the model"), limit:
         capturing = capture_weightless if is_weightless(model) else capture
         captured = capturing(model, args, kwargs, dynamic=how.dynamic, outputs=how.outputs, state=how.state)
-        captured.interface = replace(captured.interface, checked=checked)
+        captured.interface = replace(captured.interface, checked=checked, declared=declared_of(model))
     with stage("finding the groups"):
         program = _gone_through(how.passes, captured)
         if _same_parameters(captured, program):

@@ -117,7 +117,7 @@ def _measured(
     faults = []
     if not error <= FARTHEST:
         faults.append(f"more than {FARTHEST:.0%} off")
-    if taken is not None and taken.ratio > 1:
+    if taken is not None and taken.slower:
         faults.append("slower")
     return Measured(path, scheme, kind, errors, between, taken, tuple(faults))
 

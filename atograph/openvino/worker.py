@@ -25,6 +25,7 @@ _AS_IN_ONNX = {
     "Deconvolution": "ConvTranspose",
     "FullyConnected": "Gemm",
     "ScaledDotProductAttention": "Attention",
+    "Convert": "Cast",
 }
 """OpenVINO's kinds of kernels → the ops of ONNX that they compute, where these are called otherwise."""
 

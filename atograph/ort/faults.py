@@ -59,6 +59,7 @@ def checked(
     run: Callable[..., object],
     inputs: Inputs,
     apart: Collection[Pair] = (),
+    loaded: OnnxModel | None = None,
 ) -> Written:
     """Run a file that was exported, and write it anew with ops kept apart if ONNX Runtime fuses some to something else.
 
@@ -69,6 +70,7 @@ def checked(
         run: what the file should compute.
         inputs: for both.
         apart: ops that are kept apart in the file.
+        loaded: the file in ONNX Runtime, where it was loaded before.
 
     Raises:
         UserError: the file cannot be written, loaded or run.
@@ -77,14 +79,14 @@ def checked(
         expected = tensors_of(run(*inputs.args, **inputs.kwargs))
     allowed = tolerance(expected, finest=torch.float32)
 
-    def difference(file: Path, *, plain: bool = False) -> float:
-        values = tensors_of(OnnxModel(file, program, plain=plain)(*inputs.args, **inputs.kwargs))
+    def difference(file: Path, *, plain: bool = False, model: OnnxModel | None = None) -> float:
+        values = tensors_of((model or OnnxModel(file, program, plain=plain))(*inputs.args, **inputs.kwargs))
         if [one.shape for one in expected] != [other.shape for other in values]:
             return inf
         pairs = zip(expected, settled(program.graph, expected, values), strict=True)
         return max((relative_difference(one, other) for one, other in pairs), default=0.0)
 
-    whole = difference(path)
+    whole = difference(path, model=loaded)
     if whole <= allowed:
         return Written(path, tuple(apart))
     with stage("looking for what ONNX Runtime computes wrong"):

@@ -50,13 +50,14 @@ class OnnxModel(OnnxSession, FileModel):
         self.made_from(program)
 
 
-def check_runs(path: Path, program: ExportedProgram, *, where: str) -> OnnxModel:
+def check_runs(path: Path, program: ExportedProgram, *, where: str, threads: int = 0) -> OnnxModel:
     """Make sure that ONNX Runtime loads a model that was exported, before anyone trains it.
 
     Args:
         path: its ONNX file.
         program: what it was exported from.
         where: the model, for the message.
+        threads: threads within an op; 0 leaves the choice to ONNX Runtime.
 
     Returns:
         The file, loaded.
@@ -65,7 +66,7 @@ def check_runs(path: Path, program: ExportedProgram, *, where: str) -> OnnxModel
         UserError: there is no kernel for one of its ops, or for a type of it.
     """
     try:
-        return OnnxModel(path, program)
+        return OnnxModel(path, program, threads=threads)
     except UserError as error:
         raise UserError(
             f"ONNX Runtime cannot run this model, dense as it is: {one_line(error.__cause__ or error)}.",

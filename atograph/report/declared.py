@@ -27,6 +27,8 @@ class DeclaredProof(BaseModel):
     tolerance: float
     moved: float | None = None
     """How far the experts that are gone move the dense model's output: at zero the comparison shows nothing."""
+    params: tuple[Count, Count]
+    """Of the dense model, and of what is left."""
     samples: Count
     unused: Count | None = None
     """Samples of which no token met an expert that is gone; None where that was not seen, or tokens went."""
@@ -39,11 +41,16 @@ class DeclaredProof(BaseModel):
         """Whether it is the same model where nothing is used that is gone."""
         return self.difference <= self.tolerance
 
+    @property
+    def _what(self) -> str:
+        before, after = self.params
+        return f"{self.what} ({after / max(1, before):.0%} of the parameters)"
+
     def __str__(self) -> str:
         """In one sentence."""
         if self.kind == "tokens":
-            return f"{self.what} stay; on these, logits and all else differ by {self.difference:.1e} (relative)"
-        text = f"{self.what} stay; the dense model without the others differs by {self.difference:.1e} (relative)"
+            return f"{self._what} stay; on these, logits and all else differ by {self.difference:.1e} (relative)"
+        text = f"{self._what} stay; the dense model without the others differs by {self.difference:.1e} (relative)"
         if self.unused_difference is None:
             return text if self.unused is None else f"{text}; each of {self.samples} samples met some of the others"
         return (

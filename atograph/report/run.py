@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validat
 
 from atograph.passes.plan.html_table import html_table
 from atograph.report import numbers
+from atograph.report.declared import DeclaredProof
 from atograph.report.saved import SavedReport
 from atograph.spec.source import Source
 
@@ -239,6 +240,8 @@ class Report(_Record, SavedReport):
     seed: int
     device: str
     settings: dict[str, object] = Field(default_factory=dict)
+    declared: list[DeclaredProof] = Field(default_factory=list)
+    """Experts and tokens that went before everything else, as declared; what is dense here is what was left."""
     budgets: list[Budget]
     round_to: Count = 1
     """The multiple that widths were rounded to."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from atograph.declared.stored import choose_rows
 from atograph.files.checkpoint import Checkpoint, Reader, Stored
 from atograph.files.mismatch import misfits, type_name
 from atograph.files.run_folder import RunFolder
@@ -103,6 +104,9 @@ def _apply_plan(
 ) -> Applied:
     started, out = time.monotonic(), folder.out
     checkpoint = Checkpoint.open(weights)
+    dense_bytes = checkpoint.nbytes
+    if graph.model is not None:
+        choose_rows(checkpoint, graph.model)
     _check_place(checkpoint, out)
     graph.read_weights()
     kept = Kept.by(plan, graph.program)
@@ -126,7 +130,7 @@ def _apply_plan(
             source=source,
             weights=str(weights),
             versions={package: version(package) for package in ("atograph", "torch")},
-            dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=checkpoint.nbytes),
+            dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=dense_bytes),
             slim=AppliedSize(flops=slimmed.flops, params=slimmed.params, bytes=sum(e.nbytes for e in entries)),
             files=[shard.file for shard in shards],
             left_out=[name for name in checkpoint.tensors if name not in fitting],

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 from torch.export import ExportedProgram
 
+from atograph.declared.smaller import as_declared
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
 from atograph.graph.from_model import trace_as
@@ -67,6 +68,7 @@ def bench_run(
             slim_path = ProgramModel(place, program).onnx_file(aside)
             made_by = OnnxModel(slim_path, program).plan
             files = {target: _slim_file(target, ProgramModel(place, program), place, aside) for target in others}
+        model = as_declared(model, plan)
         check_takes(model, inputs, place)
         graph = trace_as(plan, model.cpu().eval(), *inputs).for_plan(plan)
         plan.check(graph.groups)

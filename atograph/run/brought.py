@@ -15,6 +15,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.plan.plan import HINT, Plan
 from atograph.process.stages import stage
+from atograph.run.declare import as_declared
 from atograph.run.job import Job
 from atograph.spec.example_inputs import Inputs, as_inputs, inputs_of_batch
 from atograph.spec.init_weights import load_init
@@ -78,11 +79,12 @@ def job_from_python(
         batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer, teacher=teacher
     )
     inputs = inputs_of_batch(task.first_batch()) if given is None else given
-    return Job(
+    job = Job(
         name=type(model).__name__, where="the model", model=model, inputs=inputs, task=task,
         settings=checked, baseline=baseline, opset=opset, targets=_named(targets),
         tensorboard=None if tensorboard is None else Path(tensorboard), selection=selection,
     )  # fmt: skip
+    return as_declared(job)
 
 
 def job_of_spec(
@@ -116,7 +118,7 @@ def job_of_spec(
             model = spec.model()
             if init is not None:
                 load_init(model, init)
-        return Job(
+        job = Job(
             name=spec.name, where=spec.where, model=model, inputs=spec.inputs(),
             task=Task(
                 spec.train_data() if needs_data(settings) else (), spec.val_data(),
@@ -126,6 +128,7 @@ def job_of_spec(
             settings=settings, baseline=baseline, opset=opset, targets=names, tensorboard=tensorboard, init=init,
             spec=spec.text, source=Source.of(spec, out), selection=selection,
         )  # fmt: skip
+        return as_declared(job)
 
     return make
 

@@ -116,23 +116,21 @@ def export_run(
     written = place / name if path is None else Path(path)
     if precision == "int8" and task is None:
         raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
-    beside = [weights_beside(written).name]
-    with replacing(written.parent, where=written, drops=beside) as scratch:
+    drops = [weights_beside(written).name]
+    found = before = after = None
+    with replacing(written.parent, where=written, drops=drops) as scratch:
+        made, whole = scratch / written.name, scratch / "whole" / written.with_suffix(".onnx").name
         with stage("exporting"):
-            whole = (
-                scratch / "whole" / written.with_suffix(".onnx").name
-            )  # its weights are found by the name in the end
             export = partial(
                 slim.export_onnx, opset=opset, metadata=_metadata(plan, costs), external_data=external_data
             )
-            export(whole)
+            export(whole)  # its weights are found by the name that it has in the end
             inputs = _example(program)
             if inputs is not None:
                 checked(whole, program, export, slim, inputs)
-            made = scratch / written.name
             if precision == "float16":
                 to_float16(whole, made, lambda file: _survives(file, program, inputs))
-        found = before = after = None
+        model: FileModel
         if precision == "int8" and task is not None:
             reference = OnnxModel(whole, program)
             with stage("quantising"):
@@ -142,18 +140,19 @@ def export_run(
                     whole, scratch / "int8", program, batches, call, target=target, even_if_worse=even_if_worse
                 )
                 goal.finish(found.path, made, _metadata(plan, costs))
+            model = goal.load(made, program, 0)
             with stage("measuring"):
                 cpu = torch.device("cpu")
-                before = task.evaluate(reference, task.val_data, cpu)
-                after = task.evaluate(goal.load(made, program, 0), task.val_data, cpu)
-        if precision == "float32":
-            for file in whole.parent.iterdir():
-                file.rename(scratch / file.name)
-        file = OnnxModel(made, program) if found is None else goal.load(made, program, 0)
-        difference = _difference(slim, file)
-    suffixes = goal.beside if found is not None else ()
-    beside = sum(written.with_suffix(suffix).stat().st_size for suffix in suffixes)
-    return Exported(written, size_on_disk(written) + beside, difference, before, after, found)
+                before, after = (task.evaluate(each, task.val_data, cpu) for each in (reference, model))
+        else:
+            if precision == "float32":
+                for file in whole.parent.iterdir():
+                    file.rename(scratch / file.name)
+            model = OnnxModel(made, program)
+        difference = _difference(slim, model)
+    suffixes = () if found is None else goal.beside
+    bytes_beside = sum(written.with_suffix(suffix).stat().st_size for suffix in suffixes)
+    return Exported(written, size_on_disk(written) + bytes_beside, difference, before, after, found)
 
 
 def _call_of_one(file: FileModel, program: ExportedProgram, inputs: Inputs) -> Feed:

@@ -12,7 +12,7 @@ from atograph.graph.graph import Graph
 from atograph.latency.measure import Timed, medians_in_turns
 from atograph.ort.model import OnnxModel
 from atograph.process.stages import stage
-from atograph.run.rehearse import deploy, export_dense
+from atograph.run.rehearse import DenseFile, deploy
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.deployed import load
@@ -63,7 +63,8 @@ def time_in_turns(
         UserError: ONNX cannot express one of them, or ONNX Runtime not run it.
     """
     with stage("timing dense and slim in turns") as now, scratch() as aside:
-        dense = export_dense(graph, inputs, target, aside, where=where)
+        dense = DenseFile(graph, inputs, target, aside, where=where)
+        dense.check()
         examples, models = [inputs.example], [dense.model()]
         for number, (slim, file) in enumerate(slims, 1):
             now.detail = f"file {number} of {len(slims)}"

@@ -16,6 +16,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.pipeline.remembered import read_remembered
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
+from atograph.report.declared import DeclaredProof
 from atograph.report.run import FROM_PYTHON, Report
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.slim import Slim
@@ -62,6 +63,8 @@ class Job:
         selection: what decides which units stay; the settings are adapted to it (`Selection.adapted`).
         within: only its units may stay; None: all may.
         later: budgets that the model is to be trained to after this run: they are looked at before it.
+        declared: what went of the model before the run, with its proofs: the model, the inputs and the data are those
+            of what is left.
         dense_epochs: of the baseline; None: as many as the training has.
     """
 
@@ -82,6 +85,7 @@ class Job:
     within: Plan | None = None
     later: Sequence[Mapping[str, float]] = ()
     dense_epochs: int | None = None
+    declared: Sequence[DeclaredProof] = ()
 
     def at_its_batch(self) -> Job:
         """The same with example inputs of the batch that the settings ask for."""
@@ -132,9 +136,10 @@ class Outcome:
         dense_metric: of the dense baseline.
         slimmed: what came out.
         deployed: the slim model's file in each target.
-        onnx: the dense and the slim model in ONNX Runtime, from ``files``, where that is a target.
-        files: their ONNX files.
+        onnx: the slim model in ONNX Runtime, where that is a target.
+        files: the ONNX files of the dense and the slim model; that of the dense one may be missing.
         timed: the dense and the slim model in each runtime that they are timed in.
+        notes: what one should know of it.
     """
 
     prepared: Prepared
@@ -142,9 +147,10 @@ class Outcome:
     dense_metric: float | None = None
     slimmed: Slim | None = None
     deployed: Sequence[Deployed] = ()
-    onnx: tuple[OnnxModel, OnnxModel] | None = None
+    onnx: OnnxModel | None = None
     files: tuple[Path, Path] | None = None
     timed: list[tuple[FileModel, FileModel]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @public("atograph")

@@ -76,9 +76,9 @@ def measure(outcome: Outcome, console: Console) -> Report:
         cut = Inputs(*slimmed.state.inputs(inputs.example))
         _check_flops("slim", slimmed.flops, slimmed.passes_program, cut)
     with stage("measuring"):
-        notes = list[str]()
+        notes = [*outcome.notes]
         by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
-        by_file = None if onnx is None else _metric(job, _Either(onnx[1], slimmed, job.model), "ONNX file", notes)
+        by_file = None if onnx is None else _metric(job, _Either(onnx, slimmed, job.model), "ONNX file", notes)
         latency = [each for models in outcome.timed for each in _latency(graph, slimmed, models, inputs)]
     for note in notes:
         console.warn(note)

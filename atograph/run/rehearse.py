@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -44,24 +44,66 @@ from atograph.values.batch_size import repeat_single
 from atograph.values.eval_mode import eval_mode
 
 
-@dataclass(frozen=True)
 class DenseFile:
-    """The dense model in ONNX: its program, the file, and the target with what this model needs of it.
+    """The dense model in ONNX, which a slim one is timed beside: it is written when that is done.
+
+    What it could fail for is found out before the training all the same: the slim model is tried then (`rehearse`),
+    and this one with it where that is not right.
 
     Attributes:
-        remarks: what to know of the file, in sentences.
+        path: the file.
+        target: how it is run, with what this model needs of it, as far as that is known.
+
+    Args:
+        graph: of the model.
+        inputs: what it takes.
+        target: how it is written and run.
+        folder: for the file.
+        where: the model, for errors.
     """
 
-    program: ExportedProgram
-    path: Path
-    target: OnnxRuntime
-    remarks: Sequence[str] = ()
+    def __init__(self, graph: Graph, inputs: Inputs, target: OnnxRuntime, folder: Path, *, where: str) -> None:
+        self.path, self.target = folder / "dense.onnx", target
+        self._graph, self._inputs, self._where = graph, inputs, where
+        self._loaded: OnnxModel | None = None
+
+    def check(self, *, keep: bool = True) -> list[str]:
+        """Write it and run it; what ONNX Runtime computes wrong of it is avoided where it can be.
+
+        Args:
+            keep: hold what was loaded for `model`.
+
+        Returns:
+            What to know of the file, in sentences.
+
+        Raises:
+            UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
+        """
+        with stage("exporting the dense model"):
+            program = self._program
+            export = partial(export_onnx, program, opset=self.target.opset)
+            model = check_runs(export(self.path), program, where=self._where, threads=self.target.threads)
+            right = ProgramModule(self._graph.program).cpu()
+            written = checked(self.path, program, export, right, self._inputs, loaded=model)
+        self.target = replace(self.target, apart=written.apart)
+        self._loaded = model if keep and not written.apart else None
+        return written.remarks()
 
     def model(self) -> OnnxModel:
-        """Loaded; written anew where someone has tidied up temporary files during a long training."""
+        """Loaded; written where it is not, or where someone has tidied up temporary files during a long training.
+
+        Raises:
+            UserError: as `check`.
+        """
         if not self.path.is_file():
-            self.target.export(self.program, self.path, {})
-        return self.target.load(self.path, self.program)
+            with stage("exporting the dense model"):
+                self.target.export(self._program, self.path, {})
+            self._loaded = None
+        return self._loaded or self.target.load(self.path, self._program)
+
+    @cached_property
+    def _program(self) -> ExportedProgram:
+        return to_exported(self._graph.program)
 
 
 @dataclass(frozen=True)
@@ -69,55 +111,44 @@ class Deployment:
     """What a run deploys to.
 
     Attributes:
-        targets: each with what this model needs of it.
+        named: the targets as they were asked for.
         dense: the dense model in ONNX Runtime, where that is a target: it is timed beside the slim one.
     """
 
-    targets: tuple[Target, ...]
+    named: tuple[Target, ...]
     dense: DenseFile | None = None
 
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Each with what this model needs of it."""
+        return tuple(
+            self.dense.target if self.dense is not None and isinstance(each, OnnxRuntime) else each
+            for each in self.named
+        )
 
-def deployment(prepared: Prepared, folder: Path, console: Console) -> Deployment:
-    """The targets of a run; the dense model is exported to ONNX and run, where that is one.
+    def check(self, console: Console) -> None:
+        """Try the dense model, and tell what is wrong with it there.
 
-    What ONNX Runtime computes wrong of it is avoided where the file can be, and told.
-
-    Raises:
-        UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
-    """
-    threads, targets, dense = prepared.settings.latency_threads, list[Target](), None
-    for target in prepared.job.make_targets():
-        if isinstance(target, OnnxRuntime):
-            timed = replace(target, threads=threads)
-            dense = export_dense(prepared.graph, prepared.job.inputs, timed, folder, where=prepared.job.where)
-            for remark in dense.remarks:
-                console.warn(remark)
-            targets.append(dense.target)
-        else:
-            targets.append(target)
-    return Deployment(tuple(targets), dense)
+        Raises:
+            UserError: as `DenseFile.check`.
+        """
+        for remark in [] if self.dense is None else self.dense.check():
+            console.warn(remark)
 
 
-def export_dense(graph: Graph, inputs: Inputs, target: OnnxRuntime, folder: Path, *, where: str) -> DenseFile:
-    """The dense model as an ONNX file that ONNX Runtime computes right, where it can be had.
+def deployment(prepared: Prepared, folder: Path) -> Deployment:
+    """The targets of a run.
 
     Args:
-        graph: of the model.
-        inputs: what it takes.
-        target: how it is written.
-        folder: for the file.
-        where: the model, for errors.
-
-    Raises:
-        UserError: ONNX cannot express it, or ONNX Runtime cannot run it.
+        prepared: the run.
+        folder: for the dense model's file.
     """
-    with stage("exporting the dense model"):
-        program = to_exported(graph.program)
-        path = export_onnx(program, folder / "dense.onnx", opset=target.opset)
-        check_runs(path, program, where=where)
-        export = partial(export_onnx, program, opset=target.opset)
-        written = checked(path, program, export, ProgramModule(graph.program).cpu(), inputs)
-    return DenseFile(program, path, replace(target, apart=written.apart), written.remarks())
+    job, targets = prepared.job, prepared.job.make_targets()
+    onnx = next((target for target in targets if isinstance(target, OnnxRuntime)), None)
+    if onnx is None:
+        return Deployment(tuple(targets))
+    timed = replace(onnx, threads=prepared.settings.latency_threads)
+    return Deployment(tuple(targets), DenseFile(prepared.graph, job.inputs, timed, folder, where=job.where))
 
 
 def check_targets(job: Job) -> None:
@@ -169,19 +200,19 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
         lines = [saving_line(graph, slimmed, prepared.settings), length_line(graph.program, deployed.targets[0].file)]
         place = folder / "rehearsal"
         place.mkdir(exist_ok=True)
-        with _at(job.where):
-            files = deploy(slimmed, deployed.targets, place)
-        for file in files:
-            check_other_sizes(slimmed.passes_program, file, where=job.where, form=file.target.label)
-        given = job.inputs.example
-        inputs = Inputs(*(given if graph.program.interface.fixed else repeat_single(given)))
-        entries = compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []
+        entries, remarks = _tried(masked, slimmed, deployed, place, job), list[str]()
+        if deployed.dense is not None and not _right(entries, deployed.dense.target):
+            remarks = deployed.dense.check(keep=False)
+            if deployed.dense.target.apart:
+                entries = _tried(masked, slimmed, deployed, place, job)
+    for remark in remarks:
+        console.warn(remark)
     if why_no_module:
         console.say(f"after the training the module itself may not come back slim: {why_no_module}.")
     for line in filter(None, lines):
         console.say(line)
-    tried = "" if deployed.dense is None else deployed.dense.target.title  # told of already
-    for fault in {each.title: each for entry in entries for each in entry.faults if each.title != tried}.values():
+    told = deployed.dense.target.title if remarks and deployed.dense is not None else ""
+    for fault in {each.title: each for entry in entries for each in entry.faults if each.title != told}.values():
         console.warn(f"{fault}.")
     apart = max((_apart(entry) for entry in entries if not entry.holds), default=None)
     if apart is not None:
@@ -189,6 +220,32 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
             f"with the weights as they are now, the forms of the slim model differ by {apart:.1e} (relative), so the "
             "certificate may fail after the training, too; the weights will be kept then."
         )
+
+
+def _tried(masked: nn.Module, slimmed: Slim, deployed: Deployment, place: Path, job: Job) -> list[Comparison]:
+    """Export a slim model, run it, and compare; nothing where its outputs are no numbers.
+
+    Raises:
+        UserError: a target cannot express or run it; of the dense model, where it is that.
+    """
+    with _at(job.where):
+        try:
+            files = deploy(slimmed, deployed.targets, place)
+        except UserError:
+            if deployed.dense is not None:
+                deployed.dense.check(keep=False)
+            raise
+    for file in files:
+        check_other_sizes(slimmed.passes_program, file, where=job.where, form=file.target.label)
+    given = job.inputs.example
+    inputs = Inputs(*(given if slimmed.passes_program.interface.fixed else repeat_single(given)))
+    return compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []
+
+
+def _right(entries: Sequence[Comparison], target: Target) -> bool:
+    """Whether a target has computed all that was compared, and something was."""
+    faults = {fault.title for entry in entries for fault in entry.faults}
+    return bool(entries) and all(entry.holds for entry in entries) and target.title not in faults
 
 
 def deploy(

@@ -71,6 +71,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         seed=settings.seed,
         device=str(pick_device(settings.device)),
         settings=settings.model_dump(),
+        declared=list(job.declared),
         budgets=_budgets(outcome, figures.latency),
         rounding=_rounding(graph),
         round_to=prepared.multiple,

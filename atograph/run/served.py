@@ -16,16 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from atograph.declared.smaller import declared_of
+from atograph.declared.special import with_tokens
+from atograph.declared.stored import with_changes
+from atograph.declared.tokenizer import is_of_tokenizer, write_tokenizer
 from atograph.files.checkpoint import Checkpoint
+from atograph.files.loaded_from import CONFIG, loaded_from
 from atograph.files.reading import read_json
 from atograph.graph.graph import Graph
+from atograph.passes.declared import Declared
 from atograph.passes.plan.plan import Plan
 from atograph.process.quiet import quiet
 from atograph.repair.config_widths import numbers_of
 from atograph.repair.saving import why_unsaved
 from atograph.values.user_code import in_one_line
-
-CONFIG = "config.json"
 
 PRETRAINED = "pretrained"
 """The folder in that of a run; of its own, for inference engines read all weights that lie beside a configuration."""
@@ -55,10 +59,33 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     if isinstance(numbers, str):
         return numbers
     config = read_json(source, "not a configuration of transformers")
-    (folder / CONFIG).write_text(json.dumps({**config, **numbers}, indent=2) + "\n", encoding="utf-8")
+    aliases = getattr(getattr(graph.model, "config", None), "attribute_map", {})
+    for change in declared_of(graph.model):
+        config = with_changes(config, change, aliases)
+    for name, number in numbers.items():
+        _set(config, name.split("."), number)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    fewer = fewer_tokens(graph.model)
     for path in _beside(source.parent):
-        shutil.copyfile(path, folder / path.name)
+        if fewer is None:
+            shutil.copyfile(path, folder / path.name)
+        elif path.name == "generation_config.json":
+            said = read_json(path, "not a configuration of generation")
+            said |= with_tokens(said, fewer.kept[""])
+            (folder / path.name).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        elif not is_of_tokenizer(path.name):
+            shutil.copyfile(path, folder / path.name)
+    if fewer is not None:
+        write_tokenizer(source.parent, fewer, folder)
     return ""
+
+
+def _set(config: dict[str, Any], path: list[str], number: int) -> None:
+    """Set a number that a file of a configuration says, or leaves to its defaults."""
+    *outer, name = path
+    for each in outer:
+        config = config.setdefault(each, {})
+    config[name] = number
 
 
 def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> str | None:
@@ -93,11 +120,19 @@ def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) ->
     if wrong:
         shutil.rmtree(target, ignore_errors=True)
         return f"what its save_pretrained writes does not come back: {wrong}"
-    source = _source_of(dense)
+    source = loaded_from(dense)
+    fewer = fewer_tokens(dense)
     for path in [] if source is None else _beside(source):
-        if not (target / path.name).exists():
+        if not (target / path.name).exists() and not (fewer and is_of_tokenizer(path.name)):
             shutil.copyfile(path, target / path.name)
+    if fewer is not None:
+        write_tokenizer(source, fewer, target)
     return ""
+
+
+def fewer_tokens(model: nn.Module | None) -> Declared | None:
+    """Which tokens stay of a model's vocabulary; None: all."""
+    return next((change for change in declared_of(model) if change.kind == "tokens"), None)
 
 
 def saves_itself(module: nn.Module) -> bool:
@@ -114,22 +149,6 @@ def _unlike(module: nn.Module, again: nn.Module) -> str:
         if not torch.equal(ours[name].cpu(), theirs[name].to("cpu", ours[name].dtype)):
             return f"{name} has other values"
     return ""
-
-
-def _source_of(dense: nn.Module) -> Path | None:
-    """The folder that a model was loaded from: its own, or that of the hub's cache."""
-    name = getattr(dense, "name_or_path", None)
-    if not isinstance(name, str) or not name:
-        return None
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        from huggingface_hub import try_to_load_from_cache
-
-        there = try_to_load_from_cache(name, CONFIG, revision=getattr(dense.config, "_commit_hash", None))
-    except Exception:  # no name of the hub
-        return None
-    return Path(there).parent if isinstance(there, str) else None
 
 
 def _beside(folder: Path) -> Iterator[Path]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from atograph.capture.model_state import current_state
+from atograph.declared.tokenizer import write_tokens
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
 from atograph.inspection import overview
@@ -30,7 +30,7 @@ from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
 from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
-from atograph.run.served import PRETRAINED, save_pretrained
+from atograph.run.served import PRETRAINED, fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.index_map import small_module
@@ -38,6 +38,7 @@ from atograph.slimming.keep_module import keep_module
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs, check_accepts
+from atograph.targets.base import Target
 from atograph.targets.deployed import dense_file, export
 from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
@@ -74,15 +75,18 @@ class Run:
         job = job.at_its_batch()
         with scratch() as aside:
             prepared = self.prepare(job)
-            deployed = deployment(prepared, aside, self.console)
+            deployed = deployment(prepared, aside)
             outcome = unproved.take_up(self.out, prepared) if self.resume and self.out is not None else None
             if outcome is None:
                 tell_of_no_metric(job, self.console)
                 if needs_data(job.settings):
                     rehearse(prepared, deployed, aside, self.console)
+                else:
+                    deployed.check(self.console)
                 outcome = self.train(prepared)
             else:
                 self.console.say("the training is finished already; what follows it is done again")
+                deployed.check(self.console)
             return self.hand_over(outcome, deployed, aside)
 
     def prepare(self, job: Job) -> Prepared:
@@ -92,6 +96,8 @@ class Run:
             UserError: it cannot.
         """
         started, console = time.monotonic(), self.console
+        for gone in job.declared:
+            console.say(str(gone))
         require_values(current_state(job.model), "training needs the values of the weights")
         for target in job.make_targets():
             target.check(current_state(job.model))
@@ -231,6 +237,8 @@ class Run:
             if place is not None:
                 with writing(where):
                     slimmed.save(place)
+                    if (fewer := fewer_tokens(job.model)) is not None:
+                        write_tokens(fewer, place)
                     write_attributes(graph.changed_attributes(), place)
                     _save_pretrained(outcome, place, where, report, console)
                     drawn = _page(prepared, plan, report, console)
@@ -260,9 +268,7 @@ def _save_pretrained(outcome: Outcome, place: Path, where: Path, report: Report,
     kind = type(job.model).__name__
     if why:
         report.notes.append(f"no {PRETRAINED} folder for {kind}.from_pretrained: {why}")
-        console.warn(f"{report.notes[-1]}.")
-    else:
-        console.say(f"{kind}.from_pretrained loads {where / PRETRAINED}")
+    console.say(f"{report.notes[-1]}." if why else f"{kind}.from_pretrained loads {where / PRETRAINED}")
 
 
 def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:
@@ -288,28 +294,33 @@ def _export(outcome: Outcome, deployed: Deployment, folder: Path, aside: Path) -
     outcome.deployed = deploy(
         slimmed, deployed.targets, folder, asked, amended_for=Inputs(*slimmed.state.inputs(job.inputs.example))
     )
-    loaded = next((file.run for file in outcome.deployed if isinstance(file.run, OnnxModel)), None)
-    if dense is not None and loaded is not None:
-        outcome.onnx = dense.model(), loaded
+    outcome.onnx = next((file.run for file in outcome.deployed if isinstance(file.run, OnnxModel)), None)
+    if dense is not None:
         outcome.files = dense.path, folder / dense.target.file
-        outcome.timed.append(outcome.onnx)
-    outcome.timed += _timed_elsewhere(outcome, deployed, folder, aside)
+    for target in deployed.targets:
+        try:
+            pair = _dense_and_slim(outcome, deployed, target, folder, aside)
+        except Exception as error:  # the slim model is there, and what it is compared with takes nothing from it
+            outcome.notes.append(f"the dense model could not be timed in {target.title}: {in_one_line(error)}")
+            continue
+        if pair is not None:
+            outcome.timed.append(pair)
 
 
-def _timed_elsewhere(
-    outcome: Outcome, deployed: Deployment, folder: Path, aside: Path
-) -> Iterator[tuple[FileModel, FileModel]]:
-    """The dense and the slim model in the target of a budget of latency, where that is not ONNX Runtime."""
+def _dense_and_slim(
+    outcome: Outcome, deployed: Deployment, target: Target, folder: Path, aside: Path
+) -> tuple[FileModel, FileModel] | None:
+    """Both models as they are timed: in ONNX Runtime, and in the target of a budget of latency; None for others."""
     graph, slimmed = outcome.prepared.graph, outcome.slimmed
     assert slimmed is not None
-    for target in deployed.targets:
-        if graph.latency is None or target.name != graph.latency.record.target or isinstance(target, OnnxRuntime):
-            continue
-        threads, program = graph.latency.record.threads, to_exported(graph.program)
-        dense = target.timed(export(target, program, dense_file(target, aside)), program, threads)
-        slim = target.timed(folder / target.file, slimmed.program, threads)
-        if dense is not None and slim is not None:
-            yield dense, slim
+    if isinstance(target, OnnxRuntime):
+        return None if deployed.dense is None or outcome.onnx is None else (deployed.dense.model(), outcome.onnx)
+    if graph.latency is None or target.name != graph.latency.record.target:
+        return None
+    threads, program = graph.latency.record.threads, to_exported(graph.program)
+    dense = target.timed(export(target, program, dense_file(target, aside)), program, threads)
+    slim = target.timed(folder / target.file, slimmed.program, threads)
+    return None if dense is None or slim is None else (dense, slim)
 
 
 def _progress(job: Job, rank: int, console: Console) -> Progress:

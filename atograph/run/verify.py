@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from atograph.declared.smaller import as_declared
+from atograph.declared.token_inputs import after_changes
 from atograph.files.mismatch import misfits
 from atograph.files.plan_file import read_plan
 from atograph.files.writing import scratch
@@ -135,7 +137,10 @@ def _verify(
         inputs = whole_example_of(program, plan, place)
         own = ProgramModel(place, program)
         files = list(_deployed(own, place, aside, targets))
+    dense, model = model, as_declared(model, plan)
     check_takes(model, inputs, place)
+    if real is not None:
+        real = after_changes(dense, plan.declared, real)
     if (
         real is not None
         and plan.state

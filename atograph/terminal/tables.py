@@ -32,7 +32,7 @@ LEGEND = (
 
 def closing_table(report: Report) -> RenderableType:
     """Costs and metrics of each form, the certificate, and what was frozen and why."""
-    parts: list[RenderableType] = [_costs(report)]
+    parts: list[RenderableType] = [_costs(report), *(Text(f"before: {gone}") for gone in report.declared)]
     if report.certificate:
         parts.append(certificate_table([(entry.at, entry) for entry in report.certificate]))
     if shrunk := [width for width in report.widths if width.least < width.dense]:

@@ -23,6 +23,7 @@ from atograph.passes.analysis.zero import ZeroSets, prove
 from atograph.passes.axes.dims import Axis, Dim, axes_of
 from atograph.passes.axes.placements import placements
 from atograph.passes.base import AnalysisPass
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import Reason
@@ -47,6 +48,7 @@ class Groups:
         dynamic: what was asked to be dynamic, a text a dim.
         state: what was declared to be state, ``output=input`` each.
         passes: what the program went through before, as the text of a pipeline.
+        declared: experts and tokens that the model had before.
         branches: what is left of the program where groups lose all their units.
         depth: how much of what a budget saves whole branches are to give at most, a share; 0: as units come.
         program: a digest of the names and shapes of the program's parameters.
@@ -64,6 +66,7 @@ class Groups:
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     passes: str = ""
+    declared: tuple[Declared, ...] = ()
     depth: float = 0.0
     program: str = ""
     kinds: tuple[Kind, ...] = ()
@@ -307,7 +310,7 @@ def groups_of(program: Program, axes: Axes) -> Groups:
     return Groups(
         tuple(listed), axes, zero_sets, branches,
         outputs=interface.outputs, dynamic=interface.asked, state=interface.state_texts, passes=interface.passes,
-        program=_digest(program),
+        declared=interface.declared, program=_digest(program),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from atograph.passes.declared import Declared
 from atograph.passes.ir.about import About
 from atograph.passes.ir.decisions import Decision
 from atograph.passes.torch_private import TreeSpec, pytree
@@ -211,6 +212,7 @@ class Interface:
         still: name of a size that was to be dynamic → why it is the example's for ever.
         asked: what was asked to be dynamic, a text a dim; to capture the model anew.
         passes: passes that it went through after its capture, as the text of a pipeline; to do so anew.
+        declared: experts and tokens that the model had before, and has no more.
         dead: whether the model computes more than this: ops whose results nobody takes.
         outputs: names of the outputs that are returned, where others are left out; empty where none is.
         decided: what the model's code saw where it looked at values that inputs or weights decide: the example's.
@@ -241,6 +243,7 @@ class Interface:
     still: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     passes: str = ""
+    declared: tuple[Declared, ...] = ()
     dead: bool = False
     decided: tuple[Decision, ...] = ()
     checked: bool = True
@@ -291,7 +294,8 @@ class Interface:
     def as_captured(self, other: Interface) -> Interface:
         """The same with what another one knows of how the program was captured."""
         names = [
-            "looked_at", "fixed", "ways", "still", "asked", "passes", "dead", "decided", "checked", "reads_training",
+            "looked_at", "fixed", "ways", "still", "asked", "passes", "declared", "dead", "decided", "checked",
+            "reads_training",
         ]  # fmt: skip
         return replace(self, **{name: getattr(other, name) for name in names})
 

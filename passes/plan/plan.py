@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.slices import Slice
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
 from atograph.passes.plan.by_layer import Row, rows
 from atograph.passes.plan.html_table import html_table
@@ -36,6 +37,7 @@ class Plan(BaseModel):
         dynamic: what is dynamic besides the batch, a text a dim (``ids:1=sequence``): how the model is traced.
         state: what is declared to be state, ``output=input`` each: how the model is traced.
         passes: what the program goes through before its groups are found, as the text of a pipeline.
+        declared: experts and tokens that the model had before: the groups are of what it is without them.
         carried: group name → the slices of inputs that are state which a removed unit is cut from; they are called by
             their placeholders.
         fingerprint: identifies the groups of the model that the plan was made for.
@@ -58,6 +60,7 @@ class Plan(BaseModel):
     dynamic: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     passes: str = ""
+    declared: tuple[Declared, ...] = ()
     carried: dict[str, tuple[Slice, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -87,7 +90,7 @@ class Plan(BaseModel):
     @property
     def digest(self) -> str:
         """Identifies the plan: 16 hexadecimal digits, of its model, of what is kept, and of what is read of it."""
-        outputs = "".join(f" {each}" for each in (self.outputs, self.state, self.passes) if each)
+        outputs = "".join(f" {each}" for each in (self.outputs, self.state, self.passes, self.declared) if each)
         return hashlib.sha256(f"{self.fingerprint} {sorted(self.kept.items())}{outputs}".encode()).hexdigest()[:16]
 
     def mask(self, group: str) -> torch.Tensor:
@@ -162,6 +165,13 @@ class Plan(BaseModel):
             raise UserError(
                 f"the plan is for a program that went through the passes {theirs}, and here it is {ours}.",
                 hint="Let it go through the same ones: trace(model, ..., passes=plan.passes).",
+            )
+        if self.declared != groups.declared:
+            theirs, ours = (" and ".join(map(str, each)) or "all" for each in (self.declared, groups.declared))
+            raise UserError(
+                f"the plan is for a model that keeps {theirs}, and here it is {ours}"
+                f"{', others' if theirs == ours else ''}.",
+                hint="Make that model first: atograph.as_declared(model, plan).",
             )
         if self.coupled != groups.coupled:
             pairs = ", ".join(f"{first} with {second}" for first, second in self.coupled or groups.coupled)
@@ -250,5 +260,6 @@ def plan_of(groups: Groups, kept: Mapping[str, Iterable[int]]) -> Plan:
         dynamic=groups.dynamic,
         state=groups.state,
         passes=groups.passes,
+        declared=groups.declared,
         carried={group.name: group.state for group in groups.prunable if group.state},
     )

@@ -15,8 +15,8 @@ import atograph
 from atograph.declared.certificate import certify
 from atograph.declared.routing import Routing
 from atograph.declared.smaller import counted_for, smaller
+from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
-from atograph.passes.plan.declared import Declared
 from atograph.spec.example_inputs import Inputs
 from benchmarks.exact import perturb
 

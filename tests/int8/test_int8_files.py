@@ -145,6 +145,11 @@ def test_what_is_far_off_is_refused_with_figures(tmp_path: Path, monkeypatch: py
         Case("dense", tmp_path).choose("onnx")
 
 
+def test_slower_by_either_measure_is_slower() -> None:
+    assert not Pace("", 2.0, 1.0, 0.5, 1).slower
+    assert Pace("", 2.0, 1.0, 1.01, 1).slower and Pace("", 2.0, 2.1, 0.9, 1).slower
+
+
 def test_every_target_has_a_row_for_every_kind() -> None:
     kinds = {kind for scheme in SCHEMES for kind in scheme.kinds}
     assert kinds == set(NETWORKS)

@@ -23,7 +23,7 @@ from atograph.process.child_process import ChildDied
 from atograph.report.run import Report
 from atograph.run import steps
 from atograph.run.job import Job, Outcome, Prepared
-from atograph.run.rehearse import Deployment, deployment
+from atograph.run.rehearse import DenseFile, Deployment, deployment
 from atograph.spec.example_inputs import Inputs
 from atograph.terminal.console import Console
 from atograph.train.loop import Trained
@@ -112,7 +112,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Traine
     job = Job("net", "the model", training.model, inputs, task, settings, baseline=False, opset=None)
     run = steps.Run(None, None, False, Console(quiet=True))
     prepared = run.prepare(job)
-    return prepared, run.train(prepared).trained, deployment(prepared, aside, run.console), aside
+    return prepared, run.train(prepared).trained, deployment(prepared, aside), aside
 
 
 @pytest.mark.parametrize("site", FAULTS)
@@ -330,3 +330,27 @@ def test_what_would_fail_later_fails_before_the_first_step(options: dict[str, An
         training.compress(None, **options)
     assert not training.steps
     assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+
+
+def test_the_dense_model_is_exported_after_the_training_and_takes_nothing_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, steps_done = Training(), list[int]()
+    model = DenseFile.model
+
+    def late(file: DenseFile) -> Any:
+        steps_done.append(training.steps)
+        assert not file.path.is_file()  # nobody has needed it so far
+        return model(file)
+
+    monkeypatch.setattr(DenseFile, "model", late)
+    report = training.compress(tmp_path / "run").report
+    assert steps_done == [training.steps] and training.steps and report.latency_ms and report.dense.bytes
+
+    def failing(_file: DenseFile) -> Any:
+        raise UserError("torch.onnx cannot export this program.")
+
+    monkeypatch.setattr(DenseFile, "model", failing)
+    report = Training().compress(tmp_path / "other").report
+    assert not report.not_proved and report.metrics.onnx is not None and not report.latency_ms
+    assert "the dense model could not be timed in ONNX Runtime: torch.onnx cannot" in report.notes[0]

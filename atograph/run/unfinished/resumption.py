@@ -83,6 +83,8 @@ def identity(settings: TrainSettings, graph: Graph, init: Path | None, selection
     own = {f"the setting {name}": value for name, value in settings.model_dump(exclude=OF_THE_MACHINE).items()}
     own["the digest of the model's groups"] = fingerprint(graph.groups)
     own["the digest of the captured program"] = hashlib.sha256(format_program(graph.program).encode()).hexdigest()
+    declared = "".join(change.model_dump_json() for change in graph.groups.declared)
+    own["the experts and tokens that stay"] = hashlib.sha256(declared.encode()).hexdigest() if declared else None
     own["the digest of the initial weights"] = None if init is None else digest(init)
     own["the units that may stay"] = {name: list(units) for name, units in graph.limits.items()}
     return as_json(own | selection.identity)

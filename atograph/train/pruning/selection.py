@@ -240,7 +240,7 @@ class GivenPlan(Selection):
         return graph.plan(kept=found)
 
 
-_CHOOSING = ("floor", "round_to", "min_units", "depth", "depth_share", "drop", "uniform")
+_CHOOSING = ("floor", "round_to", "min_units", "depth", "depth_share", "drop", "uniform", "experts", "keep_tokens")
 """Settings that say which units stay, or how many."""
 
 

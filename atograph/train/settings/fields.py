@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -92,6 +93,13 @@ def _state(given: Any) -> object:
         raise ValueError(error.message) from error
 
 
+def _tokens(given: object) -> object:
+    """The path of a file as text, and numbers as a tuple."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return str(given) if isinstance(given, Path) else given
+    return tuple(int(token) for token in given)
+
+
 def _pipeline(given: object) -> object:
     """Passes in either form that `trace` takes, as text."""
     return str(given) if hasattr(given, "passes") else given
@@ -177,6 +185,12 @@ class TrainSettings(BaseModel):
     uniform: Annotated[bool, Option()] = False
     """The same widths in all layers, so that one number of a configuration says each: groups that are alike in all
     layers keep equally many units, each its own best ones, and heads stay as wide as they are."""
+    experts: Annotated[Fraction | None, Option(metavar="SHARE")] = None
+    """Share of the experts of each mixture that stay, those that routers send most to: another function, as declared.
+    A budget is then of what is left; without one nothing else is cut. See `atograph.keep_experts`."""
+    keep_tokens: Annotated[str | tuple[int, ...] | None, BeforeValidator(_tokens), Option(metavar="FILE")] = None
+    """A file with the numbers of the tokens that stay, a JSON list or one a line: the rest of the vocabulary goes, and
+    the data gets new numbers. In Python the numbers themselves, too. See `atograph.keep_tokens`."""
     outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
     """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
     nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
@@ -413,6 +427,8 @@ class TrainSettings(BaseModel):
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
         rest = _floors_by_layer(rest)
+        if not shares and any(rest.get(name) is not None for name in ("experts", "keep_tokens")):
+            shares = {"flops": 1.0}
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
     @model_serializer(mode="wrap")

@@ -1,0 +1,113 @@
+"""A run whose model loses experts and tokens before anything else; its folder, read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import atograph
+from atograph.declared.smaller import declared_of
+from atograph.files.plan_file import read_plan
+from atograph.passes.errors import UserError
+from atograph.run.brought import job_from_python
+from atograph.run.verify import verify_run
+from atograph.spec.example_inputs import Inputs
+
+IDS = torch.randint(4, 40, (2, 5), generator=torch.Generator().manual_seed(0))
+CALL = {"input_ids": IDS, "use_cache": False}
+
+
+def mixture(transformers: ModuleType) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(
+            vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, eos_token_id=1,
+            bos_token_id=2,
+        )
+    ).eval()  # fmt: skip
+    return model
+
+
+def test_a_plan_remembers_what_went_before(transformers: ModuleType) -> None:
+    dense = mixture(transformers)
+    reduced = atograph.keep_experts(dense, 0.5)
+    graph = atograph.trace(reduced.module, (), CALL)
+    plan = atograph.Plan.from_json(graph.plan(0.7).to_json())
+    assert plan.declared == (reduced.change,)
+    again = atograph.as_declared(dense, plan)
+    assert declared_of(again) == plan.declared
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), reduced.module.parameters(), strict=True))
+    assert atograph.as_declared(again, plan) is again
+    slim = atograph.slim(atograph.trace(again, (), CALL), plan)
+    with torch.no_grad():
+        torch.testing.assert_close(slim(**CALL)["logits"], atograph.mask(again, plan)(**CALL).logits)
+    with pytest.raises(UserError, match="for a model that keeps 2 of 4 experts, and here it is all"):
+        atograph.slim(atograph.trace(dense, (), CALL), plan)
+    assert plan.digest != plan.model_copy(update={"declared": ()}).digest
+
+
+def test_a_job_has_the_data_of_what_is_left(transformers: ModuleType) -> None:
+    labels = torch.where(IDS > 20, IDS, -100)
+    data = [{**CALL, "labels": labels}]
+    job = job_from_python(mixture(transformers), data, experts=0.5, keep_tokens=[*range(4, 40)], loss=own_loss)
+    assert [proof.count for proof in job.declared] == [2, 39]
+    assert torch.equal(cast(Any, job.inputs.kwargs["input_ids"]), IDS - 1)  # 3 is gone
+    for _epoch in range(2):
+        (batch,) = job.task.train_data
+        assert torch.equal(cast(Any, batch)["labels"], torch.where(labels == -100, labels, labels - 1))
+    assert job.settings.budgets == {"flops": 1.0}
+    with pytest.raises(UserError, match="the data has the token"):
+        list(job_from_python(mixture(transformers), data, keep_tokens=range(4, 9), loss=own_loss).task.train_data)
+
+
+def own_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    loss: torch.Tensor = model(**batch).loss
+    return loss
+
+
+def test_a_checkpoint_is_cut_to_what_stays(transformers: ModuleType, tmp_path: Path) -> None:
+    dense, source = mixture(transformers), tmp_path / "dense"
+    source.mkdir()
+    save_file({name: tensor.clone() for name, tensor in dense.state_dict().items()}, source / "model.safetensors")
+    dense.config.save_pretrained(source)
+    dense.generation_config.save_pretrained(source)
+    reduced = atograph.keep_experts(dense, 0.5)
+    reduced = atograph.keep_tokens(reduced.module, [*range(4, 20), *range(30, 40)])
+    plan = atograph.trace(reduced.module, (), CALL).plan(kept={})
+    with atograph.without_weights():
+        empty = type(dense)(dense.config)
+    graph = atograph.trace(atograph.as_declared(empty, plan), (), CALL)
+    applied = atograph.apply_plan(graph, plan, source, tmp_path / "slim")
+    assert not applied.why_no_config
+    stored = load_file(tmp_path / "slim" / "model.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in reduced.module.state_dict().items())
+    config = json.loads((tmp_path / "slim" / "config.json").read_text())
+    assert (config["num_local_experts"], config["vocab_size"]) == (2, 29)
+    assert json.loads((tmp_path / "slim" / "tokens.json").read_text()) == list(plan.declared[1].kept[""])
+
+
+@pytest.mark.long
+def test_a_run_and_its_folder(transformers: ModuleType, tmp_path: Path) -> None:
+    dense, out = mixture(transformers), tmp_path / "run"
+    result = atograph.compress(
+        dense, example_inputs=CALL, method="magnitude", epochs=0, experts=0.5, keep_tokens=range(4, 40), out=out
+    )
+    experts, tokens = result.report.declared
+    assert (experts.count, tokens.count) == (2, 39)
+    assert experts.holds and tokens.holds
+    assert result.report.settings["flops"] == 1.0
+    assert "2 of 4 experts" in str(result)
+    assert read_plan(out).declared == result.plan.declared
+    assert json.loads((out / "report.json").read_text())["declared"][0]["field"] == "num_local_experts"
+    served = transformers.MixtralForCausalLM.from_pretrained(out / "pretrained")
+    assert (served.config.num_local_experts, served.config.vocab_size) == (2, 39)
+    real = Inputs((), CALL)
+    assert all(entry.holds for _what, entry in verify_run(out, mixture(transformers), real=real))
