@@ -33,6 +33,7 @@ class Needs:
 
 
 RECIPES = {
+    "detr": Needs(("transformers",)),
     "bert": Needs(("transformers",)),
     "ctc": Needs(),
     "llama": Needs(("transformers",)),
