@@ -37,6 +37,7 @@ RECIPES = {
     "ctc": Needs(),
     "llama": Needs(("transformers",)),
     "lora": Needs(("transformers", "peft")),
+    "qat": Needs(("torchao",)),
     "segmentation": Needs(),
     "ultralytics": Needs(("ultralytics", "torchvision")),
     "whisper": Needs(("transformers",)),
