@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
 # Bytecode is kept, even where the shell says otherwise: each of some hundred processes would compile the same modules.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-long coverage fuzz zoo docs dist lint types lock format clean
+.PHONY: demo test test-long recipes coverage fuzz zoo docs dist lint types lock format clean
 
 # One thread: for so small a network a second one gains nothing, and on a busy machine costs ten times as much.
 demo: $(VENV)/.installed
@@ -24,6 +24,10 @@ test: $(VENV)/.installed-for-tests
 # Whole models, kills, several processes, trainings to the end: what takes long, and breaks rarely by itself.
 test-long: $(VENV)/.installed-for-tests
 	$(PYTEST) $(PYTEST_ARGS) -m long
+
+# The pages of docs/recipes, with the packages that only they use; without these, test-long leaves their pages out.
+recipes: $(VENV)/.installed-for-recipes
+	$(PYTEST) $(PYTEST_ARGS) tests/recipes
 
 # The same tests, and which lines and branches they reach; less than 95 % of passes/ or 90 % of the whole is a failure.
 coverage: $(VENV)/.installed-for-tests
@@ -113,6 +117,11 @@ $(VENV)/.installed-for-tests: $(VENV)/.installed
 # Sphinx, build, twine, and what they need beside the rest.
 $(VENV)/.installed-for-docs: $(VENV)/.installed docs/website/requirements.lock
 	@$(PIP) install -q --require-hashes --no-deps -r docs/website/requirements.lock
+	@touch $@
+
+# Without their dependencies, which are there or are torch.
+$(VENV)/.installed-for-recipes: $(VENV)/.installed-for-tests
+	@$(PIP) install -q --no-deps peft==0.21.2 torchao==0.18.0
 	@touch $@
 
 # Torch-Pruning is only compared with; its one other requirement is numpy.

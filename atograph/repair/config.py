@@ -6,17 +6,18 @@ has one number for all layers, and says nothing of norms that count more than th
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import reduce
 from math import inf
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from atograph.process.quiet import quiet
+from atograph.repair.config_fields import changed, configurations, field_of, fields_of, set_field
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of a model's tensors, by name."""
@@ -32,8 +33,6 @@ _READ_IF_THERE = ("head_dim",)
 
 _PROBE = 2
 """A number that is tried to see what it shapes."""
-
-T = TypeVar("T")
 
 _ROUNDS = 8
 """How often one field is exchanged at most; each try makes a model without data."""
@@ -150,8 +149,8 @@ def follow_config(dense: nn.Module, module: nn.Module, fit: Fit) -> tuple[str, .
                 vars(part)[attribute] = value
                 words.append(f"{name + '.' if name else ''}{attribute}: {now} → {value}")
     for field, value in fit.fields.items():
-        setattr(own, field, value)
-        words.append(f"config.{field}: {getattr(old, field, None)} → {value}")
+        set_field(own, field, value)
+        words.append(f"config.{field}: {field_of(old, field)} → {value}")
     return tuple(words)
 
 
@@ -223,7 +222,7 @@ def _candidates(dense: Shapes, shapes: Shapes, config: object, ratios: Iterable[
             if before != after:
                 became[before][after] += 1
     found = {}
-    for name, value in vars(config).items():
+    for name, value in fields_of(config).items():
         if type(value) is int and value > 1:
             whole = [new for new, _count in became[value].most_common()]
             factors = {value * new // old for old, each in became.items() if old % value == 0 for new in each
@@ -307,9 +306,15 @@ def left_to_code(kind: type[nn.Module], config: object) -> dict[str, int]:
     They are found by trying, and are in proportion to what they shape.
     """
     dense = shapes_with(kind, config, {})
-    empty = [name for name, value in vars(config).items() if value is None and not name.startswith("_")]
+    empty = [name for name, value in fields_of(config).items() if value is None]
+    unknown = [
+        f"{prefix}{name}"
+        for prefix, each in configurations(config)
+        for name in _READ_IF_THERE
+        if not hasattr(each, name)
+    ]
     said = {}
-    for name in (*empty, *(name for name in _READ_IF_THERE if not hasattr(config, name))):
+    for name in (*empty, *unknown):
         made = shapes_with(kind, config, {name: _PROBE})
         if dense is None or made is None or made == dense or made.keys() != dense.keys():
             continue
@@ -349,7 +354,7 @@ def shapes_with(kind: type[nn.Module], config: object, fields: Mapping[str, int]
 
 def empty_with(kind: type[nn.Module], config: object, fields: Mapping[str, object]) -> nn.Module:
     """A model on the meta device that is made from a configuration with other values; raises what its code raises."""
-    with torch.device("meta"), _NothingToFill():
+    with torch.device("meta"), _NothingToFill(), quiet("transformers"):  # of numbers that are only tried
         return made_with(kind, config, fields)
 
 
@@ -374,12 +379,3 @@ def made_with(kind: type[nn.Module], config: object, fields: Mapping[str, object
     if fields and callable(validate := getattr(own, "validate", None)):
         validate()  # as it is when it is saved
     return kind(own)
-
-
-def changed(config: T, fields: Mapping[str, object]) -> T:
-    """A copy of a configuration with other values; those of a nested one by dotted names."""
-    own = copy.deepcopy(config)
-    for name, value in fields.items():
-        *path, last = name.split(".")
-        setattr(reduce(getattr, path, own), last, value)
-    return own

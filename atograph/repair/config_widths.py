@@ -31,7 +31,6 @@ from atograph.passes.rewrite.kept import Kept
 from atograph.passes.rewrite.slim import recomputed
 from atograph.repair.config import (
     Shapes,
-    changed,
     configured,
     factors_with,
     left_to_code,
@@ -39,6 +38,7 @@ from atograph.repair.config import (
     shapes_of,
     shapes_with,
 )
+from atograph.repair.config_fields import changed, fields_of
 from atograph.repair.fewer_layers import fewer_of_each
 
 _TRIED = 128
@@ -230,7 +230,7 @@ class _Tried:
         for numbers in numbers_for(self.kind, self.config, self.dense, alone, self.made):
             if self.same_factors(numbers):
                 yield _Said(kind, numbers)
-        for field_name, value in vars(self.config).items():
+        for field_name, value in fields_of(self.config).items():
             if type(value) is int and value > 1 and value * _fewer(size) % size == 0:
                 numbers = {field_name: value * _fewer(size) // size}
                 made = self._made(numbers)
@@ -267,7 +267,7 @@ class _Tried:
 
     def _can_be(self, said: _Said, count: int) -> bool:
         size = self.groups[said.groups[0]].size
-        dense = vars(self.config)
+        dense = fields_of(self.config)
         if any(dense[name] * count % size for name in said.numbers):
             return False
         numbers = {name: dense[name] * count // size for name in said.numbers}
@@ -275,7 +275,7 @@ class _Tried:
 
     def _numbers(self, found: Iterable[_Said]) -> dict[str, int]:
         """The numbers of several kinds: what stands in several changes by all of them."""
-        dense = vars(self.config)
+        dense = fields_of(self.config)
         numbers: dict[str, int] = {}
         for each in found:
             for name, value in each.numbers.items():

