@@ -63,6 +63,12 @@ LimitOption = Annotated[
     typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
 ]
 
+TrainedOption = Annotated[
+    Path | None, typer.Option("--init", help="Trained weights: .safetensors, or .pt of plain tensors.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")]
+PageOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")]
+
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -250,9 +256,9 @@ def sensitivity(
         str | None,
         typer.Option(metavar="SHARE", help="Also choose widths within this share of the FLOPs, or several: 0.5,0.3."),
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, or .pt of plain tensors.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")] = None,
+    init: TrainedOption = None,
+    json: JsonOption = None,
+    html: PageOption = None,
     data: DataOption = None,
     capture_limit: LimitOption = None,
 ) -> None:
@@ -301,9 +307,12 @@ def sweep(
     batches: Annotated[
         int, typer.Option(help="Batches of train_data() that criteria look at, where they look at any.")
     ] = 4,
-    init: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors, or .pt of plain tensors.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")] = None,
+    init: TrainedOption = None,
+    json: JsonOption = None,
+    html: PageOption = None,
+    plans: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write each plan there, for `compress --plan`.")
+    ] = None,
     data: DataOption = None,
     capture_limit: LimitOption = None,
 ) -> None:
@@ -318,7 +327,7 @@ def sweep(
     with running(limit=capture_limit) as console:
         command_sweep.sweep(
             spec, flops=flops, method=method, latency=latency, batches=batches, init=init, json=json, html=html,
-            data=data, given=settings, console=console,
+            plans=plans, data=data, given=settings, console=console,
         )  # fmt: skip
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atograph.cli.compress import train_settings
 from atograph.cli.inspect import check_choice
 from atograph.cli.runner import write_text
+from atograph.cli.trained import load_trained
 from atograph.passes.cost.share import shares_of
 from atograph.passes.criteria.table import CRITERIA
-from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from atograph.graph.graph import Graph
@@ -37,31 +35,14 @@ def sensitivity(
     """Check what was typed, measure, choose widths, and show all of it."""
     check_choice("--by", by, CRITERIA)
     shares = () if flops is None else shares_of(flops, "--flops")
-    if batches < 1:
-        raise UserError(f"--batches {batches}: the loss is averaged over 1 batch or more.")
+    trained = load_trained(text, init=init, data=data, given=given, batches=batches, looking=True, console=console)
 
-    from atograph.graph.from_model import trace
     from atograph.inspection import overview
     from atograph.inspection.curves.page import sensitivity_page
     from atograph.inspection.curves.record import sensitivity_view
     from atograph.inspection.curves.text import sensitivity_table
-    from atograph.spec.example_inputs import check_accepts
-    from atograph.spec.init_weights import load_init
-    from atograph.spec.spec import load_spec
-    from atograph.train.saved.seeding import seed_everything
 
-    console.phase("loading the file")
-    spec = load_spec(text, data=data)
-    spec.require_training()
-    settings = spec.settings(train_settings(given, ()))
-    seed_everything(settings.seed)  # weights and the order of batches are the user's code
-    model = spec.model()
-    if init is not None:
-        load_init(model, init)
-    some = list(islice(spec.train_data(), batches))
-    inputs = spec.inputs()
-    check_accepts(model, inputs, where=spec.where)
-    graph = trace(model.eval(), *inputs, **settings.tracing).steered(**settings.steering)
+    spec, settings, graph, some = trained.spec, trained.settings, trained.graph, trained.batches
     console.phase("measuring")
     seen = graph.sensitivity(some, loss=spec.loss, by=by, batches=batches)
     budgets = [_within(graph, seen, share, by, some, spec.loss, settings.floor) for share in shares]

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, TypeAlias
 
 import onnx
@@ -103,7 +104,7 @@ class Body(nn.Module):
         op.captured = [*dict.fromkeys(name for body in op.graphs_within for name in body.outer)]
         op.inputs += op.captured
         name = re.sub(r"[.\s]+", "_", node.name.strip("/")) or f"{node.op_type}_{len(self.nodes)}"
-        while hasattr(self, name):
+        while hasattr(self, name) or iskeyword(name):
             name += "_"
         self.add_module(name, op)
         self.nodes.append(op)
@@ -150,13 +151,13 @@ class Body(nn.Module):
         module: nn.Module = self
         path = list[str]()
         for head in heads:
-            while not isinstance(module._modules.get(head), Weights) and hasattr(module, head):
+            while iskeyword(head) or (not isinstance(module._modules.get(head), Weights) and hasattr(module, head)):
                 head += "_"
             if head not in module._modules:
                 module.add_module(head, Weights())
             module = module.get_submodule(head)
             path.append(head)
-        while hasattr(module, leaf) or _TORCHS_OWN.fullmatch(leaf):
+        while hasattr(module, leaf) or _TORCHS_OWN.fullmatch(leaf) or iskeyword(leaf):
             leaf += "_"
         if trained:
             module.register_parameter(leaf, nn.Parameter(tensor))

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from small_files import Array, noise
 
@@ -97,6 +98,11 @@ TAKEN: dict[str, Callable[[], Any]] = {
         node("Optional", ["before"], ["perhaps"]), node("OptionalHasElement", ["perhaps"], ["is"]),
         node("OptionalGetElement", ["perhaps"], ["got"]), node("Where", ["is", "got", "before"], ["after"]),
     ),
+    "one element for each channel to be normalised": lambda: between(
+        node("Unsqueeze", ["before", "last"], ["wide"]), node("InstanceNormalization", ["wide", "s", "b"], ["normal"]),
+        node("Squeeze", ["normal", "last"], ["shift"]), node("Add", ["before", "shift"], ["after"]),
+        constants=[held(np.array([2]), "last"), held(noise(16), "s"), held(noise(16, seed=1), "b")],
+    ),
     "float16": lambda: between(relu(0), kind=TensorProto.FLOAT16),
     "text that nobody reads": lambda: between(TEXT, relu(0)),
     "a constant that nobody reads": lambda: between(relu(0), constants=[held(np.zeros(1, np.complex64), "odd")]),
@@ -165,6 +171,38 @@ def test_refused(tmp_path: Path, name: str) -> None:
     make, words = REFUSED[name]
     with pytest.raises(atograph.UserError, match=words):
         atograph.trace(written(make(), tmp_path))
+
+
+def test_a_number_of_samples_that_is_written_down_is_the_only_one(tmp_path: Path) -> None:
+    """Sizes of a Resize are those of all dims: such a file makes two samples of three."""
+    sizes = node("Resize", ["before", "", "", "sizes"], ["after"])
+    made = image(sizes, constants=[held(np.array([2, 8, 70, 70]), "sizes")])
+    assert "those of 2 samples, whatever" in atograph.trace(written(made, tmp_path)).program.interface.fixed
+
+
+def test_what_is_called_like_a_word_of_python_is_written(tmp_path: Path) -> None:
+    """torch writes the names of modules into code: a node called ``if``, with a weight called ``class`` within it."""
+    branches = [
+        helper.make_graph([node("MatMul", ["before", name], [f"{name}ed"])], name, [],
+                          [declared(f"{name}ed", FLOAT, None)], [held(noise(16, 16, seed=seed), name)])
+        for seed, name in enumerate(("class", "from"))
+    ]  # fmt: skip
+    path = written(
+        between(node("ReduceSum", ["x"], ["sum"], keepdims=0), node("Greater", ["sum", "zero"], ["is"]),
+                node("If", ["is"], ["after"], "if", then_branch=branches[0], else_branch=branches[1]),
+                constants=[held(np.float32(0), "zero")]),
+        tmp_path,
+    )  # fmt: skip
+    graph = atograph.trace(path)
+    slim = atograph.slim(graph, graph.plan(random=1))
+    slim.to_onnx(tmp_path / "slim.onnx")
+    x = np.abs(noise(3, 8))
+    for given in (x, -x):
+        try:
+            expected = slim(torch.from_numpy(given))["y"].detach().numpy()
+        except Exception:  # the other branch, which the example does not take
+            continue
+        assert np.allclose(run(tmp_path / "slim.onnx", {"x": given})[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("names", [("Input", "input"), ("X_Y", "вход"), ("µ", "class"), ("Ünï x", "x\t1")])

@@ -101,7 +101,7 @@ def test_the_weights_are_those_of_a_file_where_one_is_given(net: Path) -> None:
 
 BAD = [
     (["--by", "beauty"], "error: --by beauty: there is no such choice. There are: magnitude, "),
-    (["--batches", "0"], "error: --batches 0: the loss is averaged over 1 batch or more."),
+    (["--batches", "0"], "error: --batches 0: 1 batch or more is looked at."),
     (["--flops", "0.5,1.5"], "error: --flops 1.5 is out of range"),
     (["--flops", "0.001"], "error: the budget of 0.1 % of the flops is out of reach: the smallest reachable is "),
     (["--init", "no.pt"], "error: no.pt: no such file."),

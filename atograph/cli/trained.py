@@ -1,0 +1,84 @@
+"""A model with trained weights and some of its data, as `sweep` and `sensitivity` look at it; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atograph.cli.compress import train_settings
+from atograph.passes.errors import UserError
+
+if TYPE_CHECKING:
+    from atograph.graph.graph import Graph
+    from atograph.spec.spec import Spec
+    from atograph.terminal.console import Console
+    from atograph.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was loaded.
+
+    Attributes:
+        spec: the file or module.
+        settings: its own, and those that were typed.
+        graph: of the model, steered as the settings say.
+        batches: the first ones of ``train_data()``; none where nobody looks at any.
+    """
+
+    spec: Spec
+    settings: TrainSettings
+    graph: Graph
+    batches: list[Any]
+
+
+def load_trained(
+    text: str,
+    *,
+    init: Path | None,
+    data: Path | None,
+    given: Mapping[str, object],
+    batches: int,
+    looking: bool,
+    console: Console,
+) -> Trained:
+    """Load a model and trace it.
+
+    Args:
+        text: the SPEC as it was typed.
+        init: trained weights.
+        data: for the functions of the SPEC that ask for it.
+        given: settings as they were typed.
+        batches: how many of ``train_data()`` are read.
+        looking: whether any is.
+        console: is told what is done.
+
+    Raises:
+        UserError: any of that cannot be used.
+    """
+    if batches < 1:
+        raise UserError(f"--batches {batches}: 1 batch or more is looked at.")
+
+    from atograph.graph.from_model import trace
+    from atograph.spec.example_inputs import check_accepts
+    from atograph.spec.init_weights import load_init
+    from atograph.spec.spec import load_spec
+    from atograph.train.saved.seeding import seed_everything
+
+    console.phase("loading the file")
+    spec = load_spec(text, data=data)
+    if looking:
+        spec.require_training()
+    settings = spec.settings(train_settings(given, ()))
+    seed_everything(settings.seed)  # weights and the order of batches are the user's code
+    model = spec.model()
+    if init is not None:
+        load_init(model, init)
+    some = list(islice(spec.train_data(), batches)) if looking else []
+    inputs = spec.inputs()
+    check_accepts(model, inputs, where=spec.where)
+    graph = trace(model.eval(), *inputs, **settings.tracing).steered(**settings.steering)
+    return Trained(spec, settings, graph, some)
