@@ -1,1 +1,1 @@
-"""The slim model as a folder that its own library loads: written, and told of before the training where it cannot be."""
+"""The slim model as a folder that its own library loads; where it cannot be, this is told before the training."""
