@@ -51,9 +51,10 @@ def certify(dense: nn.Module, small: nn.Module, change: Declared, inputs: Inputs
 
 
 def _to_double(inputs: Inputs) -> Inputs:
-    return pytree.tree_map(
-        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, inputs
+    wide: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map(
+        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, inputs.example
     )
+    return Inputs(*wide)
 
 
 def _experts(dense: nn.Module, small: nn.Module, change: Declared, found: Counted, inputs: Inputs) -> DeclaredProof:

