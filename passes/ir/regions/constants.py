@@ -6,7 +6,6 @@ torch.export leaves a literal tensor in the region that makes it. Beside it noth
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 
 import torch
 from torch import fx
@@ -48,20 +47,24 @@ def lift_constants(graph: fx.Graph, root: torch.nn.Module) -> dict[fx.Node, torc
 def _regions(node: fx.Node, root: torch.nn.Module) -> Iterator[fx.GraphModule]:
     for each in node.args:
         if isinstance(each, fx.Node) and each.op == "get_attr":
-            module = reduce(getattr, str(each.target).split("."), root)
+            module = _read(root, each)
             if isinstance(module, fx.GraphModule):
                 yield module
+
+
+def _read(root: torch.nn.Module, node: fx.Node) -> object:
+    """What a ``get_attr`` node reads."""
+    found: object = root
+    for name in str(node.target).split("."):
+        found = getattr(found, name)
+    return found
 
 
 def _own(region: fx.GraphModule) -> dict[fx.Node, torch.Tensor]:
     """The constants of a region and of regions in it: a node of its graph for each."""
     inner = lift_constants(region.graph, region)
-    held = {
-        node: tensor
-        for node in region.graph.nodes
-        if node.op == "get_attr"
-        and isinstance(tensor := reduce(getattr, str(node.target).split("."), region), torch.Tensor)
-    }
+    read = ((node, _read(region, node)) for node in region.graph.nodes if node.op == "get_attr")
+    held = {node: value for node, value in read if isinstance(value, torch.Tensor)}
     return inner | held
 
 
