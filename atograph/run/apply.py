@@ -32,7 +32,7 @@ from atograph.program.pt2_file import program_bytes
 from atograph.report import numbers
 from atograph.report.applied import AppliedReport, AppliedSize
 from atograph.report.run import FROM_PYTHON
-from atograph.run.served import write_beside
+from atograph.run.saving.served import write_beside
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.source import Source
 

@@ -29,7 +29,7 @@ from atograph.proof.certificate import compare, gives_numbers
 from atograph.report.run import Comparison
 from atograph.run.job import Job, Prepared
 from atograph.run.latency_budget import magnitude_plan
-from atograph.run.saving_advice import length_line, saving_line
+from atograph.run.saving.advice import length_line, saving_line
 from atograph.slimming.masking import mask
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs

@@ -11,7 +11,7 @@ from test_repair_config import Config, Model
 from torch import nn
 
 import atograph
-from atograph.run.served import PRETRAINED
+from atograph.run.saving.served import PRETRAINED
 
 
 class Library(Model):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import atograph
 from atograph.run.latency_budget import magnitude_plan
-from atograph.run.saving_advice import length_line, saving_line
+from atograph.run.saving.advice import length_line, saving_line
 from atograph.train.settings import TrainSettings
 
 

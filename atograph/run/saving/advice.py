@@ -9,7 +9,7 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.repair.saving import why_unsaved
 from atograph.run.latency_budget import magnitude_plan
-from atograph.run.served import PRETRAINED
+from atograph.run.saving.served import PRETRAINED
 from atograph.slimming.slim import Slim, slim
 from atograph.train.settings import TrainSettings
 
