@@ -64,10 +64,31 @@ def _with_float16(source: Path, target: Path, kept: Collection[str]) -> Path:
     """With some types of ops in float32."""
     large = weights_beside(source).exists()
     blocked = [*DEFAULT_OP_BLOCK_LIST, *KEPT_IN_FLOAT32, *kept]
-    model = convert_float_to_float16(
-        onnx.load(source), keep_io_types=True, disable_shape_infer=large, op_block_list=blocked
-    )
+    model = onnx.load(source)
+    _as_it_is_read(model.graph, blocked)
+    model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=large, op_block_list=blocked)
     return save_checked(onnx_ir.from_proto(model), target, outside=large or model.ByteSize() > _LARGEST)
+
+
+def _as_it_is_read(graph: onnx.GraphProto, blocked: Collection[str]) -> None:
+    """Change what the conversion reads otherwise than it is meant.
+
+    It takes a constant with an entry among the types of values for one in float16, whoever reads it; and it writes the
+    same cast twice for a value that an op in float32 reads twice.
+    """
+    constants = {each.name for each in graph.initializer}
+    types = [each for each in graph.value_info if each.name not in constants]
+    del graph.value_info[:]
+    graph.value_info.extend(types)
+    nodes = list[onnx.NodeProto]()
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if node.op_type in blocked and name and name in node.input[:index]:
+                node.input[index] = f"{name}_of_{node.output[0]}_{index}"
+                nodes.append(onnx.helper.make_node("Identity", [name], [node.input[index]]))
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def save_checked(model: onnx_ir.Model, target: Path, *, outside: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,15 @@ class Recurrent(nn.Module):
         return result
 
 
-NETWORKS: dict[str, tuple[type[nn.Module] | nn.Module, tuple[int, ...]]] = {
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "convolutional": (Joined, (3, 16, 16)),
     "transformer": (Attention, (12, 16)),
     "recurrent": (Recurrent, (6, 16)),
-    "dense": (nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)), (16,)),
+    "dense": (dense, (16,)),
 }
 
 
@@ -74,12 +79,12 @@ class Case:
     def __init__(self, kind: str, folder: Path) -> None:
         torch.manual_seed(0)
         made, shape = NETWORKS[kind]
-        model = made if isinstance(made, nn.Module) else made()
+        model = made()
         x = torch.randn(2, *shape)
         self.program = to_exported(atograph.trace(model.eval(), x).program)
         self.whole = export_onnx(self.program, folder / "whole.onnx")
         name = onnx.load(self.whole).graph.input[0].name
-        self.feeds: list[Feed] = [{name: torch.randn(4, *shape).numpy()} for _ in range(4)]
+        self.feeds: list[Feed] = [{name: torch.randn(64, *shape).numpy()} for _ in range(4)]
         self.folder = folder
 
     def choose(self, target: str, *, even_if_worse: bool = False) -> choosing.Measured:
