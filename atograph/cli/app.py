@@ -242,6 +242,7 @@ def inspect(
     "outputs",
     "dynamic",
     "state",
+    "passes",
     "batch",
     "seed",
 )
@@ -292,6 +293,7 @@ def sensitivity(
     "outputs",
     "dynamic",
     "state",
+    "passes",
     "batch",
     "metric_mode",
     "seed",
