@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from atograph.capture.by_sizes.dynamic import Wishes, with_batch_elsewhere
 from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
-from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
+from atograph.capture.recording.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example
