@@ -128,9 +128,9 @@ def test_fine_tuning_runs_in_the_slim_module(method: str) -> None:
 
 def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "magnitude"}).prior == "magnitude"
-    assert settings_of({"method": "magnitude", "freeze": 0.2, "zero": 0.3}).freeze == 0.2
+    assert settings_of({"method": "magnitude", "search_end": 0.2, "zero": 0.3}).search_end == 0.2
     assert settings_of({"method": "progressive"}) == settings_of({}) != settings_of({"method": "ato"})
-    assert settings_of({"freeze": 0.4}) == settings_of({"method": "ato", "freeze": 0.4})  # only that has it
+    assert settings_of({"search_end": 0.4}) == settings_of({"method": "ato", "search_end": 0.4})  # only that has it
     assert settings_of({"tighten_end": 0.3}) == settings_of({"method": "progressive", "tighten_end": 0.3})
     assert settings_of({"method": "at-once", "prior": "fpgm"}).prior == "fpgm"
     assert settings_of({"method": "lamp"}) == settings_of({"method": "at-once", "prior": "lamp"})
