@@ -46,9 +46,9 @@ def test_what_is_no_option_and_no_setting() -> None:
 
 
 def test_no_such_setting_tells_where_they_are() -> None:
-    with pytest.raises(UserError, match=r"no training setting 'nonsense'.*Settings that matter.*settings/fields.py"):
+    with pytest.raises(UserError, match=r"no training setting 'nonsense'.*docs/settings.md.*settings/fields.py"):
         train_settings({}, ["nonsense=3"])
-    with pytest.raises(UserError, match=r"Perhaps optimizer.*Settings that matter"):
+    with pytest.raises(UserError, match=r"Perhaps optimizer.*docs/settings.md"):
         train_settings({}, ["optimiser=adamw"])
 
 

@@ -73,7 +73,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
         ) from error
 
 
-LISTED = 'The README tells of them under "Settings that matter", and atograph/train/settings/fields.py lists them all.'
+LISTED = "docs/settings.md tells of those that matter, and atograph/train/settings/fields.py lists them all."
 """Where they are listed."""
 
 _KINDS = {
