@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 from atograph.capture.by_sizes.conditions import may_be_broken
 from atograph.capture.by_sizes.dynamic import Wishes
 from atograph.capture.by_sizes.points import Try, dynamic_sizes, sets_of_points, within_limits
-from atograph.capture.origins import AnnotatedCalls
+from atograph.capture.recording.origins import AnnotatedCalls
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.from_exported import Sized, from_exported
 from atograph.passes.ir.exported.signatures import called_like, of_named_parameters

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from atograph.passes.cost.share import number_of
-from atograph.train.settings.fields import Fraction, TrainSettings
+from atograph.train.settings.fields import TrainSettings
+from atograph.train.settings.given import Fraction
 from atograph.train.settings.method_table import OF_ATO
 
 
