@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from atograph.inspection.of_run.figures import metric_text
-from atograph.inspection.pages.table import Head, Table, Verdict
+from atograph.inspection.pages.table import Cell, Head, Table, Verdict
 from atograph.report import numbers
 from atograph.report.run import Comparison, FrozenGroup, InTarget, Latency, Report
 from atograph.terminal.tables import LEGEND
@@ -101,7 +101,7 @@ def _certificate(report: Report) -> Table:
     named = ["masked = slim", *(f"slim = {label}" for label in labels.values())]
     named += [] if source is None else [f"{source} = ONNX"]
     heads = [Head("inputs", False), *map(Head, (*named, "tolerance", "effect of removed part")), Head("", False)]
-    rows = [
+    rows: list[Sequence[Cell]] = [
         [
             entry.at,
             _small(entry.masked_slim),
