@@ -42,7 +42,7 @@ def _worth(report: Report) -> Iterator[Figure]:
     if after is None:
         return
     if metrics.dense is None:
-        yield Figure(metrics.name, "", metric_text(after), "of the dense network it is not known")
+        yield Figure(metrics.name, "", metric_text(after), "not known of the dense one")
     else:
         change = f"{after - metrics.dense:+.4f}".replace("-", "−")
         yield Figure(metrics.name, metric_text(metrics.dense), metric_text(after), change)
