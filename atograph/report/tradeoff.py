@@ -18,7 +18,7 @@ class Point(BaseModel):
     Attributes:
         flops, params: shares of the dense model's.
         metric: on validation data; None where it was not measured.
-        ms: median milliseconds per call in ONNX Runtime, of networks that were timed in turns; None: it was not timed.
+        ms: median milliseconds per call in one runtime, of networks that were timed in turns; None: it was not timed.
         spread: between the quartiles of these.
         pareto: the costs by which no other network is as good in the metric for less, or better for as much
             (within `SAME`).

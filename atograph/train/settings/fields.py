@@ -481,7 +481,7 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "distill_hidden reads what blocks give, and compile leaves no blocks: train without one of them"
             )
-        about = ("latency_batch", "latency_table", "latency_target", "latency_threads")
+        about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
             raise ValueError(
