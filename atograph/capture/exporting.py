@@ -17,11 +17,12 @@ from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
 from atograph.capture.by_sizes.conditions import may_be_broken
 from atograph.capture.by_sizes.dynamic import Wishes
 from atograph.capture.by_sizes.points import Try, dynamic_sizes, sets_of_points, within_limits
-from atograph.capture.origins import AnnotatedCalls
+from atograph.capture.recording.origins import AnnotatedCalls
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.from_exported import Sized, from_exported
 from atograph.passes.ir.exported.signatures import called_like, of_named_parameters
@@ -174,11 +175,13 @@ def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
 
 
 def _of_arrays(inputs: Example) -> str:
-    """What to say where arrays of numpy are given for tensors."""
+    """What to say where arrays of numpy, or shapes, are given for tensors."""
     leaves = pytree.tree_leaves(inputs)
-    return (
-        "Inputs are tensors: torch.from_numpy(array). " if any(isinstance(each, np.ndarray) for each in leaves) else ""
-    )
+    if any(isinstance(each, np.ndarray) for each in leaves):
+        return "Inputs are tensors: torch.from_numpy(array). "
+    if leaves and all(type(each) is int for each in leaves):
+        return f"Inputs are tensors, and not their shapes: torch.randn({', '.join(map(str, leaves))}). "
+    return ""
 
 
 def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:
@@ -196,7 +199,7 @@ def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserEr
         )
     return UserError(
         f"torch.export cannot capture this model: {what}",
-        hint=_CHECKED if _in_distributions(error) else _BRANCHES,
+        hint=next((hint for meets, hint in _HINTS if meets(error)), _BRANCHES),
     )
 
 
@@ -208,6 +211,12 @@ _CHECKED = (
     "A distribution looks at its parameters and values, to check them: make it with validate_args=False, or call "
     "torch.distributions.Distribution.set_default_validate_args(False) before atograph sees the model."
 )
+_PACKED = (
+    "A packed sequence (pack_padded_sequence) has as many rows as there are steps in the data, which no program can "
+    "hold. Give the recurrent layer the padded batch: forward in time, its outputs at steps that are no padding are "
+    "the same, and the last one of each is output[range(batch), lengths - 1]. Backward in time padding is read "
+    "first: there, give sequences of one length."
+)
 
 
 def _in_distributions(error: BaseException) -> bool:
@@ -216,3 +225,16 @@ def _in_distributions(error: BaseException) -> bool:
         {"torch", "distributions"} <= set(Path(frame.filename).parts)
         for frame in traceback.extract_tb(error.__traceback__)
     )
+
+
+def _packs(error: BaseException) -> bool:
+    """Whether sequences of several lengths were packed into one."""
+    return any(
+        frame.f_globals.get("__name__") == PackedSequence.__module__
+        or any(isinstance(value, PackedSequence) for value in frame.f_locals.values())
+        for frame, _line in traceback.walk_tb(error.__traceback__)
+    )
+
+
+_HINTS = ((_in_distributions, _CHECKED), (_packs, _PACKED))
+"""What an error of a capture was about, and what to do then."""

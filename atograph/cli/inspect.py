@@ -77,11 +77,12 @@ def _text(
 ) -> RenderableType:
     from atograph.inspection.chain import causes
     from atograph.inspection.text import causes_text, group_text, overview_table
+    from atograph.inspection.wanted import Wanted
 
     if why is not None:
         return causes_text(shown, causes(graph, why))
     if group is not None:
-        found = graph.groups.named(group).name
+        found = Wanted(graph).one(group).name
         return group_text(shown, next(each for each in shown.groups if each.name == found))
     return overview_table(shown, folded=not expand, order=sort)
 

@@ -62,7 +62,7 @@ def load_trained(
     if batches < 1:
         raise UserError(f"--batches {batches}: 1 batch or more is looked at.")
 
-    from atograph.graph.from_model import trace
+    from atograph.run.job import trace_to_train
     from atograph.spec.example_inputs import check_accepts
     from atograph.spec.init_weights import load_init
     from atograph.spec.spec import load_spec
@@ -80,5 +80,5 @@ def load_trained(
     some = list(islice(spec.train_data(), batches)) if looking else []
     inputs = spec.inputs()
     check_accepts(model, inputs, where=spec.where)
-    graph = trace(model.eval(), *inputs, **settings.tracing).steered(**settings.steering)
+    graph = trace_to_train(model.eval(), inputs, settings).steered(**settings.steering)
     return Trained(spec, settings, graph, some)

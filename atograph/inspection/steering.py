@@ -54,7 +54,7 @@ def steer(
         depth: groups may lose all of their units where the model allows it, so that whole branches go: those whose
             units score least on average, until they give about half of what a budget saves, or another share of it.
         drop: groups lose all of their units in every plan, where the model allows it and all layers that make them are
-            named here: ``blocks.3``, or the name of a group.
+            named here: ``blocks.3``, the name of a group, or a part of attention (``layers.0.attn:heads``).
         uniform: groups that are alike in all layers (`passes.analysis.properties.kinds`) keep equally many units in
             every plan that is chosen, each its own best ones; heads stay as wide as they are.
         width: how wide groups are, ``NAME=WIDTH`` each (`wanted.with_widths`): ``layers.*.mlp=128``.
@@ -79,13 +79,21 @@ def steer(
         reasons |= dict(_untrained(graph))
     groups = groups.frozen(reasons).keeping(min_units)
     dropped = _texts(drop)
-    going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped))
+    going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped, names))
     groups = groups.dropping(list(going))
     groups = with_widths(graph.with_groups(groups), _texts(width))
+    groups = groups.frozen(dict(_kept_whole(groups)))
     if uniform:
         groups = _uniform(graph.with_groups(groups))
     share = depth_of(depth)
     return graph.with_groups(groups if share is None else groups.emptying(share))
+
+
+def _kept_whole(groups: Groups) -> Iterator[tuple[str, Reason]]:
+    """The groups of which as many units are to stay as there are."""
+    for group in groups.prunable:
+        if 1 < group.size <= group.least:
+            yield group.name, Reason(f"at least {group.least} units are to stay, and it has {group.size}", wish=True)
 
 
 def _texts(given: Iterable[str]) -> list[str]:
@@ -141,15 +149,17 @@ def _frozen(groups: Groups, pattern: str, names: Wanted) -> Iterator[tuple[str, 
         yield group.name, Reason(f"frozen by '{pattern}'", wish=True)
 
 
-def _dropped(groups: Groups, pattern: str, patterns: Sequence[str]) -> list[str]:
+def _dropped(groups: Groups, pattern: str, patterns: Sequence[str], names: Wanted) -> list[str]:
     """The groups that a pattern stands for, alone or with others, and that may lose all of their units."""
-    _require_match(groups, pattern)
-    name = groups.aliases.get(pattern, pattern)
-    named = [
-        group
-        for group in groups
-        if group.name == name or (_makes(group, [pattern]) and all(_makes(group, patterns).values()))
-    ]
+    named = names.of_part(pattern)
+    if named is None:
+        _require_match(groups, pattern)
+        name = groups.aliases.get(pattern, pattern)
+        named = [
+            group
+            for group in groups
+            if group.name == name or (_makes(group, [pattern]) and all(_makes(group, patterns).values()))
+        ]
     possible = [group.name for group in named if groups.why_not_without([group.name]) is None]
     if possible:
         return possible

@@ -90,6 +90,9 @@ class Latency(_Record):
     dense_spread: float | None = None
     """Between the quartiles."""
     slim_spread: float | None = None
+    dense_quartiles: tuple[float, float] | None = None
+    """A quarter of all calls was faster than the first, a quarter slower than the second; older reports lack them."""
+    slim_quartiles: tuple[float, float] | None = None
 
 
 class RuntimeFault(_Record):

@@ -112,10 +112,10 @@ def _bytes(outcome: Outcome, which: int) -> int:
 
 def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
     trained, job = outcome.trained, outcome.prepared.job
-    dense = trained.metric_before if job.init is not None else None  # at the freeze it was part-trained
+    dense = trained.metric_before if job.init is not None else None  # where the mask became final it was part-trained
     if outcome.dense_metric is not None:
         dense = outcome.dense_metric
-    elif not outcome.prepared.settings.freeze:
+    elif not outcome.prepared.settings.search_end:
         dense = trained.metric_dense
     return Metrics(
         name=job.task.metric_name,

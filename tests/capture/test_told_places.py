@@ -45,3 +45,17 @@ def test_a_distribution_that_checks_its_arguments() -> None:
         atograph.trace(net(True).to("meta"), torch.randn(2, 6))  # there are no values to check
     assert atograph.trace(net(True), torch.randn(2, 6)).prunable
     assert atograph.trace(net(False).to("meta"), torch.randn(2, 6)).prunable
+
+
+def test_sequences_that_are_packed() -> None:
+    class Packing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(4, 6, batch_first=True)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+
+    with pytest.raises(UserError, match=r"test_told_places\.py:\d+.*Give the recurrent layer the padded batch"):
+        atograph.trace(Packing().eval(), (torch.randn(2, 3, 4), torch.tensor([2, 3])))

@@ -46,6 +46,27 @@ def test_parts_of_attention_can_be_named_wherever_groups_are() -> None:
     assert len(coupled.groups) == len(graph().groups) - 1
 
 
+@pytest.mark.parametrize("part", ["heads", "kv_heads", "values"])
+def test_attention_goes_by_the_name_of_a_part(part: str) -> None:
+    model = Decoder(Sizes(layers=3)).eval()
+    traced = atograph.trace(model, tokens())
+    parts = attention_parts(traced.program, traced.groups)
+    steered = traced.steered(drop=[f"layers.1.{'v' if part == 'values' else 'q' if part == 'heads' else 'k'}:{part}"])
+    plan = steered.plan(kept={})
+    (emptied,) = plan.emptied
+    assert parts[emptied] == part
+    slim = atograph.slim(steered, plan)
+    assert not any(name.startswith("layers.1.q") for name in slim.program.state_dict)
+    torch.testing.assert_close(slim(tokens()), atograph.mask(model, plan)(tokens()))
+
+
+def test_what_may_not_go_by_the_name_of_a_part() -> None:
+    with pytest.raises(UserError, match=r"'layers.0:head_dim' names nothing that may go altogether \(g\d+: "):
+        graph().steered(drop=["layers.0:head_dim"])
+    with pytest.raises(UserError, match=r"layers.0.up:heads' names nothing: there is no attention in layers.0.up"):
+        graph().steered(drop=["layers.0.up:heads"])
+
+
 @pytest.mark.parametrize(("pairs", "gone"), [
     (["layers.*.up=layers.0.up"], 2),
     (["layers.*.v:values=layers.0.v:values"], 2),

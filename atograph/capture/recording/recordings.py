@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument
 
-from atograph.capture.recorder import SAME, NotAligned, Recording
+from atograph.capture.recording.recorder import SAME, NotAligned, Recording
 from atograph.passes.ir.reason import reason_at
 from atograph.passes.ir.sizes import BATCH, is_dynamic, may_follow_batch, substitute
 from atograph.passes.torch_private import OpOverload, pytree

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from atograph.capture.recorder import SAME, NotAligned, NotTraced, Recording
+from atograph.capture.recording.recorder import SAME, NotAligned, NotTraced, Recording
 from atograph.passes.identifiers import identifier
 from atograph.passes.ir.express import Expression, Holders, Known, Part, takes_pieces
 from atograph.passes.ir.propagate import runs_alone

@@ -20,7 +20,7 @@ from torch.fx.node import Argument
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from atograph.capture.by_values.answers import Answer, Answers, NoAnswer
-from atograph.capture.known_values import KnownValues, Unknown
+from atograph.capture.by_values.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import add_check, counting, holding
 from atograph.passes.ir.fake.grouped import in_any_width
 from atograph.passes.ir.fake.results import result_of

@@ -17,8 +17,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from atograph.capture.passed_on import passed_on
-from atograph.capture.recorder import NotTraced, Unfollowed
+from atograph.capture.recording.passed_on import passed_on
+from atograph.capture.recording.recorder import NotTraced, Unfollowed
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import pytree
 
