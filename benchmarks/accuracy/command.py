@@ -104,7 +104,7 @@ def pruned(bench: Bench, **changed: Any) -> Outcome:
 def one_shot(bench: Bench) -> Outcome:
     """Half of the epochs dense, then the smallest magnitudes go at once, and the other half in the slim module."""
     half = 0.5
-    at_once = {"controller_start": half, "projection_start": half, "freeze": half, "zero": half}
+    at_once = {"controller_start": half, "projection_start": half, "search_end": half, "zero": half}
     return pruned(bench, method="ato", controller=False, prior="magnitude", **at_once)
 
 
@@ -175,9 +175,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no prior (prior=none)": {"prior": "none"},
     "running statistics (controller_norms=running)": {"controller_norms": "running"},
     "projection from 20 % on (projection_start=0.2)": {"projection_start": 0.2},
-    "final at 20 % (freeze=0.2, zero=0.3)": {"projection_start": 0.2, "freeze": 0.2, "zero": 0.3},
-    "final at 60 % (freeze=0.6, zero=0.7)": {"projection_start": 0.6, "freeze": 0.6, "zero": 0.7},
-    "zeroed at once (slim_at=freeze)": {"slim_at": "freeze"},
+    "final at 20 % (search_end=0.2, zero=0.3)": {"projection_start": 0.2, "search_end": 0.2, "zero": 0.3},
+    "final at 60 % (search_end=0.6, zero=0.7)": {"projection_start": 0.6, "search_end": 0.6, "zero": 0.7},
+    "zeroed at once (slim_at=search_end)": {"slim_at": "search_end"},
     "without a pace (paced=false)": {"paced": False},
 }
 """What becomes of `ato` when one choice is another."""

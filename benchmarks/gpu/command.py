@@ -186,7 +186,7 @@ def _shorter(options: Namespace) -> Namespace:
 
 def _overhead(network: str, budget: float, options: Namespace) -> Row:
     cost = overhead.measure(network, budget, options)
-    return {"network": network, "FLOPs": budget, "until the freeze / plain": round(cost.until_freeze, 3),
+    return {"network": network, "FLOPs": budget, "until the mask is final / plain": round(cost.until_final, 3),
             "whole run / plain": round(cost.whole, 3)}  # fmt: skip
 
 

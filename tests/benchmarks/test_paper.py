@@ -287,7 +287,7 @@ def settings(*arguments: str) -> TrainSettings:
 def test_options_go_before_the_row_and_all_are_settings() -> None:
     plain = settings()
     assert (plain.flops, plain.epochs, plain.optimizer, plain.lr) == (0.288, 245, "adamw", 1e-3)
-    assert plain.warmup == pytest.approx(5 / 245) and plain.freeze == TrainSettings().freeze
+    assert plain.warmup == pytest.approx(5 / 245) and plain.search_end == TrainSettings().search_end
     changed = settings("--flops", "0.5", "--epochs", "3", "--seed", "7", "--set", "lr=0.2", "--as-published")
     assert (changed.flops, changed.epochs, changed.seed, changed.lr) == (0.5, 3, 7, 0.2)
     assert changed.model_dump().items() >= PUBLISHED.items()

@@ -94,7 +94,7 @@ def test_the_table() -> None:
 @pytest.mark.long
 def test_the_overhead() -> None:
     cost = overhead.measure("VGG-16-BN", 0.5, OPTIONS)
-    assert cost.until_freeze > 0 and cost.whole > 0 and cost.slim_from == 0.5
+    assert cost.until_final > 0 and cost.whole > 0 and cost.slim_from == 0.5
 
 
 def test_the_network_of_digits_is_that_of_the_example() -> None:

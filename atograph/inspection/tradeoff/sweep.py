@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from atograph.inspection.pages.table import Head, Link, Table
 from atograph.inspection.tradeoff.page import (
-    Head,
-    Link,
-    Table,
     metric_text,
     missing_lines,
     ms_text,

@@ -84,9 +84,9 @@ def _time(job: Job, results: Sequence[Result], target: OnnxRuntime) -> InTurns:
 
 def with_times(report: LadderReport, taken: InTurns) -> LadderReport:
     """The same with what was measured, and what is worth having by that."""
-    dense = report.dense.model_copy(update={"ms": taken.dense.ms, "spread": taken.dense.spread})
+    dense = report.dense.model_copy(update=taken.dense.fields)
     rungs = [
-        rung.model_copy(update={"ms": each.ms, "spread": each.spread, "latency": each.ms / taken.dense.ms})
+        rung.model_copy(update={**each.fields, "latency": each.ms / taken.dense.ms})
         for rung, each in zip(report.rungs, taken.slim, strict=True)
     ]
     own = {"batch": taken.batch, "threads": taken.threads, "dense": dense, "rungs": rungs}

@@ -269,12 +269,12 @@ class Sweeping:
             self._notes.append("latency was not measured, because the sweep was stopped.")
             raise
         self._sizes = taken.batch, taken.threads
-        self._dense = self._dense.model_copy(update={"ms": taken.dense.ms, "spread": taken.dense.spread})
+        self._dense = self._dense.model_copy(update=taken.dense.fields)
         timed = dict(zip(self.plans, taken.slim, strict=True))
         for place, row in enumerate(self._rows):
             if row.point is not None:
                 each = timed[row.by, row.asked]
-                point = row.point.model_copy(update={"ms": each.ms, "spread": each.spread})
+                point = row.point.model_copy(update=each.fields)
                 self._rows[place] = row.model_copy(update={"point": point})
 
 
