@@ -44,7 +44,7 @@ def sweep(
     from atograph.train.task import Task
 
     spec, settings, graph, some = trained.spec, trained.settings, trained.graph, trained.batches
-    task = Task(some, spec.val_data(), loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
+    task = Task(some, trained.val_data, loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
     sweeping = Sweeping(
         graph, shares, criteria, task, data=some, better=settings.metric_mode, latency=latency,
         floor=settings.floor, round_to=settings.round_to, name=spec.name, where=spec.where,
