@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -32,7 +32,7 @@ class Counted:
     rows: Mapping[str, int]
     lists: tuple[str, ...]
     routers: tuple[str, ...]
-    dims: Mapping[str, int] = field(default_factory=dict)
+    dims: Mapping[str, int]
 
     def blocks(self) -> list[str]:
         """The modules that have all that is counted once, one for each layer that has any.
