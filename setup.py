@@ -10,7 +10,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 
-_LINK = re.compile(r"\[([^\]]*)\]\(([\w./-]+)(#[\w-]+)?\)")
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([\w./-]+)(#[\w-]+)?\)")
 _NOTE = "The files that are named here come with the source distribution."
 
 
@@ -37,7 +37,9 @@ def readme(text: str, address: str) -> str:
     """README.md for a package index, beside which no files lie: their links are addresses, or else their names."""
 
     def link(match: re.Match[str]) -> str:
-        title, path, anchor = match[1], match[2], match[3] or ""
+        picture, title, path, anchor = match[1], match[2], match[3], match[4] or ""
+        if picture:
+            return f"![{title}]({address}/raw/HEAD/{path})" if address else f"*{title}*"
         if address:
             return f"[{title}]({address}/blob/HEAD/{path}{anchor})"
         if title.strip("`") == path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -18,8 +19,9 @@ class Registry(Generic[T]):
     """A table of classes by name, each a subclass of ``base`` with the class attribute ``name``.
 
     A row comes from ``ours``, from the entry-point group ``group`` of an installed package, or from `register`, the
-    decorator. There, a name that is taken raises. An entry point that asks for one is skipped with a warning: a package
-    that is installed beside others takes nothing from them.
+    decorator. There, a name that is taken raises, unless the same class of the same file or notebook has it: code that
+    is run again replaces its own rows. An entry point that asks for one is skipped with a warning: a package that is
+    installed beside others takes nothing from them.
 
     Args:
         kind: what a row is, in words: ``"pass"``.
@@ -91,14 +93,15 @@ class Registry(Generic[T]):
         return cast("type[T]", row)
 
     def add(self, name: str, loader: Callable[[], object]) -> None:
-        """Add a row whose class ``loader`` gives when it is first asked for.
+        """Add a row whose class ``loader`` gives when it is first asked for; code that is run again replaces it.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, or means something else.
         """
-        if name in self:
-            raise self._taken(name, "")
-        self._loaders[name] = loader
+        self._check_name(name)
+        if name in self and not self._is_again(name, loader):
+            raise self._taken(name)
+        self._loaders[name], self._homes[name] = loader, home_of(loader)
 
     def register(self, row: Row) -> Row:
         """Add a class under its ``name``: a decorator. A module that is run again replaces what it has registered.
@@ -109,11 +112,18 @@ class Registry(Generic[T]):
         name = getattr(row, "name", "")
         self._check(row, name)
         self._check_name(name)
-        if name in self and _home(row) != self._homes.get(name):
-            raise self._taken(name, f" by {self._homes.get(name, 'atograph')}")
-        self._homes[name] = _home(row)
+        if name in self and not self._is_again(name, lambda: row):
+            raise self._taken(name)
+        self._homes[name] = home_of(row)
         self._loaders[name] = lambda: row
         return row
+
+    def _is_again(self, name: str, loader: Callable[[], object]) -> bool:
+        """Whether a row of somebody else is defined anew where it was defined before."""
+        if name not in self._homes:
+            return False
+        old, new = self._loaders[name], _loaded(loader)
+        return home_of(new) == self._homes[name] or defined_in(_loaded(old)) == defined_in(new)
 
     def _check(self, row: object, name: object) -> None:
         """Refuse what is no row of this table."""
@@ -143,9 +153,10 @@ class Registry(Generic[T]):
                 hint="Call it something else.",
             )
 
-    def _taken(self, name: str, by: str) -> UserError:
+    def _taken(self, name: str) -> UserError:
+        owner = home_of(_loaded(self._loaders[name])) if name in self._homes else "atograph"
         return UserError(
-            f"two {self.plural} are called {name!r}: the name is taken{by}.",
+            f"two {self.plural} are called {name!r}: the name is taken by {owner}.",
             hint="Call one of them something else.",
         )
 
@@ -167,9 +178,24 @@ def skipped(what: str, why: str) -> None:
     warnings.warn(f"{what} is skipped: {why}.", stacklevel=3)
 
 
-def _home(row: type) -> str:
-    """Where a class is defined, as an entry point says it."""
-    return f"{row.__module__}:{row.__qualname__}"
+def home_of(defined: object) -> str:
+    """Where a class or a function is defined, as an entry point says it: ``package.module:Name``."""
+    kind = defined if hasattr(defined, "__qualname__") else type(defined)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def defined_in(defined: object) -> tuple[str, str]:
+    """The file, or the module that has none (a notebook's), in which something is defined, and its name there."""
+    module, _, name = home_of(defined).partition(":")
+    return getattr(sys.modules.get(module), "__file__", None) or module, name
+
+
+def _loaded(loader: Callable[[], object]) -> object:
+    """What a loader gives, or the loader itself where it raises."""
+    try:
+        return loader()
+    except Exception:  # code of another package, which is told when the row is asked for
+        return loader
 
 
 def _load(path: str) -> type:

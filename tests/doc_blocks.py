@@ -111,9 +111,27 @@ def _wording(text: str) -> str:
     return _plain(re.sub(r"─+", "─", re.sub(r"[^\S\n]+", " ", text)))
 
 
+def write_project(first_run: Path) -> None:
+    """What a reader of README.md brings: ``mine.py``, the file of the first run, and ``trained.pt``, its weights."""
+    Path("mine.py").write_text(blocks(first_run.read_text(encoding="utf-8"))[0].text, encoding="utf-8")
+    import mine  # type: ignore[import-not-found]
+    import torch
+
+    torch.manual_seed(0)
+    net = mine.model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for images, labels in 5 * mine.train_data():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    torch.save(net.state_dict(), "trained.pt")
+
+
 def run_alone(path: str) -> None:
     """`run` in a process of its own, where what a document has written into the folder can be imported."""
     sys.path.insert(0, "")
+    if Path(path).name == "README.md":
+        write_project(Path(path).parent / "docs" / "command-line.md")
     if _IMPORTS_TORCHVISION.search(Path(path).read_text(encoding="utf-8")):  # of any build, beside a CPU torch too
         import benchmarks.models.torchvision_models  # noqa: F401
     run(Path(path))

@@ -19,8 +19,8 @@ from atograph.passes.pipeline.registry import PASSES
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.method_table import DEFAULT_METHOD
 from atograph.train.settings.progressive import ProgressiveSettings
-from benchmarks.below import check_below
-from benchmarks.zoo_table import COLUMNS, MARKER, ONNX, PEER
+from benchmarks.common.below import check_below
+from benchmarks.zoo.table import COLUMNS, MARKER, ONNX, PEER
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,7 +67,7 @@ OTHERS = {
 def test_every_option_in_running_text_exists() -> None:
     main = typer.main.get_command(app)
     known = {option for command in main.commands.values() for p in command.params for option in p.opts}  # type: ignore[attr-defined]
-    for path in (ROOT / "benchmarks").glob("*.py"):  # commands of their own
+    for path in (ROOT / "benchmarks").rglob("*.py"):  # commands of their own
         known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', path.read_text(encoding="utf-8")))
     for path in DOCUMENTS:
         named = re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text(encoding="utf-8"))
@@ -147,8 +147,29 @@ def test_every_built_in_pass_and_option_is_listed() -> None:
         assert set(re.findall(r"`([a-z-]+)(?:=[^`]*)?`", rows[each][4])) == options, each
 
 
-def test_every_setting_in_the_readme_exists_with_its_default() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Settings that matter")[2].partition("## ")[0]
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_what_the_readme_says_was_measured_stands_in_the_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What it is worth")[2].partition("\n## ")[0]
+    parts = re.split(r"(?=^Latency )", text, flags=re.MULTILINE)
+    for part, name in zip(parts, ("accuracy", "latency"), strict=True):
+        rows = "".join(line for line in part.splitlines() if line.startswith("|") and "---" not in line)
+        figures = set(re.findall(r"\d+\.\d+", rows))
+        there = set(re.findall(r"\d+\.\d+", (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")))
+        assert len(figures) > 6 and figures <= there
+
+
+def test_every_page_is_in_the_list_of_all_pages() -> None:
+    linked = set(_LINK.findall((ROOT / "docs" / "pages.md").read_text(encoding="utf-8")))
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "results").glob("*.md")]
+    assert {str(path.relative_to(ROOT / "docs")) for path in pages} <= linked | {"pages.md"}
+
+
+def test_every_setting_in_the_table_exists_with_its_default() -> None:
+    path = ROOT / "docs" / "settings.md"
+    text = path.read_text(encoding="utf-8").partition("## Settings that matter")[2].partition("\n## ")[0]
     rows = [[cell.strip(" `") for cell in line.split("|")[1:3]] for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) > 10
     for setting, default in rows:

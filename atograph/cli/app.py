@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from atograph.cli.options import (
+    GROUPING,
+    CaptureLimit,
+    CodeOfRun,
+    Data,
+    Json,
+    Page,
+    Run,
+    Spec,
+    Targets,
+    Trained,
+    TrustSpec,
+)
 from atograph.cli.runner import Killed, on_polite_kills, running
-from atograph.cli.settings_options import takes_settings
+from atograph.cli.settings_options import TakesSettings, takes_settings
 from atograph.terminal.streams import open_streams
 
 app = typer.Typer(
@@ -23,73 +35,16 @@ app = typer.Typer(
 )
 
 
-class TakesSettings(TyperCommand):
-    """A command with ``--set``: who writes a setting as an option of its own hears of it."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments."""
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            name = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
-            if isinstance(error, typer.BadParameter) or not hasattr(error, "possibilities") or not _is_setting(name):
-                raise
-            vars(error).update(possibilities=None)
-            vars(error).update(message=f"No such option: --{name}. It is a setting of the training: --set {name}=VALUE")
-            raise
-
-
-def _is_setting(name: str) -> bool:
-    from atograph.train.settings import TrainSettings
-
-    return name in TrainSettings.model_fields
-
-
-SpecArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SPEC", help="model.py, package.module, either:factory, timm:NAME, model.pt2, a run's folder."
-    ),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="Handed to each function of SPEC that has a parameter `data`."),
-]
-TrustOption = Annotated[
-    bool, typer.Option("--trust-spec", help="Run the code that the run's report names, and read the data it names.")
-]
-LimitOption = Annotated[
-    float | None,
-    typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
-]
-
-TrainedOption = Annotated[
-    Path | None, typer.Option("--init", help="Trained weights: .safetensors, or .pt of plain tensors.")
-]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")]
-PageOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")]
-
-TargetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        metavar="NAME",
-        help="What the slim model is exported to and proved in: onnx (unless given), pt2, or one of another package. "
-        "Repeatable.",
-    ),
-]
-
-
 @app.command(cls=TakesSettings, short_help="Train, prune, prove and export.")
 @takes_settings(budgets=True)
 def compress(
-    spec: SpecArgument,
+    spec: Spec,
     settings: Any,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
-    data: DataOption = None,
-    capture_limit: LimitOption = None,
+    data: Data = None,
+    capture_limit: CaptureLimit = None,
     init: Annotated[Path | None, typer.Option(help="Initial weights: .safetensors, or .pt of plain tensors.")] = None,
     plan: Annotated[
         Path | None,
@@ -102,7 +57,7 @@ def compress(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also train the dense network the same way, to compare.")
     ] = False,
-    target: TargetOption = None,
+    target: Targets = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset of the export.")] = None,
     tensorboard: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there, while it trains.")
@@ -155,8 +110,8 @@ def opt(
     out: Annotated[
         Path | None, typer.Option(help="Write it there instead of printing it: .pt2, .onnx, or the text.")
     ] = None,
-    data: DataOption = None,
-    capture_limit: LimitOption = None,
+    data: Data = None,
+    capture_limit: CaptureLimit = None,
 ) -> None:
     """Capture the model of SPEC, or read a program, run a pipeline of passes over it, and print its textual form."""
     from atograph.cli import opt as command_opt
@@ -177,26 +132,9 @@ def opt(
 
 
 @app.command(short_help="Show what hangs together, what can go, what cannot and why.")
-@takes_settings(
-    "freeze_layers",
-    "only",
-    "min_units",
-    "floor",
-    "depth",
-    "drop",
-    "couple",
-    "uniform",
-    "width",
-    "experts",
-    "keep_tokens",
-    "outputs",
-    "dynamic",
-    "state",
-    "passes",
-    "batch",
-)
+@takes_settings(*GROUPING)
 def inspect(
-    spec: SpecArgument,
+    spec: Spec,
     settings: Any,
     group: Annotated[
         str | None, typer.Option(metavar="NAME", help="All of one group: g3, or of the layer that makes its units.")
@@ -212,8 +150,8 @@ def inspect(
     expand: Annotated[bool, typer.Option("--expand", help="Do not fold repeated blocks.")] = False,
     plan: Annotated[Path | None, typer.Option(help="Also show how much this plan.json keeps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it there instead of printing it.")] = None,
-    data: DataOption = None,
-    capture_limit: LimitOption = None,
+    data: Data = None,
+    capture_limit: CaptureLimit = None,
 ) -> None:
     """Trace the model of SPEC and show its groups: nothing is trained or changed, and weights are not needed.
 
@@ -231,26 +169,9 @@ def inspect(
 
 
 @app.command(short_help="Show how much the loss depends on the width of each group.")
-@takes_settings(
-    "freeze_layers",
-    "only",
-    "min_units",
-    "floor",
-    "depth",
-    "drop",
-    "couple",
-    "uniform",
-    "width",
-    "experts",
-    "keep_tokens",
-    "outputs",
-    "dynamic",
-    "state",
-    "batch",
-    "seed",
-)
+@takes_settings(*GROUPING, "seed")
 def sensitivity(
-    spec: SpecArgument,
+    spec: Spec,
     settings: Any,
     by: Annotated[
         str, typer.Option(metavar="NAME", help="The criterion whose lowest scores go first within a group.")
@@ -260,11 +181,11 @@ def sensitivity(
         str | None,
         typer.Option(metavar="SHARE", help="Also choose widths within this share of the FLOPs, or several: 0.5,0.3."),
     ] = None,
-    init: TrainedOption = None,
-    json: JsonOption = None,
-    html: PageOption = None,
-    data: DataOption = None,
-    capture_limit: LimitOption = None,
+    init: Trained = None,
+    json: Json = None,
+    html: Page = None,
+    data: Data = None,
+    capture_limit: CaptureLimit = None,
 ) -> None:
     """Cut one group of the model of SPEC to several widths at a time, forward only, and show how the loss rises.
 
@@ -282,45 +203,29 @@ def sensitivity(
 
 
 @app.command(short_help="Show what one-shot plans at several budgets cost and are worth.")
-@takes_settings(
-    "freeze_layers",
-    "only",
-    "min_units",
-    "floor",
-    "round_to",
-    "depth",
-    "drop",
-    "couple",
-    "uniform",
-    "width",
-    "experts",
-    "keep_tokens",
-    "outputs",
-    "dynamic",
-    "state",
-    "batch",
-    "metric_mode",
-    "seed",
-)
+@takes_settings(*GROUPING, "round_to", "metric_mode", "seed")
 def sweep(
-    spec: SpecArgument,
+    spec: Spec,
     settings: Any,
     flops: Annotated[str, typer.Option(metavar="SHARES", help="Shares of the FLOPs to keep.")] = "0.9,0.7,0.5,0.3",
     method: Annotated[str, typer.Option(metavar="NAMES", help="Criteria: magnitude, taylor, ...")] = "magnitude,taylor",
     latency: Annotated[
         bool, typer.Option("--latency", help="Also time the dense network and all slim ones in turns.")
     ] = False,
+    latency_target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where: onnx, or another target that is timed.")
+    ] = None,
     batches: Annotated[
         int, typer.Option(help="Batches of train_data() that criteria look at, where they look at any.")
     ] = 4,
-    init: TrainedOption = None,
-    json: JsonOption = None,
-    html: PageOption = None,
+    init: Trained = None,
+    json: Json = None,
+    html: Page = None,
     plans: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write each plan there, for `compress --plan`.")
     ] = None,
-    data: DataOption = None,
-    capture_limit: LimitOption = None,
+    data: Data = None,
+    capture_limit: CaptureLimit = None,
 ) -> None:
     """Prune the model of SPEC at once to several budgets by several criteria, and measure each network as it is.
 
@@ -332,15 +237,15 @@ def sweep(
 
     with running(limit=capture_limit) as console:
         command_sweep.sweep(
-            spec, flops=flops, method=method, latency=latency, batches=batches, init=init, json=json, html=html,
-            plans=plans, data=data, given=settings, console=console,
+            spec, flops=flops, method=method, latency=latency, latency_target=latency_target, batches=batches,
+            init=init, json=json, html=html, plans=plans, data=data, given=settings, console=console,
         )  # fmt: skip
 
 
 @app.command(short_help="Slim a checkpoint by a plan, without loading it.")
 def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],
-    spec: SpecArgument,
+    spec: Spec,
     out: Annotated[Path, typer.Option(help="Folder for the slim weights.")],
     weights: Annotated[
         Path | None,
@@ -350,8 +255,8 @@ def apply(
     ] = None,
     shard_size: Annotated[str, typer.Option(help="The most that one file of weights holds.")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
-    data: DataOption = None,
-    capture_limit: LimitOption = None,
+    data: Data = None,
+    capture_limit: CaptureLimit = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Cut what PLAN drops out of a checkpoint, one tensor at a time: the weights never have to fit in memory.
@@ -391,8 +296,8 @@ def export(
         bool, typer.Option("--external-data", help="Keep the weights in a second file (above 2 GB they always are).")
     ] = False,
     spec: Annotated[str | None, typer.Option(metavar="SPEC", help="For --int8: a file with train_data().")] = None,
-    trust_spec: TrustOption = False,
-    data: DataOption = None,
+    trust_spec: TrustSpec = False,
+    data: Data = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
@@ -413,10 +318,10 @@ def export(
 
 @app.command(short_help="Prove a run again, on fresh inputs.")
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The model's code, as for compress.")] = None,
-    trust_spec: TrustOption = False,
-    data: DataOption = None,
+    run: Run,
+    spec: CodeOfRun = None,
+    trust_spec: TrustSpec = False,
+    data: Data = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     target: Annotated[
         list[str] | None,
@@ -442,10 +347,10 @@ def verify(
 
 @app.command(short_help="Time the slim model beside the dense one.")
 def bench(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    spec: Annotated[str | None, typer.Option(metavar="SPEC", help="The model's code, as for compress.")] = None,
-    trust_spec: TrustOption = False,
-    data: DataOption = None,
+    run: Run,
+    spec: CodeOfRun = None,
+    trust_spec: TrustSpec = False,
+    data: Data = None,
     batch: Annotated[list[int] | None, typer.Option(help="Samples per call; repeatable. 1 and 8 unless given.")] = None,
     threads: Annotated[
         list[int] | None,

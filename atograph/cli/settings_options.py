@@ -8,11 +8,32 @@ from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import UserError
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.option import Shown, options_of
+
+
+class TakesSettings(TyperCommand):
+    """A command with ``--set``: who writes a setting as an option of its own hears of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            name = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+            if isinstance(error, typer.BadParameter) or not hasattr(error, "possibilities") or not _is_setting(name):
+                raise
+            vars(error).update(possibilities=None)
+            vars(error).update(message=f"No such option: --{name}. It is a setting of the training: --set {name}=VALUE")
+            raise
+
+
+def _is_setting(name: str) -> bool:
+    return name in TrainSettings.model_fields
 
 
 def takes_settings(*names: str, budgets: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -65,8 +65,8 @@ def load_trained(
     if batches < 1:
         raise UserError(f"--batches {batches}: 1 batch or more is looked at.")
 
-    from atograph.graph.from_model import trace
     from atograph.run.declare import left_of
+    from atograph.run.job import trace_to_train
     from atograph.spec.example_inputs import check_accepts
     from atograph.spec.init_weights import load_init
     from atograph.spec.spec import load_spec
@@ -87,7 +87,7 @@ def load_trained(
     left = left_of(model, inputs, settings, batches=lambda: _to_route(spec, inputs))
     for proof in left.proofs:
         console.say(f"before: {proof}")
-    graph = trace(left.model.eval(), *left.inputs, **settings.tracing).steered(**settings.steering)
+    graph = trace_to_train(left.model.eval(), left.inputs, settings).steered(**settings.steering)
     val_data = spec.val_data()
     checked = None if val_data is None else left.checked(val_data, "val_data")
     return Trained(spec, settings, graph, list(left.checked(some, "train_data")), checked)

@@ -13,7 +13,11 @@ from website.reference import pages
 ROOT = Path(__file__).resolve().parents[2]
 
 CONTENTS = {
-    "Guides": ["docs/inspect", "docs/training", "docs/integrations", "docs/slim-module", "docs/deploy", "docs/*"],
+    "First": ["docs/command-line", "docs/python", "docs/settings", "docs/glossary", "docs/faq", "docs/pages"],
+    "Guides": [
+        *("docs/inspect", "docs/sensitivity", "docs/sweep", "docs/training", "docs/integrations", "docs/slim-module"),
+        *("docs/transformers", "docs/depth", "docs/sizes", "docs/deploy", "docs/onnx", "docs/programs", "docs/*"),
+    ],
     "Recipes": ["docs/recipes", "docs/recipes/*"],
     "Extending": ["docs/write-*", "docs/pipelines"],
     "Reference": ["reference/index"],

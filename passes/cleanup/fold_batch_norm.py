@@ -59,7 +59,7 @@ class FoldBatchNorm(RewritePass):
                 for name, value in zip(("weight", "bias"), _folded(norm, layer, tensors), strict=True):
                     node = program.new_parameter(graph, value, f"{owner}.folded.{name}".lstrip("."))
                     made.setdefault(_read(old), []).append(node)
-                    state[node.name] = value
+                    state[node.name] = torch.nn.Parameter(value, requires_grad=tensors[_weight(old).name].requires_grad)
             layer.args = (layer.args[0], *made[_read(old)], *layer.args[3:])
             layer.kwargs = {name: value for name, value in layer.kwargs.items() if name not in ("weight", "bias")}
             norm.replace_all_uses_with(layer)

@@ -76,7 +76,8 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
             if node.op == "placeholder" and not known and node.name in state:  # one that a rewrite has made
                 name = node.meta.get(_PARAMETER)
                 interface = interface.with_state(node.name, name or node.name, trained=name is not None)
-                state = {**state, interface.state[node.name]: state[node.name]}
+                value = state[node.name] if name is None else _parameter(state[node.name])
+                state = {**state, interface.state[node.name]: value}
         unused = _drop_unused_state(graph, interface)
         program = cls(torch.nn.Module() if root is None else root, graph)
         program.interface, program.facts = interface.without(unused), {}
@@ -119,7 +120,8 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
         """Add a placeholder for a parameter to a graph that a rewrite is making of this program.
 
         As `new_constant`: the state has to hold ``value`` under the placeholder's name. In the new program the
-        parameter is called ``name``, with a number where the program has a tensor of that name.
+        parameter is called ``name``, with a number where the program has a tensor of that name. It is trained, unless
+        ``value`` is an `nn.Parameter` that is not.
         """
         made = self.new_constant(graph, value, identifier(f"p_{name}"))
         taken = {*self.interface.state.values(), *(node.meta.get(_PARAMETER) for node in graph.nodes)}
@@ -169,6 +171,13 @@ class Program(LazyGraphModule):  # code is made of the graph when it is first ru
             raise MissingFact(name)
         found: T = self.facts[kind]
         return found
+
+
+def _parameter(value: torch.Tensor) -> torch.Tensor:
+    """A value as a parameter: one that is trained, unless it is a parameter already, or of whole numbers."""
+    if isinstance(value, torch.nn.Parameter):
+        return value
+    return torch.nn.Parameter(value.detach(), requires_grad=value.is_floating_point() or value.is_complex())
 
 
 def _drop_unused_state(graph: fx.Graph, interface: Interface) -> set[str]:

@@ -22,14 +22,14 @@ from atograph.passes.axes.flow import Flow, Link, Operand, Terms, Unknown
 from atograph.passes.axes.inference import Inference
 from atograph.passes.axes.orders import permuted
 from atograph.passes.axes.unify import cut, unify
-from atograph.passes.errors import InternalError
+from atograph.passes.errors import UserError
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.polynomial import Polynomial
 from atograph.passes.ir.reason import Reason, reason_at
 from atograph.passes.ir.regions.control import Control
 from atograph.passes.ir.sizes import Size, is_dynamic
 from atograph.passes.public import public
-from atograph.passes.registry import skipped
+from atograph.passes.registry import defined_in, home_of, skipped
 from atograph.passes.rules.counting import flops_of
 from atograph.passes.torch_private import OpOverload
 
@@ -284,15 +284,22 @@ def rule(*targets: Key) -> Callable[[Rule], Rule]:
 
     An op of a library that need not be there is given by name: ``"library.op.overload"``.
 
+    A function that is defined again where it was defined before (in a cell that is run again) replaces itself.
+
     Raises:
-        InternalError: a target has a rule already.
+        UserError: a target has a rule already.
     """
 
     def register(function: Rule) -> Rule:
         for target in targets:
-            if target in _TABLE:
-                raise InternalError(f"{target} has two op rules.")
-            _TABLE[target] = function
+            taken = _TABLE.get(target)
+            if taken is not None and defined_in(taken) != defined_in(function):
+                raise UserError(
+                    f"the op {name_of(target)} has a rule already, {home_of(taken)}.",
+                    where=home_of(function),
+                    hint="An op has one rule: leave one of them out.",
+                )
+        _TABLE.update(dict.fromkeys(targets, function))
         return function
 
     return register

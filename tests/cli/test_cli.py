@@ -46,9 +46,9 @@ def test_what_is_no_option_and_no_setting() -> None:
 
 
 def test_no_such_setting_tells_where_they_are() -> None:
-    with pytest.raises(UserError, match=r"no training setting 'nonsense'.*Settings that matter.*settings/fields.py"):
+    with pytest.raises(UserError, match=r"no training setting 'nonsense'.*docs/settings.md.*settings/fields.py"):
         train_settings({}, ["nonsense=3"])
-    with pytest.raises(UserError, match=r"Perhaps optimizer.*Settings that matter"):
+    with pytest.raises(UserError, match=r"Perhaps optimizer.*docs/settings.md"):
         train_settings({}, ["optimiser=adamw"])
 
 
@@ -91,7 +91,7 @@ BAD = [
     ),
     (["--flops", "0.3", "--set", "flops=1"], "error: --set flops=1: `flops` was given twice."),
     (["--flops", "0.3", "--set", "gamma=x"], "error: training setting gamma: expected a number, got 'x'."),
-    (["--flops", "0.3", "--set", "freeze=0.9"], "error: training settings: "),
+    (["--flops", "0.3", "--set", "search_end=0.9"], "error: training settings: "),
 ]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,7 +14,10 @@ import torch
 from torch import nn
 
 import atograph
+from atograph.passes import Pipeline, RewritePass, register
+from atograph.passes.base import Pass
 from atograph.passes.errors import UserError
+from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.registry import Registry
 from atograph.passes.rules import table
 
@@ -115,3 +121,100 @@ def test_rules_that_cannot_be_loaded_disable_nothing(monkeypatch: pytest.MonkeyP
 def test_what_is_registered_is_a_class_of_the_base_with_a_name(shapes: Registry[Shape], row: Any) -> None:
     with pytest.raises(UserError, match="no subclass of Shape"):
         shapes.register(row)
+
+
+NOTEBOOK = """
+@dataclass(frozen=True)
+class {cls}(RewritePass):
+    name = "mine"
+    times: int = {times}
+
+    def rewrite(self, program):
+        return program
+
+
+register("mine", lambda: {cls})
+"""
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry[Pass]]:
+    monkeypatch.setattr(PASSES, "_loaders", dict(PASSES._loaders))
+    monkeypatch.setattr(PASSES, "_homes", dict(PASSES._homes))
+    yield PASSES
+
+
+def run_cell(code: str, module: str = "__main__", file: str | None = None) -> None:
+    """Run code as a cell of a notebook, or as a file that is imported under a name."""
+    space: dict[str, Any] = {"__name__": module, "dataclass": dataclass, "RewritePass": RewritePass}
+    space["register"], sys.modules[module] = register, ModuleType(module)
+    if file is not None:
+        sys.modules[module].__file__ = file
+    exec(code, space)
+
+
+def test_a_cell_that_is_run_again_replaces_its_pass(passes: Registry[Pass], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("a_notebook", "a_spec", "a_spec_2"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    for times in (1, 2):
+        run_cell(NOTEBOOK.format(cls="Mine", times=times), "a_notebook")
+        assert Pipeline.parse("mine").passes[0].times == times  # type: ignore[attr-defined]
+    with pytest.raises(
+        UserError, match=r"two passes are called 'mine': the name is taken by a_notebook:Mine\. Call one"
+    ):
+        run_cell(NOTEBOOK.format(cls="Other", times=3), "a_notebook")
+    with pytest.raises(UserError, match="taken by a_notebook:Mine"):
+        run_cell(NOTEBOOK.format(cls="Mine", times=4), "a_spec", "/there/net.py")
+    assert Pipeline.parse("mine").passes[0].times == 2  # type: ignore[attr-defined]
+
+
+def test_a_file_that_is_imported_under_another_name_is_the_same(
+    passes: Registry[Pass], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("a_spec", "a_spec_2"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        run_cell(NOTEBOOK.format(cls="Mine", times=len(module)), module, "/there/net.py")
+    assert Pipeline.parse("mine").passes[0].times == len("a_spec_2")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "loader", "message"),
+    [
+        ("slim", lambda: RewritePass, "two passes are called 'slim': the name is taken by atograph"),
+        ("fixpoint", lambda: RewritePass, "a pass cannot be called 'fixpoint': 'fixpoint' means something else"),
+        ("my pass", lambda: RewritePass, "a pass cannot be called 'my pass': names are letters, digits and hyphens"),
+        ("", lambda: RewritePass, "a pass cannot be called ''"),
+        (RewritePass, "mine", "a pass cannot be called <class"),
+        ("mine", "my_module:Mine", "what is registered as the pass 'mine' is no class and gives none: 'my_mod"),
+    ],
+)
+def test_what_cannot_be_registered_is_told(passes: Registry[Pass], name: Any, loader: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        register(name, loader)
+    assert "mine" not in passes
+
+
+def test_a_class_may_be_registered_itself(passes: Registry[Pass]) -> None:
+    run_cell(NOTEBOOK.replace("lambda: {cls}", "{cls}").format(cls="Mine", times=1), "a_notebook")
+    assert Pipeline.parse("mine{times=3}").passes[0].times == 3  # type: ignore[attr-defined]
+    del sys.modules["a_notebook"]
+
+
+def test_an_op_has_one_rule_which_may_be_defined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
+    rules = []
+    for _ in range(2):
+
+        @table.rule("my_library.relu.default")
+        def mine(op: Any) -> Any:
+            raise NotImplementedError
+
+        rules.append(mine)
+    assert table.rule_for("my_library.relu.default") is rules[1] is not rules[0]
+    with pytest.raises(UserError, match=r"test_registry:.*other: the op aten\.view\.default has a rule already, atogr"):
+
+        @table.rule("my_library.gelu.default", torch.ops.aten.view.default)
+        def other(op: Any) -> Any:
+            raise NotImplementedError
+
+    assert "my_library.gelu.default" not in table._TABLE

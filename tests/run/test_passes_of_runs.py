@@ -156,3 +156,44 @@ def test_a_plan_says_no_path(read: Any) -> None:
     assert read("").passes == () and str(read("cse,(dce)")) == "cse,(dce)"
     with pytest.raises(UserError, match="paths are not remembered"):
         read('wrong{where="/tmp/x"}')
+
+
+DATA = """
+
+def train_data():
+    torch.manual_seed(1)
+    return [(torch.randn(4, 3, 8, 8), torch.randint(0, 4, (4, 6, 6))) for _ in range(2)]
+"""
+
+
+def test_sweep_and_sensitivity_take_the_words_of_compress(tmp_path: Path) -> None:
+    file, plans = tmp_path / "net.py", tmp_path / "plans"
+    file.write_text(SPEC + PASS + DATA)
+    passes = "canonicalize,clamping"
+    swept = ("sweep", file, "--flops", 0.5, "--method", "magnitude")
+    code, said = command(*swept, "--passes", passes, "--plans", plans)
+    assert code == 0, said
+    plan = plans / "magnitude-0.5.json"
+    assert Plan.from_json(plan.read_text()).passes == passes
+    code, said = command("inspect", file, "--plan", plan, "--passes", passes)
+    assert code == 0, said
+    code, said = command("sensitivity", file, "--passes", passes, "--batches", 1, "--by", "magnitude")
+    assert code == 0, said
+    for arguments in (swept, ("sensitivity", file), ("compress", file, "--flops", 0.5, "--out", tmp_path / "another")):
+        code, said = command(*arguments, "--passes", "no-such-pass")
+        assert code == 2 and "there is no pass 'no-such-pass'" in said
+        code, said = command(*arguments, "--passes", 'wrong{where="/tmp/x"}')
+        assert code == 2 and "paths are not remembered ('/tmp/x')" in said
+
+
+def test_parameters_that_a_pass_makes_are_trained_as_those_before() -> None:
+    model = Net().eval()
+    graph = atograph.trace(model, X, passes="fold-batch-norm")
+    assert all(each.requires_grad for each in graph.model.parameters())
+    assert graph.steered(trained_only=True).prunable
+    model.stem.requires_grad_(False)
+    folded = atograph.trace(model, X, passes="fold-batch-norm").model
+    assert {name for name, each in folded.named_parameters() if not each.requires_grad} == {
+        "stem.folded.weight",
+        "stem.folded.bias",
+    }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SerializationInfo,
@@ -19,112 +16,29 @@ from pydantic import (
 )  # fmt: skip
 
 from atograph.passes.budgets.budget import BUDGETS, DEFAULT, rounding_of
-from atograph.passes.cost.share import DEPTH, number_of, share_of
+from atograph.passes.cost.share import DEPTH, share_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
-from atograph.train.settings.method_table import METHODS
+from atograph.train.settings.given import (
+    Fraction,
+    Listed,
+    Method,
+    Names,
+    NotNegative,
+    Pairs,
+    Pipeline,
+    Positive,
+    Prior,
+    Sizes,
+    State,
+    Tokens,
+    floors_by_layer,
+)
 from atograph.train.settings.option import Option
-from atograph.values.dynamic_sizes import STATIC, texts_of
-from atograph.values.state_texts import state_texts
+from atograph.values.dynamic_sizes import STATIC
 
 if TYPE_CHECKING:
     from atograph.passes.plan.fitting import Rounding
-
-
-def _number(given: object) -> object:
-    """``5%`` and ``0,05`` as the number that they are."""
-    value = number_of(given)
-    return given if value is None else value
-
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_number)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-
-
-def _pairs(given: object) -> object:
-    """Each ``A=B`` as a pair."""
-    if not isinstance(given, (list, tuple)):
-        return given
-    texts = [each for each in given if isinstance(each, str)]
-    for text in texts:
-        if not all(text.partition("=")):
-            raise ValueError(f"'{text}' is not of the form A=B")
-    return tuple(
-        tuple(part.strip() for part in each.split("=", 1)) if isinstance(each, str) else each for each in given
-    )
-
-
-def _one_or_more(given: object) -> object:
-    """A lone name as a list of one."""
-    return (given,) if isinstance(given, str) else given
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
-
-
-def _floors_by_layer(values: dict[str, Any]) -> dict[str, Any]:
-    """``floor="0.1,backbone.c2=0.5"`` as a floor for all groups, and widths that are at least so much."""
-    given = values.get("floor")
-    if not isinstance(given, str) or "=" not in given:
-        return values
-    parts = [part.strip() for part in given.split(",")]
-    own = [part for part in parts if "=" not in part]
-    rest = {name: value for name, value in values.items() if name != "floor"}
-    width = rest.get("width") or ()
-    listed = (width,) if isinstance(width, str) else tuple(width)
-    layers = tuple(f"{part}.." for part in parts if "=" in part)
-    return {**rest, **({"floor": own[0]} if own else {}), "width": (*layers, *listed)}
-
-
-def _sizes(given: Any) -> object:
-    """What is dynamic, in any form that `trace` takes, as texts."""
-    try:
-        return _listed(texts_of(given))
-    except UserError as error:
-        raise ValueError(error.message) from error
-
-
-def _state(given: Any) -> object:
-    """What is state, in any form that `trace` takes, as texts."""
-    try:
-        return state_texts(given)
-    except UserError as error:
-        raise ValueError(error.message) from error
-
-
-def _tokens(given: object) -> object:
-    """The path of a file as text, and numbers as a tuple."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        return str(given) if isinstance(given, Path) else given
-    return tuple(int(token) for token in given)
-
-
-def _pipeline(given: object) -> object:
-    """Passes in either form that `trace` takes, as text."""
-    return str(given) if hasattr(given, "passes") else given
-
-
-def _listed(given: object) -> object:
-    """``A,B`` as two names, and positions as names."""
-    each = given if isinstance(given, (list, tuple)) else (given,)
-    if not all(type(name) in (str, int) for name in each):
-        return given
-    return tuple(part.strip() for name in each for part in str(name).split(","))
-
-
-def _prior(name: str) -> str:
-    """A criterion of the table, or none."""
-    if name != "none" and name not in CRITERIA:
-        raise ValueError(f"a criterion, one of {', '.join(CRITERIA)}, or none")
-    return name
-
-
-def _method(name: str) -> str:
-    """A method of the table."""
-    if name not in METHODS:
-        raise ValueError(f"a method, one of {', '.join(METHODS)}")
-    return name
 
 
 class TrainSettings(BaseModel):
@@ -137,7 +51,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    method: Annotated[str, AfterValidator(_method), Option(metavar="NAME")] = "ato"
+    method: Annotated[Method, Option(metavar="NAME")] = "ato"
     """How to train and prune: progressive (the command's and `compress`'s own) step by step at the beginning; ato while
     it trains; the name of a criterion (magnitude, taylor, ...) the initial weights at once, and all epochs fine-tune.
     The table is `train.methods`."""
@@ -177,7 +91,7 @@ class TrainSettings(BaseModel):
     given."""
     drop: Annotated[Names, Option(metavar="GLOB")] = ()
     """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
-    couple: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), Option(metavar="A=B")] = ()
+    couple: Annotated[Pairs, Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
     width: Annotated[Names, Option(metavar="NAME=WIDTH")] = ()
@@ -188,19 +102,19 @@ class TrainSettings(BaseModel):
     experts: Annotated[Fraction | None, Option(metavar="SHARE")] = None
     """Share of the experts of each mixture that stay, those that routers send most to: another function, as declared.
     A budget is then of what is left; without one nothing else is cut. See `atograph.keep_experts`."""
-    keep_tokens: Annotated[str | tuple[int, ...] | None, BeforeValidator(_tokens), Option(metavar="FILE")] = None
+    keep_tokens: Annotated[Tokens, Option(metavar="FILE")] = None
     """A file with the numbers of the tokens that stay, a JSON list or one a line: the rest of the vocabulary goes, and
     the data gets new numbers. In Python the numbers themselves, too. See `atograph.keep_tokens`."""
-    outputs: Annotated[tuple[str, ...], BeforeValidator(_listed), Option(metavar="NAMES")] = ()
+    outputs: Annotated[Listed, Option(metavar="NAMES")] = ()
     """Outputs that the deployment reads, by the names of the ONNX file or by globs; repeatable. The others freeze
     nothing and are in no file; the training gets all of them. None named: all. See `trace`."""
-    dynamic: Annotated[tuple[str, ...], BeforeValidator(_sizes), Option(metavar="INPUT:DIM=NAME")] = ()
+    dynamic: Annotated[Sizes, Option(metavar="INPUT:DIM=NAME")] = ()
     """Sizes of inputs that are dynamic besides the batch (ids:1=sequence, x:2=32*height); repeatable. Without it they
     are the example's. See `trace`."""
-    state: Annotated[tuple[str, ...], BeforeValidator(_state), Option(metavar="OUT=IN")] = ()
+    state: Annotated[State, Option(metavar="OUT=IN")] = ()
     """Outputs that become inputs of the next call, a cache say (present=past); repeatable. Their widths go along with
     the model's. See `trace`."""
-    passes: Annotated[str, BeforeValidator(_pipeline), Option(metavar="PIPELINE")] = ""
+    passes: Annotated[Pipeline, Option(metavar="PIPELINE")] = ""
     """Passes that the program goes through before its groups are found (canonicalize,my-pass). They change no
     parameter, and the plan remembers them. See `trace`."""
     checks: Annotated[Literal["keep", "drop"], Option(metavar="keep|drop")] = "keep"
@@ -260,7 +174,7 @@ class TrainSettings(BaseModel):
     distill_hidden: NotNegative = 0.0
     """Weight of hidden states beside that: how far the outputs of blocks are from the teacher's, at the units that stay
     (FitNets, Romero et al., arXiv 1412.6550; TinyBERT, Jiao et al., arXiv 1909.10351). 0: they are not looked at."""
-    distill_layers: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    distill_layers: Listed = ()
     """Names or globs of the teacher's modules whose outputs are compared (layer3.*). None named: its blocks, or in a
     network without any all layers but the last one. See `Teacher`."""
 
@@ -319,7 +233,7 @@ class TrainSettings(BaseModel):
     """Added to the logits when there is no prior, so that the mask starts from all ones (authors' code)."""
     gamma: NotNegative = 8.0
     """Weight of ``|log(F(mask) / target)|`` (authors' code: 2 × 4)."""
-    prior: Annotated[str, AfterValidator(_prior)] = "taylor"
+    prior: Prior = "taylor"
     """Where the controller's logits start. ``none``: nowhere in particular, as in the paper. Ours: the controller
     learns a correction to a score, centred on the budget, so that a run too short to teach it much ends at a good
     mask and not at a random one. The score is that of a criterion (`passes.criteria`). ``taylor``: how much the loss
@@ -332,22 +246,22 @@ class TrainSettings(BaseModel):
     projection_start: Fraction = 0.35
     """T_start: from here every optimiser step is followed by the projection (paper: 20 %). Here it waits for the final
     mask: what has been shrunk looks unimportant from then on, so that an early mask would stay."""
-    freeze: Fraction = 0.35
+    search_end: Fraction = 0.35
     """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
     zero: Fraction = 0.45
     """From here on everything masked is exactly zero and is held there."""
-    slim_at: Annotated[Literal["zero", "freeze", "never"], Option()] = "zero"
-    """Train the slim module in the dense one's place from there on: zero (everything masked is zero), freeze, or never.
-    It costs less and changes nothing. At the freeze, what is masked is zeroed at once.
+    slim_at: Annotated[Literal["zero", "search_end", "never"], Option()] = "zero"
+    """Train the slim module in the dense one's place from there on: zero (everything masked is zero), `search_end`, or
+    never. It costs less and changes nothing. At `search_end`, what is masked is zeroed at once.
     Where the module cannot be made slim, the dense one is trained to the end."""
     lambda_start: NotNegative = 10.0
-    """λ until the freeze, where the projection starts before it (authors' code: 10)."""
-    lambda_freeze: Positive = 100.0
-    """λ right after the freeze; it rises geometrically to `lambda_end` until `zero`."""
+    """λ until `search_end`, where the projection starts before it (authors' code: 10)."""
+    lambda_search_end: Positive = 100.0
+    """λ right after `search_end`; it rises geometrically to `lambda_end` until `zero`."""
     lambda_end: Positive = 1000.0
-    """λ in the end (authors' code: 1000 from the freeze on)."""
+    """λ in the end (authors' code: 1000 from `search_end` on)."""
     paced: bool = True
-    """After the freeze, shrink each masked group by at least its norm over the steps left until `zero`. With
+    """After `search_end`, shrink each masked group by at least its norm over the steps left until `zero`. With
     λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
     once."""
 
@@ -409,7 +323,7 @@ class TrainSettings(BaseModel):
     @property
     def zero_from(self) -> float:
         """The moment from which on everything masked is exactly zero."""
-        return self.freeze if self.slim_at == "freeze" else self.zero
+        return self.search_end if self.slim_at == "search_end" else self.zero
 
     @model_validator(mode="before")
     @classmethod
@@ -426,7 +340,7 @@ class TrainSettings(BaseModel):
         shares = {**given, **{name: values[name] for name in values if name in BUDGETS}}
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
-        rest = _floors_by_layer(rest)
+        rest = floors_by_layer(rest)
         if not shares and any(rest.get(name) is not None for name in ("experts", "keep_tokens")):
             shares = {"flops": 1.0}
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
@@ -441,11 +355,11 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:
-        """The search starts before the freeze, the freeze comes before `zero`, and so does the projection."""
-        if not self.controller_start <= self.freeze <= self.zero:
-            moments = f"{self.controller_start:g}, {self.freeze:g}, {self.zero:g}"
-            raise ValueError(f"controller_start <= freeze <= zero must hold, got {moments}")
-        if not self.epochs and self.freeze:
+        """The search starts before it ends, it ends before `zero`, and so does the projection."""
+        if not self.controller_start <= self.search_end <= self.zero:
+            moments = f"{self.controller_start:g}, {self.search_end:g}, {self.zero:g}"
+            raise ValueError(f"controller_start <= search_end <= zero must hold, got {moments}")
+        if not self.epochs and self.search_end:
             raise ValueError(
                 f"epochs=0 trains nothing, but this method prunes while it trains (others: {', '.join(CRITERIA)})"
             )
@@ -481,7 +395,7 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "distill_hidden reads what blocks give, and compile leaves no blocks: train without one of them"
             )
-        about = ("latency_batch", "latency_table", "latency_target", "latency_threads")
+        about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
             raise ValueError(
