@@ -11,7 +11,7 @@ import torch
 
 from atograph.terminal import progress_line
 
-pytest_plugins = ["packages"]
+pytest_plugins = ["packages", "browsing"]
 
 NEVER = 1e6
 """Seconds that no test takes."""

@@ -79,7 +79,6 @@ def test_json_of_others_is_read_by_one_reader() -> None:
         f"atograph/{name}.py"
         for name in (
             "files/reading",
-            "inspection/page",
             "process/child_process",
             "ort/worker",
             "train/saved/checkpoints",

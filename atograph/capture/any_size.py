@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from atograph.capture.by_sizes.dynamic import Wishes, with_batch_elsewhere
 from atograph.capture.exporting import exported, exported_at_sizes, looks_at_values
-from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
+from atograph.capture.recording.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Unfollowed
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError
 from atograph.passes.ir.interface import A_SIZE_LIKE_OTHERS, DynamicSize, Example
@@ -177,7 +177,10 @@ def _gives_the_same(program: Program, model: nn.Module, inputs: Example) -> bool
     with unchanged(model):
         own = tensors_of(model(*args, **kwargs))
     args, kwargs = copied(inputs)
-    given = tensors_of(ProgramModule(program)(*args, **kwargs))
+    try:
+        given = tensors_of(ProgramModule(program)(*args, **kwargs))
+    except (RuntimeError, AtographError):  # a size that a value tells is another one than torch.export has assumed
+        return False
     return [each.shape for each in own] == [each.shape for each in given] and largest_difference(own, given) < _ROUNDING
 
 

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 from atograph.capture.by_sizes.conditions import may_be_broken
 from atograph.capture.by_sizes.dynamic import Wishes
 from atograph.capture.by_sizes.points import Try, dynamic_sizes, sets_of_points, within_limits
-from atograph.capture.origins import AnnotatedCalls
+from atograph.capture.recording.origins import AnnotatedCalls
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.from_exported import Sized, from_exported
 from atograph.passes.ir.exported.signatures import called_like, of_named_parameters
@@ -175,11 +175,13 @@ def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
 
 
 def _of_arrays(inputs: Example) -> str:
-    """What to say where arrays of numpy are given for tensors."""
+    """What to say where arrays of numpy, or shapes, are given for tensors."""
     leaves = pytree.tree_leaves(inputs)
-    return (
-        "Inputs are tensors: torch.from_numpy(array). " if any(isinstance(each, np.ndarray) for each in leaves) else ""
-    )
+    if any(isinstance(each, np.ndarray) for each in leaves):
+        return "Inputs are tensors: torch.from_numpy(array). "
+    if leaves and all(type(each) is int for each in leaves):
+        return f"Inputs are tensors, and not their shapes: torch.randn({', '.join(map(str, leaves))}). "
+    return ""
 
 
 def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:

@@ -19,7 +19,7 @@ from atograph.capture.by_sizes.dynamic import wishes_of
 from atograph.capture.by_sizes.lengths import with_lengths
 from atograph.capture.finished import ended, functional
 from atograph.capture.given.programs import as_given
-from atograph.capture.recorder import NotTraced, Unfollowed
+from atograph.capture.recording.recorder import NotTraced, Unfollowed
 from atograph.capture.time_limit import within_limit
 from atograph.capture.tracing import record_program
 from atograph.passes.errors import AtographError, UserError

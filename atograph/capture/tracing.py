@@ -9,9 +9,8 @@ samples, or code that looks at values: the model is left to `torch.export`.
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
@@ -25,11 +24,21 @@ from atograph.capture.by_sizes.conditions import Notes, Watch, found_in, ways
 from atograph.capture.by_sizes.dynamic import Wishes
 from atograph.capture.by_sizes.points import MODEL, POINTS, aligned, dynamic_sizes, sets_of_points, within_limits
 from atograph.capture.by_values.answers import Answers
-from atograph.capture.origins import Origins
-from atograph.capture.rebuilt import Rebuilt
-from atograph.capture.recorder import LooksAtValues, NotAligned, NotTraced, NotUniform, Recording, Unfollowed, record
-from atograph.capture.recordings import difference_at_sizes, first_difference, mentions_batch
-from atograph.passes.ir.fake.tensors import empty
+from atograph.capture.recording.input_names import paths_of
+from atograph.capture.recording.origins import Origins
+from atograph.capture.recording.rebuilt import Rebuilt
+from atograph.capture.recording.recorder import (
+    LooksAtValues,
+    NotAligned,
+    NotTraced,
+    NotUniform,
+    Recording,
+    Unfollowed,
+    record,
+)
+from atograph.capture.recording.recordings import difference_at_sizes, first_difference, mentions_batch
+from atograph.capture.recording.replaced import held, replaced
+from atograph.capture.recording.without_data import without_data
 from atograph.passes.ir.interface import Condition, Example, Interface, Ways
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import BATCH
@@ -149,7 +158,7 @@ class _Trace:
             self._check_other_batches(recorded, _SMALL[:1])
         signature = inspect.signature(self.model.forward)
         points, shapes = self._at_points(recorded, wishes) if wishes else ({}, {})
-        rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), _held(self.model), shapes)
+        rebuilt = Rebuilt(recorded, self.state, self._input_names(signature), held(self.model), shapes)
         assert returns is not None
         gone: Ways = ()
         if wishes:
@@ -322,22 +331,24 @@ class _Trace:
 
     def _without_data(self, batch: int, sizes: _Sizes = _NO_SIZES) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The state, and the inputs for a batch of some size and other sizes of leaves, as tensors without data."""
-        state = [_empty(self.mode, value) for value in self.state.values()]
+        state = [without_data(self.mode, value) for value in self.state.values()]
         tensors = [(leaf, value) for leaf, value in enumerate(self.leaves) if isinstance(value, torch.Tensor)]
         changed = [
             {**({0: batch} if value.dim() and value.shape[0] == self.batch else {}), **sizes.get(leaf, {})}
             for leaf, value in tensors
         ]
-        return state, [_empty(self.mode, value, each) for (_leaf, value), each in zip(tensors, changed, strict=True)]
+        return state, [
+            without_data(self.mode, value, each) for (_leaf, value), each in zip(tensors, changed, strict=True)
+        ]
 
     def _call(self, state: list[torch.Tensor], inputs: list[torch.Tensor]) -> Sequence[object]:
         following = iter(inputs)
         leaves = [next(following) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.takes)
         # what a module keeps of one run must not reach the next one
-        replaced = _replaced(self.model, list(self.state.values()), state)
+        others = replaced(self.model, list(self.state.values()), state)
         unmixed = patch.object(torch, "compile", _compiles)
-        with unchanged(self.model), replaced, unmixed, readers_of_training(self.model) as readers:
+        with unchanged(self.model), others, unmixed, readers_of_training(self.model) as readers:
             results, self.returns = pytree.tree_flatten(self.model(*args, **kwargs))
         self.reads_training |= bool(readers)
         return results
@@ -346,7 +357,7 @@ class _Trace:
         """For each leaf of the arguments what it is called, after the parameters of ``forward``; None if no tensor."""
         args, kwargs = pytree.tree_unflatten([[index] for index in range(len(self.leaves))], self.takes)
         names: list[str | None] = [None] * len(self.leaves)
-        for path, [index] in _paths(signature.bind(*args, **kwargs).arguments, signature):
+        for path, [index] in paths_of(signature.bind(*args, **kwargs).arguments, signature):
             names[index] = path if isinstance(self.leaves[index], torch.Tensor) else None
         return names
 
@@ -364,77 +375,3 @@ def _resized(wishes: Wishes, points: Mapping[str, tuple[int, ...]], index: int) 
         for leaf, dim, multiple in size.places:
             sizes.setdefault(leaf, {})[dim] = multiple * points[size.name][index]
     return sizes
-
-
-def _empty(mode: FakeTensorMode, value: torch.Tensor, sizes: Mapping[int, int] | None = None) -> torch.Tensor:
-    if sizes:
-        shape = tuple(sizes.get(dim, size) for dim, size in enumerate(value.shape))
-        return empty(mode, shape, value.dtype, value.device, _strides_like(value, shape))
-    made = empty(mode, value.shape, value.dtype, value.device, value.stride())
-    if isinstance(value, nn.Parameter):
-        made._is_param = True  # what nn.Module looks at before it takes it for one
-        made.requires_grad_(value.requires_grad)
-    return made
-
-
-def _strides_like(value: torch.Tensor, shape: tuple[int, ...]) -> list[int] | None:
-    """Strides of a tensor whose dims lie in memory in the order in which those of ``value`` do; None if contiguous."""
-    channels_last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
-    if value.is_contiguous() and not channels_last:
-        return None
-    order = sorted(range(value.dim()), key=lambda dim: (value.stride(dim), -dim))
-    strides, step = [0] * value.dim(), 1
-    for dim in order:
-        strides[dim] = step
-        step *= shape[dim]
-    return strides
-
-
-def _paths(arguments: Mapping[str, object], signature: inspect.Signature) -> Iterator[tuple[str, list[int]]]:
-    """A name for each leaf, a list of its number, made of the keys on the way to it."""
-    for name, value in arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            yield from _paths_within("", value)
-        else:
-            yield from _paths_within(name, value)
-
-
-def _paths_within(name: str, value: object) -> Iterator[tuple[str, list[int]]]:
-    is_leaf = lambda item: isinstance(item, list) and len(item) == 1 and type(item[0]) is int  # noqa: E731
-    for keys, leaf in pytree.tree_flatten_with_path(value, is_leaf=is_leaf)[0]:
-        parts = [name, *(re.sub(r"\W+", "_", pytree.keystr((key,))).strip("_") for key in keys)]
-        yield "_".join(part for part in parts if part), leaf
-
-
-@contextmanager
-def _replaced(model: nn.Module, old: list[torch.Tensor], new: list[torch.Tensor]) -> Iterator[None]:
-    """Within it, the model holds other tensors, wherever one of the old ones stands."""
-    replacement = {id(before): after for before, after in zip(old, new, strict=True)}
-    replaced = []
-    with ExitStack() as restored:
-        for module in model.modules():
-            for table in (module._parameters, module._buffers, vars(module)):
-                for name, tensor in list(table.items()):
-                    if isinstance(tensor, torch.Tensor):
-                        made = replacement.get(id(tensor), tensor)
-                        if made is not tensor:
-                            replaced.append((table, name, made))
-                            # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
-                            setattr(module, name, made)
-                            restored.callback(setattr, module, name, tensor)
-        yield
-        for table, name, made in replaced:
-            if type(table) is dict and not _remade(made, table.get(name)):
-                raise NotTraced(f"its code puts another tensor in the place of {name}")
-
-
-def _remade(made: torch.Tensor, after: object) -> bool:
-    """Whether a tensor is still there after a call, or a table of another size, made because it was needed."""
-    if after is made or isinstance(made, nn.Parameter):
-        return after is made
-    return isinstance(after, torch.Tensor) and after.shape != made.shape
-
-
-def _held(model: nn.Module) -> set[int]:
-    """The tensors that a model's modules have for plain attributes."""
-    return {id(value) for module in model.modules() for value in vars(module).values()}

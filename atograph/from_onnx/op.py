@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx
 import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from atograph.capture.by_values.raises import read_by
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.table import ROWS, Row, Value, is_known
 from atograph.passes.errors import UserError
@@ -80,7 +82,8 @@ class Op(nn.Module):
         """Compute it; one value for each output."""
         taken = [self._as_asked(position, value) for position, value in enumerate(values)]
         try:
-            made = self.row.compute(self, *taken)
+            with read_by(f"what {self.place} reads", _WHY_DECIDED.get(self, "")):
+                made = self.row.compute(self, *taken)
         except Exception as error:
             if not getattr(error, "__notes__", None):
                 error.add_note(self.place)
@@ -96,6 +99,11 @@ class Op(nn.Module):
     def refuse(self, why: str, hint: str | None = None) -> NotKnown:
         """An error about this node."""
         return NotKnown(f"{self.place}: {why}.", where="the ONNX file", hint=hint)
+
+    def decided_because(self, why: str) -> None:
+        """Say why values of the example decide here, and not those of each call; whoever captures a module puts back
+        what it holds, but not this."""
+        _WHY_DECIDED[self] = why
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute."""
@@ -166,6 +174,9 @@ class Op(nn.Module):
         if found is not None:
             return [*found] if isinstance(found, (list, tuple)) else [found]
         return None if value is None else self.numbers(value)
+
+
+_WHY_DECIDED: WeakKeyDictionary[Op, str] = WeakKeyDictionary()
 
 
 def all_known(*values: Value) -> bool:

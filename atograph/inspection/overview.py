@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import fx
 
+from atograph.inspection.costs.left import Left, left_by
+from atograph.inspection.costs.stops import Stop, stops
+from atograph.inspection.inputs import InputView, inputs_of
 from atograph.inspection.interfaces import Traced
 from atograph.passes.analysis.couplings import joins
 from atograph.passes.analysis.groups import Group
@@ -104,6 +107,8 @@ class ParameterView(_Record):
     name: str
     module: str
     shape: tuple[int, ...]
+    kept: tuple[int, ...] | None
+    """Its sizes by a plan; None where there is no plan, or nothing of it stays."""
     groups: tuple[tuple[str, ...], ...]
     """For each dimension the groups whose units it holds; none where it is structural, as kernel sizes are."""
 
@@ -117,6 +122,9 @@ class ModuleView(_Record):
     """Of its own ops and of all modules in it, for a batch of one."""
     params: int
     """The same of parameters; shared ones count where they are held first."""
+    kept_flops: int | None
+    kept_params: int | None
+    """The same of both as a plan leaves them; None where there is no plan."""
     source: str
     """The line of the first call that it makes; empty for one that makes none."""
 
@@ -134,6 +142,13 @@ class Overview(_Record):
     flops: int
     params: int
     bytes: int
+    kept_flops: int | None
+    kept_params: int | None
+    """FLOPs and parameters that a plan leaves; None where there is no plan."""
+    inputs: tuple[InputView, ...]
+    """What the network is called with; none where that is more than tensors."""
+    stops: tuple[Stop, ...]
+    """Why groups stay, reason by reason."""
     modules: tuple[ModuleView, ...]
     """In the order in which they run, each before those in it."""
     parameters: tuple[ParameterView, ...]
@@ -166,6 +181,9 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
         _hanging(added(by_node.values()), counts.sizes),
         _hanging(params_with(program, counts), counts.sizes),
     )
+    left = None if plan is None else left_by(graph, plan)
+    dense = {node: value_at(cost, counts.sizes) for node, cost in by_node.items()}
+    modules = tuple(_modules(graph, dense, left))
     readers, joined = dict(_readers(program)), joins(graph.groups.axes)
     return Overview(
         name=name or ("program" if graph.model is None else type(graph.model).__name__),
@@ -175,8 +193,12 @@ def overview(graph: Traced, plan: Plan | None = None, *, name: str = "", floor: 
         flops=graph.flops,
         params=graph.params,
         bytes=graph.bytes,
-        modules=tuple(_modules(graph, {node: value_at(cost, counts.sizes) for node, cost in by_node.items()})),
-        parameters=tuple(_parameters(graph)),
+        kept_flops=modules[0].kept_flops,
+        kept_params=modules[0].kept_params,
+        inputs=inputs_of(program),
+        stops=stops(graph),
+        modules=modules,
+        parameters=tuple(_parameters(graph, left)),
         groups=tuple(
             GroupView(
                 name=group.name,
@@ -249,7 +271,7 @@ def _members(group: Group, readers: Mapping[str, tuple[SourceOp, ...]]) -> Itera
             )
 
 
-def _parameters(graph: Traced) -> Iterator[ParameterView]:
+def _parameters(graph: Traced, left: Left | None) -> Iterator[ParameterView]:
     axes, by_axis = graph.groups.axes, graph.groups.by_axis()
     names = graph.program.parameter_names()
     for node, name in graph.program.state_nodes():
@@ -260,30 +282,45 @@ def _parameters(graph: Traced) -> Iterator[ParameterView]:
                 name=name,
                 module=name.rpartition(".")[0],
                 shape=tuple(graph.program.state[name].shape),
+                kept=None if left is None else left.shapes[name],
                 groups=tuple(map(tuple, held)),
             )
 
 
-def _modules(graph: Traced, flops: Mapping[fx.Node, int]) -> Iterator[ModuleView]:
+@dataclass
+class _Own:
+    """What one module computes and holds by itself, before and after."""
+
+    flops: int = 0
+    params: int = 0
+    kept_flops: int = 0
+    kept_params: int = 0
+    line: str = ""
+
+
+def _modules(graph: Traced, flops: Mapping[fx.Node, int], left: Left | None) -> Iterator[ModuleView]:
     """Every module that runs or holds a parameter, in the order in which they first do, each before what is in it."""
-    own_flops, own_params, lines = dict[str, int](), dict[str, int](), dict[str, str]()
-    order: dict[str, None] = {"": None}
+    own: dict[str, _Own] = {"": _Own()}
     for node in graph.groups.axes.regions.order:
         if node.op == "call_function":
-            module = module_of(node)
-            order.setdefault(module)
-            own_flops[module] = own_flops.get(module, 0) + flops.get(node, 0)
-            lines.setdefault(module, source_of(node))
-    for parameter in _parameters(graph):
-        order.setdefault(parameter.module)
-        own_params[parameter.module] = own_params.get(parameter.module, 0) + prod(parameter.shape)
-    for name in _as_a_tree(order):
+            here = own.setdefault(module_of(node), _Own())
+            here.flops += flops.get(node, 0)
+            here.kept_flops += 0 if left is None else left.flops.get(node, 0)
+            here.line = here.line or source_of(node)
+    for parameter in _parameters(graph, left):
+        here = own.setdefault(parameter.module, _Own())
+        here.params += prod(parameter.shape)
+        here.kept_params += 0 if left is None else left.params(parameter.name)
+    for name in _as_a_tree(own):
+        below = [each for other, each in own.items() if not name or other == name or other.startswith(f"{name}.")]
         yield ModuleView(
             name=name,
             type=_type_of(graph, name),
-            flops=_within(name, own_flops),
-            params=_within(name, own_params),
-            source=lines.get(name, ""),
+            flops=sum(each.flops for each in below),
+            params=sum(each.params for each in below),
+            kept_flops=None if left is None else sum(each.kept_flops for each in below),
+            kept_params=None if left is None else sum(each.kept_params for each in below),
+            source=own[name].line if name in own else "",
         )
 
 
@@ -300,10 +337,6 @@ def _as_a_tree(names: Iterable[str]) -> Iterator[str]:
         name = waiting.pop()
         yield name
         waiting.extend(reversed(children.get(name, {})))
-
-
-def _within(name: str, own: Mapping[str, int]) -> int:
-    return sum(value for other, value in own.items() if not name or other == name or other.startswith(f"{name}."))
 
 
 def _type_of(graph: Traced, name: str) -> str:

@@ -1,24 +1,40 @@
 """An overview, and the run that came of it, as one page of HTML that asks for nothing from outside.
 
-Names in it are the user's, and so may be anything: they travel as JSON, and the script only ever makes text of them.
-A Content-Security-Policy lets nothing run but the scripts that stand in the page.
+Names in it are the user's, and so may be anything: they travel as JSON or are escaped, and the script only ever makes
+text of them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from markupsafe import Markup
-
+from atograph.inspection.of_run.view import run_view
 from atograph.inspection.overview import GroupView, Overview
+from atograph.inspection.pages import lines
+from atograph.inspection.pages.template import rendered
 from atograph.inspection.rows import rows
-from atograph.inspection.template import asset, digest, template
 from atograph.inspection.text import places, ties, units_at
+from atograph.report import numbers
 from atograph.report.run import Report
 
 _SCRIPTS = ("dom.js", "network.js", "tree.js", "groups.js", "panel.js", "stops.js", "run.js", "page.js")
 """Joined in this order, the page's one script."""
+
+_SIZE = {
+    "width": lines.WIDTH, "height": lines.HEIGHT, "left": lines.LEFT, "right": lines.WIDTH - lines.RIGHT,
+    "top": lines.TOP, "bottom": lines.HEIGHT - lines.BOTTOM,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Total:
+    """A figure of the header: ``after`` is what a plan leaves, empty where there is none."""
+
+    name: str
+    before: str
+    after: str
+    title: str
 
 
 def page(shown: Overview, report: Report | None = None) -> str:
@@ -26,22 +42,41 @@ def page(shown: Overview, report: Report | None = None) -> str:
 
     Args:
         shown: the network; with a plan's widths, the page tells them too.
-        report: of the run; its curves are plotted, so that the page grows by some 5 MB.
+        report: of the run.
     """
-    style, script = asset("page.css"), "\n".join(map(asset, _SCRIPTS))
-    plots = None if report is None else _plots()
-    data = {
-        "overview": shown.model_dump(mode="json", exclude={"groups"}) | {"groups": list(map(_group, shown.groups))},
-        "report": None if report is None else json.loads(report.model_dump_json()),  # no NaN, which JSON has not
-    }
-    return template("page.html.j2").render(
-        name=shown.name,
-        policy=_policy(style, script, plots),
+    data = shown.model_dump(mode="json", exclude={"groups", "inputs"}) | {"groups": list(map(_group, shown.groups))}
+    return rendered(
+        "page.html.j2",
+        styles=("network.css", *(["run.css"] if report else [])),
+        scripts=_SCRIPTS,
+        title=shown.name,
+        note=shown.note,
+        totals=list(_totals(shown)),
+        run=None if report is None else run_view(report, shown),
+        size=_SIZE,
         data=data,
-        style=Markup(style),
-        script=Markup(script),
-        plots=None if plots is None else Markup(plots),
     )
+
+
+def _totals(shown: Overview) -> Iterator[_Total]:
+    costs = (
+        ("FLOPs", shown.flops, shown.kept_flops, " for a batch of one"),
+        ("parameters", shown.params, shown.kept_params, ""),
+    )
+    for name, before, after, of in costs:
+        if after is None:
+            yield _Total(name, numbers.count(before), "", f"{before:,} {name}{of}")
+        else:
+            title = f"{before:,} {name} before, {after:,} after, {numbers.percent(after / max(before, 1))}{of}"
+            yield _Total(name, numbers.count(before), numbers.count(after), title)
+    prunable = shown.prunable
+    units = sum(group.units for group in prunable)
+    kept = sum(group.units if group.kept is None else group.kept for group in prunable)
+    left = "" if shown.kept_flops is None else f"{kept:,}"
+    title = f"{len(prunable):,} of {len(shown.groups):,} groups can be pruned; units are those of these groups"
+    yield _Total("units", f"{units:,}", left, title)
+    if shown.kept_flops is None:
+        yield _Total("groups can be pruned", f"{len(prunable):,} of {len(shown.groups):,}", "", "")
 
 
 def _group(group: GroupView) -> dict[str, object]:
@@ -65,20 +100,3 @@ def _members(group: GroupView) -> Iterator[dict[str, object]]:
             "ops": places(each.reads),
             "zero": zero.get((each.parameter, each.dim), []),
         }
-
-
-def _plots() -> str:
-    from plotly.offline import get_plotlyjs
-
-    found: str = get_plotlyjs()
-    return found.replace("\r\n", "\n").replace("\r", "\n")  # as the browser reads it: the policy names its digest
-
-
-def _policy(style: str, script: str, plots: str | None) -> str:
-    """Nothing from outside, and of what stands in the page only what was put there."""
-    scripts = [script] if plots is None else [plots, script]
-    styles = digest(style) if plots is None else "'unsafe-inline'"  # Plotly brings its own, and styles what it draws
-    return (
-        f"default-src 'none'; script-src {' '.join(map(digest, scripts))}; style-src {styles}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )

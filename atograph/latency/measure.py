@@ -18,7 +18,7 @@ from atograph.values.user_code import one_line
 def measure_latency(
     dense: FileModel, slim: FileModel, inputs: Inputs, cut: Inputs, *, batch: int = 1, seconds: float = 1.0
 ) -> Latency:
-    """Median milliseconds per call of both models, and the distance between the quartiles.
+    """Median milliseconds per call of both models, and the quartiles.
 
     Args:
         dense, slim: the two files, in the same runtime.
@@ -31,6 +31,7 @@ def measure_latency(
     return Latency(
         runtime=dense.runtime.title, batch=batch, threads=dense.threads, dense=whole.ms, slim=narrow.ms,
         dense_spread=whole.spread, slim_spread=narrow.spread,
+        dense_quartiles=whole.quartiles, slim_quartiles=narrow.quartiles,
     )  # fmt: skip
 
 
@@ -40,11 +41,21 @@ class Timed:
 
     Attributes:
         ms: their median in milliseconds.
-        spread: between the quartiles.
+        quartiles: a quarter of them was faster than the first, a quarter slower than the second.
     """
 
     ms: float
-    spread: float
+    quartiles: tuple[float, float]
+
+    @property
+    def spread(self) -> float:
+        """Between the quartiles."""
+        return self.quartiles[1] - self.quartiles[0]
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What a point of a curve holds of it (`report.tradeoff.Point`)."""
+        return {"ms": self.ms, "spread": self.spread, "quartiles": self.quartiles}
 
 
 def medians_in_turns(files: Sequence[tuple[FileModel, Inputs]], *, seconds: float) -> list[Timed]:
@@ -56,7 +67,7 @@ def medians_in_turns(files: Sequence[tuple[FileModel, Inputs]], *, seconds: floa
     """
     taken = times_in_turns([(model, model.feed(*args, **kwargs)) for model, (args, kwargs) in files], seconds=seconds)
     quartiles = [statistics.quantiles(times, n=4) for times in taken]
-    return [Timed(middle, upper - lower) for lower, middle, upper in quartiles]
+    return [Timed(middle, (lower, upper)) for lower, middle, upper in quartiles]
 
 
 def times_in_turns(calls: Sequence[tuple[FileModel, Feed]], *, seconds: float) -> list[list[float]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from atograph.capture.origins import CallInSource
+from atograph.capture.recording.origins import CallInSource
 from atograph.passes.errors import AtographError
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.outputs import left_out_text

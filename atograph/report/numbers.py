@@ -35,6 +35,13 @@ def macs(flops: float) -> str:
     return f"{three_digits(flops / 2 / divisor)} {letter}MACs"
 
 
+def median_text(median: float, quartiles: tuple[float, float] | None) -> str:
+    """``1.99 (1.80–2.31)``: a median with its quartiles, where they are known."""
+    if quartiles is None:
+        return three_digits(median)
+    return f"{three_digits(median)} ({three_digits(quartiles[0])}–{three_digits(quartiles[1])})"
+
+
 def percent(share: float) -> str:
     """``30.0 %``."""
     return f"{100 * share:.1f} %"

@@ -134,12 +134,13 @@ def check_budgets(budgets: Budgets, groups: Groups, floor: float, round_to: int)
 
 def _limits(groups: Groups, floor: float, round_to: int) -> Iterator[tuple[str, str]]:
     """What keeps a budget from being met, each with what can be done about it."""
-    units = max(group.least for group in groups.prunable)
+    wished = [group for group in groups if group.frozen is not None and group.frozen.wish]
+    units = max((group.least for group in (*groups.prunable, *wished)), default=1)
     if units > 1:
         yield f"at least {units} units of each group kept", "keep fewer (min_units)"
-    wishes = sum(group.frozen is not None and group.frozen.wish for group in groups)
+    wishes = sum(not 1 < group.size <= group.least for group in wished)
     if wishes:
-        yield f"{wishes} groups whole that could be pruned", "freeze less"
+        yield f"{wishes} group{'s' if wishes > 1 else ''} whole that could be pruned", "freeze less"
     if floor or not (units > 1 or wishes):
         yield f"at least {100 * floor:.3g} % of each group kept", "lower the floor"
     if round_to > 1:

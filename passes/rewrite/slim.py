@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from atograph.passes.ir.regions.regions import Regions
 from atograph.passes.ir.sizes import is_dynamic, text
 from atograph.passes.ir.state import carried
 from atograph.passes.plan.plan import Plan
+from atograph.passes.rewrite.arguments import Slot, argument_at, set_argument, slot_of
 from atograph.passes.rewrite.cut_state import with_cut_state
 from atograph.passes.rewrite.kept import Kept
 from atograph.passes.rewrite.leftovers import Leftovers
@@ -115,10 +116,6 @@ def recomputed(program: Program, kept: Kept) -> Iterator[tuple[fx.Node, set[Axis
     for node in rewrite.lowered:
         if not rewrite.does_the_same(node):
             yield node, rewrite.shrunken(node)
-
-
-Slot: TypeAlias = int | str
-"""Of an argument of a node: its position, or its keyword."""
 
 
 class _Lowering:
@@ -315,24 +312,24 @@ class _Rewrite:
         if effect is None:
             return copied
         for name, dims in effect.sizes.items():
-            self._print_size(copied, _slot(node, name), dims)
+            self._print_size(copied, slot_of(node, name), dims)
         for name, before in effect.positions.items():
-            slot = _slot(node, name)
-            index = _argument(copied, slot)
+            slot = slot_of(node, name)
+            index = argument_at(copied, slot)
             from_the_end = isinstance(index, int) and index < 0 and self._cut_dim_shrinks(node)
             if from_the_end or self.kept.shrinks(before):
-                _set_argument(copied, slot, self.printed(self.kept.size(before), copied))
+                set_argument(copied, slot, self.printed(self.kept.size(before), copied))
         return copied
 
     def _cut_dim_shrinks(self, node: fx.Node) -> bool:
         """Whether a dim that a node takes a part of shrinks."""
-        x, dim = node.args[0], _argument(node, _slot(node, "dim"))
+        x, dim = node.args[0], argument_at(node, slot_of(node, "dim"))
         return self.kept.shrinks(self.axes.shape(x)[dim or 0])  # type: ignore[arg-type]
 
     def _print_size(self, copied: fx.Node, slot: Slot, dims: Dim | Sequence[Dim | None]) -> None:
         """Print one argument again, where a dim in it shrinks."""
         each = [dims] if isinstance(dims, Dim) else list(dims)
-        old = _argument(copied, slot)
+        old = argument_at(copied, slot)
         before_each = old if isinstance(old, (list, tuple)) else [old]
         new: list[Argument] = [
             self.printed(self.kept.size(dim), copied) if dim is not None and self._is_stale(before, dim) else before
@@ -340,7 +337,7 @@ class _Rewrite:
         ]
         if all(before is after for before, after in zip(before_each, new, strict=True)):
             return
-        _set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
+        set_argument(copied, slot, new[0] if isinstance(dims, Dim) else new)
 
     def _is_stale(self, argument: object, dim: Dim) -> bool:
         """Whether an argument, copied from the old graph, is not the size that the dim has now."""
@@ -406,23 +403,3 @@ class _Rewrite:
                 wanted = tuple(self.kept.size(dim) for dim in shape)
                 if found != wanted:
                     raise InternalError(f"slim node {new.name} has shape {found}, its axes say {wanted}.")
-
-
-def _slot(node: fx.Node, name: str) -> Slot:
-    """Where an argument of a name in the schema stands."""
-    arguments = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    position = arguments.index(name)
-    return position if position < len(node.args) else name
-
-
-def _argument(node: fx.Node, slot: Slot) -> Any:
-    """The argument at a slot; None where it is not given."""
-    return node.args[slot] if isinstance(slot, int) else node.kwargs.get(slot)
-
-
-def _set_argument(node: fx.Node, slot: Slot, value: Argument) -> None:
-    node.meta.pop("val", None)  # to be derived anew, whatever its inputs are
-    if isinstance(slot, int):
-        node.update_arg(slot, value)
-    else:
-        node.update_kwarg(slot, value)

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import atograph
-from atograph.capture.origins import Origins
-from atograph.capture.recorder import NotTraced, Unfollowed, record
+from atograph.capture.recording.origins import Origins
+from atograph.capture.recording.recorder import NotTraced, Unfollowed, record
 from atograph.capture.to_program import capture
 from atograph.passes.ir.sizes import BATCH
 

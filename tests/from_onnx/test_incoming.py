@@ -225,8 +225,8 @@ def test_inputs_are_given_by_the_names_of_the_file(tmp_path: Path) -> None:
     assert isinstance(graph.model, OnnxProgram)
 
 
-def test_a_decision_by_an_input_is_the_example_s(tmp_path: Path) -> None:
-    """An `If` on a value that is fed: the program has the example's branch, at the example's sizes, and says so."""
+def test_an_input_decides(tmp_path: Path) -> None:
+    """An `If` on a value that is fed: the program has both branches, and the example one of the rates."""
     node, held = helper.make_node, numpy_helper.from_array
     inner = [
         helper.make_graph(
@@ -254,9 +254,12 @@ def test_a_decision_by_an_input_is_the_example_s(tmp_path: Path) -> None:
     assert program.interface.example is not None
     assert program.interface.example[0][1] == 16000
     slim = proved(path, tmp_path)
-    assert any("then_branch" in name for name in slim.passes_program.state)
-    with pytest.raises(atograph.UserError, match="decide"):
-        slim(program.interface.example[0][0], torch.tensor(8000))
+    assert {name.split(".")[2] for name in slim.passes_program.state if "bodies" in name} == {
+        "then_branch", "else_branch",
+    }  # fmt: skip
+    x = program.interface.example[0][0]
+    one, other = (slim(x, torch.tensor(rate))["y"] for rate in (16000, 8000))
+    assert not torch.allclose(one, other)
 
 
 def test_a_file_of_torch_onnx_is_written_again(tmp_path: Path) -> None:

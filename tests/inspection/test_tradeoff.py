@@ -9,7 +9,8 @@ from textwrap import dedent
 
 import pytest
 
-from atograph.inspection.tradeoff.figure import figure, labels, texts, ticks
+from atograph.inspection.pages.axis import texts, ticks
+from atograph.inspection.tradeoff.figure import figure, labels
 from atograph.inspection.tradeoff.ladder import ladder_page
 from atograph.report.chart import charts
 from atograph.report.ladder import LadderReport, LadderRung
@@ -47,7 +48,7 @@ def rung(asked: float, metric: float | None, ms: float | None, training: float |
 
 LADDER = LadderReport(
     name="<i>digits", budget="flops", metric="top-1", better="max", batch=1, threads=1,
-    dense=Point(flops=1.0, params=1.0, metric=0.981, ms=0.2, spread=0.01),
+    dense=Point(flops=1.0, params=1.0, metric=0.981, ms=0.2, spread=0.01, quartiles=(0.195, 0.205)),
     rungs=[rung(0.7, 0.985, 0.21, 0.8), rung(0.5, 0.978, 0.14, 0.55), rung(0.3, 0.978, 0.11, 0.3)],
 ).marked()  # fmt: skip
 
@@ -119,7 +120,7 @@ def test_the_page_of_a_ladder(tmp_path: Path) -> None:
         (front,) = re.findall(r'class="front-line" points="([^"]*)"', each)
         places = [float(place.split(",")[0]) for place in front.split()]
         assert len(places) == each.count(' front" d=') and places == sorted(places)
-    assert "0.200 ± 0.01" in page and "(batch 1, 1 thread)" in page
+    assert "0.200 (0.195–0.205)" in page and "(batch 1, 1 thread)" in page
 
 
 @pytest.mark.parametrize(

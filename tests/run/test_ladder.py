@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_is_not_there(tmp_path: Path, options: dict[str,
     report = descend(tmp_path / "run", **QUICK, **options).report
     assert [rung.ms is not None for rung in (report.dense, *report.rungs)] == [timed] * 3 and report.notes == []
     assert report.batch == (options.get("batch", 1) if timed else None)
-    assert (tmp_path / "run" / "report.html").read_text().count("aria-label") == drawn
+    assert (tmp_path / "run" / "report.html").read_text().count('role="img" aria-label') == drawn
 
 
 class Second(Alone):

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from atograph.capture.by_sizes.dynamic import Wishes
 from atograph.capture.by_sizes.points import whole
-from atograph.capture.origins import line_of_user
+from atograph.capture.recording.origins import line_of_user
 from atograph.passes.ir.express import Expression, Known, Part, express
 from atograph.passes.ir.interface import SIGNS, Condition, Formula, Ways
 from atograph.passes.ir.sizes import BATCH, Size, is_dynamic

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from atograph.capture.by_sizes.dynamic import Wanted, Wishes
-from atograph.capture.recorder import SAME, NotAligned, Recording
-from atograph.capture.recordings import arguments_of, at_reader, same_constant
+from atograph.capture.recording.recorder import SAME, NotAligned, Recording
+from atograph.capture.recording.recordings import arguments_of, at_reader, same_constant
 from atograph.passes.ir.interface import DynamicSize, Place
 from atograph.passes.ir.sizes import Size
 

@@ -11,8 +11,8 @@ import torch
 from torch import fx, nn
 from torch.fx.node import Argument
 
+from atograph.capture.by_values.known_values import KnownValues, Unknown
 from atograph.capture.by_values.raises import Reading, reading
-from atograph.capture.known_values import KnownValues, Unknown
 from atograph.passes.ir.decisions import Decision, add_check, comparing, holding
 from atograph.passes.torch_private import OpOverload, disable_current_modes, pytree
 

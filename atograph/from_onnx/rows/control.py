@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atograph.from_onnx.branches import either
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value, row
@@ -12,9 +13,11 @@ from atograph.from_onnx.table import Value, row
 MOST_STEPS = 1_000
 
 
-@row("If", known=(0,))
+@row("If")
 def if_(op: Op, condition: Value, *outer: Value) -> tuple[Value, ...]:
-    """One of two graphs."""
+    """One of two graphs; both, where a program is made that has to hold whatever the data say."""
+    if isinstance(condition, torch.Tensor) and torch.compiler.is_exporting():
+        return either(op, condition, outer)
     chosen = condition.item() if isinstance(condition, Known) else bool(condition)
     return op.body("then_branch" if chosen else "else_branch", (), outer)
 
@@ -24,7 +27,8 @@ def loop(op: Op, count: Value, condition: Value, *rest: Value) -> tuple[Value, .
     """A graph again and again: as often as is known, or as the example does."""
     count_of = len(rest) - len(op.captured)
     carried, outer = rest[:count_of], rest[count_of:]
-    most = None if count is None else op.number(count)
+    most = op.number(count)
+    most = int(most) if isinstance(count, torch.Tensor) else most
     op.by_length = isinstance(count, Known) and count.sized
     goes_on = condition is None or bool(condition.item() if isinstance(condition, Known) else condition)
     rows: list[list[Value]] = [[] for _ in op.outputs[count_of:]]

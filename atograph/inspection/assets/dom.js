@@ -47,14 +47,3 @@ function bar(share, kind = '') {
   const part = Math.min(Math.max(share, 0), 1);
   return el('span', { class: `meter ${kind}`, 'aria-hidden': 'true', '--part': part });
 }
-
-/** A table: headings, rows of texts, and which columns are numbers. */
-function table(headings, lines, { numbers = [], caption = null } = {}) {
-  const kind = (column) => (numbers.includes(column) ? 'number' : null);
-  return el('table', {},
-    caption && el('caption', {}, caption),
-    el('thead', {}, el('tr', {}, headings.map((text, i) => el('th', { scope: 'col', class: kind(i) }, text)))),
-    el('tbody', {}, lines.map((line) => el('tr', {}, line.map((cell, i) => (i === 0
-      ? el('th', { scope: 'row', class: kind(i) }, cell)
-      : el('td', { class: kind(i) }, cell)))))));
-}

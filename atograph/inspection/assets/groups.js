@@ -29,7 +29,7 @@ function option(group) {
   },
   swatch(group),
   el('span', { class: 'group-name' }, group.name),
-  el('span', { class: 'group-units' }, group.kept === null ? whole(group.units) : `${whole(group.kept)} / ${whole(group.units)}`),
+  el('span', { class: 'group-units' }, beforeAfter(whole(group.units), group.kept === null ? null : whole(group.kept))),
   el('span', { class: 'group-share', title: 'of the parameters' }, percent(params)),
   el('span', { class: 'group-place', title: group.made_by.join(', ') }, first ?? '', rest.length > 0 && `  +${rest.length}`),
   group.kept === null || !group.prunable ? null : el('span', { class: 'group-kept' }, bar(group.kept / group.units, 'keeps')));

@@ -3,22 +3,22 @@
 // The data of the page as a tree of nodes: modules, runs of repeated blocks, and parameters that stand in a module which
 // holds other modules.
 
-const { overview: NET, report: REPORT } = JSON.parse(byId('data').textContent);
+const NET = JSON.parse(byId('data').textContent);
 
 const GROUPS = new Map(NET.groups.map((group, index) => [group.name, { ...group, index }]));
 const PARAMETERS = new Map(NET.parameters.map((parameter) => [parameter.name, parameter]));
-const PLANNED = NET.groups.some((group) => group.kept !== null);
+const PLANNED = NET.kept_flops !== null;
 
 const NODES = [];
 const CONTAINERS = new Set(['Sequential', 'ModuleList', 'ModuleDict']);
 
 const lastPart = (name) => name.slice(name.lastIndexOf('.') + 1);
 const parentOf = (name) => name.slice(0, Math.max(name.lastIndexOf('.'), 0));
-const elements = (parameter) => parameter.shape.reduce((product, size) => product * size, 1);
+const product = (shape) => shape.reduce((all, size) => all * size, 1);
 
 function addNode(kind, name, title, given) {
   const node = {
-    id: NODES.length, kind, name, title, type: '', parent: null, children: [], parameters: [], params: 0, flops: 0, ...given,
+    id: NODES.length, kind, name, title, type: '', parent: null, children: [], parameters: [], params: 0, flops: 0, keptParams: 0, keptFlops: 0, ...given,
   };
   NODES.push(node);
   return node;
@@ -27,8 +27,9 @@ function addNode(kind, name, title, given) {
 /** The root, with all below it. */
 function grow() {
   const byName = new Map();
-  for (const { name, type, params, flops, source } of NET.modules) {
-    byName.set(name, addNode('module', name, lastPart(name) || NET.name, { type, params, flops, source }));
+  for (const { name, type, params, flops, kept_params: keptParams, kept_flops: keptFlops, source } of NET.modules) {
+    const costs = { params, flops, keptParams, keptFlops };
+    byName.set(name, addNode('module', name, lastPart(name) || NET.name, { type, source, ...costs }));
     if (name) byName.get(parentOf(name)).children.push(byName.get(name));
   }
   for (const parameter of NET.parameters) (byName.get(parameter.module) ?? byName.get('')).parameters.push(parameter);
@@ -36,7 +37,7 @@ function grow() {
   for (const node of byName.values()) {
     if (!node.children.length) continue;
     const own = node.parameters.map((parameter) => addNode('parameter', parameter.name, lastPart(parameter.name), {
-      parameters: [parameter], params: elements(parameter),
+      parameters: [parameter], params: product(parameter.shape), keptParams: keptParams(parameter),
     }));
     node.parameters = [];
     node.children = [...own, ...runsIn(node)];
@@ -81,42 +82,35 @@ function asRun(node, run) {
   const total = (key) => run.reduce((sum, each) => sum + each[key], 0);
   return addNode('run', `${node.name}/${first.title}`, title, {
     type: first.type, children: run, params: total('params'), flops: total('flops'),
+    keptParams: total('keptParams'), keptFlops: total('keptFlops'),
   });
 }
 
-/** Tell each node its parent, its level, and which groups how many cells below it hold. */
+/** Tell each node its parent, its level, how many cells below it each group has, and whether something there stays whole. */
 function settle(node, parent, level) {
-  Object.assign(node, { parent, level, held: new Map() });
+  Object.assign(node, { parent, level, held: new Map(), stays: node.parameters.some(staysWhole) });
   const hold = (group, cells) => node.held.set(group, (node.held.get(group) ?? 0) + cells);
   for (const parameter of node.parameters) for (const held of parameter.groups) held.forEach((group) => hold(group, 1));
-  let kept = node.parameters.reduce((sum, each) => sum + elements(each) * keptOf(each), 0);
   for (const child of node.children) {
     settle(child, node, level + 1);
     child.held.forEach((cells, group) => hold(group, cells));
-    kept += child.keptParams;
+    node.stays ||= child.stays;
   }
-  node.keptParams = kept;
 }
 
-/** The share of a parameter that the plan keeps: of each dimension, what its groups keep. */
-function keptOf(parameter) {
-  if (!PLANNED) return 1;
-  return parameter.groups.reduce((share, names, dim) => {
-    const held = names.map((name) => GROUPS.get(name));
-    const side = how(held, parameter.shape[dim]);
-    if (side === '+') {
-      const gone = held.reduce((sum, group) => sum + group.units - (group.kept ?? group.units), 0);
-      return share * (1 - gone / parameter.shape[dim]);
-    }
-    return held.reduce((product, group) => (product * (group.kept ?? group.units)) / group.units, share);
-  }, 1);
+/** Whether no plan makes a parameter smaller: all groups along it are frozen. */
+function staysWhole(parameter) {
+  const held = parameter.groups.flat();
+  return held.length > 0 && held.every((name) => !GROUPS.get(name).prunable);
 }
+
+const keptParams = (parameter) => (parameter.kept ? product(parameter.kept) : 0);
 
 /** How several groups share one dimension: `·` where each index is a pair of units, `+` where they lie side by side. */
 function how(held, size) {
-  const product = held.reduce((value, group) => value * group.units, 1);
+  const pairs = held.reduce((value, group) => value * group.units, 1);
   const sum = held.reduce((value, group) => value + group.units, 0);
-  return held.length > 1 && sum === size && product !== size ? '+' : '·';
+  return held.length > 1 && sum === size && pairs !== size ? '+' : '·';
 }
 
 const ROOT = grow();

@@ -2,7 +2,8 @@
 
 // The page as a whole: what is selected, searched for and shown, the theme, and the keys.
 
-const view = { query: '', stops: false, shown: REPORT && location.hash.length < 2 ? 'run' : 'network' };
+const RUN = byId('run'); // there with a report only
+const view = { query: '', stops: false, shown: RUN && location.hash.length < 2 ? 'run' : 'network' };
 
 /** Select a group, or none: here everything that shows it is told. */
 function select(name) {
@@ -33,11 +34,10 @@ const UNFOLDED_BY_SEARCH = 300;
 function narrow() {
   const { query, stops } = view;
   if (!query && !stops) return null;
-  const stays = (node) => [...node.held.keys()].some((name) => !GROUPS.get(name).prunable);
   const shown = new Set();
   const open = new Set();
   const visit = (node, within) => {
-    if (stops && !stays(node)) return false;
+    if (stops && !node.stays) return false;
     const hit = query !== '' && node.kind !== 'run' && node !== ROOT && matches(node, query);
     let found = !query || within || hit;
     let below = false;
@@ -88,46 +88,29 @@ function clearNarrowing() {
   redraw();
 }
 
-// --- header ---
+// --- views ---
 
-function drawHeader() {
-  const prunable = NET.groups.filter((group) => group.prunable);
-  const total = (name, value, title) => el('div', { title }, el('dt', {}, name), el('dd', {}, value));
-  byId('totals').replaceChildren(
-    total('parameters', count(NET.params), `${whole(NET.params)} parameters`),
-    total('FLOPs', count(NET.flops), `${whole(NET.flops)} FLOPs for a batch of one`),
-    total('groups can be pruned', `${prunable.length} of ${NET.groups.length}`),
-    total('units', whole(prunable.reduce((sum, group) => sum + group.units, 0)), 'of groups that can be pruned'));
-  byId('note').textContent = NET.note;
-  byId('note').hidden = !NET.note;
-  document.documentElement.classList.toggle('planned', PLANNED);
-  if (REPORT) drawViews();
-}
+byId('views')?.addEventListener('click', (event) => {
+  const tab = event.target.closest('[role=tab]');
+  if (tab) show(tab.getAttribute('aria-controls'));
+});
 
-function drawViews() {
-  const tab = (name, title) => el('button', {
-    type: 'button', role: 'tab', id: `tab-${name}`, 'aria-controls': name, onclick: () => show(name),
-  }, title);
-  const tabs = byId('views');
-  tabs.replaceChildren(tab('run', 'Run'), tab('network', 'Network'));
-  tabs.hidden = false;
-  tabs.addEventListener('keydown', (event) => {
-    if (event.key !== 'ArrowRight' && event.key !== 'ArrowLeft') return;
-    show(view.shown === 'run' ? 'network' : 'run');
-    byId(`tab-${view.shown}`).focus();
-  });
-}
+byId('views')?.addEventListener('keydown', (event) => {
+  if (event.key !== 'ArrowRight' && event.key !== 'ArrowLeft') return;
+  show(view.shown === 'run' ? 'network' : 'run');
+  byId(`tab-${view.shown}`).focus();
+});
 
 function show(name) {
   view.shown = name;
+  if (!RUN) return;
   byId('network').hidden = name !== 'network';
-  byId('run').hidden = name !== 'run';
+  RUN.hidden = name !== 'run';
   byId('views').querySelectorAll('[role=tab]').forEach((tab) => {
     const chosen = tab.id === `tab-${name}`;
     tab.setAttribute('aria-selected', String(chosen));
     tab.setAttribute('tabindex', chosen ? '0' : '-1');
   });
-  drawPlots();
 }
 
 // --- theme: the system's, until the button says otherwise ---
@@ -138,7 +121,6 @@ const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? 
 function themed() {
   byId('theme').textContent = isDark() ? 'Light' : 'Dark';
   byId('theme').setAttribute('aria-label', isDark() ? 'Light colours' : 'Dark colours');
-  drawPlots();
 }
 
 function toggleTheme() {
@@ -179,9 +161,8 @@ byId('theme').addEventListener('click', toggleTheme);
 addEventListener('hashchange', followFragment);
 dark.addEventListener('change', themed);
 
-drawHeader();
+document.documentElement.classList.toggle('planned', PLANNED);
 drawReasons();
-if (REPORT) drawRun();
 openAtFirst();
 redraw();
 themed();

@@ -68,15 +68,17 @@ function row(node, nested) {
       el('span', { class: 'title' }, node.title),
       node.type && el('span', { class: 'type' }, node.type)),
     nested ? pips(node) : el('span', { class: 'chips' }, node.parameters.map((each) => chip(each, node))),
-    PLANNED && el('span', { class: 'kept' }, node.params ? keptBar(node.keptParams, node.params) : ''),
-    el('span', { class: 'number' }, node.params ? count(node.params) : ''),
-    el('span', { class: 'number' }, node.flops ? percent(node.flops / Math.max(NET.flops, 1)) : ''));
+    el('span', { class: 'number' }, cost(node.params, node.keptParams)),
+    el('span', { class: 'number' }, PLANNED ? cost(node.flops, node.keptFlops)
+      : node.flops ? percent(node.flops / Math.max(NET.flops, 1)) : ''));
 }
 
-function keptBar(kept, all) {
-  const share = all ? kept / all : 1;
-  return el('span', { class: 'with-bar', title: `${percent(share)} kept, ${percent(1 - share)} removed` },
-    bar(share, 'keeps'), el('span', { class: 'small' }, `${Math.round(100 * share)}\u202f%`));
+/** A cost of a module; with a plan, before and after, and a bar of what is left. */
+function cost(before, after) {
+  if (!before || !PLANNED) return before ? count(before) : '';
+  const share = after / before;
+  return el('span', { class: 'with-bar', title: `${whole(before)} before, ${whole(after)} after: ${percent(share)} kept` },
+    el('span', {}, before === after ? count(before) : `${count(before)} → ${count(after)}`), bar(share, 'keeps'));
 }
 
 const PIPS = 24;
@@ -109,19 +111,28 @@ function chip(parameter, node) {
 function cellsOf(parameter, size, names, dim) {
   if (!names.length) return el('span', { class: 'cell none', title: `${size}, which is no width` }, size);
   const held = names.map((name) => GROUPS.get(name));
-  const made = held.map((group) => cell(group, held.length > 1 ? group.units : size, parameter, dim));
+  const alone = held.length === 1;
+  const made = held.map((group) => cell(
+    group, alone ? size : group.units, alone ? keptSize(parameter, dim) : group.kept, parameter, dim,
+  ));
   if (held.length === 1) return made[0];
   const sign = how(held, size);
   return el('span', { class: 'shared', title: `${size} = ${held.map((group) => group.units).join(` ${sign} `)}` },
     made.flatMap((each, i) => (i ? [el('span', { class: 'sign' }, sign), each] : [each])));
 }
 
-function cell(group, size, parameter, dim) {
+/** A dimension by the plan; 0 where the parameter goes, null without a plan. */
+const keptSize = (parameter, dim) => (PLANNED ? parameter.kept?.[dim] ?? 0 : null);
+
+const beforeAfter = (before, after) => (after === null || after === before ? String(before) : `${before} → ${after}`);
+
+function cell(group, size, kept, parameter, dim) {
+  const text = beforeAfter(size, kept);
   const made = el('button', {
     type: 'button', tabindex: '-1', class: `cell ${group.prunable ? '' : 'frozen'}`, '--h': hueOf(group),
     'data-group': group.name, title: groupTitle(group),
-    'aria-label': `${parameter.name} dimension ${dim}, size ${size}, group ${group.name}${group.prunable ? '' : ', stays'}`,
-  }, el('span', {}, size), el('span', { class: 'of' }, group.name));
+    'aria-label': `${parameter.name} dimension ${dim}, size ${text}, group ${group.name}${group.prunable ? '' : ', stays'}`,
+  }, el('span', {}, text), el('span', { class: 'of' }, group.name));
   if (!tree.cells.has(group.name)) tree.cells.set(group.name, []);
   tree.cells.get(group.name).push(made);
   made.classList.toggle('on', group.name === tree.selected);
@@ -129,7 +140,9 @@ function cell(group, size, parameter, dim) {
 }
 
 function groupTitle(group) {
-  return `${group.name}: ${plural(group.units, 'unit')}${group.why ? `; stays: ${group.why.text}` : ''}`;
+  const units = group.kept === null || group.kept === group.units
+    ? plural(group.units, 'unit') : `${whole(group.units)} → ${plural(group.kept, 'unit')}`;
+  return `${group.name}: ${units}${group.why ? `; stays: ${group.why.text}` : ''}`;
 }
 
 /** Show on a node how much of the selected group it holds. */

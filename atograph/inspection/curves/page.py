@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from atograph.inspection.curves.record import CurveView, SensitivityView
 from atograph.inspection.curves.text import budget_lines, rise_text
-from atograph.inspection.template import asset, digest, template
+from atograph.inspection.pages.template import rendered
 
 _WIDTH, _HEIGHT, _MARGIN = 240, 96, 8
 
@@ -33,8 +31,10 @@ class _Drawn:
 
 def sensitivity_page(shown: SensitivityView) -> str:
     """A curve for each group, all to one scale, the most sensitive first."""
-    style = asset("curves.css")
-    return template("curves.html.j2").render(
+    return rendered(
+        "curves.html.j2",
+        styles=("curves.css",),
+        title=f"Sensitivity of {shown.name}",
         shown=shown,
         drawn=[_drawn(curve, shown) for curve in shown.curves],
         highest=rise_text(shown.highest),
@@ -42,8 +42,6 @@ def sensitivity_page(shown: SensitivityView) -> str:
         width=_WIDTH,
         height=_HEIGHT,
         floor=_HEIGHT - _MARGIN,
-        style=Markup(style),
-        policy=f"default-src 'none'; style-src {digest(style)}; img-src data:; base-uri 'none'; form-action 'none'",
     )
 
 

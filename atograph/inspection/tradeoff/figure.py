@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atograph.inspection.pages.axis import Tick, texts, ticks
 from atograph.report import numbers
 from atograph.report.chart import DENSE, Chart, Mark
 
-WIDTH, HEIGHT = 520, 320
-LEFT, RIGHT, TOP, BOTTOM = 58, 26, 22, 46
+WIDTH, HEIGHT = 400, 270
+LEFT, RIGHT, TOP, BOTTOM = 52, 22, 22, 44
 """Margins, in which numbers and titles stand."""
 
 _RADIUS = 5.0
@@ -22,14 +23,6 @@ SHAPES = ((0, 0.0), (4, 0.125), (3, 0.0), (3, 0.5), (6, 0.0), (5, 0.0))
 """Of the marks of each series: corners (0 for a disc), and the turn of the first one."""
 
 DENSE_SHAPE = (4, 0.0)
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A number at an axis: ``at`` is its place along it."""
-
-    at: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -160,25 +153,6 @@ def labels(marks: Sequence[tuple[float, float, str]]) -> list[Label]:
         taken.append((at, height, wide, _LINE))
         placed.append(Label(name, round(at, 1), round(height + 4, 1)))
     return placed
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from at most ``low`` to at least ``high``, evenly apart.
-
-    >>> ticks(0.0, 0.214)
-    [0.0, 0.05, 0.1, 0.15, 0.2, 0.25]
-    """
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step for step in (1, 2, 2.5, 5, 10) if step * power >= rough * (1 - 1e-9)) * power
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
-
-
-def texts(values: Sequence[float]) -> list[str]:
-    """Numbers with as many decimals as the one with the most needs: ``0.90``, ``0.95``."""
-    decimals = max(len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in values)
-    return [f"{value:,.{decimals}f}" for value in values]
 
 
 def outline(x: float, y: float, corners: int, turn: float) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from atograph.inspection.template import asset, digest, template
+from atograph.inspection.pages.table import Table
+from atograph.inspection.pages.template import rendered
 from atograph.inspection.tradeoff.figure import (
     BOTTOM,
     DENSE_SHAPE,
@@ -28,31 +27,6 @@ from atograph.terminal.tradeoff import unmarked_line
 _SIZE = {
     "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Head:
-    """A column: what stands above it, and whether numbers stand below."""
-
-    text: str
-    number: bool = True
-
-
-@dataclass(frozen=True)
-class Link:
-    """A cell that leads to a file beside the page."""
-
-    text: str
-    href: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells; the first one of each names it."""
-
-    title: str
-    heads: Sequence[Head]
-    rows: Sequence[Sequence[str | Link]]
 
 
 @dataclass(frozen=True)
@@ -85,8 +59,9 @@ def tradeoff_page(
         more: other tables.
         labelled: whether slim networks have their names beside them.
     """
-    style = asset("tradeoff.css")
-    return template("tradeoff.html.j2").render(
+    return rendered(
+        "tradeoff.html.j2",
+        styles=("tradeoff.css",),
         title=title,
         lines=lines,
         figures=[figure(each, names, labelled=labelled) for each in charts],
@@ -94,8 +69,6 @@ def tradeoff_page(
         table=table,
         more=more,
         size=_SIZE,
-        style=Markup(style),
-        policy=f"default-src 'none'; style-src {digest(style)}; img-src data:; base-uri 'none'; form-action 'none'",
     )
 
 
@@ -112,12 +85,12 @@ def _legend(charts: Sequence[Chart], names: Sequence[str]) -> list[_Key]:
     return keys
 
 
-def timed_line(batch: int, threads: int) -> str:
+def timed_line(runtime: str, batch: int, threads: int) -> str:
     """How latencies were measured."""
     within = "1 thread" if threads == 1 else f"{threads} threads"
     return (
-        f"All were timed in one go, a call of each in turn, in ONNX Runtime on the CPU (batch {batch}, {within}): "
-        "median milliseconds ± the distance between the quartiles."
+        f"All were timed in one go, a call of each in turn, in {runtime} on the CPU (batch {batch}, {within}): "
+        "median milliseconds, with the quartiles."
     )
 
 
@@ -132,5 +105,5 @@ def metric_text(point: Point) -> str:
 
 
 def ms_text(point: Point) -> str:
-    """``0.214 ± 0.01``; empty where it was not timed."""
-    return "" if point.ms is None else f"{numbers.three_digits(point.ms)} ± {point.spread or 0:.2g}"
+    """``0.214 (0.209–0.221)``: the median with its quartiles; empty where it was not timed."""
+    return "" if point.ms is None else numbers.median_text(point.ms, point.quartiles)

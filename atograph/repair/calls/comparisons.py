@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import _lru_cache_wrapper
 from types import FrameType
 
-from atograph.capture.origins import issues_calls
+from atograph.capture.recording.origins import issues_calls
 from atograph.repair.calls.boundaries import Boundaries
 from atograph.repair.observe.traced_ints import Remembered, Wish, watching_comparisons
 

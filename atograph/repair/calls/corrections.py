@@ -22,7 +22,7 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from atograph.capture.origins import CallInSource, call_in_source
+from atograph.capture.recording.origins import CallInSource, call_in_source
 from atograph.passes.torch_private import pytree
 from atograph.repair.observe.arguments import tensor_leaves, with_leaves, with_tensors
 from atograph.repair.own_forward import OwnForward

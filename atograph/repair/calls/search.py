@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atograph.capture.origins import CallInSource
+from atograph.capture.recording.origins import CallInSource
 from atograph.repair.calls.boundaries import OtherWays, Time
 from atograph.repair.calls.caches import UsedCaches, passed_by
 from atograph.repair.calls.comparisons import Comparisons

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from atograph.capture.origins import CallInSource, call_in_source
+from atograph.capture.recording.origins import CallInSource, call_in_source
 from atograph.values.eval_mode import eval_mode, same_buffers
 
 CallSite = tuple[str, CallInSource]
