@@ -124,7 +124,7 @@ def opt(
         if list_passes:
             command_opt.list_passes()
         elif run_reproducer is not None:
-            command_opt.reproduce(run_reproducer, shown, console)
+            command_opt.reproduce(run_reproducer, spec, shown, data=data, console=console)
         else:
             command_opt.opt(
                 spec, passes=passes, shown=shown, out=out, data=data, weights=weights, given=settings, console=console
