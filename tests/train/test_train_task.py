@@ -303,8 +303,6 @@ def test_settings_are_read_back_as_they_are_recorded() -> None:
 
 
 @pytest.mark.parametrize("named", [{"drop": "block"}, {"experts": 0.5}, {"keep_tokens": [1, 2]}], ids=" ".join)
-    "named", [{"drop": "block"}, {"experts": 0.5}, {"keep_tokens": [1, 2]}], ids=lambda it: [*it][0]
-)
 def test_what_goes_by_name_needs_no_budget(named: dict[str, object]) -> None:
     """Without one nothing else is cut; with one, that holds."""
     assert TrainSettings(**named).budgets == {"flops": 1.0}
