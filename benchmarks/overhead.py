@@ -20,7 +20,7 @@ import atograph
 from atograph.slimming.index_map import small_module
 from atograph.train import EpochRow, Task, auto_train_once, dense_training
 from atograph.train.settings import settings_of
-from benchmarks.fashion import NETWORKS, loaders
+from benchmarks.accuracy.fashion import NETWORKS, loaders
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Cost:
     """Seconds over those of plain training.
 
     Attributes:
-        until_freeze: of the epochs that end before the mask is final.
+        until_final: of the epochs that end before the mask is final.
         whole: of all epochs together.
         slim: of all epochs of plain training of the slim network alone, which no way to find it can go below.
         slim_from: the fraction of the training from which on the slim module was trained; None: never.
     """
 
-    until_freeze: float
+    until_final: float
     whole: float
     slim: float
     slim_from: float | None
@@ -63,10 +63,10 @@ def measure(network: str, flops: float, options: argparse.Namespace) -> Cost:
         graph = atograph.trace(model, torch.randn(2, 1, 28, 28))
         run = auto_train_once(model, graph, Task(train, val), settings, shrink=partial(small_module, graph))
         seconds[which], slim_from, slim = run.history, run.slim_from, small_module(graph, run.plan).module
-    before = [i for i in range(options.epochs) if (i + 1) / options.epochs <= settings.freeze + 1e-9]
-    until_freeze = _ratio(seconds, before) if before else float("nan")
+    before = [i for i in range(options.epochs) if (i + 1) / options.epochs <= settings.search_end + 1e-9]
+    until_final = _ratio(seconds, before) if before else float("nan")
     whole = range(options.epochs)
-    return Cost(until_freeze, _ratio(seconds, whole), _ratio(seconds, whole, "slim"), slim_from)
+    return Cost(until_final, _ratio(seconds, whole), _ratio(seconds, whole, "slim"), slim_from)
 
 
 def _ratio(seconds: dict[str, list[EpochRow]], epochs: Iterable[int], which: str = "atograph") -> float:
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=6000, help="training images (default: 6000)")
     parser.add_argument("--repeats", type=int, default=3, help="the median of this many pairs of runs (default: 3)")
-    parser.add_argument("--slim-at", choices=("zero", "freeze", "never"), default="zero")
+    parser.add_argument("--slim-at", choices=("zero", "search_end", "never"), default="zero")
     parser.add_argument("--round-to", type=int, default=1, help="kept units come in multiples of this")
     parser.add_argument(
         "--controller-min-steps",
@@ -100,12 +100,13 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} thread{'s' if threads > 1 else ''}, device {options.device}, "
           f"{options.epochs} epochs of {options.images} images, median of {options.repeats}\n")  # fmt: skip
-    print("| network | FLOPs kept | until the freeze / plain | whole run / plain | slim alone / plain | slim from |")
+    print("| network | FLOPs kept | until the mask is final / plain | whole run / plain "
+          "| slim alone / plain | slim from |")  # fmt: skip
     print("|---|---|---|---|---|---|")
     for network in options.network or NETWORKS:
         for flops in options.flops or (0.5, 0.3):
             found = [measure(network, flops, options) for _ in range(options.repeats)]
-            until, whole = median(cost.until_freeze for cost in found), median(cost.whole for cost in found)
+            until, whole = median(cost.until_final for cost in found), median(cost.whole for cost in found)
             slim = median(cost.slim for cost in found)
             slim_from = "never" if found[0].slim_from is None else f"{found[0].slim_from:.0%}"
             print(f"| {network} | {flops:g} | {until:.2f} | {whole:.2f} | {slim:.2f} | {slim_from} |", flush=True)

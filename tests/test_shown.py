@@ -80,8 +80,17 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "slim of swapped arguments": (lambda: atograph.slim(PLAN, GRAPH), "slim takes a graph and a plan, not a Plan"),
     "slim of a model": (lambda: atograph.slim(Net(), PLAN), "not a Net and a Plan"),
     "mask of swapped arguments": (lambda: atograph.mask(PLAN, Net()), "mask takes a model and a plan, not a Plan"),
+    "the shape of an input": (lambda: atograph.trace(Net(), (2, 4)), r"not their shapes: torch.randn\(2, 4\)"),
+    "a function for a model": (lambda: atograph.compress(Net, [], flops=0.5), r"Call it: model\(\)"),
+    "batches of numpy": (
+        lambda: atograph.compress(Net(), [(np.zeros((2, 4), np.float32), np.zeros(2, np.int64))], flops=0.5),
+        r"torch.from_numpy\(array\), in each batch",
+    ),
     "arrays of numpy": (lambda: atograph.trace(Net(), np.zeros((2, 4), np.float32)), r"torch.from_numpy\(array\)"),
-    "a tensor as data": (lambda: atograph.compress(Net(), torch.zeros(8, 4), flops=0.5), "train_data is a tensor"),
+    "a tensor as data": (
+        lambda: atograph.compress(Net(), torch.zeros(8, 4), flops=0.5),
+        "train_data: a tensor is not batches",
+    ),
     "percent": (lambda: GRAPH.plan(flops=50), "50 % is 0.5"),
     "the name of a model": (lambda: atograph.trace("resnet18"), "a model is given as it is"),
 }

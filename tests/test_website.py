@@ -50,7 +50,7 @@ def test_references_of_docstrings_lead_somewhere() -> None:
         ("Group.step", atograph.Graph.plan, "atograph.Group.step"),
         ("rewritten", atograph.passes.Program.new_constant, "atograph.passes.Program.rewritten"),  # a method beside it
         ("sizes.BATCH", atograph.passes.Program, "atograph.passes.ir.sizes.BATCH"),
-        ("freeze()", TrainSettings, "atograph.train.TrainSettings.freeze"),
+        ("search_end()", TrainSettings, "atograph.train.TrainSettings.search_end"),
         ("torch.utils.flop_counter", atograph.Graph, "torch.utils.flop_counter"),
         ("Group.no_such", atograph.Graph, None),
         ("no_such", atograph.Graph, None),

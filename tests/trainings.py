@@ -15,7 +15,7 @@ import atograph
 EPOCHS, BATCHES, SIZE = 6, 8, 32
 LEARNED = {
     "controller_start": 0.15, "controller_lr": 0.1, "prior_scale": 0.3, "controller_batches": 3,
-    "projection_start": 0.45, "freeze": 0.45, "zero": 0.6,
+    "projection_start": 0.45, "search_end": 0.45, "zero": 0.6,
 }  # fmt: skip
 """With these the mask is the controller's work, which no resumed run can find again without its state."""
 

@@ -175,11 +175,13 @@ def _of_a_dict(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
 
 
 def _of_arrays(inputs: Example) -> str:
-    """What to say where arrays of numpy are given for tensors."""
+    """What to say where arrays of numpy, or shapes, are given for tensors."""
     leaves = pytree.tree_leaves(inputs)
-    return (
-        "Inputs are tensors: torch.from_numpy(array). " if any(isinstance(each, np.ndarray) for each in leaves) else ""
-    )
+    if any(isinstance(each, np.ndarray) for each in leaves):
+        return "Inputs are tensors: torch.from_numpy(array). "
+    if leaves and all(type(each) is int for each in leaves):
+        return f"Inputs are tensors, and not their shapes: torch.randn({', '.join(map(str, leaves))}). "
+    return ""
 
 
 def _refused(error: Exception, own: Exception | None, inputs: Example) -> UserError:

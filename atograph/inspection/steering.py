@@ -82,10 +82,18 @@ def steer(
     going = dict.fromkeys(name for pattern in dropped for name in _dropped(groups, pattern, dropped, names))
     groups = groups.dropping(list(going))
     groups = with_widths(graph.with_groups(groups), _texts(width))
+    groups = groups.frozen(dict(_kept_whole(groups)))
     if uniform:
         groups = _uniform(graph.with_groups(groups))
     share = depth_of(depth)
     return graph.with_groups(groups if share is None else groups.emptying(share))
+
+
+def _kept_whole(groups: Groups) -> Iterator[tuple[str, Reason]]:
+    """The groups of which as many units are to stay as there are."""
+    for group in groups.prunable:
+        if 1 < group.size <= group.least:
+            yield group.name, Reason(f"at least {group.least} units are to stay, and it has {group.size}", wish=True)
 
 
 def _texts(given: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.passes.torch_private import pytree
 from atograph.proof.forms import Forms, largest
 from atograph.proof.source_file import LABEL, SourceFile, source_file
+from atograph.proof.ways_taken import inputs_by_ways
 from atograph.report.run import Comparison
 from atograph.slimming.slim import Slim
 from atograph.slimming.slim import slim as make_slim
@@ -89,7 +90,8 @@ def gives_numbers(model: nn.Module, inputs: Inputs, left_out: Collection[OutputP
 
 def compare(masked: nn.Module, slim: Slim, files: Sequence[Deployed], inputs: Inputs) -> list[Comparison]:
     """All forms at a batch of one and at the batch of ``inputs`` (only there, if the program takes no other), and with
-    its other dynamic sizes below and above those of ``inputs``; where there is state, in several calls in a row, too.
+    its other dynamic sizes below and above those of ``inputs``; where there is state, in several calls in a row, too;
+    where there are branches that these inputs do not take, with others, made of them, that do (`proof.ways_taken`).
 
     A model that came from an ONNX file is run as that file, too, with the plan's zeros in it: the slim file is compared
     with that. Where slim and a target differ, the masked dense network is exported to that target and run there, too:
@@ -131,6 +133,17 @@ def _compared(
                 raise  # else a part of the inputs decides otherwise than the whole, and the program refuses it
     if slim.state:  # at the sizes of the example, which came last
         entries += [entry for entry in [_in_a_row(form, entries[-1])] if entry.steps > 1]
+    for words, made, new in inputs_by_ways(
+        slim.passes_program, with_batch(given, own, interface), lambda each: slim.state.inputs(slim.state.started(each))
+    ):
+        if words:
+            form = Forms(masked, revived, slim, files, made, source)
+            try:
+                form.call_masked()
+            except Exception:  # the model takes no such values
+                continue
+            entries.append(form.compared(own, {}))
+        entries[-1] = entries[-1].model_copy(update={"made": words, "branches": sorted(new)})
     return entries
 
 

@@ -143,6 +143,10 @@ class Comparison(_Record):
     """Other dynamic sizes, where they are not the example's."""
     steps: Count = 1
     """Calls in a row, each with the state that the last one has returned; the differences are the largest of them."""
+    made: str = ""
+    """What these inputs are of the example's, in words, where they were made to take other branches; else empty."""
+    branches: list[str] = []
+    """The branches of ``cond`` that these inputs take and none before."""
     masked_slim: float
     """Masked dense program against slim program."""
     targets: dict[str, InTarget]
@@ -156,9 +160,9 @@ class Comparison(_Record):
 
     @property
     def at(self) -> str:
-        """The sizes in words: ``batch of 2, sequence 12``."""
-        steps = [f"{self.steps} steps"] if self.steps > 1 else []
-        return ", ".join([f"batch of {self.batch}", *(f"{name} {size}" for name, size in self.sizes.items()), *steps])
+        """The sizes in words: ``batch of 2, sequence 12``; and what else is not as in the example."""
+        besides = [*([f"{self.steps} steps"] if self.steps > 1 else []), *([self.made] if self.made else [])]
+        return ", ".join([f"batch of {self.batch}", *(f"{name} {size}" for name, size in self.sizes.items()), *besides])
 
     @model_validator(mode="before")
     @classmethod

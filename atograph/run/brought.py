@@ -69,11 +69,6 @@ def job_from_python(
         given = Inputs(*model.program.interface.example)
     if train_data is None and given is None:
         raise UserError("without train_data, the example_inputs have to be given.")
-    if isinstance(train_data, torch.Tensor):
-        raise UserError(
-            "train_data is a tensor, not batches.",
-            hint="Give an iterable of batches: a DataLoader, or a list of (inputs, targets).",
-        )
     batches = () if train_data is None else train_data
     task = Task(
         batches, val_data, loss=loss, metric=metric, metric_name=metric_name, optimizer=optimizer, teacher=teacher

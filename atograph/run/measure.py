@@ -237,4 +237,4 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
 
 
 def _moved(certificate: Sequence[Comparison]) -> float:
-    return min(entry.moved for entry in certificate)
+    return min(entry.moved for entry in certificate if not entry.made)

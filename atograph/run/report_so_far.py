@@ -12,6 +12,7 @@ from pathlib import Path
 from atograph.graph.graph import Graph
 from atograph.inspection.notes import flops_line, state_line
 from atograph.ort.session import size_on_disk
+from atograph.proof.ways_taken import all_ways
 from atograph.report.run import Budget, Comparison, FrozenGroup, Latency, Metrics, Report, Rounding, Size, Width
 from atograph.run.job import Outcome
 from atograph.targets.table import TARGETS
@@ -58,7 +59,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
     """
     prepared, trained, slimmed = outcome.prepared, outcome.trained, outcome.slimmed
     job, graph, settings, plan = prepared.job, prepared.graph, prepared.settings, trained.plan
-    unproved = unproved or Unproved()
+    unproved, program = unproved or Unproved(), graph.program
     why_no_module = "it was not made" if slimmed is None else slimmed.why_no_module
     return Report(
         spec=job.spec,
@@ -87,7 +88,7 @@ def report_of(outcome: Outcome, figures: Figures, unproved: Unproved | None = No
         certificate=list(figures.certificate),
         not_proved=unproved.why,
         identity=dict(unproved.identity),
-        notes=[*figures.notes, *filter(None, [state_line(graph.program), flops_line(graph.program)])],
+        notes=[*figures.notes, *filter(None, [state_line(program), flops_line(program), _not_taken(outcome, figures)])],
         float64=figures.float64,
         slim_from=trained.slim_from,
         why_dense=trained.why_dense,
@@ -112,10 +113,10 @@ def _bytes(outcome: Outcome, which: int) -> int:
 
 def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
     trained, job = outcome.trained, outcome.prepared.job
-    dense = trained.metric_before if job.init is not None else None  # at the freeze it was part-trained
+    dense = trained.metric_before if job.init is not None else None  # where the mask became final it was part-trained
     if outcome.dense_metric is not None:
         dense = outcome.dense_metric
-    elif not outcome.prepared.settings.freeze:
+    elif not outcome.prepared.settings.search_end:
         dense = trained.metric_dense
     return Metrics(
         name=job.task.metric_name,
@@ -177,3 +178,12 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _not_taken(outcome: Outcome, figures: Figures) -> str:
+    """Which branches no inputs of the certificate take; empty where all are taken, or nothing was compared."""
+    if outcome.slimmed is None or not figures.certificate:
+        return ""
+    taken = {each for entry in figures.certificate for each in entry.branches}
+    left = [each for each in all_ways(outcome.slimmed.passes_program) if each not in taken]
+    return f"No inputs of the certificate take these branches: {', '.join(left)}." if left else ""

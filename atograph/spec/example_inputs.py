@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _HINT = "Define example_inputs() returning a tensor, a tuple (positional) or a dict (keywords)."
 
+_ARRAYS = "Inputs are tensors: torch.from_numpy(array), in each batch too."
+
 
 class Inputs(NamedTuple):
     """Arguments of one call, ``model(*args, **kwargs)``; tensors have the batch as their first dim."""
@@ -47,7 +49,8 @@ def as_inputs(value: object, *, where: str) -> Inputs:
         return Inputs((), dict(value))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value:
         return Inputs(tuple(value), {})
-    raise UserError(f"{kind_of(value)} is nothing to call a model with.", where=where, hint=_HINT)
+    hint = _ARRAYS if type(value).__module__ == "numpy" else _HINT
+    raise UserError(f"{kind_of(value)} is nothing to call a model with.", where=where, hint=hint)
 
 
 def inputs_of_batch(batch: object, *, where: str = "the batch") -> Inputs:

@@ -92,9 +92,28 @@ def target_of(text: str, folder: Path | None = None) -> Target:
         of_module = _files_of(name, place)
         if of_module is not None:
             return Target("module", text, name, factory, of_module[-1] if of_module else None, place, of_module)
-    of_library = None if "." in name else "Models of libraries go by both names: timm:resnet18, torchvision:resnet18."
-    hint = f"Did you mean {name}.py?" if (here / f"{name}.py").exists() else of_library
+    hint = f"Did you mean {name}.py?" if (here / f"{name}.py").exists() else _of_library(name)
     raise UserError("no module of this name.", where=name, hint=hint)
+
+
+def _of_library(name: str) -> str | None:
+    """How a model is named that an installed library has a function of this name for; none of them is imported."""
+    if "." in name:
+        return None
+    having = [f"{library}:{name}" for library in ("torchvision", "timm") if _has_model(library, name)]
+    if having:
+        return f"Models of libraries go by both names: {' or '.join(having)}."
+    known = "timm:resnet18, torchvision:resnet18, transformers:FOLDER"
+    return f"Models of libraries go by both names: {known}. A file ends in .py."
+
+
+def _has_model(library: str, name: str) -> bool:
+    found = _find(library, None)
+    for place in (found.submodule_search_locations or ()) if found is not None else ():
+        for path in Path(place, "models").rglob("*.py"):
+            if f"\ndef {name}(" in path.read_text(encoding="utf-8", errors="replace"):
+                return True
+    return False
 
 
 def lies_in(path: Path, folder: Path) -> bool:

@@ -121,7 +121,8 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
                         hint=_NO_SCRIPT)  # fmt: skip
     if not isinstance(given, nn.Module):
         raise UserError(f"a model is a torch.nn.Module, a torch.export.ExportedProgram or the path of a program, not "
-                        f"a {type(given).__name__}.")  # fmt: skip
+                        f"a {type(given).__name__}.",
+                        hint="Call it: model(), not model." if callable(given) else None)  # fmt: skip
     return given
 
 

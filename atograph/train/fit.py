@@ -85,7 +85,7 @@ class Fit(RunState):
             self.hook = make_hook(self)
             self.keep()
             self.resume()
-            if self.settings.epochs and self.settings.freeze and self.position == Position():
+            if self.settings.epochs and self.settings.search_end and self.position == Position():
                 self.metric_before = self.evaluate(self.task.val_data)  # and whatever is wrong with that data shows
             self.progress.start(self.settings.epochs, self.clock.steps)
             try:

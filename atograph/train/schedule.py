@@ -38,19 +38,19 @@ def lr_factor(settings: TrainSettings, t: float) -> float:
 
 
 def strength(settings: TrainSettings, t: float) -> float:
-    """The projection's λ at ``t``: none, `lambda_start`, then a geometric rise from the freeze to `zero`."""
+    """The projection's λ at ``t``: none, `lambda_start`, then a geometric rise from `search_end` to `zero`."""
     if t < settings.projection_start:
         return 0.0
-    if t < settings.freeze:
+    if t < settings.search_end:
         return settings.lambda_start
-    span = max(settings.zero_from - settings.freeze, 1e-9)
-    done = min((t - settings.freeze) / span, 1.0)
-    return float(settings.lambda_freeze * (settings.lambda_end / settings.lambda_freeze) ** done)
+    span = max(settings.zero_from - settings.search_end, 1e-9)
+    done = min((t - settings.search_end) / span, 1.0)
+    return float(settings.lambda_search_end * (settings.lambda_end / settings.lambda_search_end) ** done)
 
 
 def controller_interval(settings: TrainSettings, clock: Clock) -> int:
     """Training steps between two controller steps: the setting, or less where the phase is short."""
-    steps = clock.steps_between(settings.controller_start, settings.freeze)
+    steps = clock.steps_between(settings.controller_start, settings.search_end)
     if steps is None or settings.controller_min_steps == 0:
         return settings.controller_interval
     return max(1, min(settings.controller_interval, steps // settings.controller_min_steps))

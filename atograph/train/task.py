@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atograph.passes.errors import UserError
+from atograph.train.data import check_batch, reiterable
 from atograph.train.losses.defaults import default_loss, default_metric
 from atograph.train.losses.distilled import Teacher
 from atograph.train.losses.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
@@ -104,10 +105,12 @@ class Task:
         """The first training batch; the data order of the training is as if it had not been asked for.
 
         Raises:
-            UserError: the data is empty.
+            UserError: the data is empty, or of samples instead of batches.
         """
         with order_kept(self.train_data):
             for batch in self.train_data:
+                if self.loss is default_loss:
+                    check_batch(batch, "train_data")
                 return batch
         raise UserError("the training data has no batches.", where="train_data")
 
@@ -237,20 +240,3 @@ def name_of_metric(metric: object) -> str:
         metric = metric.func
     name = str(getattr(metric, "__name__", type(metric).__name__))
     return name if name.isidentifier() else "metric"
-
-
-def reiterable(data: Iterable[object], name: str) -> Iterable[object]:
-    """The data, if it can be iterated more than once.
-
-    Raises:
-        UserError: it is an iterator (a generator, zip, map ...), which one pass uses up, or no iterable.
-    """
-    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        raise UserError(f"must be an iterable of batches, got {type(data).__name__}.", where=name)
-    if isinstance(data, Iterator):
-        raise UserError(
-            f"can be iterated only once ({type(data).__name__}), but every epoch needs it again.",
-            where=name,
-            hint="Give a DataLoader, a list of batches, or an object whose __iter__ starts anew.",
-        )
-    return data

@@ -100,10 +100,10 @@ _SETTINGS = (
     "controller_data controller_drop controller_interval controller_lr controller_masked controller_min_steps "
     "controller_norms controller_search controller_spread controller_start controller_weight_decay couple depth "
     "depth_share device distill distill_hidden distill_layers distill_temperature distill_weight drop dynamic ema "
-    "epochs experts floor freeze freeze_layers gamma keep_module keep_tokens lambda_end lambda_freeze lambda_start "
+    "epochs experts floor freeze_layers gamma keep_module keep_tokens lambda_end lambda_search_end lambda_start "
     "latency_batch latency_table latency_target latency_threads lr lr_schedule method metric_mode min_units "
     "offset only optimizer outputs paced passes patience plain_module precision prior prior_scale "
-    "projection_start prune_frozen round_to seed shard slim_apart slim_at temperature "
+    "projection_start prune_frozen round_to search_end seed shard slim_apart slim_at temperature "
     "tighten_end tighten_start tighten_steps uniform warmup weight_decay width zero"
 )
 """Of a training."""

@@ -93,7 +93,7 @@ class PlanRandom(AnalysisPass):
 
     Options:
         keep: share of each group that stays.
-        seed: of the random numbers.
+        seed: of the random numbers, from 0 to 2^63 - 1.
     """
 
     name = "plan-random"
@@ -104,6 +104,8 @@ class PlanRandom(AnalysisPass):
         """The plan."""
         if not 0 < self.keep <= 1:
             raise UserError(f"keep must be above 0 and at most 1, not {self.keep:g}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"a seed is a whole number from 0 to 2^63 - 1, not {self.seed}.")
         return random_plan(program.fact(Groups), self.seed, self.keep)
 
 
@@ -132,12 +134,13 @@ def check_budgets(budgets: Budgets, groups: Groups, floor: float, round_to: int)
 
 def _limits(groups: Groups, floor: float, round_to: int) -> Iterator[tuple[str, str]]:
     """What keeps a budget from being met, each with what can be done about it."""
-    units = max(group.least for group in groups.prunable)
+    wished = [group for group in groups if group.frozen is not None and group.frozen.wish]
+    units = max((group.least for group in (*groups.prunable, *wished)), default=1)
     if units > 1:
         yield f"at least {units} units of each group kept", "keep fewer (min_units)"
-    wishes = sum(group.frozen is not None and group.frozen.wish for group in groups)
+    wishes = sum(not 1 < group.size <= group.least for group in wished)
     if wishes:
-        yield f"{wishes} groups whole that could be pruned", "freeze less"
+        yield f"{wishes} group{'s' if wishes > 1 else ''} whole that could be pruned", "freeze less"
     if floor or not (units > 1 or wishes):
         yield f"at least {100 * floor:.3g} % of each group kept", "lower the floor"
     if round_to > 1:

@@ -19,11 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import atograph
 from atograph.passes.errors import UserError
 from atograph.train.settings import TrainSettings
-from benchmarks import paper, paper_cifar, paper_imagenet
-from benchmarks.fashion import EXAMPLE, Pooled
-from benchmarks.paper_cifar import FORMS, Form
-from benchmarks.paper_rows import ROWS
-from benchmarks.published import PUBLISHED
+from benchmarks.accuracy.fashion import EXAMPLE, Pooled
+from benchmarks.common.published import PUBLISHED
+from benchmarks.paper import cifar as paper_cifar
+from benchmarks.paper import command as paper
+from benchmarks.paper import imagenet as paper_imagenet
+from benchmarks.paper.cifar import FORMS, Form
+from benchmarks.paper.rows import ROWS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results" / "paper.md"
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
@@ -285,7 +287,7 @@ def settings(*arguments: str) -> TrainSettings:
 def test_options_go_before_the_row_and_all_are_settings() -> None:
     plain = settings()
     assert (plain.flops, plain.epochs, plain.optimizer, plain.lr) == (0.288, 245, "adamw", 1e-3)
-    assert plain.warmup == pytest.approx(5 / 245) and plain.freeze == TrainSettings().freeze
+    assert plain.warmup == pytest.approx(5 / 245) and plain.search_end == TrainSettings().search_end
     changed = settings("--flops", "0.5", "--epochs", "3", "--seed", "7", "--set", "lr=0.2", "--as-published")
     assert (changed.flops, changed.epochs, changed.seed, changed.lr) == (0.5, 3, 7, 0.2)
     assert changed.model_dump().items() >= PUBLISHED.items()

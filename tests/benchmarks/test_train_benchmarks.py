@@ -11,9 +11,12 @@ import pytest
 import torch
 from sample_report import REPORT
 
-from benchmarks import accuracy, domains, fashion, fine_tuning, overhead, paired
-from benchmarks.fashion import NETWORKS
-from benchmarks.paired import Key, Run, table
+from benchmarks import fine_tuning, overhead
+from benchmarks.accuracy import command as accuracy
+from benchmarks.accuracy import domains, fashion
+from benchmarks.accuracy.fashion import NETWORKS
+from benchmarks.common import paired
+from benchmarks.common.paired import Key, Run, table
 from examples import digits
 
 OPTIONS = Namespace(
@@ -91,7 +94,7 @@ def test_the_table() -> None:
 @pytest.mark.long
 def test_the_overhead() -> None:
     cost = overhead.measure("VGG-16-BN", 0.5, OPTIONS)
-    assert cost.until_freeze > 0 and cost.whole > 0 and cost.slim_from == 0.5
+    assert cost.until_final > 0 and cost.whole > 0 and cost.slim_from == 0.5
 
 
 def test_the_network_of_digits_is_that_of_the_example() -> None:

@@ -91,7 +91,7 @@ BAD = [
     ),
     (["--flops", "0.3", "--set", "flops=1"], "error: --set flops=1: `flops` was given twice."),
     (["--flops", "0.3", "--set", "gamma=x"], "error: training setting gamma: expected a number, got 'x'."),
-    (["--flops", "0.3", "--set", "freeze=0.9"], "error: training settings: "),
+    (["--flops", "0.3", "--set", "search_end=0.9"], "error: training settings: "),
 ]
 
 

@@ -270,3 +270,18 @@ def test_where_both_cannot_be_had_the_example_decides_and_it_is_told_why(tmp_pat
     x = torch.from_numpy(np.abs(noise(2, 8)))
     with pytest.raises(atograph.UserError, match="the program is for inputs where what If 'choose' reads is"):
         graph.model(x if not decided.value else -x)
+
+
+def test_the_certificate_looks_for_inputs_that_take_the_other_branch(tmp_path: Path) -> None:
+    """Negated, the sum decides otherwise; nothing that is tried is between the two limits of the branch within."""
+    path = tmp_path / "choosing.onnx"
+    onnx.save(nested(), str(path))
+    report = atograph.compress(path, flops=0.5, method="magnitude", epochs=0, out=tmp_path / "run").report
+    own, other = report.certificate[-2:]
+    assert (own.made, other.made) == ("", "inputs negated")
+    assert own.branches == ["choose_cond is false"]
+    assert "choose_cond is true" in other.branches
+    assert other.source is not None
+    assert other.moved > 1e-3
+    left = {"choose_cond_1 is true", "choose_cond_1 is false"} - {*other.branches}
+    assert f"No inputs of the certificate take these branches: {left.pop()}." in report.notes

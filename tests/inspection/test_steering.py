@@ -105,7 +105,14 @@ def test_min_units(graph: atograph.Graph) -> None:
             name: min(5, len(kept)) for name, kept in plan.kept.items()
         }
     assert min(graph.plan(flops=0.3).counts.values()) < 4
-    assert {group.least for group in overview(steered).prunable} == {5, 4}
+    assert {group.least for group in overview(steered).prunable} == {5}
+    small = [group for group in graph.prunable if group.size <= 5]
+    assert (
+        [str(steered.groups[group.name].frozen) for group in small]
+        == [f"at least 5 units are to stay, and it has {group.size}" for group in small]
+        != []
+    )
+    assert {group.name for group in steered.prunable} == {group.name for group in graph.prunable if group.size > 5}
     with pytest.raises(
         UserError, match=r"with at least 5 units of each group kept.*keep fewer \(min_units\), or lower the floor"
     ):

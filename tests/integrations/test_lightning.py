@@ -167,7 +167,7 @@ def test_lightning_notices_nothing_of_the_controller(
     learned = []
     step = atograph.AutoTrainOnce.controller_step
     monkeypatch.setattr(atograph.AutoTrainOnce, "controller_step", lambda self, loss: learned.append(step(self, loss)))
-    run = Lightning(lightning, tmp_path / "pruned", controller_start=0.0, freeze=0.9, zero=0.95)
+    run = Lightning(lightning, tmp_path / "pruned", controller_start=0.0, search_end=0.9, zero=0.95)
     trainer = run.fit(shuffle=True, max_epochs=1)
     assert len([loss for loss in learned if loss is not None]) == BATCHES
     assert trainer.callback_metrics == {"count": BATCHES, "train": 1.0}

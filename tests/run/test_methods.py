@@ -126,11 +126,21 @@ def test_fine_tuning_runs_in_the_slim_module(method: str) -> None:
     assert result.history[-1].loss < result.history[0].loss
 
 
+@pytest.mark.parametrize(("given", "words"), [
+    ({"freeze": 0.4}, "the moment from which on the mask of method=ato is final is search_end"),
+    ({"freeze": ["conv1"]}, "freeze_layers"),
+    ({"lambda_freeze": 10.0, "method": "ato"}, "It is lambda_search_end"),
+])  # fmt: skip
+def test_former_names_say_the_new_ones(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=f"any more.*{words}"):
+        settings_of(given)
+
+
 def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "magnitude"}).prior == "magnitude"
-    assert settings_of({"method": "magnitude", "freeze": 0.2, "zero": 0.3}).freeze == 0.2
+    assert settings_of({"method": "magnitude", "search_end": 0.2, "zero": 0.3}).search_end == 0.2
     assert settings_of({"method": "progressive"}) == settings_of({}) != settings_of({"method": "ato"})
-    assert settings_of({"freeze": 0.4}) == settings_of({"method": "ato", "freeze": 0.4})  # only that has it
+    assert settings_of({"search_end": 0.4}) == settings_of({"method": "ato", "search_end": 0.4})  # only that has it
     assert settings_of({"tighten_end": 0.3}) == settings_of({"method": "progressive", "tighten_end": 0.3})
     assert settings_of({"method": "at-once", "prior": "fpgm"}).prior == "fpgm"
     assert settings_of({"method": "lamp"}) == settings_of({"method": "at-once", "prior": "lamp"})

@@ -95,7 +95,12 @@ BAD = [
         "",
         "no_such_module_at_all",
         "no_such_module_at_all: no module of this name. Models of libraries go by both names: timm:resnet18, "
-        "torchvision:resnet18.",
+        "torchvision:resnet18, transformers:FOLDER. A file ends in .py.",
+    ),
+    (
+        "",
+        "mobilenet_v2",
+        "mobilenet_v2: no module of this name. Models of libraries go by both names: torchvision:mobilenet_v2.",
     ),
     ("", "torch.no_such_part", "torch.no_such_part: no module of this name."),
     ("", "net", "net: the file defines no `model`. Define model() returning a torch.nn.Module."),

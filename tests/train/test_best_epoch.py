@@ -179,7 +179,7 @@ def test_a_loop_of_ones_own_asks_whether_the_network_is_the_one_that_comes_out()
     model, x = TwoConvs(), torch.randn(2, 1, 8, 8)
     with pytest.raises(UserError, match="a loop measures by itself"):
         atograph.AutoTrainOnce(model, x, steps=4, metric_mode="max")
-    ato, settled = atograph.AutoTrainOnce(model, x, steps=4, zero=0.5, freeze=0.5, epochs=2, prior="magnitude"), []
+    ato, settled = atograph.AutoTrainOnce(model, x, steps=4, zero=0.5, search_end=0.5, epochs=2, prior="magnitude"), []
     for _ in range(4):
         ato.controller_step(lambda net: net(x).sum())
         settled.append(ato.settled)

@@ -134,7 +134,7 @@ def masked_steps(**options: Any) -> tuple[list[Tensor], Any]:
 
 
 def test_some_steps_of_the_search_train_under_masks() -> None:
-    """Half of them, between the warm-up and the freeze; what they hide is back for the next one."""
+    """Half of them, between the warm-up and the end of the search; what they hide is back for the next one."""
     seen, run = masked_steps(controller_masked=0.5)
     masked = [not bool(units.all()) for units in seen[:28]]
     assert not any(masked[:8]) and 8 <= sum(masked[8:28]) <= 10 and not all(masked[8:28])
@@ -154,7 +154,7 @@ def test_a_step_that_fails_under_a_mask_loses_nothing() -> None:
         return torch.nn.functional.cross_entropy(net(batch[0]), batch[1])
 
     settings = TrainSettings(
-        flops=0.4, epochs=10, device="cpu", controller_search="budget", controller_masked=1.0, zero=0.9, freeze=0.9
+        flops=0.4, epochs=10, device="cpu", controller_search="budget", controller_masked=1.0, zero=0.9, search_end=0.9
     )
     with pytest.raises(Exception, match="under a mask"):
         auto_train_once(model, two_convs_graph(), Task(blobs(8), loss=loss), settings)
@@ -185,7 +185,7 @@ def test_a_training_that_diverges_under_a_mask_has_its_last_good_weights() -> No
         return value * float("nan") if under and len(ends) > 18 else value
 
     settings = TrainSettings(
-        flops=0.4, epochs=10, device="cpu", controller_search="budget", controller_masked=1.0, zero=0.9, freeze=0.9
+        flops=0.4, epochs=10, device="cpu", controller_search="budget", controller_masked=1.0, zero=0.9, search_end=0.9
     )
     with pytest.raises(Exception, match="end of epoch 2"):
         auto_train_once(model, two_convs_graph(), Task(blobs(8), loss=loss), settings)

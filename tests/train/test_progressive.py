@@ -220,7 +220,7 @@ def test_a_budget_out_of_reach_is_said_before_the_first_step() -> None:
     ("options", "message"),
     [
         ({"tighten_start": 0.3}, "tighten_start=0.3 lies after tighten_end=0.15"),
-        ({"freeze": 0.3}, "the method progressive has tighten_end in place of freeze"),
+        ({"search_end": 0.3}, "the method progressive has tighten_end in place of search_end"),
         ({"controller": True}, "the method progressive has no controller"),
         ({"tighten_steps": 0}, "training setting tighten_steps: expected a value greater than or equal to 1"),
     ],
@@ -301,4 +301,4 @@ def test_what_is_wrong_with_its_settings_is_said_of_them() -> None:
         with pytest.raises(UserError, match=r"setting tighten_end: expected .*tighten_end=0.15"):
             settings_of({"method": "progressive", "tighten_end": value})
     with pytest.raises(UserError, match=r"the method ato has no setting 'tighten_end', which progressive has\."):
-        settings_of({"freeze": 0.4, "tighten_end": 0.2})
+        settings_of({"search_end": 0.4, "tighten_end": 0.2})

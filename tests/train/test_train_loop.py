@@ -81,7 +81,7 @@ def test_what_is_masked_touches_nothing() -> None:
 
 
 def test_the_history() -> None:
-    history = run(epochs=10, projection_start=0.4, freeze=0.4, zero=0.5).history
+    history = run(epochs=10, projection_start=0.4, search_end=0.4, zero=0.5).history
     assert [row.epoch for row in history] == list(range(1, 11))
     assert [row.flops == 1 for row in history] == [True] + [False] * 9
     assert [row.lam for row in history] == [0] * 4 + [pytest.approx(1000, rel=0.5)] + [0] * 5
@@ -132,9 +132,9 @@ def test_the_baseline_sees_the_same_data_at_the_same_rates() -> None:
     [
         {"epochs": 1},
         {"epochs": 2, "controller": False},
-        {"freeze": 1.0, "zero": 1.0},
-        {"controller_start": 0.0, "projection_start": 0.0, "freeze": 0.0, "zero": 0.0},
-        {"paced": False, "lambda_start": 0.0, "lambda_freeze": 1e-3, "lambda_end": 1e-3},
+        {"search_end": 1.0, "zero": 1.0},
+        {"controller_start": 0.0, "projection_start": 0.0, "search_end": 0.0, "zero": 0.0},
+        {"paced": False, "lambda_start": 0.0, "lambda_search_end": 1e-3, "lambda_end": 1e-3},
         {"controller_data": "val"},
         {"weight_decay": 0.1, "optimizer": "adamw", "lr": 0.01},
         {"lr_schedule": "constant", "warmup": 0.0},

@@ -120,7 +120,7 @@ def whole() -> Trained[Any]:
 @pytest.mark.parametrize("kill_at", [2, 7, 9, 14, 16, 20, 22, 35, 40])
 @pytest.mark.long
 def test_a_killed_run_ends_as_a_whole_one(tmp_path: Path, whole: Trained[Any], kill_at: int) -> None:
-    """In the warm-up, the search, the projection, after the freeze, and in the slim module."""
+    """In the warm-up, the search, the projection, after the search, and in the slim module."""
     with pytest.raises(Killed):
         run(tmp_path / "saved", kill_at=kill_at)
     same(run(tmp_path / "saved"), whole)
@@ -147,7 +147,7 @@ def test_a_run_that_fails_goes_on_from_its_last_whole_step(tmp_path: Path, whole
 def test_an_interrupt_waits_until_what_changes_is_whole(
     tmp_path: Path, whole: Trained[Any], monkeypatch: pytest.MonkeyPatch, name: str, call: int
 ) -> None:
-    """In the search, at the freeze, where the slim module is made, where the masked weights are zeroed, at the end."""
+    """In the search, where it ends, where the slim module is made, where the masked weights are zeroed, at the end."""
     own, calls = getattr(Pruner, name), list[None]()
 
     def interrupted(self: Pruner, *args: Any) -> Any:
@@ -192,7 +192,7 @@ def test_a_run_that_is_killed_again_and_again(tmp_path: Path, whole: Trained[Any
     [
         {"optimizer": "adamw"},
         {"controller_data": "val"},
-        {"slim_at": "freeze"},
+        {"slim_at": "search_end"},
         {"controller_search": "budget", "controller_masked": 0.5, "controller": "auto"},
     ],
 )

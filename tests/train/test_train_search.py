@@ -161,14 +161,14 @@ def test_the_rate() -> None:
 
 
 def test_the_strength() -> None:
-    settings = TrainSettings(projection_start=0.2, freeze=0.4, zero=0.6)
+    settings = TrainSettings(projection_start=0.2, search_end=0.4, zero=0.6)
     assert [strength(settings, t) for t in (0.1, 0.3, 0.4, 0.5, 0.6)] == pytest.approx(
         [0, 10, 100, 316.2, 1000], rel=1e-3
     )
 
 
 def test_the_controllers_interval() -> None:
-    settings = TrainSettings(controller_start=0.1, freeze=0.3)
+    settings = TrainSettings(controller_start=0.1, search_end=0.3)
     assert controller_interval(settings, Clock(100, 1000)) == 20
     assert controller_interval(settings, Clock(10, 200)) == 10
     assert controller_interval(settings, Clock(10, 2)) == 1
@@ -179,7 +179,7 @@ def test_the_controllers_interval() -> None:
     "bad",
     [
         {"flops": 0}, {"flops": 1.1}, {"epochs": 0}, {"seed": -1}, {"unknown": 1}, {"lr": float("inf")},
-        {"freeze": 0.9, "zero": 0.5}, {"controller_start": 0.5}, {"projection_start": 0.9}, {"optimizer": "lion"},
+        {"search_end": 0.9, "zero": 0.5}, {"controller_start": 0.5}, {"projection_start": 0.9}, {"optimizer": "lion"},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense(bad: dict[str, object]) -> None:
@@ -193,7 +193,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_the_pool_spreads_over_the_warm_up() -> None:
-    settings = TrainSettings(controller_start=0.5, controller_batches=3, zero=0.6, freeze=0.5)
+    settings = TrainSettings(controller_start=0.5, controller_batches=3, zero=0.6, search_end=0.5)
     pool = Pool(Task([]), settings, Clock(2, 12), CPU)
     for number in range(12):
         pool.offer(torch.tensor(number))

@@ -88,7 +88,7 @@ def same(first: Trained[Any], second: Trained[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "adamw"}, {"freeze": 0.4, "zero": 0.6, "round_to": 4}, {"epochs": 3}]
+    "options", [{}, {"optimizer": "adamw"}, {"search_end": 0.4, "zero": 0.6, "round_to": 4}, {"epochs": 3}]
 )
 def test_kept_weights_agree_with_those_of_dense_training(options: dict[str, Any]) -> None:
     dense, slim = run("never", **options), run("zero", **options)
@@ -97,9 +97,9 @@ def test_kept_weights_agree_with_those_of_dense_training(options: dict[str, Any]
 
 
 def test_at_the_freeze_what_is_masked_is_zeroed_at_once() -> None:
-    slim = run("freeze", freeze=0.4)
+    slim = run("search_end", search_end=0.4)
     assert slim.slim_from == pytest.approx(0.4, abs=0.05) and slim.history[2].zeroed == 1
-    same(slim, run("never", freeze=0.4, zero=0.4))
+    same(slim, run("never", search_end=0.4, zero=0.4))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_loss_that_the_slim_module_cannot_have_is_told_at_once(loss: Any, said
     refuses_copies.model = model  # type: ignore[attr-defined]
     graph = atograph.trace(model, blobs()[0][0][:2].double())
     batches = [(x.double(), y) for x, y in blobs()]
-    settings = TrainSettings(flops=0.5, epochs=2, device="cpu", freeze=0.0, zero=0.0, controller=False,
+    settings = TrainSettings(flops=0.5, epochs=2, device="cpu", search_end=0.0, zero=0.0, controller=False,
                              controller_start=0.0, projection_start=0.0, prior="magnitude")  # fmt: skip
     result = auto_train_once(model, graph, Task(batches, loss=loss), settings, heard, partial(small_module, graph))
     ((before, text),) = heard.told

@@ -164,6 +164,27 @@ def test_data_that_is_no_iterable_is_refused() -> None:
         Task(3)  # type: ignore[arg-type]
 
 
+def test_data_that_is_not_cut_into_batches_is_refused() -> None:
+    inputs, targets = torch.randn(10, 3), torch.zeros(10, dtype=torch.long)
+    with pytest.raises(UserError, match=r"val_data: a tensor is not batches. .* a DataLoader"):
+        Task([], inputs)
+    with pytest.raises(UserError, match=r"train_data: all inputs and all targets .* list\(zip\(inputs.split"):
+        Task((inputs, targets))
+    with pytest.raises(UserError, match=r"must be an iterable of batches, got function\. Call it"):
+        Task(lambda: [(inputs, targets)])  # type: ignore[arg-type]
+    samples = torch.utils.data.TensorDataset(inputs, targets)
+    with pytest.raises(
+        UserError, match=r"samples, not batches: float32\[3\] with the target tensor\(0\). .*DataLoader"
+    ):
+        Task(samples).first_batch()
+    with pytest.raises(UserError, match="with the target 3"):
+        Task([(inputs[0], 3)]).first_batch()
+    assert Task(
+        samples, loss=lambda model, batch: model(batch[0]).sum()
+    ).first_batch()  # what a loss of one's own reads
+    assert len(list(Task([inputs, inputs]).train_data)) == 2  # two batches without targets
+
+
 def test_the_first_batch_is_tried() -> None:
     assert Task(blobs(1, batch=7)).check(TwoConvs(), CPU) == 7
     with pytest.raises(UserError, match=r"rejects the first batch, \(float32\[2, 3, 8, 8\], int64\[2\]\): Runtime"):
@@ -279,3 +300,11 @@ def test_settings_are_read_back_as_they_are_recorded() -> None:
     assert again == settings and hash(again) == hash(settings)
     assert (settings.flops, settings.params, settings.latency) == (0.3, 0.5, None)
     assert dict(settings.model_copy(update={"flops": None, "params": "20%"}).budgets) == {"params": 0.2}
+
+
+@pytest.mark.parametrize("named", [{"drop": "block"}, {"experts": 0.5}, {"keep_tokens": [1, 2]}], ids=" ".join)
+def test_what_goes_by_name_needs_no_budget(named: dict[str, object]) -> None:
+    """Without one nothing else is cut; with one, that holds."""
+    assert TrainSettings(**named).budgets == {"flops": 1.0}
+    assert TrainSettings(**named, params=0.4).budgets == {"params": 0.4}
+    assert TrainSettings(drop=()).budgets == TrainSettings().budgets != {"flops": 1.0}

@@ -103,7 +103,7 @@ def test_they_are_pruned_where_one_says_so() -> None:
         optimizer = torch.optim.SGD(trained, lr=0.1)
         ato = atograph.AutoTrainOnce(net, X, steps=4, flops=0.8, optimizer=optimizer, prune_frozen=prune_frozen)
         assert len(ato.graph.prunable) == groups
-    with pytest.raises(UserError, match="1 groups whole that could be pruned"):
+    with pytest.raises(UserError, match="1 group whole that could be pruned"):
         atograph.AutoTrainOnce(net, X, steps=4, flops=0.1)
 
 

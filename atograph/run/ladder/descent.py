@@ -39,7 +39,7 @@ class Descent:
             raise UserError(f"one budget at a time goes down a ladder, and {listed} have several shares each.")
         ((budget, shares),) = budgets.items()
         count = len(shares)
-        if settings.freeze and settings.method != "progressive":
+        if settings.search_end and settings.method != "progressive":
             raise UserError(
                 f"the method '{settings.method}' is for one budget, and there are {count}.",
                 hint="Several go with --method progressive, or with a criterion (--method taylor).",

@@ -75,11 +75,11 @@ class Pruner(Masking[P]):
             self._read_mask()
 
     def before_step(self, t: float, batch: object) -> None:
-        """Set the batch aside, or let the controller learn, or freeze the mask, or zero what it masks."""
+        """Set the batch aside, or let the controller learn, or make the mask final, or zero what it masks."""
         settings = self.settings
         self.importance.step(batch)
         self.swap.follow()
-        if t >= settings.freeze and not self.frozen:
+        if t >= settings.search_end and not self.frozen:
             self._freeze()
         if t >= settings.zero_from and not self.zero:
             self._zero()
@@ -146,7 +146,7 @@ class Pruner(Masking[P]):
         """Let the controller learn if it is time, and hide what one of its masks drops if this step is to see one."""
         settings, search = self.settings, self.search
         if settings.controller and self.steps % controller_interval(settings, self.run.clock) == 0:
-            done = (t - settings.controller_start) / max(settings.freeze - settings.controller_start, 1e-9)
+            done = (t - settings.controller_start) / max(settings.search_end - settings.controller_start, 1e-9)
             search.step(batch if search.fresh and not self.pool.closed else self.pool.take(otherwise=batch), done)
         if t >= settings.projection_start and not self.masking:
             self._read_mask()

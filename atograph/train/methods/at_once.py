@@ -18,5 +18,5 @@ class AtOnce(AutoTrainOnceMethod):
     help = "prunes the initial weights at once, and then fine-tunes for --epochs (0: not at all)"
     takes_plans = True
     presets: ClassVar[Mapping[str, object]] = {
-        "controller": False, "controller_start": 0.0, "projection_start": 0.0, "freeze": 0.0, "zero": 0.0,
+        "controller": False, "controller_start": 0.0, "projection_start": 0.0, "search_end": 0.0, "zero": 0.0,
     }  # fmt: skip

@@ -79,7 +79,7 @@ class Importance(Generic[P]):
         if not criterion.ready:
             what = f"the criterion '{criterion.name}' has seen no {criterion.observes()}"
             hint = "The loss has to call the model itself, and its gradients have to be finite."
-            if not run.settings.freeze:
+            if not run.settings.search_end:
                 raise UserError(f"{what}, so nothing can be pruned by it.", hint=hint)
             run.tell(f"{what}: units are ranked by magnitude. {hint}")
 

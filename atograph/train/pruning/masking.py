@@ -102,7 +102,7 @@ class Masking(Pruning[P]):
     def _settings(self) -> dict[str, object]:
         """What must be the same for a training to go on, beside what a run compares (`run.unfinished.resumption`)."""
         moments = (
-            "freeze", "zero", "tighten_start", "tighten_steps", "slim_apart", "controller", "controller_search",
+            "search_end", "zero", "tighten_start", "tighten_steps", "slim_apart", "controller", "controller_search",
             "controller_masked",
         )  # fmt: skip
         known = {name: getattr(self.run.settings, name) for name in moments if hasattr(self.run.settings, name)}

@@ -20,6 +20,7 @@ from atograph.passes.cost.share import DEPTH, share_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.given import (
+    SAYS_WHAT_GOES,
     Fraction,
     Listed,
     Method,
@@ -90,7 +91,8 @@ class TrainSettings(BaseModel):
     """With depth, about how much of what is saved whole branches give, those first whose units score least; 0.5 unless
     given."""
     drop: Annotated[Names, Option(metavar="GLOB")] = ()
-    """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
+    """Layers that go altogether, where the model allows it (blocks.3); repeatable. Without a budget nothing else goes.
+    See `Graph.steered`."""
     couple: Annotated[Pairs, Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
@@ -246,22 +248,22 @@ class TrainSettings(BaseModel):
     projection_start: Fraction = 0.35
     """T_start: from here every optimiser step is followed by the projection (paper: 20 %). Here it waits for the final
     mask: what has been shrunk looks unimportant from then on, so that an early mask would stay."""
-    freeze: Fraction = 0.35
+    search_end: Fraction = 0.35
     """The mask is final from here on (paper: 50 %; here the weights get the time to recover)."""
     zero: Fraction = 0.45
     """From here on everything masked is exactly zero and is held there."""
-    slim_at: Annotated[Literal["zero", "freeze", "never"], Option()] = "zero"
-    """Train the slim module in the dense one's place from there on: zero (everything masked is zero), freeze, or never.
-    It costs less and changes nothing. At the freeze, what is masked is zeroed at once.
+    slim_at: Annotated[Literal["zero", "search_end", "never"], Option()] = "zero"
+    """Train the slim module in the dense one's place from there on: zero (everything masked is zero), `search_end`, or
+    never. It costs less and changes nothing. At `search_end`, what is masked is zeroed at once.
     Where the module cannot be made slim, the dense one is trained to the end."""
     lambda_start: NotNegative = 10.0
-    """λ until the freeze, where the projection starts before it (authors' code: 10)."""
-    lambda_freeze: Positive = 100.0
-    """λ right after the freeze; it rises geometrically to `lambda_end` until `zero`."""
+    """λ until `search_end`, where the projection starts before it (authors' code: 10)."""
+    lambda_search_end: Positive = 100.0
+    """λ right after `search_end`; it rises geometrically to `lambda_end` until `zero`."""
     lambda_end: Positive = 1000.0
-    """λ in the end (authors' code: 1000 from the freeze on)."""
+    """λ in the end (authors' code: 1000 from `search_end` on)."""
     paced: bool = True
-    """After the freeze, shrink each masked group by at least its norm over the steps left until `zero`. With
+    """After `search_end`, shrink each masked group by at least its norm over the steps left until `zero`. With
     λ alone (False, as in the paper) a low rate or many families can leave norms that are then cut off at
     once."""
 
@@ -323,7 +325,7 @@ class TrainSettings(BaseModel):
     @property
     def zero_from(self) -> float:
         """The moment from which on everything masked is exactly zero."""
-        return self.freeze if self.slim_at == "freeze" else self.zero
+        return self.search_end if self.slim_at == "search_end" else self.zero
 
     @model_validator(mode="before")
     @classmethod
@@ -341,7 +343,7 @@ class TrainSettings(BaseModel):
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
         rest = floors_by_layer(rest)
-        if not shares and any(rest.get(name) is not None for name in ("experts", "keep_tokens")):
+        if not shares and any(rest.get(name) not in (None, (), []) for name in SAYS_WHAT_GOES):
             shares = {"flops": 1.0}
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 
@@ -355,11 +357,11 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> TrainSettings:
-        """The search starts before the freeze, the freeze comes before `zero`, and so does the projection."""
-        if not self.controller_start <= self.freeze <= self.zero:
-            moments = f"{self.controller_start:g}, {self.freeze:g}, {self.zero:g}"
-            raise ValueError(f"controller_start <= freeze <= zero must hold, got {moments}")
-        if not self.epochs and self.freeze:
+        """The search starts before it ends, it ends before `zero`, and so does the projection."""
+        if not self.controller_start <= self.search_end <= self.zero:
+            moments = f"{self.controller_start:g}, {self.search_end:g}, {self.zero:g}"
+            raise ValueError(f"controller_start <= search_end <= zero must hold, got {moments}")
+        if not self.epochs and self.search_end:
             raise ValueError(
                 f"epochs=0 trains nothing, but this method prunes while it trains (others: {', '.join(CRITERIA)})"
             )
@@ -395,7 +397,7 @@ class TrainSettings(BaseModel):
             raise ValueError(
                 "distill_hidden reads what blocks give, and compile leaves no blocks: train without one of them"
             )
-        about = ("latency_batch", "latency_table", "latency_target", "latency_threads")
+        about = ("latency_batch", "latency_table", "latency_threads")
         unused = [name for name in about if getattr(self, name) != type(self).model_fields[name].default]
         if unused and not self.measured and self.rounding != "auto":
             raise ValueError(

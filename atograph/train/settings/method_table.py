@@ -27,9 +27,9 @@ METHOD_OF_LOOPS = "ato"
 """The same in a loop of one's own: the module changes once there, and not in steps that the loop has to follow."""
 
 OF_ATO = (
-    "freeze", "zero", "controller", "controller_start", "controller_interval", "controller_min_steps", "controller_lr",
-    "controller_weight_decay", "controller_norms", "controller_drop", "controller_search", "controller_spread",
-    "controller_masked", "temperature", "offset", "gamma", "prior_scale", "projection_start", "lambda_start",
-    "lambda_freeze", "lambda_end", "paced",
+    "search_end", "zero", "controller", "controller_start", "controller_interval", "controller_min_steps",
+    "controller_lr", "controller_weight_decay", "controller_norms", "controller_drop", "controller_search",
+    "controller_spread", "controller_masked", "temperature", "offset", "gamma", "prior_scale", "projection_start",
+    "lambda_start", "lambda_search_end", "lambda_end", "paced",
 )  # fmt: skip
 """Settings that only Auto-Train-Once has, or sets by itself: who gives one of them and no method means it."""

@@ -16,7 +16,7 @@ from atograph.train.settings.method_table import OF_ATO
 class ProgressiveSettings(TrainSettings):
     """Options of the method `progressive`, beside those of every training.
 
-    There is no controller, and what is masked is zero at once: ``freeze`` and ``zero`` are ``tighten_end``.
+    There is no controller, and what is masked is zero at once: ``search_end`` and ``zero`` are ``tighten_end``.
     """
 
     tighten_start: Fraction = 0.02
@@ -39,16 +39,16 @@ class ProgressiveSettings(TrainSettings):
         if end is None or not 0 <= end <= 1:
             return {"method": "progressive", **values}  # what is wrong with it is told where it stands
         unused = {name: cls.model_fields[name].default for name in OF_ATO} | {"controller": False}
-        unused |= {"controller_start": 0.0, "projection_start": 0.0, "freeze": end, "zero": end}
+        unused |= {"controller_start": 0.0, "projection_start": 0.0, "search_end": end, "zero": end}
         for name, value in unused.items():
             if values.get(name, value) == value:
                 continue
-            if name in ("freeze", "zero"):
+            if name in ("search_end", "zero"):
                 raise ValueError(f"the method progressive has tighten_end in place of {name}, which --method ato has")
             if name == "controller":
                 raise ValueError("the method progressive has no controller, which --method ato has")
             raise ValueError(f"the method progressive has no use for {name}={values[name]}, which --method ato has")
-        return {"method": "progressive", **values, "freeze": end, "zero": end}
+        return {"method": "progressive", **values, "search_end": end, "zero": end}
 
     @model_validator(mode="after")
     def _start_before_end(self) -> ProgressiveSettings:

@@ -28,6 +28,8 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
         UserError: naming the first setting that does not exist or does not fit.
     """
     values = dict(values)
+    for old in RENAMED.keys() & values.keys():
+        raise UserError(f"there is no training setting {old!r} any more.", hint=RENAMED[old])
     values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
     name = values["method"]
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
@@ -75,6 +77,13 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
 
 LISTED = "docs/settings.md tells of those that matter, and atograph/train/settings/fields.py lists them all."
 """Where they are listed."""
+
+RENAMED = {
+    "freeze": "Layers that keep their widths are freeze_layers (--freeze GLOB); the moment from which on the mask of "
+    "method=ato is final is search_end.",
+    "lambda_freeze": "It is lambda_search_end.",
+}
+"""Former names, and what to write in their place."""
 
 _KINDS = {
     "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
