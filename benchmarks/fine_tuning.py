@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from atograph.train import TrainSettings, dense_training
-from benchmarks.accuracy import Bench, add_options, percent, pruned, reduce
-from benchmarks.domains import DOMAINS
-from benchmarks.fashion import NETWORKS
-from benchmarks.paired import Key, Outcome, Run, made, run_of, table
+from benchmarks.accuracy.command import Bench, add_options, percent, pruned, reduce
+from benchmarks.accuracy.domains import DOMAINS
+from benchmarks.accuracy.fashion import NETWORKS
+from benchmarks.common.paired import Key, Outcome, Run, made, run_of, table
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def torch_pruning(bench: Bench) -> Outcome:
     """Torch-Pruning by the norms of groups (DepGraph), at once, then fine-tuning."""
     import torch_pruning as tp
 
-    from benchmarks.regularised import train_regularised
+    from benchmarks.accuracy.regularised import train_regularised
 
     images = bench.images(1)
     metric, flops = train_regularised(tp, bench.model(), bench.task(), bench.settings(), bench.budget, images, at=0.0)

@@ -23,12 +23,12 @@ from torch import nn
 
 import atograph
 from atograph.capture import any_size
+from benchmarks.common.processes import Processes
 from benchmarks.exact import Inputs
 from benchmarks.models import NAMES, build
-from benchmarks.processes import Processes
-from benchmarks.torch_pruning_peer import installed
-from benchmarks.zoo_part import Record, forget_imports
-from benchmarks.zoo_row import tiny_network
+from benchmarks.peers.torch_pruning import installed
+from benchmarks.zoo.part import Record, forget_imports
+from benchmarks.zoo.row import tiny_network
 
 MODELS = (
     "tv:resnet18", "tv:resnet50", "tv:mobilenet_v2", "tv:mobilenet_v3_small", "tv:efficientnet_b0", "tv:densenet121",
@@ -82,7 +82,7 @@ def _measured(part: str, name: str, options: argparse.Namespace) -> dict[str, An
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "part.json"
         ended = Processes().run(
-            [sys.executable, "-m", "benchmarks.zoo_part", part, name, str(file)], options.limit,
+            [sys.executable, "-m", "benchmarks.zoo.part", part, name, str(file)], options.limit,
             {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

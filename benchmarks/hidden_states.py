@@ -19,7 +19,7 @@ from atograph.slimming.index_map import small_module
 from atograph.train import Task, auto_train_once, dense_training
 from atograph.train.settings import settings_of
 from atograph.values.eval_mode import copy_of
-from benchmarks.paired import Key, Outcome, Run, made, run_of, table
+from benchmarks.common.paired import Key, Outcome, Run, made, run_of, table
 from examples import digits
 
 AGAINST = "progressive, with the teacher"

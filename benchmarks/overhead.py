@@ -20,7 +20,7 @@ import atograph
 from atograph.slimming.index_map import small_module
 from atograph.train import EpochRow, Task, auto_train_once, dense_training
 from atograph.train.settings import settings_of
-from benchmarks.fashion import NETWORKS, loaders
+from benchmarks.accuracy.fashion import NETWORKS, loaders
 
 
 @dataclass(frozen=True)

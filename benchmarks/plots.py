@@ -16,8 +16,8 @@ import matplotlib
 from matplotlib import pyplot
 
 from atograph.report.run import Report
-from benchmarks.accuracy import METHODS
-from benchmarks.paired import Run
+from benchmarks.accuracy.command import METHODS
+from benchmarks.common.paired import Run
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "atograph"  # the same figures give the same file

@@ -8,12 +8,10 @@ state, and decodes in ONNX Runtime.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,13 +20,11 @@ import torch
 from torch import Tensor, nn
 
 import atograph
-from benchmarks.below import check_below, write_below
+from benchmarks.common.by_name import ByName
 from benchmarks.models import transformers_models  # noqa: F401  # first: it makes transformers importable
 
 STEPS, LENGTH, VOCABULARY = 16, 8, 96
 SHARE = 0.5
-MARKER = "<!-- table: python -m benchmarks.serve -->"
-"""What stands above this line in a Markdown file is written by hand."""
 
 _TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -154,7 +150,7 @@ def _numbers(repairs: Sequence[str]) -> str:
 def _in_onnx(model: Any, folder: Path) -> str:
     """How many tokens of greedy decoding in ONNX Runtime are those of torch, from the prompt on, with a cache."""
     from atograph.integrations.caching import CachedEncoderDecoder, CachedModel
-    from benchmarks.decoding_models import Files, by_torch, prompt_of, traced
+    from benchmarks.decoding.models import Files, by_torch, prompt_of, traced
 
     cached = (CachedEncoderDecoder if model.config.is_encoder_decoder else CachedModel)(model).eval()
     graph, _inputs = traced(cached)
@@ -165,44 +161,25 @@ def _in_onnx(model: Any, folder: Path) -> str:
     return f"{int((tokens == found).sum())} of {tokens.numel()}"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A line a model."""
-    lines = [
-        "| model | FLOPs kept | the configuration says | planned in | logits differ by | tokens equal | in ONNX |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        equal = "no decoder" if row.equal is None else f"{row.equal} of {row.tokens}"
-        lines.append(
-            f"| {row.model} | {row.flops:.3f} | {row.numbers} | {row.seconds:.1f} s | {row.difference:.0e} | {equal} | "
-            f"{row.onnx} |"
-        )
-    return "\n".join(lines)
+def _cells(row: Row) -> list[str]:
+    equal = "no decoder" if row.equal is None else f"{row.equal} of {row.tokens}"
+    return [
+        row.model, f"{row.flops:.3f}", row.numbers, f"{row.seconds:.1f} s", f"{row.difference:.0e}", equal, row.onnx,
+    ]  # fmt: skip
+
+
+COMMAND = ByName[Row](
+    "serve", __doc__, "<!-- table: python -m benchmarks.serve -->",
+    ["model", "FLOPs kept", "the configuration says", "planned in", "logits differ by", "tokens equal", "in ONNX"],
+    _cells, lambda row: row.good,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write what was asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="*", metavar="GLOB", help="families whose name matches")
+    parser = COMMAND.parser()
     parser.add_argument("--onnx", action="store_true", help="also decode in ONNX Runtime, with a cache")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, below its marker")
-    options = parser.parse_args(arguments)
-    if options.markdown is not None:
-        try:
-            check_below(options.markdown, MARKER)
-        except ValueError as error:
-            parser.error(str(error))
-    rows = []
-    for name in FAMILIES:
-        if fnmatchcase(name, options.only):
-            rows.append(measure(name, onnx=options.onnx))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
-    print(f"\n{table(rows)}")
-    if options.markdown is not None:
-        write_below(options.markdown, MARKER, table(rows))
-    return 0 if all(row.good for row in rows) else 1
+    return COMMAND.run(FAMILIES, lambda name, options: measure(name, onnx=options.onnx), parser, arguments)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from atograph.passes.pipeline.registry import PASSES
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.method_table import DEFAULT_METHOD
 from atograph.train.settings.progressive import ProgressiveSettings
-from benchmarks.below import check_below
-from benchmarks.zoo_table import COLUMNS, MARKER, ONNX, PEER
+from benchmarks.common.below import check_below
+from benchmarks.zoo.table import COLUMNS, MARKER, ONNX, PEER
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,7 +67,7 @@ OTHERS = {
 def test_every_option_in_running_text_exists() -> None:
     main = typer.main.get_command(app)
     known = {option for command in main.commands.values() for p in command.params for option in p.opts}  # type: ignore[attr-defined]
-    for path in (ROOT / "benchmarks").glob("*.py"):  # commands of their own
+    for path in (ROOT / "benchmarks").rglob("*.py"):  # commands of their own
         known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', path.read_text(encoding="utf-8")))
     for path in DOCUMENTS:
         named = re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.decoding import measure, table
+from benchmarks.decoding.command import COMMAND, measure
 
 
 @pytest.mark.usefixtures("transformers")
@@ -13,4 +13,4 @@ from benchmarks.decoding import measure, table
 def test_tokens_of_a_slim_cache_are_the_masked_models(name: str, files: str) -> None:
     row = measure(name, steps=4, layers=1)
     assert row.equal == row.tokens == 12 and row.difference < 1e-4 and row.files == files
-    assert "12 of 12" in table([row])
+    assert "12 of 12" in COMMAND.table([row])

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, gpu_checks
-from benchmarks.gpu import Kept, Part, Row, go_on, tables
+from benchmarks.gpu import checks as gpu_checks
+from benchmarks.gpu import command as gpu
+from benchmarks.gpu.command import Kept, Part, Row, go_on, tables
 
 WHERE = {"device": "some card", "torch": "2", "reduced": True}
 

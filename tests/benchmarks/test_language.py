@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import language
-from benchmarks.language import Language, measure
-from benchmarks.language_model import PIECE, bits, encoded, loaders
+from benchmarks.language import command as language
+from benchmarks.language.command import Language, measure
+from benchmarks.language.model import PIECE, bits, encoded, loaders
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_what_is_held_out_is_not_trained_on(text: Path) -> None:
 
 
 def test_a_text_that_is_missing_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from benchmarks import language_model
+    from benchmarks.language import model as language_model
 
     monkeypatch.setattr(language_model.shutil, "which", lambda _name: None)
     language_model.text_of.cache_clear()

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from atograph.ort.model import OnnxModel
-from benchmarks import latency, latency_part
-from benchmarks.zoo_part import Record
+from benchmarks.latency import command as latency
+from benchmarks.latency import part as latency_part
+from benchmarks.zoo.part import Record
 
 PART = {
     "variants": {

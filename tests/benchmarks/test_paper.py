@@ -19,11 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import atograph
 from atograph.passes.errors import UserError
 from atograph.train.settings import TrainSettings
-from benchmarks import paper, paper_cifar, paper_imagenet
-from benchmarks.fashion import EXAMPLE, Pooled
-from benchmarks.paper_cifar import FORMS, Form
-from benchmarks.paper_rows import ROWS
-from benchmarks.published import PUBLISHED
+from benchmarks.accuracy.fashion import EXAMPLE, Pooled
+from benchmarks.common.published import PUBLISHED
+from benchmarks.paper import cifar as paper_cifar
+from benchmarks.paper import command as paper
+from benchmarks.paper import imagenet as paper_imagenet
+from benchmarks.paper.cifar import FORMS, Form
+from benchmarks.paper.rows import ROWS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results" / "paper.md"
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}

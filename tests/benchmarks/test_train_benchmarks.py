@@ -11,9 +11,12 @@ import pytest
 import torch
 from sample_report import REPORT
 
-from benchmarks import accuracy, domains, fashion, fine_tuning, overhead, paired
-from benchmarks.fashion import NETWORKS
-from benchmarks.paired import Key, Run, table
+from benchmarks import fine_tuning, overhead
+from benchmarks.accuracy import command as accuracy
+from benchmarks.accuracy import domains, fashion
+from benchmarks.accuracy.fashion import NETWORKS
+from benchmarks.common import paired
+from benchmarks.common.paired import Key, Run, table
 from examples import digits
 
 OPTIONS = Namespace(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.zoo_part import Record
-from benchmarks.zoo_verdict import reachable, verdict
+from benchmarks.zoo.part import Record
+from benchmarks.zoo.verdict import reachable, verdict
 
 _WHY = "torchvision, timm or transformers is not installed: no model of the zoo is tested"
 models = pytest.importorskip("benchmarks.models", reason=_WHY, exc_type=ImportError)
-zoo_row = pytest.importorskip("benchmarks.zoo_row", reason=_WHY, exc_type=ImportError)
+zoo_row = pytest.importorskip("benchmarks.zoo.row", reason=_WHY, exc_type=ImportError)
 
 QUICK = {
     "hf:bert": "an encoder",

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import torch_pruning_peer, zoo, zoo_table
-from benchmarks.below import write_below
+from benchmarks.common.below import write_below
+from benchmarks.common.processes import Processes, Stopped
 from benchmarks.exact import difference, movement, other_inputs
-from benchmarks.processes import Processes, Stopped
-from benchmarks.zoo_part import Record, first_line
-from benchmarks.zoo_rows import Row, Rows, measure_row
-from benchmarks.zoo_summary import summary
-from benchmarks.zoo_verdict import (
+from benchmarks.peers import torch_pruning as torch_pruning_peer
+from benchmarks.zoo import command as zoo
+from benchmarks.zoo import table as zoo_table
+from benchmarks.zoo.part import Record, first_line
+from benchmarks.zoo.rows import Row, Rows, measure_row
+from benchmarks.zoo.summary import summary
+from benchmarks.zoo.verdict import (
     depth_verdict,
     onnx_excused,
     onnx_verdict,

@@ -17,7 +17,7 @@ import atograph
 from atograph.integrations.caching import Cache, CachedModel
 from atograph.ort.model import OnnxModel
 from atograph.values.eval_mode import eval_mode
-from benchmarks.decoding_models import Prompt, build, by_torch, prompt_of
+from benchmarks.decoding.models import Prompt, build, by_torch, prompt_of
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4,

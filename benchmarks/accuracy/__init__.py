@@ -1,0 +1,1 @@
+"""Accuracy at a budget against what one would do instead."""

@@ -1,0 +1,1 @@
+"""Decoding with a slim cache in ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""Latency where whole branches go."""

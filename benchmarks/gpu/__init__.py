@@ -1,0 +1,1 @@
+"""What is to be known of a GPU, in calls of a few minutes."""

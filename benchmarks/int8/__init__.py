@@ -1,0 +1,1 @@
+"""Int8 beside float32, in ONNX Runtime and OpenVINO."""

@@ -1,0 +1,1 @@
+"""Latency of slim models in ONNX Runtime and OpenVINO."""

@@ -1,0 +1,1 @@
+"""ONNX files in, ONNX files out."""

@@ -1,0 +1,1 @@
+"""Ways in for a dozen models."""

@@ -1,0 +1,1 @@
+"""Known models: captured, pruned, proved equal."""
