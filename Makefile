@@ -78,6 +78,7 @@ HASHES = $(UV) pip compile --no-deps --generate-hashes --no-annotate --python-ve
 lock:
 	grep -v -E '^(#|torch==|torchvision==)' constraints.txt | $(HASHES) -o requirements.lock -
 	$(HASHES) -o docs/website/requirements.lock docs/website/constraints.txt
+	$(HASHES) -o docs/recipes/requirements.lock docs/recipes/constraints.txt
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix
@@ -119,9 +120,9 @@ $(VENV)/.installed-for-docs: $(VENV)/.installed docs/website/requirements.lock
 	@$(PIP) install -q --require-hashes --no-deps -r docs/website/requirements.lock
 	@touch $@
 
-# Without their dependencies, which are there or are torch.
-$(VENV)/.installed-for-recipes: $(VENV)/.installed-for-tests
-	@$(PIP) install -q --no-deps peft==0.21.2 torchao==0.18.0
+# What each page of docs/recipes says to install, and what that needs; torch and torchvision are there.
+$(VENV)/.installed-for-recipes: $(VENV)/.installed-for-tests docs/recipes/requirements.lock
+	@$(PIP) install -q --require-hashes --no-deps -r docs/recipes/requirements.lock
 	@touch $@
 
 # Torch-Pruning is only compared with; its one other requirement is numpy.

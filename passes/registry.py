@@ -52,6 +52,7 @@ class Registry(Generic[T]):
         self._base = base
         self._loaders: dict[str, Callable[[], object]] = {name: partial(_load, path) for name, path in ours.items()}
         self._homes: dict[str, str] = {}  # of rows that others bring
+        self._by_hand: set[str] = set()
         self._looked_around = False
 
     def __iter__(self) -> Iterator[str]:
@@ -84,10 +85,11 @@ class Registry(Generic[T]):
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # code of another package
+            by_hand = name in self._by_hand
             raise UserError(
                 f"the {self.kind} {name!r} cannot be loaded ({type(error).__name__}: {error}).",
-                where=f"entry points {self.group}",
-                hint="Install or mend the package that brings it.",
+                where=self._homes[name] if by_hand else f"entry points {self.group}",
+                hint=f"Mend the code that registers it{'' if by_hand else ': the package that brings it'}.",
             ) from error
         self._check(row, name)
         return cast("type[T]", row)
@@ -102,6 +104,7 @@ class Registry(Generic[T]):
         if name in self and not self._is_again(name, loader):
             raise self._taken(name)
         self._loaders[name], self._homes[name] = loader, home_of(loader)
+        self._by_hand.add(name)
 
     def register(self, row: Row) -> Row:
         """Add a class under its ``name``: a decorator. A module that is run again replaces what it has registered.
@@ -116,7 +119,12 @@ class Registry(Generic[T]):
             raise self._taken(name)
         self._homes[name] = home_of(row)
         self._loaders[name] = lambda: row
+        self._by_hand.add(name)
         return row
+
+    def is_registered_by_hand(self, name: str) -> bool:
+        """Whether code that ran in this process has registered a row, and no installed package."""
+        return name in self._by_hand and name in self
 
     def _is_again(self, name: str, loader: Callable[[], object]) -> bool:
         """Whether a row of somebody else is defined anew where it was defined before."""

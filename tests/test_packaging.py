@@ -54,10 +54,25 @@ def test_so_has_what_makes_the_site_and_the_wheel() -> None:
     assert set(asked) <= constraints.keys()
 
 
+def test_so_has_what_the_recipes_say_to_install() -> None:
+    """`make recipes` installs it beside the rest, of which it repeats nothing; torch is what is there."""
+    constraints, locked = (pinned(f"docs/recipes/{name}") for name in ("constraints.txt", "requirements.lock"))
+    rest, site = pinned("constraints.txt"), pinned("docs/website/constraints.txt")
+    assert constraints.keys() == locked.keys() and not constraints.keys() & rest.keys()
+    for name, entry in locked.items():
+        assert entry.split()[0] == constraints[name] == site.get(name, constraints[name]), f"{name}: run `make lock`"
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), name
+    lines = [line for page in (ROOT / "docs" / "recipes").glob("*.md") for line in page.read_text("utf-8").splitlines()]
+    asked = [normal(name) for line in lines if line.startswith("pip install ") for name in line.split()[2:]]
+    assert asked and set(asked) <= constraints.keys() | rest.keys()
+
+
 def test_the_makefile_asks_for_them() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    installs = [line for line in text.splitlines() if "install -q" in line and "torch" not in line]
-    assert any("--require-hashes --no-deps -r requirements.lock" in line for line in installs)
+    builds = re.compile(r"\b(torch|torchvision|torch-pruning==[\d.]+)$")
+    installs = [line for line in text.splitlines() if "install -q" in line and not builds.search(line)]
+    for lock in ("requirements.lock", "docs/website/requirements.lock", "docs/recipes/requirements.lock"):
+        assert any(line.endswith(f"--require-hashes --no-deps -r {lock}") for line in installs)
     assert all("--require-hashes" in line or "--no-deps --no-build-isolation -e ." in line for line in installs)
 
 

@@ -124,7 +124,7 @@ def opt(
         if list_passes:
             command_opt.list_passes()
         elif run_reproducer is not None:
-            command_opt.reproduce(run_reproducer, shown, console)
+            command_opt.reproduce(run_reproducer, spec, shown, data=data, console=console)
         else:
             command_opt.opt(
                 spec, passes=passes, shown=shown, out=out, data=data, weights=weights, given=settings, console=console
@@ -212,6 +212,9 @@ def sweep(
     latency: Annotated[
         bool, typer.Option("--latency", help="Also time the dense network and all slim ones in turns.")
     ] = False,
+    latency_target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where: onnx, or another target that is timed.")
+    ] = None,
     batches: Annotated[
         int, typer.Option(help="Batches of train_data() that criteria look at, where they look at any.")
     ] = 4,
@@ -234,8 +237,8 @@ def sweep(
 
     with running(limit=capture_limit) as console:
         command_sweep.sweep(
-            spec, flops=flops, method=method, latency=latency, batches=batches, init=init, json=json, html=html,
-            plans=plans, data=data, given=settings, console=console,
+            spec, flops=flops, method=method, latency=latency, latency_target=latency_target, batches=batches,
+            init=init, json=json, html=html, plans=plans, data=data, given=settings, console=console,
         )  # fmt: skip
 
 

@@ -86,6 +86,7 @@ def opt(
         raise UserError("opt needs a SPEC and --passes.", hint="atograph opt --list-passes tells what there is.")
     spec = load_spec(text, data=data)  # first: it may register passes of its own
     pipeline = Pipeline.parse(passes, readers={Plan: read_plan})
+    _check_shown(shown)
     if weights is None and out is not None and out.suffix.lower() in WRITERS and Path(text).suffix.lower() == ".txt":
         console.warn(f"a text holds no weights: those of {out} are random numbers. --weights FILE gives some.")
     result = _run(pipeline, _captured(spec, weights, given), shown, console)
@@ -93,17 +94,28 @@ def opt(
         _show(result, shown, out, console)
 
 
-def reproduce(path: Path, shown: Shown, console: Console) -> None:
+def reproduce(path: Path, spec: str | None, shown: Shown, *, data: Path | None, console: Console) -> None:
     """Run what an internal error has left: it is raised again, or does not come.
 
+    Args:
+        path: of the file.
+        spec: the SPEC that registers its passes, where it does.
+        shown: what is looked at on the way.
+        data: for the SPEC.
+        console: is told when nothing goes wrong.
+
     Raises:
-        UserError: the file is none of these.
+        UserError: the file is none of these, or a pass is not here.
         InternalError: it came again.
     """
     from atograph.passes.pipeline.pipeline import Pipeline
     from atograph.passes.pipeline.reproducer import read_reproducer
     from atograph.passes.plan.plan import Plan
+    from atograph.spec.spec import load_spec
 
+    _check_shown(shown)
+    if spec is not None:
+        load_spec(spec, data=data)  # it may register passes
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -115,7 +127,16 @@ def reproduce(path: Path, shown: Shown, console: Console) -> None:
     def read(name: str) -> Plan:
         return read_plan(name) if plan is None else plan
 
-    _run(Pipeline.parse(passes, readers={Plan: read}), program, shown, console)
+    try:
+        pipeline = Pipeline.parse(passes, readers={Plan: read})
+    except UserError as error:
+        raise UserError(
+            f"its passes {passes!r} cannot be run here: {error.message}",
+            where=str(path),
+            hint="Install the package that has the pass, or name the SPEC that registers it: atograph opt SPEC "
+            "--run-reproducer FILE.",
+        ) from error
+    _run(pipeline, program, shown, console)
     console.say(f"{passes} ran on the program of {path}, and nothing went wrong")
 
 
@@ -156,7 +177,10 @@ def _run(pipeline: Pipeline, program: Program, shown: Shown, console: Console) -
         typer.echo(printable(text))
 
     instruments = _instruments(shown, say)
-    result = pipeline.run(program, instruments=instruments, schedule=True)
+    ran: set[str] = set()
+    result = pipeline.run(program, after=lambda each, _: ran.add(each.name), instruments=instruments, schedule=True)
+    for name in sorted({*shown.before, *(shown.after or ())} - ran):
+        console.warn(f"the pass '{name}' did not run, and nothing was printed at it.")
     for each in instruments:
         if isinstance(each, Clock):
             typer.echo(each.table(), nl=False)
@@ -175,13 +199,18 @@ def _show(result: Program, shown: Shown, out: Path | None, console: Console) -> 
         write_text(text, out, console)
 
 
+def _check_shown(shown: Shown) -> None:
+    """Refuse names of passes that there are not."""
+    from atograph.passes.pipeline.registry import PASSES
+
+    for name in sorted({*shown.before, *(shown.after or ())} - {*PASSES}):
+        raise UserError(f"there is no pass '{name}' to print the program at.", hint="atograph opt --list-passes")
+
+
 def _instruments(shown: Shown, say: Callable[[str], None]) -> list[Instrument]:
     from atograph.passes.pipeline.instruments import Changes, Clock, Printer
     from atograph.passes.pipeline.numeric import NumericCheck
-    from atograph.passes.pipeline.registry import PASSES
 
-    for name in {*shown.before, *(shown.after or ())} - {*PASSES}:
-        raise UserError(f"there is no pass '{name}' to print the program at.", hint="atograph opt --list-passes")
     instruments: list[Instrument] = [Clock()] if shown.times else []
     if shown.numeric:
         instruments.append(NumericCheck())

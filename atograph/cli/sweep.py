@@ -11,6 +11,7 @@ from atograph.cli.runner import write_text
 from atograph.cli.trained import load_trained
 from atograph.passes.cost.share import shares_of
 from atograph.passes.criteria.table import CRITERIA
+from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from atograph.run.sweep.sweeping import Sweeping
@@ -23,6 +24,7 @@ def sweep(
     flops: str,
     method: str,
     latency: bool,
+    latency_target: str | None,
     batches: int,
     init: Path | None,
     json: Path | None,
@@ -37,17 +39,21 @@ def sweep(
     for name in criteria:
         check_choice("--method", name, CRITERIA)
     shares = shares_of(flops, "--flops")
+    if latency_target is not None and not latency:
+        raise UserError(f"--latency-target {latency_target} says where latency is measured: give --latency, too.")
     looking = any(CRITERIA.get(name).observes() is not None for name in criteria)
     trained = load_trained(text, init=init, data=data, given=given, batches=batches, looking=looking, console=console)
 
     from atograph.run.sweep.sweeping import Sweeping
+    from atograph.targets.table import DEFAULT
     from atograph.train.task import Task
 
     spec, settings, graph, some = trained.spec, trained.settings, trained.graph, trained.batches
-    task = Task(some, spec.val_data(), loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
+    task = Task(some, trained.val_data, loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
     sweeping = Sweeping(
-        graph, shares, criteria, task, data=some, better=settings.metric_mode, latency=latency,
-        floor=settings.floor, round_to=settings.round_to, name=spec.name, where=spec.where,
+        graph, shares, criteria, task, data=some, better=settings.metric_mode,
+        timed_in=(latency_target or DEFAULT[0]) if latency else None,
+        floor=settings.floor, round_to=settings.round_to, name=spec.name,
     )  # fmt: skip
     console.phase("sweeping")
     try:

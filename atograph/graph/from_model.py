@@ -9,9 +9,11 @@ from typing import Literal
 from torch import nn
 from torch.export import ExportedProgram
 
+from atograph.files.plan_file import read_plan
 from atograph.graph.graph import Graph
 from atograph.graph.tracing import Tracing, traced
 from atograph.passes.analysis.groups import Groups
+from atograph.passes.base import Pass
 from atograph.passes.errors import UserError
 from atograph.passes.pipeline.pipeline import Pipeline
 from atograph.passes.plan.plan import Plan
@@ -32,7 +34,7 @@ def trace(
     outputs: Sequence[str | int] | str | int | None = None,
     state: State = None,
     checks: Literal["keep", "drop"] = "keep",
-    passes: str | Pipeline = "",
+    passes: str | Pass = "",
     time_limit: float | None = None,
 ) -> Graph:
     """Capture a model and find its zero-invariant groups.
@@ -77,10 +79,21 @@ def trace(
     keywords = dict(kwargs or {})
     given = (positional, keywords)
     read = (outputs,) if isinstance(outputs, (str, int)) else outputs or ()
-    pipeline = passes if isinstance(passes, Pipeline) else Pipeline.parse(passes) if passes else Pipeline(())
+    pipeline = _pipeline(passes)
     how = Tracing(tuple(map(str, read)), dynamic, state, pipeline)
     model = as_module(model, given if any(given) else None)
     return Graph(*traced(model, positional, keywords, how, checked=checks == "keep", time_limit=time_limit))
+
+
+def _pipeline(passes: str | Pass) -> Pipeline:
+    if isinstance(passes, Pass):
+        return passes if isinstance(passes, Pipeline) else Pipeline((passes,))
+    if not isinstance(passes, str):
+        raise UserError(
+            f"passes is the text of a pipeline, or a Pipeline, not {kind_of(passes)}.",
+            hint='Write it as passes="canonicalize,cse" or passes=Pipeline((MyPass(),)).',
+        )
+    return Pipeline.parse(passes, {Plan: read_plan}) if passes.strip() else Pipeline(())
 
 
 def trace_as(

@@ -13,6 +13,7 @@ from atograph.capture.to_program import capture
 from atograph.capture.weightless import capture_weightless, is_weightless
 from atograph.declared.smaller import declared_of
 from atograph.passes.analysis.groups import Groups
+from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.pipeline.numeric import NumericCheck
@@ -76,6 +77,7 @@ def traced(
         captured.interface = replace(captured.interface, checked=checked, declared=declared_of(model))
     with stage("finding the groups"):
         program = _gone_through(how.passes, captured)
+        _refuse_lost(program)
         if _same_parameters(captured, program):
             program.interface = replace(program.interface, passes=str(how.passes))
         else:
@@ -89,6 +91,22 @@ def _gone_through(pipeline: Pipeline, captured: Program) -> Program:
         return captured
     with_values = not any(tensor.is_meta for tensor in captured.state.values())
     return pipeline.run(captured, instruments=[NumericCheck()] if with_values else (), schedule=True)
+
+
+def _refuse_lost(program: Program) -> None:
+    """Refuse passes whose results nobody would look at: groups are found anew after them.
+
+    Raises:
+        UserError: groups are coupled.
+    """
+    groups = program.facts.get(Groups)
+    if groups is not None and groups.coupled:
+        pairs = " and ".join(f"{first}+{second}" for first, second in groups.coupled)
+        raise UserError(
+            f"the groups are found after these passes, and would not be coupled any more ({pairs}).",
+            where="passes",
+            hint=f"Couple them where groups are steered: couple= or --couple {pairs.split()[0]}.",
+        )
 
 
 def _same_parameters(given: Program, program: Program) -> bool:

@@ -16,8 +16,8 @@ class LadderRung(Point):
     Attributes:
         folder: of its run, within that of the ladder.
         asked: share of the budget.
-        latency: of the file in ONNX Runtime over that of the dense model; as the run itself measured it, if the models
-            were not timed together. None where ONNX is no target.
+        latency: of the file over that of the dense model, in the ladder's runtime; as the run itself measured it, if
+            the models were not timed together. None where no target is timed.
         training: FLOPs of its training, over those of a dense training of as many epochs; None without any.
     """
 
@@ -35,6 +35,7 @@ class LadderReport(SavedReport):
         budget: what the shares are of: ``flops``.
         metric: its name.
         better: which metric is better, ``max`` or ``min``; None: nobody said, and no network is marked.
+        runtime: where latency was measured.
         batch, threads: samples per call and threads within an op, at which latency was measured.
         dense: the dense network; its metric, where it is known.
         rungs: from the largest budget to the smallest.
@@ -48,6 +49,7 @@ class LadderReport(SavedReport):
     budget: str
     metric: str
     better: Better | None
+    runtime: str = "ONNX Runtime"
     batch: int | None = None
     threads: int | None = None
     dense: Point

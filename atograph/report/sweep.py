@@ -54,6 +54,7 @@ class SweepReport(_Record, SavedReport):
         metric: its name; empty if none was measured.
         better: which metric is better, ``max`` or ``min``; None: nobody said, and no network is marked.
         flops, params: of the dense network.
+        runtime: where latency was measured.
         batch, threads: samples per call and threads within an op, at which latency was measured.
         dense: the dense network.
         groups: those that can be pruned.
@@ -68,6 +69,7 @@ class SweepReport(_Record, SavedReport):
     better: Better | None
     flops: int
     params: int
+    runtime: str = "ONNX Runtime"
     batch: int | None = None
     threads: int | None = None
     dense: Point

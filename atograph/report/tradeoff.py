@@ -18,7 +18,7 @@ class Point(BaseModel):
     Attributes:
         flops, params: shares of the dense model's.
         metric: on validation data; None where it was not measured.
-        ms: median milliseconds per call in ONNX Runtime, of networks that were timed in turns; None: it was not timed.
+        ms: median milliseconds per call in one runtime, of networks that were timed in turns; None: it was not timed.
         spread: between the quartiles of these.
         quartiles: a quarter of the calls was faster than the first, a quarter slower than the second; older reports
             lack them.

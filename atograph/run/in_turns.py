@@ -1,22 +1,24 @@
-"""The dense network and several slim ones in ONNX Runtime, a call of each in turn, so that their latencies compare."""
+"""The dense network and several slim ones in one runtime, a call of each in turn, so that their latencies compare."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+
+from torch.export import ExportedProgram
 
 from atograph.files.writing import scratch
 from atograph.graph.graph import Graph
 from atograph.latency.measure import Timed, medians_in_turns
-from atograph.ort.model import OnnxModel
+from atograph.passes.ir.exported.to_exported import to_exported
+from atograph.passes.ir.run import ProgramModule
 from atograph.process.stages import stage
-from atograph.run.rehearse import DenseFile, deploy
+from atograph.sessions.file_model import FileModel
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
-from atograph.targets.deployed import load
-from atograph.targets.onnx_runtime import OnnxRuntime
+from atograph.targets.base import Target
+from atograph.targets.deployed import dense_file, export
 from atograph.values.batch_size import batch_sizes, with_batch
 
 _SECONDS = 0.5
@@ -28,12 +30,14 @@ class InTurns:
     """What was measured.
 
     Attributes:
+        runtime: its title.
         batch: samples per call.
         threads: within an op.
         dense: the dense network.
         slim: the slim ones, in the order that they were given.
     """
 
+    runtime: str
     batch: int
     threads: int
     dense: Timed
@@ -44,42 +48,55 @@ def time_in_turns(
     graph: Graph,
     inputs: Inputs,
     slims: Sequence[tuple[Slim, Path | None]],
-    target: OnnxRuntime,
+    target: Target,
     *,
     batch: int | None = None,
-    where: str,
+    threads: int = 1,
 ) -> InTurns:
     """Time all of them in one go.
 
     Args:
         graph: of the dense model.
         inputs: what it takes.
-        slims: models that were made of it, each with its ONNX file; one that is not there is written, and not kept.
-        target: how they run.
+        slims: models that were made of it, each with its file; one that is not there is written, and not kept.
+        target: the runtime; it is one that is timed.
         batch: samples per call; None: as few as the model takes.
-        where: the model, for errors.
+        threads: within an op; 0 leaves the choice to the runtime.
 
     Raises:
-        UserError: ONNX cannot express one of them, or ONNX Runtime not run it.
+        UserError: the target cannot express one of them, or its runtime not run it.
     """
     with stage("timing dense and slim in turns") as now, scratch() as aside:
-        dense = DenseFile(graph, inputs, target, aside, where=where)
-        dense.check()
-        examples, models = [inputs.example], [dense.model()]
+        program, right = to_exported(graph.program), ProgramModule(graph.program).cpu()
+        dense = _written(target, program, dense_file(target, aside), right, inputs)
+        examples, models = [inputs.example], [_timed(target, dense, program, threads)]
         for number, (slim, file) in enumerate(slims, 1):
             now.detail = f"file {number} of {len(slims)}"
             cut = slim.state.inputs(inputs.example)
             if file is None or not file.is_file():
                 place = aside / str(number)
                 place.mkdir()
-                (made,) = deploy(slim, [dense.target], place, amended_for=Inputs(*cut))
-            else:
-                made = load(dense.target, file, slim.program)
+                file = _written(target, slim.program, place / target.file, slim, Inputs(*cut))
             examples.append(cut)
-            models.append(cast(OnnxModel, made.run))
+            models.append(_timed(target, file, slim.program, threads))
         now.detail = ""
-        program = graph.program
-        size = batch_sizes(inputs.example, program)[0] if batch is None else batch
-        fed = [Inputs(*with_batch(each, size, program.interface)) for each in examples]
+        interface = graph.program.interface
+        size = batch_sizes(inputs.example, graph.program)[0] if batch is None else batch
+        fed = [Inputs(*with_batch(each, size, interface)) for each in examples]
         timed = medians_in_turns(list(zip(models, fed, strict=True)), seconds=_SECONDS * len(models))
-    return InTurns(size, models[0].threads, timed[0], timed[1:])
+    return InTurns(target.title, size, models[0].threads, timed[0], timed[1:])
+
+
+def _written(
+    target: Target, program: ExportedProgram, path: Path, right: Callable[..., object], inputs: Inputs
+) -> Path:
+    """A file that computes what the program does, where the target can write one that does."""
+    export(target, program, path)
+    target.amend(program, path, {}, right, inputs)
+    return path
+
+
+def _timed(target: Target, path: Path, program: ExportedProgram, threads: int) -> FileModel:
+    made = target.timed(path, program, threads)
+    assert made is not None, "it is a target that is timed"
+    return made

@@ -14,6 +14,7 @@ from atograph.passes.plan.plan import Plan
 from atograph.report import numbers
 from atograph.targets.base import Target
 from atograph.targets.onnx_runtime import OnnxRuntime
+from atograph.targets.table import timed_target
 from atograph.train.settings import TrainSettings
 
 FILE = "latency.json"
@@ -48,6 +49,7 @@ def prepare(
         UserError: the budgets are out of reach, the record is of something else, or there is nothing to measure with.
     """
     multiple = settings.rounding
+    target = timed_in(settings, targets)
     if multiple == "fit":
         asked = (settings.budgets, *later)
         multiple = min(fitting(graph.groups, graph.budgets(**shares), settings.floor) for shares in asked)
@@ -56,7 +58,7 @@ def prepare(
         return settings.model_copy(update={"round_to": multiple})
     named = Path(settings.latency_table) if settings.latency_table is not None else earlier
     latency = graph.measure_latency(
-        target=_measured_in(settings, targets),
+        target=target,
         batch=settings.latency_batch,
         threads=settings.latency_threads,
         record=named if named is not None and named.exists() else None,
@@ -72,15 +74,25 @@ def prepare(
     return settings.model_copy(update={"round_to": multiple})
 
 
-def _measured_in(settings: TrainSettings, targets: Sequence[Target]) -> str:
+def timed_in(settings: TrainSettings, targets: Sequence[Target]) -> str:
     """The target whose runtime tells what is fast: the one that is asked for, else the first of the run that is timed.
 
+    Args:
+        settings: of the run.
+        targets: of the run; none for a loop of the user's own, which times nothing but for a budget or a multiple.
+
     Raises:
-        UserError: it is none of the run's, so that what comes out could not be timed there.
+        UserError: it is not timed, or none of the run's, so that what comes out could not be timed there.
     """
     asked = settings.latency_target
     if asked is None:
         return next((target.name for target in targets if target.is_timed), OnnxRuntime.name)
+    timed_target(asked)
+    if not targets and not settings.measured and settings.rounding != "auto":
+        raise UserError(
+            f"latency_target {asked!r} says where latency is measured, and neither latency nor round_to=auto "
+            "asks for it."
+        )
     if targets and asked not in [target.name for target in targets]:
         raise UserError(
             f"latency is to be measured in the target {asked!r}, which is none of this run's.",

@@ -275,9 +275,8 @@ def deploy(
     program, metadata, files = slimmed.program, {**slimmed.metadata, **(asked or {})}, []
     for target in targets:
         path = export(target, program, folder / target.file, metadata)
-        if amended_for is not None:
-            target.amend(program, path, metadata, slimmed, amended_for)
-        files.append(load(target, path, program))
+        run = None if amended_for is None else target.amend(program, path, metadata, slimmed, amended_for)
+        files.append(load(target, path, program) if run is None else Deployed(target, run))
     return files
 
 

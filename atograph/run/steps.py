@@ -310,14 +310,14 @@ def _export(outcome: Outcome, deployed: Deployment, folder: Path, aside: Path) -
 def _dense_and_slim(
     outcome: Outcome, deployed: Deployment, target: Target, folder: Path, aside: Path
 ) -> tuple[FileModel, FileModel] | None:
-    """Both models as they are timed: in ONNX Runtime, and in the target of a budget of latency; None for others."""
-    graph, slimmed = outcome.prepared.graph, outcome.slimmed
+    """Both models as they are timed: in ONNX Runtime, and in the target that latency is asked of; None for others."""
+    graph, settings, slimmed = outcome.prepared.graph, outcome.prepared.settings, outcome.slimmed
     assert slimmed is not None
     if isinstance(target, OnnxRuntime):
         return None if deployed.dense is None or outcome.onnx is None else (deployed.dense.model(), outcome.onnx)
-    if graph.latency is None or target.name != graph.latency.record.target:
+    if target.name != latency_budget.timed_in(settings, deployed.named):
         return None
-    threads, program = graph.latency.record.threads, to_exported(graph.program)
+    threads, program = settings.latency_threads, to_exported(graph.program)
     dense = target.timed(export(target, program, dense_file(target, aside)), program, threads)
     slim = target.timed(folder / target.file, slimmed.program, threads)
     return None if dense is None or slim is None else (dense, slim)

@@ -100,15 +100,18 @@ class Target(ABC):
         metadata: Mapping[str, str],
         run: Callable[..., object],
         inputs: Inputs,
-    ) -> None:
+    ) -> Callable[..., object] | None:
         """Write a file that was just exported anew, if this runtime gets it wrong as it is and a change helps.
 
         Args:
             program, path, metadata: as in `export`.
             run: what the file should compute.
             inputs: for both.
+
+        Returns:
+            What runs the file as it is now (`load`), where it was loaded for this; None: it still has to be.
         """
-        return
+        return None
 
     @property
     def is_timed(self) -> bool:

@@ -74,7 +74,9 @@ class OnnxRuntime(Target):
         metadata: Mapping[str, str],
         run: Callable[..., object],
         inputs: Inputs,
-    ) -> None:
+    ) -> OnnxModel | None:
         """Keep more ops apart, where ONNX Runtime fuses some to something else."""
         export = partial(export_onnx, program, opset=self.opset, metadata=metadata)
-        checked(path, program, export, run, inputs, self.apart)
+        loaded = self.load(path, program)
+        written = checked(path, program, export, run, inputs, self.apart, loaded)
+        return loaded if written.apart == self.apart else None

@@ -74,11 +74,16 @@ def _costs(report: Report) -> Table:
     if metrics.before_zeroing is not None and metrics.after_zeroing is not None:
         row("  lost when masked", masked=f"{metrics.before_zeroing - metrics.after_zeroing:.4f}")
     for speed in report.latency_ms:
-        runtime = "ORT" if speed.runtime == "ONNX Runtime" else speed.runtime
-        name = f"{runtime} ms, batch {speed.batch}, {speed.threads} thread{'s' if speed.threads > 1 else ''}"
+        threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+        name = f"{runtime_text(speed.runtime)} ms, batch {speed.batch}, {threads}"
         times = (numbers.three_digits(speed.dense), numbers.three_digits(speed.slim))
         row(name, times[0], slim=times[1], ratio=_ratio(speed.slim, speed.dense))
     return table
+
+
+def runtime_text(title: str) -> str:
+    """A runtime in the heading of a column."""
+    return "ORT" if title == "ONNX Runtime" else title
 
 
 def certificate_table(entries: Sequence[tuple[str, Comparison]]) -> Table:

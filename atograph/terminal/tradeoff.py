@@ -13,7 +13,7 @@ from atograph.report.ladder import LadderReport
 from atograph.report.sweep import SweepReport, SweepRow
 from atograph.report.tradeoff import Point
 from atograph.terminal.plot import DENSE, SLIM, plots
-from atograph.terminal.tables import metric_text, table_of
+from atograph.terminal.tables import metric_text, runtime_text, table_of
 
 _PARETO = "on the Pareto front: no other network is as good for less"
 
@@ -22,7 +22,7 @@ def ladder_table(report: LadderReport) -> RenderableType:
     """One row for each budget of a ladder, the dense network first, and the metric over what each costs."""
     timed = any(rung.latency is not None for rung in report.rungs)
     columns = ["FLOPs", "parameters", "training", report.metric]
-    columns += [f"ORT ms, batch {report.batch}", "of dense"] if timed else []
+    columns += [f"{runtime_text(report.runtime)} ms, batch {report.batch}", "of dense"] if timed else []
     table = table_of(report.budget, *columns, *(["Pareto"] if report.better else []), right=len(columns))
     table.caption = "shares of the dense network; of training, of as many epochs of it"
 
@@ -41,7 +41,12 @@ def ladder_table(report: LadderReport) -> RenderableType:
 def sweep_table(report: SweepReport) -> RenderableType:
     """The dense network, one row for each plan, why there is none of others, and the metric over what each costs."""
     timed, metric = report.batch is not None, [report.metric] if report.metric else []
-    columns = ["FLOPs", "parameters", *metric, *([f"ORT ms, batch {report.batch}"] if timed else [])]
+    columns = [
+        "FLOPs",
+        "parameters",
+        *metric,
+        *([f"{runtime_text(report.runtime)} ms, batch {report.batch}"] if timed else []),
+    ]
     marked = metric and report.better
     table = table_of(
         "criterion", "budget", *columns, *(["Pareto"] if marked else []), "narrowest", right=len(columns) + 1

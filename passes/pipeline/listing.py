@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import typing
+from typing import Any
 
 from atograph.passes.authors import package_of
 from atograph.passes.base import AnalysisPass, Pass
 from atograph.passes.errors import UserError
-from atograph.passes.pipeline.options import default_of, type_text
+from atograph.passes.pipeline.option_values import written
+from atograph.passes.pipeline.options import default_of, hints_of, type_text
 from atograph.passes.pipeline.registry import PASSES
 
 _OPTION = re.compile(r"^(\w+): (.*(?:\n\s{2,}.*)*)", re.MULTILINE)
@@ -24,6 +25,7 @@ def listed() -> str:
 def _described(name: str) -> str:
     try:
         kind = PASSES.get(name)
+        hints = hints_of(kind)
     except UserError as error:
         return f"{name}\n  {error}\n"
     package = package_of(kind)
@@ -33,15 +35,14 @@ def _described(name: str) -> str:
     summary, _, rest = text.partition("Options:")
     lines = [f"{name} ({kinds}{home})", *(f"  {line}".rstrip() for line in summary.strip().splitlines())]
     told = {option: " ".join(words.split()) for option, words in _OPTION.findall(inspect.cleandoc(rest))}
-    return "\n".join([*lines, *_options(kind, told)]) + "\n"
+    return "\n".join([*lines, *_options(kind, hints, told)]) + "\n"
 
 
-def _options(kind: type[Pass], told: dict[str, str]) -> list[str]:
-    hints = typing.get_type_hints(kind)
+def _options(kind: type[Pass], hints: dict[str, Any], told: dict[str, str]) -> list[str]:
     lines = []
     for field in dataclasses.fields(kind):
         default = default_of(field)
-        needed = "required" if default is dataclasses.MISSING else f"default {default}"
+        needed = "required" if default is dataclasses.MISSING else f"default {written(default)}"
         words = told.get(field.name, "")
         lines.append(f"    {field.name.replace('_', '-')}: {type_text(hints[field.name])}, {needed}. {words}".rstrip())
     return lines

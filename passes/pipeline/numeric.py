@@ -14,6 +14,7 @@ from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.ir.values import require_values
+from atograph.passes.pipeline.blamed import blamed
 from atograph.passes.pipeline.running import Instrument
 from atograph.passes.torch_private import pytree
 
@@ -48,7 +49,10 @@ class NumericCheck(Instrument):
 
 def expected(each: Pass, given: Program) -> Program:
     """The program that computes what the result of a pass has to compute."""
-    return each.equivalent(given) if isinstance(each, RewritePass) else given
+    if not isinstance(each, RewritePass):
+        return given
+    with blamed(each, "equivalent() of "):
+        return each.equivalent(given)
 
 
 def outputs(program: Program) -> list[object]:
@@ -86,6 +90,8 @@ def difference(before: Sequence[object], after: Sequence[object]) -> str:
             continue
         far = float((a - b).abs().max())
         largest = float(a.abs().max())
+        if torch.isfinite(a).all() and not torch.isfinite(b).all():
+            return f"changes the output {index}: numbers that were finite are not"
         if not far <= allowed * max(largest, 1e-6):
             return f"changes the output {index} by up to {far:.3g}, where the largest number is {largest:.3g}"
     return ""

@@ -51,7 +51,7 @@ class Pipeline(Pass):
         """
         passes, at = _read_passes(text, 0, readers or {})
         if at != len(text):
-            raise UserError(f"nothing is open that '{text[at : at + 20]}' in the pipeline would close.")
+            raise UserError(f"nothing is open that '{text[at : at + 20]}' in the pipeline would close.", hint=_EXAMPLE)
         return cls(passes)
 
     def __str__(self) -> str:
@@ -113,12 +113,20 @@ class Fixpoint(Pipeline):
 
     def _run(self, program: Program, run: Run) -> Program:
         for _ in range(_MOST_ROUNDS):
-            before, program = program, super()._run(program, run)
+            before, changing = program, []
+            for each in self.passes:
+                given, program = program, Pipeline((each,))._run(program, run)
+                if program is not given:
+                    changing.append(_printed(each))
             if program is before:
                 return program
+        alone = len(changing) == 1
         raise UserError(
-            f"after {_MOST_ROUNDS} rounds, {self} still changes the program.",
-            hint="One of its passes undoes what another one does, or gives a new program where there is nothing to do.",
+            f"after {_MOST_ROUNDS} rounds, {self} still changes the program: {' and '.join(changing)} "
+            f"{'gives' if alone else 'give'} another one each time.",
+            hint="A pass has to give the very program that it was given where there is nothing to do."
+            if alone
+            else "One of them undoes what another one does, or gives a new program where there is nothing to do.",
         )
 
 
@@ -126,6 +134,9 @@ def _printed(each: Pass) -> str:
     if type(each) is Pipeline:
         return f"({each})"
     return str(each) if isinstance(each, Fixpoint) else print_pass(each)
+
+
+_EXAMPLE = 'Write it like "infer-axes,find-groups,slim{plan=plan.json}".'
 
 
 def _read_passes(text: str, at: int, readers: Readers) -> tuple[tuple[Pass, ...], int]:
@@ -137,22 +148,34 @@ def _read_passes(text: str, at: int, readers: Readers) -> tuple[tuple[Pass, ...]
             inner, at = _read_passes(text, opening.end(), readers)
             closing = _CLOSING.match(text, at)
             if closing is None:
-                raise UserError(f"expected ')' in the pipeline after '{text[max(0, at - 20) : at]}'.")
+                raise UserError(f"expected ')' in the pipeline after '{text[max(0, at - 20) : at]}'.", hint=_EXAMPLE)
             passes.append(kind(inner))
             at = closing.end()
         elif match := _PASS.match(text, at):
-            passes.append(read_pass(match["name"], match["options"] or "", readers))
             at = match.end()
+            if match["options"] is None and text[at : at + 1] == "{":
+                raise UserError(
+                    f"the options of the pass '{match['name']}' have no end: a quote or the brace is not closed "
+                    f"in '{text[at : at + 20]}'.",
+                    hint='Write them like options{count=2,name="a b"}.',
+                )
+            if match["name"] == Fixpoint.name:
+                raise UserError("a fixpoint is of passes in parentheses.", hint="Write it like fixpoint(cse,dce).")
+            passes.append(read_pass(match["name"], match["options"] or "", readers))
         else:
-            raise UserError(
-                f"cannot read the pipeline at '{text[at : at + 20]}'.",
-                hint='Write it like "infer-axes,find-groups,slim{plan=plan.json}".',
-            )
+            raise _no_pass(text, at)
         if at == len(text) or text[at] == ")":
             return tuple(passes), at
         if text[at] != ",":
-            raise UserError(f"expected ',' in the pipeline before '{text[at : at + 20]}'.")
+            raise UserError(f"expected ',' in the pipeline before '{text[at : at + 20]}'.", hint=_EXAMPLE)
         at += 1
+
+
+def _no_pass(text: str, at: int) -> UserError:
+    if text.strip() == "":
+        return UserError("cannot read the pipeline: it is empty.", hint=_EXAMPLE)
+    place = f"at '{text[at : at + 20]}'" if text[at:].strip() else f"after '{text[max(0, at - 20) : at].strip()}'"
+    return UserError(f"cannot read the pipeline {place}: the name of a pass is missing.", hint=_EXAMPLE)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from atograph.passes.errors import UserError
 from atograph.passes.pipeline.pipeline import Pipeline
+from atograph.passes.plan.plan import Plan
 
 
 def read_remembered(text: str) -> Pipeline:
@@ -18,7 +19,7 @@ def read_remembered(text: str) -> Pipeline:
     Raises:
         UserError: as `Pipeline.parse`; or an option is a path.
     """
-    return Pipeline.parse(text, {Path: _no_path}) if text else Pipeline(())
+    return Pipeline.parse(text, {Path: _no_path, Plan: _no_path}) if text.strip() else Pipeline(())
 
 
 def passes_of_plan(text: str) -> Pipeline:

@@ -17,6 +17,7 @@ from atograph.passes.base import Pass
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.ir.program import Program
 from atograph.passes.pipeline.options import print_pass
+from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.plan.plan import Plan
 from atograph.passes.text.parser import parse_program
 from atograph.passes.text.printer import format_program
@@ -71,7 +72,10 @@ def reproducible(case: Case) -> Iterator[dict[str, Program]]:
                 begin = f"Please attach {error.reproducer}: it" if ours else f"{error.reproducer}"
                 error.add_note(f"{begin} holds the program and the plan, and no weights.")
                 if case.passes:
-                    error.add_note(f"It runs with: atograph opt --run-reproducer {error.reproducer}{error.found_by}")
+                    by_hand = any(PASSES.is_registered_by_hand(each.name) for each in case.passes)
+                    spec, where = ("SPEC ", " (SPEC: the file that registers the pass)") if by_hand else ("", "")
+                    command = f"atograph opt {spec}--run-reproducer {error.reproducer}{error.found_by}"
+                    error.add_note(f"It runs with: {command}{where}")
         raise
 
 

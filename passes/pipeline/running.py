@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from traceback import extract_tb
 from typing import TypeAlias
 
 from atograph.passes.authors import package_of
 from atograph.passes.base import AnalysisPass, Pass
-from atograph.passes.errors import AtographError, InternalError
+from atograph.passes.errors import InternalError
 from atograph.passes.ir.program import MissingFact, Program
+from atograph.passes.pipeline.blamed import blamed
+from atograph.passes.pipeline.changes import Given
 from atograph.passes.pipeline.options import read_pass
 from atograph.passes.pipeline.registry import PASSES
 from atograph.passes.pipeline.reproducer import Case, reproducible
-from atograph.passes.pipeline.verify import Given, verify_pass
+from atograph.passes.pipeline.verify import verify_pass
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
 
@@ -104,21 +103,16 @@ class Run:
         return result
 
     def _result(self, each: Pass, program: Program) -> Program:
-        try:
-            outcome = each(program)
-        except InternalError as error:
-            error.add_note(f"passes: {self.listed}")
-            raise
-        except AtographError:
-            raise
-        except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-            said += f" ({_place_of(error, each)})"
-            raise InternalError(f"the pass '{each.name}' raised {said}.", package_of(type(each))) from error
+        with blamed(each):
+            try:
+                outcome = each(program)
+            except InternalError as error:
+                error.add_note(f"passes: {self.listed}")
+                raise
         result = getattr(outcome, "graph_module", None)
         if not isinstance(result, Program):
-            found = type(result).__name__
-            raise InternalError(f"the pass '{each.name}' gave a {found}, not a Program.", package_of(type(each)))
+            found, culprit = type(result).__name__, package_of(type(each))
+            raise InternalError(f"the pass '{each.name}' gave something of type {found}, not a Program.", culprit)
         return result
 
 
@@ -126,11 +120,3 @@ def _plan_of(each: Pass, program: Program) -> Plan | None:
     """The plan that a pass works with, if it does."""
     plan = getattr(each, "plan", None)
     return plan if isinstance(plan, Plan) else program.facts.get(Plan)
-
-
-def _place_of(error: Exception, each: Pass) -> str:
-    """The line of a pass's own file that an exception came from, or else the one that raised it."""
-    frames = extract_tb(error.__traceback__)
-    own = getattr(sys.modules.get(type(each).__module__), "__file__", None)
-    found = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
-    return f"{Path(found.filename).name}:{found.lineno}"

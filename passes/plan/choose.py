@@ -93,7 +93,7 @@ class PlanRandom(AnalysisPass):
 
     Options:
         keep: share of each group that stays.
-        seed: of the random numbers.
+        seed: of the random numbers, from 0 to 2^63 - 1.
     """
 
     name = "plan-random"
@@ -104,6 +104,8 @@ class PlanRandom(AnalysisPass):
         """The plan."""
         if not 0 < self.keep <= 1:
             raise UserError(f"keep must be above 0 and at most 1, not {self.keep:g}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"a seed is a whole number from 0 to 2^63 - 1, not {self.seed}.")
         return random_plan(program.fact(Groups), self.seed, self.keep)
 
 

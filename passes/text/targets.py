@@ -30,6 +30,11 @@ def target_text(node: fx.Node) -> str:
     return f"{owner or getattr(target, '__module__', 'python')}.{name}"
 
 
+def is_found_again(node: fx.Node) -> bool:
+    """Whether the text of what a node calls names just that."""
+    return find_target(target_text(node)) is node.target
+
+
 def find_target(text: str) -> Callable[..., Any] | None:
     """What a text calls; None where there is nothing of that name, or it is no op."""
     owner, _, name = text.partition(".")

@@ -319,6 +319,8 @@ def test_latency_is_measured_in_the_first_target_that_is_timed(fake: list[str]) 
     own = settings.model_copy(update={"latency_target": "openvino"})
     with pytest.raises(UserError, match="'openvino', which is none of this run's"):
         latency_budget.prepare(graph, own, earlier=None, alone=True, targets=targets_of(["onnx"]))
+    with pytest.raises(UserError, match="neither latency nor round_to=auto asks for it"):
+        latency_budget.prepare(graph, TrainSettings(latency_target="onnx"), earlier=None, alone=True)
     for name, why in (("pt2", "not timed"), ("openvno", "Perhaps openvino")):
         with pytest.raises(UserError, match=why):
             graph.measure_latency(target=name)

@@ -152,9 +152,9 @@ BROKEN = {
     _lying: r"node \w*relu\w* \(aten\.relu\.default\) gives \[\w+, 8, 8, 8\] of torch\.float32, and says",
     _refusing: r"node head_linear \(aten\.bmm\.default\) does not accept its inputs: ",
     _typeless: r"node \w*relu\w* has no meta\['val'\]",
-    _narrow: r"linear had the shape \[\w+, 5\], and has \[\w+, 4\] \(invariant: User inputs and outputs keep",
+    _narrow: r"linear was \[\w+, 5\] of torch.float32, and is \[\w+, 4\] of torch.float32 \(invariant: User inputs",
     _stateless: r"no value for head\.bias",
-    _old: r"head\.bias is \(99,\), its placeholder is torch\.Size",
+    _old: r"head\.bias is \[99\] of torch\.float32, its placeholder is \[5\] of torch",
     _left_over: r"mine has a value and no placeholder",
     _without_input: r"the input \w+ is gone",
     _silent: r"what it returns is not 1 values",
@@ -261,7 +261,7 @@ def test_a_bug_leaves_what_a_report_needs(saved: Path) -> None:
     text = path.read_text()
     titles = re.findall(r"^== (.*) ==$", text, re.MULTILINE)
     assert titles == ["error", "pipeline", "versions", "program", "what slim made of it", "plan.json"]
-    assert "internal error: after slim: head.bias is (99,), its placeholder is" in text
+    assert "internal error: after slim: head.bias is [99] of torch.float32, its placeholder is" in text
     assert f"torch {version('torch')}" in text
     assert "param head.weight : f32[5, " in text
     assert atograph.Plan.from_json(text.partition("== plan.json ==\n")[2]) == plan

@@ -146,3 +146,31 @@ def test_a_run_deploys_to_it_and_is_proved_again(tmp_path: Path) -> None:
         assert text in output, output
     code, output = command("bench", run, "--trust-spec", "--target", "pt2")
     assert code == 2 and "the target 'pt2' is not timed" in output, output
+
+
+def test_a_sweep_is_timed_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = atograph.trace(network(), X)
+    report = atograph.sweep(graph, 0.5, latency=True, latency_target="openvino").report
+    assert report.runtime == "OpenVINO" and report.dense.ms and report.rows[0].point and report.rows[0].point.ms
+    with pytest.raises(UserError, match="'pt2' is not timed"):
+        atograph.sweep(graph, 0.5, latency=True, latency_target="pt2")
+    (tmp_path / "net.py").write_text(SPEC)
+    monkeypatch.setenv("COLUMNS", "200")
+    how = ("sweep", tmp_path / "net.py", "--flops", 0.5, "--method", "magnitude", "--latency-target", "openvino")
+    code, output = command(*how, "--latency")
+    assert code == 0 and "OpenVINO ms, batch 1" in output, output
+    code, output = command(*how)
+    assert code == 2 and "give --latency, too" in output, output
+
+
+@pytest.mark.parametrize(("targets", "asked"), [(["openvino"], None), (["onnx", "openvino"], "openvino")])
+def test_a_ladder_is_timed_in_the_target_of_its_runs(targets: list[str], asked: str | None) -> None:
+    torch.manual_seed(0)
+    how = {"flops": [0.7, 0.5], "method": "magnitude", "epochs": 0, "targets": targets, "latency_target": asked}
+    ladder = atograph.compress_ladder(network(), [(X, torch.arange(5) % 4)], **how)
+    report = ladder.report
+    assert report.runtime == "OpenVINO" and report.dense.ms and not report.notes
+    assert all(rung.ms and rung.latency == rung.ms / report.dense.ms for rung in report.rungs)
+    runtimes = [each.runtime for each in ladder[0].report.latency_ms]
+    assert runtimes.count("OpenVINO") and runtimes.count("ONNX Runtime") == (len(runtimes) / 2 if asked else 0)
+    assert "OpenVINO ms, batch 1" in str(ladder)

@@ -18,11 +18,12 @@ import atograph
 from atograph.passes.errors import InternalError, UserError
 from atograph.proof.certificate import certify
 from atograph.report.run import Comparison, Report
+from atograph.run.rehearse import deploy
 from atograph.run.verify import targets_of_run
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim
 from atograph.spec.example_inputs import Inputs
-from atograph.targets import TARGETS, Target, target
+from atograph.targets import TARGETS, Target, onnx_runtime, target
 from atograph.targets.deployed import export, load
 from atograph.targets.table import targets_of
 from atograph.terminal.console import as_text
@@ -375,3 +376,21 @@ def test_what_torch_alone_reads_is_what_the_run_wrote(made: tuple[nn.Module, Sli
     path = export(row, slim.program, tmp_path / "slim.pt2", slim.metadata)
     slim.save(tmp_path / "saved")
     assert path.read_bytes() == (tmp_path / "saved" / "slim.pt2").read_bytes()
+
+
+def test_a_file_that_was_loaded_to_look_at_it_is_not_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    own = onnx_runtime.OnnxModel
+
+    def counted(path: Path, *rest: Any, **options: Any) -> Any:
+        loaded.append(path)
+        return own(path, *rest, **options)
+
+    monkeypatch.setattr(onnx_runtime, "OnnxModel", counted)
+    graph = atograph.trace(network(), X)
+    slim = atograph.slim(graph, graph.plan(flops=0.5))
+    (file,) = deploy(slim, [onnx_runtime.OnnxRuntime()], tmp_path, amended_for=Inputs((X,), {}))
+    assert loaded == [tmp_path / "slim.onnx"]
+    torch.testing.assert_close(file(X), slim(X), rtol=1e-5, atol=1e-5)

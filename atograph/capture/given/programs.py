@@ -30,7 +30,8 @@ from atograph.passes.ir.program import Program, copy_graph
 from atograph.passes.ir.propagate import mode_of, propagate, runs_alone
 from atograph.passes.ir.run import ProgramModule
 from atograph.passes.patterns.recompose import Recompose
-from atograph.passes.pipeline.verify import mistyped, verify
+from atograph.passes.pipeline.changes import mistyped
+from atograph.passes.pipeline.verify import verify
 from atograph.passes.text.names import named
 from atograph.passes.torch_private import pytree
 from atograph.values.dynamic_sizes import STATIC

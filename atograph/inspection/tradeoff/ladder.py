@@ -27,7 +27,7 @@ def ladder_page(report: LadderReport) -> str:
 def _lines(report: LadderReport) -> list[str]:
     lines = ["Each network goes on from the one above it, and is proved equal to its masked dense form."]
     if report.dense.ms is not None and report.batch is not None and report.threads is not None:
-        lines.append(timed_line(report.batch, report.threads))
+        lines.append(timed_line(report.runtime, report.batch, report.threads))
     lines += missing_lines(report.metric, marked=report.better is not None)
     if report.dense.metric is None:
         lines.append(f"Of the dense network {report.metric} is not known.")

@@ -85,11 +85,11 @@ def _legend(charts: Sequence[Chart], names: Sequence[str]) -> list[_Key]:
     return keys
 
 
-def timed_line(batch: int, threads: int) -> str:
+def timed_line(runtime: str, batch: int, threads: int) -> str:
     """How latencies were measured."""
     within = "1 thread" if threads == 1 else f"{threads} threads"
     return (
-        f"All were timed in one go, a call of each in turn, in ONNX Runtime on the CPU (batch {batch}, {within}): "
+        f"All were timed in one go, a call of each in turn, in {runtime} on the CPU (batch {batch}, {within}): "
         "median milliseconds, with the quartiles."
     )
 

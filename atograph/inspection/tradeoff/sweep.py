@@ -33,7 +33,7 @@ def _lines(report: SweepReport) -> list[str]:
         f"The dense network has {size}. Nothing is trained: each network is the dense one without what a plan drops."
     ]
     if report.batch is not None and report.threads is not None:
-        lines.append(timed_line(report.batch, report.threads))
+        lines.append(timed_line(report.runtime, report.batch, report.threads))
     unmarked = missing_lines(report.metric, marked=report.better is not None) if report.metric else []
     return [*lines, *unmarked, *tradeoff.missing_lines(report), *report.notes]
 

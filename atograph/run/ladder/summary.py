@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from atograph.files.writing import replacing, writing
 from atograph.inspection.tradeoff.ladder import ladder_page
 from atograph.report.ladder import LadderReport, LadderRung
-from atograph.report.run import FROM_PYTHON
+from atograph.report.run import FROM_PYTHON, Latency
 from atograph.report.tradeoff import Point
 from atograph.run.in_turns import InTurns, time_in_turns
 from atograph.run.job import Job, Result
 from atograph.run.ladder.descent import Descent
 from atograph.run.ladder.saved import FILE
+from atograph.run.latency_budget import timed_in
 from atograph.run.unfinished import resumption
+from atograph.targets.base import Target
 from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
 from atograph.train.losses.defaults import default_metric
@@ -27,6 +28,7 @@ PAGE = "report.html"
 
 def report_of(job: Job, descent: Descent, results: Sequence[Result]) -> LadderReport:
     """What each run has found out, with latencies as each of them measured its own."""
+    timed = _target(job)
     rungs = [
         LadderRung(
             folder=name,
@@ -35,7 +37,7 @@ def report_of(job: Job, descent: Descent, results: Sequence[Result]) -> LadderRe
             params=report.slim.params / max(report.dense.params, 1),
             metric=report.metrics.masked,
             training=report.training_cost,
-            latency=next((each.slim / each.dense for each in report.latency_ms), None),
+            latency=next((each.slim / each.dense for each in _timed(report.latency_ms, timed)), None),
         )
         for name, share, report in zip(descent.names, descent.shares, (each.report for each in results), strict=True)
     ]
@@ -45,19 +47,20 @@ def report_of(job: Job, descent: Descent, results: Sequence[Result]) -> LadderRe
         budget=descent.budget,
         metric=first.metrics.name,
         better=job.settings.metric_mode or ("max" if job.task.metric is default_metric else None),
-        batch=next((each.batch for each in first.latency_ms), None),
-        threads=next((each.threads for each in first.latency_ms), None),
+        runtime=OnnxRuntime.title if timed is None else timed.title,
+        batch=next((each.batch for each in _timed(first.latency_ms, timed)), None),
+        threads=next((each.threads for each in _timed(first.latency_ms, timed)), None),
         dense=Point(flops=1.0, params=1.0, metric=first.metrics.dense),
         rungs=rungs,
     ).marked()
 
 
 def timed(report: LadderReport, job: Job, results: Sequence[Result], console: Console) -> LadderReport:
-    """The same with latencies of all networks in one go, where ONNX Runtime is a target.
+    """The same with latencies of all networks in one go, where a target is timed: in the one that the runs asked for.
 
     All runs are finished by then, so what fails here is told and noted, and takes nothing from them.
     """
-    target = next((each for each in job.make_targets() if isinstance(each, OnnxRuntime)), None)
+    target = _target(job)
     if target is None:
         return report
     try:
@@ -71,15 +74,25 @@ def timed(report: LadderReport, job: Job, results: Sequence[Result], console: Co
         raise
 
 
-def _time(job: Job, results: Sequence[Result], target: OnnxRuntime) -> InTurns:
+def _target(job: Job) -> Target | None:
+    """The target that latencies are told of; None: none of the job's is timed."""
+    targets = job.make_targets()
+    name = timed_in(job.settings, targets)
+    return next((each for each in targets if each.name == name), None)
+
+
+def _timed(latencies: Sequence[Latency], target: Target | None) -> list[Latency]:
+    return [each for each in latencies if target is not None and each.runtime == target.title]
+
+
+def _time(job: Job, results: Sequence[Result], target: Target) -> InTurns:
     job = job.at_its_batch()
     settings, graph = job.settings, job.trace()
     interface = graph.program.interface
     asked = settings.measured or settings.rounding == "auto"
     batch = settings.latency_batch if asked and (not interface.fixed or interface.batch is not None) else None
     files = [(each.slim, None if each.folder is None else each.folder / target.file) for each in results]
-    run_by = replace(target, threads=settings.latency_threads)
-    return time_in_turns(graph, job.inputs, files, run_by, batch=batch, where=job.where)
+    return time_in_turns(graph, job.inputs, files, target, batch=batch, threads=settings.latency_threads)
 
 
 def with_times(report: LadderReport, taken: InTurns) -> LadderReport:
@@ -89,7 +102,7 @@ def with_times(report: LadderReport, taken: InTurns) -> LadderReport:
         rung.model_copy(update={**each.fields, "latency": each.ms / taken.dense.ms})
         for rung, each in zip(report.rungs, taken.slim, strict=True)
     ]
-    own = {"batch": taken.batch, "threads": taken.threads, "dense": dense, "rungs": rungs}
+    own = {"runtime": taken.runtime, "batch": taken.batch, "threads": taken.threads, "dense": dense, "rungs": rungs}
     return report.model_copy(update=own).marked()
 
 

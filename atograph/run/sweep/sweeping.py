@@ -24,11 +24,13 @@ from atograph.passes.public import public
 from atograph.process.stages import Stage, stage
 from atograph.report.sweep import SweepReport, SweepRow, SweptGroup
 from atograph.report.tradeoff import Better, Point
-from atograph.run.in_turns import time_in_turns
+from atograph.run.in_turns import InTurns, time_in_turns
 from atograph.slimming.masking import mask
 from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs
+from atograph.targets.base import Target
 from atograph.targets.onnx_runtime import OnnxRuntime
+from atograph.targets.table import timed_target
 from atograph.train.losses.defaults import default_metric
 from atograph.train.task import Task
 from atograph.values.user_code import UserCodeError, in_one_line
@@ -75,6 +77,7 @@ def sweep(
     metric_name: str | None = None,
     metric_mode: Better | None = None,
     latency: bool = False,
+    latency_target: str = OnnxRuntime.name,
     floor: float = 0.05,
     round_to: Rounding | None = None,
 ) -> Sweep:
@@ -90,19 +93,20 @@ def sweep(
         metric, metric_name: as for `compress`. Where the default one makes nothing of the batches it is the loss.
         metric_mode: which metric is better, ``"max"`` or ``"min"``; None: known of top-1 and of a loss, else no network
             is marked as the best for its cost.
-        latency: also time the dense network and all slim ones in ONNX Runtime, a call of each in turn.
+        latency: also time the dense network and all slim ones, a call of each in turn.
+        latency_target: where; a target that is timed.
         floor: share of each group that stays at least.
         round_to: as for `Graph.plan`.
 
     Raises:
         UserError: no plan can be made, there is no criterion of a name, or it needs data; the graph has no model, or no
-            values of its weights; the model or the metric rejects a batch.
+            values of its weights; the model or the metric rejects a batch; the target is not timed.
     """
     data = list(data) if isinstance(data, Iterator) else data  # each criterion looks at it
     task = Task(() if data is None else data, val_data, loss=loss, metric=metric, metric_name=metric_name)
     sweeping = Sweeping(
         graph, shares_of(flops, "flops"), (by,) if isinstance(by, str) else tuple(by), task, data=data,
-        better=metric_mode, latency=latency, floor=floor, round_to=round_to,
+        better=metric_mode, timed_in=latency_target if latency else None, floor=floor, round_to=round_to,
     )  # fmt: skip
     sweeping.carry_out()
     return Sweep(sweeping.plans, sweeping.report)
@@ -112,14 +116,14 @@ class Sweeping:
     """A sweep at work, which is worth something when it is stopped.
 
     Args:
-        graph, floor, round_to, latency: as for `sweep`.
+        graph, floor, round_to: as for `sweep`.
         shares: of the FLOPs.
         by: names of criteria.
         task: validation data, metric and loss.
         data: batches for the criteria.
         better: which metric is, where somebody said.
+        timed_in: the target that latency is measured in; None: it is not measured.
         name: of the model; None: of its class.
-        where: the model, for errors.
 
     Attributes:
         plans: those that there are so far.
@@ -134,11 +138,10 @@ class Sweeping:
         *,
         data: Iterable[object] | None,
         better: Better | None,
-        latency: bool,
+        timed_in: str | None,
         floor: float,
         round_to: Rounding | None,
         name: str | None = None,
-        where: str = "the model",
     ) -> None:
         if graph.model is None:
             raise UserError("a sweep measures the model, and this graph has none.")
@@ -149,16 +152,19 @@ class Sweeping:
             CRITERIA.get(each)
         if better not in (None, "max", "min"):
             raise UserError(f"a metric is better at its max or at its min, not at {better!r}.", where="metric_mode")
-        self._graph, self._model, self._data, self._latency = graph, graph.model, data, latency
+        self._graph, self._model, self._data = graph, graph.model, data
+        self._target = None if timed_in is None else timed_target(timed_in)
+        if self._target is not None:
+            self._target.check(dict(graph.program.state))
         self._shares, self._by = sorted(shares, reverse=True), by
-        self._floor, self._round_to, self._where = floor, round_to, where
+        self._floor, self._round_to = floor, round_to
         self._task, self._better = task, better or ("max" if task.metric is default_metric else None)
         self._device = next((each.device for each in graph.model.parameters()), torch.device("cpu"))
         self._name = name or type(graph.model).__name__
         self._dense = Point(flops=1.0, params=1.0, metric=None)
         self._rows: list[SweepRow] = []
         self._notes: list[str] = []
-        self._sizes: tuple[int | None, int | None] = None, None
+        self._taken: InTurns | None = None
         self.plans: dict[tuple[str, float], Plan] = {}
 
     def carry_out(self) -> None:
@@ -175,8 +181,8 @@ class Sweeping:
                 self._sweep(by, refused, now)
         if not self.plans:
             raise UserError(f"no plan can be made: {self._rows[0].why}")
-        if self._latency:
-            self._time()
+        if self._target is not None:
+            self._time(self._target)
 
     @property
     def report(self) -> SweepReport:
@@ -187,10 +193,11 @@ class Sweeping:
             for group in shown.groups if group.why is None
             for row in rows([group])
         ]  # fmt: skip
-        batch, threads = self._sizes
+        taken = self._taken
+        timed = {} if taken is None else {"runtime": taken.runtime, "batch": taken.batch, "threads": taken.threads}
         return SweepReport(
             name=self._name, metric="" if self._dense.metric is None else self._task.metric_name, better=self._better,
-            flops=self._graph.flops, params=self._graph.params, batch=batch, threads=threads, dense=self._dense,
+            flops=self._graph.flops, params=self._graph.params, **timed, dense=self._dense,
             groups=groups, rows=self._rows, complete=len(self._rows) == len(self._by) * len(self._shares),
             notes=self._notes,
         ).marked()  # fmt: skip
@@ -253,13 +260,13 @@ class Sweeping:
     def _metric(self, model: nn.Module) -> float | None:
         return self._task.evaluate(model, self._task.val_data, self._device)
 
-    def _time(self) -> None:
+    def _time(self, target: Target) -> None:
         """Latencies of all networks in one go; where they cannot be had, that is noted."""
         example = self._graph.program.interface.example
         assert example is not None, "it was traced with some"
         try:
             slims = [(slim(self._graph, plan), None) for plan in self.plans.values()]
-            taken = time_in_turns(self._graph, Inputs(*example), slims, OnnxRuntime(threads=1), where=self._where)
+            taken = time_in_turns(self._graph, Inputs(*example), slims, target)
         except UserCodeError:
             raise
         except Exception as error:
@@ -268,7 +275,7 @@ class Sweeping:
         except BaseException:
             self._notes.append("latency was not measured, because the sweep was stopped.")
             raise
-        self._sizes = taken.batch, taken.threads
+        self._taken = taken
         self._dense = self._dense.model_copy(update=taken.dense.fields)
         timed = dict(zip(self.plans, taken.slim, strict=True))
         for place, row in enumerate(self._rows):
