@@ -13,11 +13,14 @@ from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from torch import nn
 
     from atograph.graph.graph import Graph
     from atograph.inspection import Overview
+    from atograph.passes.plan.plan import Plan
     from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
+    from atograph.train.settings import TrainSettings
 
 
 def inspect(
@@ -51,7 +54,7 @@ def inspect(
     spec = load_spec(text, data=data)
     made = None if plan is None else read_plan(plan)
     settings = spec.settings(train_settings(given, ()))
-    graph = graph_of(spec, settings.tracing)
+    graph = graph_of(spec, settings, made, console)
     if made is not None:
         graph = graph.for_plan(made)
     graph = graph.steered(**settings.steering)
@@ -87,29 +90,40 @@ def _text(
     return overview_table(shown, folded=not expand, order=sort)
 
 
-def graph_of(spec: Spec, how: Mapping[str, Any]) -> Graph:
+def graph_of(spec: Spec, settings: TrainSettings, plan: Plan | None, console: Console) -> Graph:
     """The graph of a model, made without weights where its code allows that: groups need none.
 
     Args:
         spec: has the model and its inputs.
-        how: it is captured (`TrainSettings.tracing`).
+        settings: how it is captured, and what goes before.
+        plan: of what is left after its declared changes; None: there is none.
+        console: is told what went before.
     """
     from atograph.capture.time_limit import TookTooLong
     from atograph.capture.weightless import without_weights
     from atograph.graph.from_model import trace
+    from atograph.run.declare import left_of
     from atograph.spec.example_inputs import check_accepts
 
     inputs = spec.inputs()
+
+    def traced(model: nn.Module) -> Graph:
+        left = left_of(model, inputs, settings, plan, prove=False)
+        graph = trace(left.model.eval(), *left.inputs, **settings.tracing)
+        if left.changes:
+            console.say("before: " + ", ".join(map(str, left.changes)))
+        return graph
+
     try:
         with without_weights():
             model = spec.model()
-        return trace(model.eval(), *inputs, **how)
+        return traced(model)
     except TookTooLong:
         raise
     except Exception:  # code that computes with its weights; what else is wrong, the second try tells
         model = spec.model()
         check_accepts(model, inputs, where=spec.where)
-        return trace(model.eval(), *inputs, **how)
+        return traced(model)
 
 
 def check_choice(option: str, given: str, known: Iterable[str]) -> None:

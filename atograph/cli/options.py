@@ -40,7 +40,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")
 CodeOfRun = Annotated[str | None, typer.Option("--spec", metavar="SPEC", help="The model's code, as for compress.")]
 
 GROUPING = (
-    "freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "uniform", "width",
-    "outputs", "dynamic", "state", "passes", "batch",
+    "freeze_layers", "only", "min_units", "floor", "depth", "drop", "couple", "uniform", "width", "experts",
+    "keep_tokens", "outputs", "dynamic", "state", "passes", "batch",
 )  # fmt: skip
 """The settings that say what may go, of a model captured how: those of each command that makes groups."""

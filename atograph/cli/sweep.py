@@ -49,7 +49,7 @@ def sweep(
     from atograph.train.task import Task
 
     spec, settings, graph, some = trained.spec, trained.settings, trained.graph, trained.batches
-    task = Task(some, spec.val_data(), loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
+    task = Task(some, trained.val_data, loss=spec.loss, metric=spec.metric, metric_name=spec.metric_name)
     sweeping = Sweeping(
         graph, shares, criteria, task, data=some, better=settings.metric_mode,
         timed_in=(latency_target or DEFAULT[0]) if latency else None,

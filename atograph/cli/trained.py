@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from atograph.graph.graph import Graph
+    from atograph.spec.example_inputs import Inputs
     from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
     from atograph.train.settings import TrainSettings
@@ -27,12 +28,14 @@ class Trained:
         settings: its own, and those that were typed.
         graph: of the model, steered as the settings say.
         batches: the first ones of ``train_data()``; none where nobody looks at any.
+        val_data: batches that metrics are measured on; None where the SPEC has none.
     """
 
     spec: Spec
     settings: TrainSettings
     graph: Graph
     batches: list[Any]
+    val_data: Iterable[object] | None
 
 
 def load_trained(
@@ -62,6 +65,7 @@ def load_trained(
     if batches < 1:
         raise UserError(f"--batches {batches}: 1 batch or more is looked at.")
 
+    from atograph.run.declare import left_of
     from atograph.run.job import trace_to_train
     from atograph.spec.example_inputs import check_accepts
     from atograph.spec.init_weights import load_init
@@ -80,5 +84,19 @@ def load_trained(
     some = list(islice(spec.train_data(), batches)) if looking else []
     inputs = spec.inputs()
     check_accepts(model, inputs, where=spec.where)
-    graph = trace_to_train(model.eval(), inputs, settings).steered(**settings.steering)
-    return Trained(spec, settings, graph, some)
+    left = left_of(model, inputs, settings, batches=lambda: _to_route(spec, inputs))
+    for proof in left.proofs:
+        console.say(f"before: {proof}")
+    graph = trace_to_train(left.model.eval(), left.inputs, settings).steered(**settings.steering)
+    val_data = spec.val_data()
+    checked = None if val_data is None else left.checked(val_data, "val_data")
+    return Trained(spec, settings, graph, list(left.checked(some, "train_data")), checked)
+
+
+def _to_route(spec: Spec, inputs: Inputs) -> list[Any]:
+    """Batches that routers of experts are watched on: of the training, or else the example inputs."""
+    if not hasattr(spec.module, "train_data"):
+        return [(inputs, None)]
+    from atograph.declared.experts import BATCHES
+
+    return list(islice(spec.train_data(), BATCHES))

@@ -10,6 +10,7 @@ import typer
 from atograph.cli.runner import spec_of_run, tell_of_missing
 
 if TYPE_CHECKING:
+    from atograph.report.declared import DeclaredProof
     from atograph.spec.example_inputs import Inputs
     from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
@@ -39,7 +40,12 @@ def verify(
         tell_of_missing(run, row.file, console)
     with stage("making the model"):
         model = source.model()
-    entries = verify_run(run, model, seed=seed, real=_real(source), targets=targets, say=console.say)
+    proofs: list[DeclaredProof] = []
+    entries = verify_run(
+        run, model, seed=seed, real=_real(source), targets=targets, say=console.say, declared=proofs.append
+    )
+    for proof in proofs:
+        console.say(f"before: {proof}")
     console.table(certificate_table(entries))
     faults = {fault.title: fault for _name, entry in reversed(entries) for fault in entry.faults}
     for fault in faults.values():

@@ -32,8 +32,9 @@ def certify(dense: nn.Module, small: nn.Module, change: Declared, inputs: Inputs
         inputs: of the dense model.
 
     Raises:
-        UserError: the smaller model does not run, or what the routers do cannot be seen.
-        InternalError: they differ.
+        UserError: the smaller model does not run, or what the routers do cannot be seen; or more than they and their
+            experts hangs on the number.
+        InternalError: they differ otherwise.
     """
     comparing = _experts if change.kind == "experts" else _tokens
     found = counted_for(dense.get_submodule(change.part), change)
@@ -42,6 +43,13 @@ def certify(dense: nn.Module, small: nn.Module, change: Declared, inputs: Inputs
         proof = comparing(copy_of(dense).double(), copy_of(small).double(), change, found, wide)
     except RuntimeError:  # no kernel for float64, or code that casts
         proof = comparing(dense, small, change, found, inputs)
+    if not proof.holds and change.kind == "experts":
+        raise UserError(
+            f"in this model more hangs on {change.field} than its experts and their routers: with {change} it differs "
+            f"from the dense one that has no others to choose from by {proof.difference:.1e} (relative; allowed are "
+            f"{proof.tolerance:.0e}).",
+            hint="A router that gives its experts a capacity, or tells them by more than their numbers, is one such.",
+        )
     if not proof.holds:
         raise InternalError(
             f"the smaller model ({change}) differs from the dense one by {proof.difference:.1e} (relative), allowed "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ class Counted:
     Attributes:
         field: its name, dotted where configurations are nested.
         size: the number.
-        rows: tensor → rows along its first dim for each of the things counted, which come one after the other.
+        rows: tensor → rows for each of the things counted, which come one after the other.
+        dims: tensor → the dim that these rows lie along, where it is not the first: only ones come before it.
         lists: what the names of modules begin with of which there is one for each, up to the number: ``mlp.experts.``.
         routers: tensors of ``rows`` with one or two dims and one row for each: what a router may hold.
     """
@@ -30,6 +32,7 @@ class Counted:
     rows: Mapping[str, int]
     lists: tuple[str, ...]
     routers: tuple[str, ...]
+    dims: Mapping[str, int]
 
     def blocks(self) -> list[str]:
         """The modules that have all that is counted once, one for each layer that has any.
@@ -50,7 +53,8 @@ class Counted:
     def origins(
         self, names: Sequence[str], kept: Mapping[str, Sequence[int]]
     ) -> Iterator[tuple[str, str, torch.Tensor | None]]:
-        """For each tensor of the smaller model its name there, the dense one's, and that one's rows (None: all).
+        """For each tensor of the smaller model its name there, the dense one's, and that one's rows (None: all), which
+        lie along ``dims``.
 
         Args:
             names: of the smaller model's tensors.
@@ -108,9 +112,9 @@ def the_number(model: nn.Module, name: re.Pattern[str], what: str, hint: str) ->
     matches, why = [], ""
     parts = list(parts_with_configuration(model))
     for path, part in parts:
-        for field, size in numbers_in(vars(part)["config"]):
-            if name.search(field) and size > 1:
-                found = counted(part, field, size, size - 1)
+        for number, size in numbers_in(vars(part)["config"]):
+            if name.search(number) and size > 1:
+                found = counted(part, number, size, size - 1)
                 if isinstance(found, Counted):
                     matches.append((path, part, found))
                 else:
@@ -147,7 +151,7 @@ def counted(part: nn.Module, field: str, size: int, number: int) -> Counted | st
     if made != before:
         odd = next((name for name in before if made is None or made.get(name) != before[name]), "a tensor")
         return f"it is not what its configuration makes: {odd} is another one"
-    rows, lists = {}, set()
+    rows, dims, lists = {}, {}, set()
     for name, shape in before.items():
         if name not in after:
             head = _list_of(name, number, after)
@@ -155,14 +159,17 @@ def counted(part: nn.Module, field: str, size: int, number: int) -> Counted | st
                 return ""
             lists.add(head)
         elif after[name] != shape:
-            each, rest = divmod(shape[0] if shape else 1, size)
-            if rest or after[name] != (each * number, *shape[1:]):
+            dim = next((dim for dim, pair in enumerate(zip(shape, after[name], strict=False)) if len({*pair}) > 1), 0)
+            each, rest = divmod(shape[dim] if shape else 1, size)
+            if rest or prod(shape[:dim]) != 1 or after[name] != (*shape[:dim], each * number, *shape[dim + 1 :]):
                 return ""
             rows[name] = each
+            if dim:
+                dims[name] = dim
     if not after.keys() <= before.keys() or not (rows or lists):
         return ""
     routers = tuple(name for name, each in rows.items() if each == 1 and len(before[name]) <= 2)
-    return Counted(field, size, rows, tuple(sorted(lists)), routers)
+    return Counted(field, size, rows, tuple(sorted(lists)), routers, dims)
 
 
 def _list_of(name: str, number: int, after: Shapes) -> str | None:

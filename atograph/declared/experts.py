@@ -92,7 +92,8 @@ def _by_weights(part: nn.Module, found: Counted) -> dict[str, Tensor]:
         total = torch.zeros(found.size, dtype=torch.float64)
         for name, each in found.rows.items():
             if is_in(name, block) and name not in found.routers and not tensors[name].is_meta:
-                total += tensors[name].double().reshape(found.size, -1).square().sum(1).cpu() if each else 0
+                rows = tensors[name].double().movedim(found.dims.get(name, 0), 0)
+                total += rows.reshape(found.size, -1).square().sum(1).cpu() if each else 0
         for head in found.lists:
             for name, tensor in tensors.items():
                 place = name[len(head) :].partition(".")[0]

@@ -93,7 +93,7 @@ def counted_for(part: nn.Module, change: Declared) -> Counted:
     if change.kind == "experts" and set(found.blocks()) != set(change.kept):
         raise _other(change, f"its mixtures are {', '.join(found.blocks())}")
     sizes = part.state_dict()
-    if any(sizes[name].shape[0] != change.size * each for name, each in found.rows.items()):
+    if any(sizes[name].shape[found.dims.get(name, 0)] != change.size * each for name, each in found.rows.items()):
         raise _other(change, f"{change.field} is another number here")
     return found
 
@@ -129,7 +129,8 @@ def _take_values(part: nn.Module, made: nn.Module, found: Counted, kept: Mapping
         key = (id(tensor), None if rows is None else tuple(rows.tolist()))
         if key not in cut:
             value = tensor.detach()
-            value = value.clone() if rows is None else value.index_select(0, rows.to(value.device))
+            dim = found.dims.get(origin, 0)
+            value = value.clone() if rows is None else value.index_select(dim, rows.to(value.device))
             is_parameter = isinstance(tensor, nn.Parameter)
             cut[key] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
         state[name] = cut[key]

@@ -39,7 +39,7 @@ def choose_rows(checkpoint: Checkpoint, model: nn.Module) -> None:
             there = checkpoint.tensors.get(prefix + origin)
             if there is None:
                 continue
-            if rows is not None and there.shape[:1] == (change.size * found.rows[origin],):
+            if rows is not None and origin not in found.dims and there.shape[:1] == (change.size * found.rows[origin],):
                 chosen = tuple(rows.tolist())
                 chosen = chosen if there.chosen is None else tuple(there.chosen[row] for row in chosen)
                 there = replace(there, shape=(len(chosen), *there.shape[1:]), chosen=chosen)

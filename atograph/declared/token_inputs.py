@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,6 +23,11 @@ from atograph.values.structures import copied, tensors_of
 
 _IGNORED = -100
 """The label that a loss leaves out."""
+
+HINT = "Keep every token of the data, or leave out or replace what has others."
+
+LIMIT = 10_000
+"""Batches that are read through before a training; in later ones, a token that is gone stops it where it comes up."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +59,11 @@ class TokenInputs:
         Raises:
             UserError: no input is what the vocabulary is indexed by.
         """
-        parameters = tuple(inspect.signature(model.forward).parameters)
-        named = {**dict(zip(parameters, inputs.args, strict=False)), **inputs.kwargs}
-        integers = {name: value for name, value in named.items() if isinstance(value, Tensor) and _is_integer(value)}
-        tensors = model.get_submodule(change.part).state_dict(keep_vars=True)
-        outputs: Sequence[Tensor] = ()
-        if any(tensor.is_meta for tensor in tensors.values()):  # there are no values to look at
-            names = {name for name in integers if name.endswith("input_ids")} or {*integers}
-            names = names if len(names) == 1 or all(name.endswith("input_ids") for name in names) else set()
-        else:
-            args, kwargs = copied(inputs.example)
-            with _Lookups([tensors[name] for name in found.rows]) as lookups, eval_mode(model), torch.no_grad():
-                outputs = tensors_of(model(*args, **kwargs))
-            names = {name for name, value in integers.items() if any(_same(value, each) for each in lookups.indices)}
-        if not names:
-            raise UserError(
-                f"none of the inputs ({inputs}) is what the vocabulary is indexed by, so tokens have no new numbers.",
-                hint="Give the tokens themselves, not embeddings.",
-            )
+        names, outputs = _names_of(model, model.get_submodule(change.part).state_dict(keep_vars=True), found, inputs)
         new = torch.full((change.size,), -1)
         new[list(change.kept[""])] = torch.arange(change.count)
         head = any(tensor.shape[-1:] == (change.size,) for tensor in outputs)
-        return cls(frozenset(names), head, new, parameters)
+        return cls(names, head, new, _parameters(model))
 
     def renumbered(self, inputs: Inputs) -> Inputs:
         """Inputs with the new numbers.
@@ -114,6 +104,32 @@ class TokenInputs:
             return inputs, self._entry("labels", targets)
         return batch
 
+    def check(self, data: Iterable[object], where: str) -> None:
+        """Read data through, and refuse all tokens at once that are gone; those of its first `LIMIT` batches.
+
+        Args:
+            data: batches, readable again.
+            where: what the data is called.
+
+        Raises:
+            UserError: there are some, or numbers that are no tokens.
+        """
+        counts, batches, met = Counter[int](), 0, 0
+        looking = _Looking(self.names, self.head, self.new, self.parameters, counts)
+        for batch in islice(data, LIMIT):
+            before = counts.total()
+            looking.batch(batch)
+            batches, met = batches + 1, met + (counts.total() > before)
+        if not counts:
+            return
+        first = ", ".join(str(token) for token, _count in counts.most_common(8)) + ", ..." * (len(counts) > 8)
+        raise UserError(
+            f"{met:,} of {batches:,} batches have tokens that do not stay: {first} ({len(counts):,} in all, "
+            f"{counts.total():,} times).",
+            where=where,
+            hint=HINT,
+        )
+
     def _entry(self, name: str, value: Any) -> Any:
         if name in self.names:
             return self._new(value, name)
@@ -127,9 +143,7 @@ class TokenInputs:
         return int((self.new >= 0).nonzero()[0])
 
     def _new(self, value: Tensor, name: str) -> Tensor:
-        beyond = value[(value < 0) | (value >= len(self.new))]
-        if beyond.numel():
-            raise UserError(f"the data has {int(beyond[0])} in {name}, which is no token of the model.")
+        self._check_known(value, name)
         new = self.new.to(value.device)[value.long()]
         gone = value[new < 0]
         if gone.numel():
@@ -139,9 +153,14 @@ class TokenInputs:
                 f"the data has the token {others[0]}{more} in {name}, which do not stay."
                 if more
                 else f"the data has the token {others[0]} in {name}, which does not stay.",
-                hint="Keep every token of the data, or leave out or replace what has others.",
+                hint=HINT,
             )
         return new.to(value.dtype)
+
+    def _check_known(self, value: Tensor, name: str) -> None:
+        beyond = value[(value < 0) | (value >= len(self.new))]
+        if beyond.numel():
+            raise UserError(f"the data has {int(beyond[0])} in {name}, which is no token of the model.")
 
     def _with(self, inputs: Inputs, change: Callable[[str, Tensor], Tensor]) -> Inputs:
         def entry(name: str, value: object) -> object:
@@ -154,6 +173,52 @@ class TokenInputs:
         )
 
 
+def _parameters(model: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+def _names_of(
+    model: nn.Module, tensors: Mapping[str, Tensor], found: Counted, inputs: Inputs
+) -> tuple[frozenset[str], Sequence[Tensor]]:
+    """The inputs that the vocabulary of a model is indexed by, and what the model gives (nothing on the meta device).
+
+    Raises:
+        UserError: there are none.
+    """
+    named = {**dict(zip(_parameters(model), inputs.args, strict=False)), **inputs.kwargs}
+    integers = {name: value for name, value in named.items() if isinstance(value, Tensor) and _is_integer(value)}
+    outputs: Sequence[Tensor] = ()
+    if any(tensor.is_meta for tensor in tensors.values()):  # there are no values to look at
+        names = {name for name in integers if name.endswith("input_ids")} or {*integers}
+        names = names if len(names) == 1 or all(name.endswith("input_ids") for name in names) else set()
+    else:
+        args, kwargs = copied(inputs.example)
+        with _Lookups([tensors[name] for name in found.rows]) as lookups, eval_mode(model), torch.no_grad():
+            outputs = tensors_of(model(*args, **kwargs))
+        names = {name for name, value in integers.items() if any(_same(value, each) for each in lookups.indices)}
+    if not names:
+        raise UserError(
+            f"none of the inputs ({inputs}) is what the vocabulary is indexed by, so tokens have no new numbers.",
+            hint="Give the tokens themselves, not embeddings.",
+        )
+    return frozenset(names), outputs
+
+
+def with_old_numbers(small: nn.Module, change: Declared, found: Counted, inputs: Inputs) -> Inputs:
+    """Inputs of what is left of a model, as the dense one takes them.
+
+    Args:
+        small: after the change.
+        change: of its vocabulary.
+        found: what the number of tokens counts.
+        inputs: of one call.
+    """
+    old = torch.tensor(change.kept[""])
+    names, _outputs = _names_of(small, small.get_submodule(change.part).state_dict(keep_vars=True), found, inputs)
+    back = TokenInputs(names, False, old, _parameters(small))
+    return back._with(inputs, lambda _name, value: old.to(value.device)[value.long()].to(value.dtype))
+
+
 def after_changes(model: nn.Module, changes: Sequence[Declared], inputs: Inputs) -> Inputs:
     """Inputs of a dense model as the smaller one takes them, with tokens that stay in place of those that are gone."""
     for change in changes:
@@ -162,6 +227,19 @@ def after_changes(model: nn.Module, changes: Sequence[Declared], inputs: Inputs)
             tokens = TokenInputs.of(model, change, found, inputs)
             inputs = tokens.renumbered(tokens.with_kept_only(inputs))
     return inputs
+
+
+@dataclass(frozen=True)
+class _Looking(TokenInputs):
+    """Looks at batches, and counts tokens that are gone in place of refusing them."""
+
+    counts: Counter[int]
+
+    def _new(self, value: Tensor, name: str) -> Tensor:
+        self._check_known(value, name)
+        gone = value[self.new.to(value.device)[value.long()] < 0]
+        self.counts.update(gone.tolist())
+        return value
 
 
 class Renumbered:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from atograph.declared.again import certify_again
 from atograph.declared.smaller import as_declared
 from atograph.declared.token_inputs import after_changes
 from atograph.files.mismatch import misfits
@@ -36,6 +37,7 @@ from atograph.program.load import (
 from atograph.program.model import ProgramModel
 from atograph.proof.certificate import TOLERANCE, compare
 from atograph.report.applied import load_report
+from atograph.report.declared import DeclaredProof
 from atograph.report.run import Comparison, Report
 from atograph.report.same_run import HINT, check_same_plan, check_takes
 from atograph.slimming.masking import zero_
@@ -65,6 +67,7 @@ def verify_run(
     real: Inputs | None = None,
     targets: Sequence[str] | None = None,
     say: Callable[[str], object] = warnings.warn,
+    declared: Callable[[DeclaredProof], object] = lambda _proof: None,
 ) -> list[tuple[str, Comparison]]:
     """Compare the masked dense network, the slim program and its file for each target, on inputs old and new.
 
@@ -78,6 +81,8 @@ def verify_run(
         targets: by name: their files may be loaded by what may run code in them. None: those of the run
             (`targets_of_run`), whose files may not.
         say: told of what is left out.
+        declared: told of each declared change, the last one first: it is proved again beside the dense model, which has
+            the run's weights of what is left, and its own of what is gone.
 
     Returns:
         What the inputs are, and what came out for them; whether it holds is for the caller to say.
@@ -87,7 +92,7 @@ def verify_run(
             target may run code that is in it.
     """
     with scratch() as aside:
-        return _verify(Path(folder), aside, model, seed, real, targets, say)
+        return _verify(Path(folder), aside, model, seed, real, targets, say, declared)
 
 
 def targets_of_run(folder: Path) -> tuple[str, ...]:
@@ -129,6 +134,7 @@ def _verify(
     real: Inputs | None,
     targets: Sequence[str] | None,
     say: Callable[[str], object],
+    declared: Callable[[DeclaredProof], object],
 ) -> list[tuple[str, Comparison]]:
     plan = read_plan(place / "plan.json")
     with stage("loading the run"):
@@ -140,7 +146,7 @@ def _verify(
     dense, model = model, as_declared(model, plan)
     check_takes(model, inputs, place)
     if real is not None:
-        real = after_changes(dense, plan.declared, real)
+        real = _with_constants(after_changes(dense, () if dense is model else plan.declared, real), inputs)
     if (
         real is not None
         and plan.state
@@ -159,6 +165,12 @@ def _verify(
     check_weights_beside(place, loaded)
     widen_(graph, plan, state_of(program))
     zero_(model, plan)
+    with stage("proving"):
+        for proof in certify_again(dense, model, plan.declared, inputs) if dense is not model else ():
+            declared(proof)
+    if plan.declared and dense is model:
+        gone = ", ".join(map(str, plan.declared))
+        say(f"that the model keeps {gone} is not proved again: it is given without the others.")
     slimmed = slim(graph, plan)
     _check_program(own, slimmed, place)
     fresh = _like(inputs, seed)
@@ -172,6 +184,12 @@ def _verify(
             for what, given in cases.items()
             for entry in compare(model, slimmed, files, given)
         ]
+
+
+def _with_constants(real: Inputs, example: Inputs) -> Inputs:
+    """Inputs of data, with what a run's example gives the model beside its tensors: ``use_cache=False``, say."""
+    constants = {name: value for name, value in example.kwargs.items() if not [*tensors_of(value)]}
+    return Inputs(real.args, {**constants, **real.kwargs})
 
 
 @torch.no_grad()

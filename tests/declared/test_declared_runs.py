@@ -11,14 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
 import atograph
+from atograph.cli.app import app
+from atograph.declared.again import certify_again
 from atograph.declared.smaller import declared_of
 from atograph.files.plan_file import read_plan
 from atograph.passes.errors import UserError
+from atograph.report.declared import DeclaredProof
 from atograph.run.brought import job_from_python
 from atograph.run.verify import verify_run
 from atograph.spec.example_inputs import Inputs
+from benchmarks.exact import perturb
 
 IDS = torch.randint(4, 40, (2, 5), generator=torch.Generator().manual_seed(0))
 CALL = {"input_ids": IDS, "use_cache": False}
@@ -64,8 +69,18 @@ def test_a_job_has_the_data_of_what_is_left(transformers: ModuleType) -> None:
         (batch,) = job.task.train_data
         assert torch.equal(cast(Any, batch)["labels"], torch.where(labels == -100, labels, labels - 1))
     assert job.settings.budgets == {"flops": 1.0}
-    with pytest.raises(UserError, match="the data has the token"):
-        list(job_from_python(mixture(transformers), data, keep_tokens=range(4, 9), loss=own_loss).task.train_data)
+
+
+def test_tokens_of_the_data_that_are_gone_are_told_before_the_training(transformers: ModuleType) -> None:
+    few = IDS.clamp(4, 12)
+    data = [{**CALL, "input_ids": few, "labels": few}, {**CALL, "labels": IDS}, {**CALL, "labels": IDS}]
+    gone = [token for token in IDS.flatten().tolist() if token > 12]
+    with pytest.raises(
+        UserError, match=rf"train_data: 2 of 3 batches have .*{max(set(gone))}.* in all, {4 * len(gone)} times"
+    ):
+        job_from_python(mixture(transformers), data, keep_tokens=range(4, 13), loss=own_loss)
+    with pytest.raises(UserError, match="val_data: 2 of 3 batches have tokens that do not stay"):
+        job_from_python(mixture(transformers), data[:1], val_data=data, keep_tokens=range(4, 13), loss=own_loss)
 
 
 def own_loss(model: nn.Module, batch: Any) -> torch.Tensor:
@@ -109,5 +124,90 @@ def test_a_run_and_its_folder(transformers: ModuleType, tmp_path: Path) -> None:
     assert json.loads((out / "report.json").read_text())["declared"][0]["field"] == "num_local_experts"
     served = transformers.MixtralForCausalLM.from_pretrained(out / "pretrained")
     assert (served.config.num_local_experts, served.config.vocab_size) == (2, 39)
-    real = Inputs((), CALL)
-    assert all(entry.holds for _what, entry in verify_run(out, mixture(transformers), real=real))
+    real = Inputs((), {"input_ids": IDS})  # a batch says nothing of use_cache
+    proofs: list[DeclaredProof] = []
+    entries = verify_run(out, mixture(transformers), real=real, declared=proofs.append)
+    assert all(entry.holds for _what, entry in entries)
+    assert [proof.kind for proof in proofs] == ["tokens", "experts"]
+    assert all(proof.holds for proof in proofs)
+    said: list[str] = []
+    given = atograph.as_declared(mixture(transformers), result.plan)
+    assert verify_run(out, given, declared=proofs.append, say=said.append)
+    assert len(proofs) == 2 and "is not proved again" in said[0]
+
+
+def test_what_went_is_proved_again_with_weights_that_were_trained_since(transformers: ModuleType) -> None:
+    dense = mixture(transformers)
+    reduced = atograph.keep_experts(dense, 0.5)
+    reduced = atograph.keep_tokens(reduced.module, range(4, 40))
+    small, changes = reduced.module, declared_of(reduced.module)
+    perturb(small)
+    fresh = mixture(transformers)
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    tokens, experts = certify_again(fresh, small, changes, Inputs((), {**CALL, "input_ids": IDS - 1}))
+    assert (tokens.kind, experts.kind) == ("tokens", "experts")
+    assert tokens.difference < 1e-6 and experts.difference < 1e-6 and experts.moved
+    (kept,) = changes[0].kept.values()
+    name = "model.layers.0.mlp.experts.down_proj"
+    gone = [each for each in range(4) if each not in kept]
+    now = fresh.state_dict()
+    assert torch.equal(now[name][list(kept)], small.state_dict()[name])
+    assert torch.equal(now[name][gone], before[name][gone])
+    assert torch.equal(now["lm_head.weight"][5], small.state_dict()["lm_head.weight"][changes[1].kept[""].index(5)])
+
+
+def test_commands_that_look_take_declared_changes(tmp_path: Path) -> None:
+    spec, tokens = tmp_path / "mixture.py", tmp_path / "tokens.txt"
+    spec.write_text(SPEC)
+    tokens.write_text("\n".join(map(str, range(4, 40))))
+    less = [str(spec), "--experts", "0.5", "--keep-tokens", str(tokens)]
+    shown = CliRunner().invoke(app, ["inspect", *less])
+    assert shown.exit_code == 0, shown.output
+    assert "before: 2 of 4 experts, 39 of 60 tokens" in shown.output
+    for command in (
+        ["sweep", *less, "--flops", "0.9", "--method", "magnitude"],
+        ["sensitivity", *less, "--batches", "1"],
+    ):
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == 0, shown.output
+        assert " ".join(shown.output.split()).count("before: ") == 2
+    tokens.write_text("\n".join(map(str, range(4, 10))))
+    shown = CliRunner().invoke(app, ["sweep", *less, "--flops", "0.9"])
+    assert shown.exit_code == 2
+    assert "tokens that do not stay" in " ".join(shown.output.split())
+
+
+SPEC = """
+import contextlib
+with contextlib.suppress(ImportError):
+    import benchmarks.models.torchvision_models
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+
+IDS = torch.randint(4, 40, (2, 5), generator=torch.Generator().manual_seed(0))
+
+
+def model():
+    torch.manual_seed(0)
+    return MixtralForCausalLM(MixtralConfig(
+        vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, eos_token_id=1,
+        bos_token_id=2,
+    ))
+
+
+def example_inputs():
+    return {"input_ids": IDS, "use_cache": False}
+
+
+def train_data():
+    return [{"input_ids": IDS, "labels": IDS}]
+
+
+def val_data():
+    return [{"input_ids": IDS, "labels": IDS}]
+
+
+def metric(model, batch):
+    return float((model(**batch).logits.argmax(-1) == batch["labels"]).float().mean())
+"""

@@ -32,6 +32,7 @@ OWN: dict[str, dict[str, Any]] = {
     "Qwen2Moe": {"num_experts": 6, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 20},
     "Qwen3Moe": {"num_experts": 6, "moe_intermediate_size": 16, "norm_topk_prob": True},
     "GptOss": {"num_local_experts": 6},
+    "Ernie4_5_Moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16},
     "DeepseekV3": {
         "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
         "n_shared_experts": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
@@ -173,3 +174,19 @@ def test_what_cannot_be_done(transformers: ModuleType) -> None:
     change = Declared(kind="experts", field="num_local_experts", size=6, kept={"model.layers.7.mlp": (0, 1)})
     with pytest.raises(UserError, match="another model than the one of which 2 of 6 experts were kept"):
         smaller(model, change)
+
+
+def test_a_model_in_which_more_hangs_on_the_number(transformers: ModuleType) -> None:
+    """NLLB-MoE takes the place in its routers' masks for the number of an expert."""
+    torch.manual_seed(0)
+    config = transformers.NllbMoeConfig(
+        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_sparse_step=1, decoder_sparse_step=1,
+        num_experts=6, decoder_start_token_id=1, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    model = transformers.NllbMoeForConditionalGeneration(config).eval()
+    perturb(model)
+    call = {"input_ids": IDS, "decoder_input_ids": IDS}
+    reduced = atograph.keep_experts(model, 0.5, [call])
+    with pytest.raises(UserError, match="in this model more hangs on num_experts than its experts and their routers"):
+        reduced.certify(call)

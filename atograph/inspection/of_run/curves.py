@@ -104,7 +104,7 @@ def epochs_table(report: Report, shown: Sequence[Course]) -> Table:
         if not line.reference
     ]  # fmt: skip
     heads = [Head("epoch", False), *(Head(f"{course.title}: {line.name}") for course, line in lines)]
-    step = (len(epochs) - 1) // _ROWS + 1
+    step = len(epochs) // (_ROWS + 1) + 1
     rows = [
         [str(epochs[place]), *(value_text(line.values[place], share=course.share) for course, line in lines)]
         for place in range(0, len(epochs), step)
