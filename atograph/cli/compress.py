@@ -86,7 +86,8 @@ def compress(
     if file is not None:
         _put(folder, file)
     console.say(f"written to {folder}" if file is None else f"written to {file}, and all of the run to {folder}")
-    console.say(f'next: open {folder / "report.html"}; atograph.load("{folder}") in Python')
+    page = f"open {folder / 'report.html'}; " if (folder / "report.html").exists() else ""
+    console.say(f'next: {page}atograph.load("{folder}") in Python')
 
 
 def _put(folder: Path, file: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -66,6 +66,30 @@ class Dims:
                 found |= {"batch": own, "samples": own}
         return {own: name for own, name in found.items() if own != name and not name.startswith("unnamed ")}
 
+    def still(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
+        """The same, with nothing dynamic where the first dim is another than a batch: the file could be computed with
+        no number of samples that was tried."""
+        batches = (
+            inputs[value].shape[0] for (value, dim), name in self.names.items() if (name, dim) == (self.batch, 0)
+        )
+        return self if all(batch in _BATCHES for batch in batches) else replace(self, names={}, batch=None)
+
+    def tied(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
+        """The same with one name for sizes of different inputs that are as long as each other in an example: two names
+        of a batch, say. Sizes of one input, height and width, are not taken for one."""
+        first: dict[str, str] = {}
+        for (value, dim), name in self.names.items():
+            for (other, there), own in self.names.items():
+                alike = inputs[value].shape[dim] == inputs[other].shape[there]
+                if alike and not self._meet(name, own):
+                    first.setdefault(name, first.get(own, own))
+        return replace(self, names={key: first.get(name, name) for key, name in self.names.items()})
+
+    def _meet(self, one: str, other: str) -> bool:
+        """Whether two names are of one input."""
+        where = {name: {value for (value, _dim), own in self.names.items() if own == name} for name in (one, other)}
+        return one != other and not where[one].isdisjoint(where[other])
+
 
 def dims_of(inputs: Sequence[FileValue], arguments: Mapping[str, str]) -> Dims:
     """The dims of some inputs that are no numbers; those without a name get one by their place."""
@@ -125,10 +149,16 @@ def _sizes(values: Sequence[FileValue], dims: Dims) -> Iterator[dict[str, int]]:
     batch = next(size for size in _BATCHES if size not in firsts)
     names = {*dims.names.values()}
     integers = all(not TYPES[value.code].is_floating_point for value in values if value.shape)
-    for length in sorted(LENGTHS, key=lambda each: each != 16) if integers else LENGTHS:
+    lengths = sorted(LENGTHS, key=lambda each: each != 16) if integers else LENGTHS
+    batches = {dims.names[value.name, 0] for value in values if (value.name, 0) in dims.names} if dims.batch else set()
+    for length in lengths:
         yield {name: batch if name == dims.batch else length for name in names}
         if names <= {dims.batch}:
             return
+        if batches > {dims.batch}:  # another name for the same number of samples
+            yield {name: batch if name in batches else length for name in names}
+    if dims.batch:  # it is no batch: height, say
+        yield from (dict.fromkeys(names, length) for length in lengths)
 
 
 def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[str, int], most: int) -> torch.Tensor:

@@ -230,7 +230,8 @@ def _tried(masked: nn.Module, slimmed: Slim, deployed: Deployment, place: Path, 
     """
     with _at(job.where):
         try:
-            files = deploy(slimmed, deployed.targets, place)
+            with stage("exporting"):
+                files = deploy(slimmed, deployed.targets, place)
         except UserError:
             if deployed.dense is not None:
                 deployed.dense.check(keep=False)
@@ -239,7 +240,10 @@ def _tried(masked: nn.Module, slimmed: Slim, deployed: Deployment, place: Path, 
         check_other_sizes(slimmed.passes_program, file, where=job.where, form=file.target.label)
     given = job.inputs.example
     inputs = Inputs(*(given if slimmed.passes_program.interface.fixed else repeat_single(given)))
-    return compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []
+    if not gives_numbers(masked, inputs, slimmed.left_out):
+        return []
+    with stage("proving"):
+        return compare(masked, slimmed, files, inputs)
 
 
 def _right(entries: Sequence[Comparison], target: Target) -> bool:

@@ -270,6 +270,11 @@ def test_where_both_cannot_be_had_the_example_decides_and_it_is_told_why(tmp_pat
     x = torch.from_numpy(np.abs(noise(2, 8)))
     with pytest.raises(atograph.UserError, match="the program is for inputs where what If 'choose' reads is"):
         graph.model(x if not decided.value else -x)
+    atograph.slim(graph, graph.plan(random=1)).to_onnx(tmp_path / "slim.onnx")
+    given = np.abs(noise(2, 8)) * (1 if decided.value else -1)
+    assert run(tmp_path / "slim.onnx", {"x": given}).shape == run(path, {"x": given}).shape
+    with pytest.raises(Exception, match="only for inputs where what If 'choose' reads is"):
+        run(tmp_path / "slim.onnx", {"x": -given})
 
 
 def test_the_certificate_looks_for_inputs_that_take_the_other_branch(tmp_path: Path) -> None:
