@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from atograph.int8.deployments import Deployment, deployment_of
 from atograph.int8.measure import Arrays, Pace, apart, pace
-from atograph.int8.quantise import to_int8
+from atograph.int8.quantise import in_int8, to_int8
 from atograph.int8.schemes import Scheme, kind_of, schemes_for
 from atograph.passes.errors import UserError
 from atograph.sessions.feed import Feed
@@ -47,6 +47,8 @@ class Measured:
     faults: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if not self.errors:
+            return self.scheme.name
         errors = ", ".join(
             f"{error:.1%} in {runtime}" if error < inf else f"nothing that compares in {runtime}"
             for runtime, error in self.errors.items()
@@ -72,10 +74,10 @@ def choose(
         whole: the ONNX file in float32.
         folder: where the files in int8 are written.
         program: what it was exported from.
-        calibration: batches of data; of several, the last is kept for measuring.
+        calibration: batches of data, one at least; of several, the last is kept for measuring.
         call: the inputs that are timed: one sample.
         target: a row of `DEPLOYMENTS`.
-        even_if_worse: give the first of them where none is a gain.
+        even_if_worse: give the first of them where none is a gain, if anything of it is in int8.
         seconds: for each timing.
 
     Raises:
@@ -90,12 +92,14 @@ def choose(
         if not found.faults:
             return found
         tried.append(found)
-    if even_if_worse:
-        return tried[0]
+    made = [each for each in tried if each.errors]
+    if even_if_worse and made:
+        return made[0]
     listed = "; ".join(f"{each} ({' and '.join(each.faults)})" for each in tried)
     raise UserError(
         f"int8 is no gain for this {kind} network with {goal.title}: {listed}. No file was written.",
-        hint="Deploy the file in float32; --even-if-worse (even_if_worse=True) writes the one in int8 all the same.",
+        hint="Deploy the file in float32"
+        + ("; --even-if-worse (even_if_worse=True) writes the one in int8 all the same." if made else "."),
     )
 
 
@@ -103,6 +107,8 @@ def _measured(
     whole: Path, path: Path, scheme: Scheme, kind: str, program: ExportedProgram, goal: Deployment, data: Feed,
     call: Feed, seconds: float,
 ) -> Measured:  # fmt: skip
+    if in_int8(path) <= in_int8(whole):
+        return Measured(path, scheme, kind, faults=("leaves every op in float32",))
     outputs, error = _outputs(goal, whole, path, program, data)
     errors, between = {goal.measured_in: error}, None
     for other in () if scheme.dynamic else goal.read_by:  # dynamic ones are for one runtime

@@ -61,6 +61,18 @@ class Recurrent(nn.Module):
         return result
 
 
+class First(nn.Module):
+    """The first result of a module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(x)[0]
+        return result
+
+
 def dense() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
 
@@ -166,4 +178,20 @@ def test_how_far_outputs_are_apart() -> None:
     assert apart([one], [np.array([3.0, -np.inf, 4.5])]) == pytest.approx(0.1)
     assert apart([one], [np.array([3.0, 0.0, 4.0])]) == np.inf
     assert apart([np.array([1.0])], [np.array([1.0, 2.0])]) == np.inf
-    assert apart([np.array([2])], [np.array([3])]) == 0.0  # places are no values
+    assert apart([one, np.array([2])], [one, np.array([3])]) == 0.0  # places are no values where there are some
+    assert apart([np.array([2, 4])], [np.array([2, 3])]) == 0.5  # and are all that there is of a classifier's argmax
+    nothing = np.array([np.nan, np.nan])
+    assert apart([nothing], [nothing]) == np.inf and apart([one, nothing], [one, nothing]) == 0.0
+    assert apart([np.array([1.0, np.nan])], [np.array([1.0, -np.inf])]) == np.inf
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_file_that_has_nothing_in_int8_is_refused_in_any_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GRU alone: no op of the row is in it, and a file as quick as the one in float32 was kept by chance."""
+    monkeypatch.setitem(NETWORKS, "recurrent", (lambda: First(nn.GRU(16, 8, batch_first=True)), (6, 16)))
+    for even_if_worse in (False, True):
+        with pytest.raises(atograph.UserError, match="leaves every op in float32") as told:
+            Case("recurrent", tmp_path).choose("onnx", even_if_worse=even_if_worse)
+        assert "--even-if-worse" not in str(told.value)
