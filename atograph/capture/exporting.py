@@ -23,6 +23,7 @@ from atograph.capture.by_sizes.conditions import may_be_broken
 from atograph.capture.by_sizes.dynamic import Wishes
 from atograph.capture.by_sizes.points import Try, dynamic_sizes, sets_of_points, within_limits
 from atograph.capture.recording.origins import AnnotatedCalls
+from atograph.capture.tied import name_as_recorded
 from atograph.passes.errors import UserError
 from atograph.passes.ir.exported.from_exported import Sized, from_exported
 from atograph.passes.ir.exported.signatures import called_like, of_named_parameters
@@ -48,7 +49,7 @@ def exported_at_sizes(model: nn.Module, inputs: Example, wishes: Wishes) -> Prog
     signature = inspect.signature(model.forward)
     for points in sets_of_points(wishes):
         try:
-            program = _program(whole, signature, sized=partial(dynamic_sizes, wishes, points))
+            program = _program(whole, model, signature, sized=partial(dynamic_sizes, wishes, points))
             Points(program.graph, program.interface.dynamic)
             sized = program.interface.dynamic
             return _limited(program, wishes, partial(decided_otherwise, whole, sized), conditions_of(whole, sized))
@@ -86,15 +87,15 @@ def exported(model: nn.Module, inputs: Example, repeated: Example, *, dynamic: b
         try:
             if not dynamic:
                 raise NotIntegral("another batch does not get the same ops")
-            return _program(_export(model, *repeated), signature)
+            return _program(_export(model, *repeated), model, signature)
         except NotIntegral:
             with AnnotatedCalls():
                 whole = torch.export.export(model, *inputs, strict=False)
-            return _program(whole, signature)
+            return _program(whole, model, signature)
     except Exception as error:
         if repeated is not inputs:
             try:  # a model that really wants a batch of one
-                return _program(_export(model, *inputs), signature)
+                return _program(_export(model, *inputs), model, signature)
             except Exception:
                 pass
         if isinstance(error, UserError):
@@ -145,8 +146,11 @@ def _named_arguments(model: nn.Module, args: tuple[object, ...], kwargs: dict[st
             model.forward = own
 
 
-def _program(exported: ExportedProgram, signature: inspect.Signature, sized: Sized | None = None) -> Program:
+def _program(
+    exported: ExportedProgram, model: nn.Module, signature: inspect.Signature, sized: Sized | None = None
+) -> Program:
     program = from_exported(exported, signature, sized)
+    name_as_recorded(program, model)
     AnnotatedCalls.note(program.graph)
     return program
 
