@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, combinations, product
 from math import prod
 
 import torch
@@ -24,6 +24,9 @@ ROWS = (100, 2)
 
 MOST_NUMBERS = 2**28
 """In an input that nobody gives."""
+
+MOST_TIES = 3
+"""So many names of sizes are tried as other names of the batch."""
 
 _UNKNOWN = "Nothing is known here of this form of the op: export the model without it; see docs/onnx.md."
 
@@ -81,11 +84,11 @@ class Dims:
         for (value, dim), name in self.names.items():
             for (other, there), own in self.names.items():
                 alike = inputs[value].shape[dim] == inputs[other].shape[there]
-                if alike and not self._meet(name, own):
+                if alike and not self.meet(name, own):
                     first.setdefault(name, first.get(own, own))
         return replace(self, names={key: first.get(name, name) for key, name in self.names.items()})
 
-    def _meet(self, one: str, other: str) -> bool:
+    def meet(self, one: str, other: str) -> bool:
         """Whether two names are of one input."""
         where = {name: {value for (value, _dim), own in self.names.items() if own == name} for name in (one, other)}
         return one != other and not where[one].isdisjoint(where[other])
@@ -150,15 +153,23 @@ def _sizes(values: Sequence[FileValue], dims: Dims) -> Iterator[dict[str, int]]:
     names = {*dims.names.values()}
     integers = all(not TYPES[value.code].is_floating_point for value in values if value.shape)
     lengths = sorted(LENGTHS, key=lambda each: each != 16) if integers else LENGTHS
-    batches = {dims.names[value.name, 0] for value in values if (value.name, 0) in dims.names} if dims.batch else set()
+    ties = [*_ties(dims)]
     for length in lengths:
-        yield {name: batch if name == dims.batch else length for name in names}
+        for tied in ties:  # other names for the number of samples
+            yield {name: batch if name == dims.batch or name in tied else length for name in names}
         if names <= {dims.batch}:
             return
-        if batches > {dims.batch}:  # another name for the same number of samples
-            yield {name: batch if name in batches else length for name in names}
     if dims.batch:  # it is no batch: height, say
         yield from (dict.fromkeys(names, length) for length in lengths)
+
+
+def _ties(dims: Dims) -> Iterator[tuple[str, ...]]:
+    """Names of other inputs' sizes that may be the batch, a few at a time; none of them first."""
+    if dims.batch is None:
+        return iter([()])
+    others = [name for name in dict.fromkeys(dims.names.values()) if not dims.meet(name, dims.batch)][:MOST_TIES]
+    others = [name for name in others if name != dims.batch]
+    return chain.from_iterable(combinations(others, count) for count in range(len(others) + 1))
 
 
 def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[str, int], most: int) -> torch.Tensor:

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from small_files import Array, noise
 
 import atograph
+from atograph.from_onnx.network import network_of
+from atograph.from_onnx.taken import without_branches
 from atograph.slimming.masking import mask
 
 node, declared, held = helper.make_node, helper.make_tensor_value_info, numpy_helper.from_array
@@ -218,6 +220,21 @@ def test_both_branches_are_pruned_and_written(tmp_path: Path, name: str) -> None
         np.testing.assert_allclose(run(tmp_path / "slim.onnx", feed), expected, rtol=1e-4, atol=1e-5)
         moved.append(float(np.abs(expected - run(path, feed)).max()))
     assert max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_branches_that_are_taken_stand_in_the_graph_around(tmp_path: Path, name: str) -> None:
+    """Of such a file each node can be compared by itself; the two branches may have the same names."""
+    made = BOTH[name]()
+    onnx.save(made, str(tmp_path / "choosing.onnx"))
+    network = network_of(tmp_path / "choosing.onnx")
+    for feed in feeds(made):
+        with torch.no_grad():
+            network.by_name({key: torch.from_numpy(np.asarray(value)) for key, value in feed.items()})
+        plain = without_branches(made, network)
+        assert "If" not in {each.op_type for each in plain.graph.node}
+        onnx.save(plain, str(tmp_path / "plain.onnx"))
+        np.testing.assert_array_equal(run(tmp_path / "plain.onnx", feed), run(tmp_path / "choosing.onnx", feed))
 
 
 def differing() -> Any:

@@ -115,6 +115,16 @@ def recurrent(op: str, gates: int) -> Any:
     )  # fmt: skip
 
 
+def batch_first() -> Any:
+    """The batch comes first in the input, and second in the state, where it has no name."""
+    made = recurrent("GRU", 3)
+    made.graph.node.insert(0, node("Transpose", ["x"], ["turned"], perm=[1, 0, 2]))
+    made.graph.node[1].input[0] = "turned"
+    made.graph.input[0].CopyFrom(declared("x", FLOAT, ["B", "T", 8]))
+    made.graph.input[1].CopyFrom(declared("h", FLOAT, [1, None, 16]))
+    return made
+
+
 def channels_last() -> Any:
     """An image without a batch, its channels last."""
     nodes = [
@@ -135,6 +145,7 @@ FILES: dict[str, tuple[Callable[[], Any], Sequence[Sizes]]] = {
     "a function with a branch": (lambda: block(*deciding()), [{"N": 3}, {"N": 1}]),
     "an LSTM with two names for the batch": (lambda: recurrent("LSTM", 4), [{"T": 5, "B": 3, "B_state": 3}]),
     "a GRU with two names for the batch": (lambda: recurrent("GRU", 3), [{"T": 2, "B": 1, "B_state": 1}]),
+    "a batch at another place": (batch_first, [{"T": 5, "B": 3, "": 3}]),
     "two batches": (
         lambda: layers(
             node("MatMul", ["z", "q"], ["h2"]), node("Add", ["h", "h2"], ["s"]), taken="s",

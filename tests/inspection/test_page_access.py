@@ -117,3 +117,19 @@ def test_code_is_copied_layers_are_filtered_and_a_chart_says_its_numbers(browser
     assert browser.js("return document.querySelector('.filtered').textContent") == "1 of 4 layers"
     browser.js("document.querySelectorAll('.spot')[4].dispatchEvent(new PointerEvent('pointermove', {bubbles: true}))")
     assert browser.js("return document.querySelector('.says:not([hidden])').textContent").startswith("epoch 5: ")
+
+
+@needs_browser
+def test_in_print_all_of_a_run_is_there(browser: Browser) -> None:
+    browser.open(text_of("many layers"))
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    controls = ".bar input, .copy, .filter, .views, .keys"
+    hidden = browser.js(
+        f"return [...document.querySelectorAll('{controls}')].filter((e) => e.checkVisibility()).length"
+    )
+    cut = browser.js(
+        "return [...document.querySelectorAll('main, #run, .scroll')].filter((e) => e.scrollHeight > e.clientHeight + 1"
+        " && getComputedStyle(e).overflowY !== 'visible').length"
+    )
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (hidden, cut) == (0, 0)

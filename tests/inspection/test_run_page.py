@@ -128,6 +128,10 @@ def test_charts_have_gaps_a_dense_line_and_what_nobody_foresaw() -> None:
     assert [line.name for line in made["top-1"].lines] == ["while it is pruned", "dense"]
     assert made["top-1"].lines[1].reference and set(made["top-1"].lines[1].values) == {0.987}
     assert [line.name for line in made["FLOPs kept"].lines] == ["by the mask", "by the controller", "asked"]
+    same = page_gallery.changed(curves=[each | {"soft_flops": each["flops"]} for each in page_gallery.epochs(4)])
+    assert [line.name for line in {each.title: each for each in courses(same)}["FLOPs kept"].lines] == [
+        "by the mask", "asked",
+    ]  # fmt: skip
     assert "surprise" in made and made["Loss"].note == "Not finite in 1 of 4 epochs: gaps in the line."
     chart = drawn(made["Loss"], epochs_of(report))
     assert chart is not None

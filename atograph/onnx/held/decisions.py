@@ -34,7 +34,7 @@ def hold_decisions(program: ExportedProgram) -> ExportedProgram:
     for check in [*_checks(graph)]:
         with graph.inserting_before(check):
             zeros.append(_zero(check))
-    for result in dict.fromkeys(each for each in output.args[0] if isinstance(each, fx.Node)):  # type: ignore[union-attr]
+    for result in dict.fromkeys(each for each in output.args[0] if isinstance(each, fx.Node)):
         value = result.meta.get("val")
         if result.op != "placeholder" and isinstance(value, torch.Tensor) and not value.is_complex():
             _add(graph, output, result, zeros)
