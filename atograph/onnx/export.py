@@ -36,7 +36,10 @@ _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-_IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
+_IN_FLOAT32 = (
+    "Keep weights in float32 (model.float(), or from_pretrained(..., dtype=torch.float32) of a folder that holds them "
+    "so); --precision bfloat16 trains in mixed precision."
+)
 
 _TAKEN = re.compile(r"attribute '(\w+)' already exists|target (\w+)\S* references nonexistent attribute")
 

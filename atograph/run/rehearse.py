@@ -175,7 +175,8 @@ def tell_of_no_metric(job: Job, console: Console) -> None:
             return
     if why:
         console.warn(
-            f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch)."
+            f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch), or "
+            "for a language model take atograph.train.Perplexity as the metric."
         )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.fields import TrainSettings
 from atograph.train.settings.method_table import DEFAULT_METHOD, METHODS, OF_ATO
 
 
-def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> TrainSettings:
+def settings_of(
+    values: Mapping[str, Any], method: str = DEFAULT_METHOD, *, beside: Iterable[str] = ()
+) -> TrainSettings:
     """Settings from values that a user gave.
 
     Args:
@@ -23,6 +26,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
             methods, or a criterion by which the initial weights are pruned at once. Other values override what that
             sets.
         method: of values that name none, and hold no setting that only ``ato`` has.
+        beside: other names that one may have meant, where there is no such setting.
 
     Raises:
         UserError: naming the first setting that does not exist or does not fit.
@@ -30,13 +34,21 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
     values = dict(values)
     for old in RENAMED.keys() & values.keys():
         raise UserError(f"there is no training setting {old!r} any more.", hint=RENAMED[old])
+    for other in ELSEWHERE.keys() & values.keys():
+        raise UserError(f"there is no training setting {other!r}.", hint=ELSEWHERE[other])
+    for key in ("method", "prior"):
+        if isinstance(kind := values.get(key), type) and issubclass(kind, Criterion):
+            raise UserError(
+                f"{key} takes the name of a criterion, not its class.",
+                hint=f"Put @criterion above {kind.__name__}, and give {key}={getattr(kind, 'name', 'NAME')!r}.",
+            )
     values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
     name = values["method"]
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
         known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
         near = get_close_matches(str(name), [*METHODS, *CRITERIA], n=2)
         perhaps = f"Perhaps {' or '.join(near)}? " if near else ""
-        raise UserError(f"there is no method {name!r}.", hint=f"{perhaps}There are: {known}.")
+        raise UserError(f"there is no method {name!r}.", hint=f"{perhaps}There are: {known}. {OWN}")
     if name not in METHODS:
         if values.get("prior", name) != name:
             raise UserError(
@@ -56,7 +68,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
             each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
         ]  # of "this or that" one for each
         if first["type"] == "extra_forbidden":
-            near = get_close_matches(place, [*BUDGETS, *kind.model_fields], n=3)
+            near = get_close_matches(place, [*beside, *BUDGETS, *kind.model_fields], n=3)
             hint = f"Perhaps {', '.join(near)}? " if near else ""
             owners = [name for name in METHODS if place in METHODS.get(name).settings.model_fields]
             if owners:
@@ -75,6 +87,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
         ) from error
 
 
+OWN = "One of your own is registered where the SPEC is imported, or by a package: docs/write-a-criterion.md."
 LISTED = "docs/settings.md tells of those that matter, and atograph/train/settings/fields.py lists them all."
 """Where they are listed."""
 
@@ -84,6 +97,15 @@ RENAMED = {
     "lambda_freeze": "It is lambda_search_end.",
 }
 """Former names, and what to write in their place."""
+
+_CRITERION = "A criterion is named by method= (it prunes at once) or by prior= (step by step); in plan() it is by=."
+ELSEWHERE = {"by": _CRITERION, "criterion": _CRITERION}
+"""What one would look for here, and what it is called."""
+
+OWN = (
+    "One of your own: import it first in Python; for the command line its package names it in an entry point "
+    "(docs/write-a-criterion.md)."
+)
 
 _KINDS = {
     "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
