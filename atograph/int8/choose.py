@@ -46,6 +46,11 @@ class Measured:
     pace: Pace | None = None
     faults: tuple[str, ...] = ()
 
+    @property
+    def alike(self) -> bool:
+        """Whether the runtimes that read it compute the same, as far as they are here."""
+        return self.between is None or self.between <= ALIKE
+
     def __str__(self) -> str:
         if not self.errors:
             return self.scheme.name
@@ -68,7 +73,7 @@ def choose(
     even_if_worse: bool = False,
     seconds: float = 2.0,
 ) -> Measured:
-    """Quantise a file by each scheme for a target and its kind of network, until one is a gain.
+    """Quantise a file by each scheme for a target and its kind of network, until one is a gain that all read alike.
 
     Args:
         whole: the ONNX file in float32.
@@ -80,6 +85,9 @@ def choose(
         even_if_worse: give the first of them where none is a gain, if anything of it is in int8.
         seconds: for each timing.
 
+    Returns:
+        The first gain whose outputs are within `ALIKE` of each other in the runtimes that read it; else the first gain.
+
     Raises:
         UserError: none is faster than float32 and within `FARTHEST` of it.
     """
@@ -89,9 +97,12 @@ def choose(
     for number, scheme in enumerate(schemes_for(target, kind)):
         path = to_int8(whole, folder / str(number) / whole.name, scheme, known or [last])
         found = _measured(whole, path, scheme, kind, program, goal, last, call, seconds)
-        if not found.faults:
+        if found.alike and not found.faults:
             return found
         tried.append(found)
+    for found in tried:
+        if not found.faults:
+            return found
     made = [each for each in tried if each.errors]
     if even_if_worse and made:
         return made[0]
