@@ -8,7 +8,7 @@ that compute nothing are not saved.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from inspect import signature
 from typing import Any, NoReturn
@@ -109,15 +109,18 @@ def renamed(name: str, gone: Gone) -> str:
     return name
 
 
-def refuse_saving(dense: nn.Module, module: nn.Module, why: str) -> None:
+def refuse_saving(dense: nn.Module, module: nn.Module, why: str, but: Collection[str] = ()) -> None:
     """Have ``save_pretrained`` refuse, in a slim module and in its parts that have one.
 
     Args:
         dense: the dense module; parts that are as they are there stay as they are.
         module: the slim module.
         why: why no configuration describes it.
+        but: names of parts that are left alone, with all that is in them.
     """
     for name, part, before in in_both(module, dense):
+        if any(name == each or name.startswith(f"{each}.") for each in but):
+            continue
         saving = [each for each in SAVING if callable(getattr(type(part), each, None))]
         if saving and (shapes_of(part) != shapes_of(before) or any(is_corrected(each) for each in part.modules())):
             refusal = Refusal(type(part).__name__ + (f" ({name})" if name else ""), why)
