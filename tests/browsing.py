@@ -33,8 +33,15 @@ class Browser:
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)
         self.driver.get(path.as_uri() + fragment)
-        self.until("document.documentElement.dataset.ready")
-        return int(self.js("return document.documentElement.dataset.ready"))
+        self.until("document.documentElement.dataset.ready || !document.scripts.length")
+        return int(self.js("return document.documentElement.dataset.ready || 0"))
+
+    def look(self, *, width: int = 1440, height: int = 900, scheme: str = "light") -> None:
+        """As on a screen of that size, in that scheme of colours."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
     def js(self, script: str, *given: Any) -> Any:
         return self.driver.execute_script(script, *given)
@@ -101,5 +108,6 @@ def driver() -> Iterator[Any]:
 @pytest.fixture
 def browser(driver: Any, tmp_path: Path) -> Iterator[Browser]:
     made = Browser(driver, tmp_path)
+    made.look()
     yield made
     made.check_quiet()

@@ -20,9 +20,9 @@ OUT = "output.txt"
 def command(*arguments: str) -> None:
     """``atograph ARGUMENTS``."""
     from atograph.cli.app import main
-    from atograph.terminal import progress_line
+    from atograph.terminal import console, progress_line
 
-    progress_line.LONG = 1e6  # no line more on a slow machine
+    progress_line.LONG = console.REPEAT = 1e6  # no line more on a slow machine
 
     sys.argv = ["atograph", *arguments]
     main()

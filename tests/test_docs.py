@@ -60,8 +60,9 @@ OTHERS = {
     "--opt",
     "--max",
     "--no",
+    "--no-deps",
 }
-"""Options of `accelerate launch`, `torchrun`, our tests, and `trtexec` (up to their first capital)."""
+"""Options of `pip`, `accelerate launch`, `torchrun`, our tests, and `trtexec` (up to their first capital)."""
 
 
 def test_every_option_in_running_text_exists() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.cost.share import shares_of
 from atograph.passes.errors import UserError
+from atograph.train.settings.given import SAYS_WHAT_GOES
 
 if TYPE_CHECKING:
     from atograph.spec.spec import Spec
@@ -35,7 +36,7 @@ def compress(
 ) -> None:
     """Check what was typed before any work, then run it and print the closing table."""
     asked = {*given, *(text.partition("=")[0] for text in assignments)}
-    if plan is None and asked.isdisjoint({*BUDGETS, "experts", "keep_tokens"}):
+    if plan is None and asked.isdisjoint({*BUDGETS, *SAYS_WHAT_GOES}):
         hint = "--flops 0.3 keeps 30 % of the FLOPs; --plan FILE keeps the units of a plan."
         raise UserError("say how much to keep.", hint=hint)
     shares = {name: shares_of(given[name], f"--{name}") for name in given if name in BUDGETS}
@@ -85,7 +86,8 @@ def compress(
     if file is not None:
         _put(folder, file)
     console.say(f"written to {folder}" if file is None else f"written to {file}, and all of the run to {folder}")
-    console.say(f'next: open {folder / "report.html"}; atograph.load("{folder}") in Python')
+    page = f"open {folder / 'report.html'}; " if (folder / "report.html").exists() else ""
+    console.say(f'next: {page}atograph.load("{folder}") in Python')
 
 
 def _put(folder: Path, file: Path) -> None:

@@ -96,12 +96,10 @@ def export(
 
 def _tell(found: Measured, console: Console) -> None:
     """What was measured of a file in int8."""
-    from atograph.int8.choose import ALIKE
-
     console.say(f"{found.kind} network in int8, {found}")
     if found.faults:
         console.warn(f"this file in int8 is {' and '.join(found.faults)}; it was written all the same.")
-    if found.between is not None and found.between > ALIKE:
+    if not found.alike and found.between is not None:
         console.warn(
             f"{' and '.join(found.errors)} compute this file {found.between:.1%} apart: check each that you use."
         )

@@ -119,8 +119,8 @@ class Body(nn.Module):
             if array.dtype.kind not in "fiub":
                 text = array.dtype.kind in "OSU"
                 raise UserError(
-                    f"the constant {name!r} is {'text' if text else f'of the type {array.dtype}'}, which torch has no "
-                    "tensors of.", where="the ONNX file",
+                    f"the constant {name!r} is {'text' if text else f'of the type {array.dtype}'}, of which no program "
+                    "is made.", where="the ONNX file",
                     hint=f"Cut off what reads it ({readers[name][0][0].place}), with onnx.utils.extract_model say."
                     if readers.get(name) else None,
                 )  # fmt: skip

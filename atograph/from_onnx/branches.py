@@ -100,4 +100,5 @@ def _same(one: int | torch.SymInt, other: int | torch.SymInt) -> bool:
 
 
 def _told(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{[*tensor.shape]}"
+    sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in tensor.shape)
+    return f"{str(tensor.dtype).removeprefix('torch.')} [{sizes}]"

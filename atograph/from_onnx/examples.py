@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import chain, combinations, product
 from math import prod
 
 import torch
@@ -24,6 +24,9 @@ ROWS = (100, 2)
 
 MOST_NUMBERS = 2**28
 """In an input that nobody gives."""
+
+MOST_TIES = 3
+"""So many names of sizes are tried as other names of the batch."""
 
 _UNKNOWN = "Nothing is known here of this form of the op: export the model without it; see docs/onnx.md."
 
@@ -65,6 +68,30 @@ class Dims:
             if not own.startswith("unnamed "):
                 found |= {"batch": own, "samples": own}
         return {own: name for own, name in found.items() if own != name and not name.startswith("unnamed ")}
+
+    def still(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
+        """The same, with nothing dynamic where the first dim is another than a batch: the file could be computed with
+        no number of samples that was tried."""
+        batches = (
+            inputs[value].shape[0] for (value, dim), name in self.names.items() if (name, dim) == (self.batch, 0)
+        )
+        return self if all(batch in _BATCHES for batch in batches) else replace(self, names={}, batch=None)
+
+    def tied(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
+        """The same with one name for sizes of different inputs that are as long as each other in an example: two names
+        of a batch, say. Sizes of one input, height and width, are not taken for one."""
+        first: dict[str, str] = {}
+        for (value, dim), name in self.names.items():
+            for (other, there), own in self.names.items():
+                alike = inputs[value].shape[dim] == inputs[other].shape[there]
+                if alike and not self.meet(name, own):
+                    first.setdefault(name, first.get(own, own))
+        return replace(self, names={key: first.get(name, name) for key, name in self.names.items()})
+
+    def meet(self, one: str, other: str) -> bool:
+        """Whether two names are of one input."""
+        where = {name: {value for (value, _dim), own in self.names.items() if own == name} for name in (one, other)}
+        return one != other and not where[one].isdisjoint(where[other])
 
 
 def dims_of(inputs: Sequence[FileValue], arguments: Mapping[str, str]) -> Dims:
@@ -125,10 +152,24 @@ def _sizes(values: Sequence[FileValue], dims: Dims) -> Iterator[dict[str, int]]:
     batch = next(size for size in _BATCHES if size not in firsts)
     names = {*dims.names.values()}
     integers = all(not TYPES[value.code].is_floating_point for value in values if value.shape)
-    for length in sorted(LENGTHS, key=lambda each: each != 16) if integers else LENGTHS:
-        yield {name: batch if name == dims.batch else length for name in names}
+    lengths = sorted(LENGTHS, key=lambda each: each != 16) if integers else LENGTHS
+    ties = [*_ties(dims)]
+    for length in lengths:
+        for tied in ties:  # other names for the number of samples
+            yield {name: batch if name == dims.batch or name in tied else length for name in names}
         if names <= {dims.batch}:
             return
+    if dims.batch:  # it is no batch: height, say
+        yield from (dict.fromkeys(names, length) for length in lengths)
+
+
+def _ties(dims: Dims) -> Iterator[tuple[str, ...]]:
+    """Names of other inputs' sizes that may be the batch, a few at a time; none of them first."""
+    if dims.batch is None:
+        return iter([()])
+    others = [name for name in dict.fromkeys(dims.names.values()) if not dims.meet(name, dims.batch)][:MOST_TIES]
+    others = [name for name in others if name != dims.batch]
+    return chain.from_iterable(combinations(others, count) for count in range(len(others) + 1))
 
 
 def _filled(network: OnnxNetwork, value: FileValue, dims: Dims, sizes: Mapping[str, int], most: int) -> torch.Tensor:

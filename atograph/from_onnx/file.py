@@ -19,8 +19,11 @@ from atograph.values.user_code import one_line
 
 SUFFIX = ".onnx"
 _INCOMPLETE = "Is it complete, with the weights that lie in a file beside it?"
+_BESIDE = "Its weights lie in another file, which belongs beside it, under the name that it was written with."
 _INVALID = "ONNX's own checker refuses it: what wrote it has to be mended."
 _SHAPELESS = "Inputs and outputs have to say their shapes: onnx.tools.update_model_dims.update_inputs_outputs_dims."
+_HINTS = {"'shape'": _SHAPELESS, "Data of TensorProto": _BESIDE}
+"""What the checker says, in part → what to do."""
 
 OLDEST = 7
 """The opset from which on ops broadcast as they do now."""
@@ -86,14 +89,15 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         model = onnx.load(str(path))
         if model.functions:
+            _as_one_opset(model)
             model = inliner.inline_local_functions(model)
         onnx.checker.check_model(model) if model.ByteSize() < 2**31 - 1 else None
     except Exception as error:
         checked = isinstance(error, onnx.checker.ValidationError)
-        shapeless = checked and "'shape'" in str(error)
+        known = next((hint for word, hint in _HINTS.items() if checked and word in str(error)), _INVALID)
         raise UserError(
             f"this is no ONNX file that can be read: {one_line(error)}.", where=str(path),
-            hint=_SHAPELESS if shapeless else _INVALID if checked else _INCOMPLETE,
+            hint=known if checked else _INCOMPLETE,
         ) from error  # fmt: skip
     opsets = {each.domain if each.domain != "ai.onnx" else "": each.version for each in model.opset_import}
     if opsets.get("", OLDEST) < OLDEST:
@@ -104,6 +108,24 @@ def read_onnx(path: Path) -> OnnxFile:
     constants = {each.name for each in model.graph.initializer}
     inputs = [_value(each, path) for each in model.graph.input if each.name not in constants]
     return OnnxFile(path, model, tuple(inputs), tuple(_value(each, path) for each in model.graph.output), opsets)
+
+
+def _as_one_opset(model: onnx.ModelProto) -> None:
+    """Let functions be of the opset of the graph where all of their ops are the same in both: others stay calls."""
+    versions = {each.domain: each.version for each in model.opset_import}
+    for function in model.functions:
+        for own in function.opset_import:
+            other = versions.get(own.domain, own.version)
+            ops = [node.op_type for node in function.node if node.domain == own.domain]
+            if other != own.version and all(_since(op, own, own.version) == _since(op, own, other) for op in ops):
+                own.version = other
+
+
+def _since(op: str, opset: onnx.OperatorSetIdProto, version: int) -> int | None:
+    """Since when an op is what it is at a version; None for one that ONNX does not know."""
+    if not onnx.defs.has(op, version, opset.domain):
+        return None
+    return int(onnx.defs.get_schema(op, version, opset.domain).since_version)
 
 
 def _value(value: onnx.ValueInfoProto, path: Path) -> FileValue:

@@ -23,6 +23,7 @@ from atograph.passes.ir.run import ProgramModule
 from atograph.spec.programs import ProgramForm
 
 _OTHER_SIZES = "Of another size it is with inputs of that: --data FILE.npz, or trace(path, inputs)"
+_NO_BATCH = "the first dim of its inputs is a number in the file, or no number of samples"
 
 
 class OnnxProgram(ProgramModule):
@@ -58,12 +59,18 @@ class Onnx(ProgramForm):
         """
         network = network_of(read_onnx(path))
         dims = dims_of(network.file.inputs, network.arguments)
-        inputs = example_for(network, dims) if example is None else _by_name(network, *example)
+        if example is None:
+            inputs = example_for(network, dims)
+            dims = dims.still(inputs)
+        else:
+            inputs = _by_name(network, *example)
         tried(network, inputs)
-        program = _captured(network, inputs, dims)
+        program, dims = _with_most_sizes(network, inputs, dims)
         if example is None:
             still = {name: f"{why.rstrip('.')}. {_OTHER_SIZES}" for name, why in program.interface.still.items()}
             program.interface = replace(program.interface, still=still)
+        if dims.batch is None and program.interface.fixed:
+            program.interface = replace(program.interface, fixed=_NO_BATCH)
         program.interface = replace(
             program.interface, called={**network.names, **dims.names_in_file()}, asked=(), reads_training=False,
             about=network.file.about,
@@ -72,6 +79,21 @@ class Onnx(ProgramForm):
         made.eval()
         check_same(made, network, inputs)
         return made
+
+
+def _with_most_sizes(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Dims) -> tuple[Program, Dims]:
+    """The program, and the dims that it was made with: where not all of them can be followed by themselves, those that
+    have to be the same are one.
+
+    Raises:
+        UserError: it cannot be captured at all.
+    """
+    program, tied = _captured(network, inputs, dims), dims.tied(inputs)
+    if program.interface.still and tied != dims:
+        other = _captured(network, inputs, tied)
+        if len(other.interface.still) < len(program.interface.still):
+            return other, tied
+    return program, dims
 
 
 def _captured(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Dims) -> Program:

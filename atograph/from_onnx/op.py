@@ -44,6 +44,7 @@ class Op(nn.Module):
         inputs, outputs: names of values; empty where one is left out.
         captured: the last of the inputs: what its own graphs read of the one around.
         wide: the type that stands for float32: float64 in a network that was made so.
+        taken: which of its graphs was computed last.
         by_length: whether it is a loop that has gone round as often as an input is long.
     """
 
@@ -66,7 +67,7 @@ class Op(nn.Module):
         self.inputs, self.outputs = list(node.input), list(node.output)
         self.row = _row_of(node, self.place)
         self.wide = torch.float32
-        self.by_length = False
+        self.by_length, self.taken = False, ""
 
     @property
     def graphs_within(self) -> list[Any]:
@@ -75,6 +76,7 @@ class Op(nn.Module):
 
     def body(self, name: str, given: Sequence[Value], outer: Sequence[Value]) -> tuple[Value, ...]:
         """Compute one of its graphs; ``outer`` are the values that are captured."""
+        self.taken = name
         made: tuple[Value, ...] = self.bodies[name](given, dict(zip(self.captured, outer, strict=True)))
         return made
 

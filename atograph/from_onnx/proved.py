@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx
 import torch
 
 from atograph.files.writing import scratch
 from atograph.from_onnx.file import OnnxFile
-from atograph.from_onnx.network import OnnxNetwork
+from atograph.from_onnx.network import OnnxNetwork, network_of
 from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value
+from atograph.from_onnx.taken import without_branches
 from atograph.ort.session import OnnxSession
 from atograph.passes.errors import InternalError
 from atograph.passes.ir.run import ProgramModule
@@ -68,10 +70,15 @@ def _alike(expected: list[torch.Tensor], made: list[torch.Tensor]) -> bool:
 
 
 def _node_apart(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor]) -> str:
-    """The first node that gives something else than in ONNX Runtime, of the values that it gets there."""
+    """The first node that gives something else than in ONNX Runtime, of the values that it gets there; in the branches
+    that are taken, too."""
     with scratch() as aside:
         path = aside / "values.onnx"
-        model = _giving(network.file)
+        with torch.no_grad():
+            network.by_name(inputs)
+        plain = replace(network.file, model=without_branches(network.file.model, network))
+        network = network_of(plain)
+        model = _giving(plain)
         names = [value.name for value in model.graph.output]
         onnx.save(model, str(path))
         session = OnnxSession(path, plain=True)

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from atograph.int8.deployments import Deployment, deployment_of
 from atograph.int8.measure import Arrays, Pace, apart, pace
-from atograph.int8.quantise import to_int8
+from atograph.int8.quantise import in_int8, to_int8
 from atograph.int8.schemes import Scheme, kind_of, schemes_for
 from atograph.passes.errors import UserError
 from atograph.sessions.feed import Feed
@@ -46,7 +46,14 @@ class Measured:
     pace: Pace | None = None
     faults: tuple[str, ...] = ()
 
+    @property
+    def alike(self) -> bool:
+        """Whether the runtimes that read it compute the same, as far as they are here."""
+        return self.between is None or self.between <= ALIKE
+
     def __str__(self) -> str:
+        if not self.errors:
+            return self.scheme.name
         errors = ", ".join(
             f"{error:.1%} in {runtime}" if error < inf else f"nothing that compares in {runtime}"
             for runtime, error in self.errors.items()
@@ -66,17 +73,20 @@ def choose(
     even_if_worse: bool = False,
     seconds: float = 2.0,
 ) -> Measured:
-    """Quantise a file by each scheme for a target and its kind of network, until one is a gain.
+    """Quantise a file by each scheme for a target and its kind of network, until one is a gain that all read alike.
 
     Args:
         whole: the ONNX file in float32.
         folder: where the files in int8 are written.
         program: what it was exported from.
-        calibration: batches of data; of several, the last is kept for measuring.
+        calibration: batches of data, one at least; of several, the last is kept for measuring.
         call: the inputs that are timed: one sample.
         target: a row of `DEPLOYMENTS`.
-        even_if_worse: give the first of them where none is a gain.
+        even_if_worse: give the first of them where none is a gain, if anything of it is in int8.
         seconds: for each timing.
+
+    Returns:
+        The first gain whose outputs are within `ALIKE` of each other in the runtimes that read it; else the first gain.
 
     Raises:
         UserError: none is faster than float32 and within `FARTHEST` of it.
@@ -87,15 +97,20 @@ def choose(
     for number, scheme in enumerate(schemes_for(target, kind)):
         path = to_int8(whole, folder / str(number) / whole.name, scheme, known or [last])
         found = _measured(whole, path, scheme, kind, program, goal, last, call, seconds)
-        if not found.faults:
+        if found.alike and not found.faults:
             return found
         tried.append(found)
-    if even_if_worse:
-        return tried[0]
+    for found in tried:
+        if not found.faults:
+            return found
+    made = [each for each in tried if each.errors]
+    if even_if_worse and made:
+        return made[0]
     listed = "; ".join(f"{each} ({' and '.join(each.faults)})" for each in tried)
     raise UserError(
         f"int8 is no gain for this {kind} network with {goal.title}: {listed}. No file was written.",
-        hint="Deploy the file in float32; --even-if-worse (even_if_worse=True) writes the one in int8 all the same.",
+        hint="Deploy the file in float32"
+        + ("; --even-if-worse (even_if_worse=True) writes the one in int8 all the same." if made else "."),
     )
 
 
@@ -103,6 +118,8 @@ def _measured(
     whole: Path, path: Path, scheme: Scheme, kind: str, program: ExportedProgram, goal: Deployment, data: Feed,
     call: Feed, seconds: float,
 ) -> Measured:  # fmt: skip
+    if in_int8(path) <= in_int8(whole):
+        return Measured(path, scheme, kind, faults=("leaves every op in float32",))
     outputs, error = _outputs(goal, whole, path, program, data)
     errors, between = {goal.measured_in: error}, None
     for other in () if scheme.dynamic else goal.read_by:  # dynamic ones are for one runtime

@@ -61,27 +61,36 @@ def pace(whole: FileModel, small: FileModel, feed: Feed, *, seconds: float = 2.0
 
 def apart(references: Arrays, others: Arrays) -> float:
     """How far outputs are from their references: the root of the summed squares of the differences over that of the
-    references, of the output that is furthest off; values that are not finite (masks) have to be so in both.
+    references, of the output that is furthest off; values that are no numbers or not finite (masks) have to be so in
+    both. Where no output has other values, it is the share of the whole numbers (classes, places) that differ;
+    infinite where there is nothing to compare.
 
     >>> apart([np.array([3.0, 4.0])], [np.array([3.0, 4.5])])
     0.1
+    >>> apart([np.array([7, 1, 2, 5])], [np.array([7, 1, 2, 6])])
+    0.25
     """
     if [each.shape for each in references] != [each.shape for each in others]:
         return inf
-    return max((_apart(one, other) for one, other in zip(references, others, strict=True)), default=0.0)
+    pairs = list(zip(references, others, strict=True))
+    values = [_apart(*pair) for pair in pairs if np.issubdtype(pair[0].dtype, np.floating)]
+    found = [distance for distance in values if distance is not None]
+    whole = [float(np.mean(one != two)) for one, two in pairs if not np.issubdtype(one.dtype, np.floating) and one.size]
+    return max(found or ([] if values else whole), default=inf)
 
 
 _MASKED = 1e9
 """From here on a value is a mask, and no scale for others."""
 
 
-def _apart(reference: NDArray[np.generic], other: NDArray[np.generic]) -> float:
-    if not np.issubdtype(reference.dtype, np.floating):
-        return 0.0  # counts and places: what they are made of is compared
+def _apart(reference: NDArray[np.generic], other: NDArray[np.generic]) -> float | None:
+    """Of one output; None where it has no value that compares."""
     one, two = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
     values = np.abs(one) < _MASKED
-    if not np.array_equal(values, np.abs(two) < _MASKED):
+    if not np.array_equal(values, np.abs(two) < _MASKED) or not np.array_equal(np.isnan(one), np.isnan(two)):
         return inf
+    if not values.any():
+        return None
     size = float(np.linalg.norm(one[values]))
     distance = float(np.linalg.norm(one[values] - two[values]))
     return distance / size if size else (inf if distance else 0.0)

@@ -62,3 +62,9 @@ def to_int8(source: Path, target: Path, scheme: Scheme, batches: Sequence[Feed])
         for key in ("onnx.infer", "onnx.quant.pre_process"):  # notes of the quantiser to itself
             model.metadata_props.pop(key, None)
         return save_checked(model, target, outside=large)
+
+
+def in_int8(path: Path) -> int:
+    """How many nodes of an ONNX file quantise values, or compute with quantised ones."""
+    nodes = onnx_ir.load(path).graph.all_nodes()
+    return sum("Quantize" in node.op_type or node.op_type.endswith("Integer") for node in nodes)

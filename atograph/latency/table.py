@@ -217,7 +217,7 @@ class LayerGrid:
         found: dict[str, list[float]] = {}
         parts = {part.key: part for part in self._parts}
         for number, (key, part) in enumerate(parts.items()):
-            progress.detail = f"{number} of {len(parts)} layers"
+            progress.reached(number, len(parts), "layers")
             found[key] = _measured(part, times)
         return found
 

@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 from atograph.files.writing import writing
 from atograph.onnx.decompositions import one_by_one
 from atograph.onnx.forms import expressible
-from atograph.onnx.held_limits import hold_limits
+from atograph.onnx.held.decisions import hold_decisions, name_decisions
+from atograph.onnx.held.limits import hold_limits
 from atograph.onnx.kept_apart import KNOWN, Pair, keep_apart
 from atograph.onnx.names import input_names, output_names, without_constants
 from atograph.onnx.norms import write_norms
@@ -35,7 +36,10 @@ _UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-_IN_FLOAT32 = "Keep weights in float32 (model.float()); --precision bfloat16 trains in mixed precision."
+_IN_FLOAT32 = (
+    "Keep weights in float32 (model.float(), or from_pretrained(..., dtype=torch.float32) of a folder that holds them "
+    "so); --precision bfloat16 trains in mixed precision."
+)
 
 _TAKEN = re.compile(r"attribute '(\w+)' already exists|target (\w+)\S* references nonexistent attribute")
 
@@ -93,7 +97,7 @@ def export_onnx(
     with quiet("torch.onnx"), quiet("onnx_ir"), read_once(), one_by_one(), told_by_shapes(_recurrent_ops()):
         try:
             exported = torch.onnx.export(
-                expressible(without_constants(program)),
+                hold_decisions(expressible(without_constants(program))),
                 dynamo=True,
                 verbose=False,
                 opset_version=torchs,
@@ -118,6 +122,7 @@ def export_onnx(
     keep_apart(model, KNOWN.union(apart))
     _name(model.graph, input_names(program), outputs or output_names(program), size_names(program))
     hold_limits(model, program)
+    name_decisions(model, program)
     _rename(model.graph, names_in_files(program))
     if only_read:
         model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses() or value.is_graph_output()]

@@ -218,7 +218,7 @@ def _write_weights(folder: Path, shards: Sequence[Shard], checkpoint: Checkpoint
         for shard in shards:
             with ShardWriter(folder, shard) as writer:
                 for entry in shard.entries:
-                    slicing.detail = f"{done} of {total} tensors"
+                    slicing.reached(done, total, "tensors")
                     writer.write(entry, _pieces(reader, checkpoint.tensors[entry.name], cuts[entry.name]))
                     done += 1
         slicing.detail = f"{total} tensors"

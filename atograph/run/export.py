@@ -53,6 +53,9 @@ CALIBRATION_BATCHES = 16
 """Training batches that tell the ranges of activations."""
 
 
+_NO_DATA = "int8 takes training data to find out the ranges of the activations, and there is none."
+
+
 @dataclass(frozen=True)
 class Exported:
     """What `export_run` wrote.
@@ -115,7 +118,7 @@ def export_run(
     name = goal.file if precision == "int8" else FILES[precision]
     written = place / name if path is None else Path(path)
     if precision == "int8" and task is None:
-        raise UserError("int8 takes training data to find out the ranges of the activations, and there is none.")
+        raise UserError(_NO_DATA)
     drops = [weights_beside(written).name]
     found = before = after = None
     with replacing(written.parent, where=written, drops=drops) as scratch:
@@ -135,6 +138,8 @@ def export_run(
             reference = OnnxModel(whole, program)
             with stage("quantising"):
                 batches = list(calibration_batches(reference, task.some_batches(CALIBRATION_BATCHES)))
+                if not batches:
+                    raise UserError(_NO_DATA)
                 call = batches[-1] if inputs is None else _call_of_one(reference, program, inputs)
                 found = choose(
                     whole, scratch / "int8", program, batches, call, target=target, even_if_worse=even_if_worse

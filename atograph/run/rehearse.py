@@ -175,7 +175,8 @@ def tell_of_no_metric(job: Job, console: Console) -> None:
             return
     if why:
         console.warn(
-            f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch)."
+            f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch), or "
+            "for a language model take atograph.train.Perplexity as the metric."
         )
 
 
@@ -230,7 +231,8 @@ def _tried(masked: nn.Module, slimmed: Slim, deployed: Deployment, place: Path, 
     """
     with _at(job.where):
         try:
-            files = deploy(slimmed, deployed.targets, place)
+            with stage("exporting"):
+                files = deploy(slimmed, deployed.targets, place)
         except UserError:
             if deployed.dense is not None:
                 deployed.dense.check(keep=False)
@@ -239,7 +241,10 @@ def _tried(masked: nn.Module, slimmed: Slim, deployed: Deployment, place: Path, 
         check_other_sizes(slimmed.passes_program, file, where=job.where, form=file.target.label)
     given = job.inputs.example
     inputs = Inputs(*(given if slimmed.passes_program.interface.fixed else repeat_single(given)))
-    return compare(masked, slimmed, files, inputs) if gives_numbers(masked, inputs, slimmed.left_out) else []
+    if not gives_numbers(masked, inputs, slimmed.left_out):
+        return []
+    with stage("proving"):
+        return compare(masked, slimmed, files, inputs)
 
 
 def _right(entries: Sequence[Comparison], target: Target) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
@@ -15,6 +16,7 @@ from rich.segment import Segment
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.errors import printable
 from atograph.report import numbers
+from atograph.terminal.narrow import fitted
 from atograph.terminal.progress_line import ProgressLine
 from atograph.terminal.streams import Surviving
 from atograph.terminal.tables import closing_table
@@ -51,8 +53,8 @@ class Console:
 
     @property
     def live(self) -> bool:
-        """Whether bars can be drawn: standard output is a terminal."""
-        return self._out.is_terminal and not self.quiet
+        """Whether bars can be drawn: standard output is a terminal, and one that can go back in a line."""
+        return self._out.is_terminal and not self._out.is_dumb_terminal and not self.quiet
 
     @property
     def state(self) -> str:
@@ -78,6 +80,11 @@ class Console:
         """One line of news."""
         if not self.quiet:
             self._out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """How far the work is, on standard error."""
+        if not self.quiet:
+            self._err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Something that the user should know, quiet or not."""
@@ -110,7 +117,7 @@ class Console:
     def table(self, table: RenderableType) -> None:
         """What a command is for, quiet or not."""
         if self._out.is_terminal and not self.silent:
-            self._out.print(Printable(table))
+            self._out.print(Printable(fitted(table, self._out)))
         elif not self.silent:  # nobody sees blanks at the ends of lines
             self._out.print(_lines(table), markup=False, highlight=False, soft_wrap=True)
 
@@ -139,21 +146,37 @@ def _lines(shown: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
+REPEAT = 60.0
+"""Seconds without a line in an epoch after which there is one on standard error."""
+
+_RECENT = 3
+"""Epochs by which the time that is left is told: a network that becomes smaller trains faster."""
+
+_UNSURE = 5.0
+"""Seconds of the first epoch before anything is said of the time that is left."""
+
+_NARROW = 80
+"""Columns below which a bar leaves no room for what it is the bar of."""
+
+
 class LineProgress:
-    """One line for each epoch."""
+    """One line for each epoch, and one a minute within an epoch that takes longer."""
 
     def __init__(self, console: Console, label: str, metric: str = "metric") -> None:
         self._console, self._label, self._metric = console, label, metric
+        self._clock = time.monotonic
+        self._steps: int | None = None
         self._epochs = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._seconds, self._counted = 0.0, 0  # of whole epochs of this process: a run that goes on begins within one
+        self._seconds = list[float]()  # of whole epochs of this process: a run that goes on begins within one
+        self._told = self._clock()
         self._step, self._half = 0, False
 
     def start(self, epochs: int, steps_per_epoch: int | None) -> None:
         """Training begins."""
-        self._epochs = epochs
+        self._epochs, self._steps = epochs, steps_per_epoch
         self._begin()
         self._console.phase(f"{self._label}, epoch 1 of {epochs}")
 
@@ -162,14 +185,23 @@ class LineProgress:
         self._half = self._half or (self._step == 0 and step > 1)
         self._step = step
         self._console.phase(f"{self._label}, epoch {epoch} of {self._epochs}, step {step}")
+        if self._clock() - self._told >= REPEAT:
+            self._told = self._clock()
+            self._within(epoch, step)
+
+    def _within(self, epoch: int, step: int) -> None:
+        """A line within an epoch that takes long."""
+        of = "" if self._steps is None else f" of {self._steps}"
+        self._console.note(f"{self._label}, epoch {epoch} of {self._epochs}, step {step}{of}")
 
     def epoch(self, row: EpochRow) -> None:
         """One epoch is done."""
         if not self._half:
-            self._seconds, self._counted = self._seconds + row.seconds, self._counted + 1
-        self._step, self._half = 0, False
+            self._seconds.append(row.seconds)
+        self._step, self._half, self._told = 0, False, self._clock()
         to_go = self._epochs - row.epoch
-        left = _left(self._seconds, self._counted, to_go)
+        recent = self._seconds[1:][-_RECENT:] or self._seconds  # the first one warms up
+        left = _left(sum(recent), len(recent), to_go)
         self._console.say(f"{self._label}  {epoch_line(row, self._epochs, self._metric)}  left {left}")
 
     def tell(self, text: str) -> None:
@@ -185,24 +217,21 @@ class BarProgress(LineProgress):
 
     def __init__(self, console: Console, out: RichConsole, label: str, metric: str = "metric") -> None:
         super().__init__(console, label, metric)
+        wide = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn())
         self._bars = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
-            TimeElapsedColumn(),
+            *(wide if out.width >= _NARROW else wide[1:2]),
             TextColumn("left {task.fields[left]}"),
             console=out,
             transient=True,
         )
         self._task: TaskID | None = None
-        self._steps: int | None = None
-        self._before: int | None = None
+        self._first: tuple[float, int] | None = None
 
     def start(self, epochs: int, steps_per_epoch: int | None) -> None:
         """Draw the bar; it counts steps where their number is known, else epochs."""
         super().start(epochs, steps_per_epoch)
-        self._steps, self._before = steps_per_epoch, None
+        self._first = None
         total = epochs * (steps_per_epoch or 1)
         self._task = self._bars.add_task(self._label, total=total, news="", left="-:--")
         self._bars.start()
@@ -214,14 +243,22 @@ class BarProgress(LineProgress):
             return
         task = self._bars.tasks[0]
         done = (epoch - 1) * self._steps + step if self._steps else epoch - 1
-        if self._before is None:  # what a run that goes on has behind it took none of this time
-            self._before = max(done - 1, 0) if self._steps else done
+        elapsed = task.elapsed or 0.0
+        if self._first is None:  # it warms up, and what a run that goes on has behind it took none of this time
+            self._first = (elapsed, done)
+        since, steps = elapsed - self._first[0], done - self._first[1]
+        early = not self._seconds  # no evaluation so far, and nothing has become smaller
+        known = steps and not (early and since < _UNSURE)
+        left = _left(since, steps if known else 0, (task.total or 0) - done)
         self._bars.update(
             self._task,
             completed=done,
             news=f"epoch {epoch}  loss {loss:.4f}  FLOPs {numbers.percent(flops_share)}",
-            left=_left(task.elapsed or 0.0, done - self._before, (task.total or 0) - done),
+            left=f"about {left}" if early and known else left,
         )
+
+    def _within(self, epoch: int, step: int) -> None:
+        """The bar says it."""
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from typing import IO
 
@@ -14,8 +16,8 @@ _REPEAT = 60.0
 class ProgressLine:
     """Shows stages: ``slicing the weights, 40 of 723 tensors ... 12 s``.
 
-    On a terminal the line counts the seconds in place. Elsewhere one is printed when the stage is over, and before that
-    one a minute.
+    On a terminal the line counts the seconds in place, cut to the terminal's width. Elsewhere, and on a terminal that
+    cannot go back in a line (``TERM=dumb``), one is printed when the stage is over, and before that one a minute.
 
     Args:
         err: where to.
@@ -23,7 +25,7 @@ class ProgressLine:
 
     def __init__(self, err: IO[str]) -> None:
         self._err = err  # kept: while torch captures a model, sys.stderr is another one
-        self._live = err.isatty()
+        self._live = err.isatty() and not is_dumb()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -48,9 +50,18 @@ class ProgressLine:
             wait = 1.0 if self._live else _REPEAT
 
     def _write(self, stage: Stage, *, last: bool = False) -> None:
-        text = f"\r{stage}\x1b[K" if self._live else str(stage)
+        text = f"\r{str(stage)[: _columns() - 1]}\x1b[K" if self._live else str(stage)
         try:
             self._err.write(text + ("\n" if last or not self._live else ""))
             self._err.flush()
         except (OSError, ValueError):  # closed: nobody looks any more
             self._over.set()
+
+
+def is_dumb() -> bool:
+    """Whether the terminal knows no commands."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns

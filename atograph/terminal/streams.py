@@ -16,6 +16,44 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
+_PLAIN = str.maketrans(
+    {
+        "→": "->",
+        "←": "<-",
+        "×": "x",
+        "−": "-",
+        "–": "-",
+        "…": "...",
+        "±": "+-",
+        "─": "-",
+        "━": "-",
+        "╸": "-",
+        "╺": "-",
+        "│": "|",
+    }
+    | dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True))
+    | dict(zip("●○◆◇└┌λσ", "@o#*++ls", strict=True))
+)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """A text in characters that an encoding has: where it lacks arrows and lines there are plainer ones, else ``?``.
+
+    >>> encodable("32 → 21", "ascii")
+    '32 -> 21'
+    """
+    plain = "".join(each if _has(encoding, each) else each.translate(_PLAIN) for each in text)
+    return plain.encode(encoding, "replace").decode(encoding)
+
+
+def _has(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Surviving:
     """Standard output or error, as it is at the moment; what cannot be written there is dropped from then on.
 
@@ -33,7 +71,11 @@ class Surviving:
     def write(self, text: str) -> int:
         """Write a text, or drop it."""
         with self._surviving():
-            getattr(sys, self._name).write(text)
+            stream = getattr(sys, self._name)
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                stream.write(encodable(text, stream.encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from atograph.train.hook import Pruning
     from atograph.train.loop import DenseTrained, Trained, auto_train_once, dense_training
     from atograph.train.losses.distilled import Teacher
+    from atograph.train.losses.perplexity import Perplexity
     from atograph.train.methods.method import Method, method
     from atograph.train.progress import EpochRow, Progress, Silent
     from atograph.train.pruning.masks import UnitMap
@@ -21,6 +22,7 @@ __all__ = [
     "DenseTrained",
     "EpochRow",
     "Method",
+    "Perplexity",
     "Progress",
     "Pruning",
     "Silent",
@@ -39,6 +41,7 @@ _HOMES = {
     "DenseTrained": "loop",
     "EpochRow": "progress",
     "Method": "methods.method",
+    "Perplexity": "losses.perplexity",
     "Progress": "progress",
     "Pruning": "hook",
     "Silent": "progress",

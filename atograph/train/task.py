@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,13 @@ class Task:
         self.teacher = teacher
         self._taught: Teacher | None = None
         self._around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    @property
+    def better(self) -> Literal["max", "min"] | None:
+        """Which metric is better, where that is known: of top-1, and of what says ``higher_is_better``, as those of
+        torchmetrics do."""
+        higher = True if self.metric is default_metric else getattr(self.metric, "higher_is_better", None)
+        return {True: "max", False: "min"}.get(higher)  # type: ignore[return-value]
 
     def within(self, around: Callable[[], AbstractContextManager[object]]) -> Task:
         """The same task, with losses computed within the context that ``around()`` makes.

@@ -94,6 +94,12 @@ class Branches:
         return left == 0
 
     @cached_property
+    def ends(self) -> list[fx.Node]:
+        """What is needed for itself: the output, and ops that do more than give their result."""
+        nodes = self.program.graph.nodes
+        return [node for node in nodes if node.op == "output" or (node.op != "placeholder" and has_effects(node))]
+
+    @cached_property
     def numbers(self) -> Numbers:
         """The program's elementwise ops on numbers."""
         return Numbers(self.program, self.axes)
@@ -269,8 +275,7 @@ class _Walk:
     def _find_running(self) -> None:
         rest = self._rest
         waiting = [
-            node for node in self._branches.program.graph.nodes
-            if node.op == "output" or (node.op != "placeholder" and has_effects(node) and not _meets(node, rest.gone))
+            node for node in self._branches.ends if node.op == "output" or not _meets(node, rest.gone)
         ]  # fmt: skip
         while waiting:
             node = waiting.pop()

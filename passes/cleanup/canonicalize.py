@@ -12,11 +12,11 @@ from torch import fx
 from torch.fx.node import Target
 
 from atograph.passes.base import RewritePass
-from atograph.passes.cleanup.same import with_same
+from atograph.passes.cleanup.same import graphs_of, with_same
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.sizes import is_dynamic
-from atograph.passes.rules.aliases import DROPOUTS, may_view, returned
+from atograph.passes.rules.aliases import DROPOUTS, may_view, returned_by
 from atograph.passes.rules.reorder import REORDERINGS, order_of
 from atograph.passes.rules.table import arguments_of
 from atograph.passes.torch_private import OpOverload
@@ -37,9 +37,13 @@ class Canonicalize(RewritePass):
 
     def rewrite(self, program: Program) -> Program:
         """The same program without ops that do nothing."""
-        if not any(node.target in _VIEWS or node.target in _COPIES for node in program.graph.nodes):
+        graphs = [*graphs_of(program)]
+        if not any(node.target in _VIEWS or node.target in _COPIES for graph in graphs for node in graph.nodes):
             return program
-        return with_same(program, _Known(program).identities())
+        known = _Known(program)
+        for graph in graphs:
+            known.look_for_identities(graph)
+        return with_same(program, known.same)
 
 
 class _Known:
@@ -51,14 +55,13 @@ class _Known:
     """
 
     def __init__(self, program: Program) -> None:
-        self.program = program
         self.points = Points(program.graph, program.interface.dynamic)
         self.same: dict[fx.Node, fx.Node] = {}
 
-    def identities(self) -> dict[fx.Node, fx.Node]:
-        """Find all that may go."""
-        results, outside = set(self.program.output_node.all_input_nodes), returned(self.program)
-        for node in self.program.graph.nodes:
+    def look_for_identities(self, graph: fx.Graph) -> None:
+        """Find all that may go of one of its graphs."""
+        results, outside = set(next(iter(reversed(graph.nodes))).all_input_nodes), returned_by(graph)
+        for node in graph.nodes:
             rule = _VIEWS.get(node.target) or _COPIES.get(node.target)
             source = rule(node, self) if rule is not None else None
             if source is None or not self._are_alike(node, source):
@@ -71,7 +74,6 @@ class _Known:
             self.same[node] = source
             if node in outside:
                 outside.add(source)
-        return self.same
 
     def _are_alike(self, node: fx.Node, source: fx.Node) -> bool:
         """Whether two values have one shape, one type and one device."""

@@ -10,11 +10,11 @@ import torch
 from torch import fx
 
 from atograph.passes.base import RewritePass
-from atograph.passes.cleanup.same import with_same
+from atograph.passes.cleanup.same import graphs_of, with_same
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.propagate import runs_alone
 from atograph.passes.ir.randomness import has_effects
-from atograph.passes.rules.aliases import returned
+from atograph.passes.rules.aliases import returned_by
 from atograph.passes.rules.table import arguments_of
 from atograph.passes.torch_private import OpOverload
 
@@ -36,15 +36,16 @@ class ShareSubexpressions(RewritePass):
         """The same program without duplicates."""
         seen: dict[Hashable, fx.Node] = {}
         same: dict[fx.Node, fx.Node] = {}
-        outside = returned(program)
-        for node in program.graph.nodes:
-            if not _may_be_shared(node):
-                continue
-            first = seen.setdefault(_key(node, same), node)
-            if first is not node and not (first in outside and node in outside):
-                same[node] = first
-                if node in outside:
-                    outside.add(first)
+        for graph in graphs_of(program):
+            outside = returned_by(graph)
+            for node in graph.nodes:
+                if not _may_be_shared(node):
+                    continue
+                first = seen.setdefault(_key(node, same), node)
+                if first is not node and not (first in outside and node in outside):
+                    same[node] = first
+                    if node in outside:
+                        outside.add(first)
         return with_same(program, same)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import fx
+
 from atograph.passes.base import RewritePass
-from atograph.passes.ir.program import Program, copy_graph
+from atograph.passes.ir.program import Program, copy_graph, copy_regions
 from atograph.passes.ir.randomness import drop_dead_code
 
 
@@ -20,5 +22,13 @@ class RemoveDeadCode(RewritePass):
 
     def rewrite(self, program: Program) -> Program:
         """The same program without dead code."""
-        graph, _nodes = copy_graph(program.graph)
-        return program.rewritten(graph, program.state) if drop_dead_code(graph) else program
+        dropped: list[bool] = []
+
+        def alive(old: fx.Graph) -> fx.Graph:
+            graph, _nodes = copy_graph(old)
+            dropped.append(drop_dead_code(graph, old.owning_module))
+            return graph
+
+        graph = alive(program.graph)
+        root = copy_regions(graph, program, alive)
+        return program.rewritten(graph, program.state, root) if any(dropped) else program

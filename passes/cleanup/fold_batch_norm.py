@@ -63,7 +63,7 @@ class FoldBatchNorm(RewritePass):
             layer.args = (layer.args[0], *made[_read(old)], *layer.args[3:])
             layer.kwargs = {name: value for name, value in layer.kwargs.items() if name not in ("weight", "bias")}
             norm.replace_all_uses_with(layer)
-        drop_dead_code(graph)
+        drop_dead_code(graph, program)
         return program.rewritten(graph, state)
 
 

@@ -49,7 +49,7 @@ class FoldConstants(RewritePass):
             made = program.new_constant(graph, value, "folded")
             state[made.name] = value
             nodes[node].replace_all_uses_with(made)
-        drop_dead_code(graph)
+        drop_dead_code(graph, program)
         return program.rewritten(graph, state)
 
 

@@ -10,6 +10,7 @@ from torch.fx.node import Argument
 
 from atograph.passes.ir.program import Program
 from atograph.passes.ir.reason import module_of, source_of
+from atograph.passes.ir.regions.control import control_of
 from atograph.passes.ir.regions.regions import Regions
 
 _OFF = {"p": 0.0, "train": False, "training": False, "dropout_p": 0.0, "dropout": 0.0}
@@ -35,14 +36,32 @@ def draws(node: fx.Node) -> bool:
     return True
 
 
-def drop_dead_code(graph: fx.Graph) -> bool:
-    """Remove the ops whose results nobody takes, attention without dropout as well, which torch keeps; whether any."""
-    return graph.eliminate_dead_code(has_effects)
+def drop_dead_code(graph: fx.Graph, root: torch.nn.Module | None = None) -> bool:
+    """Remove the ops whose results nobody takes, attention without dropout as well, which torch keeps; whether any.
+
+    Args:
+        graph: to change.
+        root: the module that holds the regions of its ops; the one that has the graph unless given.
+    """
+    return graph.eliminate_dead_code(lambda node: has_effects(node, root))
 
 
-def has_effects(node: fx.Node) -> bool:
-    """Whether an op does more than give its result: it writes, it checks, or it draws random numbers."""
-    return node.is_impure(impure_random=draws(node))
+def has_effects(node: fx.Node, root: torch.nn.Module | None = None) -> bool:
+    """Whether an op does more than give its result: it writes, it checks, or it draws random numbers; it or a region.
+
+    Args:
+        node: the op.
+        root: the module that holds its regions; the one that has its graph unless given.
+    """
+    if node.is_impure(impure_random=draws(node)):
+        return True
+    control = control_of(node, root)
+    return control is not None and any(
+        has_effects(each, region.module)
+        for region in control.regions
+        for each in region.module.graph.nodes
+        if each.op == "call_function"
+    )
 
 
 def _value(node: fx.Node, position: int, argument: torch.Argument) -> Argument:

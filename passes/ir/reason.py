@@ -17,6 +17,9 @@ ORIGIN = ("nn_module_stack", "stack_trace", "call", "custom")
 """What a node's ``meta`` says about where it comes from: modules, the user's line, place and number of the call to
 torch that made it, and annotations (`torch.fx.traceback.annotate`)."""
 
+UNIFORM = "uniform widths: "
+"""What a reason begins with that is there because each layer is to be as wide as the others."""
+
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _LIBRARY = ("torch/", "torch\\")
 

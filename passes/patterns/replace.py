@@ -56,7 +56,7 @@ class PatternPass(RewritePass):
         replaced = [each for each in self._outcomes(graph) if isinstance(each, Match)]
         if not replaced:
             return program
-        drop_dead_code(graph)
+        drop_dead_code(graph, program)
         return program.rewritten(graph, program.state)
 
     def refused(self, program: Program) -> list[str]:

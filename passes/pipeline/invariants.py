@@ -57,7 +57,7 @@ def _signature_is_met(program: Program) -> Iterator[str]:
     for name in program.interface.inputs:
         if name is not None and name not in present:
             yield f"the input {name} is gone"
-    for name in sorted(present.difference(program.interface.inputs)):  # type: ignore[arg-type]
+    for name in sorted(present.difference(program.interface.inputs)):
         yield f"the placeholder {name} is no input, and the new state has no value under its name"
     results, interface = program.output_node.args[0], program.interface
     count = len(interface.writes) + interface.returns.num_leaves

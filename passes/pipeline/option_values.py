@@ -98,7 +98,8 @@ class _Reader:
         return Value(found[0]), found.end()
 
     def _list(self, text: str, start: int) -> tuple[Value, int]:
-        items, at, closed_by = [], start + 1, _CLOSED_BY[text[start]]
+        items: list[Value] = []
+        at, closed_by = start + 1, _CLOSED_BY[text[start]]
         while True:
             while text[at : at + 1].isspace():
                 at += 1

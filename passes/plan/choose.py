@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from atograph.passes.criteria.ranking import plan_scores
 from atograph.passes.criteria.units import Units
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.reason import UNIFORM
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.at_random import random_plan
 from atograph.passes.plan.from_scores import plan_from_scores
@@ -138,10 +139,17 @@ def _limits(groups: Groups, floor: float, round_to: int) -> Iterator[tuple[str, 
     units = max((group.least for group in (*groups.prunable, *wished)), default=1)
     if units > 1:
         yield f"at least {units} units of each group kept", "keep fewer (min_units)"
-    wishes = sum(not 1 < group.size <= group.least for group in wished)
-    if wishes:
-        yield f"{wishes} group{'s' if wishes > 1 else ''} whole that could be pruned", "freeze less"
-    if floor or not (units > 1 or wishes):
+    whole = [each for group in wished if (each := group.frozen) and not 1 < group.size <= group.least]
+    if named := [each for each in whole if not each.text.startswith(UNIFORM)]:
+        yield f"{_groups(named)} whole that could be pruned", "freeze less"
+    if alike := [each for each in whole if each.text.startswith(UNIFORM)]:
+        why = "; ".join(dict.fromkeys(map(str, alike)))
+        yield f"{_groups(alike)} whole that could be pruned without uniform widths ({why})", "do without uniform widths"
+    if floor or not (units > 1 or whole):
         yield f"at least {100 * floor:.3g} % of each group kept", "lower the floor"
     if round_to > 1:
         yield f"in multiples of {round_to}", "round to less"
+
+
+def _groups(those: Sequence[object]) -> str:
+    return f"{len(those)} group{'s' if len(those) > 1 else ''}"

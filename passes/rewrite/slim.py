@@ -190,7 +190,7 @@ class _Rewrite:
         self._note_origins()
         if not self.program.interface.checked:
             drop_checks(self.graph)
-        drop_dead_code(self.graph)
+        drop_dead_code(self.graph, root)
         names = self.program.state_names()
         propagate(self.graph, {placeholder: state[name] for placeholder, name in names.items()} | self._inputs(), root)
         self._check_shapes()

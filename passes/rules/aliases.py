@@ -56,8 +56,13 @@ def _may_give_views(node: fx.Node) -> bool:
 
 def returned(program: Program) -> set[fx.Node]:
     """The values whose memory an output may share: who called the program may write there."""
+    return returned_by(program.graph)
+
+
+def returned_by(graph: fx.Graph) -> set[fx.Node]:
+    """The same of a graph; those that a region gives may not share memory, either."""
     found: set[fx.Node] = set()
-    queue = list(program.output_node.all_input_nodes)
+    queue = list(next(iter(reversed(graph.nodes))).all_input_nodes)
     while queue:
         node = queue.pop()
         if node not in found:

@@ -11,7 +11,8 @@ from torch import fx
 
 from atograph.passes.ir.fake.tensors import empty
 from atograph.passes.ir.program import attach
-from atograph.passes.ir.propagate import run, runs_alone
+from atograph.passes.ir.propagate import run, run_control, runs_alone
+from atograph.passes.ir.regions.control import control_of
 from atograph.passes.ir.sizes import text as size_text
 from atograph.passes.text.literals import DTYPES, Opaque
 from atograph.passes.text.scanner import Scanner
@@ -180,11 +181,12 @@ class GraphReader:
     def _give_value(self, node: fx.Node, told: object, has_type: bool, at: int, type_at: int) -> None:
         """Derive what a node gives; where only the data tell, it is what the text says."""
         try:
-            if not runs_alone(node) or node.target is _ASSERT:
+            control = None if has_type else control_of(node, self.root)
+            if control is None and (not runs_alone(node) or node.target is _ASSERT):
                 node.meta["val"] = self._value_of(told)
                 return
             with self.mode, torch.no_grad():
-                value = run(node)
+                value = run(node) if control is None else run_control(control)
         except (DataDependentOutputException, DynamicOutputShapeException):
             value = self._value_of(told)
         except KeyError:

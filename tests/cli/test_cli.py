@@ -231,7 +231,11 @@ def test_quiet_prints_only_the_table(net: Path, compress_spec) -> None:
     loud = atograph("compress", "net.py", "--flops", "0.3")
     quiet = atograph("compress", "net.py", "--flops", "0.3", "--quiet")
     assert loud.exit_code == quiet.exit_code == 0
-    assert loud.stdout.startswith("news\n") and "\nwritten to runs/net\nnext: open " in loud.stdout
+    assert loud.stdout.startswith("news\n") and "\nwritten to runs/net\nnext: atograph.load" in loud.stdout
+    (net / "runs" / "net").mkdir(parents=True)
+    (net / "runs" / "net" / "report.html").touch()  # named only where it could be drawn
+    drawn = atograph("compress", "net.py", "--flops", "0.3")
+    assert "\nnext: open runs/net/report.html; atograph.load" in drawn.stdout
     assert "parameters" in quiet.stdout and "news" not in quiet.stdout and "written" not in quiet.stdout
     assert loud.stderr == quiet.stderr == "warning: careful\n"
 

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from small_files import Array, noise
 
 import atograph
+from atograph.from_onnx.network import network_of
+from atograph.from_onnx.taken import without_branches
 from atograph.slimming.masking import mask
 
 node, declared, held = helper.make_node, helper.make_tensor_value_info, numpy_helper.from_array
@@ -220,6 +222,21 @@ def test_both_branches_are_pruned_and_written(tmp_path: Path, name: str) -> None
     assert max(moved) > 1e-3
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_branches_that_are_taken_stand_in_the_graph_around(tmp_path: Path, name: str) -> None:
+    """Of such a file each node can be compared by itself; the two branches may have the same names."""
+    made = BOTH[name]()
+    onnx.save(made, str(tmp_path / "choosing.onnx"))
+    network = network_of(tmp_path / "choosing.onnx")
+    for feed in feeds(made):
+        with torch.no_grad():
+            network.by_name({key: torch.from_numpy(np.asarray(value)) for key, value in feed.items()})
+        plain = without_branches(made, network)
+        assert "If" not in {each.op_type for each in plain.graph.node}
+        onnx.save(plain, str(tmp_path / "plain.onnx"))
+        np.testing.assert_array_equal(run(tmp_path / "plain.onnx", feed), run(tmp_path / "choosing.onnx", feed))
+
+
 def differing() -> Any:
     return choosing(
         branch(node("Identity", ["a"], ["t"])),
@@ -270,6 +287,11 @@ def test_where_both_cannot_be_had_the_example_decides_and_it_is_told_why(tmp_pat
     x = torch.from_numpy(np.abs(noise(2, 8)))
     with pytest.raises(atograph.UserError, match="the program is for inputs where what If 'choose' reads is"):
         graph.model(x if not decided.value else -x)
+    atograph.slim(graph, graph.plan(random=1)).to_onnx(tmp_path / "slim.onnx")
+    given = np.abs(noise(2, 8)) * (1 if decided.value else -1)
+    assert run(tmp_path / "slim.onnx", {"x": given}).shape == run(path, {"x": given}).shape
+    with pytest.raises(Exception, match="only for inputs where what If 'choose' reads is"):
+        run(tmp_path / "slim.onnx", {"x": -given})
 
 
 def test_the_certificate_looks_for_inputs_that_take_the_other_branch(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Networks with control flow: functions in regions of ``cond``, ``scan``, ``map`` and ``while_loop``, nested."""
+"""Networks with control flow: functions in regions of ``cond``, ``scan``, ``map`` and ``while_loop``, nested.
+
+What decides lies away from zero, which is where a norm without a weight puts its sum, up to rounding.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class Cond(Control):
 
     def forward(self, x: Tensor) -> Tensor:
         one, other = self.parts
-        decides = x.sum() > 0
+        decides = x.sum() > 0.05
         if self.written:
             return one(x) if bool(decides) else other(x)
         return torch.cond(decides, lambda x: laid(one(x)), lambda x: laid(other(x)), (x,))
@@ -79,7 +82,7 @@ class Around(Control):
 
     def forward(self, x: Tensor) -> Tensor:
         (part,) = self.parts
-        decides, outside = x.sum() > 0, part(x)
+        decides, outside = x.sum() > 0.05, part(x)
         if self.written:
             return x + (part(x + outside) if bool(decides) else x * outside)
         return x + torch.cond(decides, lambda x, o: laid(part(x + o)), lambda x, o: laid(x * o), (x, outside))

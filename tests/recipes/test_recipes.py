@@ -40,7 +40,7 @@ def missing(name: str) -> str:
 def test_a_recipe_runs_from_its_page(name: str, tmp_path: Path) -> None:
     if reason := missing(name):
         pytest.skip(reason)
-    found = completed(tmp_path, str(PAGES / f"{name}.md"), function=run_alone, seconds=1200)
+    found = completed(tmp_path, str(PAGES / f"{name}.md"), function=run_alone, seconds=3600)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import atograph
 from atograph.passes.analysis.groups import Groups
+from atograph.passes.errors import UserError
 from atograph.repair.config import left_to_code
 from atograph.repair.fewer_layers import fewer_of_each
 from benchmarks.exact import perturb
@@ -72,6 +73,10 @@ def test_one_number_of_several_kinds_norms_and_what_nothing_says() -> None:
     assert len(texts) == 2
     assert texts[0] == "uniform widths: layer_norm in norm counts these, so a model made with fewer is another one"
     assert texts[1] == "uniform widths: no number of Config says how many these are"
+    with pytest.raises(UserError, match=r"groups whole that could be pruned without uniform widths \(uniform") as error:
+        graph.plan(0.01)
+    assert error.value.hint is not None and "do without uniform widths" in error.value.hint
+    assert "freeze less" not in error.value.hint
     slim = atograph.slim(graph, graph.plan(0.7))
     assert [repair.partition(" →")[0] for repair in slim.repairs] == ["config.inner: 16"]
 

@@ -136,6 +136,18 @@ def test_former_names_say_the_new_ones(given: dict[str, Any], words: str) -> Non
         settings_of(given)
 
 
+@pytest.mark.parametrize(("given", "words"), [
+    ({"method": Taylor}, r"the name of a criterion, not its class\. .*method='taylor'"),
+    ({"prior": Taylor}, r"the name of a criterion, not its class\. .*prior='taylor'"),
+    ({"by": "taylor"}, r"named by method= .* or by prior= "),
+    ({"criterion": "taylor"}, r"named by method= .* or by prior= "),
+    ({"method": "mine"}, r"One of your own: import it first in Python; .*write-a-criterion"),
+])  # fmt: skip
+def test_how_a_criterion_is_given(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        settings_of(given)
+
+
 def test_what_a_method_sets_can_be_set_otherwise() -> None:
     assert settings_of({"method": "magnitude"}).prior == "magnitude"
     assert settings_of({"method": "magnitude", "search_end": 0.2, "zero": 0.3}).search_end == 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -116,34 +117,116 @@ def test_one_line_per_epoch_in_a_pipe() -> None:
     assert out.getvalue().splitlines() == [
         "budget: keep 30.0 % = 12.4 of 41.3 MMACs, remove 70.0 %; smallest reachable 4.1 %",
         "compress  epoch  1/10  loss 0.9123  FLOPs 100.0 %  zeroed   0.0 %  2.0 s  left 0:18",
-        "compress  epoch  2/10  loss 0.5000  mIoU 0.9512  FLOPs  31.2 %  zeroed  84.1 %  3.0 s  left 0:20",
+        "compress  epoch  2/10  loss 0.5000  mIoU 0.9512  FLOPs  31.2 %  zeroed  84.1 %  3.0 s  left 0:24",
     ]
 
 
 def test_time_left_of_a_run_that_goes_on() -> None:
-    """By whole epochs of this process: it began in the middle of the eighth of ten."""
+    """By whole epochs of this process, the last ones: it began in the middle of the eighth of twenty."""
     console, out, _ = printed()
     progress = console.progress("compress")
-    progress.start(10, 20)
-    for epoch, first, seconds in ((8, 13, 4.0), (9, 1, 10.0), (10, 1, 10.0)):
+    progress.start(20, 20)
+    seconds_of = (4.0, 90.0, 40.0, 20.0, 10.0, 6.0)
+    for epoch, first, seconds in zip(range(8, 14), (13, 1, 1, 1, 1, 1), seconds_of, strict=True):
         for step in range(first, 21):
             progress.step(epoch, step, 0.5, 1.0)
         progress.epoch(EpochRow(epoch, 0.5, None, 1.0, 0.0, 0.0, 0.1, seconds))
-    assert [line.rpartition("left ")[2] for line in out.getvalue().splitlines()] == ["-:--", "0:10", "0:00"]
+    assert [line.rpartition("left ")[2] for line in out.getvalue().splitlines()] == [
+        *("-:--", "16:30", "6:40", "4:30", "3:07", "1:24")
+    ]
+
+
+def bar(monkeypatch: pytest.MonkeyPatch, columns: int = 160) -> tuple[BarProgress, list[float], io.StringIO]:
+    """A progress on a terminal, and the time of its clock."""
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(columns))):
+        monkeypatch.setenv(name, value)
+    console, out, _ = printed()
+    progress, now = console.progress("compress"), [0.0]
+    assert isinstance(progress, BarProgress)
+    progress._bars.get_time = lambda: now[0]
+    return progress, now, out
+
+
+def test_the_bar_tells_no_time_before_it_knows_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step, which warms up, counts for nothing; in the first epoch it is said to be a guess."""
+    progress, now, _out = bar(monkeypatch)
+    progress.start(3, 10)
+    left = []
+    for step, seconds in ((1, 30.0), (2, 32.0), (3, 34.0), (5, 38.0), (10, 48.0)):
+        now[0] = seconds
+        progress.step(1, step, 0.5, 1.0)
+        left.append(progress._bars.tasks[0].fields["left"])
+    progress.epoch(EpochRow(1, 0.5, None, 1.0, 0.0, 0.0, 0.1, 50.0))
+    progress.step(2, 1, 0.5, 1.0)
+    left.append(progress._bars.tasks[0].fields["left"])
+    progress.stop()
+    assert left == ["-:--", "-:--", "-:--", "about 0:50", "about 0:40", "0:34"]
 
 
 def test_the_bar_of_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    console, _, _ = printed()
-    progress = console.progress("compress")
-    assert isinstance(progress, BarProgress)
+    progress, now, _out = bar(monkeypatch)
     progress.start(10, 10)
-    task = progress._bars.tasks[0]
-    task.start_time = task.get_time() - 8.0
     for step in (2, 3, 4, 5):
+        now[0] += 4.0
         progress.step(9, step, 0.5, 1.0)
-    assert task.fields["left"] in ("0:30", "0:31")  # 4 steps in 8 s, 15 to go
+    assert progress._bars.tasks[0].fields["left"] == "about 1:00"  # 4 s a step, 15 to go
     progress.stop()
+
+
+def test_a_narrow_terminal_keeps_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _now, out = bar(monkeypatch, columns=40)
+    progress.start(2, 20)
+    progress.step(1, 1, 0.9, 0.5)
+    progress.stop()
+    assert "1/40" in out.getvalue() and "left -:--" in out.getvalue() and "…" not in out.getvalue()
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    console, out, _ = printed()
+    progress = console.progress("compress")
+    assert not console.live and not isinstance(progress, BarProgress)
+    console.report(REPORT)
+    assert "\x1b" not in out.getvalue()
+
+
+def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console, out, _ = printed()
+    console.report(REPORT)
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|38|4[0-7]|9[0-7])[0-9;]*m", out.getvalue())
+
+
+def test_a_line_within_a_long_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, out, err = printed()
+    progress, now = console.progress("training"), [0.0]
+    progress._clock = lambda: now[0]  # type: ignore[attr-defined]
+    progress.start(3, 400)
+    for step, seconds in ((1, 59.0), (2, 61.0), (3, 62.0), (4, 125.0)):
+        now[0] = seconds
+        progress.step(1, step, 0.5, 1.0)
+    assert err.getvalue().splitlines() == [
+        "training, epoch 1 of 3, step 2 of 400",
+        "training, epoch 1 of 3, step 4 of 400",
+    ]
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_table_on_a_narrow_terminal_cuts_no_figure(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(columns))):
+        monkeypatch.setenv(name, value)
+    console, out, _ = printed()
+    console.report(REPORT)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= columns
+    text = " ".join(line.strip() for line in lines)
+    for figure in ("3.30 M", "51.2 K", "29.3 %", "0.0914", "1.0e-04", "3.3e-04", "61.0 %", "24–40", "0.9870 → 0.9815"):
+        assert figure in text
+    assert columns > 40 or "parameters dense 175 K, slim 51.2 K, slim / dense 29.3 %" in text
 
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from atograph.process import stages
 from atograph.process.stages import Stage, stage, watching
 from atograph.terminal import progress_line
 from atograph.terminal.console import Console
@@ -89,6 +90,41 @@ def test_a_closed_pipe_stops_the_line_and_not_the_work() -> None:
     err.wait()
     err.close()
     line.end(current)
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(progress_line, "_REPEAT", NEVER)
+    assert shown(Terminal()) == "slicing, 3 of 7 tensors ... N s\n"
+
+
+def test_a_line_is_no_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    err = Terminal()
+    lines = re.findall(r"\r([^\x1b]*)", shown(err, err.wait))
+    assert max(map(len, lines)) <= 19 and lines[-1].startswith("slicing, 3 of 7 ten")
+
+
+def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the parts that are done; or by the last stage of the name, a part of another one too."""
+    now = [0.0]
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now[0])
+    with watching(Console(quiet=True)):
+        with stage("slicing") as slicing:
+            now[0] = 10.0
+            slicing.reached(2, 10, "tensors")
+            assert str(slicing) == "slicing, 2 of 10 tensors ... 10 s, about 40 s left"
+        assert str(slicing) == "slicing, 2 of 10 tensors ... 10 s"
+        with stage("rehearsing"), stage("exporting") as first:
+            now[0] = 17.0
+            assert str(first) == "exporting ... 7 s"
+        with stage("exporting") as again:
+            now[0] = 19.0
+            assert str(again) == "exporting ... 2 s, about 5 s left"
+            now[0] = 30.0
+            assert str(again) == "exporting ... 13 s"
+    with watching(Console(quiet=True)), stage("exporting") as another:
+        assert str(another) == "exporting ... 0 s"
 
 
 def test_an_error_ends_the_line() -> None:

@@ -122,3 +122,23 @@ def test_each_kind_of_file_has_its_limit(tmp_path: Path) -> None:
     assert parse_json('{"a": [1, 2]}', most=4) == {"a": [1, 2]}
     with pytest.raises(Unreadable, match="at most 3 are read"):
         parse_json('{"a": [1, 2]}', most=3)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_arrows_gets_plainer_ones(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    written = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", written)
+    console = Console()
+    console.say("top-1 0.99 → 0.98, 2 × ─ ▁█ é")
+    console.say("goes on")
+    written.flush()
+    first, second = written.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert second == "goes on"
+    assert (
+        first
+        == {
+            "ascii": "top-1 0.99 -> 0.98, 2 x - 18 ?",
+            "latin-1": "top-1 0.99 -> 0.98, 2 × - 18 é",
+            "utf-8": "top-1 0.99 → 0.98, 2 × ─ ▁█ é",
+        }[encoding]
+    )

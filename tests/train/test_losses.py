@@ -97,3 +97,17 @@ def test_data_without_a_metric_are_told_before_the_training(capsys: pytest.Captu
     )
     assert result.report.metrics.slim is None
     assert "there will be no metric, for the default one is top-1 accuracy: the targets" in capsys.readouterr().err
+
+
+def test_a_language_model_without_a_metric_is_told_of_perplexity(capsys: pytest.CaptureFixture[str]) -> None:
+    net, ids = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8)), torch.arange(6)[None]
+    data = [(ids, ids)]
+    atograph.compress(
+        net,
+        data,
+        val_data=data,
+        epochs=1,
+        flops=0.6,
+        loss=lambda m, b: nn.functional.cross_entropy(m(b[0])[0], b[1][0]),
+    )
+    assert "take atograph.train.Perplexity" in capsys.readouterr().err

@@ -300,3 +300,11 @@ def test_settings_are_read_back_as_they_are_recorded() -> None:
     assert again == settings and hash(again) == hash(settings)
     assert (settings.flops, settings.params, settings.latency) == (0.3, 0.5, None)
     assert dict(settings.model_copy(update={"flops": None, "params": "20%"}).budgets) == {"params": 0.2}
+
+
+@pytest.mark.parametrize("named", [{"drop": "block"}, {"experts": 0.5}, {"keep_tokens": [1, 2]}], ids=" ".join)
+def test_what_goes_by_name_needs_no_budget(named: dict[str, object]) -> None:
+    """Without one nothing else is cut; with one, that holds."""
+    assert TrainSettings(**named).budgets == {"flops": 1.0}
+    assert TrainSettings(**named, params=0.4).budgets == {"params": 0.4}
+    assert TrainSettings(drop=()).budgets == TrainSettings().budgets != {"flops": 1.0}

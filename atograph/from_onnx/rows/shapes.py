@@ -155,7 +155,7 @@ def constant_of_shape(op: Op, to: Value) -> Value:
     """One value everywhere."""
     value = op.attribute("value", np.zeros(1, np.float32))
     sizes, number = op.numbers(to), value.reshape(-1)[0].item()
-    dtype = torch.from_numpy(value).dtype
+    dtype = Known.of_array(value).dtype
     if all(type(each) is int for each in sizes) and _product(sizes) <= MOST and not op.known(to).sized:
         return Known(filled([number] * _product(sizes)).reshape(sizes), dtype)
     return torch.full(sizes, number, dtype=op.wide if dtype == torch.float32 else dtype)

@@ -7,7 +7,7 @@ const AT_NO_COST = NET.stops.filter((each) => !STAYS.includes(each));
 
 function drawReasons() {
   const title = !NET.stops.length ? 'Nothing stays whole: every group can be pruned.'
-    : STAYS.length ? 'What stays whole, and why' : 'Every layer can shrink: what is frozen keeps no layer whole.';
+    : STAYS.length ? 'What stays, and why' : 'Every layer can shrink: what is frozen keeps no layer whole.';
   byId('reasons').replaceChildren(
     el('h2', {}, title),
     ...STAYS.map(reason),
@@ -29,7 +29,8 @@ function reason(each) {
   return el('article', { class: 'reason' },
     el('h3', {}, each.text, each.wish && el('span', { class: 'type' }, 'your wish')),
     el('div', { class: 'reason-costs' },
-      amounts('stay whole', each.whole),
+      each.whole.params || each.whole.flops ? amounts('stay whole', each.whole)
+        : el('span', { class: 'reason-head' }, 'no layer stays whole for it'),
       PLANNED ? null : amounts('would shrink further, if it could go', each.hanging)),
     stopped(each));
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from atograph.inspection.curves.record import CurveView, SensitivityView
 from atograph.inspection.curves.text import budget_lines, rise_text
+from atograph.inspection.pages.table import Head, Table
 from atograph.inspection.pages.template import rendered
 
 _WIDTH, _HEIGHT, _MARGIN = 240, 96, 8
@@ -39,10 +40,27 @@ def sensitivity_page(shown: SensitivityView) -> str:
         drawn=[_drawn(curve, shown) for curve in shown.curves],
         highest=rise_text(shown.highest),
         lines=budget_lines(shown),
+        numbers=_table(shown),
         width=_WIDTH,
         height=_HEIGHT,
         floor=_HEIGHT - _MARGIN,
     )
+
+
+def _table(shown: SensitivityView) -> Table:
+    """The same as numbers."""
+    rows = [
+        (
+            curve.group,
+            f"{count:,} of {curve.units:,}",
+            rise_text(None if loss is None else loss - shown.dense),
+            curve.sides,
+        )
+        for curve in shown.curves
+        for count, loss in zip(curve.counts, curve.losses, strict=True)
+    ]
+    heads = (Head("group", False), Head("units kept"), Head("rise of the loss"), Head("made by → read by", False))
+    return Table("All points as a table", heads, rows)
 
 
 def _drawn(curve: CurveView, shown: SensitivityView) -> _Drawn:

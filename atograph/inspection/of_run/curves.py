@@ -52,7 +52,11 @@ def courses(report: Report) -> list[Course]:
 
 def _course(chart: _Chart, report: Report) -> Course:
     rows = report.curves
-    lines = [Line(name, _values(rows, key)) for key, name in chart.lines.items() if _varies(rows, key)]
+    lines: list[Line] = []
+    for key, name in chart.lines.items():
+        values = _values(rows, key)
+        if _varies(rows, key) and all(values != line.values for line in lines):  # one upon the other says nothing
+            lines.append(Line(name, values))
     broken = sum(_is_broken(row.get(key)) for row in rows for key in ("loss", METRIC) if key in chart.lines)
     note = f"Not finite in {broken} of {len(rows)} epochs: gaps in the line." if broken else ""
     return Course(chart.title or report.metrics.name, [*lines, *_references(chart, report)], chart.share, note)
@@ -104,7 +108,7 @@ def epochs_table(report: Report, shown: Sequence[Course]) -> Table:
         if not line.reference
     ]  # fmt: skip
     heads = [Head("epoch", False), *(Head(f"{course.title}: {line.name}") for course, line in lines)]
-    step = (len(epochs) - 1) // _ROWS + 1
+    step = len(epochs) // (_ROWS + 1) + 1
     rows = [
         [str(epochs[place]), *(value_text(line.values[place], share=course.share) for course, line in lines)]
         for place in range(0, len(epochs), step)

@@ -26,11 +26,14 @@ def figures(report: Report) -> list[Figure]:
 
 def _costs(report: Report) -> Iterator[Figure]:
     dense, slim = report.dense, report.slim
-    rows = [("FLOPs", numbers.count, dense.flops, slim.flops), ("parameters", numbers.count, dense.params, slim.params)]
-    rows += [("ONNX file", numbers.size, dense.bytes, slim.bytes)] if dense.bytes else []
+    rows = (
+        ("FLOPs", numbers.count, dense.flops, slim.flops),
+        ("parameters", numbers.count, dense.params, slim.params),
+        ("ONNX file", numbers.size, dense.bytes, slim.bytes),  # none where ONNX is no target
+    )
     for name, text, before, after in rows:
-        share = f"{numbers.percent(after / before)} of the dense" if before else ""
-        yield Figure(name, text(before), text(after), share)
+        if before:
+            yield Figure(name, text(before), text(after), f"{numbers.percent(after / before)} of the dense")
 
 
 def _worth(report: Report) -> Iterator[Figure]:
@@ -39,7 +42,7 @@ def _worth(report: Report) -> Iterator[Figure]:
     if after is None:
         return
     if metrics.dense is None:
-        yield Figure(metrics.name, "", metric_text(after), "of the dense network it is not known")
+        yield Figure(metrics.name, "", metric_text(after), "not known of the dense one")
     else:
         change = f"{after - metrics.dense:+.4f}".replace("-", "−")
         yield Figure(metrics.name, metric_text(metrics.dense), metric_text(after), change)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from atograph.inspection.of_run.figures import metric_text
-from atograph.inspection.pages.table import Head, Table, Verdict
+from atograph.inspection.pages.table import Cell, Head, Table, Verdict
 from atograph.report import numbers
 from atograph.report.run import Comparison, FrozenGroup, InTarget, Latency, Report
 from atograph.terminal.tables import LEGEND
@@ -74,10 +74,12 @@ def _budgets(report: Report) -> Table:
 
 
 def _latency(report: Report) -> Table:
-    heads = (Head("on the CPU", False), Head("dense ms"), Head("slim ms"), Head("speed-up"))
+    titles = list(dict.fromkeys(each.runtime for each in report.latency_ms))
+    where = f"{titles[0] if len(titles) == 1 else 'runtime'}, CPU"
+    heads = (Head(where, False), Head("dense ms"), Head("slim ms"), Head("speed-up"))
     rows = [
         (
-            f"{each.runtime}, batch {each.batch}, {each.threads} thread{'' if each.threads == 1 else 's'}",
+            _how(each) if len(titles) == 1 else f"{each.runtime}, {_how(each)}",
             numbers.median_text(each.dense, each.dense_quartiles),
             numbers.median_text(each.slim, each.slim_quartiles),
             f"{each.dense / each.slim:.2f} ×",
@@ -85,6 +87,10 @@ def _latency(report: Report) -> Table:
         for each in report.latency_ms
     ]
     return Table("Latency", heads, rows, (_MEDIANS,) if _has_quartiles(report.latency_ms) else ("Medians per call.",))
+
+
+def _how(latency: Latency) -> str:
+    return f"batch {latency.batch}, {latency.threads} thread{'' if latency.threads == 1 else 's'}"
 
 
 _MEDIANS = "Medians per call, with the quartiles: half of all calls took a time between these."
@@ -101,7 +107,7 @@ def _certificate(report: Report) -> Table:
     named = ["masked = slim", *(f"slim = {label}" for label in labels.values())]
     named += [] if source is None else [f"{source} = ONNX"]
     heads = [Head("inputs", False), *map(Head, (*named, "tolerance", "effect of removed part")), Head("", False)]
-    rows = [
+    rows: list[Sequence[Cell]] = [
         [
             entry.at,
             _small(entry.masked_slim),

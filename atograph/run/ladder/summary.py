@@ -19,7 +19,6 @@ from atograph.run.unfinished import resumption
 from atograph.targets.base import Target
 from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
-from atograph.train.losses.defaults import default_metric
 from atograph.values.user_code import in_one_line
 
 PAGE = "report.html"
@@ -46,7 +45,7 @@ def report_of(job: Job, descent: Descent, results: Sequence[Result]) -> LadderRe
         name=job.name,
         budget=descent.budget,
         metric=first.metrics.name,
-        better=job.settings.metric_mode or ("max" if job.task.metric is default_metric else None),
+        better=job.settings.metric_mode or job.task.better,
         runtime=OnnxRuntime.title if timed is None else timed.title,
         batch=next((each.batch for each in _timed(first.latency_ms, timed)), None),
         threads=next((each.threads for each in _timed(first.latency_ms, timed)), None),

@@ -158,7 +158,7 @@ class Sweeping:
             self._target.check(dict(graph.program.state))
         self._shares, self._by = sorted(shares, reverse=True), by
         self._floor, self._round_to = floor, round_to
-        self._task, self._better = task, better or ("max" if task.metric is default_metric else None)
+        self._task, self._better = task, better or task.better
         self._device = next((each.device for each in graph.model.parameters()), torch.device("cpu"))
         self._name = name or type(graph.model).__name__
         self._dense = Point(flops=1.0, params=1.0, metric=None)

@@ -19,6 +19,8 @@ from atograph.values.batches import describe, tensors
 
 LABELS = ("labels", "label", "targets", "target")
 OWN_LOSS = "define loss(model, batch) for it."
+_TOKENS = "input_ids"
+"""What models of transformers call the tokens of a batch."""
 
 
 def named(output: object, name: str) -> object:
@@ -99,9 +101,10 @@ def default_loss(model: nn.Module, batch: object) -> Tensor:
         return loss
     if targets is None:
         wanted = "a loss in the output or labels in the batch" if isinstance(batch, Mapping) else "(inputs, targets)"
-        raise UserError(
-            f"the default loss needs {wanted}, but a batch is {describe(batch)}.", hint=OWN_LOSS.capitalize()
-        )
+        hint = OWN_LOSS.capitalize()
+        if isinstance(batch, Mapping) and _TOKENS in batch:
+            hint = f'A causal language model has its tokens as labels: {{..., "labels": {_TOKENS}}}. Else {OWN_LOSS}'
+        raise UserError(f"the default loss needs {wanted}, but a batch is {describe(batch)}.", hint=hint)
     return cross_entropy(logits_of(output), targets)
 
 

@@ -20,6 +20,7 @@ from atograph.passes.cost.share import DEPTH, share_of
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.given import (
+    SAYS_WHAT_GOES,
     Fraction,
     Listed,
     Method,
@@ -90,7 +91,8 @@ class TrainSettings(BaseModel):
     """With depth, about how much of what is saved whole branches give, those first whose units score least; 0.5 unless
     given."""
     drop: Annotated[Names, Option(metavar="GLOB")] = ()
-    """Layers that go altogether, where the model allows it (blocks.3); repeatable. See `Graph.steered`."""
+    """Layers that go altogether, where the model allows it (blocks.3); repeatable. Without a budget nothing else goes.
+    See `Graph.steered`."""
     couple: Annotated[Pairs, Option(metavar="A=B")] = ()
     """Two groups, or layers that make them, keep the same units; repeatable. In Python a list of pairs, or of texts
     ``"A=B"``: unit u of the one goes if and only if that of the other does."""
@@ -341,7 +343,7 @@ class TrainSettings(BaseModel):
         shares = {name: share_of(share, name) for name, share in shares.items() if share is not None}
         rest = {name: value for name, value in values.items() if name not in BUDGETS}
         rest = floors_by_layer(rest)
-        if not shares and any(rest.get(name) is not None for name in ("experts", "keep_tokens")):
+        if not shares and any(rest.get(name) not in (None, (), []) for name in SAYS_WHAT_GOES):
             shares = {"flops": 1.0}
         return {**rest, "budgets": shares} if shares else {name: rest[name] for name in rest if name != "budgets"}
 

@@ -116,3 +116,6 @@ Tokens = Annotated[str | tuple[int, ...] | None, BeforeValidator(_tokens)]
 Pipeline = Annotated[str, BeforeValidator(_pipeline)]
 Method = Annotated[str, AfterValidator(_method)]
 Prior = Annotated[str, AfterValidator(_prior)]
+
+SAYS_WHAT_GOES = ("drop", "experts", "keep_tokens")
+"""The settings that need no budget beside them: without one nothing else is cut."""

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from atograph.passes.budgets.budget import BUDGETS
+from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.fields import TrainSettings
@@ -30,13 +31,21 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
     values = dict(values)
     for old in RENAMED.keys() & values.keys():
         raise UserError(f"there is no training setting {old!r} any more.", hint=RENAMED[old])
+    for other in ELSEWHERE.keys() & values.keys():
+        raise UserError(f"there is no training setting {other!r}.", hint=ELSEWHERE[other])
+    for key in ("method", "prior"):
+        if isinstance(kind := values.get(key), type) and issubclass(kind, Criterion):
+            raise UserError(
+                f"{key} takes the name of a criterion, not its class.",
+                hint=f"Put @criterion above {kind.__name__}, and give {key}={getattr(kind, 'name', 'NAME')!r}.",
+            )
     values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
     name = values["method"]
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
         known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
         near = get_close_matches(str(name), [*METHODS, *CRITERIA], n=2)
         perhaps = f"Perhaps {' or '.join(near)}? " if near else ""
-        raise UserError(f"there is no method {name!r}.", hint=f"{perhaps}There are: {known}.")
+        raise UserError(f"there is no method {name!r}.", hint=f"{perhaps}There are: {known}. {OWN}")
     if name not in METHODS:
         if values.get("prior", name) != name:
             raise UserError(
@@ -84,6 +93,15 @@ RENAMED = {
     "lambda_freeze": "It is lambda_search_end.",
 }
 """Former names, and what to write in their place."""
+
+_CRITERION = "A criterion is named by method= (it prunes at once) or by prior= (step by step); in plan() it is by=."
+ELSEWHERE = {"by": _CRITERION, "criterion": _CRITERION}
+"""What one would look for here, and what it is called."""
+
+OWN = (
+    "One of your own: import it first in Python; for the command line its package names it in an entry point "
+    "(docs/write-a-criterion.md)."
+)
 
 _KINDS = {
     "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
