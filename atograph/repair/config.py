@@ -183,7 +183,7 @@ def shapes_of(module: nn.Module) -> Shapes:
 
 
 def not_as_configured(model: nn.Module) -> str:
-    """What of a dense model its configuration does not make: layers that were exchanged; empty where it makes it all."""
+    """What of a dense model its configuration does not make: layers that were exchanged; empty where there is none."""
     shapes, made = shapes_of(model), shapes_with(type(model), vars(model)["config"], {})
     odd = next((name for name in shapes if made is not None and made.get(name) != shapes[name]), "")
     return odd and f"{odd} is not what its configuration makes: adapters are merged before, and layers not exchanged"

@@ -33,7 +33,7 @@ from atograph.repair.paths.dead_code import with_dead_code
 from atograph.repair.paths.other_forwards import repair_other_forwards
 from atograph.repair.paths.paths import Path, paths_of, unlike
 from atograph.repair.paths.ways import OtherCut, Way, way_along, wishes_of
-from atograph.repair.configured import say_in_configuration
+from atograph.repair.saving import say_in_configuration
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.values.eval_mode import copy_of
 from atograph.values.state_cut import StateCut

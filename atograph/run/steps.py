@@ -30,7 +30,7 @@ from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
 from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
-from atograph.run.saving.served import PRETRAINED, fewer_tokens, save_pretrained
+from atograph.run.saving.served import fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.index_map import small_module

@@ -1,6 +1,8 @@
-"""A slim module whose code does something else at the slim sizes: its numbers are those that its configuration makes."""
+"""A slim module whose code does something else at the slim sizes: its numbers are those of its configuration."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -26,9 +28,10 @@ def test_a_llama_with_a_head_of_keys_for_each_of_queries() -> None:
     heads = next(name for name, part in attention_parts(graph.program, graph.groups).items() if part == "heads")
     slim = atograph.slim(graph, graph.plan(kept={heads: [0]}))
     assert slim.module is not None, slim.why_no_module
-    assert slim.module.config.num_attention_heads == slim.module.config.num_key_value_heads == 2
+    own: Any = slim.module.config
+    assert own.num_attention_heads == own.num_key_value_heads == 2
     padding = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     with torch.no_grad():
-        for mask in ({}, {"attention_mask": padding}):
+        for mask in (dict[str, Any](), {"attention_mask": padding}):
             expected = atograph.mask(model, slim.plan)(**call, **mask).logits
             torch.testing.assert_close(slim.module(**call, **mask).logits, expected)

@@ -124,16 +124,12 @@ def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) ->
     Raises:
         OSError: the disk is full, say.
     """
-    paths = [] if module is None else [path for path, part in saved_parts(module)]
-    names = [PRETRAINED if len(paths) == 1 else f"{PRETRAINED}/{path}" for path in paths]
-    assert module is not None or not paths
-    return [
-        Folder(
-            type(module.get_submodule(path)).__name__, path, name,
-            _save_part(module.get_submodule(path), dense, path, folder / name),
-        )
-        for path, name in zip(paths, names, strict=True) if module is not None
-    ]  # fmt: skip
+    parts = [] if module is None else saved_parts(module)
+    found = []
+    for path, part in parts:
+        name = PRETRAINED if len(parts) == 1 else f"{PRETRAINED}/{path}"
+        found.append(Folder(type(part).__name__, path, name, _save_part(part, dense, path, folder / name)))
+    return found
 
 
 def saved_parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
