@@ -151,7 +151,7 @@ def test_floor_and_rounding_are_checked(arguments: dict[str, float], message: st
 
 
 def test_arguments_of_the_api_are_checked() -> None:
-    with pytest.raises(atograph.UserError, match=r"a model is a torch\.nn\.Module, .*, not a int"):
+    with pytest.raises(atograph.UserError, match=r"a model is a torch\.nn\.Module, .*, not an int"):
         atograph.trace(3, torch.randn(2, 3))
     with pytest.raises(atograph.UserError, match="no sample"):
         atograph.trace(Net(torch.relu), torch.randn(0, 3, 8, 8))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.cost.share import shares_of
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.given import SAYS_WHAT_GOES
+from atograph.train.settings.method_table import METHODS
 
 if TYPE_CHECKING:
     from atograph.spec.spec import Spec
@@ -41,16 +43,18 @@ def compress(
         raise UserError("say how much to keep.", hint=hint)
     shares = {name: shares_of(given[name], f"--{name}") for name in given if name in BUDGETS}
     several = {name: each for name, each in shares.items() if len(each) > 1}
-    settings = train_settings({**given, **{name: min(each) for name, each in shares.items()}}, assignments)
+    typed = {**given, **{name: min(each) for name, each in shares.items()}}
 
     from atograph.run.brought import selection_of
     from atograph.spec.spec import load_spec
     from atograph.train.settings import needs_data
 
     selection = selection_of(plan)
-    settings = selection.adapted(settings)
+    settings = None if _names_unknown(typed, assignments) else selection.adapted(train_settings(typed, assignments))
     console.phase("loading the file")
     spec = load_spec(text, data=data)
+    if settings is None:  # of what the SPEC may have registered
+        settings = selection.adapted(train_settings(typed, assignments))
     if spec.target.kind == "program" and settings.method == "at-once" and "epochs" not in asked:
         settings = settings.model_copy(update={"epochs": 0})  # there is nothing to train a program with but its data
     if needs_data(settings):
@@ -88,6 +92,13 @@ def compress(
     console.say(f"written to {folder}" if file is None else f"written to {file}, and all of the run to {folder}")
     page = f"open {folder / 'report.html'}; " if (folder / "report.html").exists() else ""
     console.say(f'next: {page}atograph.load("{folder}") in Python')
+
+
+def _names_unknown(given: Mapping[str, object], assignments: Sequence[str]) -> bool:
+    """Whether a method or a criterion is named that is not there before the SPEC is imported."""
+    named = {**given, **dict(text.partition("=")[::2] for text in assignments)}
+    known = {*METHODS, *CRITERIA, None, "none"}
+    return any(named.get(setting) not in known for setting in ("method", "prior"))
 
 
 def _put(folder: Path, file: Path) -> None:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atograph.cli.inspect import check_choice
 from atograph.cli.runner import write_text
 from atograph.cli.trained import load_trained
 from atograph.passes.cost.share import shares_of
-from atograph.passes.criteria.table import CRITERIA
 
 if TYPE_CHECKING:
     from atograph.graph.graph import Graph
@@ -33,9 +31,11 @@ def sensitivity(
     console: Console,
 ) -> None:
     """Check what was typed, measure, choose widths, and show all of it."""
-    check_choice("--by", by, CRITERIA)
     shares = () if flops is None else shares_of(flops, "--flops")
-    trained = load_trained(text, init=init, data=data, given=given, batches=batches, looking=True, console=console)
+    trained = load_trained(
+        text, init=init, data=data, given=given, batches=batches, option="--by", criteria=(by,), looking=True,
+        console=console,
+    )  # fmt: skip
 
     from atograph.inspection import overview
     from atograph.inspection.curves.page import sensitivity_page

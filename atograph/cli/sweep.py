@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atograph.cli.inspect import check_choice
 from atograph.cli.runner import write_text
 from atograph.cli.trained import load_trained
 from atograph.passes.cost.share import shares_of
-from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,13 +34,12 @@ def sweep(
 ) -> None:
     """Check what was typed, make and measure all plans, and show them; those that there are, where it is stopped."""
     criteria = tuple(name.strip() for name in method.strip(", ").split(","))
-    for name in criteria:
-        check_choice("--method", name, CRITERIA)
     shares = shares_of(flops, "--flops")
     if latency_target is not None and not latency:
         raise UserError(f"--latency-target {latency_target} says where latency is measured: give --latency, too.")
-    looking = any(CRITERIA.get(name).observes() is not None for name in criteria)
-    trained = load_trained(text, init=init, data=data, given=given, batches=batches, looking=looking, console=console)
+    trained = load_trained(
+        text, init=init, data=data, given=given, batches=batches, option="--method", criteria=criteria, console=console
+    )
 
     from atograph.run.sweep.sweeping import Sweeping
     from atograph.targets.table import DEFAULT

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atograph.cli.compress import train_settings
+from atograph.cli.inspect import check_choice
+from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +47,9 @@ def load_trained(
     data: Path | None,
     given: Mapping[str, object],
     batches: int,
-    looking: bool,
+    option: str,
+    criteria: Sequence[str],
+    looking: bool = False,
     console: Console,
 ) -> Trained:
     """Load a model and trace it.
@@ -56,7 +60,9 @@ def load_trained(
         data: for the functions of the SPEC that ask for it.
         given: settings as they were typed.
         batches: how many of ``train_data()`` are read.
-        looking: whether any is.
+        option: by which criteria are named.
+        criteria: their names, which the SPEC may have registered.
+        looking: whether any batch is read, whatever they need.
         console: is told what is done.
 
     Raises:
@@ -74,6 +80,9 @@ def load_trained(
 
     console.phase("loading the file")
     spec = load_spec(text, data=data)
+    for name in criteria:
+        check_choice(option, name, CRITERIA)
+    looking = looking or any(CRITERIA.get(name).observes() is not None for name in criteria)
     if looking:
         spec.require_training()
     settings = spec.settings(train_settings(given, ()))

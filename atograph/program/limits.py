@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from atograph.passes.errors import UserError
+from atograph.passes.ir.exported.called import module_of
 from atograph.passes.ir.exported.edits import rebuilt
 from atograph.passes.ir.exported.notes import SizeNames, input_symbols, size_names, ways_of
 from atograph.passes.ir.interface import DynamicSize, Ways
@@ -92,7 +93,7 @@ def _compute_the_same(program: Program, exported: ExportedProgram, narrow: list[
     calls = [{each.size.name: size} for each in narrow for size in each.sizes()]
     if len(narrow) > 1:
         calls.append({each.size.name: each.sizes()[0] for each in narrow if each.sizes()})
-    own, other = ProgramModule(program), exported.module(check_guards=False)
+    own, other = ProgramModule(program), module_of(exported)
     for sizes in calls:
         assert program.interface.example is not None
         args, kwargs = resized(program.interface.example, program.interface, sizes)

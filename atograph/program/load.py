@@ -19,6 +19,7 @@ from atograph.files.mismatch import misfits
 from atograph.files.reading import read_as
 from atograph.files.run_folder import check_folder
 from atograph.passes.errors import UserError
+from atograph.passes.ir.exported.called import module_of
 from atograph.passes.ir.exported.edits import with_state
 from atograph.passes.plan.plan import Plan
 from atograph.passes.public import public
@@ -63,7 +64,7 @@ def load(folder: str | Path) -> nn.Module:
     """
     program = load_program(folder)
     try:
-        module: nn.Module = program.module(check_guards=False)
+        module: nn.Module = module_of(program)
     except Exception as error:  # torch asserts of a file what no format says
         raise UserError(f"{folder} holds a program that torch makes no module of: {error}.") from error
     return with_checked_sizes(module, program)

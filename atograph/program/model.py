@@ -16,6 +16,7 @@ from atograph.onnx.export import export_onnx
 from atograph.onnx.kept_apart import Pair
 from atograph.onnx.names import output_names
 from atograph.passes.errors import UserError
+from atograph.passes.ir.exported.called import module_of
 from atograph.passes.torch_private import OpOverload, pytree
 from atograph.process import child_process
 from atograph.process.child_process import Child, ChildDied, ChildError, ChildRefused
@@ -87,7 +88,7 @@ class ProgramModel(nn.Module):
         try:
             if self._here:
                 with torch.no_grad():
-                    return self.program.module(check_guards=False)(*args, **kwargs)
+                    return module_of(self.program)(*args, **kwargs)
             values = program_child().call("run", self._number, self._source, self._leaves(args, kwargs),
                                           seconds=self.seconds)  # fmt: skip
             leaves = [unpacked(value) for value in values]

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from atograph.files.writing import CannotWrite
 from atograph.passes.errors import UserError
+from atograph.passes.ir.exported.called import module_of
 from atograph.program.load import load_run
 from atograph.program.ops import allow_ops
 
@@ -29,7 +30,7 @@ def run(number: int, source: Mapping[str, object], leaves: Sequence[object]) -> 
         source: its folder, the ops to let through, the modules to import before.
         leaves: its inputs, flat, as `packed` gives them.
     """
-    module = _program(number, source).module(check_guards=False)
+    module = module_of(_program(number, source))
     inputs = [unpacked(leaf) for leaf in leaves]
     try:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def job_from_python(
     if teacher is not None:
         settings.setdefault("distill", True)
     selection = selection_of(plan, scores)
-    checked = selection.adapted(settings_of(settings))
+    checked = selection.adapted(settings_of(settings, beside=signature(job_from_python).parameters))
     if train_data is None and needs_data(checked):
         raise UserError("training needs train_data.", hint='Without data: method="magnitude", epochs=0.')
     given = None if example_inputs is None else as_inputs(example_inputs, where="example_inputs")

@@ -221,7 +221,10 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
             f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
         )
     if report.latency_ms and all(entry.slim > entry.dense for entry in report.latency_ms):
-        console.warn("the slim model is not faster here; widths that suit the runtime often help: --round-to auto.")
+        console.warn(
+            "the slim model is not faster here; widths that suit the runtime often help: --round-to auto, in Python "
+            'round_to="auto".'
+        )
     if slimmed.why_no_module:
         why = slimmed.why_no_module
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")

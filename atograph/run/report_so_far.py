@@ -113,7 +113,8 @@ def _bytes(outcome: Outcome, which: int) -> int:
 
 def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
     trained, job = outcome.trained, outcome.prepared.job
-    dense = trained.metric_before if job.init is not None else None  # where the mask became final it was part-trained
+    comes_trained = job.init is not None or (job.settings.distill and job.task.teacher is None)
+    dense = trained.metric_before if comes_trained else None  # where the mask became final it was part-trained
     if outcome.dense_metric is not None:
         dense = outcome.dense_metric
     elif not outcome.prepared.settings.search_end:

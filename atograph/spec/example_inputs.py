@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,8 +97,29 @@ def check_accepts(model: nn.Module, inputs: Inputs, *, where: str) -> None:
             f"the model rejects the inputs {inputs}: {type(error).__name__}: {one_line(error)}"
             + (f" (raised at {at})." if at else "."),
             where=where,
-            hint="Check the shape and dtype of the data against the model's forward().",
+            hint=_why_rejected(model, inputs),
         ) from error
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _why_rejected(model: nn.Module, inputs: Inputs) -> str:
+    """What to do about inputs that a model does not take: by their names and types, as far as these tell."""
+    import torch
+
+    taken = inspect.signature(model.forward).parameters
+    any_name = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    if not any_name and any(name not in taken for name in inputs.kwargs):
+        return (
+            f"The keys of a dict are taken for arguments of forward(), which are {', '.join(taken)}: define "
+            "example_inputs() (in Python example_inputs=) with what it takes."
+        )
+    tensors = [each for each in (*inputs.args, *inputs.kwargs.values()) if isinstance(each, torch.Tensor)]
+    weights = {each.dtype for each in model.parameters() if each.is_floating_point()}
+    strange = {each.dtype for each in tensors if each.is_floating_point()} - weights
+    if len(weights) == 1 and (strange or any(each.dtype is torch.uint8 for each in tensors)):
+        own, given = (str(next(iter(each), torch.uint8)).removeprefix("torch.") for each in (weights, strange))
+        change = "model.float()" if given == "float32" else f"inputs.to(torch.{own}) in the data"
+        return f"The weights are {own} and inputs are {given}: {change}."
+    return "Check the shape and dtype of the data against the model's forward()."

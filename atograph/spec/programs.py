@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from atograph.passes.errors import UserError
 from atograph.passes.registry import Registry
+from atograph.values.user_code import kind_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,18 +121,22 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
         raise UserError(f"this is a function of TorchScript ({type(given).__name__}), and no module.",
                         hint=_NO_SCRIPT)  # fmt: skip
     if not isinstance(given, nn.Module):
+        hint = "Call it: model(), not model." if callable(given) else None
+        if isinstance(given, Mapping):
+            hint = "Weights alone are no model: net.load_state_dict(weights) puts them into one, and give net."
         raise UserError(f"a model is a torch.nn.Module, a torch.export.ExportedProgram or the path of a program, not "
-                        f"a {type(given).__name__}.",
-                        hint="Call it: model(), not model." if callable(given) else None)  # fmt: skip
+                        f"{kind_of(given)}.", hint=hint)  # fmt: skip
     return given
 
 
 _NO_SCRIPT = "Give the torch.nn.Module that it was made from, or torch.export.export(module, args) of that."
 _WEIGHTS = (
-    "Weights alone are no program: give the model's code as SPEC, and this file with --init. A whole program is what "
+    "Weights alone are no program: give the model's code as SPEC, and this file with --init; in Python the model that "
+    "net.load_state_dict(torch.load(FILE)) has filled. A whole program is what "
     "torch.export.save(torch.export.export(module, args), 'model.pt2') writes."
 )
 INSTEAD: Mapping[str, str] = {
+    ".py": "This is code, which the command takes. In Python: from mine import model, and give model().",
     ".pt": f"{_WEIGHTS} Of a file of TorchScript: {_NO_SCRIPT}", ".pth": _WEIGHTS, ".bin": _WEIGHTS,
     ".ckpt": _WEIGHTS, ".safetensors": _WEIGHTS, ".ts": _NO_SCRIPT,
 }  # fmt: skip

@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch.export import ExportedProgram
 
+from atograph.passes.errors import UserError
+from atograph.passes.ir.exported.called import unwritable
 from atograph.program import pt2_file
 from atograph.program.model import ProgramModel
 from atograph.targets.base import Target
@@ -27,7 +29,18 @@ class Pt2(Target):
         path.write_bytes(pt2_file.program_bytes(program, metadata.get("atograph.plan", "")))
 
     def load(self, path: Path, program: ExportedProgram) -> Callable[..., object]:
-        """By torch's own loader, which trusts its file: this process has written it."""
+        """By torch's own loader, which trusts its file: this process has written it.
+
+        Raises:
+            UserError: the model has a part whose name torch cannot write into the code that it makes.
+        """
+        if names := unwritable(program):
+            raise UserError(
+                f"torch alone makes no module of this program: {next(iter(names))} has a part that is called like a "
+                "word of Python, or like something that torch's own module has.",
+                hint=f"Rename that part of the model (to {next(iter(names.values()))}), or let atograph.load read the "
+                "folder of a run with other targets.",
+            )
         return torch.export.load(path).module()
 
     def load_untrusted(self, path: Path, program: ExportedProgram) -> Callable[..., object]:

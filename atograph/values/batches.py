@@ -53,6 +53,10 @@ def batch_size(batch: object) -> int:
     return next((tensor.shape[0] for tensor in tensors(batch) if tensor.ndim), 1)
 
 
+_MOST_SHOWN = 6
+"""Items of a list that are described; of a longer one the first two are."""
+
+
 def describe(batch: object) -> str:
     """One line such as ``(float32[64, 1, 28, 28], int64[64])`` for messages."""
     if isinstance(batch, Tensor):
@@ -61,5 +65,7 @@ def describe(batch: object) -> str:
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in batch.items()) + "}"
     if isinstance(batch, (list, tuple)):
         left, right = "()" if isinstance(batch, tuple) else "[]"
-        return left + ", ".join(describe(value) for value in batch) + right
+        shown = batch if len(batch) <= _MOST_SHOWN else batch[:2]
+        more = [f"and {len(batch) - len(shown)} more"] if len(shown) < len(batch) else []
+        return left + ", ".join([*map(describe, shown), *more]) + right
     return type(batch).__name__

@@ -15,6 +15,9 @@ from atograph.passes.errors import AtographError, UserError
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _PYTHON = sysconfig.get_path("stdlib")
+OURS = str(Path(__file__).parents[1])
+"""The folder of atograph: frames whose files lie within are no user's."""
+
 _OUR_FOLDERS = (Path(__file__).resolve().parents[1], Path(errors.__file__).resolve().parent)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from atograph.values.user_code import OURS
+
 _CAPTURE = str(Path(__file__).parents[1])
-_OURS = str(Path(__file__).parents[2])
 _MACHINERY = ("_compile.py", "_dynamo/", "_library/", "_ops.py", "fx/", "overrides.py", "utils/")
 """What of torch stands between code and whoever records its ops."""
 
@@ -81,7 +82,7 @@ def _frames_of_model() -> Iterator[FrameType]:
         name = frame.f_code.co_filename
         if name.startswith(_CAPTURE) and Path(name).stem == "tracing":
             return
-        if not name.startswith(_OURS) and not _name(frame).rpartition("/torch/")[2].startswith(_MACHINERY):
+        if not name.startswith(OURS) and not _name(frame).rpartition("/torch/")[2].startswith(_MACHINERY):
             yield frame
         frame = frame.f_back
 

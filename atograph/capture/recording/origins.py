@@ -21,6 +21,7 @@ from atograph.capture.recording.passed_on import passed_on
 from atograph.capture.recording.recorder import NotTraced, Unfollowed
 from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import pytree
+from atograph.values.user_code import OURS
 
 MOST_CALLS = 200_000
 """A model that makes more calls to torch than this goes through its samples one by one."""
@@ -30,7 +31,6 @@ MOST_ITEMS = 1_000
 
 _MANY = 1_000_000
 
-_OURS = str(Path(__file__).parents[1])
 _NOT_THE_USERS = ("/torch/", "\\torch\\", "/contextlib.py")
 _LAYERS = ("/torch/nn/modules/", "\\torch\\nn\\modules\\")
 _NOT_LAYERS = ("/module.py", "\\module.py")
@@ -262,13 +262,13 @@ def issues_calls(file: str) -> bool:
     """Whether the code in a file is the user's, a library's, or that of torch's own layers."""
     if any(part in file for part in _LAYERS):
         return not file.endswith(_NOT_LAYERS)
-    return not file.startswith(_OURS) and not any(part in file for part in _NOT_THE_USERS)
+    return not file.startswith(OURS) and not any(part in file for part in _NOT_THE_USERS)
 
 
 def line_of_user() -> str:
     """``file:line`` of the innermost line outside torch and atograph; empty where there is none."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and frame.f_code.co_filename.startswith(OURS):
         frame = frame.f_back
     frame = _of_user(frame)
     return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
@@ -285,7 +285,7 @@ def _stack_trace() -> str:
 def _of_user(frame: FrameType | None) -> FrameType | None:
     """The innermost frame outside torch, up to atograph; in a file if there is one, for generated code has no lines."""
     generated: FrameType | None = None
-    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and not frame.f_code.co_filename.startswith(OURS):
         if not any(part in frame.f_code.co_filename for part in _NOT_THE_USERS):
             if not frame.f_code.co_filename.startswith("<"):
                 return frame

@@ -40,10 +40,15 @@ def refuse_other_targets(logits: Tensor, targets: Tensor) -> None:
 def why_no_top1(logits: Tensor, targets: Tensor) -> str:
     """Why these targets have no top-1 accuracy; empty where they have one."""
     if targets.is_floating_point() or targets.dtype is torch.bool:
-        return f"the targets {describe(targets)} are no class indices"
+        what = f"the targets {describe(targets)} are no class indices"
+        return f"{what} but one-hot, and targets.argmax(1) are the indices" if _one_hot(logits, targets) else what
     if not _one_index_each(logits, targets):
         return f"the logits {describe(logits)} are not [N, C, ...] for targets {describe(targets)}"
     return "" if logits.shape[1] > 1 else f"the logits {describe(logits)} have one column, so there is one class only"
+
+
+def _one_hot(logits: Tensor, targets: Tensor) -> bool:
+    return targets.shape == logits.shape and _holds_only(targets, 0, 1) and bool((targets.sum(1) == 1).all())
 
 
 def _one_index_each(logits: Tensor, targets: Tensor) -> bool:

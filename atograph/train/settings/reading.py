@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,7 +16,9 @@ from atograph.train.settings.fields import TrainSettings
 from atograph.train.settings.method_table import DEFAULT_METHOD, METHODS, OF_ATO
 
 
-def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> TrainSettings:
+def settings_of(
+    values: Mapping[str, Any], method: str = DEFAULT_METHOD, *, beside: Iterable[str] = ()
+) -> TrainSettings:
     """Settings from values that a user gave.
 
     Args:
@@ -24,6 +26,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
             methods, or a criterion by which the initial weights are pruned at once. Other values override what that
             sets.
         method: of values that name none, and hold no setting that only ``ato`` has.
+        beside: other names that one may have meant, where there is no such setting.
 
     Raises:
         UserError: naming the first setting that does not exist or does not fit.
@@ -65,7 +68,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
             each for each in error.errors() if each["loc"][:1] == first["loc"][:1]
         ]  # of "this or that" one for each
         if first["type"] == "extra_forbidden":
-            near = get_close_matches(place, [*BUDGETS, *kind.model_fields], n=3)
+            near = get_close_matches(place, [*beside, *BUDGETS, *kind.model_fields], n=3)
             hint = f"Perhaps {', '.join(near)}? " if near else ""
             owners = [name for name in METHODS if place in METHODS.get(name).settings.model_fields]
             if owners:
@@ -84,6 +87,7 @@ def settings_of(values: Mapping[str, Any], method: str = DEFAULT_METHOD) -> Trai
         ) from error
 
 
+OWN = "One of your own is registered where the SPEC is imported, or by a package: docs/write-a-criterion.md."
 LISTED = "docs/settings.md tells of those that matter, and atograph/train/settings/fields.py lists them all."
 """Where they are listed."""
 
