@@ -1,4 +1,4 @@
-"""Both graphs of a branch that the data decide, as torch's ``cond``: what they read goes in, copies come out."""
+"""Graphs that the data decide on, as torch's ``cond`` and ``while_loop``: what they read goes in, copies come out."""
 
 from __future__ import annotations
 
@@ -58,6 +58,52 @@ def either(op: Op, condition: torch.Tensor, outer: Sequence[Value]) -> tuple[tor
     return tuple(found)
 
 
+def rounds(
+    op: Op, most: Value, goes_on: Value, carried: Sequence[Value], outer: Sequence[Value]
+) -> tuple[torch.Tensor, ...]:
+    """What a graph gives that goes round as often as the data say; weights and values around it are operands, too.
+
+    Args:
+        op: the node ``Loop``, which keeps the reason where this fails.
+        most: how often at most; None: without end.
+        goes_on: whether it begins at all; None: it does.
+        carried: what goes into the first round.
+        outer: values of the graph around it, in the order of ``op.captured``.
+
+    Raises:
+        UserError: what it carries on is no tensor, or becomes another shape or type.
+    """
+    if any(isinstance(each, Op) and len(each.bodies) for each in op.bodies["body"].modules()):
+        op.decided_because("torch.onnx has no words for a branch or a loop within a loop of the data's length")
+        raise op.refuse("it has a branch or a loop within")
+    held, counts = tensors_of_graph(op.bodies["body"]), most is not None
+    limit = [op.tensor(most).reshape(()).to(torch.int64)] if counts else []
+    operands = [*limit, *held.values(), *parts_of([*outer])]
+
+    def test(step: torch.Tensor, again: torch.Tensor, *taken: torch.Tensor) -> torch.Tensor:
+        return again & (step < taken[len(carried)]) if counts else again.clone()
+
+    def run(step: torch.Tensor, again: torch.Tensor, *taken: Value) -> tuple[torch.Tensor, ...]:
+        left = iter(taken[len(carried) + counts :])
+        weights = {key: next(left) for key in held}
+        around = dict(zip(op.captured, with_parts([*outer], left), strict=True))
+        given = (step, again, *taken[: len(carried)])
+        again, *values = copies(op, functional_call(op.bodies["body"], weights, (given, around)))
+        for before, after in zip(taken, values, strict=False):
+            _require_alike(op, [before], [after])
+        return (step + 1, again.reshape(()).to(torch.bool), *values)
+
+    try:
+        begins = torch.ones((), dtype=torch.bool) if goes_on is None else op.tensor(goes_on)
+        first = [torch.zeros((), dtype=torch.int64), begins.reshape(()).to(torch.bool), *copies(op, carried)]
+        found = torch.ops.higher_order.while_loop(test, run, tuple(first), tuple(operands))
+    except Exception as error:
+        op.decided_because(error.message if isinstance(error, UserError) else one_line(error))
+        raise
+    op.decided_because("as a loop of the data's length there is no program that gives what the file gives")
+    return tuple(found[2:])
+
+
 def tensors_of_graph(graph: nn.Module) -> dict[str, torch.Tensor]:
     """The weights and statistics of a graph, and of those within it."""
     return {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
@@ -92,7 +138,7 @@ def _require_alike(op: Op, one: Sequence[torch.Tensor], other: Sequence[torch.Te
     for a, b in zip(one, other, strict=True):
         same = a.dtype == b.dtype and a.dim() == b.dim() and all(map(_same, a.shape, b.shape))
         if not same:
-            raise op.refuse(f"its branches give tensors of other shapes or types, {_told(a)} and {_told(b)}")
+            raise op.refuse(f"its graphs give tensors of other shapes or types, {_told(a)} and {_told(b)}")
 
 
 def _same(one: int | torch.SymInt, other: int | torch.SymInt) -> bool:

@@ -192,6 +192,9 @@ class GraphReader:
         except KeyError:
             self.scanner.fail("one of its inputs has no type", at)
         except Exception as error:
+            for each in node.all_input_nodes:
+                if each.op == "call_function" and each.meta.get("val") is None:
+                    self.scanner.fail(f"what %{each.name} gives cannot be told, and needs a type on its line", at)
             said = str(error).strip().splitlines() or [type(error).__name__]
             self.scanner.fail(f"{node.target} does not take its inputs: {said[0].rstrip('.')}", at)
         node.meta["val"] = value

@@ -29,7 +29,8 @@ def _named(graph: fx.Graph, taken: set[str]) -> fx.Graph:
     for node in graph.nodes:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda old: nodes[old])
         name = plain_name(node) if node.op.startswith("call_") else node.name
-        name = next(each for each in chain([name], (f"{name}_{n}" for n in count(1))) if each not in others)
+        known = taken if node.op == "placeholder" else others  # of ops fx knows which are taken in this graph
+        name = next(each for each in chain([name], (f"{name}_{n}" for n in count(1))) if each not in known)
         copied = named.create_node(node.op, node.target, args, kwargs, name)
         if node.op == "placeholder":  # fx would rename one that is called like a Python builtin
             copied.name = name

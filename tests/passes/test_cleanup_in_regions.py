@@ -112,6 +112,9 @@ def test_a_region_whose_result_has_no_type_is_read() -> None:
     assert ": (f32[s0, 4])" in format_program(region("%y = aten.relu(%x_1)"))
     with pytest.raises(UserError, match=r"text:10:11: cond does not take its inputs: .*must match|size"):
         region("%y = aten.view(%x_1, [7, 9])")
+    text = format_program(region("%y = aten.relu(%x_1)")).replace("@one(%x_1)", "@one(%x_1, %another)")
+    with pytest.raises(UserError, match="what %cond gives cannot be told, and needs a type on its line"):
+        parse_program(text.replace(" : (f32[s0, 4])", ""))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from networks import build
 from torch import nn
 
 from atograph.capture import capture
-from atograph.passes import Program, copy_graph, format_program
+from atograph.passes import Pipeline, Program, copy_graph, format_program, parse_program
 from atograph.passes.ir.propagate import propagate
 from atograph.passes.text.names import named
 
@@ -74,3 +74,19 @@ def test_names_are_those_of_modules_and_ops() -> None:
     assert [name for name in ops if "relu" in name or "sum" in name] == ["relu", "relu_1", "relu_2", "sum_1"]
     assert [node.name for node in program.input_nodes()] == ["input"]
     assert format_program(named(program)) == format_program(program)
+
+
+def test_operands_of_a_region_have_names_of_their_own() -> None:
+    """One that gets another name does not get that of the next."""
+    program = parse_program(
+        "program {\n  input %add : f32[s0, 4]\n  input %add_1 : f32[s0, 4]\n"
+        "  region @one(%add, %add_2) {\n    %y = aten.sub.Tensor(%add, %add_2)\n    return (%y,)\n  }\n"
+        "  region @other(%a, %b) {\n    %z = aten.mul.Tensor(%a, %b)\n    return (%z,)\n  }\n"
+        "  %total = aten.sum(%add)\n  %gt = aten.gt.Scalar(%total, 0)\n"
+        "  %cond = higher_order.cond(%gt, @one, @other, (%add, %add_1))\n"
+        "  %first = operator.getitem(%cond, 0)\n  return %first\n}"
+    )
+    result = named(program)
+    text = format_program(result)
+    assert "region @one(%add_2, %add_2_1)" in text and "aten.sub.Tensor(%add_2, %add_2_1)" in text
+    assert format_program(Pipeline.parse("dce,cse,canonicalize").run(result)) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,7 +167,13 @@ def test_a_sweep_is_timed_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("targets", "asked"), [(["openvino"], None), (["onnx", "openvino"], "openvino")])
 def test_a_ladder_is_timed_in_the_target_of_its_runs(targets: list[str], asked: str | None) -> None:
     torch.manual_seed(0)
-    how = {"flops": [0.7, 0.5], "method": "magnitude", "epochs": 0, "targets": targets, "latency_target": asked}
+    how: dict[str, Any] = {
+        "flops": [0.7, 0.5],
+        "method": "magnitude",
+        "epochs": 0,
+        "targets": targets,
+        "latency_target": asked,
+    }
     ladder = atograph.compress_ladder(network(), [(X, torch.arange(5) % 4)], **how)
     report = ladder.report
     assert report.runtime == "OpenVINO" and report.dense.ms and not report.notes

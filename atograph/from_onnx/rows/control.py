@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from atograph.from_onnx.branches import either
+from atograph.from_onnx.branches import either, rounds
 from atograph.from_onnx.known import Known
 from atograph.from_onnx.op import Op
 from atograph.from_onnx.table import Value, row
@@ -24,9 +26,11 @@ def if_(op: Op, condition: Value, *outer: Value) -> tuple[Value, ...]:
 
 @row("Loop", known=(0, 1))
 def loop(op: Op, count: Value, condition: Value, *rest: Value) -> tuple[Value, ...]:
-    """A graph again and again: as often as is known, or as the example does."""
+    """A graph again and again: as often as is known, or as the data say, or (where that cannot be had) the example."""
     count_of = len(rest) - len(op.captured)
     carried, outer = rest[:count_of], rest[count_of:]
+    if torch.compiler.is_exporting() and len(op.outputs) == count_of and _by_data(op, count, condition, carried, outer):
+        return rounds(op, count, condition, carried, outer)
     most = op.number(count)
     most = int(most) if isinstance(count, torch.Tensor) else most
     op.by_length = isinstance(count, Known) and count.sized
@@ -43,6 +47,14 @@ def loop(op: Op, count: Value, condition: Value, *rest: Value) -> tuple[Value, .
         goes_on = bool(again.item() if isinstance(again, Known) else again)
         step += 1
     return (*carried, *(torch.stack([op.tensor(each) for each in collected]) for collected in rows))
+
+
+def _by_data(op: Op, count: Value, condition: Value, carried: Sequence[Value], outer: Sequence[Value]) -> bool:
+    """Whether the data decide how often a loop goes round; what a round computes to tell is dead code."""
+    if isinstance(count, torch.Tensor) or isinstance(condition, torch.Tensor):
+        return True
+    again, *_values = op.body("body", (Known.scalar(0), Known.scalar(True, torch.bool), *carried), outer)
+    return isinstance(again, torch.Tensor)
 
 
 @row("Scan")

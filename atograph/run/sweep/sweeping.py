@@ -193,14 +193,15 @@ class Sweeping:
             for group in shown.groups if group.why is None
             for row in rows([group])
         ]  # fmt: skip
-        taken = self._taken
-        timed = {} if taken is None else {"runtime": taken.runtime, "batch": taken.batch, "threads": taken.threads}
-        return SweepReport(
+        report = SweepReport(
             name=self._name, metric="" if self._dense.metric is None else self._task.metric_name, better=self._better,
-            flops=self._graph.flops, params=self._graph.params, **timed, dense=self._dense,
-            groups=groups, rows=self._rows, complete=len(self._rows) == len(self._by) * len(self._shares),
-            notes=self._notes,
-        ).marked()  # fmt: skip
+            flops=self._graph.flops, params=self._graph.params, dense=self._dense, groups=groups, rows=self._rows,
+            complete=len(self._rows) == len(self._by) * len(self._shares), notes=self._notes,
+        )  # fmt: skip
+        if (taken := self._taken) is not None:
+            own = {"runtime": taken.runtime, "batch": taken.batch, "threads": taken.threads}
+            report = report.model_copy(update=own)
+        return report.marked()
 
     def _out_of_reach(self) -> dict[float, str]:
         """Budgets that no plan can meet, each with the reason.

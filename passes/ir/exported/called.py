@@ -27,21 +27,22 @@ def module_of(exported: ExportedProgram) -> nn.Module:
     """
     names = unwritable(exported)
     if not names:
-        return exported.module(check_guards=False)  # type: ignore[no-any-return]
+        return exported.module(check_guards=False)
     signature = exported.graph_signature
     renamed = rebuilt(
         exported,
         graph_signature=ExportGraphSignature(
-            [replace(spec, target=names.get(spec.target, spec.target)) for spec in signature.input_specs],  # type: ignore[arg-type]
-            [replace(spec, target=names.get(spec.target, spec.target)) for spec in signature.output_specs],  # type: ignore[arg-type]
+            [replace(spec, target=names.get(spec.target, spec.target)) for spec in signature.input_specs],
+            [replace(spec, target=names.get(spec.target, spec.target)) for spec in signature.output_specs],
         ),
         state_dict={names.get(name, name): value for name, value in exported.state_dict.items()},
         constants={names.get(name, name): value for name, value in exported.constants.items()},
     )
     module: nn.Module = renamed.module(check_guards=False)
     back = {new: old for old, new in names.items()}
-    module.register_state_dict_post_hook(lambda _module, state, prefix, _metadata: _rename(state, prefix, back))
-    module.register_load_state_dict_pre_hook(lambda _module, state, prefix, *_: _rename(state, prefix, names))
+    hooks: Any = module  # torch has no types for them
+    hooks.register_state_dict_post_hook(lambda _module, state, prefix, _metadata: _rename(state, prefix, back))
+    hooks.register_load_state_dict_pre_hook(lambda _module, state, prefix, *_: _rename(state, prefix, names))
     return module
 
 
