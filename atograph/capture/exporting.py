@@ -32,6 +32,7 @@ from atograph.passes.ir.fake.recurrent import told_by_shapes
 from atograph.passes.ir.interface import Condition, Example
 from atograph.passes.ir.points import Points
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.sizes import is_dynamic
 from atograph.passes.torch_private import FakeTensor, pytree
 from atograph.values.batch_size import batch_of, tensors_among
 from atograph.values.reasons import reason_of
@@ -87,7 +88,9 @@ def exported(model: nn.Module, inputs: Example, repeated: Example, *, dynamic: b
         try:
             if not dynamic:
                 raise NotIntegral("another batch does not get the same ops")
-            return _program(_export(model, *repeated), model, signature)
+            program = _program(_export(model, *repeated), model, signature)
+            _check_batch(program, repeated)
+            return program
         except NotIntegral:
             with AnnotatedCalls():
                 whole = torch.export.export(model, *inputs, strict=False)
@@ -101,6 +104,26 @@ def exported(model: nn.Module, inputs: Example, repeated: Example, *, dynamic: b
         if isinstance(error, UserError):
             raise
         raise _refused(error, _own_failure(model, inputs), inputs) from error
+
+
+def _check_batch(program: Program, inputs: Example) -> None:
+    """Make sure that what a program asserts of its values was not made for one batch, while other inputs take any.
+
+    Code that counts the tokens of images and has as many images as the example, say.
+
+    Raises:
+        NotIntegral: it was.
+    """
+    leaves, batch = pytree.tree_leaves(inputs), batch_of(inputs)
+    sizes = [
+        node.meta["val"].shape[0]
+        for node in program.input_nodes()
+        for leaf in [leaves[program.interface.inputs.index(node.name)]]
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == batch
+    ]
+    asserts = any(node.target is torch.ops.aten._assert_scalar.default for node in program.graph.nodes)
+    if asserts and len({is_dynamic(size) for size in sizes}) > 1:
+        raise NotIntegral("it asserts something of the values of inputs, some of which have one batch only")
 
 
 def looks_at_values(refusal: BaseException) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from atograph.passes.errors import UserError
-from atograph.repair.config import Shapes, configured, shapes_of, shapes_with
+from atograph.repair.config import Shapes, configured_parts, shapes_of, shapes_with
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,6 @@ class Counted:
             yield name, name, None
 
 
-def parts_with_configuration(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules that are made from a configuration, with their names; the model itself has none."""
-    if configured(model) is not None:
-        yield path, model
-        return
-    for name, child in model.named_children():
-        yield from parts_with_configuration(child, f"{path}.{name}" if path else name)
-
-
 def numbers_in(config: object, prefix: str = "") -> Iterator[tuple[str, int]]:
     """The whole numbers of a configuration and of those within it, by dotted names."""
     for name, value in vars(config).items():
@@ -110,7 +101,7 @@ def the_number(model: nn.Module, name: re.Pattern[str], what: str, hint: str) ->
         UserError: there is no such number, or several.
     """
     matches, why = [], ""
-    parts = list(parts_with_configuration(model))
+    parts = list(configured_parts(model))
     for path, part in parts:
         for number, size in numbers_in(vars(part)["config"]):
             if name.search(number) and size > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -54,7 +55,8 @@ class Loaded:
 def load(folder: str | Path) -> nn.Module:
     """The slim program with its weights, as a module that runs it; needs neither the model's code nor its class.
 
-    Loading runs nothing of it. Whoever calls the module runs it in his own process, without limits of time and memory.
+    It is in eval mode for good. Loading runs nothing of it. Whoever calls the module runs it in his own process,
+    without limits of time and memory.
 
     Args:
         folder: of a run, or of `apply_plan`. Shards are mapped into memory and copied as the model needs them.
@@ -67,7 +69,21 @@ def load(folder: str | Path) -> nn.Module:
         module: nn.Module = module_of(program)
     except Exception as error:  # torch asserts of a file what no format says
         raise UserError(f"{folder} holds a program that torch makes no module of: {error}.") from error
+    vars(module).update(eval=MethodType(_eval, module), train=MethodType(_train, module))  # torch's own raise at both
     return with_checked_sizes(module, program)
+
+
+def _eval(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _train(module: nn.Module, mode: bool = True) -> nn.Module:
+    if mode:
+        raise UserError(
+            "a slim program is in eval mode, and has no other.",
+            hint="To train on, take the slim module: atograph.slim(atograph.trace(model, x), plan).module.",
+        )
+    return module
 
 
 def load_program(folder: str | Path) -> ExportedProgram:

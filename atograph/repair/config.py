@@ -68,6 +68,8 @@ def fit_config(
     if configured(dense) is None or not isinstance(getattr(module, "config", None), type(old)):
         return "it is made without a configuration"
     shapes = shapes_of(module)
+    if odd := not_as_configured(dense):
+        return odd
     if unlike := _unlike_layers(dense, shapes):
         return unlike
     nearest: dict[str, int] | None = None
@@ -94,6 +96,15 @@ def configured(model: nn.Module) -> type[nn.Module] | None:
     """The class of a model that is made from its ``config`` and nothing else; None for all others."""
     kind = getattr(type(model), "config_class", None)
     return type(model) if isinstance(kind, type) and isinstance(getattr(model, "config", None), kind) else None
+
+
+def configured_parts(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules that are made from a configuration, with their names; the model itself has none."""
+    if configured(model) is not None:
+        yield path, model
+        return
+    for name, child in model.named_children():
+        yield from configured_parts(child, f"{path}.{name}" if path else name)
 
 
 def numbers_for(
@@ -169,6 +180,13 @@ def in_both(module: nn.Module, dense: nn.Module) -> Iterator[tuple[str, nn.Modul
 def shapes_of(module: nn.Module) -> Shapes:
     """Of all tensors that a model saves."""
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def not_as_configured(model: nn.Module) -> str:
+    """What of a dense model its configuration does not make: layers that were exchanged; empty where there is none."""
+    shapes, made = shapes_of(model), shapes_with(type(model), vars(model)["config"], {})
+    odd = next((name for name in shapes if made is not None and made.get(name) != shapes[name]), "")
+    return odd and f"{odd} is not what its configuration makes: adapters are merged before, and layers not exchanged"
 
 
 def _unlike_layers(dense: nn.Module, shapes: Shapes) -> str:

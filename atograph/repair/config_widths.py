@@ -32,6 +32,7 @@ from atograph.passes.rewrite.slim import recomputed
 from atograph.repair.config import (
     Shapes,
     configured,
+    configured_parts,
     factors_with,
     left_to_code,
     numbers_for,
@@ -60,15 +61,34 @@ class Sayable(NamedTuple):
 def sayable(model: nn.Module, program: Program, groups: Groups) -> Sayable | None:
     """The kinds of groups that a model's configuration can say the widths of; None where it has no configuration.
 
+    Of a model with parts that are made from one, each says its own widths; groups of none of them are free.
+
     Args:
         model: as it was traced; on the meta device or not.
         program: of it.
         groups: with the user's wishes.
     """
-    tried = _Tried.of(model, program, groups)
-    if tried is None:
+    tries = (_Tried.of(part, program, groups) for _path, part in configured_parts(model))
+    parts = [tried for tried in tries if tried is not None]
+    if not parts:
         return None
     kinds = [kind.groups for kind in kinds_of(group for group in groups if group.free)]
+    holding = {kind: [tried for tried in parts if not tried.held.isdisjoint(kind)] for kind in kinds}
+    found = [Kind(kind) for kind, held in holding.items() if not held and groups[kind[0]].frozen is None]
+    shared = [name for kind, held in holding.items() if len(held) > 1 for name in kind]
+    reasons = dict.fromkeys(shared, Reason(_SHARED, wish=True))
+    for tried in parts:
+        said = _of_part(tried, program, groups, [kind for kind in kinds if holding[kind] == [tried]])
+        found += said.kinds
+        reasons |= said.reasons
+    return Sayable(tuple(found), reasons)
+
+
+_SHARED = "uniform widths: two configurations would have to say how many these are"
+
+
+def _of_part(tried: _Tried, program: Program, groups: Groups, kinds: list[tuple[str, ...]]) -> Sayable:
+    """The kinds of groups of one part that its configuration can say the widths of."""
     reasons = dict(_whole_by_wish(groups, kinds))
     kinds = [kind for kind in kinds if all(groups[name].frozen is None for name in kind)]
     reasons |= _computed_otherwise(program, groups, kinds)
@@ -164,7 +184,7 @@ class _Said:
     numbers: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tried:
     """A model's class with its configuration, of as few layers as show all kinds, and the shapes to be reached.
 
@@ -208,18 +228,17 @@ class _Tried:
                 return found
         return None
 
+    @cached_property
+    def held(self) -> frozenset[str]:
+        """The groups that a tensor of the part holds."""
+        return frozenset(_names_in(self.sized.values()))
+
     @property
     def _shows_all(self) -> bool:
-        """Whether each kind has a group in one of its tensors."""
-        seen = {
-            name
-            for tensor in self.dense
-            for size in self.sized.get(tensor, ())
-            if isinstance(size, Polynomial)
-            for names in size.terms
-            for name in names
-        }
-        return all(not seen.isdisjoint(kind.groups) for kind in kinds_of(group for group in self.groups if group.free))
+        """Whether each kind of the part has a group in one of the tensors that are made."""
+        seen = {*_names_in(self.sized.get(tensor, ()) for tensor in self.dense)}
+        kinds = (kind.groups for kind in kinds_of(group for group in self.groups if group.free))
+        return all(not seen.isdisjoint(kind) for kind in kinds if not self.held.isdisjoint(kind))
 
     def ways(self, kind: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> Iterator[_Said]:
         """The numbers that stand for a kind: for it alone, or for it and others of its size."""
@@ -303,6 +322,14 @@ class _Tried:
     def same_factors(self, numbers: Mapping[str, int]) -> bool:
         """Whether no factor of the model (a scale of attention) is another one with these numbers."""
         return factors_with(self.kind, self.config, numbers) == factors_with(self.kind, self.config, {})
+
+
+def _names_in(shapes: Iterable[Sequence[Polynomial | int]]) -> Iterator[str]:
+    """The groups that shapes count."""
+    for shape in shapes:
+        for size in shape:
+            if isinstance(size, Polynomial):
+                yield from (name for names in size.terms for name in names)
 
 
 def _all_free(groups: Groups) -> Groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -25,7 +25,6 @@ from atograph.repair.calls.in_regions import counts_in_regions
 from atograph.repair.calls.needs import count_of_layer
 from atograph.repair.calls.search import Call, Found, attributes, joined
 from atograph.repair.checks import Checks
-from atograph.repair.config import fit_config, follow_config
 from atograph.repair.kept_tensors import cut_constants, old_widths, replace_kept
 from atograph.repair.observe.call_watch import CallSite
 from atograph.repair.observe.problem import Problem, told
@@ -34,7 +33,7 @@ from atograph.repair.paths.dead_code import with_dead_code
 from atograph.repair.paths.other_forwards import repair_other_forwards
 from atograph.repair.paths.paths import Path, paths_of, unlike
 from atograph.repair.paths.ways import OtherCut, Way, way_along, wishes_of
-from atograph.repair.saving import allow_saving, refuse_saving
+from atograph.repair.saving import say_in_configuration
 from atograph.repair.tensors import correct_widths, named_state, replace_state
 from atograph.values.eval_mode import copy_of
 from atograph.values.state_cut import StateCut
@@ -82,6 +81,8 @@ def slim_module(
 ) -> Repaired:
     """A slim copy of the user's module, checked against the slim program, call by call.
 
+    Where calls cannot be repaired, the widths are those that its configuration makes, if one says what the plan keeps.
+
     Args:
         model: the dense module; left as it is.
         dense: the program that was captured from it.
@@ -97,6 +98,30 @@ def slim_module(
     if isinstance(model, torch.jit.ScriptModule):
         raise NotRepaired(Problem("all of it is a ScriptModule, whose code cannot be changed"))
     checks, masked = checks_of(dense, slimmed, plan, within), cache(masked)
+    ratios = {Fraction(count, plan.sizes[name]) for name, count in plan.counts.items()}
+    try:
+        return _by_calls(model, dense, slimmed, plan, masked, checks, ratios)
+    except NotRepaired:
+        made = _by_configuration(model, dense, slimmed, masked, checks, ratios)
+        if made is None:
+            raise
+        return made
+
+
+def _by_calls(
+    model: nn.Module,
+    dense: Program,
+    slimmed: Program,
+    plan: Plan,
+    masked: Callable[[], nn.Module],
+    checks: Checks,
+    ratios: Collection[Fraction],
+) -> Repaired:
+    """A slim copy whose attributes and calls were set so that each call gives what it does in the slim program.
+
+    Raises:
+        NotRepaired: as `slim_module`.
+    """
     example, whole = checks.example, checks.whole
     ways = [Way(Path(), dense, slimmed, example, whole, checks)]
     repaired, wrong = _without_search(model, ways[0]), list[Problem]()
@@ -122,15 +147,35 @@ def slim_module(
     repaired = _along_paths(model, repaired, ways, (dense, plan), checks, masked)
     module = repaired.module
     notes += repair_other_forwards(model, module, example, whole)
-    odd = f"{repaired.odd}, which no configuration can say"
-    ratios = {Fraction(count, plan.sizes[name]) for name, count in plan.counts.items()}
-    fit = odd if repaired.odd else fit_config(model, module, checks.same, ratios)
-    allow_saving(module)
-    if isinstance(fit, str):
-        refuse_saving(model, module, fit)
-        return Repaired(module, repaired.attributes, repaired.calls, tuple(notes))
-    attributes = (*repaired.attributes, *follow_config(model, module, fit))
+    odd = f"{repaired.odd}, which no configuration can say" if repaired.odd else ""
+    attributes = (*repaired.attributes, *say_in_configuration(model, module, checks.same, ratios, odd))
     return Repaired(module, attributes, repaired.calls, tuple(notes))
+
+
+def _by_configuration(
+    model: nn.Module,
+    dense: Program,
+    slimmed: Program,
+    masked: Callable[[], nn.Module],
+    checks: Checks,
+    ratios: Collection[Fraction],
+) -> Repaired | None:
+    """A slim copy with the numbers that its configuration makes of the widths, on all paths of its code.
+
+    It is right where code does something else at the slim sizes: a model of as many heads of keys as of queries does
+    not repeat keys any more. None where no configuration says the widths, or the copy computes something else.
+    """
+    module = _copied(model, [Way(Path(), dense, slimmed, checks.example, checks.whole, checks)])
+    kept, words = _cut(module, [(dense, slimmed)], [])
+    said = say_in_configuration(model, module, checks.same, ratios)
+    if kept or not said or checks.problems(module):
+        return None
+    wrong, notes = checks.in_training(module, masked)
+    paths = paths_of(model, checks.whole)
+    if wrong or (paths and unlike(paths, module, masked(), checks)):
+        return None
+    notes = [*_of_left_out(dense), *notes, *repair_other_forwards(model, module, checks.example, checks.whole)]
+    return Repaired(module, (*words.values(), *said), (), tuple(notes))
 
 
 def _scripted(model: nn.Module) -> list[Problem]:

@@ -8,8 +8,11 @@ that compute nothing are not saved.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from fractions import Fraction
+from functools import partial
 from inspect import signature
 from typing import Any, NoReturn
 
@@ -18,7 +21,7 @@ from torch import nn
 
 from atograph.passes.errors import UserError
 from atograph.repair.calls.corrections import is_corrected
-from atograph.repair.config import in_both, shapes_of
+from atograph.repair.config import configured_parts, fit_config, follow_config, in_both, shapes_of
 from atograph.repair.config_fields import set_field
 
 SAVING = ("save_pretrained", "push_to_hub")
@@ -109,15 +112,18 @@ def renamed(name: str, gone: Gone) -> str:
     return name
 
 
-def refuse_saving(dense: nn.Module, module: nn.Module, why: str) -> None:
+def refuse_saving(dense: nn.Module, module: nn.Module, why: str, but: Collection[str] = ()) -> None:
     """Have ``save_pretrained`` refuse, in a slim module and in its parts that have one.
 
     Args:
         dense: the dense module; parts that are as they are there stay as they are.
         module: the slim module.
         why: why no configuration describes it.
+        but: names of parts that are left alone, with all that is in them.
     """
     for name, part, before in in_both(module, dense):
+        if any(name == each or name.startswith(f"{each}.") for each in but):
+            continue
         saving = [each for each in SAVING if callable(getattr(type(part), each, None))]
         if saving and (shapes_of(part) != shapes_of(before) or any(is_corrected(each) for each in part.modules())):
             refusal = Refusal(type(part).__name__ + (f" ({name})" if name else ""), why)
@@ -136,3 +142,60 @@ def why_unsaved(module: nn.Module) -> str:
     """Why ``save_pretrained`` refuses a slim module; empty where it does not, or where there is none."""
     refusal = next((vars(part)[name] for part in module.modules() for name in SAVING if name in vars(part)), None)
     return refusal.why if isinstance(refusal, Refusal) else ""
+
+
+def say_in_configuration(
+    dense: nn.Module,
+    module: nn.Module,
+    same: Callable[[nn.Module], bool],
+    ratios: Collection[Fraction] = (),
+    odd: str = "",
+) -> tuple[str, ...]:
+    """Set the numbers of configurations that say what a slim module is; where none do, ``save_pretrained`` refuses.
+
+    A model may be one that is made from a configuration, or hold some: each of these is looked at by itself.
+
+    Args:
+        dense: the dense module.
+        module: the slim one.
+        same: whether a module computes what the slim one does.
+        ratios: as for `fit_config`.
+        odd: why no configuration says it, where that is known; empty where it is not.
+
+    Returns:
+        In words, what was set.
+    """
+    allow_saving(module)
+    words, parts, whole = list[str](), dict(configured_parts(dense)), "it is made without a configuration"
+    for path, part in parts.items():
+        own = module.get_submodule(path)
+        fit = odd or fit_config(part, own, partial(_same, module, path, same), ratios)
+        if isinstance(fit, str):
+            whole = fit
+            refuse_saving(part, own, fit)
+            continue
+        prefix = f"{path}." if path else ""
+        words += [prefix + word for word in follow_config(part, own, fit)]
+    if "" not in parts:
+        refuse_saving(dense, module, odd or whole, but=parts)
+    return tuple(words)
+
+
+def _same(module: nn.Module, path: str, same: Callable[[nn.Module], bool], fresh: nn.Module) -> bool:
+    """Whether a module computes the same with another one as a part of it."""
+    if not path:
+        return same(fresh)
+    with _in_place_of(module, path, fresh):
+        return same(module)
+
+
+@contextmanager
+def _in_place_of(module: nn.Module, path: str, part: nn.Module) -> Iterator[None]:
+    outer, _dot, name = path.rpartition(".")
+    holder = module.get_submodule(outer)
+    before = getattr(holder, name)
+    setattr(holder, name, part)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)

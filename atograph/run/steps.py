@@ -30,7 +30,7 @@ from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
 from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
-from atograph.run.saving.served import PRETRAINED, fewer_tokens, save_pretrained
+from atograph.run.saving.served import fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
 from atograph.sessions.file_model import FileModel
 from atograph.slimming.index_map import small_module
@@ -262,13 +262,11 @@ def _save_pretrained(outcome: Outcome, place: Path, where: Path, report: Report,
     """Write a folder that the model's library loads; where there is none, this is told and noted."""
     slimmed, job = outcome.slimmed, outcome.prepared.job
     assert slimmed is not None
-    why = save_pretrained(slimmed.module, job.model, place)
-    if why is None:
-        return
-    kind = type(job.model).__name__
-    if why:
-        report.notes.append(f"no {PRETRAINED} folder for {kind}.from_pretrained: {why}")
-    console.say(f"{report.notes[-1]}." if why else f"{kind}.from_pretrained loads {where / PRETRAINED}")
+    for written in save_pretrained(slimmed.module, job.model, place):
+        what = f"{written.kind}.from_pretrained" + (f" (of {written.part} in the model)" if written.part else "")
+        if written.why_not:
+            report.notes.append(f"no {written.name} folder for {what}: {written.why_not}")
+        console.say(f"{report.notes[-1]}." if written.why_not else f"{what} loads {where / written.name}")
 
 
 def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -41,10 +41,10 @@ class Forgetful(Library):
         return model
 
 
-def compressed(model: nn.Module, out: Path, **steering: Any) -> atograph.Result:
+def compressed(model: nn.Module, out: Path, std: float = 1.0, **steering: Any) -> atograph.Result:
     torch.manual_seed(0)
     for parameter in model.parameters():
-        nn.init.normal_(parameter)
+        nn.init.normal_(parameter, std=std)
     return atograph.compress(
         model, example_inputs=torch.randn(2, 6, 5), method="magnitude", epochs=0, flops=0.8, out=out, **steering
     )
@@ -83,3 +83,44 @@ def test_what_would_not_come_back_is_not_there_and_told(
 def test_other_models_have_none(tmp_path: Path) -> None:
     result = compressed(Model(Config()), tmp_path / "run")
     assert not (tmp_path / "run" / PRETRAINED).exists() and not result.report.notes
+
+
+class Wrapped(nn.Module):
+    """A model of a library with a head of one's own."""
+
+    def __init__(self, *bodies: nn.Module) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+        self.head = nn.Sequential(nn.Linear(3, 24), nn.ReLU(), nn.Linear(24, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(sum(body(x) for body in self.bodies))
+        return y
+
+
+def test_of_a_wrapped_model_the_part_is_written(tmp_path: Path) -> None:
+    model = Wrapped(Library(Config()))
+    result = compressed(model, tmp_path / "run", std=0.3, uniform=True)
+    assert any(repair.startswith("bodies.0.config.inner: 16 → ") for repair in result.slim.repairs)
+    again, x = Library.from_pretrained(tmp_path / "run" / PRETRAINED), torch.randn(3, 6, 5)
+    assert vars(again.config) != vars(Config())
+    masked: Any = atograph.mask(model, result.plan)
+    torch.testing.assert_close(again(x), masked.bodies[0](x))
+
+
+def test_several_parts_have_folders_of_their_own(tmp_path: Path) -> None:
+    model = Wrapped(Library(Config()), Library(Config(inner=32)))
+    result = compressed(model, tmp_path / "run", std=0.3, uniform=True)
+    x, masked = torch.randn(3, 6, 5), cast(Any, atograph.mask(model, result.plan))
+    for number in (0, 1):
+        again = Library.from_pretrained(tmp_path / "run" / PRETRAINED / f"bodies.{number}")
+        torch.testing.assert_close(again(x), masked.bodies[number](x))
+
+
+def test_a_wrapped_part_that_no_configuration_says_is_told(tmp_path: Path) -> None:
+    body = Library(Config())
+    body.blocks[0].up = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 16))
+    result = compressed(Wrapped(body), tmp_path / "run", std=0.3, uniform=True)
+    (note,) = (note for note in result.report.notes if PRETRAINED in note)
+    assert "Library.from_pretrained (of bodies.0 in the model): " in note
+    assert "is not what its configuration makes: adapters are merged before" in note

@@ -56,7 +56,7 @@ def _metrics(report: Report) -> Table:
     ]
     zeroing = (metrics.before_zeroing, metrics.after_zeroing)
     notes = []
-    if zeroing[0] is not None and zeroing[1] is not None:
+    if zeroing[0] is not None and zeroing[1] is not None and zeroing[0] != zeroing[1]:
         notes = [f"When the masked part was set to zero in the training, it went from {metric_text(zeroing[0])} to "
                  f"{metric_text(zeroing[1])}."]  # fmt: skip
     shown = [(name, metric_text(value)) for name, value in rows] if metrics.measured else []

@@ -9,14 +9,14 @@ from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
 from atograph.repair.saving import why_unsaved
 from atograph.run.latency_budget import magnitude_plan
-from atograph.run.saving.served import PRETRAINED
+from atograph.run.saving.served import PRETRAINED, saved_parts
 from atograph.slimming.slim import Slim, slim
 from atograph.train.settings import TrainSettings
 
 
 def saving_line(graph: Graph, slimmed: Slim, settings: TrainSettings) -> str:
     """Why a module like this one cannot be saved by ``save_pretrained``, and what to do; empty where it can."""
-    why = "" if slimmed.module is None else why_unsaved(slimmed.module)
+    why = "" if slimmed.module is None else _why_unsaved(slimmed.module)
     if not why:
         return ""
     tail = f"a run has no folder {PRETRAINED} then, and slim.save(folder) writes it all the same"
@@ -49,4 +49,10 @@ def _saves(graph: Graph, settings: TrainSettings) -> bool:
         module: nn.Module | None = slim(steered, magnitude_plan(steered, settings)).module
     except UserError:  # the budget is out of reach then
         return False
-    return module is not None and not why_unsaved(module)
+    return module is not None and not _why_unsaved(module)
+
+
+def _why_unsaved(module: nn.Module) -> str:
+    """Why a part that a run writes as a folder cannot be; where it would write none, why any cannot be."""
+    parts = [part for _path, part in saved_parts(module)] or [module]
+    return next((why for part in parts if (why := why_unsaved(part))), "")

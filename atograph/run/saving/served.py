@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from atograph.graph.graph import Graph
 from atograph.passes.declared import Declared
 from atograph.passes.plan.plan import Plan
 from atograph.process.quiet import quiet
+from atograph.repair.config import configured_parts
 from atograph.repair.config_widths import numbers_of
 from atograph.repair.saving import why_unsaved
 from atograph.values.user_code import in_one_line
@@ -88,8 +90,28 @@ def _set(config: dict[str, Any], path: list[str], number: int) -> None:
     config[name] = number
 
 
-def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> str | None:
+@dataclass(frozen=True)
+class Folder:
+    """A folder that a model's library loads, or why there is none.
+
+    Attributes:
+        kind: the class that would load it.
+        part: the module that it holds; empty for the whole model.
+        name: of the folder, in that of the run.
+        why_not: in words; empty where it is there.
+    """
+
+    kind: str
+    part: str
+    name: str
+    why_not: str
+
+
+def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> list[Folder]:
     """Write a slim module as `PRETRAINED`, with what lies beside the weights of the dense model, and load it again.
+
+    Of a model that is none of a library but holds some, each of these is written: one as `PRETRAINED`, of several each
+    into a folder in it that is called as the part.
 
     Args:
         module: the slim module; None where there is none.
@@ -97,17 +119,33 @@ def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) ->
         folder: of the run.
 
     Returns:
-        Why there is no such folder, in words; empty where there is; None for models that are not saved like this.
+        What was written, and what was not; empty for models that are not saved like this.
 
     Raises:
         OSError: the disk is full, say.
     """
-    if module is None or not saves_itself(module):
-        return None
+    parts = [] if module is None else saved_parts(module)
+    found = []
+    for path, part in parts:
+        name = PRETRAINED if len(parts) == 1 else f"{PRETRAINED}/{path}"
+        found.append(Folder(type(part).__name__, path, name, _save_part(part, dense, path, folder / name)))
+    return found
+
+
+def saved_parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The parts of a model that write folders and read them: itself, or the outermost ones that are made from a
+    configuration."""
+    if saves_itself(module):
+        return [("", module)]
+    return [(path, part) for path, part in configured_parts(module) if saves_itself(part)]
+
+
+def _save_part(module: nn.Module, dense: nn.Module, path: str, target: Path) -> str:
+    """Write a part of a slim model, and load it again; why it cannot be, in words, or empty."""
     if why := why_unsaved(module):
         return why
     own: Any = module
-    target = folder / PRETRAINED
+    target.parent.mkdir(exist_ok=True)
     try:
         with quiet("transformers"), redirect_stderr(StringIO()):  # bars of progress
             own.save_pretrained(target)
@@ -120,19 +158,20 @@ def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) ->
     if wrong:
         shutil.rmtree(target, ignore_errors=True)
         return f"what its save_pretrained writes does not come back: {wrong}"
-    source = loaded_from(dense)
-    fewer = fewer_tokens(dense)
-    for path in [] if source is None else _beside(source):
-        if not (target / path.name).exists() and not (fewer and is_of_tokenizer(path.name)):
-            shutil.copyfile(path, target / path.name)
+    source = loaded_from(dense.get_submodule(path))
+    fewer = fewer_tokens(dense, path)
+    for beside in [] if source is None else _beside(source):
+        if not (target / beside.name).exists() and not (fewer and is_of_tokenizer(beside.name)):
+            shutil.copyfile(beside, target / beside.name)
     if fewer is not None:
         write_tokenizer(source, fewer, target)
     return ""
 
 
-def fewer_tokens(model: nn.Module | None) -> Declared | None:
-    """Which tokens stay of a model's vocabulary; None: all."""
-    return next((change for change in declared_of(model) if change.kind == "tokens"), None)
+def fewer_tokens(model: nn.Module | None, part: str | None = None) -> Declared | None:
+    """Which tokens stay of a model's vocabulary, or of one of its parts; None: all."""
+    changes = (change for change in declared_of(model) if change.kind == "tokens")
+    return next((change for change in changes if part is None or change.part == part), None)
 
 
 def saves_itself(module: nn.Module) -> bool:
