@@ -260,7 +260,10 @@ def test_opt_prints_after_every_pass_and_needs_no_data(net: Path) -> None:
 
 BAD_PIPELINES = [
     ("nope", "error: there is no pass 'nope'. "),
-    ("infer-axes{", "error: expected ',' in the pipeline before '{'."),
+    (
+        "infer-axes{",
+        "error: the options of the pass 'infer-axes' have no end: a quote or the brace is not closed in '{'. ",
+    ),
     ("slim{plan=none.json}", "error: none.json: cannot read the plan: No such file or directory."),
     ("slim{plan=net.py}", "error: net.py: this is not a valid plan: "),
 ]

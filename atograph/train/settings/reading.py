@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from atograph.passes.budgets.budget import BUDGETS
-from atograph.passes.criteria.criterion import Criterion
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.fields import TrainSettings
@@ -37,7 +36,7 @@ def settings_of(
     for other in ELSEWHERE.keys() & values.keys():
         raise UserError(f"there is no training setting {other!r}.", hint=ELSEWHERE[other])
     for key in ("method", "prior"):
-        if isinstance(kind := values.get(key), type) and issubclass(kind, Criterion):
+        if isinstance(kind := values.get(key), type) and hasattr(kind, "importance"):
             raise UserError(
                 f"{key} takes the name of a criterion, not its class.",
                 hint=f"Put @criterion above {kind.__name__}, and give {key}={getattr(kind, 'name', 'NAME')!r}.",
