@@ -36,10 +36,10 @@ def settings_of(
     for other in ELSEWHERE.keys() & values.keys():
         raise UserError(f"there is no training setting {other!r}.", hint=ELSEWHERE[other])
     for key in ("method", "prior"):
-        if isinstance(kind := values.get(key), type) and hasattr(kind, "importance"):
+        if isinstance(given := values.get(key), type) and hasattr(given, "importance"):
             raise UserError(
                 f"{key} takes the name of a criterion, not its class.",
-                hint=f"Put @criterion above {kind.__name__}, and give {key}={getattr(kind, 'name', 'NAME')!r}.",
+                hint=f"Put @criterion above {given.__name__}, and give {key}={getattr(given, 'name', 'NAME')!r}.",
             )
     values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
     name = values["method"]
