@@ -72,7 +72,7 @@ class Task:
         """Which metric is better, where that is known: of top-1, and of what says ``higher_is_better``, as those of
         torchmetrics do."""
         higher = True if self.metric is default_metric else getattr(self.metric, "higher_is_better", None)
-        return {True: "max", False: "min"}.get(higher)  # type: ignore[return-value]
+        return None if higher is None else "max" if higher else "min"
 
     def within(self, around: Callable[[], AbstractContextManager[object]]) -> Task:
         """The same task, with losses computed within the context that ``around()`` makes.
