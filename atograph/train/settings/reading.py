@@ -87,6 +87,8 @@ def settings_of(
 
 
 OWN = "One of your own is registered where the SPEC is imported, or by a package: docs/write-a-criterion.md."
+"""Where a name of a criterion or method comes from."""
+
 LISTED = "docs/settings.md tells of those that matter, and atograph/train/settings/fields.py lists them all."
 """Where they are listed."""
 
@@ -100,11 +102,6 @@ RENAMED = {
 _CRITERION = "A criterion is named by method= (it prunes at once) or by prior= (step by step); in plan() it is by=."
 ELSEWHERE = {"by": _CRITERION, "criterion": _CRITERION}
 """What one would look for here, and what it is called."""
-
-OWN = (
-    "One of your own: import it first in Python; for the command line its package names it in an entry point "
-    "(docs/write-a-criterion.md)."
-)
 
 _KINDS = {
     "float": "a number", "finite": "a finite number", "int": "a whole number", "bool": "true or false",
