@@ -42,15 +42,16 @@ class DeclaredProof(BaseModel):
         return self.difference <= self.tolerance
 
     @property
-    def _what(self) -> str:
+    def kept(self) -> str:
+        """``4 of 8 experts in each of 2 mixtures (52% of the parameters)``."""
         before, after = self.params
         return f"{self.what} ({after / max(1, before):.0%} of the parameters)"
 
     def __str__(self) -> str:
         """In one sentence."""
         if self.kind == "tokens":
-            return f"{self._what} stay; on these, logits and all else differ by {self.difference:.1e} (relative)"
-        text = f"{self._what} stay; the dense model without the others differs by {self.difference:.1e} (relative)"
+            return f"{self.kept} stay; on these, logits and all else differ by {self.difference:.1e} (relative)"
+        text = f"{self.kept} stay; the dense model without the others differs by {self.difference:.1e} (relative)"
         if self.unused_difference is None:
             return text if self.unused is None else f"{text}; each of {self.samples} samples met some of the others"
         return (

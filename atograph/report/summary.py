@@ -18,16 +18,16 @@ def summary(report: Report) -> str:
 
     Times are those of the smallest batch and the fewest threads that were measured.
     """
-    parts = [_fewer(report), *_faster(report), *_worth(report)]
+    parts = [*(each.kept for each in report.declared), *_fewer(report), *_faster(report), *_worth(report)]
     return ", ".join(parts)
 
 
-def _fewer(report: Report) -> str:
+def _fewer(report: Report) -> list[str]:
     dense, slim = report.dense, report.slim
     for what, before, after in (("FLOPs", dense.flops, slim.flops), ("parameters", dense.params, slim.params)):
         if after and before / after > 1 + ALIKE:
-            return f"{numbers.three_digits(before / after)} × fewer {what}"
-    return "as many FLOPs and parameters as the dense network"
+            return [f"{numbers.three_digits(before / after)} × fewer {what}"]
+    return [] if report.declared else ["as many FLOPs and parameters as the dense network"]
 
 
 def _faster(report: Report) -> list[str]:
