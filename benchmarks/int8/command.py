@@ -163,7 +163,9 @@ def op_rows(name: str, seconds: float) -> list[str]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.int8", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="*", help="names to measure, a glob")
     parser.add_argument("--ops", action="store_true", help="layers by themselves")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each timing")
