@@ -28,7 +28,7 @@ LEAST = 10_000
 
 def main() -> None:
     """Measure what is not measured yet, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.onnx_files", description=__doc__)
     parser.add_argument("files", nargs="*", help="paths of ONNX files, or names of models of the zoo")
     parser.add_argument("--packages", type=Path, help="a folder with one unpacked package a folder")
     parser.add_argument("--zoo", action="store_true", help="some models of the zoo as well")
