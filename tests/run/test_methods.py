@@ -141,7 +141,7 @@ def test_former_names_say_the_new_ones(given: dict[str, Any], words: str) -> Non
     ({"prior": Taylor}, r"the name of a criterion, not its class\. .*prior='taylor'"),
     ({"by": "taylor"}, r"named by method= .* or by prior= "),
     ({"criterion": "taylor"}, r"named by method= .* or by prior= "),
-    ({"method": "mine"}, r"One of your own: import it first in Python; .*write-a-criterion"),
+    ({"method": "mine"}, r"One of your own is registered where .*write-a-criterion"),
 ])  # fmt: skip
 def test_how_a_criterion_is_given(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
