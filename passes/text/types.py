@@ -19,6 +19,8 @@ _MOST = 2**62
 _OPERATORS = re.compile(r"//|[+*-]")
 _WHOLE = re.compile(r"\w+(?![\w.])")
 _NUMBER = re.compile(r"[0-9]+")
+_BRACKET = re.compile(r"[()]")
+_THEN_OPERATOR = re.compile(r"\s*(?://|[+*-])")
 _TERM = re.compile(rf"[0-9]{{1,19}}|{KEY.pattern}")
 
 
@@ -37,6 +39,8 @@ def read_type(scanner: Scanner, dynamic: Mapping[str, int]) -> object:
         scanner: what to read.
         dynamic: the dynamic sizes, name → what it is for the example.
     """
+    if scanner.next_is("(") and _starts_a_product(scanner):
+        return read_size(scanner, dynamic)
     if scanner.take("("):
         parts: list[object] = []
         scanner.items(")", lambda: parts.append(read_type(scanner, dynamic)))
@@ -53,6 +57,16 @@ def read_type(scanner: Scanner, dynamic: Mapping[str, int]) -> object:
     sizes: list[int] = []
     scanner.items("]", lambda: sizes.append(_dim(scanner, dynamic)))
     return TensorType(_TYPES[name], tuple(sizes))
+
+
+def _starts_a_product(scanner: Scanner) -> bool:
+    """Whether what stands in brackets here is a part of a size, as in ``(height + 1)//2``: an operator follows."""
+    depth = 0
+    for bracket in _BRACKET.finditer(scanner.text, scanner.at):
+        depth += 1 if bracket[0] == "(" else -1
+        if depth == 0:
+            return _THEN_OPERATOR.match(scanner.text, bracket.end()) is not None
+    return False
 
 
 def _dim(scanner: Scanner, dynamic: Mapping[str, int]) -> int:

@@ -19,6 +19,8 @@ from atograph.capture import capture
 from atograph.passes import Pipeline, Program, ProgramModule, UserError, format_program, parse_program
 from atograph.passes.ir.exported.from_exported import from_exported
 from atograph.passes.text.printer import format_facts
+from atograph.passes.text.scanner import Scanner
+from atograph.passes.text.types import read_type
 
 TEXT = """
 program {
@@ -82,6 +84,36 @@ def test_dynamic_sizes_and_strides_are_read_back() -> None:
     program = capture(model.eval(), (x,), dynamic={"input": {2: "height", 3: "width"}})
     check_read_back(program, x)
     assert "(height - 1)//2" in format_program(program)
+
+
+class Half(nn.Sequential):
+    """Works with half of a size: a number of the graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = super().forward(x)
+        return half * half.shape[2] + x.shape[3] * 3
+
+
+def test_a_size_that_starts_with_a_bracket_is_read_back() -> None:
+    """``(height - 1)//2`` is one size, and no tuple of one."""
+    x = torch.randn(2, 3, 15, 1)
+    program = capture(Half(nn.Conv2d(3, 4, (3, 1), (2, 1))).eval(), (x,), dynamic=["x:2=height"])
+    check_read_back(program, x)
+    assert ": (height - 1)//2" in format_program(program)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("(7)", (7,)),
+        ("(h + 1)//2", 3),
+        ("((h + 1)//2, 3)", (3, 3)),
+        ("(((h + 1)//2 - 1)//2, (h, 3))", (1, (6, 3))),
+        ("(h - 2) * 2 + 1", 9),
+    ],
+)
+def test_tuples_and_sizes_are_told_apart(text: str, read: object) -> None:
+    assert read_type(Scanner(text, "here"), {"h": 6}) == read
 
 
 class Called(nn.Module):
