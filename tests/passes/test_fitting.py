@@ -36,7 +36,7 @@ def stack(*widths: int) -> atograph.Graph:
         ((64, 64, 64, 64, 128), 4),
     ],
 )
-def test_whole_blocks_where_there_are_eight_and_else_a_sixteenth_of_the_usual_width(widths: Sequence[int], multiple: int) -> None:
+def test_whole_blocks_where_there_are_eight_and_else_a_sixteenth(widths: Sequence[int], multiple: int) -> None:
     graph = stack(*widths)
     assert fitting(graph.groups, graph.budgets(flops=0.5), 0.05) == multiple
     plan = graph.plan(flops=0.5)
