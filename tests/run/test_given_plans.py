@@ -287,3 +287,31 @@ def test_two_processes_train_towards_a_plan_sharded_or_not(tmp_path: Path) -> No
         report = json.loads((tmp_path / out / "report.json").read_text())
         assert report["float64"] < 1e-9 and report["chosen_by"] == "the plan in plan.json"
         assert done.stdout.count("its parameters are sharded over the processes") == ("--shard" in options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "at-once", "epochs": 0}, pytest.param({"method": "progressive", "epochs": 3}, marks=pytest.mark.long)],
+)
+def test_a_ladder_goes_down_by_the_scores_that_are_given(options: dict[str, Any]) -> None:
+    """Every rung keeps the highest ones, and of those that the one before it kept."""
+    graph = atograph.trace(fresh(), EXAMPLE)
+    torch.manual_seed(5)
+    scores = {group.name: torch.rand(group.size) for group in graph.prunable}
+    shares = [0.7, 0.5, 0.3]
+    asked: dict[str, Any] = {"scores": scores, "device": "cpu", "targets": ["pt2"], **options}
+    ladder = atograph.compress_ladder(fresh(), blobs(4), flops=shares, **asked)
+    within = {name: (*range(len(score)),) for name, score in scores.items()}
+    for share, result in zip(shares, ladder.results, strict=True):
+        assert result.slim.flops <= share * graph.flops and result.report.chosen_by == "the scores that are given"
+        for name, units in result.plan.kept.items():
+            assert {*units} < {*within[name]} or len(units) == len(within[name])
+            best = sorted(within[name], key=lambda unit: float(scores[name][unit]), reverse=True)
+            assert {*units} == {*best[: len(units)]}
+        within = dict(result.plan.kept)
+    assert sum(map(len, within.values())) < 15
+
+
+def test_a_ladder_without_a_budget_says_what_it_goes_down() -> None:
+    with pytest.raises(UserError, match="a ladder goes down several shares of one budget, and none is given"):
+        atograph.compress_ladder(fresh(), blobs(2), plan=some_plan(), device="cpu")
