@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "atograph": (
         "__main__ cli integrations run proof slimming graph declared inspection int8 latency targets openvino "
-        "from_onnx ort program sessions onnx repair terminal process report spec capture train files values passes "
+        "executorch from_onnx ort program sessions onnx repair terminal process report spec capture train files values passes "
         "version"
     ),
     "atograph.passes": (
