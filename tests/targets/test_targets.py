@@ -197,7 +197,8 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["onxn"],
             "there is no target 'onxn'. Perhaps onnx? "
-            "Known targets: executorch, onnx, openvino, pt2, plain, thief, report.",
+            "Known targets: executorch, onnx, openvino, pt2, plain, thief, report; "
+            "one of yours is known once it is registered.",
         ),
         ([], "a run needs a target"),
         (["onnx", "plain", "onnx"], "the target 'onnx' is named twice"),
