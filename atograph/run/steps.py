@@ -28,7 +28,7 @@ from atograph.report.run import Report
 from atograph.run import latency_budget
 from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
-from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
+from atograph.run.rehearse import Deployment, check_task, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
 from atograph.run.saving.served import fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
@@ -103,7 +103,7 @@ class Run:
         for target in job.make_targets():
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
-        check_targets(job)
+        check_task(job)
         teacher = job.model if job.task.teacher is None else job.task.teacher
         if job.settings.distill and looks_untrained(teacher):
             console.warn(NOISE.format(how="--init FILE, a model() that loads some, or teacher()") + ".")

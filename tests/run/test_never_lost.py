@@ -160,6 +160,11 @@ def test_a_run_that_goes_on_does_not_train_again(
     if site == "slimming":
         with pytest.raises(UserError, match="the setting seed was 0 there, and is 1 now"):
             again.compress(out, resume=True, seed=1)
+        with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt) as stopped:
+            broken.setattr(steps.Run, "prepare", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
+            again.compress(out, resume=True, **options)
+        how = "To go on from there: the same call with resume=True."
+        assert stopped.value.__notes__ == [f"The training is finished, and stays in {out}. {how}"]
     result = again.compress(out, resume=True, **options)
     assert first.steps and not again.steps
     assert result.report.certificate and not result.report.not_proved and len(result.history) == 2
