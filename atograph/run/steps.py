@@ -47,6 +47,7 @@ from atograph.train.loop import auto_train_once, dense_training
 from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
+from atograph.train.pruning.selection import check_alike
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.settings.method_table import METHODS
@@ -167,6 +168,7 @@ class Run:
             resumption.clear(out)  # not before all that may be wrong with this run was looked at
         replicas = join(prepared.settings.device)
         replicas.wait()
+        check_alike(job.selection, replicas)
         if not replicas.rank:
             beside = None if out is None else resumption.checkpoints_beside(out) / latency_budget.FILE
             latency_budget.keep(graph, prepared.settings, beside)
