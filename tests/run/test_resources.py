@@ -1,5 +1,5 @@
-"""Memory: what a model takes to be traced, planned and made slim, measured as `python -m benchmarks.memory` does for 1 GB
-and `python -m benchmarks.from_files` for weights that stay in their files."""
+"""Memory: what a model takes to be traced, planned and made slim, measured as `python -m benchmarks.memory` does for
+1 GB, and `python -m benchmarks.from_files` for weights that stay in their files."""
 
 from __future__ import annotations
 
