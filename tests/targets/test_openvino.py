@@ -110,7 +110,7 @@ def test_types_that_it_has_no_arithmetic_for_are_refused() -> None:
 
 
 def test_without_the_package_it_is_refused_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atograph.openvino.model.find_spec", lambda _name: None)
+    monkeypatch.setattr("atograph.sessions.runtime_process.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"needs the package openvino, which is not installed"):
         OpenVino().check({"a": torch.zeros(1)})
 
