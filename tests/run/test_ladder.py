@@ -156,7 +156,8 @@ def test_a_ladder_that_is_stopped_while_it_is_timed_is_timed_later(
 
 
 def test_a_ladder_that_ends_early_names_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, made, begun = tmp_path / "run", descend_module.run, list[None]()
+    """And goes on with that only: not with another teacher, and not without its folder."""
+    out, made, begun, taught = tmp_path / "run", descend_module.run, list[None](), TwoConvs()
 
     def stops(*args: Any, **options: Any) -> Any:
         begun.append(None)
@@ -166,9 +167,14 @@ def test_a_ladder_that_ends_early_names_what_is_finished(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(descend_module, "run", stops)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        descend(out, **QUICK)
+        descend(out, teacher=taught, **QUICK)
     told = f"flops-0.7 is finished, and stays in {out}. To go on with the next one: the same call with resume=True."
     assert stopped.value.__notes__ == [told]
+    with pytest.raises(UserError, match="of another run: the digest of the teacher's weights was "):
+        descend(out, teacher=TwoConvs(12), resume=True, **QUICK)
+    (out / "flops-0.7").rename(tmp_path / "aside")
+    with pytest.raises(UserError, match=r"flops-0\.7: this budget was finished, and its folder is not there any more"):
+        descend(out, teacher=taught, resume=True, **QUICK)
 
 
 def same(first: atograph.Ladder, second: atograph.Ladder) -> None:

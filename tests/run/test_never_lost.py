@@ -175,6 +175,25 @@ def test_a_run_that_goes_on_does_not_train_again(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("baseline", [False, True])
+def test_other_settings_are_refused_before_anything_is_rehearsed(
+    baseline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, out = Training(), tmp_path / "run"
+
+    def stops(model: nn.Module, batch: Any) -> Tensor:
+        if training.steps == 3:
+            raise KeyboardInterrupt
+        return training.loss(model, batch)
+
+    options = {"loss": stops, "checkpoint_seconds": 0, "baseline": baseline, "targets": ["pt2"]}
+    with pytest.raises(KeyboardInterrupt):
+        training.compress(out, **options)
+    monkeypatch.setattr(steps, "rehearse", lambda *_args: pytest.fail("it is another run"))
+    with pytest.raises(UserError, match=r"the setting lr was null there, and is 0\.02 now"):
+        Training().compress(out, resume=True, lr=0.02, **options)
+
+
 Finished = tuple[Prepared, Trained[Plan], Deployment, Path]
 
 
