@@ -364,6 +364,20 @@ def test_a_sweep_from_files_is_that_of_the_loaded_model_and_its_plans_cut_the_fi
     torch.testing.assert_close(small(x), atograph.mask(model, plan)(x))
 
 
+def test_the_sensitivity_from_files_is_that_of_the_loaded_model(tmp_path: Path) -> None:
+    spec, dense = tmp_path / "net.py", tmp_path / "dense.safetensors"
+    spec.write_text(SPEC)
+    source: dict[str, Any] = {}
+    exec(SPEC, source)
+    save_file(perturbed(source["model"]).state_dict(), dense)
+    for option in ("--init", "--weights"):
+        asked = ("sensitivity", spec, "--flops", "0.5", option, dense, "--batches", "2")
+        code, output = command(*asked, "--json", tmp_path / f"{option}.json")
+        assert code == 0, output
+    loaded, files = ((tmp_path / f"{option}.json").read_text() for option in ("--init", "--weights"))
+    assert loaded == files and "knapsack" in files
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
