@@ -105,8 +105,10 @@ def _plain(text: str) -> str:
 
 
 def _wording(text: str) -> str:
-    """The same without figures and the widths of columns, and however two times compare."""
+    """The same without figures and the widths of columns, however two times compare, and whatever is on the front."""
     text = re.sub(r"(> )?\d[\d.,:]*(e[-+]\d+)?( ms| s)?( [KMG](?=\s))?", "#", text)
+    text = re.sub(r"│.*", "│", text)
+    text = re.sub(r"(?m)(# {2,})(FLOPs, ms|FLOPs|ms|-)(( +g#.*)?)$", r"\1#\3", text)
     text = re.sub(r"as fast as the dense network|# × (faster|slower)", "# × as fast", text)
     return _plain(re.sub(r"─+", "─", re.sub(r"[^\S\n]+", " ", text)))
 

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
 from atograph.capture.model_state import current_state
+from atograph.capture.standing_in import held_tensors, standing_in
 from atograph.capture.to_program import capture
 from atograph.passes.ir.interface import Example
 from atograph.passes.ir.program import Program
@@ -57,7 +58,7 @@ def without_weights() -> Iterator[None]:
 
 def is_weightless(model: nn.Module) -> bool:
     """Whether any tensor of a module is on the meta device."""
-    return any(tensor.is_meta for _owner, _name, tensor in _tensors(model))
+    return any(tensor.is_meta for _owner, _name, tensor in held_tensors(model))
 
 
 def capture_weightless(
@@ -96,28 +97,14 @@ def _stand_ins(model: nn.Module, inputs: Example) -> Iterator[Example]:
             made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=on)
         return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
-    found = list(_tensors(model))
-    stand_ins = {id(tensor): fake(tensor) for _owner, _name, tensor in found if tensor.is_meta}
+    stand_ins = {id(tensor): fake(tensor) for _owner, _name, tensor in held_tensors(model) if tensor.is_meta}
     with ExitStack() as restored:
         if (
             torch.get_default_device().type == "meta"
         ):  # under torch.device("meta"): what forward() makes is not to be empty
             restored.enter_context(torch.device(device))
-        for owner, name, tensor in found:
-            if id(tensor) in stand_ins:
-                # by assignment: a recurrent layer keeps its weights in a list as well, and watches for this
-                setattr(owner, name, stand_ins[id(tensor)])
-                restored.callback(setattr, owner, name, tensor)
+        restored.enter_context(standing_in(model, stand_ins))
         yield pytree.tree_map(lambda leaf: fake(leaf) if isinstance(leaf, torch.Tensor) else leaf, inputs)
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
-    """Each parameter, buffer and plain tensor attribute with the module that holds it."""
-    for module in model.modules():
-        for table in (module._parameters, module._buffers, vars(module)):
-            for name, tensor in list(table.items()):
-                if isinstance(tensor, torch.Tensor) and not is_lazy(tensor):
-                    yield module, name, tensor
 
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:

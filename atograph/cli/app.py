@@ -220,10 +220,16 @@ def sweep(
         int, typer.Option(help="Batches of train_data() that criteria look at, where they look at any.")
     ] = 4,
     init: Trained = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights that stay in their files: a .safetensors file, an index of shards, or their folder."
+        ),
+    ] = None,
     json: Json = None,
     html: Page = None,
     plans: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write each plan there, for `compress --plan`.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write each plan there, for `compress --plan` and `apply`.")
     ] = None,
     data: Data = None,
     capture_limit: CaptureLimit = None,
@@ -239,7 +245,7 @@ def sweep(
     with running(limit=capture_limit) as console:
         command_sweep.sweep(
             spec, flops=flops, method=method, latency=latency, latency_target=latency_target, batches=batches,
-            init=init, json=json, html=html, plans=plans, data=data, given=settings, console=console,
+            init=init, weights=weights, json=json, html=html, plans=plans, data=data, given=settings, console=console,
         )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ def compress(
         settings = settings.model_copy(update={"epochs": 0})  # there is nothing to train a program with but its data
     if needs_data(settings):
         spec.require_training()
+        if spec.has_teacher and not settings.distill:
+            console.say("teacher() of the file is left aside: --distill learns from it")
     file = out if out is not None and out.suffix == ".onnx" else None
     folder = Path("runs", spec.name) if out is None else out if file is None else out.with_suffix("")
     if file is not None and several:

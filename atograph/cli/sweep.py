@@ -25,6 +25,7 @@ def sweep(
     latency_target: str | None,
     batches: int,
     init: Path | None,
+    weights: Path | None,
     json: Path | None,
     html: Path | None,
     plans: Path | None,
@@ -37,9 +38,15 @@ def sweep(
     shares = shares_of(flops, "--flops")
     if latency_target is not None and not latency:
         raise UserError(f"--latency-target {latency_target} says where latency is measured: give --latency, too.")
+    if latency and weights is not None:
+        raise UserError(
+            "--latency exports the dense network, and --weights leaves it in its files.",
+            hint="Leave out one of them; what `atograph apply` writes is timed by `atograph bench`.",
+        )
     trained = load_trained(
-        text, init=init, data=data, given=given, batches=batches, option="--method", criteria=criteria, console=console
-    )
+        text, init=init, data=data, given=given, batches=batches, option="--method", criteria=criteria, weights=weights,
+        console=console,
+    )  # fmt: skip
 
     from atograph.run.sweep.sweeping import Sweeping
     from atograph.targets.table import DEFAULT
@@ -50,7 +57,7 @@ def sweep(
     sweeping = Sweeping(
         graph, shares, criteria, task, data=some, better=settings.metric_mode,
         timed_in=(latency_target or DEFAULT[0]) if latency else None,
-        floor=settings.floor, round_to=settings.round_to, name=spec.name,
+        floor=settings.floor, round_to=settings.round_to, weights=weights, name=spec.name,
     )  # fmt: skip
     console.phase("sweeping")
     try:

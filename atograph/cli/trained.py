@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atograph.cli.apply import empty_model
 from atograph.cli.compress import train_settings
 from atograph.cli.inspect import check_choice
 from atograph.passes.criteria.table import CRITERIA
@@ -50,6 +51,7 @@ def load_trained(
     option: str,
     criteria: Sequence[str],
     looking: bool = False,
+    weights: Path | None = None,
     console: Console,
 ) -> Trained:
     """Load a model and trace it.
@@ -63,6 +65,7 @@ def load_trained(
         option: by which criteria are named.
         criteria: their names, which the SPEC may have registered.
         looking: whether any batch is read, whatever they need.
+        weights: a checkpoint that is not loaded: the model is made without weights.
         console: is told what is done.
 
     Raises:
@@ -87,12 +90,17 @@ def load_trained(
         spec.require_training()
     settings = spec.settings(train_settings(given, ()))
     seed_everything(settings.seed)  # weights and the order of batches are the user's code
-    model = spec.model()
+    if weights is not None:
+        _check_not_loaded(init, settings)
+        model = empty_model(spec, console)
+    else:
+        model = spec.model()
     if init is not None:
         load_init(model, init)
     some = list(islice(spec.train_data(), batches)) if looking else []
     inputs = spec.inputs()
-    check_accepts(model, inputs, where=spec.where)
+    if weights is None:
+        check_accepts(model, inputs, where=spec.where)
     left = left_of(model, inputs, settings, batches=lambda: _to_route(spec, inputs))
     for proof in left.proofs:
         console.say(f"before: {proof}")
@@ -100,6 +108,21 @@ def load_trained(
     val_data = spec.val_data()
     checked = None if val_data is None else left.checked(val_data, "val_data")
     return Trained(spec, settings, graph, list(left.checked(some, "train_data")), checked)
+
+
+def _check_not_loaded(init: Path | None, settings: TrainSettings) -> None:
+    """Refuse what needs the weights in memory.
+
+    Raises:
+        UserError: naming it.
+    """
+    if init is not None:
+        raise UserError("--init loads weights, and --weights leaves them in their files.", hint="Give one of them.")
+    if settings.experts is not None or settings.keep_tokens is not None:
+        raise UserError(
+            "--experts and --keep-tokens compare the model before and after in memory, where --weights leaves nothing.",
+            hint="Leave out --weights, or do without them.",
+        )
 
 
 def _to_route(spec: Spec, inputs: Inputs) -> list[Any]:

@@ -111,7 +111,7 @@ class Body(nn.Module):
 
     def _sort(self, constants: Mapping[str, NDArray[Any]]) -> None:
         """Make parameters, buffers and numbers of the constants."""
-        readers, numbers = readers_of(self), demanded(self)
+        readers, numbers = readers_of(self), demanded(self, self.inputs)
         index_of = {id(op): index for index, op in enumerate(self.nodes)}
         for name, array in constants.items():
             if name not in readers and name not in self.outputs:

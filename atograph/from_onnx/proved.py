@@ -101,12 +101,15 @@ def _node_apart(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor]) -> str
 
 
 def _giving(file: OnnxFile) -> onnx.ModelProto:
-    """The same file that gives all values of its nodes, as far as it can be told what tensors they are."""
+    """The same file that gives all values of its nodes, as far as it can be told what tensors they are.
+
+    A file may list values that none of its nodes gives, as quantisers leave them behind.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    own = {value.name for value in model.graph.output}
-    known = [each for each in inferred if each.type.tensor_type.HasField("shape") and each.name not in own]
+    made = {name for node in model.graph.node for name in node.output} - {value.name for value in model.graph.output}
+    known = [each for each in inferred if each.type.tensor_type.HasField("shape") and each.name in made]
     model.graph.output.extend(known)
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -184,6 +185,7 @@ class Graph(Planning, NotPickled):
         by: str | type[Criterion] | Sensitivity = "magnitude",
         data: Iterable[object] | None = None,
         loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+        weights: str | Path | None = None,
         random: int | None = None,
         keep: float = 0.5,
         kept: Mapping[str, Iterable[int]] | None = None,
@@ -203,6 +205,9 @@ class Graph(Planning, NotPickled):
                 which its curves rise least in all, by integer programming (`passes.plan.knapsack`).
             data: batches for criteria that look at gradients or activations, as for a training.
             loss: ``loss(model, batch)``; None: see `train.losses.defaults.default_loss`.
+            weights: a checkpoint whose values are looked at in place of the model's: a ``.safetensors`` file, an index
+                of shards, or a folder with either in it. It is mapped and never loaded as a whole, and of gradients one
+                at a time is in memory; the others are in a temporary file (docs/large-models.md).
             random: a seed; keep a random share ``keep`` of every prunable group.
             keep: see ``random``.
             kept: group name → units that stay; groups that are not named stay whole.
@@ -233,6 +238,8 @@ class Graph(Planning, NotPickled):
             raise UserError(f"plan() takes either budgets ({listed}), or random=, or kept=.")
         if kept is not None and uniform:
             raise UserError("uniform=True chooses counts, and kept= says them.")
+        if weights is not None and (not shares or isinstance(by, Sensitivity)):
+            raise UserError("weights= is for plans by a criterion, and this one looks at no weights.")
         if random is not None:
             if not 0 < keep <= 1:
                 raise UserError(f"keep must be above 0 and at most 1, not {keep:g}.")
@@ -241,7 +248,7 @@ class Graph(Planning, NotPickled):
             return plan_of(graph.groups, kept)
         if isinstance(by, Sensitivity):
             return graph._plan_from_losses(by, graph.budgets(**shares), floor, round_to, measured)
-        scores = graph.scores(by, data=data, loss=loss, **shares)
+        scores = graph.scores(by, data=data, loss=loss, weights=weights, **shares)
         return graph.plan_from_scores(scores, floor=floor, round_to=round_to, measured=measured, within=None, **shares)
 
     def to_networkx(self) -> nx.MultiDiGraph:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from atograph.capture.model_state import ModelState
+from atograph.graph.from_checkpoint import weights_of
 from atograph.passes.analysis.groups import Group, Groups
 from atograph.passes.budgets.budget import Budget
 from atograph.passes.budgets.budgets import Budgets
@@ -87,12 +89,13 @@ class Planning:
         *,
         data: Iterable[object] | None = None,
         loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+        weights: str | Path | None = None,
         **budgets: float | None,
     ) -> dict[str, torch.Tensor]:
         """How important the units of each prunable group are by a criterion: group name → ``[size]``; higher stays.
 
         Args:
-            by, data, loss: as for `plan`.
+            by, data, loss, weights: as for `plan`.
             budgets: what importance that adds up is weighed against: FLOPs unless something else is named.
 
         Raises:
@@ -104,10 +107,30 @@ class Planning:
         if not (isinstance(kind, type) and issubclass(kind, Criterion)) or not getattr(kind, "name", ""):
             raise UserError(f"by= takes the name of a criterion, or its class with a name, not {by!r}.")
         shares = {what: share for what, share in budgets.items() if share is not None} or {"flops": 1.0}
+        observes = kind.observes() is not None
+        with self.weights_of(weights, runs=observes):
+            if not observes:
+                return scores_of(kind, self.program, self.groups, self.budgets(**shares))
+            return scores_with_data(kind, self, self.budgets(**shares), data, loss, aside=weights is not None)
+
+    @contextmanager
+    def weights_of(self, weights: str | Path | None, *, runs: bool = True) -> Iterator[None]:
+        """Read the values of a checkpoint in place of the model's while the block runs (`weights_of`).
+
+        Args:
+            weights: the checkpoint, as for `plan`; None: the model's own values, as they are now.
+            runs: whether model or program are run in the block.
+
+        Raises:
+            UserError: the checkpoint is not one of this model, or is damaged, or what is to run lacks values.
+        """
         self.read_weights()
-        if kind.observes() is None:
-            return scores_of(kind, self.program, self.groups, self.budgets(**shares))
-        return scores_with_data(kind, self, self.budgets(**shares), data, loss)
+        if weights is None:
+            yield
+            return
+        with weights_of(self.program, self.model, weights, runs=runs):
+            self.read_weights()  # what the code of the model has looked at has to be the same
+            yield
 
     def sensitivity(
         self,

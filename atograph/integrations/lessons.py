@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from atograph.graph.graph import Graph
 from atograph.passes.errors import UserError
 from atograph.train.interfaces import Plan
-from atograph.train.losses.distilled import Said, teacher_of
+from atograph.train.losses.distilled import Said, checked_teacher, teacher_of
 from atograph.train.losses.hidden import States
 from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.settings import TrainSettings
 from atograph.values.eval_mode import copy_of
+from atograph.values.user_code import warn_user
 
 
 class Lessons:
@@ -33,7 +33,7 @@ class Lessons:
         compiled: whether the loop calls a compiled model.
 
     Raises:
-        UserError: hidden states of a compiled model are asked for.
+        UserError: hidden states of a compiled model are asked for; or the teacher is no module, or has no values.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Lessons:
                 hint="Train without torch.compile, or without distill_hidden.",
             )
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        own = copy_of(model if teacher is None else teacher).to(device)
+        own = copy_of(model if teacher is None else checked_teacher(teacher)).to(device)
         if looks_untrained(own):
             how = "load them into the model before, or give teacher="
-            warnings.warn(NOISE.format(how=how), stacklevel=3)
+            warn_user(NOISE.format(how=how))
         self._teacher = teacher_of(own, settings, tell)
         if settings.distill_hidden:
             self._teacher.pruned(graph.program, plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -15,6 +14,7 @@ from atograph.train.pruning.selection import BY_CRITERION
 from atograph.train.schedule import Clock
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
+from atograph.values.user_code import warn_user
 
 OnSwap = Callable[[nn.Module, nn.Module], object]
 """``on_swap(dense, slim)``."""
@@ -73,7 +73,7 @@ class LoopRun:
 
     def tell(self, text: str) -> None:
         """As a warning: the loop goes on."""
-        warnings.warn(text, stacklevel=2)
+        warn_user(text)
 
     def check(self) -> None:
         """Refuse a loop that does not ask."""

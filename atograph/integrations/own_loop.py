@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +31,7 @@ from atograph.train.pruning.shrink import CannotShrink
 from atograph.train.saved.weights import is_sharded
 from atograph.train.settings import settings_of
 from atograph.train.settings.method_table import METHOD_OF_LOOPS
+from atograph.values.user_code import warn_user
 
 LossFn = Callable[[nn.Module], Tensor]
 """``loss_fn(model)``: the loss of a batch that the function holds, a 0-dim tensor."""
@@ -178,7 +178,7 @@ class AutoTrainOnce:
         losses = self._pruner.losses
         if self.done == self.steps:
             more = f"the loop was to make {self.steps:,} steps, and goes on: the mask stays as it is"
-            warnings.warn(f"{more}. Tell AutoTrainOnce how many steps it makes in all.", stacklevel=2)
+            warn_user(f"{more}. Tell AutoTrainOnce how many steps it makes in all.")
         t = self._moment
         epoch = int(t * self.settings.epochs)
         if epoch > self._epoch:
@@ -242,12 +242,20 @@ class AutoTrainOnce:
                 early = (
                     f"the training ended after {self.done:,} of {self.steps:,} steps, so what is masked is set to zero"
                 )
-                warnings.warn(f"{early} at once, and the weights had no time to recover.", stacklevel=2)
+                warn_user(f"{early} at once, and the weights had no time to recover.")
             self.average.hand_over(self._loop.model)
             self._pruner.finish()
             self._finished = True
+            self._tell_of_bad_weights()
         zero_(self._loop.dense, self._pruner.plan)
         return slim(self.graph, self._pruner.plan)
+
+    def _tell_of_bad_weights(self) -> None:
+        """A loop looks at its loss by itself; what it hands over is looked at here."""
+        bad = [name for name, value in self._loop.dense.named_parameters() if not bool(value.isfinite().all())]
+        if bad:
+            what = f"the weights are not finite any more ({bad[0]}, of {len(bad):,} parameters)"
+            warn_user(f"{what}: the training has diverged. Look for the step from which on its loss is no number.")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to hold beside the dense model (`sync` first) and the optimiser: tensors and numbers.

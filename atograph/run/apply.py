@@ -14,11 +14,11 @@ import torch
 
 from atograph.declared.stored import choose_rows
 from atograph.files.checkpoint import Checkpoint, Reader, Stored
-from atograph.files.mismatch import misfits, type_name
 from atograph.files.run_folder import RunFolder
 from atograph.files.run_lock import claimed
 from atograph.files.shards import Entry, Shard, ShardWriter, parse_size, shards_of, write_index
 from atograph.files.writing import writing
+from atograph.graph.from_checkpoint import fitting
 from atograph.graph.graph import Graph
 from atograph.passes.axes.dims import Indices
 from atograph.passes.errors import InternalError, UserError
@@ -112,19 +112,19 @@ def _apply_plan(
     _check_place(checkpoint, out)
     graph.read_weights()
     kept = Kept.by(plan, graph.program)
-    fitting = _fit(graph, checkpoint)
+    found = fitting(graph.program, graph.model, checkpoint, "Nothing was written.")
     slimmed = slim(graph, plan)
     cuts = _cuts(graph.program, kept, slimmed.passes_program)
-    fitting = {name: own for name, own in fitting.items() if own in cuts}  # the rest went with its branch
+    found = {name: own for name, own in found.items() if own in cuts}  # the rest went with its branch
     entries = [
         Entry(name, checkpoint.tensors[name].dtype, tuple(slimmed.passes_program.state[own].shape))
-        for name, own in fitting.items()
+        for name, own in found.items()
     ]
     shards = shards_of(entries, limit)
     _check_space(out, sum(entry.nbytes for entry in entries))
     with folder as place, writing(out):
-        _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in fitting.items()})
-        why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(fitting.values()), plan)
+        _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in found.items()})
+        why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(found.values()), plan)
         why_no_config, why_no_tokenizer = write_beside(graph, plan, checkpoint, place)
         report = AppliedReport(
             plan=plan.digest,
@@ -135,8 +135,8 @@ def _apply_plan(
             dense=AppliedSize(flops=graph.flops, params=graph.params, bytes=dense_bytes),
             slim=AppliedSize(flops=slimmed.flops, params=slimmed.params, bytes=sum(e.nbytes for e in entries)),
             files=[shard.file for shard in shards],
-            left_out=[name for name in checkpoint.tensors if name not in fitting],
-            renamed={own: name for name, own in fitting.items() if own not in fitting},
+            left_out=[name for name in checkpoint.tensors if name not in found],
+            renamed={own: name for name, own in found.items() if own not in found},
             program=why_no_program or "slim.pt2",
             kept={name: (len(units), plan.sizes[name]) for name, units in plan.kept.items()},
             seconds=time.monotonic() - started,
@@ -162,36 +162,6 @@ def _check_space(out: Path, needed: int) -> None:
     if needed > free:
         raise UserError(f"the disk is too full: {numbers.size(needed)} are needed, {numbers.size(free)} are free.",
                         where=str(out))  # fmt: skip
-
-
-def _fit(graph: Graph, checkpoint: Checkpoint) -> dict[str, str]:
-    """Name in the checkpoint → name in the program, of every tensor that the program reads.
-
-    Raises:
-        UserError: the checkpoint is not one of this model.
-    """
-    state = graph.program.state
-    by_identity = {id(tensor): name for name, tensor in state.items()}  # tied weights have several names
-    own: Mapping[str, torch.Tensor] = state
-    if graph.model is not None:
-        named = graph.model.state_dict(keep_vars=True)
-        own = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
-    read = {name: by_identity[id(value)] for name, value in own.items() if id(value) in by_identity}
-    stored = checkpoint.tensors
-    given = {read[name] for name in stored if name in read}
-    missing = [name for name in dict.fromkeys(read.values()) if name not in given]
-    unexpected = [name for name in stored if name not in own]
-    found = misfits(stored, own, missing=missing, unexpected=unexpected, sides=("checkpoint", "model"))
-    if found:
-        types = [entry.dtype for name, entry in stored.items() if name in own and entry.dtype != own[name].dtype]
-        only_types = len(found) == 1 and bool(types)
-        hint = f"Make the model in that type: model.to(torch.{type_name(types[0])})." if only_types else ""
-        raise UserError(
-            f"the weights do not fit the model: {'; '.join(found)}.",
-            where=str(checkpoint.where),
-            hint=f"Nothing was written. {hint}".strip(),
-        )
-    return {name: read[name] for name in stored if name in read}
 
 
 # -- cutting -----------------------------------------------------------------------------------------------------------

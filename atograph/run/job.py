@@ -65,6 +65,7 @@ class Job:
         later: budgets that the model is to be trained to after this run: they are looked at before it.
         declared: what went of the model before the run, with its proofs: the model, the inputs and the data are those
             of what is left.
+        comes_trained: whether the model has trained weights, though none came with `init`.
         dense_epochs: of the baseline; None: as many as the training has.
     """
 
@@ -85,6 +86,7 @@ class Job:
     within: Plan | None = None
     later: Sequence[Mapping[str, float]] = ()
     dense_epochs: int | None = None
+    comes_trained: bool = False
     declared: Sequence[DeclaredProof] = ()
 
     def at_its_batch(self) -> Job:

@@ -26,7 +26,7 @@ from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.run import ProgramModule
 from atograph.process.stages import stage
 from atograph.proof.certificate import compare, gives_numbers
-from atograph.report.run import Comparison
+from atograph.report.run import FROM_PYTHON, Comparison
 from atograph.run.job import Job, Prepared
 from atograph.run.latency_budget import magnitude_plan
 from atograph.run.saving.advice import length_line, saving_line
@@ -39,10 +39,11 @@ from atograph.targets.deployed import Deployed, export, load
 from atograph.targets.onnx_runtime import OnnxRuntime
 from atograph.terminal.console import Console
 from atograph.train.losses.defaults import default_loss, default_metric, why_no_metric
+from atograph.train.losses.distilled import teacher_of
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.train.settings import needs_data
 from atograph.values.batch_size import repeat_single
-from atograph.values.eval_mode import eval_mode
+from atograph.values.eval_mode import copy_of, eval_mode
 
 
 class DenseFile:
@@ -153,28 +154,44 @@ def deployment(prepared: Prepared, folder: Path) -> Deployment:
 
 
 def check_targets(job: Job) -> None:
-    """Refuse targets that the default loss makes nothing of, before anything is told of them.
+    """Refuse targets that the default loss makes nothing of, and a teacher that cannot teach, before anything is told.
 
     Raises:
-        UserError: as `Task.check`.
+        UserError: as `Task.check_loss`.
     """
-    task = job.task
-    if needs_data(job.settings) and task.loss is default_loss:
-        device = next((each.device for each in job.model.parameters()), torch.device("cpu"))
+    task, settings = job.task, job.settings
+    if not needs_data(settings):
+        return
+    device = next((each.device for each in job.model.parameters()), torch.device("cpu"))
+    if settings.distill and task.teacher is not None:
+        silent = settings.model_copy(update={"distill_hidden": 0.0})  # what is said of blocks is said by the training
+        task = task.taught_by(teacher_of(copy_of(task.teacher).to(device), silent))
+        task.check_loss(job.model, device)
+    elif task.loss is default_loss:
         task.check_loss(job.model, device)
 
 
 def tell_of_no_metric(job: Job, console: Console) -> None:
-    """Say before the training that the default metric makes nothing of the validation data, and why."""
+    """Say before the training that there will be no metric, and why.
+
+    There are no validation data, or the default metric makes nothing of them.
+    """
     task = job.task
-    if task.val_data is None or task.metric is not default_metric:
+    if task.val_data is None:
+        if needs_data(job.settings):
+            asked = "val_data" if job.spec == FROM_PYTHON else "val_data()"
+            console.say(f"there is no {asked}, so no metric is measured")
+        return
+    if task.metric is not default_metric:
         return
     with eval_mode(job.model), torch.no_grad(), order_kept(task.val_data):
         try:
-            why = next((why_no_metric(job.model, batch) for batch in task.val_data), "")
+            why = next((why_no_metric(job.model, batch) for batch in task.val_data), None)
         except Exception:  # what is wrong with the data is told by the training, with the place
             return
-    if why:
+    if why is None:
+        console.warn("the validation data has no batches, so no metric is measured.")
+    elif why:
         console.warn(
             f"there will be no metric, for the default one is top-1 accuracy: {why}; define metric(model, batch), or "
             "for a language model take atograph.train.Perplexity as the metric."

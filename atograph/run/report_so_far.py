@@ -113,7 +113,8 @@ def _bytes(outcome: Outcome, which: int) -> int:
 
 def _metrics(outcome: Outcome, figures: Figures) -> Metrics:
     trained, job = outcome.trained, outcome.prepared.job
-    comes_trained = job.init is not None or (job.settings.distill and job.task.teacher is None)
+    own_teacher = job.settings.distill and job.task.teacher is None
+    comes_trained = job.comes_trained or job.init is not None or own_teacher
     dense = trained.metric_before if comes_trained else None  # where the mask became final it was part-trained
     if outcome.dense_metric is not None:
         dense = outcome.dense_metric

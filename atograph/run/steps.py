@@ -47,7 +47,7 @@ from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
 from atograph.train.saved.checkpoints import Checkpoints
-from atograph.train.settings import needs_data
+from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.settings.method_table import METHODS
 from atograph.train.tensorboard import TensorBoard
 from atograph.values.eval_mode import copy_of
@@ -103,7 +103,8 @@ class Run:
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
         check_targets(job)
-        if job.settings.distill and looks_untrained(job.task.teacher or job.model):
+        teacher = job.model if job.task.teacher is None else job.task.teacher
+        if job.settings.distill and looks_untrained(teacher):
             console.warn(NOISE.format(how="--init FILE, a model() that loads some, or teacher()") + ".")
         graph = job.trace()
         changed = check_steady(job.model, job.inputs, graph.program, where=job.where)
@@ -144,6 +145,8 @@ class Run:
             console.budget(what, share, budgets.dense[what], smallest[what])
         method = METHODS.get(settings.method)
         console.say(f"method: {method.name}, {job.selection.by(settings)}: {method.help}")
+        if settings.distill and settings.epochs:
+            console.say(_teacher_line(job, settings))
         if graph.latency is not None and graph.latency.tried:
             console.say(latency_budget.rounding_line(multiple, graph.latency.tried))
         elif job.settings.rounding == "fit" and multiple > 1:
@@ -322,6 +325,14 @@ def _dense_and_slim(
     dense = target.timed(export(target, program, dense_file(target, aside)), program, threads)
     slim = target.timed(folder / target.file, slimmed.program, threads)
     return None if dense is None or slim is None else (dense, slim)
+
+
+def _teacher_line(job: Job, settings: TrainSettings) -> str:
+    teacher, part = job.task.teacher, f"by {100 * settings.distill_weight:.3g} % of the loss"
+    if teacher is None:
+        return f"teacher: the model as it comes, {part}"
+    numbers = sum(each.numel() for each in teacher.parameters())
+    return f"teacher: {type(teacher).__name__} of {numbers:,} parameters, {part}"
 
 
 def _progress(job: Job, rank: int, console: Console) -> Progress:

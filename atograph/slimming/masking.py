@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from atograph.capture.model_state import current_state
+from atograph.capture.standing_in import stand_in, standing_in
+from atograph.files.mapped import tensors_aside
 from atograph.passes.errors import UserError
 from atograph.passes.ir.values import require_values
 from atograph.passes.plan.plan import Plan
@@ -60,6 +63,31 @@ class Masked(nn.Module):
     def forward(self, *args: object, **kwargs: object) -> object:
         """What the masked model gives."""
         return torch.func.functional_call(self.model, self._own, args, kwargs)
+
+
+@contextmanager
+def masked_aside(model: nn.Module, plan: Plan) -> Iterator[None]:
+    """The model itself with every slice that a plan drops at zero while the block runs, in a temporary file and not in
+    memory (`tensors_aside`).
+
+    Args:
+        model: the model that the plan was made for; in the end it has its own parameters again.
+        plan: which units stay.
+
+    Raises:
+        UserError: as `mask`; or the disk has no room for such a file.
+    """
+    parameters = current_state(model)
+    names = {part.parameter for slices in plan.zeroing.values() for part in slices if part.parameter in parameters}
+    first = {id(parameters[name]): name for name in names}  # of tied ones
+    aside = tensors_aside({name: parameters[name] for name in first.values()})
+    with torch.no_grad():
+        for name, value in aside.items():
+            value.copy_(parameters[name])
+    _zero(parameters | {name: aside[first[id(parameters[name])]] for name in names}, plan)
+    others = {own: stand_in(parameters[name], aside[name]) for own, name in first.items()}
+    with standing_in(model, others):
+        yield
 
 
 def zero_(model: nn.Module, plan: Plan) -> None:

@@ -115,7 +115,12 @@ class Spec:
 
     def teacher(self) -> nn.Module | None:
         """A trained network to learn from; None where the file has no ``teacher``."""
-        return self._module("teacher") if hasattr(self.module, "teacher") else None
+        return self._module("teacher") if self.has_teacher else None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the file has a ``teacher``, which is not made for that."""
+        return hasattr(self.module, "teacher")
 
     def _module(self, function: str) -> nn.Module:
         from torch import nn

@@ -28,7 +28,7 @@ from atograph.train.schedule import lr_factor
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.task import Task, naming
 from atograph.values.attributes import values_of
-from atograph.values.batches import tensors, to_device
+from atograph.values.batches import batch_size, tensors, to_device
 from atograph.values.eval_mode import copy_of
 
 
@@ -252,9 +252,18 @@ class Fit(RunState):
         with naming("the model or the loss", "this batch", shown, where=where), self.whole.forward(self.model):
             loss = float(self.compute.gradients(self._called, self.optimizer, batches))
         if not math.isfinite(loss):
-            bad = any(not bool(torch.isfinite(each).all()) for each in tensors(batches))
-            self._diverged(f"a loss of {loss}{' (this batch holds values that are not finite)' * bad}", epoch, step)
+            self._diverged(f"a loss of {loss}{self._why(batches)}", epoch, step)
         return loss
+
+    def _why(self, batches: Sequence[object]) -> str:
+        """Why a loss is not finite, in brackets, where that shows."""
+        if any(not bool(torch.isfinite(each).all()) for each in tensors(batches)):
+            return " (this batch holds values that are not finite)"
+        if not all(map(batch_size, batches)):
+            return " (this batch holds no sample)"
+        if self.teacher is not None and not self.teacher.makes_sense:
+            return " (the teacher's outputs are not finite)"
+        return ""
 
     def _diverged(self, what: str, epoch: int, step: int) -> NoReturn:
         self.hook.sync()  # what it does to the dense model comes before the good weights

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from atograph.passes.errors import UserError
 from atograph.train.data import check_batch, reiterable
 from atograph.train.losses.defaults import default_loss, default_metric
-from atograph.train.losses.distilled import Teacher
+from atograph.train.losses.distilled import Teacher, checked_teacher
 from atograph.train.losses.metrics import DatasetMetric, MeanOverBatches, Metric, OverDataset, is_dataset_metric
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.values.batches import batch_size, describe, keep_copy, to_device
@@ -41,7 +41,7 @@ class Task:
         teacher: a trained network, for `TrainSettings.distill`; None: the model as it came.
 
     Raises:
-        UserError: data that can be iterated once only.
+        UserError: data that can be iterated once only, or a teacher that is none (`losses.distilled.checked_teacher`).
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Task:
             self.metric = self.metric()
         self.metric_name = metric_name or name_of_metric(self.metric)
         self.optimizer = optimizer
-        self.teacher = teacher
+        self.teacher = None if teacher is None else checked_teacher(teacher)
         self._taught: Teacher | None = None
         self._around: Callable[[], AbstractContextManager[object]] = nullcontext
 
@@ -147,14 +147,17 @@ class Task:
         Raises:
             UserError: it is not one number, or depends on nothing that is trained.
         """
-        taught = self._taught
-        loss = self._checked(self.loss if taught is None else partial(taught, self.loss), model, batch)
+        loss = self._checked(self._whole_loss, model, batch)
         if not loss.requires_grad:
             raise UserError(
                 "loss(model, batch) does not depend on any trainable parameter.",
                 hint="It must be computed from the model's output without .detach() or torch.no_grad().",
             )
         return loss
+
+    @property
+    def _whole_loss(self) -> Loss:
+        return self.loss if self._taught is None else partial(self._taught, self.loss)
 
     def check(self, model: nn.Module, device: torch.device) -> int:
         """Try the first batch in eval mode, without gradients; give the batch size.
@@ -171,14 +174,19 @@ class Task:
         return batch_size(batch)
 
     def check_loss(self, model: nn.Module, device: torch.device) -> object:
-        """Try the loss alone on the first batch, as `check` does; give that batch.
+        """Try the loss alone on the first batch, as `check` does, and the teacher where there is one; give that batch.
 
         Raises:
-            UserError: as `check`.
+            UserError: as `check`; or the teacher rejects what the model takes, or gives what is no number.
         """
         batch = self.first_batch()
         with _first(batch, model):
-            self.checked_loss(model, to_device(batch, device))
+            self._checked(self._whole_loss, model, to_device(batch, device))
+        if self._taught is not None and not self._taught.makes_sense:
+            raise UserError(
+                "the teacher's outputs are not finite, on the first batch of the training data.",
+                hint="Look for bad values in its weights, and for a type that is too small for its numbers.",
+            )
         return batch
 
     def check_validation(self, model: nn.Module, device: torch.device) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,14 @@ def in_one_line(error: BaseException) -> str:
     if not isinstance(error, AtographError):
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text if text.endswith(".") else f"{text}."
+
+
+def warn_user(text: str) -> None:
+    """Warn of something at the innermost line that called atograph."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def line_of_user(error: BaseException) -> str | None:

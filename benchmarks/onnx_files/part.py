@@ -107,8 +107,12 @@ def _measured(path: Path, folder: Path, share: float) -> Iterator[tuple[str, dic
 
 
 def _traced(path: Path, file: OnnxFile) -> atograph.Graph:
-    """With pages of one height or another, or the example that is made of the file's shapes."""
-    for height in (96, 48):
+    """With pages of one height or another, or the example that is made of the file's shapes.
+
+    A network that goes on until it has read the whole table gets one, and comes to an end.
+    """
+    loops = any(node.op_type == "Loop" for node in _nodes(file.model.graph))
+    for height in (320, 96, 48) if loops else (96, 48):
         pages = _written_pages(file, height)
         try:
             return atograph.trace(path, tuple(pages))
@@ -128,16 +132,26 @@ def _written_pages(file: OnnxFile, high: int) -> list[torch.Tensor]:
     if others or first.shape is None or len(first.shape) != 4 or first.shape[1] not in (1, 3):
         return []
     batch, channels, height, width = (
-        size if isinstance(size, int) else other for size, other in zip(first.shape, (2, 3, high, 160), strict=True)
+        size if isinstance(size, int) else other
+        for size, other in zip(first.shape, (2, 3, high, max(high, 160)), strict=True)
     )
-    pages = []
-    for index in range(max(batch, 2)):  # a file that says 1 takes more as well, or the file's own example is taken
-        page = Image.new("L", (width, height), 255)
-        draw = ImageDraw.Draw(page)
-        for line in range(0, height, 24):
-            draw.text((4 + 9 * index, line + 4), f"Page {index + 1}, line {line // 24 + 1}: 0123 abc xyz", fill=0)
-        pages.append(torch.from_numpy(np.asarray(page, np.float32) / 127.5 - 1))
+    many = max(batch, 2)  # a file that says 1 takes more as well, or the file's own example is taken
+    pages = [_page(width, height, index, table=high > 160) for index in range(many)]
     return [torch.stack(pages)[:, None].expand(-1, channels, -1, -1).contiguous()]
+
+
+def _page(width: int, height: int, index: int, *, table: bool) -> torch.Tensor:
+    """A page of text, in a table of four rows or not, [height, width] from -1 to 1."""
+    page = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(page)
+    side, above = (height // 4, 14) if table else (24, 4)
+    for at in range(8, height, side) if table else ():
+        draw.line((8, at, width - 8, at), fill=0, width=2)
+        draw.line((at, 8, at, height - 8), fill=0, width=2)
+    for line in range(0, height, side):
+        words = f"Page {index + 1}, line {line // side + 1}: 0123 abc xyz"
+        draw.text((4 + 9 * index, line + above), words, fill=0)
+    return torch.from_numpy(np.asarray(page, np.float32) / 127.5 - 1)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

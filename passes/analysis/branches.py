@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heappop, heappush
 from math import isfinite
 
 import torch
@@ -38,17 +39,28 @@ class Rest:
         gone: the nodes whose values have no element.
         left: nodes that sum over nothing → the operands whose sum they give; none: they are in ``zeros``.
         zeros: the nodes that are zero everywhere.
-        runs: the nodes that the outputs need.
         fixed: the nodes that depend on no input, and did.
         problem: why that cannot be done exactly; None where it can.
     """
 
+    _branches: Branches
     gone: set[fx.Node] = field(default_factory=set)
     left: dict[fx.Node, tuple[Operand, ...]] = field(default_factory=dict)
     zeros: set[fx.Node] = field(default_factory=set)
-    runs: set[fx.Node] = field(default_factory=set)
     fixed: set[fx.Node] = field(default_factory=set)
     problem: Reason | None = None
+
+    @cached_property
+    def runs(self) -> set[fx.Node]:
+        """The nodes that the outputs need."""
+        needed: set[fx.Node] = set()
+        waiting = [node for node in self._branches.ends if node.op == "output" or not _meets(node, self.gone)]
+        while waiting:
+            node = waiting.pop()
+            if node not in needed:
+                needed.update((node, *self._branches.axes.regions.within(node)))
+                waiting += self.reads(node)
+        return needed
 
     def reads(self, node: fx.Node) -> list[fx.Node]:
         """What a node still takes its value from."""
@@ -85,7 +97,7 @@ class Branches:
         if key not in self._rests:
             while len(self._rests) >= _REMEMBERED:
                 del self._rests[next(iter(self._rests))]
-            self._rests[key] = _Walk(self, key).run()
+            self._rests[key] = _Walk(self, key, self.dependent).run()
         return self._rests[key]
 
     def vanishes(self, dim: Dim, axes: Collection[Axis]) -> bool:
@@ -127,39 +139,66 @@ class Branches:
         return self.program.output_node.all_input_nodes
 
     @cached_property
+    def places(self) -> Mapping[fx.Node, int]:
+        """Node → its place in the program."""
+        return {node: place for place, node in enumerate(self.program.graph.nodes)}
+
+    @cached_property
     def dependent(self) -> Mapping[fx.Node, Dependence]:
         """For each node the inputs that it depends on in the whole program."""
-        walk = _Walk(self, frozenset())
-        walk.run()
-        return walk.depends
+        walk = _Walk(self, frozenset(), {})
+        return {node: walk.look_at(node) for node in self.program.graph.nodes}
 
 
 class _Walk:
-    """One walk through a program without some axes."""
+    """One walk through what becomes another value in a program without some axes.
 
-    def __init__(self, branches: Branches, without: frozenset[Axis]) -> None:
-        self._branches, self._axes, self._without = branches, branches.axes, without
-        self._rest = Rest()
+    A node is looked at where one of the axes stands in its dims, or where something that it takes became another one.
+    So a walk is as long as the branch that goes, and not as the program.
+
+    Args:
+        branches: of the program.
+        without: these axes.
+        whole: for each node the inputs that it depends on in the whole program; nothing while that is found out.
+    """
+
+    def __init__(self, branches: Branches, without: frozenset[Axis], whole: Mapping[fx.Node, Dependence]) -> None:
+        self._branches, self._axes, self._without, self._whole = branches, branches.axes, without, whole
+        self._rest = Rest(branches)
         self._known: dict[fx.Node, float] = {}  # what a value is everywhere, as far as what is gone makes it so
-        self.depends: dict[fx.Node, Dependence] = {}
+        self._candidates = {node for axis in without for node in branches.carriers.get(axis, ())}
+        self._depends: dict[fx.Node, Dependence] = {}  # of the nodes that were looked at
 
     def run(self) -> Rest:
-        rest = self._rest
-        candidates = {node for axis in self._without for node in self._branches.carriers.get(axis, ())}
-        for node in self._branches.program.graph.nodes:
-            if node in candidates and self._is_empty(node):
-                rest.gone.add(node)
-                self._check_finite(node)
-            elif node.op == "call_function":
-                self._visit(node)
-            own = self._branches.inputs.get(node)
-            self.depends[node] = self._depends(node) if own is None else own
-        if self._without:
-            whole = self._branches.dependent
-            rest.fixed = {node for node, bits in self.depends.items() if bits_of(whole[node]) and not bits_of(bits)}
-            self._check_outputs()
-        self._find_running()
+        """Look at all that may change, in the program's order."""
+        places, rest = self._branches.places, self._rest
+        nodes = list(places)
+        waiting = sorted(places[node] for node in self._candidates if node in places)
+        while waiting:
+            place = heappop(waiting)
+            node = nodes[place]
+            if node in self._depends:
+                continue
+            depends = self.look_at(node)
+            if node in rest.gone or node in rest.left or node in self._known or depends != self._whole[node]:
+                for user in node.users:
+                    heappush(waiting, places[user])
+        rest.fixed = {
+            node for node, bits in self._depends.items() if bits_of(self._whole[node]) and not bits_of(bits)
+        }  # fmt: skip
+        self._check_outputs()
         return rest
+
+    def look_at(self, node: fx.Node) -> Dependence:
+        """See what becomes of a node, and what it depends on then."""
+        if node in self._candidates and self._is_empty(node):
+            self._rest.gone.add(node)
+            self._check_finite(node)
+        elif node.op == "call_function":
+            self._visit(node)
+        own = self._branches.inputs.get(node)
+        self._depends[node] = self._sources(node) if own is None else own
+        return self._depends[node]
 
     def _is_empty(self, node: fx.Node) -> bool:
         shapes = [shape for shape in self._axes.shapes[node] if shape]  # of some outputs nothing is said
@@ -239,7 +278,7 @@ class _Walk:
             return False
         return not evaluator.blows_up(node, numbers)
 
-    def _depends(self, node: fx.Node) -> Dependence:
+    def _sources(self, node: fx.Node) -> Dependence:
         """The inputs that a value depends on by more than its size."""
         if node in self._known or node.target is torch.ops.aten.sym_size.int:
             return 0
@@ -248,8 +287,11 @@ class _Walk:
             sources = self._factors_that_count(node, effect.flow)
         else:
             sources = set(self._rest.reads(node))
-        taken = {each: self.depends.get(each, 0) for each in sources}
-        return dependence(self._axes, node, taken, self._branches.dependent if self._without else {})
+        return dependence(self._axes, node, {each: self._bits(each) for each in sources}, self._whole)
+
+    def _bits(self, node: fx.Node) -> Dependence:
+        """What a node depends on: as in the whole program where nothing changed."""
+        return self._depends[node] if node in self._depends else self._whole.get(node, 0)
 
     def _factors_that_count(self, node: fx.Node, flow: Flow) -> set[fx.Node]:
         """What a sum of products reads, without the factors that are met by a zero in each of their products."""
@@ -268,20 +310,9 @@ class _Walk:
 
     def _check_outputs(self) -> None:
         for node in self._branches.outputs:
-            lost = bits_of(self._branches.dependent[node]) & ~bits_of(self.depends[node])
+            lost = bits_of(self._whole[node]) & ~bits_of(self._bits(node))
             for name in (each.name for each, bit in self._branches.inputs.items() if bit & lost):
                 self._refuse(node, f"the output would no longer depend on {name}")
-
-    def _find_running(self) -> None:
-        rest = self._rest
-        waiting = [
-            node for node in self._branches.ends if node.op == "output" or not _meets(node, rest.gone)
-        ]  # fmt: skip
-        while waiting:
-            node = waiting.pop()
-            if node not in rest.runs:
-                rest.runs.update((node, *self._axes.regions.within(node)))
-                waiting += rest.reads(node)
 
     def _refuse(self, node: fx.Node, text: str) -> None:
         if self._rest.problem is None:

@@ -138,8 +138,8 @@ class Units:
         """Elementwise values of the tensors, summed over each unit's slices.
 
         Args:
-            of: takes a tensor's name and the tensor; gives values of the same shape, or None for a tensor that has
-                none, which then counts as zero.
+            of: takes a tensor's name and the tensor, in float32 where its own type is less precise; gives values of the
+                same shape, or None for a tensor that has none, which then counts as zero.
 
         Returns:
             The sums, ``[total]``; how many slices of each unit had values, int64 ``[total]``.
@@ -147,7 +147,7 @@ class Units:
         along: list[Tensor] = []
         has: list[int] = []
         for name, indices in self.indices.items():  # one at a time: the values of a large model are as large as it is
-            values = of(name, self.tensors[name])
+            values = of(name, _precise(self.tensors[name]))
             for at in indices:
                 along.append(_summed(values, at.dim, len(at.index)))
                 has.append(int(values is not None and self._counted(name, at)))
@@ -186,6 +186,11 @@ class Units:
             values = torch.cat([each.to(sums) for each in along])
             sums.index_add_(0, self._index, values.square() if square else values)
         return self.everywhere(sums)[:-1]
+
+
+def _precise(value: Tensor) -> Tensor:
+    """A tensor of floating point in float32, or in what is more precise."""
+    return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
 
 
 def _summed(values: Tensor | None, dim: int, length: int) -> Tensor:

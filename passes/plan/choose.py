@@ -59,8 +59,8 @@ def units_of(groups: Groups, program: Program, by: str) -> Units:
     require_values(
         {part.parameter: program.state[part.parameter] for group in groups.prunable for part in group.zeroing},
         f"a plan by {by} needs the values of the weights",
-        hint="Load the weights first, or plan without them: at random, by naming the units to keep, or with "
-        "graph.plan_from_scores and scores of your own.",
+        hint='Load the weights first, name their checkpoint (weights="FILE or FOLDER"), or plan without them: at '
+        "random, by naming the units to keep, or with graph.plan_from_scores and scores of your own.",
     )
     return Units(groups.prunable, program.state, torch.device("cpu"))
 

@@ -14,24 +14,32 @@ Rounding = int | Literal["fit", "auto"]
 LARGEST = 16
 """Channels in a block of kernels with AVX-512 (NCHWc in ONNX Runtime); with AVX2, and in tensor cores, it is 8."""
 
+_BLOCKS = 8
+"""Whole blocks that the usual group has at least where widths are to be whole blocks."""
+
 _STEPS = 16
-"""Widths that the usual group keeps a choice of, at least: with fewer, what is left of a budget fills no step."""
+"""Widths that the usual group keeps a choice of where it has fewer blocks: with fewer, what is left of a budget fills
+no step, and kernels gain little by multiples that are no blocks."""
 
 
 def fitting(groups: Groups, budgets: Budgets, floor: float) -> int:
-    """The largest power of two, up to 16, that leaves the groups a choice and every budget in reach.
+    """The power of two, up to 16, that suits a network: whole blocks, or what leaves its groups a choice.
 
-    It is at most a sixteenth of the usual width, which half of all units are in groups of at least. So a wide network
-    with a few narrow layers gets 16, and one of 32 channels throughout gets 2. (Narrow groups take less by themselves:
-    `Group.step`.)
+    It is 16 where the usual width, which half of all units are in groups of at least, is 128 or more, and at most a
+    sixteenth of the usual width in narrower networks. So a wide network with a few narrow layers gets 16, and one of
+    32 channels throughout gets 2. (Narrow groups take less by themselves: `Group.step`.) Where a budget is out of
+    reach that way, it is the largest with which it is not.
 
     Args:
         groups: the program's groups.
         budgets: those that the plan is to meet.
         floor: share of each group that stays at least.
     """
+    usual = _typical(groups)
     multiple = LARGEST
-    while multiple > 1 and (_STEPS * multiple > _typical(groups) or not _in_reach(groups, budgets, floor, multiple)):
+    while multiple > 1 and usual < (_BLOCKS if multiple == LARGEST else _STEPS) * multiple:
+        multiple //= 2
+    while multiple > 1 and not _in_reach(groups, budgets, floor, multiple):
         multiple //= 2
     return multiple
 

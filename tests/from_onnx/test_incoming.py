@@ -17,6 +17,8 @@ import atograph
 from atograph.from_onnx import rows
 from atograph.from_onnx.file import identifiers
 from atograph.from_onnx.incoming import OnnxProgram
+from atograph.from_onnx.network import network_of, tried
+from atograph.from_onnx.proved import _node_apart
 from atograph.from_onnx.table import ROWS, Row
 from atograph.proof.certificate import compare, exactness
 from atograph.run.rehearse import deploy
@@ -273,3 +275,56 @@ def test_a_file_of_torch_onnx_is_written_again(tmp_path: Path) -> None:
         [*weights, numpy_helper.from_array(np.array([-1, 2, 3]), "shape")],
     )  # fmt: skip
     proved(save(graph, tmp_path / "own.onnx", opset=18), tmp_path, 0.6)
+
+
+def test_weights_are_none_of_the_numbers_that_shapes_are_made_of(tmp_path: Path) -> None:
+    """What a loop carries on beside a number stays what it is, and so do weights of a value that is computed of data;
+    as numbers a detector of tables took an hour."""
+    node, held, declared = helper.make_node, numpy_helper.from_array, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            node("MatMul", ["s0", "w0"], ["h"]), node("Tanh", ["h"], ["r0"]), node("Identity", ["w0"], ["w1"]),
+            node("Add", ["n0", "one"], ["n1"]), node("Identity", ["c"], ["go"]),
+            node("Slice", ["r0", "n0", "end", "axis"], ["part"]), node("ReduceSum", ["part"], ["whole"], keepdims=0),
+        ],
+        "body",
+        [declared("i", TensorProto.INT64, []), declared("c", TensorProto.BOOL, []),
+         declared("s0", TensorProto.FLOAT, None), declared("w0", TensorProto.FLOAT, None),
+         declared("n0", TensorProto.INT64, [1])],
+        [declared("go", TensorProto.BOOL, []), declared("r0", TensorProto.FLOAT, None),
+         declared("w1", TensorProto.FLOAT, None), declared("n1", TensorProto.INT64, [1])],
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [
+            node("MatMul", ["x", "up"], ["s"]),
+            node("Loop", ["three", "", "s", "w", "none"], ["b", "same", "n"], body=body),
+            node("ReduceSum", ["b"], ["sum"], keepdims=0), node("Add", ["sum", "twenty"], ["shifted"]),
+            node("Cast", ["shifted"], ["whole number"], to=TensorProto.INT64),
+            node("Reshape", ["whole number", "row"], ["by data"]), node("Slice", ["b", "n", "end", "axis"], ["few"]),
+            node("Slice", ["few", "none", "by data", "axis"], ["fewer"]), node("MatMul", ["few", "down"], ["y"]),
+        ],
+        "loop", [declared("x", TensorProto.FLOAT, ["N", 8])], [declared("y", TensorProto.FLOAT, ["N", 4])],
+        [held(noise(8, 16), "up"), held(noise(16, 16, seed=1) / 4, "w"), held(noise(13, 4, seed=2), "down"),
+         held(np.float32(20), "twenty"), held(np.array(3), "three"), held(np.array([0]), "none"),
+         held(np.array([1]), "one"), held(np.array([16]), "end"), held(np.array([1]), "axis"),
+         held(np.array([-1]), "row")],
+    )  # fmt: skip
+    path = save(graph, tmp_path / "loop.onnx")
+    network = network_of(path)
+    assert {name for name, _value in network.named_parameters()} == {"up", "w", "down"}
+    x = noise(5, 8)
+    expected = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(tried(network, {"x": torch.from_numpy(x)})["y"].detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_values_that_a_file_lists_and_does_not_have_are_none(tmp_path: Path) -> None:
+    """Quantisers leave names of weights behind that are integers by then."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "left",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(noise(8, 4), "w")],
+        value_info=[helper.make_tensor_value_info("gone", TensorProto.FLOAT, [8, 4])],
+    )  # fmt: skip
+    network = network_of(save(graph, tmp_path / "left.onnx"))
+    assert _node_apart(network, {"x": torch.from_numpy(noise(2, 8))}) == ""

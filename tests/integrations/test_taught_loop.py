@@ -158,3 +158,23 @@ def test_a_teacher_that_was_never_trained_is_told_of(start: TwoConvs) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Taught(start, distill=True)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [(lambda x: x, "not a torch.nn.Module"), (TwoConvs().to("meta"), "needs the values of its weights")],
+)
+def test_what_is_no_teacher_is_refused(start: TwoConvs, teacher: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Taught(start, teacher=teacher)
+
+
+def test_a_loop_that_hands_over_what_is_no_number_is_told(start: TwoConvs) -> None:
+    """The loop may not look at its loss; the warning stands at the line of the loop."""
+    loop = Taught(start)
+    loop.run()
+    with torch.no_grad():
+        next(loop.ato.model.parameters()).fill_(torch.nan)
+    with pytest.warns(UserWarning, match=r"not finite any more \(conv1.weight, .* has diverged") as caught:
+        loop.ato.finish()
+    assert [each.filename for each in caught] == [__file__]

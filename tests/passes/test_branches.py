@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from emptied import CASES, Case
-from torch import nn
+from torch import fx, nn
 
 import atograph
 from atograph.ort.model import OnnxModel
+from atograph.passes.analysis.branches import _Walk
 from atograph.passes.cost.interpolated import Interpolated, Table
 from atograph.passes.errors import UserError
 from atograph.passes.ir.polynomial import Polynomial
@@ -53,6 +54,31 @@ def test_what_is_left_equals_the_masked_network(name: str) -> None:
         assert each.difference <= 1e-9
         assert each.slim.flops == count_flops(each.slim, x[:1])
         assert each.slim.params == graph.cost.params(each.plan.counts)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(4), nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+def test_a_deep_network_costs_no_more_for_each_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at is the branch that goes, and not the program: a page of a thousand layers asks for each."""
+    looked_at: list[fx.Node] = []
+    look_at = _Walk.look_at
+    monkeypatch.setattr(_Walk, "look_at", lambda self, node: looked_at.append(node) or look_at(self, node))
+    counts = []
+    for depth in (3, 12):
+        graph = atograph.trace(nn.Sequential(*(Block() for _ in range(depth))), torch.randn(2, 4))
+        inner = next(group for group in graph.prunable if group.size == 6)
+        assert graph.groups.branches.dependent
+        looked_at.clear()
+        assert graph.groups.why_not_without([inner.name]) is None
+        counts.append(len(looked_at))
+    assert counts[0] == counts[1] < 10
 
 
 FILES = (

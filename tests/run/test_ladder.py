@@ -269,8 +269,10 @@ def test_all_budgets_have_the_same_teacher(monkeypatch: pytest.MonkeyPatch) -> N
         return made(model, *rest)
 
     monkeypatch.setattr(fit_module, "teacher_of", noted)
-    descend(distill=True)
+    found = descend(distill=True)
     assert len(teachers) > 1 and len({*teachers}) == 1
+    assert found.report.dense.metric == found[0].report.metrics.before_training is not None, "it came trained"
+    assert found[1].report.metrics.dense is None
 
 
 def test_by_a_criterion_and_without_any_training() -> None:
@@ -298,10 +300,11 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "import torch\nfrom torch import nn\n"
         "def model():\n    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))\n"
         "def train_data():\n    g = torch.Generator().manual_seed(0)\n    x = torch.randn(64, 8, generator=g)\n"
-        "    return list(zip(x.split(16), x[:, :3].argmax(1).split(16)))\nval_data = train_data\n"
+        "    return list(zip(x.split(16), x[:, :3].argmax(1).split(16)))\nval_data = train_data\nteacher = model\n"
     )
     told = CliRunner().invoke(app, ["compress", "net.py", "--flops", "0.6,0.3", "--epochs", "2", "--set", "device=cpu"])
     assert told.exit_code == 0, told.output
+    assert "teacher() of the file is left aside: --distill learns from it" in told.output
     assert "budget 2 of 2: flops-0.3" in told.output and "written to runs/net: flops-0.6, flops-0.3" in told.output
     table = told.output[told.output.index("ORT ms") :]
     assert [line.split()[0] for line in table.splitlines()[2:5]] == ["dense", "0.6", "0.3"]

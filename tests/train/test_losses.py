@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,18 @@ def test_data_without_a_metric_are_told_before_the_training(capsys: pytest.Captu
     )
     assert result.report.metrics.slim is None
     assert "there will be no metric, for the default one is top-1 accuracy: the targets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("val_data", "said"),
+    [(None, "there is no val_data, so no metric is measured"), ([], "the validation data has no batches")],
+)
+def test_a_run_without_validation_data_says_so(val_data: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(32, 8)
+    data = list(zip(x.split(16), x.argmax(1).div(4, rounding_mode="floor").split(16), strict=True))
+    result = atograph.compress(net, data, val_data=val_data, epochs=1, flops=0.6, quiet=False)
+    shown = capsys.readouterr()
+    assert result.report.metrics.slim is None and said in shown.out + shown.err
 
 
 def test_a_language_model_without_a_metric_is_told_of_perplexity(capsys: pytest.CaptureFixture[str]) -> None:

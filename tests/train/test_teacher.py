@@ -14,8 +14,11 @@ from torch.nn import functional
 
 import atograph
 from atograph.passes.errors import UserError
+from atograph.run import steps
+from atograph.run.job import Job
 from atograph.train import Task, Teacher, dense_training
 from atograph.train.averaging import Average
+from atograph.train.diverged import Diverged
 from atograph.train.settings import settings_of
 
 
@@ -119,6 +122,85 @@ def test_the_weight_divides_the_loss() -> None:
 def test_what_cannot_teach_is_refused(loss: Any, teacher: nn.Module, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Teacher(teacher)(loss, Table(torch.randn(4, 5)), torch.zeros(1))
+
+
+def test_a_class_that_is_ruled_out_teaches_nothing() -> None:
+    """Logits of minus infinity, as masks give them: of such a class neither network says anything, p log p is 0."""
+    student, teacher, targets = torch.randn(4, 5), torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+    rest = divergence(student[:, :4], teacher[:, :4], 2.0).mean()
+    for logits in (student, teacher):
+        logits[:, 4] = -torch.inf
+    for own in (student, torch.randn(4, 5)):  # one that rules it out as well, and one that has yet to learn it
+        table = Table(own)
+        loss = Teacher(Table(teacher), weight=1.0)(
+            lambda model, batch: model(batch[0])[:, :4].sum(), table, (torch.zeros(1), targets)
+        )
+        loss.backward()
+        assert table.logits.grad is not None and table.logits.grad.isfinite().all()
+        assert loss.isfinite() and (own is not student or torch.isclose(loss, rest))
+
+
+class Says(TwoConvs):
+    """A teacher that says something else from one of its calls on."""
+
+    def __init__(self, factor: float, calls: int) -> None:
+        super().__init__()
+        self.factor, self.calls = factor, calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls -= 1
+        return super().forward(x) * (1.0 if self.calls >= 0 else self.factor)
+
+
+def broken(part: nn.Module) -> TwoConvs:
+    """A teacher with another head."""
+    net = TwoConvs()
+    net.head = part  # type: ignore[assignment]
+    return net
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (lambda x: x, r"the teacher is a function, and not a torch.nn.Module"),
+        (TwoConvs().to("meta"), r"a teacher needs the values of its weights, but .* meta device"),
+        (broken(nn.Linear(3, 3)), "the teacher rejects what the model is called with"),
+        (
+            broken(nn.Linear(16, 7)),
+            r"the teacher's output is \[\d+, 7\], and the model's",
+        ),
+        (broken(nn.LazyLinear(7)), "layers that were never called"),
+        (Says(torch.nan, 0), "the teacher's outputs are not finite, on the first batch"),
+    ],
+)
+def test_a_run_asks_its_teacher_before_it_begins(teacher: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "trace", lambda job: pytest.fail("the teacher is tried first"))
+    with pytest.raises(UserError, match=message):
+        atograph.compress(TwoConvs(), blobs(), teacher=teacher, flops=0.5, epochs=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"), [(None, "teacher: the model as it comes, by 25 %"), (TwoConvs(), "teacher: TwoConvs of 1,442")]
+)
+def test_a_run_says_who_teaches(
+    teacher: nn.Module | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(steps, "rehearse", lambda *_args: None)
+    monkeypatch.setattr(steps.Run, "train", lambda *_args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        atograph.compress(
+            TwoConvs(), blobs(), teacher=teacher, distill=True, distill_weight=0.25, flops=0.5, epochs=1, quiet=False
+        )
+    assert said in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_traced_back_to_the_teacher_or_to_an_empty_batch() -> None:
+    with pytest.raises(Diverged, match=r"step 3: .* a loss of nan \(the teacher's outputs are not finite\)"):
+        trained(distill=True, teacher=Says(torch.nan, 2))
+    x, y = blobs()[0]
+    data = [(x, y), (x[:0], y[:0])]
+    with pytest.raises(Diverged, match=r"step 2: .* a loss of nan \(this batch holds no sample\)"):
+        dense_training(TwoConvs(), Task(data), settings_of({"epochs": 1, "device": "cpu"}))
 
 
 def trained(**options: Any) -> TwoConvs:

@@ -117,6 +117,7 @@ def go_down(
     job = make()
     if job.settings.distill and job.task.teacher is None:
         job.task.teacher = copy_of(job.model)  # of all budgets, and not each of the one before
+        job = replace(job, comes_trained=True)
     saved = Saved(out, descent, job, resume=resume, force=force)
     results: list[Result] = []
     for number, (name, settings) in enumerate(zip(descent.names, descent.settings, strict=True)):
@@ -130,7 +131,7 @@ def go_down(
             results.append(found)
             continue
         console.say(f"budget {number + 1} of {len(descent.names)}: {name}")
-        rung = rung if number == 0 else replace(rung, baseline=False, init=None)
+        rung = rung if number == 0 else replace(rung, baseline=False, init=None, comes_trained=False)
         place = None if out is None else out / name
         begun = resume and place is not None and is_begun(place)
         again = force or (resume and not begun)  # what is there then was never kept, or is of nobody

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from atograph.process.stages import Stage, stage
 from atograph.report.sweep import SweepReport, SweepRow, SweptGroup
 from atograph.report.tradeoff import Better, Point
 from atograph.run.in_turns import InTurns, time_in_turns
-from atograph.slimming.masking import mask
+from atograph.slimming.masking import mask, masked_aside
 from atograph.slimming.slim import slim
 from atograph.spec.example_inputs import Inputs
 from atograph.targets.base import Target
@@ -80,6 +81,7 @@ def sweep(
     latency_target: str = OnnxRuntime.name,
     floor: float = 0.05,
     round_to: Rounding | None = None,
+    weights: str | Path | None = None,
 ) -> Sweep:
     """One-shot plans at several budgets: what each costs, and the metric of its network before any training.
 
@@ -97,6 +99,8 @@ def sweep(
         latency_target: where; a target that is timed.
         floor: share of each group that stays at least.
         round_to: as for `Graph.plan`.
+        weights: a checkpoint whose values stay in its files, as for `Graph.plan`; not with ``latency``, for which the
+            dense network is exported.
 
     Raises:
         UserError: no plan can be made, there is no criterion of a name, or it needs data; the graph has no model, or no
@@ -107,6 +111,7 @@ def sweep(
     sweeping = Sweeping(
         graph, shares_of(flops, "flops"), (by,) if isinstance(by, str) else tuple(by), task, data=data,
         better=metric_mode, timed_in=latency_target if latency else None, floor=floor, round_to=round_to,
+        weights=weights,
     )  # fmt: skip
     sweeping.carry_out()
     return Sweep(sweeping.plans, sweeping.report)
@@ -116,7 +121,7 @@ class Sweeping:
     """A sweep at work, which is worth something when it is stopped.
 
     Args:
-        graph, floor, round_to: as for `sweep`.
+        graph, floor, round_to, weights: as for `sweep`.
         shares: of the FLOPs.
         by: names of criteria.
         task: validation data, metric and loss.
@@ -141,11 +146,18 @@ class Sweeping:
         timed_in: str | None,
         floor: float,
         round_to: Rounding | None,
+        weights: str | Path | None = None,
         name: str | None = None,
     ) -> None:
         if graph.model is None:
             raise UserError("a sweep measures the model, and this graph has none.")
-        require_values(dict(graph.model.named_parameters()), "a sweep needs the values of the weights")
+        if weights is None:
+            require_values(dict(graph.model.named_parameters()), "a sweep needs the values of the weights")
+        elif timed_in is not None:
+            raise UserError(
+                "latency is measured of networks that are exported, and the dense one is in its files alone.",
+                hint="Leave out weights or latency; what `atograph apply` writes is timed by `atograph bench`.",
+            )
         if not by or len({*by}) < len(by):
             raise UserError(f"the criteria of a sweep are one or several, each once, not {', '.join(by) or 'none'}.")
         for each in by:
@@ -159,7 +171,9 @@ class Sweeping:
         self._shares, self._by = sorted(shares, reverse=True), by
         self._floor, self._round_to = floor, round_to
         self._task, self._better = task, better or task.better
-        self._device = next((each.device for each in graph.model.parameters()), torch.device("cpu"))
+        self._weights = weights
+        device = next((each.device for each in graph.model.parameters()), torch.device("cpu"))
+        self._device = torch.device("cpu") if weights is not None else device
         self._name = name or type(graph.model).__name__
         self._dense = Point(flops=1.0, params=1.0, metric=None)
         self._rows: list[SweepRow] = []
@@ -174,7 +188,8 @@ class Sweeping:
             UserError: as `sweep`.
         """
         refused = self._out_of_reach()
-        with stage("sweeping") as now:
+        runs = self._task.val_data is not None or any(CRITERIA.get(by).observes() for by in self._by)
+        with self._graph.weights_of(self._weights, runs=runs), stage("sweeping") as now:
             now.detail = "the dense network"
             self._measure_dense()
             for by in self._by:
@@ -234,7 +249,7 @@ class Sweeping:
         """The plans by one criterion; what it cannot do is in its rows."""
         now.detail = f"scores by {by}"
         try:
-            scores = self._graph.scores(by, data=self._data, loss=self._task.loss)
+            scores = self._graph.scores(by, data=self._data, loss=self._task.loss, weights=self._weights)
         except UserCodeError:
             raise
         except UserError as error:
@@ -253,10 +268,18 @@ class Sweeping:
             point = Point(
                 flops=float(self._graph.cost.flops(plan.counts)) / self._graph.flops,
                 params=float(self._graph.cost.params(plan.counts)) / max(self._graph.params, 1),
-                metric=self._metric(mask(self._model, plan)),
+                metric=self._masked_metric(plan),
             )
             self.plans[by, share] = plan
             self._rows.append(SweepRow(by=by, asked=share, point=point, kept=plan.counts))
+
+    def _masked_metric(self, plan: Plan) -> float | None:
+        if self._task.val_data is None:
+            return None
+        if self._weights is None:
+            return self._metric(mask(self._model, plan))
+        with masked_aside(self._model, plan):
+            return self._metric(self._model)
 
     def _metric(self, model: nn.Module) -> float | None:
         return self._task.evaluate(model, self._task.val_data, self._device)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 from atograph.passes.errors import UserError
 from atograph.passes.ir.program import Program
+from atograph.passes.ir.values import require_values
 from atograph.passes.public import public
 from atograph.train.losses.blocks import Plan
 from atograph.train.losses.defaults import logits_of, split
@@ -58,6 +60,12 @@ class Teacher:
         layers: names or globs of the teacher's modules whose outputs are the hidden states; none: its blocks, the items
             of ``Sequential`` and ``ModuleList`` with modules of their own, or else all layers but the last one.
         tell: takes a sentence about hidden states that cannot be compared; None: a warning.
+
+    Attributes:
+        makes_sense: whether all that it has said so far are numbers, a truth value in a 0-dim tensor.
+
+    Raises:
+        UserError: the teacher is no module, or has no values.
     """
 
     def __init__(
@@ -70,7 +78,9 @@ class Teacher:
         layers: Sequence[str] = (),
         tell: Tell | None = None,
     ) -> None:
-        self.model, self.weight, self.temperature = model.eval().requires_grad_(False), weight, temperature
+        self.model = checked_teacher(model).eval().requires_grad_(False)
+        self.weight, self.temperature = weight, temperature
+        self.makes_sense = torch.tensor(True)
         self._hidden = HiddenStates(hidden, layers, tell)
 
     def __call__(self, loss: Callable[[nn.Module, Any], Tensor], model: nn.Module, batch: object) -> Tensor:
@@ -164,19 +174,37 @@ class Teacher:
                 hint="A teacher has the same outputs as the model.",
             )
         given, wanted = at_least_float32(given), at_least_float32(wanted)
+        sane = ~(wanted.isnan() | wanted.isposinf()).any()  # a class that is ruled out has a logit of minus infinity
+        self.makes_sense = self.makes_sense.to(sane.device) & sane
         dim = _classes(given, targets, last)
         if dim is None:
             return relative_difference(given, wanted)
-        divergence = functional.kl_div(
-            (given / self.temperature).log_softmax(dim),
-            (wanted / self.temperature).log_softmax(dim),
-            reduction="none",
-            log_target=True,
-        ).sum(dim)
+        wanted = (wanted / self.temperature).log_softmax(dim)
+        parts = functional.kl_div(
+            (given / self.temperature).log_softmax(dim), wanted, reduction="none", log_target=True
+        )
+        divergence = parts.masked_fill(wanted.isneginf(), 0.0).sum(dim)  # p log p is 0 there
         counted = torch.ones_like(divergence)
         if targets is not None and targets.shape == divergence.shape:
             counted = (targets != IGNORED).to(divergence)
         return self.temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
+
+
+def checked_teacher(model: object) -> nn.Module:
+    """A teacher as somebody has given it.
+
+    Raises:
+        UserError: it is no module, or its weights have no values.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the teacher is a {type(model).__name__}, and not a torch.nn.Module.", hint=_TAKES)
+    if any(map(is_lazy, model.parameters())):
+        raise UserError("the teacher has lazy layers that were never called, and so no weights.", hint=_TAKES)
+    require_values(model.state_dict(keep_vars=True), "a teacher needs the values of its weights", hint=_TAKES)
+    return model
+
+
+_TAKES = "It is a trained network with the inputs and outputs of the model."
 
 
 def teacher_of(model: nn.Module, settings: TrainSettings, tell: Tell | None = None) -> Teacher:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from atograph.files.mapped import tensors_aside
 from atograph.passes.budgets.budgets import Budgets
 from atograph.passes.cost.prices import unit_prices
 from atograph.passes.criteria.criterion import Criterion
@@ -51,6 +53,8 @@ def observe(
     batches: Iterable[object],
     replicas: Replicas,
     where: str = "train_data",
+    *,
+    aside: bool = False,
 ) -> None:
     """Let a criterion take in all of some batches, in eval mode; what it saw before counts as much for each batch.
 
@@ -61,15 +65,18 @@ def observe(
         batches: on the device.
         replicas: the processes that train together; gradients are averaged over them.
         where: what the batches are called in errors.
+        aside: whether gradients go into a file one by one (`tensors_aside`), because all of them are too large.
 
     Raises:
-        UserError: the model or the loss rejects a batch.
+        UserError: the model or the loss rejects a batch; or there is no room for such a file.
     """
     criterion.seen.memory = math.inf
     show = (
-        _Gradients(model, task, replicas)
-        if criterion.observes() == "gradients"
-        else _Activations(criterion, model, task)
+        _Activations(criterion, model, task)
+        if criterion.observes() == "activations"
+        else _GradientsAside(model, task)
+        if aside
+        else _Gradients(model, task, replicas)
     )
     with own_gradients(model):
         for number, batch in enumerate(batches, 1):
@@ -89,6 +96,40 @@ class _Gradients:
             self.task.loss_to_train(self.model, batch).backward()  # type: ignore[no-untyped-call]
         self.replicas.average_gradients(self.model.parameters())
         criterion.observe(gradients_of(dict(self.model.named_parameters())))
+
+
+class _GradientsAside:
+    """Shows a criterion the gradients of a batch, of which one at a time is in memory: each goes into a file as soon as
+    it is complete, and the criterion reads it there."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self.model, self.task = model, task
+        self._trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._files = tensors_aside(self._trained)
+        self._seen: dict[str, Tensor] = {}
+
+    def __call__(self, criterion: Criterion, batch: object) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self._seen.clear()
+        with ExitStack() as hooks:
+            for name, parameter in self._trained.items():
+                hook = parameter.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
+                hooks.callback(hook.remove)
+            with torch.enable_grad():
+                self.task.loss_to_train(self.model, batch).backward()  # type: ignore[no-untyped-call]
+        criterion.observe(dict(self._seen))
+
+    @torch.no_grad()
+    def _take(self, name: str, parameter: Tensor) -> None:
+        """Put a gradient into its place in the file; one that comes in parts is added up there."""
+        gradient, place = parameter.grad, self._files[name]
+        assert gradient is not None, "it has just been accumulated"
+        gradient = gradient if gradient.layout == torch.strided else gradient.to_dense()
+        if name in self._seen:
+            place.add_(gradient)
+        else:
+            place.copy_(gradient)
+        self._seen[name], parameter.grad = place, None
 
 
 class _Activations:
@@ -115,7 +156,13 @@ class _Activations:
 
 
 def scores_with_data(
-    kind: type[Criterion], graph: Traced, budgets: Budgets, data: Iterable[object] | None, loss: Loss | None
+    kind: type[Criterion],
+    graph: Traced,
+    budgets: Budgets,
+    data: Iterable[object] | None,
+    loss: Loss | None,
+    *,
+    aside: bool = False,
 ) -> dict[str, Tensor]:
     """Group → score of each unit, ``[size]``, by a criterion that has to see the network at work.
 
@@ -125,6 +172,7 @@ def scores_with_data(
         budgets: what importance that adds up is weighed against.
         data: batches.
         loss: ``loss(model, batch)``; None: see `losses.defaults.default_loss`.
+        aside: as for `observe`.
 
     Raises:
         UserError: there is no data, or no model, or the model or the loss rejects a batch.
@@ -142,7 +190,7 @@ def scores_with_data(
     criterion = kind(units, graph.program)
     task = Task(list(data) if isinstance(data, Iterator) else data, loss=loss)  # once is enough for a plan
     batches = (to_device(batch, device) for batch in task.train_data)
-    observe(criterion, model, task, batches, Alone(), where="data")
+    observe(criterion, model, task, batches, Alone(), where="data", aside=aside)
     if not criterion.ready:
         raise UserError(
             f"the criterion '{kind.name}' has seen no {kind.observes()}: there are no batches, the loss does not call "
