@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from atograph.declared.stored import choose_rows
+from atograph.files.apart import put_together
 from atograph.files.checkpoint import Checkpoint, Reader, Stored
 from atograph.files.run_folder import RunFolder
 from atograph.files.run_lock import claimed
@@ -107,6 +108,7 @@ def _apply_plan(
     started, out = time.monotonic(), folder.out
     checkpoint = Checkpoint.open(weights)
     dense_bytes = checkpoint.nbytes
+    put_together(checkpoint, graph.model)
     if graph.model is not None:
         choose_rows(checkpoint, graph.model)
     _check_place(checkpoint, out)
