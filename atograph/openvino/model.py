@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,11 +55,15 @@ def write(source: Path, target: Path, metadata: Mapping[str, str]) -> Path:
 
     Raises:
         UserError: OpenVINO has nothing for one of its ops.
+        OSError: it cannot be written.
     """
     RUNTIME.check()
     files = str(source.resolve()), str(target.resolve())
     try:
         RUNTIME.child().call("write", *files, dict(metadata), seconds=SECONDS + 60e-9 * source.stat().st_size)
     except ChildError as error:
+        code = getattr(error, "errno", None)
+        if code is not None:
+            raise OSError(code, os.strerror(code)) from error
         raise UserError(f"OpenVINO cannot read this model's ONNX file: {one_line(error)}.") from error
     return target

@@ -115,6 +115,12 @@ def test_without_the_package_it_is_refused_before_the_training(monkeypatch: pyte
         OpenVino().check({"a": torch.zeros(1)})
 
 
+def test_a_full_disk_is_said_in_the_words_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "slim.bin").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"slim\.xml: cannot write there: No space left on device"):
+        export(OpenVino(), made(network(), X).program, tmp_path / "slim.xml")
+
+
 def test_a_file_without_its_weights_is_named(tmp_path: Path) -> None:
     slim = made(network(), X)
     file = written(slim, tmp_path)
