@@ -285,7 +285,7 @@ def test_no_room_for_gradients_shows_before_anything_runs(tmp_path: Path, monkey
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     weights = in_files(tmp_path / "dense", perturbed(MODELS["residual"][0]).state_dict())
-    with pytest.raises(CannotWrite, match="(?s)No space left on device.*TMPDIR names another folder"):
+    with pytest.raises(CannotWrite, match=r"(?s)No space left on device.*TMPDIR names another folder"):
         empty_graph("residual").plan(0.5, by="taylor", data=[torch.ones(1)], loss=never, weights=weights)
 
 
