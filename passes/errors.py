@@ -54,6 +54,16 @@ class InternalError(AtographError):
         super().__init__(f"internal error: {message} {whose}{to_do}")
 
 
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "memoryerror", "out of memory", "failed to allocate",
+                  "unable to allocate", "can't allocate memory", "cannot allocate memory")  # fmt: skip
+"""How C++, ONNX Runtime, Python, numpy and torch say it."""
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether the text of an error says that there was not enough memory."""
+    return any(sign in text.lower() for sign in _OUT_OF_MEMORY)
+
+
 def printable(text: str) -> str:
     """The text without what commands a terminal, or cannot be printed: it may quote a file that anyone made."""
     return "".join(

@@ -76,7 +76,8 @@ class Registry(Generic[T]):
             near = get_close_matches(name, list(self), n=2)
             perhaps = f"Perhaps {' or '.join(near)}? " if near else ""
             raise UserError(
-                f"there is no {self.kind} {name!r}.", hint=f"{perhaps}Known {self.plural}: {', '.join(self)}."
+                f"there is no {self.kind} {name!r}.",
+                hint=f"{perhaps}Known {self.plural}: {', '.join(self)}; one of yours is known once it is registered.",
             )
         if name in self._homes:
             self._check_name(name)

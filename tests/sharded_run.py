@@ -16,6 +16,7 @@ import atograph
 from atograph.slimming.index_map import small_module
 from atograph.train import Task, auto_train_once
 from atograph.train.processes.replicas import join
+from atograph.train.pruning.selection import BY_CRITERION, GivenPlan, GivenScores, Selection
 from atograph.train.settings import settings_of
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -23,7 +24,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "ato": {"controller_min_steps": 12, "slim_at": "never"},
     "budget": {"controller_search": "budget", "controller_masked": 0.3, "controller_min_steps": 12, "slim_at": "never"},
     "magnitude": {"controller": False, "prior": "magnitude", "metric_mode": "max", "ema": 0.5, "slim_at": "never"},
+    "plan": {"method": "progressive", "slim_at": "never"},
+    "scores": {"method": "at-once", "slim_at": "never"},
 }
+
+
+def selection_for(kind: str, graph: atograph.Graph) -> Selection:
+    """What decides: a plan that is given, scores, or the criterion."""
+    if kind == "plan":
+        return GivenPlan(graph.plan(random=3, keep=0.6))
+    if kind == "scores":
+        return GivenScores({group.name: torch.arange(group.size) * 0.37 % 1 for group in graph.prunable})
+    return BY_CRITERION
 
 
 class Block(nn.Module):
@@ -61,14 +73,17 @@ def train(kind: str, *, shard: bool) -> tuple[dict[str, Tensor], dict[str, Any]]
     x = torch.randn(90, 6, generator=generator).double()
     y = x[:, :1].sin() + x[:, 1:2]
     data = list(zip(x.split(15), y.split(15), strict=True))
-    settings = settings_of({"flops": 0.5, "epochs": 4, "device": "cpu", "lr": 0.02, "shard": shard, **KINDS[kind]})
     graph = atograph.trace(model, x[:2])
+    selection = selection_for(kind, graph)
+    budget = {} if kind == "plan" else {"flops": 0.5}
+    asked = settings_of({**budget, "epochs": 4, "device": "cpu", "lr": 0.02, "shard": shard, **KINDS[kind]})
+    settings = selection.fitted(graph.groups, graph.program, selection.adapted(asked))
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         return (model(batch[0]) - batch[1]).square().mean()
 
     task = Task(data, data[:3], loss=loss, metric=lambda model, batch: -float(loss(model, batch)))
-    run = auto_train_once(model, graph, task, settings, shrink=partial(small_module, graph))
+    run = auto_train_once(model, graph, task, settings, shrink=partial(small_module, graph), selection=selection)
     rows = [[row.loss, row.metric, row.flops] for row in run.history]
     told = {"kept": run.plan.kept, "rows": rows, "best": run.best_epoch}
     return model.state_dict(), {**told, "slim_from": run.slim_from, "why_dense": run.why_dense}

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "atograph": (
         "__main__ cli integrations run proof slimming graph declared inspection int8 latency targets openvino "
-        "from_onnx ort program sessions onnx repair terminal process report spec capture train files values passes "
-        "version"
+        "executorch from_onnx ort program sessions onnx repair terminal process report spec capture train files "
+        "values passes version"
     ),
     "atograph.passes": (
         "pipeline text rewrite cleanup patterns plan criteria budgets cost analysis base rules axes ir torch_private "

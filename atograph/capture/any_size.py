@@ -241,7 +241,7 @@ def _recorded(
     args, kwargs = inputs
     batch = batch_of(inputs) if wishes.batch else None
     program = record_program(model, args, kwargs, batch=batch, wishes=wishes, decided_by=decided_by, numbers=numbers)
-    if not wishes.batch and not wishes:
+    if not wishes.batch:
         program.interface = replace(program.interface, fixed="this was asked for")
     return program
 

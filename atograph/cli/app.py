@@ -13,6 +13,7 @@ from atograph.cli.options import (
     CaptureLimit,
     CodeOfRun,
     Data,
+    InFiles,
     Json,
     Page,
     Run,
@@ -183,6 +184,7 @@ def sensitivity(
         typer.Option(metavar="SHARE", help="Also choose widths within this share of the FLOPs, or several: 0.5,0.3."),
     ] = None,
     init: Trained = None,
+    weights: InFiles = None,
     json: Json = None,
     html: Page = None,
     data: Data = None,
@@ -198,7 +200,7 @@ def sensitivity(
 
     with running(limit=capture_limit) as console:
         command_sensitivity.sensitivity(
-            spec, by=by, batches=batches, flops=flops, init=init, json=json, html=html, data=data,
+            spec, by=by, batches=batches, flops=flops, init=init, weights=weights, json=json, html=html, data=data,
             given=settings, console=console,
         )  # fmt: skip
 
@@ -220,12 +222,7 @@ def sweep(
         int, typer.Option(help="Batches of train_data() that criteria look at, where they look at any.")
     ] = 4,
     init: Trained = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights that stay in their files: a .safetensors file, an index of shards, or their folder."
-        ),
-    ] = None,
+    weights: InFiles = None,
     json: Json = None,
     html: Page = None,
     plans: Annotated[

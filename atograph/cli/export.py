@@ -51,11 +51,10 @@ def export(
         raise UserError("is a folder, not a file to write.", where=str(out), hint="Name a file: --out slim.onnx.")
     if int8 and external_data and target == "openvino":
         raise UserError("--external-data is for ONNX files, and not for the target 'openvino'.")
-    suffix = ".xml" if int8 and target == "openvino" else ".onnx"
-    if out is not None and not other and out.suffix != suffix:
-        form = "OpenVINO" if suffix == ".xml" else "ONNX"
-        raise UserError(f"an {form} file ends in {suffix}.", where=str(out), hint=f"Name it so: --out slim{suffix}.")
-    for path in () if out is None or force else _files(out, target if suffix == ".xml" or other else None):
+    written = target if other or (int8 and target == "openvino") else None
+    if out is not None:
+        _check_suffix(out, written)
+    for path in () if out is None or force else _files(out, written):
         if path.exists():
             raise UserError("the file is there already.", where=str(path), hint="Replace it with --force.")
 
@@ -110,6 +109,17 @@ def _task(source: Spec) -> Task:
 
     batches = source.train_data(), source.val_data()
     return Task(*batches, loss=source.loss, metric=source.metric, metric_name=source.metric_name)
+
+
+def _check_suffix(out: Path, target: str | None) -> None:
+    """Refuse a name that a target's file does not have: what lies beside it is found by that. Targets of a SPEC that
+    was not read yet have any."""
+    from atograph.targets.table import TARGETS
+
+    name = "onnx" if target is None else target
+    if name in TARGETS and out.suffix != (suffix := Path(TARGETS.get(name).file).suffix):
+        form = "ONNX" if target is None else TARGETS.get(name).title
+        raise UserError(f"a file of {form} ends in {suffix}.", where=str(out), hint=f"Name it so: --out slim{suffix}.")
 
 
 def _files(out: Path, target: str | None) -> list[Path]:

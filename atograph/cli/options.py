@@ -25,6 +25,13 @@ CaptureLimit = Annotated[
     typer.Option("--capture-limit", metavar="SECONDS", help="Give up if capturing the model takes longer."),
 ]
 Trained = Annotated[Path | None, typer.Option("--init", help="Trained weights: .safetensors, or .pt of plain tensors.")]
+InFiles = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="Trained weights that stay in their files: a .safetensors file, an index of shards, or their folder.",
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it there as JSON.")]
 Page = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it there as a page.")]
 Targets = Annotated[

@@ -24,6 +24,7 @@ def sensitivity(
     batches: int,
     flops: str | None,
     init: Path | None,
+    weights: Path | None,
     json: Path | None,
     html: Path | None,
     data: Path | None,
@@ -34,7 +35,7 @@ def sensitivity(
     shares = () if flops is None else shares_of(flops, "--flops")
     trained = load_trained(
         text, init=init, data=data, given=given, batches=batches, option="--by", criteria=(by,), looking=True,
-        console=console,
+        weights=weights, console=console,
     )  # fmt: skip
 
     from atograph.inspection import overview
@@ -44,8 +45,8 @@ def sensitivity(
 
     spec, settings, graph, some = trained.spec, trained.settings, trained.graph, trained.batches
     console.phase("measuring")
-    seen = graph.sensitivity(some, loss=spec.loss, by=by, batches=batches)
-    budgets = [_within(graph, seen, share, by, some, spec.loss, settings.floor) for share in shares]
+    seen = graph.sensitivity(some, loss=spec.loss, by=by, batches=batches, weights=weights)
+    budgets = [_within(graph, seen, share, by, some, spec.loss, settings.floor, weights) for share in shares]
     shown = sensitivity_view(seen, overview(graph, name=spec.name, floor=settings.floor), budgets)
     console.table(sensitivity_table(shown))
     if json is not None:
@@ -62,13 +63,14 @@ def _within(
     batches: Sequence[object],
     loss: Callable[..., Any] | None,
     floor: float,
+    weights: Path | None,
 ) -> BudgetView:
     """The widths within a budget, by the curves and by the criterion alone."""
     from atograph.inspection.curves.record import BudgetView, widths_of
 
     limits = graph.budgets(flops=share)
     solved = graph.plan(share, by=seen, floor=floor)
-    greedy = graph.plan(share, by=by, data=batches, loss=loss, floor=floor)
+    greedy = graph.plan(share, by=by, data=batches, loss=loss, floor=floor, weights=weights)
     return BudgetView(
         flops=share,
         knapsack=widths_of(solved, seen, limits.kept(solved.counts)),

@@ -15,6 +15,7 @@ from atograph.from_onnx.file import FileValue, identifiers
 from atograph.from_onnx.network import OnnxNetwork, tried
 from atograph.from_onnx.op import TYPES, NotKnown
 from atograph.passes.errors import UserError
+from atograph.values.dynamic_sizes import STATIC
 
 LENGTHS = (64, 16, 224, 32, 128, 256, 320, 512, 576, 640, 48, 96, 1024, 8, 1)
 """What sizes without a number are tried at, one after the other, until the file can be computed."""
@@ -51,10 +52,15 @@ class Dims:
         """What is dynamic, as `trace` takes it; False where nothing is."""
         if not self.names:
             return False
-        return tuple(
+        sizes = (
             f"{arguments[name]}:{dim}={self._own(size)}" for (name, dim), size in self.names.items()
-            if (size, dim) != (self.batch, 0)
+            if self.batch is None or (size, dim) != (self.batch, 0)
         )  # fmt: skip
+        return (*([STATIC] if self.batch is None else []), *sizes)
+
+    def without_batch(self) -> Dims:
+        """The same where the first dim is a size like others: height, say."""
+        return replace(self, batch=None)
 
     def _own(self, size: str) -> str:
         """A size that is the batch elsewhere has another name than the batch of the first dims."""
@@ -69,13 +75,13 @@ class Dims:
                 found |= {"batch": own, "samples": own}
         return {own: name for own, name in found.items() if own != name and not name.startswith("unnamed ")}
 
-    def still(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
-        """The same, with nothing dynamic where the first dim is another than a batch: the file could be computed with
-        no number of samples that was tried."""
+    def told_by(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
+        """The same, without a batch where the first dim is another size: the file could be computed with no number of
+        samples that was tried."""
         batches = (
             inputs[value].shape[0] for (value, dim), name in self.names.items() if (name, dim) == (self.batch, 0)
         )
-        return self if all(batch in _BATCHES for batch in batches) else replace(self, names={}, batch=None)
+        return self if all(batch in _BATCHES for batch in batches) else self.without_batch()
 
     def tied(self, inputs: Mapping[str, torch.Tensor]) -> Dims:
         """The same with one name for sizes of different inputs that are as long as each other in an example: two names

@@ -61,11 +61,11 @@ class Onnx(ProgramForm):
         dims = dims_of(network.file.inputs, network.arguments)
         if example is None:
             inputs = example_for(network, dims)
-            dims = dims.still(inputs)
+            dims = dims.told_by(inputs)
         else:
             inputs = _by_name(network, *example)
         tried(network, inputs)
-        program, dims = _with_most_sizes(network, inputs, dims)
+        program, dims, inputs = _with_most_sizes(network, inputs, dims, made=example is None)
         if example is None:
             still = {name: f"{why.rstrip('.')}. {_OTHER_SIZES}" for name, why in program.interface.still.items()}
             program.interface = replace(program.interface, still=still)
@@ -81,19 +81,23 @@ class Onnx(ProgramForm):
         return made
 
 
-def _with_most_sizes(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Dims) -> tuple[Program, Dims]:
-    """The program, and the dims that it was made with: where not all of them can be followed by themselves, those that
-    have to be the same are one.
+def _with_most_sizes(
+    network: OnnxNetwork, inputs: dict[str, torch.Tensor], dims: Dims, *, made: bool
+) -> tuple[Program, Dims, dict[str, torch.Tensor]]:
+    """The program, and the dims and inputs that it was made with: where not all dims can be followed by themselves,
+    those that have to be the same are one, or the first is no batch, and inputs that were made up get another length.
 
     Raises:
         UserError: it cannot be captured at all.
     """
     program, tied = _captured(network, inputs, dims), dims.tied(inputs)
-    if program.interface.still and tied != dims:
-        other = _captured(network, inputs, tied)
+    others = [each for each in (tied, dims.without_batch()) if each != dims] if program.interface.still else []
+    for tried_dims in others:
+        given = example_for(network, tried_dims) if made and tried_dims.batch != dims.batch else inputs
+        other = _captured(network, given, tried_dims)
         if len(other.interface.still) < len(program.interface.still):
-            return other, tied
-    return program, dims
+            return other, tried_dims, given
+    return program, dims, inputs
 
 
 def _captured(network: OnnxNetwork, inputs: Mapping[str, torch.Tensor], dims: Dims) -> Program:

@@ -26,7 +26,10 @@ TYPES: Mapping[int, torch.dtype] = {
 """ONNX's types → torch's."""
 
 
-_QUANTISED = "The file is quantised: prune the one that it was made of, and quantise what comes out."
+_QUANTISED = (
+    "The file is quantised: prune the float file that it was made of, and quantise what comes out, with "
+    "atograph export RUN --int8 or your own tool."
+)
 
 
 class NotKnown(UserError):

@@ -141,6 +141,7 @@ class Planning:
         widths: Sequence[float] = WIDTHS,
         batches: int = BATCHES,
         round_to: int = 1,
+        weights: str | Path | None = None,
     ) -> Sensitivity:
         """How the loss rises when one group is cut to several widths and all others stay whole: a curve for each.
 
@@ -156,6 +157,8 @@ class Planning:
                 where all may go (``graph.steered(depth=True)``).
             batches: over how many the loss is averaged.
             round_to: widths are multiples of this, or whole (`Group.step`).
+            weights: a checkpoint whose values stay in its files, as for `plan`. The parameters of the group that is cut
+                are in memory: of a width that all layers share, those of all layers.
 
         Returns:
             For each prunable group the counts, and the mean loss at each of them in the loss's own unit.
@@ -167,9 +170,10 @@ class Planning:
         if self.model is None:
             raise UserError("sensitivity is measured on the model, and this graph has none.")
         name = by if isinstance(by, str) else getattr(by, "name", repr(by))
-        with stage("measuring the sensitivity of each group"):
+        with self.weights_of(weights), stage("measuring the sensitivity of each group"):
             return measure(
-                self.model, self.groups, data, loss, lambda some: self.scores(by, data=some, loss=loss),
+                self.model, self.groups, data, loss,
+                lambda some: self.scores(by, data=some, loss=loss, weights=weights),
                 by=name, widths=widths, batches=batches, round_to=round_to,
             )  # fmt: skip
 

@@ -94,7 +94,7 @@ def export_onnx(
     """
     check_opset(opset)
     torchs = opset and min(max(opset, TORCHS_OLDEST), TORCHS_NEWEST)
-    with quiet("torch.onnx"), quiet("onnx_ir"), read_once(), one_by_one(), told_by_shapes(_recurrent_ops()):
+    with quiet("torch.onnx", "onnx_ir", "onnxscript"), read_once(), one_by_one(), told_by_shapes(_recurrent_ops()):
         try:
             exported = torch.onnx.export(
                 hold_decisions(expressible(without_constants(program))),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
@@ -36,25 +36,13 @@ class OpenVinoModel(FileModel):
     form = "OpenVINO file"
 
     def __init__(self, path: Path, program: ExportedProgram, *, threads: int = 0) -> None:
-        check_installed()
+        RUNTIME.check()
         if not path.is_file():
             raise UserError("there is no such file.", where=str(path), hint=AGAIN)
         files = [file for file in (path, path.with_suffix(".bin")) if file.is_file()]
         nn.Module.__init__(self)
         super().__init__(path, threads, size=sum(file.stat().st_size for file in files), hint=AGAIN)
         self.made_from(program)
-
-
-def check_installed() -> None:
-    """Make sure that there is OpenVINO.
-
-    Raises:
-        UserError: the package is not installed.
-    """
-    if find_spec("openvino") is None:
-        raise UserError(
-            "OpenVINO needs the package openvino, which is not installed.", hint="pip install 'atograph[openvino]'"
-        )
 
 
 def write(source: Path, target: Path, metadata: Mapping[str, str]) -> Path:
@@ -67,11 +55,15 @@ def write(source: Path, target: Path, metadata: Mapping[str, str]) -> Path:
 
     Raises:
         UserError: OpenVINO has nothing for one of its ops.
+        OSError: it cannot be written.
     """
-    check_installed()
+    RUNTIME.check()
     files = str(source.resolve()), str(target.resolve())
     try:
         RUNTIME.child().call("write", *files, dict(metadata), seconds=SECONDS + 60e-9 * source.stat().st_size)
     except ChildError as error:
+        code = getattr(error, "errno", None)
+        if code is not None:
+            raise OSError(code, os.strerror(code)) from error
         raise UserError(f"OpenVINO cannot read this model's ONNX file: {one_line(error)}.") from error
     return target

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from atograph.files.reading import parse_json
 from atograph.sessions.feed import Feed
 
 _WARM_UP = 3
+
+_MB = 2**20
 
 _AS_IN_ONNX = {
     "Convolution": "Conv",
@@ -61,7 +64,18 @@ def write(source: str, target: str, metadata: Mapping[str, str]) -> None:
     """Write an ONNX file in OpenVINO's format: ``target``, which ends in ``.xml``, and its weights in a ``.bin``."""
     model = openvino.Core().read_model(source)
     model.set_rt_info(json.dumps(dict(metadata)), [_NOTE])
-    openvino.save_model(model, target, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, target, compress_to_fp16=False)
+    except RuntimeError:
+        for path in (Path(target), Path(target).with_suffix(".bin")):
+            _write_zeros(path, Path(source).stat().st_size)  # a full disk says so here, and there an "iostream error"
+        raise
+
+
+def _write_zeros(path: Path, count: int) -> None:
+    with path.open("wb") as file:
+        for _ in range(count // _MB + 1):
+            file.write(bytes(_MB))
 
 
 def load(path: str, threads: int = 0) -> dict[str, object]:

@@ -24,14 +24,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atograph.passes.errors import says_out_of_memory
 from atograph.process.memory import free_memory
 
 SECONDS = 120.0
 """What one call may take unless the caller knows better."""
-
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "memoryerror", "failed to allocate", "unable to allocate",
-                  "can't allocate memory", "cannot allocate memory")  # fmt: skip
-"""How C++, ONNX Runtime, Python, numpy and torch say it."""
 
 _LEAST = 2**30
 """Bytes that a child may have in any case."""
@@ -150,7 +147,7 @@ class Child:
         return next((" ".join(line.split())[:200] for line in reversed(lines) if line.strip()), "")
 
     def _with_limit(self, text: str) -> str:
-        if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+        if says_out_of_memory(text):
             return f"it takes more than the {self.memory / 1e9:.1f} GB of memory that are free ({text})"
         return text
 

@@ -113,7 +113,8 @@ def _compared(
     revived = _revived(masked, slim.plan)
     entries = []
     interface, given = slim.passes_program.interface, inputs.example
-    *smaller, own = batch_sizes(inputs, slim.passes_program)
+    most = [file.most for file in files if file.most is not None]
+    *smaller, own = sorted({min([size, *most]) for size in batch_sizes(inputs, slim.passes_program)})
     calls = [*((size, {}) for size in smaller), *((own, sizes) for sizes in around(interface)), (own, {})]
     for batch, sizes in calls:
         resized_inputs = with_batch(resized(given, interface, sizes), batch, interface)

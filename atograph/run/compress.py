@@ -215,7 +215,10 @@ def _keep_what_is_good(run: Run, make: Callable[[], Job]) -> Result:
     except BaseException as error:
         kept = isinstance(error, NotProved) and error.folder is not None
         if folder is not None and out is not None and not kept:
-            stays = resumption.what_stays(out, from_python=job is not None and job.spec == FROM_PYTHON)
+            python = job is not None and job.spec == FROM_PYTHON
+            stays = resumption.what_stays(out, from_python=python)
+            if stays is None and run.resume:
+                stays = unproved.what_stays(out, from_python=python)
             if stays or isinstance(error, UserCodeError):
                 error.add_note(stays or "Nothing was written.")
         raise

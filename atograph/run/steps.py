@@ -10,6 +10,7 @@ from pathlib import Path
 
 from atograph.capture.model_state import current_state
 from atograph.declared.tokenizer import OLD_NUMBERS, write_tokens
+from atograph.files.reading import Json
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
 from atograph.inspection import overview
@@ -28,7 +29,7 @@ from atograph.report.run import Report
 from atograph.run import latency_budget
 from atograph.run.job import Job, Outcome, Prepared, Result
 from atograph.run.measure import check_cost, measure
-from atograph.run.rehearse import Deployment, check_targets, deploy, deployment, rehearse, tell_of_no_metric
+from atograph.run.rehearse import Deployment, check_task, deploy, deployment, rehearse, tell_of_no_metric
 from atograph.run.report_so_far import write_log
 from atograph.run.saving.served import fewer_tokens, save_pretrained
 from atograph.run.unfinished import resumption, unproved
@@ -46,6 +47,7 @@ from atograph.train.loop import auto_train_once, dense_training
 from atograph.train.losses.untrained import NOISE, looks_untrained
 from atograph.train.processes.replicas import join
 from atograph.train.progress import Each, Progress
+from atograph.train.pruning.selection import check_alike
 from atograph.train.saved.checkpoints import Checkpoints
 from atograph.train.settings import TrainSettings, needs_data
 from atograph.train.settings.method_table import METHODS
@@ -78,6 +80,8 @@ class Run:
             deployed = deployment(prepared, aside)
             outcome = unproved.take_up(self.out, prepared) if self.resume and self.out is not None else None
             if outcome is None:
+                if self.resume and self.out is not None:
+                    resumption.check_same(self.out, job.settings, _identity(prepared))
                 tell_of_no_metric(job, self.console)
                 if needs_data(job.settings):
                     rehearse(prepared, deployed, aside, self.console)
@@ -102,7 +106,7 @@ class Run:
         for target in job.make_targets():
             target.check(current_state(job.model))
         check_accepts(job.model, job.inputs, where=job.where)
-        check_targets(job)
+        check_task(job)
         teacher = job.model if job.task.teacher is None else job.task.teacher
         if job.settings.distill and looks_untrained(teacher):
             console.warn(NOISE.format(how="--init FILE, a model() that loads some, or teacher()") + ".")
@@ -164,10 +168,11 @@ class Run:
             resumption.clear(out)  # not before all that may be wrong with this run was looked at
         replicas = join(prepared.settings.device)
         replicas.wait()
+        check_alike(job.selection, replicas)
         if not replicas.rank:
             beside = None if out is None else resumption.checkpoints_beside(out) / latency_budget.FILE
             latency_budget.keep(graph, prepared.settings, beside)
-        own = resumption.identity(job.settings, graph, job.init, job.selection)
+        own = _identity(prepared)
         baseline, training = (
             None if out is None else resumption.checkpoints(out, part, job.settings, own)
             for part in ("baseline", "training")
@@ -325,6 +330,11 @@ def _dense_and_slim(
     dense = target.timed(export(target, program, dense_file(target, aside)), program, threads)
     slim = target.timed(folder / target.file, slimmed.program, threads)
     return None if dense is None or slim is None else (dense, slim)
+
+
+def _identity(prepared: Prepared) -> dict[str, Json]:
+    job = prepared.job
+    return resumption.identity(job.settings, prepared.graph, job.init, job.selection)
 
 
 def _teacher_line(job: Job, settings: TrainSettings) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from importlib.util import find_spec
 
-from atograph.process.child_process import Child
+from atograph.passes.errors import UserError
+from atograph.process.child_process import Child, ChildError
+from atograph.values.user_code import one_line
 
 
 class RuntimeProcess:
@@ -35,6 +38,29 @@ class RuntimeProcess:
             if child is self._child:
                 child.call("close", number)
         return self._child
+
+    def check(self) -> None:
+        """Make sure that there is its package, and that it loads.
+
+        Raises:
+            UserError: it is not installed, or something that it needs is not.
+        """
+        if find_spec(self.package) is None:
+            raise UserError(
+                f"{self.title} needs the package {self.package}, which is not installed.",
+                hint=f"pip install 'atograph[{self.package}]'",
+            )
+        try:
+            self.child().call("close", 0)  # no session has this number
+        except ChildError as error:
+            raise self.broken(one_line(error)) from error
+
+    def broken(self, why: str) -> UserError:
+        """What to say where its package is there and does not load."""
+        return UserError(
+            f"{self.title} needs the package {self.package}, which is installed and does not load: {why}.",
+            hint=f"Install it with all that it needs: pip install --force-reinstall 'atograph[{self.package}]'",
+        )
 
     @property
     def version(self) -> str:

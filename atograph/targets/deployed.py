@@ -46,6 +46,12 @@ class Deployed:
         digest = getattr(self.run, "plan", None)
         return digest if isinstance(digest, str) else None
 
+    @property
+    def most(self) -> int | None:
+        """The largest batch that the file takes; None where it takes any, or one batch alone."""
+        most = getattr(self.run, "most", None)
+        return most if isinstance(most, int) else None
+
 
 def export(target: Target, program: ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> Path:
     """Write a program as the file of a target.

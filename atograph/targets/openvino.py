@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from atograph.files.writing import scratch
 from atograph.onnx.export import check_dtypes, export_onnx
-from atograph.openvino.model import OpenVinoModel, check_installed, write
+from atograph.openvino.model import RUNTIME, OpenVinoModel, write
 from atograph.passes.errors import UserError
 from atograph.targets.base import Target
 
@@ -52,7 +52,7 @@ class OpenVino(Target):
 
     def check(self, state: Mapping[str, Tensor]) -> None:
         """OpenVINO itself, and weights whose type it has no arithmetic for on the CPU."""
-        check_installed()
+        RUNTIME.check()
         for name, tensor in state.items():
             if tensor.dtype in (torch.float64, torch.complex64, torch.complex128):
                 type_ = str(tensor.dtype).removeprefix("torch.")

@@ -15,6 +15,7 @@ from atograph.train.processes.replicas import Replicas
 from atograph.train.settings import TrainSettings
 from atograph.train.task import Task
 from atograph.values.batches import batch_size
+from atograph.values.user_code import user_code
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -103,12 +104,17 @@ class Compute:
         return not self.replicas.total(float(not finite)) if self.settings.shard else finite
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step, by clipped gradients if that was asked for; in float16 not if one overflowed (the scale is halved)."""
+        """Step, by clipped gradients if that was asked for; in float16 not if one overflowed (the scale is halved).
+
+        Raises:
+            UserCodeError: what the optimiser raises.
+        """
         if self.settings.clip is not None:
             self.scaler.unscale_(optimizer)
             stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(stepped, self.settings.clip)
-        self.scaler.step(optimizer)
+        with user_code(f"calling step() of {type(optimizer).__name__}", "the optimiser"):
+            self.scaler.step(optimizer)
         self.scaler.update()
 
     def state(self) -> dict[str, object]:

@@ -16,7 +16,7 @@ from atograph.train.diverged import Diverged
 from atograph.train.hook import Hook
 from atograph.train.interfaces import Chooser
 from atograph.train.losses.distilled import teacher_of
-from atograph.train.optim import Rates, make_optimizer
+from atograph.train.optim import Rates, make_optimizer, not_trained
 from atograph.train.processes.shards import gather, sharded
 from atograph.train.progress import EpochRow, Progress
 from atograph.train.pruning.selection import BY_CRITERION
@@ -80,6 +80,8 @@ class Fit(RunState):
             self._learn_from_a_teacher()
             self.train_on(self.model)
             self.optimizer = make_optimizer(self.model, self.task, self.settings, batch)
+            if self.settings.epochs and (left := not_trained(self.optimizer, self.model)):
+                self.tell(left)
             self.others = self.beside()
             rates = Rates(self.optimizer)
             self.hook = make_hook(self)

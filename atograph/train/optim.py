@@ -66,6 +66,19 @@ def make_optimizer(model: nn.Module, task: Task, settings: TrainSettings, batch:
     return torch.optim.AdamW(groups, lr=lr)
 
 
+def not_trained(optimizer: torch.optim.Optimizer, model: nn.Module) -> str:
+    """What an optimiser leaves as it is though it requires a gradient, in a sentence; empty where there is nothing."""
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    left = [name for name, parameter in trained.items() if parameter not in held]
+    if not left:
+        return ""
+    which = left[0] if len(left) == 1 else f"{left[0]} and {len(left) - 1:,} more"
+    return (
+        f"the optimiser holds {len(trained) - len(left):,} of {len(trained):,} parameters, and does not train {which}"
+    )
+
+
 class Rates:
     """Scales every rate of an optimiser from the value it was made with."""
 

@@ -12,7 +12,7 @@ Dynamic: TypeAlias = Mapping[str, object] | Sequence[object] | bool | None
 ``dynamic_shapes``, or texts (``["x:2=32*height"]``). False: no size is dynamic, the batch included. None: the batch."""
 
 STATIC = "static"
-"""The text for no dynamic size at all."""
+"""The text for no dynamic batch: alone for no dynamic size at all, beside others for these alone."""
 
 FORM = 'Write dynamic={"input": {1: "length"}}: argument, dim, and a name; "32*height" for multiples of 32.'
 UNNAMED = "_"

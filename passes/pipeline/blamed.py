@@ -10,7 +10,7 @@ from traceback import extract_tb
 
 from atograph.passes.authors import package_of
 from atograph.passes.base import Pass
-from atograph.passes.errors import AtographError, InternalError
+from atograph.passes.errors import AtographError, InternalError, UserError, says_out_of_memory
 
 
 @contextmanager
@@ -22,6 +22,7 @@ def blamed(each: Pass, what: str = "") -> Iterator[None]:
         what: of it runs: ``"broken() of "``; empty: the pass itself.
 
     Raises:
+        UserError: there was not enough memory for it.
         InternalError: it raised something else.
     """
     try:
@@ -30,6 +31,11 @@ def blamed(each: Pass, what: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        if says_out_of_memory(said):
+            raise UserError(
+                f"there is not enough memory for {what}the pass '{each.name}' ({said}).",
+                hint="Look at the sizes of the program, or run it on a larger machine.",
+            ) from error
         said += f" ({_place_of(error, each)})"
         raise InternalError(f"{what}the pass '{each.name}' raised {said}.", package_of(type(each))) from error
 

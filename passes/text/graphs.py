@@ -181,7 +181,7 @@ class GraphReader:
     def _give_value(self, node: fx.Node, told: object, has_type: bool, at: int, type_at: int) -> None:
         """Derive what a node gives; where only the data tell, it is what the text says."""
         try:
-            control = None if has_type else control_of(node, self.root)
+            control = control_of(node, self.root)
             if control is None and (not runs_alone(node) or node.target is _ASSERT):
                 node.meta["val"] = self._value_of(told)
                 return
@@ -190,7 +190,9 @@ class GraphReader:
         except (DataDependentOutputException, DynamicOutputShapeException):
             value = self._value_of(told)
         except KeyError:
-            self.scanner.fail("one of its inputs has no type", at)
+            if not has_type or control is None:
+                self.scanner.fail("one of its inputs has no type", at)
+            value = self._value_of(told)
         except Exception as error:
             for each in node.all_input_nodes:
                 if each.op == "call_function" and each.meta.get("val") is None:
@@ -198,6 +200,10 @@ class GraphReader:
             said = str(error).strip().splitlines() or [type(error).__name__]
             self.scanner.fail(f"{node.target} does not take its inputs: {said[0].rstrip('.')}", at)
         node.meta["val"] = value
+        for result in control.gives if control is not None else ():
+            forms = [_shown(each.meta["val"]) for each in result.of if isinstance(each, fx.Node) and "val" in each.meta]
+            if len({*forms}) > 1:
+                self.scanner.fail(f"the regions of {node.target} do not give the same: {' and '.join(forms)}", at)
         if has_type and not _is_of(value, told):
             self.scanner.fail(f"{node.target} gives {_shown(value)} here, not {_shown(told)}", type_at)
 

@@ -328,3 +328,46 @@ def test_values_that_a_file_lists_and_does_not_have_are_none(tmp_path: Path) -> 
     )  # fmt: skip
     network = network_of(save(graph, tmp_path / "left.onnx"))
     assert _node_apart(network, {"x": torch.from_numpy(noise(2, 8))}) == ""
+
+
+def upright(shape: list[object]) -> onnx.GraphProto:
+    """An image [height, width, 3] without a batch, which is halved and doubled within."""
+    node, held, declared = helper.make_node, numpy_helper.from_array, helper.make_tensor_value_info
+    return helper.make_graph(
+        [
+            node("Transpose", ["image"], ["t"], perm=[2, 0, 1]), node("Unsqueeze", ["t", "axis"], ["u"]),
+            node("Conv", ["u", "in"], ["c"], pads=[1, 1, 1, 1]), node("Relu", ["c"], ["r"]),
+            node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("Resize", ["p", "", "twice"], ["q"], mode="nearest"), node("Add", ["q", "r"], ["s"]),
+            node("Conv", ["s", "out"], ["d"], pads=[1, 1, 1, 1]), node("Squeeze", ["d", "axis"], ["y"]),
+        ],
+        "upright", [declared("image", TensorProto.FLOAT, shape)],
+        [declared("y", TensorProto.FLOAT, [2, *shape[:2]])],
+        [held(noise(8, 3, 3, 3), "in"), held(noise(2, 8, 3, 3, seed=1), "out"), held(np.array([0]), "axis"),
+         held(f32(1, 1, 2, 2), "twice")],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_height_that_comes_first_is_a_size_like_others(tmp_path: Path, given: bool) -> None:
+    """It is halved, which no number of samples is: all sizes of the file were fixed for it."""
+    path = save(upright(["H", "W", 3]), tmp_path / "net.onnx")
+    graph = atograph.trace(path, torch.randn(10, 12, 3)) if given else atograph.trace(path)
+    assert [(size.name, size.values[0]) for size in graph.program.interface.dynamic] == (
+        [("H", 5), ("W", 6)] if given else [("H", 32), ("W", 32)]
+    )
+    written = atograph.slim(graph, graph.plan(flops=0.6)).to_onnx(tmp_path / "out.onnx")
+    assert shapes(written) == {"image": ["2*H", "2*W", 3], "y": [2, "2*H", "2*W"]}
+
+
+def test_a_number_of_samples_stays_beside_sizes_with_names(tmp_path: Path) -> None:
+    node, held, declared = helper.make_node, numpy_helper.from_array, helper.make_tensor_value_info
+    sides = [1, 3, "height", "width"]
+    graph = helper.make_graph(
+        [node("Conv", ["x", "in"], ["c"]), node("Relu", ["c"], ["r"]), node("Conv", ["r", "out"], ["y"])], "one",
+        [declared("x", TensorProto.FLOAT, sides)], [declared("y", TensorProto.FLOAT, [1, 2, *sides[2:]])],
+        [held(noise(8, 3, 1, 1), "in"), held(noise(2, 8, 1, 1, seed=1), "out")],
+    )  # fmt: skip
+    path = save(graph, tmp_path / "net.onnx")
+    slim = proved(path, tmp_path, flops=0.6)
+    assert shapes(slim.to_onnx(tmp_path / "out.onnx")) == {"x": sides, "y": [1, 2, "height", "width"]}

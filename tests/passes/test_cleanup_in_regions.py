@@ -14,6 +14,7 @@ from torch._higher_order_ops import scan, while_loop
 from atograph.capture.to_program import capture
 from atograph.passes import Pipeline, Program, ProgramModule, UserError, format_program, parse_program
 from atograph.passes.ir.exported.to_exported import to_exported
+from atograph.passes.patterns.replace import PatternPass, Replacement
 
 ALL = "fixpoint(canonicalize,cse,dce)"
 
@@ -144,3 +145,45 @@ def test_control_flow_that_draws_and_is_not_read_stays() -> None:
     text = format_program(program).replace("%y_0 = operator.getitem(%cond, 0)", "%y_0 = aten.relu(%x)")
     unread = parse_program(text)
     assert format_program(Pipeline.parse("dce").run(unread)) == format_program(unread)
+
+
+class Shorter(PatternPass):
+    name = "shorter"
+    replacements = (
+        Replacement(lambda x: x * torch.sigmoid(x), lambda x: torch.ops.aten.silu(x)),
+        Replacement(lambda x: x * 2 / 2, lambda x: x),
+    )
+
+
+WRITTEN_OUT: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "silu": (lambda x, layer, off: layer(x) * layer(x).sigmoid() + 1, ("aten.linear", "aten.silu", "aten.add.Tensor")),
+    "twice and half": (lambda x, layer, off: layer(x) * 2 / 2 + 1, ("aten.linear", "aten.add.Tensor")),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_patterns_are_replaced(form: Callable[..., Tensor], name: str) -> None:
+    function, expected = WRITTEN_OUT[name]
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    program = Pipeline.parse(ALL).run(capture(Within(form, function).double().eval(), (X,)))
+    text = format_program(program)
+    result = Pipeline((Shorter(),)).run(program)
+    shown = format_program(result, values=True)
+    assert format_program(program) == text and "aten.silu" not in text and "aten.sigmoid" not in shown
+    assert all(f"{op}(" in shown for op in expected) and "aten.div" not in shown
+    assert format_program(parse_program(shown), values=True) == shown
+    assert Pipeline((Shorter(),)).run(result) is result
+    exported = to_exported(result).module()
+    with torch.no_grad():
+        for x in (X, -X):
+            expected_output = ProgramModule(program)(x)
+            assert torch.allclose(ProgramModule(result)(x), expected_output, rtol=1e-12)
+            assert torch.allclose(exported(x), expected_output, rtol=1e-12)
+
+
+def test_a_pattern_gives_no_memory_of_what_a_region_is_given() -> None:
+    program = region("%m = aten.mul.Tensor(%x_1, 2)", "%y = aten.div.Tensor(%m, 2)")
+    assert Pipeline((Shorter(),)).run(program) is program
+    assert any("aten.div.Tensor: a region gives memory of its own" in each for each in Shorter().refused(program))

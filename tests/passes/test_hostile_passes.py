@@ -387,6 +387,17 @@ def test_what_a_pass_breaks_is_told_in_one_paragraph(name: str) -> None:
     assert found is not None and found.place == 1 and found.wrong.name == "wrong"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")],
+    ids=("python", "torch", "cuda"),
+)  # fmt: skip
+def test_that_memory_runs_out_is_no_bug(error: Exception) -> None:
+    with pytest.raises(UserError, match="there is not enough memory for the pass 'wrong'"):
+        Pipeline((Wrong(raising(error)),)).run(program_of())
+
+
 VALUES: dict[str, tuple[Callable[[Program], Any], str]] = {
     "zeros": (
         changed(lambda program, graph, node: behind(graph, node, "call_function", aten.mul.Tensor, 0.0)),

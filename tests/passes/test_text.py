@@ -232,6 +232,39 @@ WRONG = {
 }
 
 
+CHOICE = """program {
+  input %x : f32[s0, 4]
+  region @one(%a) {
+    %y = aten.relu(%a)
+    return (%y,)
+  }
+  region @other(%b) {
+    %z = aten.neg(%b)
+    return (%z,)
+  }
+  %total = aten.sum(%x) : f32[]
+  %gt = aten.gt.Scalar(%total, 0) : bool[]
+  %cond = higher_order.cond(%gt, @one, @other, (%x,)) : (f32[s0, 4])
+  %first = operator.getitem(%cond, 0) : f32[s0, 4]
+  return %first
+}
+"""
+
+WRONG |= {
+    "not the type of its regions": (
+        CHOICE.replace("(f32[s0, 4])", "(f32[s0, 5])"), "a.txt:13:57: cond gives (f32[s0, 4]) here, not (f32[s0, 5])"
+    ),
+    "regions of two types": (
+        CHOICE.replace("aten.neg(%b)", "aten.mean.dim(%b, [1])"),
+        "a.txt:13:11: the regions of cond do not give the same: f32[s0, 4] and f32[s0]",
+    ),
+}  # fmt: skip
+
+
+def test_what_regions_give_is_what_the_text_says() -> None:
+    assert format_program(parse_program(CHOICE)).strip() == CHOICE.strip()
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_told_with_its_place(name: str) -> None:
     text, message = WRONG[name]

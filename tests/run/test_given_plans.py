@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fakes import TwoConvs, blobs
+from forked import completed
 from runs import SPEC, command
 from torch import Tensor, nn
 
 import atograph
 from atograph.passes.errors import UserError
-from atograph.train.pruning.selection import GivenPlan, GivenScores
+from atograph.train.processes.replicas import Alone
+from atograph.train.pruning.selection import BY_CRITERION, GivenPlan, GivenScores, Selection, check_alike
 from atograph.train.settings import settings_of
 from atograph.values.state_texts import state_texts
 
@@ -236,3 +238,80 @@ def test_the_command_trains_towards_the_plan_of_a_run_or_a_file(tmp_path: Path) 
     assert code != 0 and "flops would choose them as well" in output
     code, output = command("compress", spec, "--out", tmp_path / "third")
     assert code != 0 and "--plan FILE" in output
+
+
+class Second(Alone):
+    """The second of two processes, of which the first is given something else."""
+
+    rank, count = 1, 2
+
+    def __init__(self, first: Selection) -> None:
+        self.first: list[Tensor] = []
+        check_alike(first, self)
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        if not self.first:
+            self.first = [tensor.clone() for tensor in tensors]
+        for tensor, value in zip(tensors, self.first, strict=True):
+            tensor.copy_(value)
+
+
+def test_processes_that_are_given_different_plans_or_scores_are_told_before_the_training() -> None:
+    scores = {"g0": torch.arange(8.0)}
+    for first in (GivenPlan(some_plan()), GivenScores(scores), BY_CRITERION):
+        check_alike(first, Second(first))
+    cases: list[tuple[Selection, Selection]] = [
+        (GivenPlan(some_plan()), GivenPlan(some_plan(4))),
+        (GivenScores(scores), GivenScores({"g0": -scores["g0"]})),
+        (BY_CRITERION, GivenScores(scores)),
+        (GivenPlan(some_plan()), BY_CRITERION),
+    ]
+    for first, own in cases:
+        with pytest.raises(UserError, match="1 of 2 processes are given other units to keep than the first one"):
+            check_alike(own, Second(first))
+
+
+@pytest.mark.long
+def test_two_processes_train_towards_a_plan_sharded_or_not(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SPEC)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))  # fmt: skip
+    plan = atograph.trace(net, EXAMPLE).plan(random=1, keep=0.5)
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    for options in ([], ["--shard"], ["--method", "at-once"]):
+        out = f"run{len(options)}"
+        asked = ("--plan", "plan.json", "--epochs", "2", "--device", "cpu", "--target", "pt2", "--out", out)
+        done = completed(tmp_path, "compress", "net.py", *asked, *options, processes=2)
+        assert done.returncode == 0, done.stderr
+        assert atograph.Plan.from_json((tmp_path / out / "plan.json").read_text()) == plan
+        report = json.loads((tmp_path / out / "report.json").read_text())
+        assert report["float64"] < 1e-9 and report["chosen_by"] == "the plan in plan.json"
+        assert done.stdout.count("its parameters are sharded over the processes") == ("--shard" in options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "at-once", "epochs": 0}, pytest.param({"method": "progressive", "epochs": 3}, marks=pytest.mark.long)],
+)
+def test_a_ladder_goes_down_by_the_scores_that_are_given(options: dict[str, Any]) -> None:
+    """Every rung keeps the highest ones, and of those that the one before it kept."""
+    graph = atograph.trace(fresh(), EXAMPLE)
+    torch.manual_seed(5)
+    scores = {group.name: torch.rand(group.size) for group in graph.prunable}
+    shares = [0.7, 0.5, 0.3]
+    asked: dict[str, Any] = {"scores": scores, "device": "cpu", "targets": ["pt2"], **options}
+    ladder = atograph.compress_ladder(fresh(), blobs(4), flops=shares, **asked)
+    within = {name: (*range(len(score)),) for name, score in scores.items()}
+    for share, result in zip(shares, ladder.results, strict=True):
+        assert result.slim.flops <= share * graph.flops and result.report.chosen_by == "the scores that are given"
+        for name, units in result.plan.kept.items():
+            assert {*units} < {*within[name]} or len(units) == len(within[name])
+            best = sorted(within[name], key=lambda unit: float(scores[name][unit]), reverse=True)
+            assert {*units} == {*best[: len(units)]}
+        within = dict(result.plan.kept)
+    assert sum(map(len, within.values())) < 15
+
+
+def test_a_ladder_without_a_budget_says_what_it_goes_down() -> None:
+    with pytest.raises(UserError, match="a ladder goes down several shares of one budget, and none is given"):
+        atograph.compress_ladder(fresh(), blobs(2), plan=some_plan(), device="cpu")

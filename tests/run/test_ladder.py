@@ -155,6 +155,28 @@ def test_a_ladder_that_is_stopped_while_it_is_timed_is_timed_later(
     assert descend(tmp_path / "run", resume=True, **QUICK).report.dense.ms
 
 
+def test_a_ladder_that_ends_early_names_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes on with that only: not with another teacher, and not without its folder."""
+    out, made, begun, taught = tmp_path / "run", descend_module.run, list[None](), TwoConvs()
+
+    def stops(*args: Any, **options: Any) -> Any:
+        begun.append(None)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return made(*args, **options)
+
+    monkeypatch.setattr(descend_module, "run", stops)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        descend(out, teacher=taught, **QUICK)
+    told = f"flops-0.7 is finished, and stays in {out}. To go on with the next one: the same call with resume=True."
+    assert stopped.value.__notes__ == [told]
+    with pytest.raises(UserError, match="of another run: the digest of the teacher's weights was "):
+        descend(out, teacher=TwoConvs(12), resume=True, **QUICK)
+    (out / "flops-0.7").rename(tmp_path / "aside")
+    with pytest.raises(UserError, match=r"flops-0\.7: this budget was finished, and its folder is not there any more"):
+        descend(out, teacher=taught, resume=True, **QUICK)
+
+
 def same(first: atograph.Ladder, second: atograph.Ladder) -> None:
     for one, other in zip(first, second, strict=True):
         state = other.model.state_dict()
@@ -169,8 +191,10 @@ def test_a_ladder_that_was_stopped_goes_on_where_it_was(
 ) -> None:
     """Within each rung, and before its first step; those that are finished are not trained again."""
     out = tmp_path / "run"
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as stopped:
         descend(out, stop_at, checkpoint_seconds=0)
+    stays = f"flops-0.7 is finished, and stays in {out}."
+    assert [note for note in stopped.value.__notes__ if "finished" in note] == [stays] * finished
     done = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
     with pytest.raises(UserError, match="--resume"):
         descend(out)

@@ -160,6 +160,11 @@ def test_a_run_that_goes_on_does_not_train_again(
     if site == "slimming":
         with pytest.raises(UserError, match="the setting seed was 0 there, and is 1 now"):
             again.compress(out, resume=True, seed=1)
+        with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt) as stopped:
+            broken.setattr(steps.Run, "prepare", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
+            again.compress(out, resume=True, **options)
+        how = "To go on from there: the same call with resume=True."
+        assert stopped.value.__notes__ == [f"The training is finished, and stays in {out}. {how}"]
     result = again.compress(out, resume=True, **options)
     assert first.steps and not again.steps
     assert result.report.certificate and not result.report.not_proved and len(result.history) == 2
@@ -168,6 +173,25 @@ def test_a_run_that_goes_on_does_not_train_again(
         "log.csv", "plan.json", "report.html", "report.json", "slim.onnx", "slim.pt2", "slim.safetensors",
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_other_settings_are_refused_before_anything_is_rehearsed(
+    baseline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, out = Training(), tmp_path / "run"
+
+    def stops(model: nn.Module, batch: Any) -> Tensor:
+        if training.steps == 3:
+            raise KeyboardInterrupt
+        return training.loss(model, batch)
+
+    options = {"loss": stops, "checkpoint_seconds": 0, "baseline": baseline, "targets": ["pt2"]}
+    with pytest.raises(KeyboardInterrupt):
+        training.compress(out, **options)
+    monkeypatch.setattr(steps, "rehearse", lambda *_args: pytest.fail("it is another run"))
+    with pytest.raises(UserError, match=r"the setting lr was null there, and is 0\.02 now"):
+        Training().compress(out, resume=True, lr=0.02, **options)
 
 
 Finished = tuple[Prepared, Trained[Plan], Deployment, Path]

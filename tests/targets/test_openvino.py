@@ -110,9 +110,15 @@ def test_types_that_it_has_no_arithmetic_for_are_refused() -> None:
 
 
 def test_without_the_package_it_is_refused_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atograph.openvino.model.find_spec", lambda _name: None)
+    monkeypatch.setattr("atograph.sessions.runtime_process.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"needs the package openvino, which is not installed"):
         OpenVino().check({"a": torch.zeros(1)})
+
+
+def test_a_full_disk_is_said_in_the_words_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "slim.bin").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"slim\.xml: cannot write there: No space left on device"):
+        export(OpenVino(), made(network(), X).program, tmp_path / "slim.xml")
 
 
 def test_a_file_without_its_weights_is_named(tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ["onxn"],
             "there is no target 'onxn'. Perhaps onnx? "
-            "Known targets: executorch, onnx, openvino, pt2, plain, thief, report.",
+            "Known targets: executorch, onnx, openvino, pt2, plain, thief, report; "
+            "one of yours is known once it is registered.",
         ),
         ([], "a run needs a target"),
         (["onnx", "plain", "onnx"], "the target 'onnx' is named twice"),
@@ -394,3 +395,30 @@ def test_a_file_that_was_loaded_to_look_at_it_is_not_loaded_again(
     (file,) = deploy(slim, [onnx_runtime.OnnxRuntime()], tmp_path, amended_for=Inputs((X,), {}))
     assert loaded == [tmp_path / "slim.onnx"]
     torch.testing.assert_close(file(X), slim(X), rtol=1e-5, atol=1e-5)
+
+
+class OfFew(Plain):
+    """It has memory for three samples."""
+
+    name: ClassVar[str] = "few"
+
+    def load(self, path: Path, program: ExportedProgram) -> Callable[..., Any]:
+        run = super().load(path, program)
+
+        def of_few(x: Tensor) -> Any:
+            if len(x) > 3:
+                raise ValueError("too many samples")
+            return run(x)
+
+        of_few.most = 3  # type: ignore[attr-defined]
+        return of_few
+
+
+def test_the_certificate_is_of_as_many_samples_as_a_file_has_memory_for(tmp_path: Path) -> None:
+    model = network()
+    graph = atograph.trace(model, X)
+    plan = graph.plan(flops=0.5)
+    zero_(model, plan)
+    slim = atograph.slim(graph, plan)
+    file = load(OfFew(), export(OfFew(), slim.program, tmp_path / OfFew.file), slim.program)
+    assert [entry.batch for entry in certify(model, slim, [file], Inputs((X,), {}))] == [1, 3]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from decoder import Decoder, Sizes, tokens
-from fakes import TwoConvs
+from fakes import TwoConvs, blobs
 from networks import NETWORKS, build
 from test_train_resume import Killed, run, same
 from torch import Tensor, nn
@@ -302,3 +302,13 @@ def test_a_network_that_was_never_trained_shows(make: Any) -> None:
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     assert not looks_untrained(model)
+
+
+def test_a_wider_teacher_is_told_by_its_sizes() -> None:
+    """Which units stand where is known of the network, so that is not the reason."""
+    with pytest.raises(
+        UserError, match=r"conv1, bn1 \(its output is \[32, 8, 8, 8\], and the teacher's \[32, 12, 8, 8\]"
+    ):
+        atograph.compress(
+            TwoConvs(), blobs(2), teacher=TwoConvs(12), distill_hidden=0.1, flops=0.5, epochs=1, device="cpu"
+        )

@@ -140,6 +140,7 @@ def endless(model: nn.Module, batch: Any) -> Tensor:
         ({"data": []}, "data: sensitivity needs a batch at least, and there is none."),
         ({"data": 3}, "data: must be an iterable of batches, got int."),
         ({"loss": refuse, "by": "magnitude"}, "data: the model or the loss rejects batch 1, (float32[32, 1, 8, 8]"),
+        ({"loss": endless}, "so no rise of it can be measured."),
         ({"loss": endless, "by": "magnitude"}, "so no rise of it can be measured."),
         ({"by": "beauty"}, "there is no criterion 'beauty'"),
     ],

@@ -60,6 +60,9 @@ def test_masked_parameters(model: TwoConvs, units: UnitMap) -> None:
     (grad,) = torch.autograd.grad(masked["conv1.weight"].sum() + masked["bn1.weight"].sum(), mask)
     torch.testing.assert_close(grad[:8], (model.conv1.weight.sum((1, 2, 3)) + model.bn1.weight).detach())
     assert not grad[8:].any()
+    few = units.masked(mask.detach(), changed=True)
+    assert set(few) == {"conv1.weight", "bn1.weight", "bn1.bias"}
+    assert all(torch.equal(value, masked[name]) for name, value in few.items())
 
 
 def test_scaling_is_the_mask_in_place(model: TwoConvs, units: UnitMap) -> None:

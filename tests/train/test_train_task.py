@@ -11,13 +11,17 @@ import torch
 from fakes import TwoConvs, blobs, two_convs_graph
 from torch import nn
 
+import atograph
 from atograph.passes.errors import UserError
+from atograph.run.job import Job
 from atograph.train import TrainSettings, auto_train_once, dense_training
 from atograph.train.losses.defaults import default_loss, default_metric, logits_of
+from atograph.train.progress import Silent
 from atograph.train.settings import settings_of
 from atograph.train.task import Task
 from atograph.values.batches import batch_size, describe, keep_copy, map_tensors, to_device
 from atograph.values.eval_mode import eval_mode
+from atograph.values.user_code import UserCodeError
 
 CPU = torch.device("cpu")
 Pair = namedtuple("Pair", "left right")
@@ -231,6 +235,51 @@ def test_an_optimiser_that_cannot_train_it(optimizer: Any, message: str) -> None
     task = Task(blobs(2), optimizer=optimizer)
     with pytest.raises(UserError, match=message):
         dense_training(TwoConvs(), task, TrainSettings(epochs=1, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS computes the loss several times"),
+        ({"device": "cuda:99"}, "the device 'cuda:99' cannot be used"),
+        ({"shard": True}, "shard spreads the model over several processes, and there is one"),
+        ({"metric_mode": "max"}, "metric_mode keeps the best epoch by a metric on validation data, and there is none"),
+    ],
+)
+def test_what_a_run_asks_for_in_vain_is_refused_first(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "trace", lambda job: pytest.fail("it is tried first"))
+    with pytest.raises(UserError, match=message):
+        atograph.compress(TwoConvs(), blobs(), **{"flops": 0.5, "epochs": 1, "device": "cpu", **options})
+
+
+class Fails(torch.optim.SGD):
+    """It fails in its third step."""
+
+    def step(self, closure: Any = None) -> None:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 3:
+            raise RuntimeError("out of luck")
+        super().step(closure)
+
+
+def test_an_optimiser_that_fails_is_the_users_own() -> None:
+    task = Task(blobs(4), optimizer=lambda parameters: Fails(parameters, lr=0.1))
+    with pytest.raises(UserCodeError, match=r"the optimiser: RuntimeError was raised while calling step\(\) of Fails"):
+        dense_training(TwoConvs(), task, TrainSettings(epochs=1, device="cpu"))
+
+
+def test_what_an_optimiser_does_not_hold_is_told() -> None:
+    told: list[str] = []
+    progress = Silent()
+    progress.tell = told.append  # type: ignore[method-assign]
+    task = Task(blobs(2), optimizer=lambda parameters: torch.optim.SGD([*parameters][:-2], lr=0.1))
+    model = TwoConvs()
+    before = model.head.weight.clone()
+    dense_training(model, task, TrainSettings(epochs=1, device="cpu"), progress)
+    assert told == ["the optimiser holds 6 of 8 parameters, and does not train head.weight and 1 more"]
+    assert torch.equal(model.head.weight, before)
 
 
 def test_what_a_training_leaves_behind() -> None:

@@ -91,13 +91,12 @@ def wishes_of(texts: Sequence[str], inputs: Example, signature: inspect.Signatur
         texts: as `texts_of` gives them.
         inputs: ``(args, kwargs)``.
         signature: of ``forward``, whose names the arguments are called by.
-        batch: the first dim of each tensor that is as long is the batch, whatever it is called.
+        batch: the first dim of each tensor that is as long is the batch, whatever it is called; unless there is none.
 
     Raises:
         UserError: one names an argument or a dim that there is not, or two sizes that differ in the example.
     """
-    if STATIC in texts:
-        return Wishes(batch=False)
+    texts, whole = [text for text in texts if text != STATIC], STATIC not in texts
     leaves, structure = pytree.tree_flatten(inputs)
     places = _places(structure, signature) if texts else {}
     sizes: dict[str, _Size] = {}
@@ -112,14 +111,14 @@ def wishes_of(texts: Sequence[str], inputs: Example, signature: inspect.Signatur
         if not -tensor.dim() <= dim < tensor.dim():
             raise UserError(f"{where} has {tensor.dim()} dims, and dynamic names its dim {dim}.", hint=FORM)
         dim %= tensor.dim()
-        if dim == 0 and tensor.shape[0] == batch:
+        if whole and dim == 0 and tensor.shape[0] == batch:
             continue
         size = _SIZE.fullmatch(match["size"].strip())
         if size is None:
             raise UserError(f"dynamic says {match['size']!r} of {where}, which names no size.", hint=FORM)
         name = re.sub(r"\W+", "_", f"{where}_{dim}") if size["name"] == UNNAMED else size["name"]
         sizes.setdefault(name, _Size(name)).add(size, _leaf(where, places), dim, int(tensor.shape[dim]), where)
-    return Wishes(tuple(size.wanted() for size in sizes.values()))
+    return Wishes(tuple(size.wanted() for size in sizes.values()), batch=whole)
 
 
 def with_batch_elsewhere(wishes: Wishes, inputs: Example, batch: int | None) -> Iterator[Wishes]:

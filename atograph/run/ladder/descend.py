@@ -14,12 +14,14 @@ from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.cost.share import shares_of
 from atograph.passes.public import public
 from atograph.report.ladder import LadderReport
+from atograph.report.run import FROM_PYTHON
 from atograph.run.brought import job_from_python
 from atograph.run.compress import run
 from atograph.run.job import Job, Result
 from atograph.run.ladder import summary
 from atograph.run.ladder.descent import Descent
 from atograph.run.ladder.saved import Saved, is_begun
+from atograph.run.unfinished.resumption import again
 from atograph.terminal.console import Console
 from atograph.train.processes.replicas import join
 from atograph.values.eval_mode import copy_of
@@ -134,8 +136,13 @@ def go_down(
         rung = rung if number == 0 else replace(rung, baseline=False, init=None, comes_trained=False)
         place = None if out is None else out / name
         begun = resume and place is not None and is_begun(place)
-        again = force or (resume and not begun)  # what is there then was never kept, or is of nobody
-        result = run(partial(_same, rung), settings, out=place, force=again, resume=begun, console=console)
+        anew = force or (resume and not begun)  # what is there then was never kept, or is of nobody
+        try:
+            result = run(partial(_same, rung), settings, out=place, force=anew, resume=begun, console=console)
+        except BaseException as error:
+            if out is not None and results:
+                error.add_note(_finished(descent.names[:number], out, job, error))
+            raise
         saved.keep(number, rung)
         results.append(replace(result, model=copy_of(job.model)))
     report = summary.report_of(job, descent, results)
@@ -148,6 +155,15 @@ def go_down(
                 saved.clear()
         replicas.wait()
     return Ladder(results, report, out)
+
+
+def _finished(names: Sequence[str], out: Path, job: Job, error: BaseException) -> str:
+    """Which runs stay where a later one ends early."""
+    are = "is finished, and stays" if len(names) == 1 else "are finished, and stay"
+    told = f"{' and '.join(names)} {are} in {out}."
+    if isinstance(error, Exception) or hasattr(error, "__notes__"):
+        return told
+    return f"{told} To go on with the next one: {again(from_python=job.spec == FROM_PYTHON)}."
 
 
 def _same(job: Job) -> Job:

@@ -32,8 +32,13 @@ class Descent:
             budgets: name → shares, of those of which several were given.
 
         Raises:
-            UserError: not just one has several, there are too few epochs, or the method does not go down.
+            UserError: none has several or more than one, there are too few epochs, or the method does not go down.
         """
+        if not budgets:
+            raise UserError(
+                "a ladder goes down several shares of one budget, and none is given.",
+                hint="Give one as a list: flops=[0.7, 0.5, 0.3]. A plan alone is for one run: compress(..., plan=...).",
+            )
         if len(budgets) != 1:
             listed = " and ".join(f"--{name}" for name in budgets)
             raise UserError(f"one budget at a time goes down a ladder, and {listed} have several shares each.")

@@ -15,6 +15,7 @@ from atograph.run.job import Job, Result
 from atograph.run.ladder.descent import Descent
 from atograph.run.unfinished import resumption, unproved
 from atograph.slimming.slim import slim
+from atograph.train.losses.distilled import digest_of
 from atograph.train.processes.replicas import join
 from atograph.train.progress import EpochRow
 from atograph.train.saved.checkpoints import Checkpoints, as_json, newest
@@ -42,6 +43,8 @@ class Saved:
         own[f"the budgets of {descent.budget}"] = list(descent.shares)
         own["the epochs of each"] = [settings.epochs for settings in descent.settings]
         own["the digest of the initial weights"] = None if job.init is None else digest(job.init)
+        teacher = job.task.teacher if job.settings.distill else None
+        own["the digest of the teacher's weights"] = None if teacher is None else f"{digest_of(teacher):.6e}"
         self._own = as_json(own | job.selection.identity)
         if out is None:
             return
@@ -78,13 +81,19 @@ class Saved:
         """A rung that an earlier process has finished; the job's model gets its weights. None: none has.
 
         Raises:
-            UserError: it is of another ladder, or damaged.
+            UserError: it is of another ladder, or damaged, or its folder is gone.
         """
         if not self._resume or self._out is None or not self.is_kept(number):
             return None
         place = self._out / self._names[number]
         state = self._of(number).load()
         assert state is not None, "it is kept"
+        if not place.is_dir():
+            raise UserError(
+                "this budget was finished, and its folder is not there any more.",
+                where=str(place),
+                hint="Put it back, and resume; or start anew with --force.",
+            )
         report, plan = Report.load(place / "report.json"), Plan.from_json(read_bytes(place / "plan.json"))
         set_weights(job.model, state["weights"])
         Attributes(job.model).put(state["attributes"])

@@ -95,6 +95,16 @@ def checkpoints(out: Path, part: str, settings: TrainSettings, own: Mapping[str,
     return Checkpoints(checkpoints_beside(out) / part, own, settings.checkpoint_seconds)
 
 
+def check_same(out: Path, settings: TrainSettings, own: Mapping[str, object]) -> None:
+    """Refuse checkpoints of another run, before anything is rehearsed; ``own`` is this one's identity.
+
+    Raises:
+        UserError: they are.
+    """
+    for part in ("training", "baseline"):
+        checkpoints(out, part, settings, own).check()
+
+
 def clear(out: Path) -> None:
     """Drop the checkpoints: the run is there, or cannot go on."""
     shutil.rmtree(checkpoints_beside(out), ignore_errors=True)

@@ -141,6 +141,13 @@ def is_there(out: Path) -> bool:
     return (out / WEIGHTS).is_file()
 
 
+def what_stays(out: Path, *, from_python: bool) -> str | None:
+    """That a finished training waits in a folder, and how one goes on from it; None: none does."""
+    if not is_there(out):
+        return None
+    return f"The training is finished, and stays in {out}. To go on from there: {again(from_python=from_python)}."
+
+
 def take_up(out: Path, prepared: Prepared) -> Outcome | None:
     """The finished training in a run's folder, its weights put into the model; None if there is none.
 

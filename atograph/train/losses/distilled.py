@@ -149,7 +149,7 @@ class Teacher:
 
     def digest(self) -> float:
         """One number that tells its weights from others: a checkpoint does not hold them."""
-        return float(sum(each.detach().cpu().double().abs().sum() for each in self.model.parameters()))
+        return digest_of(self.model)
 
     def same(self, digest: object) -> bool:
         """Whether such a number is of the same weights."""
@@ -205,6 +205,11 @@ def checked_teacher(model: object) -> nn.Module:
 
 
 _TAKES = "It is a trained network with the inputs and outputs of the model."
+
+
+def digest_of(model: nn.Module) -> float:
+    """One number that tells a teacher's weights from others."""
+    return float(sum(each.detach().cpu().double().abs().sum() for each in model.parameters()))
 
 
 def teacher_of(model: nn.Module, settings: TrainSettings, tell: Tell | None = None) -> Teacher:

@@ -147,6 +147,9 @@ def _why_not(own: list[Tensor] | None, each: list[Tensor], cuts: Mapping[str, Cu
     if not each:
         return "it is not called, or gives no tensor of numbers, or several"
     if name not in cuts:
+        unlike = next((pair for pair in zip(own, each, strict=True) if pair[0].shape != pair[1].shape), None)
+        if unlike is not None:
+            return f"its output is {_shape(unlike[0])}, and the teacher's {_shape(unlike[1])}"
         return "nobody knows which units stand where in what it gives"
     if torch.is_grad_enabled() and not all(one.requires_grad for one in own):
         return "no gradient reaches it, for it is frozen, or recomputed in the backward pass"

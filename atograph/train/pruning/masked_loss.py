@@ -34,7 +34,8 @@ class MaskedLoss:
             mask: ``[total]``, factors of units.
             batch: on the device.
         """
-        changed = {f"model.{name}": value for name, value in self.units.masked(mask).items()}
+        masked = self.units.masked(mask, changed=not mask.requires_grad)  # not a copy of all, where few are masked
+        changed = {f"model.{name}": value for name, value in masked.items()}
         with eval_mode(self._objective):
             if self.by_batch:
                 norms = by_batch_norms(self._objective, batch)

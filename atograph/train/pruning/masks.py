@@ -36,9 +36,19 @@ class UnitMap(Units):
                 part[list(plan.kept[name])] = 1.0
         return mask.to(self.family.device)
 
-    def masked(self, mask: Tensor) -> dict[str, Tensor]:
-        """Every parameter of the zeroing sets times its mask; differentiable in ``mask`` only."""
-        return {name: self._times(value.detach(), name, _padded(mask, 1.0)) for name, value in self.tensors.items()}
+    def masked(self, mask: Tensor, *, changed: bool = False) -> dict[str, Tensor]:
+        """Every parameter of the zeroing sets times its mask; differentiable in ``mask`` only.
+
+        Args:
+            mask: ``[total]``.
+            changed: only the parameters in which the mask is not 1 everywhere.
+        """
+        mask = _padded(mask, 1.0)
+        return {
+            name: self._times(value.detach(), name, mask)
+            for name, value in self.tensors.items()
+            if not changed or any(bool((mask[at.index] != 1).any()) for at in self.indices[name])
+        }
 
     @torch.no_grad()
     def scale_(self, factor: Tensor) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from atograph.passes.analysis.groups import Groups
@@ -20,6 +21,7 @@ from atograph.passes.plan.from_scores import check_scores
 from atograph.passes.plan.least import fewest
 from atograph.passes.plan.plan import Plan
 from atograph.train.interfaces import Graph, P
+from atograph.train.processes.replicas import Replicas
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.method_table import METHODS
 
@@ -238,6 +240,26 @@ class GivenPlan(Selection):
         for _score, name, unit in others[gone:]:
             found[name].append(unit)
         return graph.plan(kept=found)
+
+
+def check_alike(selection: Selection, replicas: Replicas) -> None:
+    """Refuse, in all processes of a training, what is not the same in all of them.
+
+    Raises:
+        UserError: in all processes.
+    """
+    digest = hashlib.sha256(str(sorted(selection.identity.items())).encode()).digest()
+    own = torch.tensor([int.from_bytes(digest[:6], "big")])
+    first = own.clone()
+    replicas.from_first([first])
+    others = int(replicas.total(float(not torch.equal(own, first))))
+    if others:
+        raise UserError(
+            f"{others} of {replicas.count} processes are given other units to keep than the first one: here they "
+            f"are those of {selection.source or 'the criterion'}.",
+            hint="Give all of them the same plan or scores: made once and read from a file, or of one seed and the "
+            "same batches.",
+        )
 
 
 _CHOOSING = ("floor", "round_to", "min_units", "depth", "depth_share", "drop", "uniform", "experts", "keep_tokens")

@@ -130,7 +130,6 @@ def measure(
         if not some:
             raise UserError("sensitivity needs a batch at least, and there is none.", where="data")
         units = UnitMap(groups.prunable, model, device)
-        found = dict(scores(some))
         masked = MaskedLoss(model, task, units, by_batch=True)
         on_device = [to_device(batch, device) for batch in some]
 
@@ -151,6 +150,7 @@ def measure(
             raise UserError(
                 f"the loss of the dense network is {dense}, so no rise of it can be measured.", where="data"
             )
+        found = dict(scores(some))
         curves = {}
         for group in groups.prunable:
             if group.dropped or group.name not in found:

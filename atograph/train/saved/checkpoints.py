@@ -154,14 +154,37 @@ class Checkpoints:
         Raises:
             UserError: it is damaged, of another run, a link, or another user's.
         """
+        path = self._newest()
+        return None if path is None else self._read(path)
+
+    def check(self) -> None:
+        """Refuse a last state of another run, before any work is done for it; `load` says what else is wrong with it.
+
+        Raises:
+            UserError: it is of another run, a link, or another user's.
+        """
+        path = self._newest()
+        if path is None:
+            return
+        try:
+            about = _About.model_validate(_state_of(path / "state.json"), strict=True)
+        except (OSError, ValueError, RecursionError):
+            return
+        check_identity(about.identity, self._identity, path)
+
+    def _newest(self) -> Path | None:
+        """The last checkpoint.
+
+        Raises:
+            UserError: it is a link, or another user's.
+        """
         found = self._found()
         if not found:
             return None
-        path = found[-1]
-        for each in (self.folder, path, *path.rglob("*")):
+        for each in (self.folder, found[-1], *found[-1].rglob("*")):
             if not is_one_s_own(each):
                 raise not_one_s_own(each)
-        return self._read(path)
+        return found[-1]
 
     def load_part(self, number: int, sha256: str) -> dict[str, Any]:
         """What one of several processes has saved in the checkpoint that `load` gives.

@@ -1,0 +1,1 @@
+"""ExecuTorch in a process of its own, where its files run."""
