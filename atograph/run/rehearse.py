@@ -40,6 +40,7 @@ from atograph.terminal.console import Console
 from atograph.train.losses.defaults import default_loss, default_metric, why_no_metric
 from atograph.train.losses.distilled import teacher_of
 from atograph.train.optim import make_optimizer
+from atograph.train.run_state import device_for
 from atograph.train.saved.seeding import order_kept, own_randomness
 from atograph.train.settings import needs_data
 from atograph.values.batch_size import repeat_single
@@ -154,13 +155,14 @@ def deployment(prepared: Prepared, folder: Path) -> Deployment:
 
 
 def check_task(job: Job) -> None:
-    """Refuse targets that the default loss makes nothing of, a teacher that cannot teach, and an optimiser that cannot
-    train, before anything is told.
+    """Refuse what the settings ask for in vain, targets that the default loss makes nothing of, a teacher that cannot
+    teach, and an optimiser that cannot train, before anything is told.
 
     Raises:
-        UserError: as `Task.check_loss` and `make_optimizer`.
+        UserError: as `device_for`, `Task.check_loss` and `make_optimizer`.
     """
     task, settings = job.task, job.settings
+    device_for(settings, task)
     if not needs_data(settings):
         return
     device = next((each.device for each in job.model.parameters()), torch.device("cpu"))

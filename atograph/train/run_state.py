@@ -90,9 +90,7 @@ class RunState:
         self.settings = settings
         seed_everything(settings.seed)  # before the data is shared, whose order then follows it
         self.replicas = join(settings.device)
-        if settings.shard:
-            check_shardable(settings, self.replicas)
-        self.device = self.replicas.device or pick_device(settings.device)
+        self.device = device_for(settings, task)
         self.task = task.on(self._part_of).within(autocast(settings, self.device))
         self.compute = Compute(self.task, settings, self.device, self.replicas)
         self.model = self._called = model
@@ -105,12 +103,6 @@ class RunState:
         self.best = BestEpoch(settings.metric_mode, settings.patience)
         self.average = Average(settings.ema)
         self.kept: int | None = None
-        if settings.metric_mode is not None and settings.epochs and task.val_data is None:
-            raise UserError(
-                "metric_mode keeps the best epoch by a metric on validation data, and there is none.",
-                where="val_data",
-                hint="Define val_data(), or leave metric_mode out.",
-            )
         self.hook, self.selection = Hook(), selection
         self.checkpoints, self.position = checkpoints, Position()
         self.whole = WholeStep(kept=checkpoints is not None and not checkpoints.off and self.replicas.count == 1)
@@ -265,6 +257,27 @@ class RunState:
             set_weights(self.dense, best.weights)
             Attributes(self.dense).put(best.attributes)
             self.metric, self.kept = best.metric, best.number
+
+
+def device_for(settings: TrainSettings, task: Task) -> torch.device:
+    """The device of this process; what settings ask for in vain is refused, for which no model is needed.
+
+    Raises:
+        UserError: there is no such device, it cannot compute in the precision, what is asked for does not go with
+            several processes, or the best epoch is to be kept without validation data.
+    """
+    replicas = join(settings.device)
+    if settings.shard:
+        check_shardable(settings, replicas)
+    device = replicas.device or pick_device(settings.device)
+    autocast(settings, device)
+    if settings.metric_mode is not None and settings.epochs and task.val_data is None:
+        raise UserError(
+            "metric_mode keeps the best epoch by a metric on validation data, and there is none.",
+            where="val_data",
+            hint="Define val_data(), or leave metric_mode out.",
+        )
+    return device
 
 
 _NOT_OURS = (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError, OverflowError)

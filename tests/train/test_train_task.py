@@ -237,10 +237,21 @@ def test_an_optimiser_that_cannot_train_it(optimizer: Any, message: str) -> None
         dense_training(TwoConvs(), task, TrainSettings(epochs=1, device="cpu"))
 
 
-def test_a_run_makes_its_optimiser_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Job, "trace", lambda job: pytest.fail("the optimiser is tried first"))
-    with pytest.raises(UserError, match="LBFGS computes the loss several times"):
-        atograph.compress(TwoConvs(), blobs(), optimizer=torch.optim.LBFGS, flops=0.5, epochs=1, device="cpu")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS computes the loss several times"),
+        ({"device": "cuda:99"}, "the device 'cuda:99' cannot be used"),
+        ({"shard": True}, "shard spreads the model over several processes, and there is one"),
+        ({"metric_mode": "max"}, "metric_mode keeps the best epoch by a metric on validation data, and there is none"),
+    ],
+)
+def test_what_a_run_asks_for_in_vain_is_refused_first(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "trace", lambda job: pytest.fail("it is tried first"))
+    with pytest.raises(UserError, match=message):
+        atograph.compress(TwoConvs(), blobs(), **{"flops": 0.5, "epochs": 1, "device": "cpu", **options})
 
 
 class Fails(torch.optim.SGD):

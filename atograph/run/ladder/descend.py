@@ -161,7 +161,7 @@ def _finished(names: Sequence[str], out: Path, job: Job, error: BaseException) -
     """Which runs stay where a later one ends early."""
     are = "is finished, and stays" if len(names) == 1 else "are finished, and stay"
     told = f"{' and '.join(names)} {are} in {out}."
-    if isinstance(error, Exception) or getattr(error, "__notes__", ()):
+    if isinstance(error, Exception) or hasattr(error, "__notes__"):
         return told
     return f"{told} To go on with the next one: {again(from_python=job.spec == FROM_PYTHON)}."
 
