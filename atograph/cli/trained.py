@@ -74,6 +74,7 @@ def load_trained(
     if batches < 1:
         raise UserError(f"--batches {batches}: 1 batch or more is looked at.")
 
+    from atograph.files.checkpoint import Checkpoint
     from atograph.run.declare import left_of
     from atograph.run.job import trace_to_train
     from atograph.spec.example_inputs import check_accepts
@@ -81,6 +82,8 @@ def load_trained(
     from atograph.spec.spec import load_spec
     from atograph.train.saved.seeding import seed_everything
 
+    if weights is not None:
+        Checkpoint.open(weights)  # what is wrong with the files themselves shows before any work
     console.phase("loading the file")
     spec = load_spec(text, data=data)
     for name in criteria:

@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile, gettempdir
 import torch
 
 from atograph.files.checkpoint import Reader, Stored
-from atograph.files.writing import writing
+from atograph.files.writing import CannotWrite, writing
 from atograph.passes.errors import UserError
 
 
@@ -31,7 +31,7 @@ class MappedFiles:
         Raises:
             UserError: the file cannot be read, or has become shorter.
         """
-        if stored.chosen is not None:
+        if stored.chosen is not None or stored.parts:
             with Reader() as reader:
                 return reader.rows(stored, 0, stored.shape[0]).view(stored.dtype)
         if not stored.nbytes:
@@ -67,11 +67,15 @@ def tensors_aside(like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         starts[name] = size
         size += -(-tensor.numel() * tensor.dtype.itemsize // 64) * 64
     folder = _folder()
-    with writing(folder), NamedTemporaryFile(dir=folder, prefix="atograph-") as file:
-        if hasattr(os, "posix_fallocate") and size:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows here: later it would end the process
-        file.truncate(size)
-        whole = _bytes_of(file.name, size, shared=True)
+    try:
+        with writing(folder), NamedTemporaryFile(dir=folder, prefix="atograph-") as file:
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows here: later it would end the process
+            file.truncate(size)
+            whole = _bytes_of(file.name, size, shared=True)
+    except CannotWrite as error:
+        hint = f"A temporary file of {size / 1e6:,.0f} MB is needed; TMPDIR names another folder for it."
+        raise CannotWrite(error.message, where=error.where, hint=hint) from error
     return {
         name: whole[starts[name] : starts[name] + tensor.numel() * tensor.dtype.itemsize]
         .view(tensor.dtype)

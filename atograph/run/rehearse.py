@@ -30,6 +30,7 @@ from atograph.report.run import FROM_PYTHON, Comparison
 from atograph.run.job import Job, Prepared
 from atograph.run.latency_budget import magnitude_plan
 from atograph.run.saving.advice import length_line, saving_line
+from atograph.run.saving.served import PRETRAINED, saved_parts
 from atograph.slimming.masking import mask
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs
@@ -233,7 +234,8 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
     for remark in remarks:
         console.warn(remark)
     if why_no_module:
-        console.say(f"after the training the module itself may not come back slim: {why_no_module}.")
+        no_folder = f"; then there is no folder {PRETRAINED}" if saved_parts(job.model) else ""
+        console.say(f"after the training the module itself may not come back slim: {why_no_module}{no_folder}.")
     for line in filter(None, lines):
         console.say(line)
     told = deployed.dense.target.title if remarks and deployed.dense is not None else ""

@@ -62,7 +62,8 @@ class Criterion(abc.ABC):
 
         Args:
             values: of gradients, parameter → its gradient, where it has one; of activations, group → ``[size, n]``,
-                what one op that sums over the group's units reads of them (called once for each such op).
+                what one op that sums over the group's units reads of them (called once for each such op). They are good
+                until it returns, and may lie in a file: copy what is to be kept.
         """
         raise UserError(
             f"the criterion '{self.name}' says that it needs {self.observes()}, and has no observe(values) that takes "

@@ -105,8 +105,14 @@ def grouped_product(rows: Value, matrices: Value, ends: Value) -> Value:
     return op.Concat(*runs, axis=0)
 
 
+def all_true(x: Value) -> Value:
+    """``torch._check_tensor_all``, which code asserts of values by: whether all of a boolean tensor holds."""
+    return op.Cast(op.ReduceMin(op.Cast(x, to=ir.DataType.INT32), keepdims=0), to=ir.DataType.BOOL)
+
+
 TRANSLATIONS: Mapping[OpOverload, Callable[..., object]] = {
     torch.ops.aten.scaled_dot_product_attention.default: attention,
+    torch.ops.aten._is_all_true.default: all_true,
     GROUPED: grouped_product,
     **POOLS,
     **RECURRENT,
