@@ -69,7 +69,8 @@ def compress(
 
     SPEC is a file or module that defines model() and train_data(), an iterable of batches. It may define
     val_data(), example_inputs(), loss(model, batch), metric(model, batch), optimizer(params), outputs, a list of
-    those that the deployment reads, and dynamic_shapes, as torch.export takes them.
+    those that the deployment reads, dynamic, the sizes that are free besides the batch, and state, outputs that become
+    inputs of the next call.
 
     The run's folder holds slim.onnx, slim.pt2, slim.safetensors, plan.json, report.json,
     report.html and log.csv.

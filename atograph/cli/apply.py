@@ -31,6 +31,7 @@ def apply(
 
     from atograph.declared.smaller import as_declared
     from atograph.declared.token_inputs import after_changes
+    from atograph.declared.tokenizer import OLD_NUMBERS
     from atograph.files.checkpoint import Checkpoint
     from atograph.files.run_folder import RunFolder
     from atograph.files.shards import parse_size
@@ -82,6 +83,8 @@ def apply(
         console.warn(f"slim.pt2 was {report.program}.")
     if applied.why_no_config:
         console.say(f"config.json is not written, for it cannot say this plan: {applied.why_no_config}")
+    if applied.why_no_tokenizer:
+        console.say(f"no tokenizer is written: {applied.why_no_tokenizer}; {OLD_NUMBERS}")
     console.say(f"written to {out}")
 
 

@@ -60,7 +60,7 @@ def take_weights(dense: nn.Module, small: nn.Module, change: Declared) -> None:
         else:
             target.index_copy_(found.dims.get(origin, 0), rows.to(target.device), value)
     if part is not dense:
-        others = small.state_dict()
+        others, taken = small.state_dict(), {id(tensor) for tensor in own.values()}
         for name, tensor in dense.state_dict(keep_vars=True).items():
-            if not name.startswith(f"{change.part}.") and name in others:
+            if id(tensor) not in taken and name in others:
                 tensor.copy_(others[name])

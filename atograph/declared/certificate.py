@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from atograph.declared.counted import Counted
 from atograph.declared.routing import Routing
 from atograph.declared.smaller import counted_for
-from atograph.declared.token_inputs import TokenInputs
+from atograph.declared.token_inputs import TokenInputs, outputs_of
 from atograph.passes.declared import Declared
 from atograph.passes.errors import InternalError, UserError
 from atograph.passes.torch_private import pytree
@@ -19,7 +19,6 @@ from atograph.spec.example_inputs import Inputs
 from atograph.values.difference import largest_difference, tolerance
 from atograph.values.eval_mode import copy_of, eval_mode
 from atograph.values.structures import copied, tensors_of
-from atograph.values.user_code import one_line
 
 
 def certify(dense: nn.Module, small: nn.Module, change: Declared, inputs: Inputs) -> DeclaredProof:
@@ -78,7 +77,7 @@ def _experts(dense: nn.Module, small: nn.Module, change: Declared, found: Counte
             f"what {silent} chooses could not be watched on these inputs: nothing is a product with its router's "
             "weights, so it cannot be proved that it does without experts."
         )
-    outputs = _outputs_of_small(small, change, inputs)
+    outputs = outputs_of(small, inputs, change)
     pairs = [(a, b) for a, b in zip(reference, outputs, strict=True) if a.shape == b.shape]
     samples = next((len(tensor) for tensor in tensors_of(inputs.example) if tensor.dim()), 1)
     used = _used(watched, gone, samples)
@@ -110,11 +109,11 @@ def _used(watched: Routing, gone: dict[str, list[int]], samples: int) -> Tensor 
 
 def _tokens(dense: nn.Module, small: nn.Module, change: Declared, found: Counted, inputs: Inputs) -> DeclaredProof:
     kept = torch.tensor(change.kept[""])
-    where = TokenInputs.of(dense, change, found, inputs)
+    where = TokenInputs.of(dense, change, found, inputs, small)
     only = where.with_kept_only(inputs)
     with Routing(dense, {}, 0) as watched:
         reference = _outputs(dense, only)
-    outputs = _outputs_of_small(small, change, where.renumbered(only))
+    outputs = outputs_of(small, where.renumbered(only), change)
     pairs = [
         (a if a.shape == b.shape else a.index_select(-1, kept.to(a.device)), b)
         for a, b in zip(reference, outputs, strict=True)
@@ -139,15 +138,3 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     args, kwargs = copied(inputs.example)
     with eval_mode(model), torch.no_grad():
         return list(tensors_of(model(*args, **kwargs)))
-
-
-def _outputs_of_small(small: nn.Module, change: Declared, inputs: Inputs) -> list[Tensor]:
-    try:
-        return _outputs(small, inputs)
-    except (NotImplementedError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise UserError(
-            f"the model does not run with {change}: {type(error).__name__}: {one_line(error)}.",
-            hint="Keep more of them, or a number that its code takes.",
-        ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from atograph.declared.certificate import certify
-from atograph.declared.tokenizer import TOKENS, write_tokenizer
+from atograph.declared.tokenizer import OLD_NUMBERS, write_tokenizer
 from atograph.files.loaded_from import loaded_from
 from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
@@ -66,7 +66,7 @@ class Reduced:
         if why:
             raise UserError(
                 f"no tokenizer is written: {why}.",
-                hint=f"Of its numbers, those in {TOKENS} stay; the place of each there is its new number.",
+                hint=f"{OLD_NUMBERS}.",
             )
 
     def __str__(self) -> str:

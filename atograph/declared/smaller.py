@@ -73,7 +73,11 @@ def smaller(model: nn.Module, change: Declared) -> nn.Module:
         raise _other(change, f"it has no module {change.part}") from None
     found = counted_for(part, change)
     made = _made(part, change, found)
-    result = made if part is model else copy.deepcopy(model, {id(part): made})
+    result = made
+    if part is not model:  # what is tied to it stays tied
+        dense, own = part.state_dict(keep_vars=True), made.state_dict(keep_vars=True)
+        tied = {id(dense[origin]): own[name] for name, origin, _rows in found.origins(list(own), change.kept)}
+        result = copy.deepcopy(model, {id(part): made, **tied})
     text = _CHANGES.dump_json((*declared_of(model), change)).decode()
     vars(result)[_REMEMBERED] = text
     return result

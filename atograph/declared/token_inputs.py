@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from atograph.passes.errors import UserError
 from atograph.spec.example_inputs import Inputs
 from atograph.values.eval_mode import eval_mode
 from atograph.values.structures import copied, tensors_of
+from atograph.values.user_code import one_line
 
 _IGNORED = -100
 """The label that a loss leaves out."""
@@ -47,7 +48,9 @@ class TokenInputs:
     parameters: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, change: Declared, found: Counted, inputs: Inputs) -> TokenInputs:
+    def of(
+        cls, model: nn.Module, change: Declared, found: Counted, inputs: Inputs, small: nn.Module | None = None
+    ) -> TokenInputs:
         """Run a dense model once, and see; of one on the meta device, inputs are known by their names.
 
         Args:
@@ -55,6 +58,7 @@ class TokenInputs:
             change: what stays.
             found: what the number of tokens counts.
             inputs: of one call.
+            small: after the change, to see which outputs have columns for tokens; None: all that are as wide.
 
         Raises:
             UserError: no input is what the vocabulary is indexed by.
@@ -62,8 +66,13 @@ class TokenInputs:
         names, outputs = _names_of(model, model.get_submodule(change.part).state_dict(keep_vars=True), found, inputs)
         new = torch.full((change.size,), -1)
         new[list(change.kept[""])] = torch.arange(change.count)
-        head = any(tensor.shape[-1:] == (change.size,) for tensor in outputs)
-        return cls(names, head, new, _parameters(model))
+        wide = [at for at, tensor in enumerate(outputs) if tensor.shape[-1:] == (change.size,)]
+        made = cls(names, bool(wide), new, _parameters(model))
+        if small is None or not wide:
+            return made
+        left = outputs_of(small, made.renumbered(made.with_kept_only(inputs)), change)
+        cut = any(left[at].shape[-1:] != (change.size,) for at in wide)
+        return replace(made, head=cut)
 
     def renumbered(self, inputs: Inputs) -> Inputs:
         """Inputs with the new numbers.
@@ -173,6 +182,25 @@ class TokenInputs:
         )
 
 
+def outputs_of(small: nn.Module, inputs: Inputs, change: Declared) -> list[Tensor]:
+    """The tensors that a smaller model gives, in eval mode.
+
+    Raises:
+        UserError: it does not run.
+    """
+    args, kwargs = copied(inputs.example)
+    try:
+        with eval_mode(small), torch.no_grad():
+            return list(tensors_of(small(*args, **kwargs)))
+    except (NotImplementedError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the model does not run with {change}: {type(error).__name__}: {one_line(error)}.",
+            hint="Keep more of them, or a number that its code takes.",
+        ) from error
+
+
 def _parameters(model: nn.Module) -> tuple[str, ...]:
     return tuple(inspect.signature(model.forward).parameters)
 
@@ -196,6 +224,9 @@ def _names_of(
         with _Lookups([tensors[name] for name in found.rows]) as lookups, eval_mode(model), torch.no_grad():
             outputs = tensors_of(model(*args, **kwargs))
         names = {name for name, value in integers.items() if any(_same(value, each) for each in lookups.indices)}
+        names = names or {  # in another order: transposed, say
+            name for name, value in integers.items() if any(_same(*_sorted(value, each)) for each in lookups.indices)
+        }
     if not names:
         raise UserError(
             f"none of the inputs ({inputs}) is what the vocabulary is indexed by, so tokens have no new numbers.",
@@ -279,6 +310,10 @@ class _Lookups(TorchFunctionMode):
 
 def _is_integer(value: Tensor) -> bool:
     return not value.is_floating_point() and value.dtype != torch.bool
+
+
+def _sorted(*values: Tensor) -> tuple[Tensor, ...]:
+    return tuple(value.flatten().sort().values for value in values)
 
 
 def _same(value: Tensor, index: Tensor) -> bool:

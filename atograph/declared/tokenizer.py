@@ -8,6 +8,7 @@ piece, Unigram the best row of pieces, and BPE merges what it merged, as long as
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -21,16 +22,18 @@ FILE = "tokenizer.json"
 TOKENS = "tokens.json"
 """The old number of each token, in the order of the new ones: a file that ``--keep-tokens`` takes, too."""
 
-_OF_TOKENIZERS = ("tokenizer_config.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-                  "tokenizer.model", "sentencepiece.bpe.model", FILE)  # fmt: skip
-"""Files with numbers of tokens; all but the first and the last are said again by the last."""
+OLD_NUMBERS = f"{TOKENS} has the old number of each token, and its place there is the new one"
+
+_OF_TOKENIZERS = re.compile(r"token|vocab|merges|tekken|encoder\.json$|bpe|\.(model|spm|codes|tiktoken)$")
+"""Names of files with numbers of tokens (``vocab.json``, ``spiece.model``, ``tekken.json``): what they say, `FILE` and
+``tokenizer_config.json`` say again."""
 
 _KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 
 
 def is_of_tokenizer(name: str) -> bool:
     """Whether a file beside weights holds numbers of tokens, so that it is wrong of a smaller vocabulary."""
-    return name in _OF_TOKENIZERS
+    return _OF_TOKENIZERS.search(name) is not None
 
 
 def tokens_needed(folder: Path, tokens: Iterable[int]) -> set[int]:
@@ -48,6 +51,8 @@ def tokens_needed(folder: Path, tokens: Iterable[int]) -> set[int]:
     needed = set(added)
     if model["type"] == "Unigram":
         needed |= {model["unk_id"]} if model.get("unk_id") is not None else set()
+        scores = [score for _piece, score in model["vocab"]]
+        needed |= {scores.index(min(scores))} if scores else set()  # what is unknown costs more than this one
     elif model.get("unk_token") in numbers:
         needed.add(numbers[model["unk_token"]])
     if model.get("byte_fallback"):
@@ -59,7 +64,7 @@ def tokens_needed(folder: Path, tokens: Iterable[int]) -> set[int]:
         ranks = {tuple(pair): rank for rank, pair in enumerate(_merges(model))}
         for token in {*tokens, *needed} - added:
             if token in names:
-                parts = _on_the_way(names[token], ranks, model.get("end_of_word_suffix") or "")
+                parts = _on_the_way(names[token], ranks, model.get("end_of_word_suffix") or "", _prefix(model))
                 needed |= {numbers[part] for part in parts if part in numbers}
     return needed
 
@@ -111,7 +116,7 @@ def _read(folder: Path) -> dict[str, Any] | str:
         return f"there is no {FILE} in {folder}"
     content = read_json(folder / FILE, "not a tokenizer")
     kind = content.get("model", {}).get("type") if isinstance(content, dict) else None
-    if kind not in _KINDS or (content["model"].get("continuing_subword_prefix") and kind == "BPE"):
+    if kind not in _KINDS:
         return f"{FILE} is of another kind than {', '.join(_KINDS)}"
     return content  # type: ignore[no-any-return]
 
@@ -129,14 +134,22 @@ def _merges(model: Mapping[str, Any]) -> Iterator[Sequence[str]]:
         yield pair.split(" ", 1) if isinstance(pair, str) else pair
 
 
-def _on_the_way(token: str, ranks: Mapping[tuple[str, ...], int], suffix: str) -> set[str]:
+def _prefix(model: Mapping[str, Any]) -> str:
+    """What a piece begins with that goes on with a word."""
+    return model.get("continuing_subword_prefix") or ""
+
+
+def _on_the_way(token: str, ranks: Mapping[tuple[str, ...], int], suffix: str, prefix: str = "") -> set[str]:
     """What BPE makes of a token's characters until it has the token; both included.
 
     >>> sorted(_on_the_way("the", {("h", "e"): 0, ("t", "he"): 1}, ""))
     ['e', 'h', 'he', 't', 'the']
     """
     ends = bool(suffix) and token.endswith(suffix) and token != suffix
-    parts = list(token.removesuffix(suffix)) if ends else list(token)
+    text = token.removesuffix(suffix) if ends else token
+    goes_on = bool(prefix) and text.startswith(prefix) and text != prefix
+    parts = list(text.removeprefix(prefix)) if goes_on else list(text)
+    parts = [prefix * (goes_on or at > 0) + letter for at, letter in enumerate(parts)]
     if ends:
         parts[-1] += suffix
     seen = set(parts)
@@ -145,7 +158,7 @@ def _on_the_way(token: str, ranks: Mapping[tuple[str, ...], int], suffix: str) -
         if not pairs:
             break
         _rank, at = min(pairs)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        parts[at : at + 2] = [parts[at] + parts[at + 1][len(prefix) :]]
         seen.add(parts[at])
     return seen
 
@@ -163,7 +176,7 @@ def _cut(content: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
         stays = model["vocab"]
         model["merges"] = [
             pair for pair, (a, b) in zip(model["merges"], _merges(model), strict=True)
-            if a in stays and b in stays and a + b in stays
+            if a in stays and b in stays and a + b[len(_prefix(model)) :] in stays
         ]  # fmt: skip
     added = [{**entry, "id": new[entry["id"]]} for entry in content.get("added_tokens", ())]
     return {**content, "model": model, "added_tokens": added,

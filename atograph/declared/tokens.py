@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from operator import index
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -20,7 +21,12 @@ from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
 from atograph.passes.public import public
 
-HINT = "A file of tokens is a JSON list of their numbers, or has one number a line."
+HINT = (
+    "A file of tokens is a JSON list of their numbers, or has one number a line. A text has those that its tokenizer "
+    'gives: tokenizer(text)["input_ids"].'
+)
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 @public("atograph")
@@ -45,7 +51,7 @@ def keep_tokens(model: nn.Module, tokens: Iterable[int], tokenizer: str | Path |
     )
     config = vars(part)["config"]
     special = special_tokens(config, getattr(part, "generation_config", None), size=found.size)
-    wanted = {int(token) for token in tokens}
+    wanted = _numbers(tokens)
     odd = next((token for token in sorted(wanted) if not 0 <= token < found.size), None)
     if odd is not None:
         raise UserError(f"{odd} is no token of this model: they are 0 to {found.size - 1} ({found.field}).", hint=HINT)
@@ -60,21 +66,42 @@ def keep_tokens(model: nn.Module, tokens: Iterable[int], tokenizer: str | Path |
     return Reduced(model, smaller(model, change), change)
 
 
+def _numbers(tokens: Iterable[int]) -> set[int]:
+    """Numbers of tokens.
+
+    Raises:
+        UserError: one is none.
+    """
+    numbers = set()
+    for token in tokens:
+        try:
+            numbers.add(index(token))
+        except TypeError:
+            raise UserError(f"{token!r} is no number of a token.", hint=HINT) from None
+    return numbers
+
+
 def read_tokens(path: Path) -> list[int]:
     """The tokens that a file names.
 
     Raises:
         UserError: it cannot be read, or is no list of numbers.
     """
-    if path.suffix == ".json":
-        return read_as(path, TypeAdapter(list[int]), "this is no list of tokens", hint=HINT)
     try:
-        words = read_bytes(path).decode("utf-8").split()
+        text = read_bytes(path).decode("utf-8-sig")  # editors of Windows put a mark before it
     except Unreadable as error:
         raise refusal(error, path, "cannot read the tokens", HINT) from error
     except UnicodeDecodeError as error:
         raise UserError(f"it is not UTF-8 from byte {error.start:,} on.", where=str(path), hint=HINT) from error
-    odd = next((word for word in words if not (word.isascii() and word.isdigit())), None)
-    if odd is not None:
-        raise UserError(f"{odd[:40]!r} is no number of a token.", where=str(path), hint=HINT)
-    return [int(word) for word in words]
+    if path.suffix == ".json" or text.lstrip()[:1] in ("[", "{"):
+        tokens = read_as(path, TypeAdapter(list[int]), "this is no list of tokens", hint=HINT)
+    else:
+        tokens = []
+        for number, line in enumerate(text.splitlines(), 1):
+            odd = next((word for word in line.split() if not _DIGITS.fullmatch(word)), None)
+            if odd is not None:
+                raise UserError(f"{odd[:40]!r} is no number of a token.", where=f"{path}, line {number}", hint=HINT)
+            tokens += [int(word) for word in line.split()]
+    if not tokens:
+        raise UserError("it names no token.", where=str(path), hint=HINT)
+    return tokens

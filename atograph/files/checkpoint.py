@@ -45,6 +45,7 @@ class Stored:
         dtype, shape: of the tensor.
         start: where its bytes begin in the file.
         chosen: of what lies there, the rows that are the tensor, increasing; None: all.
+        parts: of each row the tensors that it is made of, one after the other; none where it lies in one piece.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Stored:
     shape: tuple[int, ...]
     start: int
     chosen: tuple[int, ...] | None = None
+    parts: tuple[tuple[Stored, ...], ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -143,6 +145,10 @@ class Reader:
             whole = replace(stored, chosen=None)
             parts = [self.rows(whole, *run) for run in _runs(stored.chosen[start:stop])]
             return torch.cat(parts) if parts else self.rows(whole, 0, 0)
+        if stored.parts:
+            pieces = [[self.rows(part, 0, part.shape[0]) for part in row] for row in stored.parts[start:stop]]
+            if pieces:
+                return torch.stack([torch.cat(row) for row in pieces])
         shape = stored.shape or (1,)
         row = prod(shape[1:]) * stored.dtype.itemsize
         buffer = bytearray((stop - start) * row)

@@ -31,7 +31,7 @@ class MappedFiles:
         Raises:
             UserError: the file cannot be read, or has become shorter.
         """
-        if stored.chosen is not None:
+        if stored.chosen is not None or stored.parts:
             with Reader() as reader:
                 return reader.rows(stored, 0, stored.shape[0]).view(stored.dtype)
         if not stored.nbytes:

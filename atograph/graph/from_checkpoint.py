@@ -12,6 +12,7 @@ from torch import nn
 from atograph.capture.model_state import current_state
 from atograph.capture.standing_in import held_tensors, stand_in, standing_in
 from atograph.declared.stored import choose_rows
+from atograph.files.apart import put_together
 from atograph.files.checkpoint import Checkpoint
 from atograph.files.mapped import MappedFiles
 from atograph.files.mismatch import misfits, type_name
@@ -68,6 +69,7 @@ def weights_of(program: Program, model: nn.Module | None, where: str | Path, *, 
         UserError: the checkpoint is not one of this model, or is damaged, or what is to run lacks values.
     """
     checkpoint, files, before = Checkpoint.open(where), MappedFiles(), dict(program.state)
+    put_together(checkpoint, model)
     if model is not None:
         choose_rows(checkpoint, model)
     fitting(program, model, checkpoint, "Nothing was looked at.")

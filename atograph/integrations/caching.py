@@ -23,7 +23,10 @@ class CachedModel(nn.Module):
 
     It takes ``past_key_values`` as a list of ``{"key", "value"}``, one a layer, and returns ``{"logits", "present"}``,
     in which ``present`` is such a list: ``trace(CachedModel(model), ..., state={"present": "past_key_values"})``. One
-    program reads the prompt, with an empty cache, and goes on token by token.
+    program reads the prompt, with an empty cache, and goes on token by token. `example` gives inputs to trace with.
+
+    It is trained like the model that it holds: without a past and a mask it takes tokens alone, and with ``labels`` it
+    returns a ``loss``, too.
 
     Layers with a sliding window keep all tokens, too; their mask hides what is out of the window. Positions are counted
     along ``attention_mask``, where the model takes some, so that padding on the left changes nothing.
@@ -36,15 +39,46 @@ class CachedModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Cache, **others: object) -> Any:
-        """The logits, and the cache with what is new; ``others`` are arguments of the model."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **others: object,
+    ) -> Any:
+        """The logits, the cache with what is new, and the loss where there are ``labels``.
+
+        Args:
+            input_ids: the new tokens.
+            attention_mask: over the tokens of the past and the new ones; None: all of them count.
+            past_key_values: an empty one (`cache`), or one that was returned; None: there is no past.
+            **others: arguments of the model.
+        """
+        cache = _cache(self.model, past_key_values)
+        if attention_mask is None:
+            past = 0 if past_key_values is None else past_key_values[0]["key"].shape[2]
+            attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
         if "position_ids" in inspect.signature(self.model.forward).parameters:
             others.setdefault("position_ids", _positions(attention_mask, input_ids))
-        cache = _cache(self.model, past_key_values)
         result = self.model(
             input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **others
         )
-        return {"logits": result.logits, "present": _tensors(cache)}
+        loss = {} if result.loss is None else {"loss": result.loss}
+        return {**loss, "logits": result.logits, "present": _tensors(cache)}
+
+    def example(self, batch: int = 2) -> dict[str, Any]:
+        """Inputs to trace with: three new tokens after five that are kept, sizes that can be told from each other."""
+        ids = _token(self.model, batch).expand(batch, 3).contiguous()
+        return {"input_ids": ids, "attention_mask": ids.new_ones(batch, 8), "past_key_values": self.cache(batch, 5)}
+
+    def prompt(self, input_ids: Tensor) -> dict[str, Any]:
+        """All inputs of a first call, with an empty cache.
+
+        Args:
+            input_ids: tokens without padding, ``[batch, tokens]``.
+        """
+        mask, cache = torch.ones_like(input_ids), self.cache(len(input_ids))
+        return {"input_ids": input_ids, "attention_mask": mask, "past_key_values": cache}
 
     @torch.no_grad()
     def cache(self, batch: int, length: int = 0) -> Cache:

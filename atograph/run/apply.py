@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from atograph.declared.stored import choose_rows
+from atograph.files.apart import put_together
 from atograph.files.checkpoint import Checkpoint, Reader, Stored
 from atograph.files.run_folder import RunFolder
 from atograph.files.run_lock import claimed
@@ -50,6 +51,7 @@ class Applied:
         slim: the slim model without weights: tells its FLOPs, parameters and shapes.
         report: what ``report.json`` holds.
         why_no_config: why no ``config.json`` is there, where one lies beside the dense weights; empty where it is.
+        why_no_tokenizer: why no ``tokenizer.json`` is there, of a vocabulary that became smaller; empty where it is.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Applied:
     slim: Slim
     report: AppliedReport
     why_no_config: str = ""
+    why_no_tokenizer: str = ""
 
 
 @public("atograph")
@@ -105,6 +108,7 @@ def _apply_plan(
     started, out = time.monotonic(), folder.out
     checkpoint = Checkpoint.open(weights)
     dense_bytes = checkpoint.nbytes
+    put_together(checkpoint, graph.model)
     if graph.model is not None:
         choose_rows(checkpoint, graph.model)
     _check_place(checkpoint, out)
@@ -123,7 +127,7 @@ def _apply_plan(
     with folder as place, writing(out):
         _write_weights(place, shards, checkpoint, {name: cuts[own] for name, own in found.items()})
         why_no_program = _write_program(place / "slim.pt2", slimmed.passes_program, set(found.values()), plan)
-        why_no_config = write_beside(graph, plan, checkpoint, place)
+        why_no_config, why_no_tokenizer = write_beside(graph, plan, checkpoint, place)
         report = AppliedReport(
             plan=plan.digest,
             spec=spec,
@@ -141,7 +145,7 @@ def _apply_plan(
         )
         (place / "plan.json").write_text(plan.to_json(), encoding="utf-8")
         report.save(place / "report.json")
-    return Applied(out, tuple(out / shard.file for shard in shards), slimmed, report, why_no_config)
+    return Applied(out, tuple(out / shard.file for shard in shards), slimmed, report, why_no_config, why_no_tokenizer)
 
 
 # -- what is refused before anything is written ------------------------------------------------------------------------

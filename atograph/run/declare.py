@@ -11,10 +11,12 @@ from torch import nn
 
 from atograph.declared.certificate import certify
 from atograph.declared.experts import BATCHES, keep_experts
+from atograph.declared.reduced import Reduced
 from atograph.declared.smaller import counted_for, declared_of, smaller
 from atograph.declared.token_inputs import Renumbered, TokenInputs
 from atograph.declared.tokens import keep_tokens, read_tokens
 from atograph.passes.declared import Declared
+from atograph.passes.errors import UserError
 from atograph.passes.plan.plan import Plan
 from atograph.process.stages import stage
 from atograph.report.declared import DeclaredProof
@@ -68,7 +70,7 @@ class Left:
                 proofs = (*proofs, certify(self.model, model, change, inputs))
         if change.kind == "tokens":
             found = counted_for(self.model.get_submodule(change.part), change)
-            of_change = TokenInputs.of(self.model, change, found, inputs)
+            of_change = TokenInputs.of(self.model, change, found, inputs, model)
             inputs, tokens = of_change.renumbered(of_change.with_kept_only(inputs)), (*tokens, of_change)
         return Left(model, inputs, (*self.changes, change), proofs, tokens)
 
@@ -104,10 +106,20 @@ def left_of(
             reduced = keep_experts(left.model, settings.experts, data)
         left = left.after(reduced.module, reduced.change, prove=prove)
     if settings.keep_tokens is not None:
-        tokens = settings.keep_tokens
-        reduced = keep_tokens(left.model, read_tokens(Path(tokens)) if isinstance(tokens, str) else tokens)
+        reduced = _without_tokens(left.model, settings.keep_tokens)
         left = left.after(reduced.module, reduced.change, prove=prove)
     return left
+
+
+def _without_tokens(model: nn.Module, tokens: str | Iterable[int]) -> Reduced:
+    """A model with some tokens; a file of them is named where they are not the model's."""
+    if not isinstance(tokens, str):
+        return keep_tokens(model, tokens)
+    named = read_tokens(Path(tokens))
+    try:
+        return keep_tokens(model, named)
+    except UserError as error:
+        raise UserError(error.message, where=error.where or tokens, hint=error.hint) from error
 
 
 def as_declared(job: Job) -> Job:

@@ -19,6 +19,7 @@ from atograph.passes.pipeline.reproducer import Case, reproducible
 from atograph.process.stages import stage
 from atograph.proof.certificate import certify, exactness, gives_numbers
 from atograph.proof.flop_count import RegionByRegion, count_flops
+from atograph.proof.mixing import why_alone
 from atograph.report import numbers
 from atograph.report.run import Comparison, Latency, Report
 from atograph.report.summary import ALIKE
@@ -82,6 +83,8 @@ def measure(outcome: Outcome, console: Console) -> Report:
         by_program = _metric(job, _Either(slimmed.as_module(), slimmed, job.model), "slim program", notes)
         by_file = None if onnx is None else _metric(job, _Either(onnx, slimmed, job.model), "ONNX file", notes)
         latency = [each for models in outcome.timed for each in _latency(graph, slimmed, models, inputs)]
+    if alone := why_alone(job.model, slimmed, inputs):
+        notes.append(alone)
     for note in notes:
         console.warn(note)
     figures = Figures(certificate, difference, by_program, by_file, latency, notes)

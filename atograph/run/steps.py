@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from atograph.capture.model_state import current_state
-from atograph.declared.tokenizer import write_tokens
+from atograph.declared.tokenizer import OLD_NUMBERS, write_tokens
 from atograph.files.reading import Json
 from atograph.files.run_folder import NotInPlace, RunFolder
 from atograph.files.writing import naming, scratch, writing
@@ -270,11 +270,14 @@ def _save_pretrained(outcome: Outcome, place: Path, where: Path, report: Report,
     """Write a folder that the model's library loads; where there is none, this is told and noted."""
     slimmed, job = outcome.slimmed, outcome.prepared.job
     assert slimmed is not None
-    for written in save_pretrained(slimmed.module, job.model, place):
+    for written in save_pretrained(slimmed, job.model, place):
         what = f"{written.kind}.from_pretrained" + (f" (of {written.part} in the model)" if written.part else "")
         if written.why_not:
             report.notes.append(f"no {written.name} folder for {what}: {written.why_not}")
         console.say(f"{report.notes[-1]}." if written.why_not else f"{what} loads {where / written.name}")
+        if written.why_no_tokenizer:
+            report.notes.append(f"no tokenizer in {written.name}: {written.why_no_tokenizer}; {OLD_NUMBERS}")
+            console.say(f"{report.notes[-1]}.")
 
 
 def _page(prepared: Prepared, plan: Plan, report: Report, console: Console) -> str | None:

@@ -120,7 +120,7 @@ def _transformers(name: str, text: str, offline: bool) -> ModuleType:
             hint="Write a file with model() and example_inputs(), and name that.",
         )  # fmt: skip
     made = _module(text, model, lambda: inputs(config))
-    made.dynamic_shapes = lambda: {  # type: ignore[attr-defined]
+    made.dynamic = lambda: {  # type: ignore[attr-defined]
         name: {1: _LENGTHS.get(name, "sequence")} for name, value in inputs(config).items() if value.dim() == 2
     }
     return made

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from atograph.train.settings import TrainSettings
 
+_DYNAMIC = ("dynamic", "dynamic_shapes")
 _TAKING_DATA = ("train_data", "val_data", "example_inputs", "teacher")
 
 
@@ -216,12 +217,20 @@ class Spec:
 
     @property
     def dynamic(self) -> tuple[str, ...]:
-        """What is dynamic besides the batch: ``dynamic_shapes``, or a function that gives them; a text a dim.
+        """What is dynamic besides the batch: ``dynamic``, or a function that gives it; a text a dim.
+
+        ``dynamic_shapes``, as `torch.export` has it, is the same.
 
         Raises:
-            UserError: they have no form that `trace` takes.
+            UserError: it has no form that `trace` takes; or both names are there.
         """
-        return self._texts("dynamic_shapes", texts_of)
+        names = [name for name in _DYNAMIC if hasattr(self.module, name)]
+        if len(names) > 1:
+            raise UserError(
+                "the file says `dynamic` and `dynamic_shapes`, which are the same.", where=self.where,
+                hint="Leave one of them out.",
+            )  # fmt: skip
+        return self._texts(names[0], texts_of) if names else ()
 
     @property
     def state(self) -> tuple[str, ...]:

@@ -189,6 +189,16 @@ class Task:
             )
         return batch
 
+    def check_validation(self, model: nn.Module, device: torch.device) -> None:
+        """Measure the first validation batch, where there is one; the random state stays what it was.
+
+        Raises:
+            UserError: the model or the metric rejects it.
+        """
+        if self.val_data is not None:
+            with order_kept(self.val_data):
+                self.totals(model, islice(self.val_data, 1), device)
+
     def evaluate(self, model: nn.Module, data: Iterable[object] | None, device: torch.device) -> float | None:
         """The metric of ``data``: a mean weighted by batch size, or an object's own; None without data or a metric."""
         total, count = self.totals(model, data, device)

@@ -21,6 +21,8 @@ _STRIDE = 32
 def resized(inputs: V, interface: Interface, sizes: Mapping[str, int]) -> V:
     """The same inputs with other dynamic sizes, by repeating what there is from the beginning, or by dropping the rest.
 
+    Where there is nothing (an empty cache), zeros come in.
+
     Args:
         inputs: of the structure that the program takes, with sizes of any call.
         interface: of the program.
@@ -37,10 +39,16 @@ def resized(inputs: V, interface: Interface, sizes: Mapping[str, int]) -> V:
     for position, name in enumerate(interface.inputs):
         for (placeholder, dim), size in wanted.items():
             if placeholder == name:
-                leaf = leaves[position]
-                leaves[position] = leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+                leaves[position] = _repeated(leaves[position], dim, size)
     result: V = pytree.tree_unflatten(leaves, structure)
     return result
+
+
+def _repeated(leaf: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    """A tensor of another size along a dim; zeros where there is nothing to repeat, as in an empty cache."""
+    if not leaf.shape[dim]:
+        return leaf.new_zeros(*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
+    return leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
 
 
 def less_of(inputs: V) -> Iterator[V]:

@@ -102,7 +102,8 @@ def on_state(inputs: V, names: Sequence[str | None], change: Callable[[str, torc
     """Inputs in which tensors are changed by their names; ``names``: of each leaf."""
     leaves, structure = pytree.tree_flatten(inputs)
     if len(leaves) != len(names):
-        raise UserError(f"the model was traced with {len(names)} arguments, and here are {len(leaves)}.")
+        first = ", ".join([name for name in names if name is not None][:3]) + ", ..." * (len(names) > 3)
+        raise UserError(f"the model was traced with {len(names)} arguments ({first}), and here are {len(leaves)}.")
     changed = [
         change(name, leaf) if name is not None and isinstance(leaf, torch.Tensor) else leaf
         for name, leaf in zip(names, leaves, strict=True)

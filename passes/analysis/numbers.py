@@ -36,10 +36,10 @@ class Numbers:
                 return None
             return torch.tensor(numbers[argument], dtype=captured.dtype)
 
-        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             return None
         try:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), value)  # integers hold nothing infinite
             with torch.no_grad():
                 result = node.target(*args, **kwargs)  # type: ignore[operator]
             return float(result) if isinstance(result, torch.Tensor) and result.numel() == 1 else None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import atograph
-from atograph.declared.tokenizer import TOKENS, tokens_needed, write_tokenizer
+from atograph.declared.tokenizer import TOKENS, is_of_tokenizer, tokens_needed, write_tokenizer
 from atograph.passes.declared import Declared
 from atograph.passes.errors import UserError
 
@@ -31,6 +31,10 @@ def trained(tokenizers: ModuleType, kind: str) -> Any:
         made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
         made.pre_tokenizer = pre.Whitespace()
         trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, end_of_word_suffix="</w>")
+    elif kind == "prefix":
+        made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
+        made.pre_tokenizer = pre.Whitespace()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, continuing_subword_prefix="##")
     elif kind == "Unigram":
         made = tokenizers.Tokenizer(models.Unigram())
         made.pre_tokenizer = pre.Metaspace()
@@ -46,7 +50,7 @@ def trained(tokenizers: ModuleType, kind: str) -> Any:
     return made
 
 
-@pytest.mark.parametrize("kind", ["BPE", "suffix", "Unigram", "WordPiece"])
+@pytest.mark.parametrize("kind", ["BPE", "suffix", "prefix", "Unigram", "WordPiece"])
 def test_texts_of_tokens_that_stay(tmp_path: Path, kind: str) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     dense, chosen = trained(tokenizers, kind), random.Random(0)
@@ -112,3 +116,32 @@ def test_a_model_that_was_loaded_keeps_what_its_tokenizer_needs(transformers: Mo
     ids = slim("the cat")["input_ids"]
     assert [reduced.change.kept[""][token] for token in ids] == dense.encode("the cat").ids
     assert slim.eos_token_id == reduced.module.config.eos_token_id
+
+
+def test_what_is_unknown_stays_dearer_than_any_piece(tmp_path: Path) -> None:
+    """Unigram takes the best row of pieces; what is unknown costs ten more than the dearest piece that there is."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = [("<unk>", 0.0), ("ab", -20.0), ("cd", -20.0), ("abc", -5.0), ("d", -60.0)]
+    dense = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0))
+    (tmp_path / "tokenizer.json").write_text(dense.to_str(), encoding="utf-8")
+    assert dense.encode("abcd").tokens == ["ab", "cd"]
+    wanted = {1, 2, 3}
+    kept = tuple(sorted(wanted | tokens_needed(tmp_path, wanted)))
+    (tmp_path / "slim").mkdir()
+    change = Declared(kind="tokens", field="vocab_size", size=5, kept={"": kept})
+    assert write_tokenizer(tmp_path, change, tmp_path / "slim") == ""
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "slim" / "tokenizer.json")).encode("abcd").tokens == [
+        "ab",
+        "cd",
+    ]
+
+
+@pytest.mark.parametrize(("name", "numbers"), [
+    ("vocab.json", True), ("vocab-src.json", True), ("merges.txt", True), ("spiece.model", True), ("tekken.json", True),
+    ("tokenizer_config.json", True), ("added_tokens.json", True), ("target.spm", True), ("qwen.tiktoken", True),
+    ("encoder.json", True), ("vocab.bpe", True),
+    ("preprocessor_config.json", False), ("generation_config.json", False), ("chat_template.jinja", False),
+    ("README.txt", False), ("sentence_bert_config.json", False),
+])  # fmt: skip
+def test_files_with_numbers_of_tokens(name: str, numbers: bool) -> None:
+    assert is_of_tokenizer(name) == numbers

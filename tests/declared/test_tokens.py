@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 
 import atograph
+from atograph.declared.again import certify_again
 from atograph.declared.smaller import counted_for
 from atograph.declared.token_inputs import TokenInputs
 from atograph.declared.tokens import read_tokens
 from atograph.passes.errors import UserError
+from atograph.run.declare import left_of
 from atograph.spec.example_inputs import Inputs
+from atograph.train.settings import TrainSettings
 from benchmarks.exact import perturb
 
 KEPT = range(4, 40)
@@ -112,15 +116,83 @@ def test_labels_of_classes_stay(transformers: ModuleType) -> None:
 
 
 def test_files_of_tokens(tmp_path: Path) -> None:
-    lines, listed, words = tmp_path / "tokens.txt", tmp_path / "tokens.json", tmp_path / "words.txt"
-    lines.write_text("3\n17\n\n5\n", encoding="utf-8")
-    listed.write_text("[3, 17, 5]", encoding="utf-8")
-    words.write_text("3\nhello\n", encoding="utf-8")
-    assert read_tokens(lines) == read_tokens(listed) == [3, 17, 5]
-    with pytest.raises(UserError, match="'hello' is no number of a token"):
-        read_tokens(words)
+    for name, content in {
+        "lines.txt": b"3\n17\n\n5\n", "list.json": b"[3, 17, 5]", "list.txt": b"\n[3, 17, 5]\n",
+        "windows.txt": b"\xef\xbb\xbf3\r\n17\r\n5\r\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        assert read_tokens(tmp_path / name) == [3, 17, 5], name
     with pytest.raises(UserError, match="cannot read the tokens"):
         read_tokens(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(("content", "why"), [
+    ("3\nhello\n", r"line 2: 'hello' is no number of a token\. .* A text has those that its tokenizer gives"),
+    ("3\n-4\n", "line 2: '-4' is no number"),
+    ("9" * 5000, "line 1: '9999.* is no number"),
+    (" \n", "it names no token"),
+    ("[]", "it names no token"),
+    ('{"the": 3}', "this is no list of tokens"),
+    ('["the"]', "this is no list of tokens"),
+    ("3\n60\n", r"tokens\.txt: 60 is no token of this model: they are 0 to 59"),
+])  # fmt: skip
+def test_files_that_name_none(transformers: ModuleType, content: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text(content, encoding="utf-8")
+    settings = TrainSettings(keep_tokens=str(path))
+    with pytest.raises(UserError, match=why):
+        left_of(model_of(transformers, "Llama"), Inputs((), CALL), settings, prove=False)
+
+
+class TwoHeads(nn.Module):
+    """A model of transformers with a second head, tied to the embeddings or not."""
+
+    def __init__(self, transformers: ModuleType, tied: bool) -> None:
+        super().__init__()
+        self.lm, self.second = model_of(transformers, "Llama"), nn.Linear(32, 60, bias=False)
+        if tied:
+            self.second.weight = self.lm.model.embed_tokens.weight
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        hidden = self.lm.model(input_ids).last_hidden_state
+        return {"logits": self.lm.lm_head(hidden), "second": self.second(hidden)}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_around_the_model_goes_along_where_it_is_tied(transformers: ModuleType, tied: bool) -> None:
+    dense: Any = TwoHeads(transformers, tied).eval()
+    reduced = atograph.keep_tokens(dense, KEPT)
+    small: Any = reduced.module
+    assert (small.second.weight is small.lm.model.embed_tokens.weight) == tied
+    assert small(IDS - 3)["second"].shape[-1] == (39 if tied else 60)
+    assert reduced.certify({"input_ids": IDS}).difference < 1e-9
+    fresh = copy.deepcopy(dense)
+    (proof,) = certify_again(fresh, small, [reduced.change], Inputs((), {"input_ids": IDS - 3}))
+    assert proof.difference < 1e-9
+
+
+def test_labels_of_a_vocabulary_of_its_own_stay(transformers: ModuleType) -> None:
+    """Of a decoder that has as many tokens as the encoder, and embeddings of its own."""
+    config = transformers.MarianConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=60, decoder_vocab_size=60, pad_token_id=0, eos_token_id=1,
+        share_encoder_decoder_embeddings=False, tie_word_embeddings=False, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = transformers.MarianMTModel(config).eval()
+    reduced = atograph.keep_tokens(model, KEPT)
+    call = {"input_ids": IDS, "decoder_input_ids": IDS + 2}
+    found = counted_for(model, reduced.change)
+    tokens = TokenInputs.of(model, reduced.change, found, Inputs((), call), reduced.module)
+    batch = tokens.batch({**call, "labels": IDS})
+    assert torch.equal(batch["input_ids"], IDS - 2)
+    assert torch.equal(batch["decoder_input_ids"], IDS + 2) and torch.equal(batch["labels"], IDS)
+
+
+def test_tokens_that_a_model_transposes_are_its_tokens(transformers: ModuleType) -> None:
+    model = transformers.XLNetLMHeadModel(
+        transformers.XLNetConfig(vocab_size=60, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    )
+    assert atograph.keep_tokens(model.eval(), KEPT).certify({"input_ids": IDS}).difference < 1e-9
 
 
 def test_what_cannot_be_done(transformers: ModuleType) -> None:
@@ -129,6 +201,8 @@ def test_what_cannot_be_done(transformers: ModuleType) -> None:
         atograph.keep_tokens(model, [3, 60])
     with pytest.raises(UserError, match="all 60 tokens of this model would stay"):
         atograph.keep_tokens(model, range(60))
+    with pytest.raises(UserError, match="'the' is no number of a token"):
+        atograph.keep_tokens(model, ["the"])  # type: ignore[list-item]
     with pytest.raises(UserError, match="no token would stay"):
         atograph.keep_tokens(model, [])
     with pytest.raises(UserError, match="no vocabulary was found in Linear"):

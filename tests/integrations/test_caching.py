@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import atograph
 from atograph.integrations.caching import Cache, CachedModel
 from atograph.ort.model import OnnxModel
+from atograph.proof.certificate import certify
+from atograph.spec.example_inputs import as_inputs
 from atograph.values.eval_mode import eval_mode
 from benchmarks.decoding.models import Prompt, build, by_torch, prompt_of
 
@@ -74,6 +76,34 @@ def test_prompt_and_tokens_are_those_of_the_masked_model_in_one_program(kind: st
         with eval_mode(masked), torch.no_grad():
             expected = decoded(masked, ids, mask, model.cache(2))
             assert all(torch.equal(expected, decoded(form, ids, mask, own)) for form in forms)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_without_a_past_it_is_trained_like_the_model_that_it_holds(kind: str) -> None:
+    """Without a mask, too; `CachedModel.prompt` gives the same with all inputs of the program."""
+    model = decoder(kind)
+    ids = torch.randint(1, 60, (2, 6))
+    expected, found = model.model(input_ids=ids, labels=ids), model(input_ids=ids, labels=ids)
+    torch.testing.assert_close(found["loss"], expected.loss)
+    torch.testing.assert_close(found["logits"], expected.logits)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**model.prompt(ids))["logits"], expected.logits)
+        following = model(input_ids=ids[:, :1], past_key_values=found["present"])["logits"]
+        torch.testing.assert_close(following, model.model(torch.cat([ids, ids[:, :1]], 1)).logits[:, -1:])
+    assert "loss" not in model(**model.prompt(ids))
+
+
+def test_inputs_with_an_empty_cache_prove_a_program_that_was_traced_with_a_full_one() -> None:
+    model = decoder("llama")
+    graph = atograph.trace(
+        model, (), model.example(), state={"present": "past_key_values"}, dynamic={"input_ids": {1: "sequence"}}
+    )
+    slim = atograph.slim(graph, graph.plan(random=0))
+    inputs = as_inputs(model.prompt(torch.randint(1, 60, (2, 6))), where="")
+    entries = certify(atograph.mask(model, slim.plan), slim, [], inputs)
+    assert len(entries) > 3 and all(each.holds for each in entries)
+    with pytest.raises(atograph.UserError, match=r"traced with 4 arguments \(input_ids, attention_mask, past_key_"):
+        slim.cut_state(input_ids=torch.ones(2, 6))
 
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "mistral", "gpt2"])

@@ -187,3 +187,31 @@ def test_a_pattern_gives_no_memory_of_what_a_region_is_given() -> None:
     program = region("%m = aten.mul.Tensor(%x_1, 2)", "%y = aten.div.Tensor(%m, 2)")
     assert Pipeline((Shorter(),)).run(program) is program
     assert any("aten.div.Tensor: a region gives memory of its own" in each for each in Shorter().refused(program))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_constants_are_folded(form: Callable[..., Tensor]) -> None:
+    """What a region computes of constants, its own and those that it is given, is a constant that it takes;
+    torch.export gives none to the body of a scan."""
+    table = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+    def function(x: Tensor, layer: nn.Linear, off: nn.Dropout) -> Tensor:
+        own = layer(x) * (torch.arange(4) + 1).exp().mul(0.01)
+        return own if form is in_scan else own + table.neg().cos()
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    program = capture(Within(form, function).double().eval(), (X,))
+    text = format_program(program)
+    assert "aten.exp(" in text and ("aten.cos(" in text or form is in_scan)
+    result = Pipeline.parse("fold-constants,dce").run(program)
+    shown = format_program(result, values=True)
+    assert format_program(program) == text
+    assert any(op in shown for op in ("aten.exp(", "aten.cos(", "aten.arange(")) is (form is in_scan)
+    assert format_program(parse_program(shown), values=True) == shown
+    assert Pipeline.parse("fold-constants").run(result) is result
+    exported = to_exported(result).module()
+    with torch.no_grad():
+        for x in (X, -X):
+            expected = ProgramModule(program)(x)
+            assert torch.equal(ProgramModule(result)(x), expected) and torch.equal(exported(x), expected)

@@ -131,3 +131,21 @@ def test_zero_times_a_number_that_was_infinite_before() -> None:
 def test_a_look_up_by_numbers_that_are_broadcast(name: str) -> None:
     torch.manual_seed(0)
     assert compare(Net(BROADCAST[name]), (torch.randn(2, 6),)).difference <= 1e-9
+
+
+def test_numbers_of_places_are_finite_whatever_they_were_chosen_from() -> None:
+    """A router that leaves experts out before it chooses some."""
+
+    class Router(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.up, self.down = nn.Linear(6, 4), nn.Linear(6, 8), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.gate(x)
+            chosen = logits.masked_fill(logits < 0, -INF).topk(2)[1]
+            return self.down(self.up(x)) * (chosen.clamp(max=3) + 1).sum(-1, keepdim=True)
+
+    torch.manual_seed(0)
+    outcome = compare(Router(), (torch.randn(3, 6),))
+    assert outcome.difference <= 1e-9 and [group.size for group in outcome.graph.prunable] == [8]

@@ -80,6 +80,22 @@ def test_what_would_not_come_back_is_not_there_and_told(
     assert note.startswith(f"no pretrained folder for {kind.__name__}.from_pretrained: ") and why in note
 
 
+class Insists(Library):
+    """Its code insists on a width, so it does not come back slim."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.blocks[0].up.out_features != 16:
+            raise ValueError("sixteen")
+        return super().forward(x)
+
+
+def test_a_run_without_a_slim_module_says_that_it_has_no_folder(tmp_path: Path) -> None:
+    result = compressed(Insists(Config()), tmp_path / "run")
+    assert result.slim.module is None
+    (note,) = (note for note in result.report.notes if PRETRAINED in note)
+    assert note == f"no pretrained folder for Insists.from_pretrained: {result.slim.why_no_module}"
+
+
 def test_other_models_have_none(tmp_path: Path) -> None:
     result = compressed(Model(Config()), tmp_path / "run")
     assert not (tmp_path / "run" / PRETRAINED).exists() and not result.report.notes

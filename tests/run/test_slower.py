@@ -21,8 +21,8 @@ def latency(slim: float, batch: int = 1, runtime: str = "ONNX Runtime") -> Laten
         ([latency(2.02)], "the slim model is not faster here; widths"),
         (
             [latency(1.0), latency(2.6, 8), latency(3.0, 1, "OpenVINO")],
-            "the slim model is slower than the dense one at batch 8 in ONNX Runtime (1.30 × the time) and at batch 1 in "
-            "OpenVINO (1.50 × the time); widths",
+            "the slim model is slower than the dense one at batch 8 in ONNX Runtime (1.30 × the time) and at batch 1 "
+            "in OpenVINO (1.50 × the time); widths",
         ),
     ],
 )

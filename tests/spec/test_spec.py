@@ -403,3 +403,15 @@ def test_arguments_that_a_file_requires_are_named(tmp_path: Path, arguments: str
     assert not isinstance(raised.value, UserCodeError)  # one paragraph, no traceback
     doing = "while calling model()" if within else "while importing the file"
     assert doing in str(raised.value) and '__name__ == "__main__"' in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "dynamic_shapes"])
+def test_sizes_that_are_free_have_two_names(write: Write, name: str) -> None:
+    """`trace` says ``dynamic`` and torch.export ``dynamic_shapes``."""
+    assert load_spec(write(dedent(GOOD) + f'{name} = {{"x": {{1: "n"}}}}')).dynamic == ("x:1=n",)
+
+
+def test_both_of_these_names_at_once_are_refused(write: Write) -> None:
+    spec = load_spec(write(dedent(GOOD) + 'dynamic = {"x": {1: "n"}}\ndynamic_shapes = dynamic'))
+    with pytest.raises(UserError, match="says `dynamic` and `dynamic_shapes`, which are the same"):
+        _ = spec.dynamic

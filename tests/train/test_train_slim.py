@@ -249,6 +249,24 @@ def test_a_loss_that_the_slim_module_cannot_have_is_told_at_once(loss: Any, said
     assert result.slim_from is None and said in result.why_dense
 
 
+def test_a_metric_that_the_slim_module_cannot_have_is_told_before_it_is_measured() -> None:
+    """A first state of the dense widths in validation batches, say: the dense module is trained and measured."""
+
+    def metric(model: nn.Module, batch: Any) -> Tensor:
+        return (model.conv1.weight.flatten(1)[:, 0] * torch.ones(8)).sum()  # type: ignore
+
+    torch.manual_seed(0)
+    model, heard = TwoConvs(), Heard()
+    graph = atograph.trace(model, blobs()[0][0][:2])
+    settings = TrainSettings(flops=0.5, epochs=2, device="cpu", search_end=0.0, zero=0.0, controller=False,
+                             controller_start=0.0, projection_start=0.0, prior="magnitude")  # fmt: skip
+    task = Task(blobs(), blobs()[:1], metric=metric)
+    result = auto_train_once(model, graph, task, settings, heard, partial(small_module, graph))
+    ((before, text),) = heard.told
+    assert before == 0 and "validation, batch 1: the model or the metric rejects this batch" in text
+    assert result.slim_from is None
+
+
 def test_activations_that_are_recomputed_are_no_reason_to_fail() -> None:
     """Reentrant checkpoints refuse gradients of chosen tensors."""
 

@@ -31,6 +31,7 @@ from atograph.process.quiet import quiet
 from atograph.repair.config import configured_parts
 from atograph.repair.config_widths import numbers_of
 from atograph.repair.saving import why_unsaved
+from atograph.slimming.slim import Slim
 from atograph.values.user_code import in_one_line
 
 PRETRAINED = "pretrained"
@@ -42,7 +43,7 @@ _BESIDE = (".json", ".txt", ".model", ".jinja")
 _OURS = ("plan.json", "report.json")
 
 
-def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path) -> str:
+def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path) -> tuple[str, str]:
     """Write the configuration of slim weights, and copy what lies beside the dense ones.
 
     Args:
@@ -52,14 +53,15 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
         folder: of the slim weights.
 
     Returns:
-        Why there is no configuration, in words; empty where there is one, or the dense model has none.
+        Why there is no configuration, in words; empty where there is one, or the dense model has none. And why there is
+        no tokenizer of a vocabulary that became smaller; empty where there is one, or none is due.
     """
     source = checkpoint.files[0].parent / CONFIG
     if graph.model is None or not source.is_file():
-        return ""
+        return "", ""
     numbers = numbers_of(graph.model, graph.program, plan)
     if isinstance(numbers, str):
-        return numbers
+        return numbers, ""
     config = read_json(source, "not a configuration of transformers")
     aliases = getattr(getattr(graph.model, "config", None), "attribute_map", {})
     for change in declared_of(graph.model):
@@ -77,9 +79,7 @@ def write_beside(graph: Graph, plan: Plan, checkpoint: Checkpoint, folder: Path)
             (folder / path.name).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         elif not is_of_tokenizer(path.name):
             shutil.copyfile(path, folder / path.name)
-    if fewer is not None:
-        write_tokenizer(source.parent, fewer, folder)
-    return ""
+    return "", "" if fewer is None else write_tokenizer(source.parent, fewer, folder)
 
 
 def _set(config: dict[str, Any], path: list[str], number: int) -> None:
@@ -99,22 +99,24 @@ class Folder:
         part: the module that it holds; empty for the whole model.
         name: of the folder, in that of the run.
         why_not: in words; empty where it is there.
+        why_no_tokenizer: in words, of a vocabulary that became smaller; empty where the tokenizer is there.
     """
 
     kind: str
     part: str
     name: str
     why_not: str
+    why_no_tokenizer: str = ""
 
 
-def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) -> list[Folder]:
+def save_pretrained(slimmed: Slim, dense: nn.Module, folder: Path) -> list[Folder]:
     """Write a slim module as `PRETRAINED`, with what lies beside the weights of the dense model, and load it again.
 
     Of a model that is none of a library but holds some, each of these is written: one as `PRETRAINED`, of several each
     into a folder in it that is called as the part.
 
     Args:
-        module: the slim module; None where there is none.
+        slimmed: with a slim module; where there is none, nothing is written.
         dense: the module that it was made of, which knows where it was loaded from.
         folder: of the run.
 
@@ -124,11 +126,13 @@ def save_pretrained(module: nn.Module | None, dense: nn.Module, folder: Path) ->
     Raises:
         OSError: the disk is full, say.
     """
-    parts = [] if module is None else saved_parts(module)
+    parts = saved_parts(dense if slimmed.module is None else slimmed.module)
     found = []
     for path, part in parts:
         name = PRETRAINED if len(parts) == 1 else f"{PRETRAINED}/{path}"
-        found.append(Folder(type(part).__name__, path, name, _save_part(part, dense, path, folder / name)))
+        why_not = _save_part(part, folder / name) if slimmed.module is not None else slimmed.why_no_module
+        why_no_tokenizer = "" if why_not else _copy_beside(dense, path, folder / name)
+        found.append(Folder(type(part).__name__, path, name, why_not, why_no_tokenizer))
     return found
 
 
@@ -140,7 +144,7 @@ def saved_parts(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(path, part) for path, part in configured_parts(module) if saves_itself(part)]
 
 
-def _save_part(module: nn.Module, dense: nn.Module, path: str, target: Path) -> str:
+def _save_part(module: nn.Module, target: Path) -> str:
     """Write a part of a slim model, and load it again; why it cannot be, in words, or empty."""
     if why := why_unsaved(module):
         return why
@@ -158,14 +162,17 @@ def _save_part(module: nn.Module, dense: nn.Module, path: str, target: Path) -> 
     if wrong:
         shutil.rmtree(target, ignore_errors=True)
         return f"what its save_pretrained writes does not come back: {wrong}"
+    return ""
+
+
+def _copy_beside(dense: nn.Module, path: str, target: Path) -> str:
+    """Copy what lies beside the weights of a part of the dense model; why there is no tokenizer, where one is due."""
     source = loaded_from(dense.get_submodule(path))
     fewer = fewer_tokens(dense, path)
     for beside in [] if source is None else _beside(source):
         if not (target / beside.name).exists() and not (fewer and is_of_tokenizer(beside.name)):
             shutil.copyfile(beside, target / beside.name)
-    if fewer is not None:
-        write_tokenizer(source, fewer, target)
-    return ""
+    return "" if fewer is None else write_tokenizer(source, fewer, target)
 
 
 def fewer_tokens(model: nn.Module | None, part: str | None = None) -> Declared | None:

@@ -42,7 +42,7 @@ class Swap(Generic[P]):
         Args:
             plan: of the dense model.
             t: the fraction of the training that is done.
-            batch: on the device; the loss of it is tried.
+            batch: on the device; the loss of it is tried, and the metric of the first validation batch.
         """
         run = self._run
         if self._shrink is None or not run.optimizers or run.settings.slim_at == "never" or self.why_dense:
@@ -56,8 +56,11 @@ class Swap(Generic[P]):
         try:
             small = self._shrink(plan)
             shrunk = Shrunk(run.dense, small, run.optimizers, lambda model: exact.checked_loss(model, batch))
+            run.task.check_validation(shrunk.module, run.device)
         except CannotShrink as reason:
             why = str(reason)
+        except UserError as rejected:  # what the dense module takes: a first state of its widths, say
+            why = f"{rejected.where}: {rejected.message.rstrip('.')}"
         if run.replicas.total(float(bool(why))):  # all processes train a slim module, or none does
             if shrunk is not None:
                 shrunk.undo()
