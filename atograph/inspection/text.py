@@ -33,23 +33,20 @@ def overview_table(shown: Overview, *, folded: bool = True, order: Order = "mode
         shares = (_share(row.params, shown.params), _share(row.flops, shown.flops))
         cells = (row.title, f"{row.groups[0].units:,}", *([row.kept] if planned else []), *shares)
         table.add_row(*map(Text, cells), _sides(row, shown.floor))
-    return Group(*map(Text, headlines(shown)), Text(), table, Text(), Text(_LEGEND, style="dim"))
+    return Group(*map(Text, headlines(shown, folded=folded)), Text(), table, Text(), Text(_LEGEND, style="dim"))
 
 
-def headlines(shown: Overview) -> list[str]:
-    """Totals, and what holds for all groups."""
+def headlines(shown: Overview, *, folded: bool = True) -> list[str]:
+    """Totals, and what holds for all groups; names of repeated blocks together."""
     units = sum(group.units for group in shown.prunable)
-    whole = [group.name for group in shown.prunable if group.least == 0]
+    empties = [group for group in shown.prunable if group.least == 0]
+    titles = ", ".join(row.title for row in rows(empties, folded=folded))
     return [
         f"{shown.name}: {numbers.count(shown.params)} parameters, {numbers.count(shown.flops)} FLOPs; "
         f"{len(shown.prunable)} of {len(shown.groups)} groups can be pruned, with {units:,} units",
         *([f"coupled: {', '.join(f'{a} with {b}' for a, b in shown.coupled)}"] if shown.coupled else []),
         *([f"of each, at least {numbers.percent(shown.floor)} of its units stay"] if shown.floor else []),
-        *(
-            [f"{len(whole)} of them may lose all of their units: {', '.join(whole[:8])}{' ...' * (len(whole) > 8)}"]
-            if whole
-            else []
-        ),
+        *([f"{len(empties)} of them may lose all of their units: {titles}"] if empties else []),
         *([shown.note] if shown.note else []),
     ]
 

@@ -26,6 +26,7 @@ from atograph.passes.ir.exported.to_exported import to_exported
 from atograph.passes.ir.run import ProgramModule
 from atograph.process.stages import stage
 from atograph.proof.certificate import compare, gives_numbers
+from atograph.proof.mixing import why_alone
 from atograph.report.run import FROM_PYTHON, Comparison
 from atograph.run.job import Job, Prepared
 from atograph.run.latency_budget import magnitude_plan
@@ -224,6 +225,8 @@ def rehearse(prepared: Prepared, deployed: Deployment, folder: Path, console: Co
         _check_values_last(mask(job.model, plan), job, graph)
         why_no_module = slimmed.why_no_module
         lines = [saving_line(graph, slimmed, prepared.settings), length_line(graph.program, deployed.targets[0].file)]
+        if alone := why_alone(job.model, slimmed, job.inputs):
+            lines.append(f"A plan by magnitude goes so far that {alone}.")
         place = folder / "rehearsal"
         place.mkdir(exist_ok=True)
         entries, remarks = _tried(masked, slimmed, deployed, place, job), list[str]()
