@@ -20,7 +20,9 @@ from atograph.process.stages import stage
 from atograph.proof.certificate import certify, exactness, gives_numbers
 from atograph.proof.flop_count import RegionByRegion, count_flops
 from atograph.proof.mixing import why_alone
+from atograph.report import numbers
 from atograph.report.run import Comparison, Latency, Report
+from atograph.report.summary import ALIKE
 from atograph.run.job import Job, Outcome
 from atograph.run.report_so_far import Figures, report_of
 from atograph.sessions.file_model import FileModel
@@ -223,11 +225,8 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
         console.warn(
             f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
         )
-    if report.latency_ms and all(entry.slim > entry.dense for entry in report.latency_ms):
-        console.warn(
-            "the slim model is not faster here; widths that suit the runtime often help: --round-to auto, in Python "
-            'round_to="auto".'
-        )
+    if slower := slower_line(report.latency_ms):
+        console.warn(slower)
     if slimmed.why_no_module:
         why = slimmed.why_no_module
         console.warn(f"the slim program is complete, but the module itself could not be made slim: {why}.")
@@ -240,6 +239,22 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
             f"{100 * missed.asked:.3g} % was asked for; either nothing faster was found, or the machine was busy: "
             "atograph bench measures again."
         )
+
+
+def slower_line(measured: Sequence[Latency]) -> str:
+    """Where a slim model takes longer than the dense one, and what to do; empty where it does not."""
+    places = [
+        f"batch {each.batch} in {each.runtime} ({numbers.three_digits(each.slim / each.dense)} × the time)"
+        for each in measured
+        if each.slim > (1 + ALIKE) * each.dense
+    ]
+    if not places and not (measured and all(each.slim > each.dense for each in measured)):
+        return ""
+    what = f"slower than the dense one at {' and at '.join(places)}" if places else "not faster here"
+    return (
+        f"the slim model is {what}; widths that suit the runtime often help: --round-to auto, in Python "
+        'round_to="auto".'
+    )
 
 
 def _moved(certificate: Sequence[Comparison]) -> float:
