@@ -162,6 +162,12 @@ class ProgramModule(nn.Module):
         interface = self._called[0].interface
         captured = pytree.tree_leaves(interface.example) if interface.example is not None else leaves
         for name, leaf, before in zip(interface.inputs, leaves, captured, strict=True):
+            if name is not None and leaf is None:
+                raise UserError(
+                    f"the program was traced with a tensor for {name}, and was called without one.",
+                    hint="What the model does without it is another program: call the slim module instead "
+                    "(slim.module), or trace the model without it.",
+                )
             if name is not None and not isinstance(leaf, torch.Tensor):
                 raise UserError(f"the program takes a tensor for {name}, and was called with a {type(leaf).__name__}.")
             if name is None and not isinstance(leaf, torch.Tensor) and not _equal(leaf, before):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
+from torch import fx
 
 from atograph.passes.analysis.groups import Groups
 from atograph.passes.analysis.infer_axes import Axes
@@ -72,6 +73,16 @@ def _values_are_typed(program: Program) -> Iterator[str]:
             yield f"node {node.name} has no meta['val']"
 
 
+def _arguments_are_told_apart(program: Program) -> Iterator[str]:
+    """No argument, of the program or a region, has the name that another one is passed under: it would overwrite it."""
+    for part in program.modules():
+        placeholders = part.graph.find_nodes(op="placeholder") if isinstance(part, fx.GraphModule) else ()
+        passed = {str(node.target): node for node in placeholders}
+        for node in placeholders:
+            if (other := passed.get(node.name, node)) is not node:
+                yield f"the argument {node.name} has the name under which {other.name} is passed"
+
+
 def axes_match_shapes(program: Program) -> Iterator[str]:
     """Inferred dims have the sizes of the tensors they describe, those of coupled groups too."""
     axes, groups = program.facts.get(Axes), program.facts.get(Groups)
@@ -93,6 +104,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     _state_matches_placeholders,
     _signature_is_met,
     _values_are_typed,
+    _arguments_are_told_apart,
     axes_match_shapes,
 )
 

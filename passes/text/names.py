@@ -34,6 +34,7 @@ def _named(graph: fx.Graph, taken: set[str]) -> fx.Graph:
         copied = named.create_node(node.op, node.target, args, kwargs, name)
         if node.op == "placeholder":  # fx would rename one that is called like a Python builtin
             copied.name = name
+            copied.target = name  # in Python, a name that another one is an argument under would be written over
         copied.meta = dict(node.meta)
         nodes[node] = copied
         taken.add(copied.name)

@@ -33,6 +33,14 @@ OWN: dict[str, dict[str, Any]] = {
     "Qwen3Moe": {"num_experts": 6, "moe_intermediate_size": 16, "norm_topk_prob": True},
     "GptOss": {"num_local_experts": 6},
     "Ernie4_5_Moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16},
+    "Olmoe": {"num_experts": 6},
+    "Llama4": {"num_local_experts": 6, "num_experts_per_tok": 1, "intermediate_size_mlp": 24,
+               "interleave_moe_layer_step": 1, "attention_chunk_size": 16},
+    "Dbrx": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64,
+             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+             "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 6, "moe_top_k": 2}},
+    "Jamba": {"num_experts": 6, "expert_layer_period": 2, "expert_layer_offset": 1, "attn_layer_period": 2,
+              "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4},
     "DeepseekV3": {
         "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
         "n_shared_experts": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
@@ -45,7 +53,9 @@ OWN: dict[str, dict[str, Any]] = {
 def mixture(transformers: ModuleType, family: str) -> nn.Module:
     """A small model, which no test changes."""
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **OWN[family]})
+    kind = "Llama4TextConfig" if family == "Llama4" else f"{family}Config"
+    sizes = {name: SIZES[name] for name in ("vocab_size", "pad_token_id")} if family == "Dbrx" else SIZES
+    config = getattr(transformers, kind)(**{**sizes, **OWN[family]})
     model: nn.Module = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     perturb(model)
     return model

@@ -9,7 +9,7 @@ from networks import build
 from torch import nn
 
 from atograph.capture import capture
-from atograph.passes import Pipeline, Program, copy_graph, format_program, parse_program
+from atograph.passes import Pipeline, Program, ProgramModule, copy_graph, format_program, parse_program
 from atograph.passes.ir.propagate import propagate
 from atograph.passes.text.names import named
 
@@ -77,7 +77,7 @@ def test_names_are_those_of_modules_and_ops() -> None:
 
 
 def test_operands_of_a_region_have_names_of_their_own() -> None:
-    """One that gets another name does not get that of the next."""
+    """One that gets another name does not get that of the next, nor is it written over by it."""
     program = parse_program(
         "program {\n  input %add : f32[s0, 4]\n  input %add_1 : f32[s0, 4]\n"
         "  region @one(%add, %add_2) {\n    %y = aten.sub.Tensor(%add, %add_2)\n    return (%y,)\n  }\n"
@@ -89,4 +89,8 @@ def test_operands_of_a_region_have_names_of_their_own() -> None:
     result = named(program)
     text = format_program(result)
     assert "region @one(%add_2, %add_2_1)" in text and "aten.sub.Tensor(%add_2, %add_2_1)" in text
-    assert format_program(Pipeline.parse("dce,cse,canonicalize").run(result)) == text
+    cleaned = Pipeline.parse("dce,cse,canonicalize").run(result)
+    assert format_program(cleaned) == text
+    x, y = torch.ones(2, 4), torch.full((2, 4), 3.0)
+    for each in (program, result, cleaned, parse_program(text)):
+        assert torch.equal(ProgramModule(each)(x, y), x - y)

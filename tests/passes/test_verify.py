@@ -124,6 +124,12 @@ def _without_input(given: Program, made: Program) -> None:
     node.name = "other"
 
 
+def _overwritten(given: Program, made: Program) -> None:
+    weight, bias, *_ = made.graph.find_nodes(op="placeholder")
+    bias.target = weight.name
+    weight.target = "another"
+
+
 def _silent(given: Program, made: Program) -> None:
     made.output_node.args = (made.output_node.args[0][0],)
 
@@ -157,6 +163,7 @@ BROKEN = {
     _old: r"head\.bias is \[99\] of torch\.float32, its placeholder is \[5\] of torch",
     _left_over: r"mine has a value and no placeholder",
     _without_input: r"the input \w+ is gone",
+    _overwritten: r"the argument \w+ has the name under which \w+ is passed \(invariant: No argument",
     _silent: r"what it returns is not 1 values",
     _changed_node: r"node head_linear of the program that it was given is another one",
     _longer: r"the program that it was given had \d+ nodes, and has \d+",

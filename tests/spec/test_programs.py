@@ -234,3 +234,25 @@ def test_a_file_that_says_other_shapes_than_its_ops_give_is_refused_as_one(tmp_p
         with pytest.raises(UserError, match=f"this exported program cannot be read: .*{why}") as refusal:
             atograph.trace(tmp_path / "other.pt2")
         assert "internal error" not in str(refusal.value) and "bug" not in str(refusal.value)
+
+
+class Masked(nn.Module):
+    """Takes a mask, and does without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        y: torch.Tensor = self.b(self.a(x).relu())
+        return y if mask is None else y * mask
+
+
+def test_an_input_that_is_left_out_is_told_and_the_module_does_without() -> None:
+    x = torch.randn(2, 8)
+    graph = atograph.trace(Masked().eval(), (), {"x": x, "mask": torch.ones(2, 4)})
+    slim = atograph.slim(graph, graph.plan(random=0))
+    with pytest.raises(UserError, match=r"traced with a tensor for mask, and was called without one.*slim\.module"):
+        slim(x=x)
+    assert slim.module is not None
+    torch.testing.assert_close(slim.module(x), slim(x=x, mask=torch.ones(2, 4)))
