@@ -53,6 +53,27 @@ def test_other_decisions_are_refused(tmp_path: Path, form: str) -> None:
         run.run(None, {"x": (x / 100).numpy()})
 
 
+class Rounds(Deciding):
+    """The same line decides in each of three rounds."""
+
+    def forward(self, x: Tensor) -> object:
+        h = self.a(x).relu()
+        for _round in range(3):
+            if h.max() > 0:
+                h = h / 2
+        return self.b(h)
+
+
+def test_decisions_of_one_line_have_names_of_their_own(tmp_path: Path) -> None:
+    """A recogniser of tables decides in each round of its loop, and ONNX Runtime takes no name twice."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4)
+    graph = atograph.trace(Rounds(FORMS["floats"]).eval(), x)
+    slim = atograph.slim(graph, graph.plan(random=0))
+    made = torch.from_numpy(session(slim.to_onnx(tmp_path / "slim.onnx")).run(None, {"x": x.numpy()})[0])
+    torch.testing.assert_close(made, slim(x), rtol=1e-3, atol=1e-4)
+
+
 def test_dropped_checks_are_in_no_file(tmp_path: Path) -> None:
     x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).abs() + 1
     graph = atograph.trace(Deciding(FORMS["floats"]).eval(), x, checks="drop")

@@ -7,6 +7,7 @@ is added to the outputs. A runtime that reads beyond a tensor without a word com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
@@ -44,8 +45,11 @@ def hold_decisions(program: ExportedProgram) -> ExportedProgram:
 def name_decisions(model: ir.Model, program: ExportedProgram) -> None:
     """Let the nodes that raise be called by what was decided: errors of ONNX Runtime name them."""
     nodes = (node for node in model.graph if node.op_type == "Gather" and _is_one_zero(node.inputs[0]))
+    seen = Counter[str]()
     for node, check in zip(nodes, _checks(program.graph), strict=False):
-        node.name = f"only for inputs where {str(check.args[1])[:_LONGEST]}"
+        told = f"only for inputs where {str(check.args[1])[:_LONGEST]}"
+        seen[told] += 1
+        node.name = told if seen[told] == 1 else f"{told} ({seen[told]})"  # one for each round of a loop
 
 
 def _is_one_zero(value: ir.Value | None) -> bool:
