@@ -12,6 +12,7 @@ from atograph.cli.options import (
     GROUPING,
     CaptureLimit,
     CodeOfRun,
+    Commands,
     Data,
     InFiles,
     Json,
@@ -28,6 +29,7 @@ from atograph.terminal.streams import open_streams
 
 app = typer.Typer(
     name="atograph",
+    cls=Commands,
     help="Make PyTorch networks physically smaller, and prove that they still compute the same.",
     no_args_is_help=True,
     add_completion=False,

@@ -45,6 +45,9 @@ def compress(
     several = {name: each for name, each in shares.items() if len(each) > 1}
     typed = {**given, **{name: min(each) for name, each in shares.items()}}
 
+    from atograph.spec.lookup import target_of
+
+    target_of(text)  # a wrong name is told before torch is loaded
     from atograph.run.brought import selection_of
     from atograph.spec.spec import load_spec
     from atograph.train.settings import needs_data

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+_COMPRESS = "atograph compress SPEC --flops 0.5"
+_INSTEAD = {
+    **dict.fromkeys(("prune", "optimize", "slim", "shrink", "train", "finetune"), _COMPRESS),
+    **dict.fromkeys(("quantize", "quantise", "int8"), "atograph export RUN --int8, of a run that `compress` has made"),
+    "convert": "atograph export RUN, of a run that `compress` has made",
+}
+"""Commands of other tools → what to type here."""
+
+
+class Commands(TyperGroup):
+    """The commands: who types one of another tool hears what it is called here."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments begin with."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            if args and args[0] in _INSTEAD and hasattr(error, "message"):
+                error.message = f"No such command '{args[0]}'. It is: {_INSTEAD[args[0]]}"
+            raise
+
 
 Spec = Annotated[
     str,

@@ -15,9 +15,13 @@ from atograph.passes.errors import UserError
 from atograph.train.settings import TrainSettings
 from atograph.train.settings.option import Shown, options_of
 
+_INT8, _HALF = (f"It is made of a finished run: atograph export RUN --{kind}" for kind in ("int8", "fp16"))
+_ELSEWHERE = {"int8": _INT8, "quantize": _INT8, "fp16": _HALF, "float16": _HALF, "half": _HALF}
+"""An option of other tools → what to type here."""
+
 
 class TakesSettings(TyperCommand):
-    """A command with ``--set``: who writes a setting as an option of its own hears of it."""
+    """A command with ``--set``: who writes a setting, or another command's option, as one of its own hears of it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments."""
@@ -25,10 +29,12 @@ class TakesSettings(TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as error:
             name = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
-            if isinstance(error, typer.BadParameter) or not hasattr(error, "possibilities") or not _is_setting(name):
+            hint = _ELSEWHERE.get(name)
+            if _is_setting(name):
+                hint = f"It is a setting of the training: --set {name}=VALUE"
+            if isinstance(error, typer.BadParameter) or not hasattr(error, "possibilities") or hint is None:
                 raise
-            vars(error).update(possibilities=None)
-            vars(error).update(message=f"No such option: --{name}. It is a setting of the training: --set {name}=VALUE")
+            vars(error).update(possibilities=None, message=f"No such option: --{name}. {hint}")
             raise
 
 

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from atograph.passes.errors import UserError
 from atograph.spec.lookup import lies_in
+from atograph.spec.programs import folder_refused
 from atograph.values.user_code import user_code
 
 
@@ -126,15 +127,18 @@ def import_module(target: str, root: Path | None, outside: Path | None = None) -
         outside: a folder that stays off ``sys.path``.
 
     Raises:
-        UserError: there is no such module.
+        UserError: there is no such module, or it is a folder that has no code of its own.
         UserCodeError: the module raised.
     """
     if root is not None:
         _on_path(root, outside)
     with user_code("importing the module", target), as_script(Path(target)):
         try:
-            return importlib.import_module(target)
+            module = importlib.import_module(target)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{target}.".startswith(f"{error.name}."):
                 raise  # the module is there, what it imports is not
             raise UserError("no module of this name.", where=target) from error
+    if getattr(module, "__file__", None) is None and (folders := list(getattr(module, "__path__", ()))):
+        raise folder_refused(Path(folders[0]), target.replace(".", "/"))
+    return module

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from atograph.passes.errors import UserError
-from atograph.spec.programs import FORMS, INSTEAD, form_of
+from atograph.spec.programs import FORMS, INSTEAD, folder_refused, form_of, instead_of
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 """Packages whose models have names."""
@@ -86,12 +86,17 @@ def target_of(text: str, folder: Path | None = None) -> Target:
             return Target("file", text, name, factory, path, path.parent, (path,))
     except (OSError, ValueError) as error:  # a name that no file can have
         raise UserError(f"the file cannot be looked for: {error}.", where=ascii(name[:100])) from error
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise UserError("neither a file nor the name of a module.", where=name)
-    for place in (here, None):
+    of_module_s_form = all(part.isidentifier() for part in name.split("."))
+    for place in (here, None) if of_module_s_form else ():
         of_module = _files_of(name, place)
         if of_module is not None:
             return Target("module", text, name, factory, of_module[-1] if of_module else None, place, of_module)
+    if (here / name).is_dir():
+        raise folder_refused(here / name, name)
+    if Path(name).suffix.lower() in INSTEAD:
+        raise UserError("no such file.", where=name)
+    if not of_module_s_form:
+        raise UserError("neither a file nor the name of a module.", where=name)
     hint = f"Did you mean {name}.py?" if (here / f"{name}.py").exists() else _of_library(name)
     raise UserError("no module of this name.", where=name, hint=hint)
 
@@ -163,8 +168,10 @@ def _check_there(path: Path, name: str) -> None:
 
 def _check_file(path: Path, name: str) -> None:
     _check_there(path, name)
+    if path.is_dir():
+        raise folder_refused(path, name)
     if not path.is_file() or path.suffix != ".py":
-        hint = INSTEAD.get(path.suffix.lower(), "Give a file that defines model() and train_data().")
+        hint = instead_of(path) or "Give a file that defines model() and train_data()."
         raise UserError("not a Python file (.py).", where=name, hint=hint)
 
 

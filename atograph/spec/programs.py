@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+from zipfile import BadZipFile, ZipFile
 
+from atograph.files.reading import read_json
 from atograph.passes.errors import UserError
 from atograph.passes.registry import Registry
 from atograph.values.user_code import kind_of
@@ -92,7 +94,7 @@ def read_program(path: str | Path, example: Example | None = None) -> ProgramMod
         raise UserError(
             "this file is not of a kind that holds a program.",
             where=str(path),
-            hint=INSTEAD.get(place.suffix.lower(), f"A program is a file {told}, or the folder of a run."),
+            hint=instead_of(place) or f"A program is a file {told}, or the folder of a run.",
         )
     return FORMS.get(form).read(place, example)
 
@@ -132,12 +134,53 @@ def as_module(given: object, example: Example | None = None) -> nn.Module:
 _NO_SCRIPT = "Give the torch.nn.Module that it was made from, or torch.export.export(module, args) of that."
 _WEIGHTS = (
     "Weights alone are no program: give the model's code as SPEC, and this file with --init; in Python the model that "
-    "net.load_state_dict(torch.load(FILE)) has filled. A whole program is what "
-    "torch.export.save(torch.export.export(module, args), 'model.pt2') writes."
+    "net.load_state_dict(torch.load(FILE)) has filled. A whole program is a file of torch.export.save (.pt2)."
 )
 INSTEAD: Mapping[str, str] = {
     ".py": "This is code, which the command takes. In Python: from mine import model, and give model().",
-    ".pt": f"{_WEIGHTS} Of a file of TorchScript: {_NO_SCRIPT}", ".pth": _WEIGHTS, ".bin": _WEIGHTS,
+    ".pt": _WEIGHTS, ".pth": _WEIGHTS, ".bin": _WEIGHTS,
     ".ckpt": _WEIGHTS, ".safetensors": _WEIGHTS, ".ts": _NO_SCRIPT,
 }  # fmt: skip
 """Suffix of what holds no program → what to do instead."""
+
+
+def instead_of(path: Path) -> str | None:
+    """What to do instead with a file that holds no program; None where nothing is known of its kind.
+
+    What torch.jit.save writes often ends as weights do, and is known by its list of contents.
+    """
+    hint = INSTEAD.get(path.suffix.lower())
+    if hint != _WEIGHTS:
+        return hint
+    try:
+        with ZipFile(path) as archive:
+            scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, BadZipFile, ValueError):
+        return hint
+    return f"This file is of TorchScript. {_NO_SCRIPT}" if scripted else hint
+
+
+def folder_refused(folder: Path, where: str) -> UserError:
+    """What is wrong with a folder that is given for a SPEC and is no run's: it has no code.
+
+    Args:
+        folder: it; of a saved model of transformers the error tells how to load it.
+        where: as the error names it.
+    """
+    try:
+        config = read_json(folder / "config.json", "not a configuration", finite=False)
+    except (OSError, UserError):
+        config = None
+    if not isinstance(config, dict) or "model_type" not in config:
+        return UserError("this is a folder, neither a file nor that of a run.", where=where,
+                         hint="Give a file that defines model() and train_data().")  # fmt: skip
+    named = config.get("architectures")
+    kind = str(named[0]) if isinstance(named, list) and named and str(named[0]).isidentifier() else "AutoModel"
+    kind, recipe = (
+        ("AutoModelForCausalLM", "recipes/llama.md") if kind.endswith("ForCausalLM") else (kind, "recipes.md")
+    )
+    return UserError(
+        "this is the folder of a saved model of transformers, and training takes code.", where=where,
+        hint=f'Write a file whose model() returns {kind}.from_pretrained("{where}") and whose train_data() gives '
+        f"batches, and name that: docs/{recipe}. `atograph inspect transformers:{where}` shows what can go.",
+    )  # fmt: skip

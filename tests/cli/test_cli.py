@@ -45,6 +45,30 @@ def test_what_is_no_option_and_no_setting() -> None:
     assert done.exit_code == 2 and "--epochs" in done.stderr and "--set" not in done.stderr
 
 
+IN_OTHER_WORDS = [
+    ("compress net.py --flops 0.5 --int8", "--int8. It is made of a finished run: atograph export RUN --int8"),
+    ("compress net.py --quantize", "atograph export RUN --int8"),
+    *((f"compress net.py --{name}", "atograph export RUN --fp16") for name in ("fp16", "float16", "half")),
+    *((f"{name} net.py", "atograph compress SPEC") for name in ("prune", "optimize", "slim", "train")),
+    ("quantize runs/net", "No such command 'quantize'. It is: atograph export RUN --int8"),
+    ("comprss net.py", "Did you mean 'compress'"),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), IN_OTHER_WORDS)
+def test_what_other_tools_call_it(typed: str, message: str) -> None:
+    done = atograph(*typed.split())
+    assert done.exit_code == 2 and message in done.stderr and "Possible" not in done.stderr
+
+
+def test_a_file_that_is_not_there_is_told_before_torch_is_loaded(net: Path) -> None:
+    code = "import sys; from atograph.cli.app import app; app(standalone_mode=False)"
+    code = f"try:\n    {code}\nfinally:\n    print('torch' in sys.modules)"
+    call = [sys.executable, "-c", code, "compress", "conv.pt", "--flops", "0.5"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: conv.pt: no such file.\n") and done.stdout == "False\n"
+
+
 def test_no_such_setting_tells_where_they_are() -> None:
     with pytest.raises(UserError, match=r"no training setting 'nonsense'.*docs/settings.md.*settings/fields.py"):
         train_settings({}, ["nonsense=3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,21 @@ def test_scripted_modules_are_followed_and_traced_ones_told_in_words() -> None:
         atograph.trace(torch.jit.script(doubled), X)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("net.pt", "TorchScript"), ("net.pth", "--init"), ("net.md", "model()")])
+@pytest.mark.parametrize(
+    ("save", "scripted"),
+    [(lambda path: torch.jit.script(Small()).save(path), True), (lambda path: torch.save({"a": X}, path), False)],
+)
+@pytest.mark.parametrize("name", ["net.pt", "net.pth"])
+def test_torchscript_is_spoken_of_where_the_file_is_of_it(
+    save: Callable[[Path], None], scripted: bool, name: str, tmp_path: Path
+) -> None:
+    save(tmp_path / name)
+    with pytest.raises(UserError) as refusal:
+        load_spec(str(tmp_path / name))
+    assert ("TorchScript" in str(refusal.value)) is scripted and ("--init" in str(refusal.value)) is not scripted
+
+
+@pytest.mark.parametrize(("name", "hint"), [("net.pt", "--init"), ("net.pth", "Weights alone"), ("net.md", "model()")])
 def test_files_that_hold_no_program(name: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(UserError) as refusal:

@@ -90,7 +90,11 @@ def test_a_file_imports_its_neighbours_and_takes_no_module_s_name(write: Write) 
 BAD = [
     ("", "nosuch.py", "nosuch.py: no such file."),
     ("", "some/folder", "some/folder: no such file."),
-    ("", ".", ".: not a Python file (.py). Give a file that defines model() and train_data()."),
+    (
+        "",
+        ".",
+        ".: this is a folder, neither a file nor that of a run. Give a file that defines model() and train_data().",
+    ),
     (
         "",
         "no_such_module_at_all",
@@ -104,6 +108,8 @@ BAD = [
     ),
     ("", "torch.no_such_part", "torch.no_such_part: no module of this name."),
     ("", "net", "net: the file defines no `model`. Define model() returning a torch.nn.Module."),
+    ("", "conv.pt", "conv.pt: no such file."),
+    ("", "my-weights.safetensors", "my-weights.safetensors: no such file."),
     ("", "what is this", "what is this: neither a file nor the name of a module."),
     ("X = 1", "net.py", "net.py: the file defines no `model`. Define model() returning a torch.nn.Module."),
     (
@@ -123,6 +129,33 @@ def test_what_cannot_be_loaded(write: Write, text: str, spec: str, message: str)
         load_spec(spec)
     assert str(caught.value).startswith(message)
     assert not isinstance(caught.value, UserCodeError)
+
+
+LLAMA = '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
+FOLDERS = [
+    (LLAMA, "of_llama", 'AutoModelForCausalLM.from_pretrained("of_llama") and whose train_data() gives batches'),
+    (LLAMA, "Llama-3.2-1B", "docs/recipes/llama.md. `atograph inspect transformers:Llama-3.2-1B` shows"),
+    (LLAMA, "./of/llama", 'AutoModelForCausalLM.from_pretrained("./of/llama")'),
+    (LLAMA, "of.llama", 'AutoModelForCausalLM.from_pretrained("of/llama")'),
+    (
+        '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}',
+        "of_bert",
+        'BertForMaskedLM.from_pretrained("of_b',
+    ),
+    ('{"model_type": "bert", "architectures": ["a b"]}', "of_hostile", 'AutoModel.from_pretrained("of_hostile")'),
+    ('{"model_type": "bert"}', "of_bare", 'AutoModel.from_pretrained("of_bare")'),
+    ('{"architecture": "resnet50"}', "of_timm", "of_timm: this is a folder, neither a file nor that of a run. Give a"),
+    ("not JSON", "of_pictures", "of_pictures: this is a folder, neither a file nor that of a run. Give a"),
+    ("[]", "some pictures", "some pictures: this is a folder, neither a file nor that of a run. Give a"),
+]
+
+
+@pytest.mark.parametrize(("config", "spec", "message"), FOLDERS)
+def test_a_folder_is_told_to_be_one(write: Write, config: str, spec: str, message: str) -> None:
+    write(config, f"{spec.replace('of.', 'of/')}/config.json")
+    with pytest.raises(UserError) as caught:
+        load_spec(spec)
+    assert message in str(caught.value) and not isinstance(caught.value, UserCodeError)
 
 
 BAD_FUNCTIONS = [
