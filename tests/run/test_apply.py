@@ -591,7 +591,7 @@ def model():
     return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
 
 def example_inputs():
-    return (), {"input_ids": torch.arange(6)[None], "use_cache": False}
+    return {"input_ids": torch.arange(6)[None], "use_cache": False}
 """
 
 
@@ -602,13 +602,11 @@ def test_what_transformers_loads_is_named(
     Path("spec.py").write_text(LLAMA)
     source: dict[str, Any] = {}
     exec(LLAMA, source)
-    net, (args, kwargs) = source["model"](), source["example_inputs"]()
+    net, call = source["model"](), source["example_inputs"]()
     net.save_pretrained("dense")
     Path("dense/tokenizer.json").write_text("{}")
     Path("dense/notes.txt").touch()
-    Path("plan.json").write_text(
-        atograph.trace(net, args, kwargs).plan(flops=0.8, by="magnitude", uniform=True).to_json()
-    )
+    Path("plan.json").write_text(atograph.trace(net, (), call).plan(flops=0.8, by="magnitude", uniform=True).to_json())
     done = CliRunner().invoke(app, ["apply", "plan.json", "spec.py", "--weights", "dense", "--out", "slim"])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-3:] == [
