@@ -172,8 +172,8 @@ class Regional(nn.Module):
         return self.last(self.parts(self.first(x)))
 
 
-INSIDE = sorted({*FUNCTIONS} - {"lstm", "lstm both ways", "gru", "rnn"})
-"""What Dynamo follows."""
+INSIDE = sorted({*FUNCTIONS} - {"lstm", "lstm both ways", "gru", "rnn", "index fill of rows"})
+"""What Dynamo follows, and what takes an image of one row."""
 
 
 def part(draw: Draw, depth: int, *, within: bool = False) -> nn.Module:
